@@ -1,0 +1,45 @@
+# make help shows the commands. Each sets up what it needs first; when nothing changed, that takes no time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+XDIST ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## set up .venv with the exact versions of constraints.txt
+
+demo: $(READY)  ## train, tune, test and report all six methods on the shipped data
+	$(BIN)/python run_benchmark.py --methods all --dataset demo
+
+test: $(READY)  ## run the fast tests
+	$(BIN)/python -m pytest -n $(XDIST)
+
+test-slow: $(READY)  ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## check style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure speed and memory (see perf/)
+	$(BIN)/python -m perf.training_step
+
+clean:  ## remove caches and the virtual environment; results in runs/ and reports/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,0 +1,377 @@
+"""Commands and options, printing, exit codes. Nothing else prints or exits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from benchmark.errors import UsageError
+
+SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+out = Console()
+err = Console(stderr=True)
+
+
+class DefaultRun(TyperGroup):
+    """A group whose command is ``run`` where the first argument is an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=DefaultRun,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Benchmark of audio-visual generalised zero-shot learning. [bold]run[/] is the default command. "
+    "[bold]--debug[/] anywhere shows tracebacks.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True, help="Import, build, show and check feature stores.")
+app.add_typer(data_app, name="data")
+
+DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", help="Folder of the feature stores.")]
+RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", help="Folder of everything that runs write.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow store; a SQLite file in the runs folder if not given."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage; a SQLite file in the runs folder if not given."),
+]
+Json = Annotated[str | None, typer.Option("--json", help="Machine-readable results, to FILE or ('-') to the screen.")]
+Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
+Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
+Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
+Features = Annotated[str | None, typer.Option(help="Feature set; the data set's default if not given.")]
+ModeOption = Annotated[str | None, typer.Option(help="paper (as published), corrected, or both.")]
+Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
+Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
+BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
+Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
+InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
+Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
+ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
+
+
+def _call(config: Path | None, **options: Any) -> Any:
+    """The call of a configuration file and options, which win.
+
+    Raises:
+        UsageError: the file cannot be read, or a value does not fit; all are listed.
+    """
+    from benchmark.config import validation_message
+    from benchmark.errors import near
+    from benchmark.jobs import Call
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError(f"--config {config}: cannot be read ({error})") from None
+        unknown = [k for k in values if k not in Call.model_fields]
+        if unknown:
+            raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
+    given = {k: v for k, v in options.items() if v is not None and v != []}
+    given["settings"] = [*values.get("settings", []), *(options.get("settings") or [])]
+    try:
+        return Call.model_validate({**values, **given})
+    except ValidationError as error:
+        raise UsageError(validation_message(error, "options")) from None
+
+
+def _tracker(runs_dir: Path, tracking_uri: str | None) -> Any:
+    from benchmark.tracking import Tracker, sqlite_uri
+
+    return Tracker(tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), runs_dir / "artifacts")
+
+
+def _storage(runs_dir: Path, storage: str | None) -> str:
+    from benchmark.tracking import sqlite_uri
+
+    return storage or sqlite_uri(runs_dir / "optuna.db")
+
+
+def _emit(json_file: str | None, content: Any) -> None:
+    """Write machine-readable results where ``--json`` says."""
+    if json_file is None:
+        return
+    text = json.dumps(content, indent=1, default=str)
+    if json_file == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        from benchmark.data.store import replacing
+
+        with replacing(Path(json_file)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plan(call: Any, data_root: Path) -> Any:
+    from benchmark import registry
+    from benchmark.jobs import plan_units
+
+    return plan_units(call, registry.load(call.plugins), data_root)
+
+
+@app.command()
+def run(
+    methods: Methods = None,
+    dataset: Dataset = None,
+    features: Features = None,
+    mode: ModeOption = None,
+    stages: Stages = None,
+    seeds: Seeds = None,
+    base_seed: BaseSeed = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    set_: Set = None,
+    config: Config = None,
+    plugin: Plugin = None,
+    in_memory: InMemory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
+    report_name: Report = None,
+    quiet: Quiet = False,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    reports_dir: ReportsDir = Path("reports"),
+    tracking_uri: TrackingUri = None,
+    storage: Storage = None,
+) -> None:
+    """Train, tune, test and report methods on data sets. What is done already is not done again."""
+    call = _call(
+        config, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
+        base_seed=base_seed, trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
+    )  # fmt: skip
+    units = _plan(call, data_root)
+    tracker = _tracker(runs_dir, tracking_uri)
+    if dry_run:
+        _show_jobs(tracker, units, call.stages, json_file)
+        return
+    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
+    folder = reports_dir / (report_name or report_folder(call))
+    content = _write_report(tracker, folder, [result.run_id], show=json_file != "-")
+    _emit(json_file, content)
+    if result.failed:
+        for entry in result.failed:
+            err.print(f"[red]{entry.state}[/] {entry.method} on {entry.dataset} ({entry.variant}): {escape(entry.error)}")
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def tune(
+    methods: Methods = None,
+    dataset: Dataset = None,
+    features: Features = None,
+    mode: ModeOption = None,
+    base_seed: BaseSeed = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    set_: Set = None,
+    plugin: Plugin = None,
+    in_memory: InMemory = None,
+    quiet: Quiet = False,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    storage: Storage = None,
+) -> None:
+    """Search for settings on the validation parts only; nothing is tested."""
+    call = _call(
+        None, methods=methods, dataset=dataset, features=features, mode=mode, base_seed=base_seed,
+        trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
+    )  # fmt: skip
+    units = _plan(call, data_root)
+    if not all(unit.tuning.trials for unit in units):
+        raise UsageError("tune: say how many trials, for example --trials 30")
+    tracker = _tracker(runs_dir, tracking_uri)
+    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-", tune_only=True)
+    if json_file != "-":
+        from benchmark.display import rows_table
+
+        rows = [
+            (
+                s.study,
+                f"{100 * s.best_hm:.2f}",
+                s.best_number,
+                s.complete,
+                s.pruned,
+                s.failed,
+                _settings_text(s.best_values),
+            )
+            for s in result.studies
+        ]
+        rows_table(out, "Tuning", ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"], rows)
+    _emit(json_file, [s.as_dict() for s in result.studies])
+    if result.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _settings_text(values: Any) -> str:
+    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()) or "as published"
+
+
+def _run_units(
+    call: Any, units: Any, tracker: Any, runs_dir: Path, storage: str | None, *, quiet: bool, tune_only: bool = False
+) -> Any:
+    from benchmark.display import LiveDisplay
+    from benchmark.execution import Runner
+
+    with LiveDisplay(out, quiet=quiet) as display:
+        command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+        runner = Runner(tracker, runs_dir, _storage(runs_dir, storage), display, command)
+        return runner.run(call, units, tune_only=tune_only)
+
+
+def report_folder(call: Any) -> str:
+    """Name of a call's report: data sets, and what differs from the defaults."""
+    parts = [call.dataset.replace(",", "-"), call.features, call.mode if call.mode != "paper" else None]
+    return "-".join(p for p in parts if p)
+
+
+def _write_report(tracker: Any, folder: Path, calls: Sequence[str] | None, *, show: bool) -> Any:
+    from benchmark.display import show_table
+    from benchmark.report.write import write_report
+
+    report = write_report(tracker, folder, calls)
+    if show:
+        for table in report.tables:
+            out.print()
+            show_table(out, table.title, table.frame, bold=table.bold, caption=table.caption)
+        out.print(f"\nReport: {os.path.relpath(report.markdown)}", highlight=False)
+    return report.as_dict()
+
+
+@app.command()
+def report(
+    call: Annotated[
+        list[str] | None, typer.Option(help="Run id of a benchmark call; may be repeated. Newest if not given.")
+    ] = None,
+    name: Report = "latest",
+    json_file: Json = None,
+    runs_dir: RunsDir = Path("runs"),
+    reports_dir: ReportsDir = Path("reports"),
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the tables again from the tracking store."""
+    tracker = _tracker(runs_dir, tracking_uri)
+    _emit(json_file, _write_report(tracker, reports_dir / (name or "latest"), call, show=json_file != "-"))
+
+
+def _show_jobs(tracker: Any, units: Any, stages: str, json_file: str | None) -> None:
+    from benchmark.display import rows_table
+    from benchmark.execution import job_states, study_of
+
+    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run else "")) for job, state, run in job_states(tracker, units, stages)]  # fmt: skip # noqa: E501
+    if json_file != "-":
+        rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
+        for unit in units:
+            if unit.tuning.trials:
+                name = study_of(unit, "").name
+                out.print(f"tuning: {unit.tuning.trials} trials of study {name!r}, then the seeds again if settings differ")
+    _emit(json_file, [dict(zip(("job", "key", "state", "reason"), row, strict=True)) for row in rows])
+
+
+@app.command()
+def status(
+    methods: Methods = None,
+    dataset: Dataset = None,
+    features: Features = None,
+    mode: ModeOption = None,
+    stages: Stages = None,
+    seeds: Seeds = None,
+    base_seed: BaseSeed = None,
+    set_: Set = None,
+    plugin: Plugin = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show which jobs of a call are done, interrupted, failed (with the reason) or missing."""
+    call = _call(
+        None, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
+        base_seed=base_seed, settings=set_, plugins=plugin,
+    )  # fmt: skip
+    _show_jobs(_tracker(runs_dir, tracking_uri), _plan(call, data_root), call.stages, json_file)
+
+
+@app.command(name="list")
+def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = Path("data")) -> None:
+    """List methods and data sets."""
+    from benchmark import registry
+    from benchmark.data.cards import load_cards
+    from benchmark.data.locate import store_path
+    from benchmark.display import rows_table
+
+    found = registry.load(plugin or [])
+    methods = [(m.name, m.title, str(m.inputs), m.paper, m.note) for m in found.methods.values()]
+    methods += [(name, "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
+    datasets = [
+        (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
+         ("built at first use" if card.builder else "not imported"), ", ".join(card.aliases))
+        for card in load_cards().values()
+        for f in card.features
+    ]  # fmt: skip
+    method_columns = ("name", "title", "inputs", "paper", "note")
+    dataset_columns = ("name", "features", "title", "kind", "state", "aliases")
+    if json_file != "-":
+        rows_table(out, "Methods", method_columns, methods)
+        rows_table(out, "Data sets", dataset_columns, datasets)
+    _emit(
+        json_file,
+        {
+            "methods": [dict(zip(method_columns, row, strict=True)) for row in methods],
+            "datasets": [dict(zip(dataset_columns, row, strict=True)) for row in datasets],
+        },
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of usage become one message and exit code 2."""
+    from benchmark import cli_data  # noqa: F401 - registers the data commands
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    for i, argument in enumerate(arguments):  # --json may stand without a file
+        if argument == "--json" and (i + 1 == len(arguments) or arguments[i + 1].startswith("--")):
+            arguments[i] = "--json=-"
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if not debug:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(arguments, standalone_mode=True)
+    except UsageError as error:
+        if debug:
+            raise
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(WRONG_USAGE)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command carries on where it was")
+        sys.exit(INTERRUPTED)

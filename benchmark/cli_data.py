@@ -1,0 +1,134 @@
+"""The ``data`` commands: import, build, info, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.progress import Progress
+
+from benchmark.cli import DataRoot, Features, Json, _emit, data_app, out
+from benchmark.display import rows_table
+from benchmark.errors import UsageError
+
+Name = Annotated[str, typer.Argument(help="Name of a data set.")]
+
+
+def _card(name: str, features: str | None) -> tuple[Any, str]:
+    from benchmark.data.cards import find_card, load_cards
+
+    card, _ = find_card(name, load_cards())
+    return card, card.feature_set(features)[0]
+
+
+@data_app.command(name="import")
+def import_(
+    dataset: Name,
+    source: Annotated[Path, typer.Option("--from", help="Folder in the official layout.", exists=False)],
+    features: Features = None,
+    form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Which published form to read.")] = "auto",
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Import again although nothing changed.")] = False,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Turn a folder in the official layout into a feature store. Resumes after an interruption."""
+    from benchmark.data.locate import store_path
+    from benchmark.data.official_layout import import_official
+
+    card, name = _card(dataset, features)
+    if card.official is None:
+        raise UsageError(f"data set {card.name!r} has no official layout; build it with: data build {card.name}")
+    target = store_path(data_root, card.name, name)
+    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
+        task = progress.add_task("import", total=None)
+
+        def show(text: str, done: int, total: int) -> None:
+            progress.update(task, description=text, completed=done, total=total)
+
+        report = import_official(card, name, source, target, form=form, dtype=dtype, force=force, progress=show)
+    if json_file != "-":
+        out.print(report.text(), highlight=False)
+    _emit(json_file, report.as_dict())
+
+
+@data_app.command()
+def build(
+    dataset: Name,
+    features: Features = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Build a data set that needs no download."""
+    from benchmark.data.locate import open_or_build
+
+    card, name = _card(dataset, features)
+    if card.builder is None:
+        raise UsageError(f"data set {card.name!r} is not built but imported. {card.obtain}")
+    store = open_or_build(card, name, data_root)
+    out.print(f"{store.path}: {len(store.ids)} samples, digest {store.digest[:16]}", highlight=False)
+
+
+@data_app.command()
+def info(
+    dataset: Name,
+    features: Features = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Show what a feature store holds."""
+    from benchmark.data.locate import open_or_build
+    from benchmark.data.store import PARTS
+
+    card, name = _card(dataset, features)
+    store = open_or_build(card, name, data_root)
+    expected = card.features[name]
+    parts = [
+        {
+            "part": part,
+            "classes": len(store.class_parts[part]),
+            "expected classes": expected.classes.get(part, "-"),
+            "samples": int((store.parts == i).sum()),
+            "expected samples": expected.samples.get(part, "-"),
+        }
+        for i, part in enumerate(PARTS)
+    ]
+    facts = {
+        "data set": card.title,
+        "features": f"{name}: {expected.description}",
+        "file": str(store.path),
+        "digest": store.digest,
+        "form": "sequences and means" if store.has_sequences else "means only",
+        "dimensions": f"audio {store.audio_dim}, video {store.video_dim}, text {store.text_dim}",
+        "generated": "yes" if store.generated else "no",
+        "licence": card.licence or "see the data set's own terms",
+    }
+    if json_file != "-":
+        rows_table(out, "", ["", ""], list(facts.items()))
+        rows_table(out, "Parts", list(parts[0]), [list(p.values()) for p in parts])
+    _emit(json_file, {**facts, "parts": parts})
+
+
+@data_app.command()
+def verify(
+    dataset: Name,
+    features: Features = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Check a feature store: digest, counts, values. Exit code 2 if something is wrong."""
+    from benchmark.data.locate import open_or_build
+    from benchmark.data.verify import verify_store
+
+    card, name = _card(dataset, features)
+    store = open_or_build(card, name, data_root)
+    findings = verify_store(store.path, card)
+    rows = [(f.level, f.text) for f in findings]
+    if json_file != "-":
+        if rows:
+            rows_table(out, str(store.path), ["", "finding"], rows)
+        else:
+            out.print(f"{store.path}: all is well ({len(store.ids)} samples, digest {store.digest[:16]})", highlight=False)
+    _emit(json_file, [{"level": level, "text": text} for level, text in rows])
+    if any(f.level == "error" for f in findings):
+        raise UsageError(f"{store.path}: the store is broken; build or import it again")

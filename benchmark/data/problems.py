@@ -1,0 +1,80 @@
+"""What is wrong with a folder, collected over all of it and told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmark.errors import UsageError
+
+EXAMPLES = 3
+
+MENDS: dict[str, str] = {
+    "refused pickle": "fetch it again from a source you trust; nothing of it was run",
+    "unreadable file": "the file is truncated or damaged: fetch or extract it again",
+    "missing class list": "take class-split/ from the published code bases",
+    "missing class file": "extract or fetch the features of that class, for both modalities",
+    "ambiguous class file": "keep one of the files that differ in upper and lower case only",
+    "unknown class name": "every name of a list must be in class-split/all_class.txt",
+    "repeated class name": "name each class once; upper and lower case do not count",
+    "missing manual name": "add the class to the class name table",
+    "missing word vector": "the word vectors must have the manual name of each class",
+    "broken sample list": "a list is a CSV file with the columns filename and label",
+    "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
+    "audio and video out of step": "both files of a class must hold the same samples in the same order",
+    "wrong structure": "see the user guide for what a class file holds",
+    "wrong dimension": "these are not the features that the card names; check --features and the extractor",
+    "wrong dtype": "features are floating point arrays, [steps, dim] in sequences and [samples, dim] in means",
+    "not a number or infinite": "extract the sample again",
+    "too large for float16": "import with --dtype float32",
+    "empty sequence": "extract the sample again, or take it out of both class files",
+    "class without samples": "extract or fetch the features of that class",
+    "duplicate sample id": "a sample may stand once, in one part; take the others out",
+    "unlisted sample": "take it out of both class files, or mend the sample list",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of fault: how often it occurs, up to ``EXAMPLES`` examples, and what mends it."""
+
+    kind: str
+    count: int
+    examples: Sequence[str]
+    mend: str = ""
+
+    def __str__(self) -> str:
+        shown = "; ".join(self.examples)
+        more = f"; and {self.count - len(self.examples):,} more" if self.count > len(self.examples) else ""
+        mend = f"\n      mend: {self.mend}" if self.mend else ""
+        return f"{self.kind} ({self.count:,}): {shown}{more}{mend}"
+
+
+class ImportProblems(UsageError):
+    """All faults of a folder. ``problems`` has one entry for each kind."""
+
+    def __init__(self, place: str, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        lines = "\n".join(f"  {n}. {problem}" for n, problem in enumerate(self.problems, 1))
+        super().__init__(f"{place}: {len(self.problems)} kinds of problems; nothing was imported\n{lines}")
+
+
+@dataclass
+class ProblemLog:
+    """Collects faults and notes by kind, in the order in which the kinds first appear."""
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str, count: int = 1) -> None:
+        """Count a fault of a kind; the first few examples are kept."""
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        examples = self.found.setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(example)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return (Problem(kind, count, tuple(self.found[kind]), MENDS.get(kind, "")) for kind, count in self.counts.items())

@@ -1,0 +1,387 @@
+"""The feature store: one HDF5 file per data set and feature set, read through memory maps.
+
+Samples are ordered by part, so the development parts (training and validation) are a prefix of every array. The object
+that tuning and stage 1 receive maps only that prefix: it cannot reach a test sample, by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import UsageError
+
+FORMAT = "gzsl-bench feature store"
+VERSION = 1
+DEVELOPMENT_PARTS = ("stage_1_train", "stage_1_val_seen", "stage_1_val_unseen")
+TEST_PARTS = ("stage_2_test_seen", "stage_2_test_unseen")
+PARTS = DEVELOPMENT_PARTS + TEST_PARTS
+"""Parts in the order in which their samples stand in a store. ``stage_2_train`` is the union of the first three."""
+BLOCK_BYTES = 64 * 2**20
+
+Alignment = Literal["official", "corrected", "shuffled"]
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ModalityContent:
+    """What is written of one modality: frames of all samples one after the other, or only temporal means."""
+
+    dim: int
+    frames: Floats | None = None
+    """``[total steps, dim]``, any array or memory map; None where only means are known."""
+    offsets: Ints | None = None
+    """``[N + 1]``: sample i has the frames ``offsets[i]:offsets[i + 1]``."""
+    means: Floats | None = None
+    """``[N, dim]``; computed from the frames where those are given."""
+
+
+@dataclass(frozen=True)
+class StoreContent:
+    """All that a store holds; samples sorted by part."""
+
+    dataset: str
+    features: str
+    generated: bool
+    class_names: Sequence[str]
+    class_parts: Mapping[str, Sequence[int]]
+    """Part -> class ids, for each of ``PARTS``."""
+    vector_names: Sequence[str]
+    """Names of the word vectors, sorted: row k is what published code gives to class id k."""
+    vectors: Floats
+    """``[K, D_w]``, in the order of ``vector_names``."""
+    own_vector: Sequence[int]
+    """For each class id the row of its own word vector."""
+    ids: Sequence[str]
+    labels: Ints
+    parts: NDArray[np.uint8]
+    """Index into ``PARTS`` for each sample, non-decreasing."""
+    audio: ModalityContent
+    video: ModalityContent
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_store(path: Path, content: StoreContent, dtype: Literal["float32", "float16"] = "float32") -> None:
+    """Write a store atomically, a block of samples at a time.
+
+    Raises:
+        ValueError: parts out of order, lengths that do not fit, a class without a vector.
+    """
+    _check(content)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as f:
+        _write_tables(f, content)
+        for name, modality in (("audio", content.audio), ("video", content.video)):
+            _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype))
+        f.flush()
+        n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
+        f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
+        f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
+
+
+def _check(content: StoreContent) -> None:
+    n = len(content.ids)
+    if not (len(content.labels) == len(content.parts) == n) or n == 0:
+        raise ValueError(f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.parts)} parts")
+    if np.any(np.diff(content.parts.astype(int)) < 0):
+        raise ValueError("samples must be sorted by part, in the order of PARTS")
+    if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(content.class_names):
+        raise ValueError("word vectors must be sorted by name, with one row named for each class")
+    if set(content.class_parts) != set(PARTS):
+        raise ValueError(f"class lists must be given for {PARTS}")
+    for modality in (content.audio, content.video):
+        if modality.frames is not None:
+            offsets = modality.offsets
+            if offsets is None or len(offsets) != n + 1 or offsets[-1] != len(modality.frames) or np.any(np.diff(offsets) < 1):
+                raise ValueError("offsets must bound at least one frame for each sample")
+        elif modality.means is None or len(modality.means) != n:
+            raise ValueError("a modality needs frames, or a mean for each sample")
+
+
+def _write_tables(f: h5py.File, content: StoreContent) -> None:
+    f.attrs.update(
+        format=FORMAT, version=VERSION, dataset=content.dataset, features=content.features, generated=content.generated
+    )
+    f.attrs["provenance"] = json.dumps(dict(content.provenance), sort_keys=True)
+    strings = h5py.string_dtype("utf-8")
+    f.create_dataset("samples/ids", data=list(content.ids), dtype=strings)
+    f.create_dataset("samples/labels", data=content.labels.astype("<i8"))
+    f.create_dataset("samples/parts", data=content.parts.astype("u1"))
+    f.create_dataset("classes/names", data=list(content.class_names), dtype=strings)
+    f.create_dataset("classes/vector_names", data=list(content.vector_names), dtype=strings)
+    f.create_dataset("classes/vectors", data=np.asarray(content.vectors, "<f4"))
+    f.create_dataset("classes/own_vector", data=np.asarray(content.own_vector, "<i8"))
+    for part in PARTS:
+        f.create_dataset(f"classes/parts/{part}", data=np.asarray(sorted(content.class_parts[part]), "<i8"))
+
+
+def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype: np.dtype[Any]) -> None:
+    means = group.create_dataset("means", (n, modality.dim), "<f4")
+    if modality.frames is None or modality.offsets is None:
+        means[:] = modality.means
+        return
+    offsets = np.asarray(modality.offsets, "<i8")
+    group.create_dataset("offsets", data=offsets)
+    frames = group.create_dataset("frames", (int(offsets[-1]), modality.dim), dtype.newbyteorder("<"))
+    for start, stop in _blocks(offsets, modality.dim * 8):
+        block = np.asarray(modality.frames[offsets[start] : offsets[stop]])
+        frames[offsets[start] : offsets[stop]] = block
+        sums = np.add.reduceat(block, offsets[start:stop] - offsets[start], axis=0, dtype=np.float64)
+        means[start:stop] = sums / np.diff(offsets[start : stop + 1])[:, None]
+
+
+def _blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int]]:
+    """Ranges of samples whose frames fill about ``BLOCK_BYTES``."""
+    frames_per_block = max(1, BLOCK_BYTES // bytes_per_frame)
+    start = 0
+    while start < len(offsets) - 1:
+        stop = int(np.searchsorted(offsets, offsets[start] + frames_per_block, side="right")) - 1
+        stop = max(start + 1, stop)
+        yield start, stop
+        start = stop
+
+
+def content_digest(f: h5py.File, n: int, parts: Sequence[str]) -> str:
+    """sha256 of everything that can change a number in the first ``n`` samples, independent of the file's layout."""
+    sha = hashlib.sha256()
+    ids = f["samples/ids"].asstr()[:n]
+    classes = sorted({int(c) for part in parts for c in f[f"classes/parts/{part}"][:]})
+    own = f["classes/own_vector"][:]
+    vectors = f["classes/vectors"][:]
+    header = {
+        "version": VERSION,
+        "dataset": f.attrs["dataset"],
+        "features": f.attrs["features"],
+        "ids": list(ids),
+        "names": [str(f["classes/names"].asstr()[c]) for c in classes],
+        "parts": {part: f[f"classes/parts/{part}"][:].tolist() for part in parts},
+    }
+    sha.update(json.dumps(header, sort_keys=True).encode())
+    sha.update(f["samples/labels"][:n].tobytes() + f["samples/parts"][:n].tobytes())
+    sha.update(vectors[own[classes]].tobytes())
+    if len(vectors) > max(classes):
+        sha.update(vectors[classes].tobytes())
+    for name in ("audio", "video"):
+        group = f[name]
+        arrays = [(group["means"], n)]
+        if "frames" in group:
+            offsets = group["offsets"][: n + 1]
+            sha.update(offsets.tobytes())
+            arrays = [(group["frames"], int(offsets[-1]))]
+        for data, rows in arrays:
+            sha.update(f"{name} {data.dtype.str} {data.shape[1]} {rows}".encode())
+            step = max(1, BLOCK_BYTES // (data.shape[1] * data.dtype.itemsize))
+            for i in range(0, rows, step):
+                sha.update(np.ascontiguousarray(data[i : min(rows, i + step)]).data)
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModalityData:
+    """One modality of a run of samples, read on demand."""
+
+    dim: int
+    means: Floats
+    """``[N, dim]`` float32."""
+    frames: Floats | None
+    offsets: Ints | None
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Steps of each sample, ``[N]``.
+
+        Raises:
+            UsageError: the store holds temporal means only.
+        """
+        if self.offsets is None:
+            raise UsageError(
+                "this feature store holds temporal means only, but the method needs sequences; "
+                "import the *_non_averaged features (data import ... --form sequences)"
+            )
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A contiguous run of samples of a store and nothing beyond it."""
+
+    audio: ModalityData
+    video: ModalityData
+    labels: Ints
+    """``[N]`` class ids."""
+    parts: NDArray[np.uint8]
+    """``[N]`` index into ``PARTS``."""
+    ids: Sequence[str]
+
+    def rows(self, *parts: str) -> Ints:
+        """Rows of the samples of the named parts."""
+        return np.flatnonzero(np.isin(self.parts, [PARTS.index(p) for p in parts]))
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Class ids of the parts, names, and word vectors under one alignment, for those parts' classes only."""
+
+    parts: Mapping[str, Ints]
+    names: Mapping[int, str]
+    vectors: Mapping[int, Floats]
+
+    def text(self, class_ids: Ints) -> Floats:
+        """Word vectors ``[C, D_w]`` float32 of class ids."""
+        return np.stack([self.vectors[int(c)] for c in class_ids]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Samples with the classes that go with them: what the development data and the test data each are."""
+
+    samples: Samples
+    classes: ClassTable
+
+
+class FeatureStore:
+    """An opened store. ``development`` gives training and validation parts; ``open_test`` the sealed test parts.
+
+    Args:
+        path: the HDF5 file.
+        in_memory: read the arrays instead of mapping them.
+
+    Raises:
+        UsageError: there is no such file, it is not a store, or it is truncated.
+    """
+
+    def __init__(self, path: Path, *, in_memory: bool = False) -> None:
+        self.path = path
+        self.in_memory = in_memory
+        self.test_openings = 0
+        try:
+            with h5py.File(path, "r") as f:
+                self._read_tables(f)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UsageError(f"{path}: not a readable feature store ({error}); build or import it again") from None
+
+    def _read_tables(self, f: h5py.File) -> None:
+        if f.attrs.get("format") != FORMAT or f.attrs.get("version") != VERSION:
+            raise UsageError(f"{self.path}: not a feature store of version {VERSION}; build or import it again")
+        self.dataset, self.features = str(f.attrs["dataset"]), str(f.attrs["features"])
+        self.generated = bool(f.attrs["generated"])
+        self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
+        self.provenance: dict[str, Any] = json.loads(f.attrs["provenance"])
+        self.ids: list[str] = list(f["samples/ids"].asstr()[:])
+        self.labels: Ints = f["samples/labels"][:]
+        self.parts: NDArray[np.uint8] = f["samples/parts"][:]
+        self.class_names: list[str] = list(f["classes/names"].asstr()[:])
+        self.vector_names: list[str] = list(f["classes/vector_names"].asstr()[:])
+        self.vectors: Floats = f["classes/vectors"][:]
+        self.own_vector: Ints = f["classes/own_vector"][:]
+        self.class_parts: dict[str, Ints] = {part: f[f"classes/parts/{part}"][:] for part in PARTS}
+        self.has_sequences = "frames" in f["audio"] and "frames" in f["video"]
+        self._arrays = {
+            f"{m}/{a}": (int(f[m][a].id.get_offset()), f[m][a].shape, f[m][a].dtype)
+            for m in ("audio", "video")
+            for a in ("means", "frames")
+            if a in f[m]
+        }
+        self._offsets: dict[str, Ints] = {m: f[m]["offsets"][:] for m in ("audio", "video") if "offsets" in f[m]}
+        size = self.path.stat().st_size
+        if any(start + int(np.prod(shape)) * dtype.itemsize > size for start, shape, dtype in self._arrays.values()):
+            raise UsageError(f"{self.path}: the file is truncated; build or import it again")
+
+    @property
+    def audio_dim(self) -> int:
+        return int(self._arrays["audio/means"][1][1])
+
+    @property
+    def video_dim(self) -> int:
+        return int(self._arrays["video/means"][1][1])
+
+    @property
+    def text_dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def development(self, alignment: Alignment, shuffle_seed: int = 0) -> Section:
+        """Training and validation parts: the prefix of the store that ends before the first test sample."""
+        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
+        return self._section(0, n, DEVELOPMENT_PARTS, DEVELOPMENT_PARTS, alignment, shuffle_seed)
+
+    def open_test(self, alignment: Alignment, shuffle_seed: int = 0) -> Section:
+        """The sealed test parts. Each call is counted in ``test_openings``; only ``protocol.py`` may call it."""
+        self.test_openings += 1
+        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
+        return self._section(n, len(self.ids), TEST_PARTS, PARTS, alignment, shuffle_seed)
+
+    def vector_rows(self, alignment: Alignment, shuffle_seed: int = 0) -> Ints:
+        """For each class id the row of ``vectors`` that it gets.
+
+        ``official``: row k of the name-sorted vectors for class id k, as published code does. ``corrected``: each class its
+        own. ``shuffled``: own vectors permuted over the classes at random, a control in which class names say nothing.
+        """
+        if alignment == "official":
+            if len(self.vector_names) != len(self.class_names):
+                raise UsageError(
+                    f"{self.path}: {len(self.vector_names)} word vectors for {len(self.class_names)} classes have no official "
+                    "order; use protocol.text_alignment=corrected"
+                )
+            return np.arange(len(self.class_names), dtype=np.int64)
+        if alignment == "shuffled":
+            return np.random.default_rng([shuffle_seed, 0x5EED]).permutation(self.own_vector)
+        return self.own_vector
+
+    def _section(
+        self, start: int, stop: int, parts: Sequence[str], class_parts: Sequence[str], alignment: Alignment, seed: int
+    ) -> Section:
+        samples = Samples(
+            audio=self._modality("audio", start, stop),
+            video=self._modality("video", start, stop),
+            labels=self.labels[start:stop],
+            parts=self.parts[start:stop],
+            ids=self.ids[start:stop],
+        )
+        rows = self.vector_rows(alignment, seed)
+        ids = sorted({int(c) for part in class_parts for c in self.class_parts[part]})
+        table = ClassTable(
+            parts={part: self.class_parts[part] for part in class_parts},
+            names={c: self.class_names[c] for c in ids},
+            vectors={c: self.vectors[rows[c]] for c in ids},
+        )
+        return Section(samples, table)
+
+    def _modality(self, name: str, start: int, stop: int) -> ModalityData:
+        means = self._map(f"{name}/means", start, stop)
+        if name not in self._offsets:
+            return ModalityData(means.shape[1], means, None, None)
+        offsets = self._offsets[name][start : stop + 1]
+        frames = self._map(f"{name}/frames", int(offsets[0]), int(offsets[-1]))
+        return ModalityData(means.shape[1], means, frames, offsets - offsets[0])
+
+    def _map(self, key: str, start: int, stop: int) -> Floats:
+        """Rows ``start:stop`` of a contiguous array, mapped and nothing beyond them."""
+        begin, shape, dtype = self._arrays[key]
+        row = shape[1] * dtype.itemsize
+        mapped = np.memmap(self.path, dtype, "r", begin + start * row, (stop - start, shape[1]))
+        return np.array(mapped) if self.in_memory else mapped

@@ -1,0 +1,277 @@
+"""Reading strangers' pickles without running them: numpy arrays, containers, bytes, strings, numbers, nothing else.
+
+A pickle is a program. This module interprets it with every instruction that could call something replaced: a global is
+looked up in the table ``_ALLOWED`` and nowhere else, only the functions of that table are called, only arrays and dtypes
+receive state, and no instruction may claim more bytes than the file has. What the arrays mean belongs in the importer.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import UsageError
+
+_PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufSU?][0-9]{0,9}|O8?)")
+
+
+class UnreadableFile(UsageError):
+    """A file that is truncated, damaged, or not of the kind that its name says."""
+
+
+class RefusedPickle(UsageError):
+    """A pickle that asks for something a data file has no need of. ``name`` is the refused global or instruction."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(
+            f"{path}: refused: the pickle asks for {name}, which no feature file needs; nothing was run. "
+            "Fetch the file again from a source you trust"
+        )
+        self.name = name
+
+
+class _Refusal(Exception):
+    """Raised inside the interpreter; carries what was refused."""
+
+
+def _reconstruct(kind: object, shape: object, typecode: object) -> NDArray[Any]:
+    """numpy's empty array before its state arrives; a size claimed here would be allocated at once."""
+    if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
+        raise _Refusal(f"numpy _reconstruct of {kind!r:.60} with shape {shape!r:.60}")
+    return np.ndarray((0,), "b")
+
+
+def _dtype(spec: object, align: object = False, copy: object = True) -> np.dtype[Any]:
+    if not isinstance(spec, str) or not _PLAIN_DTYPE.fullmatch(spec):
+        raise _Refusal(f"numpy dtype {spec!r:.60}")
+    return np.dtype(spec, False, True)  # a copy: its state is set later
+
+
+def _scalar(dtype: object, raw: object = b"") -> Any:
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
+        raise _Refusal(f"numpy scalar of {dtype!r:.60}")
+    return np.frombuffer(raw, dtype)[0] if raw else dtype.type()
+
+
+def _frombuffer(buffer: object, dtype: object, shape: object, order: object, axis_order: object = None) -> NDArray[Any]:
+    plain = isinstance(dtype, np.dtype) and not dtype.hasobject and isinstance(buffer, bytes | bytearray)
+    if not plain or order not in ("C", "F") or axis_order is not None or not _is_shape(shape):
+        raise _Refusal(f"numpy _frombuffer of {dtype!r:.60} with shape {shape!r:.60}")
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    """Bytes as protocols 0 to 2 write them."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refusal(f"_codecs.encode with encoding {encoding!r:.60}")
+    return text.encode("latin1")
+
+
+def _bytes(*args: object) -> bytes:
+    if args:
+        raise _Refusal("builtins.bytes with arguments")
+    return b""
+
+
+def _bytearray(*args: object) -> bytearray:
+    if not args:
+        return bytearray()
+    return bytearray(args[0]) if len(args) == 1 and isinstance(args[0], bytes) else bytearray(_encode(*args))
+
+
+def _container(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def build(*args: object) -> Any:
+        if len(args) > 1 or (args and not isinstance(args[0], list)):
+            raise _Refusal(f"{kind.__name__} of {args!r:.60}")
+        return kind(*args)
+
+    return build
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function that a pickle may call. The wrapper keeps the function itself out of the pickle's reach."""
+
+    function: Callable[..., Any]
+
+
+_NDARRAY = "<numpy.ndarray>"
+"""What ``numpy.ndarray`` becomes: a word that ``_reconstruct`` knows, not the class."""
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Call(_dtype),
+    ("_codecs", "encode"): _Call(_encode),
+    ("collections", "OrderedDict"): _Call(_container(dict)),
+    **{("numpy.%s.multiarray" % core, "_reconstruct"): _Call(_reconstruct) for core in ("core", "_core")},
+    **{("numpy.%s.multiarray" % core, "scalar"): _Call(_scalar) for core in ("core", "_core")},
+    **{("numpy.%s.numeric" % core, "_frombuffer"): _Call(_frombuffer) for core in ("core", "_core")},
+    **{(builtins, "bytes"): _Call(_bytes) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "bytearray"): _Call(_bytearray) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "set"): _Call(_container(set)) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "frozenset"): _Call(_container(frozenset)) for builtins in ("builtins", "__builtin__")},
+}
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
+
+
+class _Bounded:
+    """A file that refuses to read beyond its end before anything is allocated for it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self.size = size
+
+    def read(self, n: int) -> bytes:
+        if n < 0 or n > self.size - self._file.tell():
+            raise EOFError(f"{n} bytes wanted where {self.size - self._file.tell()} are left")
+        return self._file.read(n)
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+
+class _Interpreter(pickle._Unpickler):
+    """The pure Python unpickler of the standard library with the instructions that call or allocate replaced."""
+
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: _Bounded, *, allow_objects: bool) -> None:
+        super().__init__(file, encoding="latin1")
+        self._size = file.size
+        self._allow_objects = allow_objects
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _Refusal(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise _Refusal(f"persistent id {pid!r:.60}")
+
+    def get_extension(self, code: int) -> NoReturn:
+        raise _Refusal(f"extension code {code}")
+
+    def call(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if type(function) is not _Call or type(arguments) is not tuple:
+            raise _Refusal(f"a call of {function!r:.60}")
+        self.stack[-1] = function.function(*arguments)
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if type(target) is np.ndarray:
+            self._set_array(target, state)
+        elif isinstance(target, np.dtype):
+            _set_dtype(target, state)
+        else:
+            raise _Refusal(f"state for {target!r:.60}")
+
+    def _set_array(self, array: NDArray[Any], state: Any) -> None:
+        version, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        if not _is_shape(shape) or not isinstance(dtype, np.dtype):
+            raise _Refusal(f"numpy array state of shape {shape!r:.60}")
+        count = math.prod(shape)
+        if dtype.hasobject:
+            fits = self._allow_objects and type(raw) is list and len(raw) == count
+        else:
+            fits = dtype.itemsize > 0 and type(raw) is bytes and len(raw) == count * dtype.itemsize
+        if not fits:
+            raise _Refusal(f"numpy array of shape {shape!r:.60} and dtype {dtype!s:.20}, which its bytes do not fill")
+        array.__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[arg-type]
+
+    def instantiate(self) -> NoReturn:
+        raise _Refusal("an instance of a class")
+
+    def byte_array(self) -> None:
+        n = int.from_bytes(self.read(8), "little")
+        if n > self._size:
+            raise _Refusal(f"an allocation of {n:,} bytes by a file of {self._size:,}")
+        self.append(bytearray(self.read(n)))
+
+    for _op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX):
+        dispatch[_op[0]] = instantiate
+    dispatch[pickle.REDUCE[0]] = call
+    dispatch[pickle.BUILD[0]] = build
+    dispatch[pickle.BYTEARRAY8[0]] = byte_array
+
+
+def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
+    """Byte order only: fields, sub-arrays, metadata and other sizes are refused."""
+    plain = type(state) is tuple and len(state) >= 7 and state[2:5] == (None, None, None)
+    if not plain or state[1] not in ("<", ">", "=", "|") or state[5] not in (-1, dtype.itemsize) or len(state) > 8:
+        raise _Refusal(f"numpy dtype state {state!r:.80}")
+    dtype.__setstate__(state)  # type: ignore[attr-defined]
+
+
+def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool) -> Any:
+    size = path.stat().st_size
+    try:
+        return _Interpreter(_Bounded(file, size), allow_objects=allow_objects).load()
+    except _Refusal as refusal:
+        raise RefusedPickle(path, str(refusal)) from None
+    except KeyError as error:
+        raise UnreadableFile(f"{path}: damaged pickle (unknown instruction or memo {error})") from None
+    except Exception as error:  # a damaged pickle can fail in any of its instructions
+        raise UnreadableFile(f"{path}: truncated or damaged pickle ({type(error).__name__}: {error!s:.100})") from None
+
+
+def load_pickle(path: Path) -> Any:
+    """The content of a pickle file of plain data and arrays without objects.
+
+    Raises:
+        RefusedPickle: it asks for a global outside the table, an instance, or more memory than its bytes fill.
+        UnreadableFile: it cannot be opened, is truncated or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _interpret(path, file, allow_objects=False)
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The dict of word vectors of a ``.npy`` file as ``np.save`` writes a dict: a pickled 0-d object array.
+
+    Raises:
+        RefusedPickle: as in ``load_pickle``.
+        UnreadableFile: no ``.npy`` file, truncated, or its content is not a dict of names to float vectors.
+    """
+    try:
+        file = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read_header(file)
+    except (ValueError, KeyError, EOFError) as error:
+        raise UnreadableFile(f"{path}: not a .npy file ({error!s:.100})") from None
+    content = _interpret(path, file, allow_objects=True) if dtype == object and shape == () else None
+    if isinstance(content, np.ndarray) and content.shape == () and content.dtype == object:
+        content = content.item()
+    if not isinstance(content, dict) or not all(isinstance(k, str) and _is_vector(v) for k, v in content.items()):
+        raise UnreadableFile(f"{path}: not a pickled dict of class names to vectors of numbers")
+    return {name: np.asarray(vector, np.float32) for name, vector in content.items()}
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"

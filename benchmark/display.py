@@ -1,0 +1,116 @@
+"""What a user sees on the terminal: live progress of jobs, lines of finished ones, tables. Only ``cli.py`` uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from benchmark.execution import Outcome
+    from benchmark.training import EpochRecord
+
+MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
+
+
+class LiveDisplay:
+    """Progress of the running job with loss, validation HM and time left, and a line for each finished job.
+
+    Without a terminal there is no live bar, only the lines; ``quiet`` leaves out the lines of jobs too.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self.console, self.quiet = console, quiet
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("val HM {task.fields[hm]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.batches = 1
+
+    def __enter__(self) -> LiveDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        self.batches = batches
+        self._clear()
+        self.task = self.progress.add_task(escape(title), total=epochs * batches, epoch=1, epochs=epochs, loss="-", hm="-")
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        if self.task is not None:
+            done = epoch * self.batches + batch + 1
+            self.progress.update(self.task, completed=done, epoch=epoch + 1, loss=f"{loss:.3f}")
+
+    def epoch(self, record: EpochRecord) -> None:
+        if self.task is not None:
+            done = (record.epoch + 1) * self.batches
+            self.progress.update(self.task, completed=done, hm=f"{100 * record.validation['hm']:.2f}")
+
+    def end(self, outcome: Outcome) -> None:
+        self._clear()
+        if not self.quiet:
+            self.console.print(
+                f"{MARKS[outcome.state]} {escape(outcome.job.title)}  {escape(_summary(outcome))}", highlight=False
+            )
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(f"[dim]{escape(text)}[/]", highlight=False)
+
+    def _clear(self) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+
+
+def _summary(outcome: Outcome) -> str:
+    if outcome.error:
+        return outcome.error
+    result = outcome.result
+    note = " (done before)" if outcome.state == "reused" else ""
+    if "metrics" in result:
+        m = {k: 100 * v for k, v in result["metrics"].items()}
+        return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"
+    best = result["validation"]
+    return f"best epoch {result['best_epoch'] + 1}, validation HM {100 * best['hm']:.2f}, ZSL {100 * best['zsl']:.2f}{note}"
+
+
+def show_table(
+    console: Console, title: str, frame: pd.DataFrame, *, bold: pd.DataFrame | None = None, caption: str | None = None
+) -> None:
+    """Print a table of strings, cells of ``bold`` emphasised."""
+    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
+    for i, column in enumerate(frame.columns):
+        numeric = i > 0 and frame.iloc[:, i].astype(str).str.match(r"^(-|[-+\d.]+( ± [\d.]+)?)$").all()
+        table.add_column(escape(str(column)), justify="right" if numeric else "left", overflow="fold")
+    for r in range(len(frame)):
+        cells = []
+        for c in range(frame.shape[1]):
+            text = escape(str(frame.iat[r, c]))
+            cells.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
+        table.add_row(*cells)
+    console.print(table)
+
+
+def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of plain values."""
+    show_table(console, title, pd.DataFrame([[str(v) for v in row] for row in rows], columns=list(columns)))

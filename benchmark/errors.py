@@ -1,0 +1,23 @@
+"""The one exception that is shown to a user without a traceback: it says what is wrong, where, and what mends it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Wrong usage or wrong data (exit code 2). The message names the thing, the place and the mend."""
+
+
+class JobError(Exception):
+    """A job that cannot go on (not-a-number loss, out of memory): recorded as failed, the other jobs go on."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """``"did you mean 'a' or 'b'? (known: ...)"``, for messages about an unknown name."""
+    known = sorted(known)
+    by_folded = {k.casefold(): k for k in known}
+    close = [by_folded[c] for c in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    return f"{hint}(known: {', '.join(known)})"

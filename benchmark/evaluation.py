@@ -1,0 +1,277 @@
+"""From distances to S, U, HM, ZSL, AUSUC, per-class recall and the seen-unseen curve.
+
+Adding beta to the distances of the seen classes moves a sample from its nearest seen class to its nearest unseen class
+exactly when beta exceeds ``gap = unseen distance - seen distance``. So the two nearest classes of each sample hold all that
+any beta can decide: the published grid and the exact curve come from the same four arrays, and no ``[N, C]`` matrix is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmark.data.batching import FeatureRules, make_batch
+from benchmark.data.store import Samples
+from benchmark.method import Embeddings, Method
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+GRID: Floats = np.arange(0, 3.1, 0.2, dtype=np.float32)
+"""Betas of the published protocol: 0, 0.2, ..., 3."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results at one beta, as fractions."""
+
+    seen: float
+    """S: mean over seen classes of per-class recall."""
+    unseen: float
+    """U: mean over unseen classes of per-class recall."""
+    zsl: float
+    """Mean per-class recall on unseen samples among unseen classes only."""
+    beta: float
+
+    @property
+    def hm(self) -> float:
+        """Harmonic mean of S and U."""
+        return harmonic_mean(self.seen, self.unseen)
+
+    def as_dict(self) -> dict[str, float]:
+        """The metrics under their stable names."""
+        return {"seen": self.seen, "unseen": self.unseen, "hm": self.hm, "zsl": self.zsl}
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b), 0 where both are 0."""
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each sample of an evaluation set its nearest seen and its nearest unseen class, in one view."""
+
+    label: Ints
+    """``[N]`` class ids."""
+    is_seen: NDArray[np.bool_]
+    """``[N]`` whether the sample's own class is a seen one."""
+    seen_distance: Floats
+    seen_class: Ints
+    unseen_distance: Floats
+    unseen_class: Ints
+
+    @classmethod
+    def of(cls, distances: Floats, class_ids: Ints, seen_ids: Ints, label: Ints) -> Nearest:
+        """From distances ``[N, C]`` to classes ``class_ids`` ``[C]`` (ascending, so that ties go to the lower id).
+
+        Raises:
+            ValueError: ids not ascending, no seen or no unseen class, a label that is no class, or a distance not a number.
+        """
+        if np.any(np.diff(class_ids) <= 0):
+            raise ValueError("class ids must be ascending")
+        seen = np.isin(class_ids, seen_ids)
+        if not seen.any() or seen.all():
+            raise ValueError("evaluation needs seen and unseen classes")
+        if not np.isin(label, class_ids).all():
+            raise ValueError("a sample's label is not among the classes")
+        if np.isnan(distances).any():
+            raise ValueError("a distance is not a number: the embeddings are broken")
+        columns, rows = (np.flatnonzero(seen), np.flatnonzero(~seen)), np.arange(len(label))
+        best = [c[distances[:, c].argmin(1)] for c in columns]
+        return cls(
+            label=label,
+            is_seen=np.isin(label, seen_ids),
+            seen_distance=distances[rows, best[0]],
+            seen_class=class_ids[best[0]],
+            unseen_distance=distances[rows, best[1]],
+            unseen_class=class_ids[best[1]],
+        )
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence[Nearest]) -> Nearest:
+        """Blocks of samples as one."""
+        return cls(**{name: np.concatenate([vars(b)[name] for b in blocks]) for name in vars(blocks[0])})
+
+    def predict(self, beta: float, *, exact: bool = False) -> Ints:
+        """Predicted class ids at a beta, lower id at a tie. The sum is float32 as in published code, float64 if ``exact``."""
+        dtype = np.dtype(np.float64 if exact else np.float32)
+        shifted = self.seen_distance.astype(dtype) + np.asarray(beta, dtype)
+        tie = (shifted == self.unseen_distance) & (self.seen_class < self.unseen_class)
+        return np.where((shifted < self.unseen_distance) | tie, self.seen_class, self.unseen_class)
+
+    def _weights(self) -> Doubles:
+        """``[N]``: what a correct sample adds to S (seen) or U (unseen)."""
+        weight = np.zeros(len(self.label))
+        for group in (self.is_seen, ~self.is_seen):
+            _, index, counts = np.unique(self.label[group], return_inverse=True, return_counts=True)
+            weight[group] = 1.0 / (counts[index] * max(1, len(counts)))
+        return weight
+
+    def at(self, beta: float, *, exact: bool = False) -> Scores:
+        """S, U and ZSL at one beta."""
+        weight = self._weights()
+        right = (self.predict(beta, exact=exact) == self.label) * weight
+        zsl = (self.unseen_class == self.label) * weight
+        return Scores(
+            seen=float(right[self.is_seen].sum()),
+            unseen=float(right[~self.is_seen].sum()),
+            zsl=float(zsl[~self.is_seen].sum()),
+            beta=float(beta),
+        )
+
+    def best_on_grid(self, grid: Floats = GRID) -> Scores:
+        """Scores at the grid's beta with the highest HM; the first maximum wins."""
+        scores = [self.at(float(beta)) for beta in grid]
+        return max(scores, key=lambda s: s.hm)
+
+    def recall(self, beta: float, *, exact: bool = False) -> dict[int, tuple[float, float, int]]:
+        """Class id -> recall among all classes at ``beta``, recall among the classes of its own group, samples."""
+        right = self.predict(beta, exact=exact) == self.label
+        own = np.where(self.is_seen, self.seen_class, self.unseen_class) == self.label
+        table = {}
+        for c in np.unique(self.label):
+            mask = self.label == c
+            table[int(c)] = (float(right[mask].mean()), float(own[mask].mean()), int(mask.sum()))
+        return table
+
+    def curve(self) -> Curve:
+        """The exact seen-unseen curve over all real betas, in O(N log N)."""
+        return Curve.of(self)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """S and U as step functions of beta, every state once, in the order of rising beta.
+
+    Chao et al., An empirical study and analysis of generalized zero-shot learning, ECCV 2016.
+    """
+
+    beta: Doubles
+    """``[K]`` a beta at which state k holds: a breakpoint itself, or the middle between two."""
+    seen: Doubles
+    unseen: Doubles
+
+    @classmethod
+    def of(cls, nearest: Nearest) -> Curve:
+        """All states that any beta can bring about."""
+        gap = nearest.unseen_distance.astype(np.float64) - nearest.seen_distance.astype(np.float64)
+        weight = nearest._weights()
+        breaks, index = np.unique(gap, return_inverse=True)
+        leaves_seen = -weight * (nearest.is_seen & (nearest.seen_class == nearest.label))
+        joins_unseen = weight * (~nearest.is_seen & (nearest.unseen_class == nearest.label))
+        at_tie = nearest.unseen_class < nearest.seen_class  # at the breakpoint itself the lower id has the sample
+        size = len(breaks)
+
+        def states(change: Doubles, start: float) -> Doubles:
+            at = np.bincount(index[at_tie], change[at_tie], size)
+            after = np.bincount(index[~at_tie], change[~at_tie], size)
+            values = start + np.concatenate([[0.0], np.cumsum(np.stack([at, after], 1).ravel())])
+            return np.clip(values, 0.0, 1.0)
+
+        beta = np.empty(2 * size + 1)
+        beta[1::2] = breaks
+        beta[2:-1:2] = (breaks[1:] + breaks[:-1]) / 2
+        beta[0], beta[-1] = breaks[0] - 1.0, breaks[-1] + 1.0
+        return cls(beta, states(leaves_seen, float(-leaves_seen.sum())), states(joins_unseen, 0.0))
+
+    @property
+    def hm(self) -> Doubles:
+        """Harmonic mean of each state."""
+        total = self.seen + self.unseen
+        return np.divide(2 * self.seen * self.unseen, total, out=np.zeros_like(total), where=total > 0)
+
+    @property
+    def ausuc(self) -> float:
+        """Area under S as a function of U."""
+        return float(np.trapezoid(self.seen, self.unseen))
+
+    def best_beta(self) -> float:
+        """The beta with the highest HM of all; the lowest such beta."""
+        return float(self.beta[_first_maximum(self.hm)])
+
+    def thinned(self, points: int = 500) -> Curve:
+        """At most about ``points`` states, for tables and pictures; the ends are kept."""
+        keep = np.unique(np.linspace(0, len(self.beta) - 1, points).astype(int))
+        return Curve(self.beta[keep], self.seen[keep], self.unseen[keep])
+
+
+def _first_maximum(values: Doubles) -> int:
+    """Index of the first value within rounding of the maximum."""
+    return int(np.argmax(values >= values.max() - 1e-12))
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Samples to evaluate among seen and unseen classes."""
+
+    samples: Samples
+    rows: Ints
+    seen_ids: Ints
+    unseen_ids: Ints
+    text: Floats
+    """Word vectors ``[C, D_w]`` of ``class_ids``."""
+
+    @property
+    def class_ids(self) -> Ints:
+        """Seen and unseen ids, ascending."""
+        return np.union1d(self.seen_ids, self.unseen_ids)
+
+
+@torch.no_grad()
+def nearest_classes(
+    method: Method, data: EvaluationSet, rules: FeatureRules, *, batch_size: int, autocast: Any = None
+) -> dict[str, Nearest]:
+    """Nearest seen and unseen classes of all samples, per view, a block of samples at a time."""
+    was_training = method.training
+    method.eval()
+    device = next(method.parameters()).device
+    blocks: dict[str, list[Nearest]] = {}
+    try:
+        class_ids = data.class_ids
+        classes = method.embed_classes(torch.from_numpy(data.text).to(device))
+        for rows, embeddings in _embedded(method, data, rules, batch_size, device, autocast):
+            for view, distances in method.distances(embeddings, classes).items():
+                block = Nearest.of(distances.float().cpu().numpy(), class_ids, data.seen_ids, data.samples.labels[rows])
+                blocks.setdefault(view, []).append(block)
+    finally:
+        method.train(was_training)
+    return {view: Nearest.concatenate(parts) for view, parts in blocks.items()}
+
+
+def _embedded(
+    method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, device: torch.device, autocast: Any
+) -> Iterator[tuple[Ints, Embeddings]]:
+    for start in range(0, len(data.rows), batch_size):
+        rows = data.rows[start : start + batch_size]
+        batch = make_batch(data.samples, rows, rules, training=False).to(device)
+        if autocast is None:
+            yield rows, method.embed(batch)
+        else:
+            with autocast():
+                yield rows, method.embed(batch)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The beta that stage 1 chose on validation; stage 2 applies it unchanged."""
+
+    beta: float
+    rule: str
+    """``grid`` (published) or ``exact``."""
+    per_view: Mapping[str, float]
+
+    @classmethod
+    def choose(cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_views: bool) -> Calibration:
+        """The beta of the highest HM: of the reported view, or (published) the mean over the views."""
+        per_view = {
+            view: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta)) for view, x in nearest.items()
+        }
+        beta = float(np.mean(list(per_view.values()))) if mean_of_views else per_view[reported]
+        return cls(beta, "exact" if exact else "grid", per_view)

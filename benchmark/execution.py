@@ -1,0 +1,486 @@
+"""Runs the jobs of a call: what is done is not done again, what was interrupted goes on, what fails does not stop the rest.
+
+The record of all this is the tracking store. Checkpoints live in ``runs/jobs/<key>`` until their job is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from filelock import FileLock
+
+from benchmark.errors import JobError
+from benchmark.jobs import Call, Job, Unit
+from benchmark.protocol import StageOne, StageTwo, stage_one, stage_two
+from benchmark.tracking import RunRecord, Tracker
+from benchmark.training import EpochRecord, clear_checkpoints
+from benchmark.tuning import Pruned, Study, Trial, TuningResult
+
+PROJECT = Path(__file__).resolve().parents[1]
+State = Literal["done", "reused", "failed", "missing"]
+
+
+class Display(Protocol):
+    """What a user sees while jobs run."""
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        """A job starts to train."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was trained on."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished and validated."""
+
+    def end(self, outcome: Outcome) -> None:
+        """A job ended, or was found done."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    state: State
+    run_id: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a call's list of jobs: what a run is for in this call."""
+
+    dataset: str
+    features: str
+    mode: str
+    method: str
+    variant: str
+    """``published`` or ``default``, or ``tuned``."""
+    repetition: int
+    stage: int
+    job_key: str
+    state: State
+    error: str = ""
+
+
+@dataclass
+class CallResult:
+    """What a call did."""
+
+    run_id: str
+    entries: list[Entry] = field(default_factory=list)
+    studies: list[TuningResult] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Entry]:
+        """Jobs that failed, and those that could not run because of it."""
+        return [e for e in self.entries if e.state in ("failed", "missing")]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs calls against a tracking store.
+
+    Args:
+        tracker: the record of results.
+        runs_dir: where checkpoints go.
+        storage: address of the Optuna storage.
+        display: what the user sees.
+        command: the command line, for the record.
+    """
+
+    tracker: Tracker
+    runs_dir: Path
+    storage: str
+    display: Display
+    command: str
+
+    def run(self, call: Call, units: list[Unit], *, tune_only: bool = False) -> CallResult:
+        """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record."""
+        key = call_key(call, units, tune_only)
+        run_id = self._open_run(
+            {"kind": "call", "call_key": key},
+            f"benchmark {time.strftime('%Y-%m-%d %H:%M')} · {call.dataset}",
+            {"command": self.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
+        )
+        self.tracker.tag(run_id, **{"mlflow.note.content": f"```\n{self.command}\n```"})
+        self.tracker.log_text(run_id, dump_call(call), "call.yaml")
+        result = CallResult(run_id)
+        try:
+            for unit in units:
+                self._run_unit(unit, call, result, tune_only)
+                self.tracker.log_json(run_id, [asdict(e) for e in result.entries], "jobs.json")
+        except BaseException:
+            self.tracker.finish(run_id, "KILLED")
+            raise
+        self.tracker.finish(run_id, "FAILED" if result.failed else "FINISHED")
+        return result
+
+    def _open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """The run with this identity, opened again, or a new one."""
+        found = self.tracker.find(parent=parent, **identity)
+        if not found:
+            return self.tracker.start(name, {**identity, **tags}, parent)
+        self.tracker.reopen(found[0].run_id)
+        return found[0].run_id
+
+    def _run_unit(self, unit: Unit, call: Call, result: CallResult, tune_only: bool) -> None:
+        tags = {**unit_tags(unit), "kind": "method"}
+        parent = self._open_run({**unit.identity(), "kind": "method"}, unit.title, tags, result.run_id)
+        try:
+            if not tune_only:
+                self._repetitions(unit, call, result, parent, unit.variant, None)
+            if unit.tuning.trials > 0:
+                self._tuned(unit, call, result, parent, tune_only)
+            self._summarise(parent, result, unit)
+        except BaseException:
+            self.tracker.finish(parent, "KILLED")
+            raise
+        mine = [e for e in result.failed if (e.dataset, e.mode, e.method) == (unit.card.name, unit.mode, unit.method.name)]
+        self.tracker.finish(parent, "FAILED" if mine else "FINISHED")
+
+    def _repetitions(
+        self, unit: Unit, call: Call, result: CallResult, parent: str, variant: str, values: Mapping[str, Any] | None
+    ) -> None:
+        settings = unit.settings.with_values(values) if values else unit.settings
+        tags = {"tuned": str(variant == "tuned").lower(), "variant": variant}
+        for repetition in unit.repetitions:
+            second = unit.job(2, repetition, settings)
+            first = second.first_stage()
+            found = self.run_job(first, parent, tags, only_find=call.stages == "2")
+            if call.stages != "2" or found.state == "missing":
+                result.entries.append(_entry(found, variant))
+            if call.stages != "1":
+                outcome = (
+                    self.run_job(second, parent, tags, first=StageOne.from_dict(found.result))
+                    if found.result
+                    else Outcome(second, "missing", error=f"stage 1 is {found.state}; run it with --stages 1 or all")
+                )
+                result.entries.append(_entry(outcome, variant))
+
+    def _tuned(self, unit: Unit, call: Call, result: CallResult, parent: str, tune_only: bool) -> None:
+        study = study_of(unit, self.storage)
+        self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
+
+        def objective(trial: Trial, values: Mapping[str, Any]) -> float:
+            job = unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
+            tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
+
+            def report(record: EpochRecord) -> None:
+                trial.report(record.epoch, record.validation["hm"])
+
+            outcome = self.run_job(job, parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
+            if outcome.state == "failed":
+                raise JobError(outcome.error)
+            return float(outcome.result["validation"]["hm"])
+
+        try:
+            tuned = study.run(objective)
+        except JobError as error:
+            self.display.say(f"{unit.title}: tuning failed: {error}")
+            result.entries.append(Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=str(error)))  # fmt: skip # noqa: E501
+            return
+        result.studies.append(tuned)
+        self.tracker.log_json(parent, tuned.as_dict(), "tuning.json")
+        self.tracker.tag(parent, **{"tuning.trials": str(tuned.complete + tuned.pruned), "tuning.pruned": str(tuned.pruned)})
+        if not tune_only:
+            self._repetitions(unit, call, result, parent, "tuned", tuned.best_values)
+
+    def _summarise(self, parent: str, result: CallResult, unit: Unit) -> None:
+        """Means over seeds as metrics of the method's run, so that the UI's compare view of methods is of use."""
+        entries = [e for e in result.entries if e.stage == 2 and e.job_key and _same_unit(e, unit)]
+        runs = self.tracker.by_job_key(e.job_key for e in entries)
+        for variant in {e.variant for e in entries}:
+            mine = [runs[e.job_key].metrics for e in entries if e.variant == variant and e.job_key in runs]
+            names = {m for metrics in mine for m in metrics if m.startswith(("test/", "calibration/"))}
+            prefix = "tuned/" if variant == "tuned" else ""
+            means = {prefix + n: statistics.fmean(metrics[n] for metrics in mine) for n in names}
+            if means:
+                self.tracker.log_metrics(parent, means)
+
+    def run_job(
+        self,
+        job: Job,
+        parent: str,
+        tags: Mapping[str, str],
+        *,
+        first: StageOne | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        only_find: bool = False,
+        label: str = "",
+    ) -> Outcome:
+        """Run a job, carry an interrupted one on, or find that it is done.
+
+        Raises:
+            Pruned: from ``on_epoch``.
+        """
+        key = job.key
+        folder = self.runs_dir / "jobs" / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{key}.lock"):
+            done = self.tracker.find(status="FINISHED", kind="job", job_key=key)
+            if done:
+                result = self.tracker.read_json(done[0].run_id, "result.json")
+                outcome = Outcome(job, "reused", done[0].run_id, result)
+                if on_epoch is not None:
+                    for record in result["history"]:
+                        on_epoch(EpochRecord(**record))
+            elif only_find:
+                outcome = Outcome(job, "missing", error="not run yet")
+            else:
+                run_id = self._job_run(job, parent, tags, label or job.title)
+                outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
+        self.display.end(outcome)
+        return outcome
+
+    def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
+        """A run for the job: the interrupted one, or a new one with all settings logged."""
+        interrupted = [r for r in self.tracker.find(kind="job", job_key=job.key) if r.tags.get("outcome") != "pruned"]
+        if interrupted:
+            self.tracker.reopen(interrupted[0].run_id)
+            return interrupted[0].run_id
+        identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
+        seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
+        run_id = self.tracker.start(title, {**identity, **seeds, **tags, **environment()}, parent)
+        self.tracker.log_params(run_id, job.settings.flat())
+        self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
+        self.tracker.log_json(run_id, job.identity(), "identity.json")
+        store = job.unit.store
+        self.tracker.log_dataset(
+            run_id,
+            name=f"{job.unit.card.name}-{job.unit.features}",
+            digest=store.development_digest if job.stage == 1 else store.digest,
+            source=f"{job.unit.card.title}, feature set {job.unit.features}",
+            context="train+validation" if job.stage == 1 else "train+validation+test",
+        )
+        return run_id
+
+    def _train(
+        self,
+        job: Job,
+        run_id: str,
+        folder: Path,
+        first: StageOne | None,
+        on_epoch: Callable[[EpochRecord], None] | None,
+        title: str,
+    ) -> Outcome:
+        listener = _Listener(self.tracker, run_id, self.display, on_epoch)
+        epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
+        self.display.start(title, epochs, job.settings.train.batches_per_epoch)
+        started = time.perf_counter()
+        try:
+            if first is None:
+                found = stage_one(job.task(), folder, job.key, listener)
+                result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
+                self._log_stage_one(run_id, found)
+            else:
+                result = self._log_stage_two(run_id, stage_two(job.task(), first, folder, job.key, listener), title)
+        except Pruned:
+            self.tracker.tag(run_id, outcome="pruned")
+            self.tracker.finish(run_id, "KILLED")
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except KeyboardInterrupt:
+            self.tracker.finish(run_id, "KILLED")
+            raise
+        except Exception as error:  # any failure of a method is recorded, and the other jobs go on
+            text = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            self.tracker.tag(run_id, outcome="failed", error=text[:4000])
+            self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
+            self.tracker.finish(run_id, "FAILED")
+            return Outcome(job, "failed", run_id, error=text)
+        usage = {"duration_seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()}
+        self.tracker.log_metrics(run_id, usage)
+        self.tracker.log_json(run_id, result, "result.json")
+        self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
+        self.tracker.finish(run_id)
+        clear_checkpoints(folder)
+        return Outcome(job, "done", run_id, result)
+
+    def _log_stage_one(self, run_id: str, found: StageOne) -> None:
+        best = {f"best/{name}": value for name, value in found.validation.items()}
+        self.tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
+
+    def _log_stage_two(self, run_id: str, found: StageTwo, title: str) -> dict[str, Any]:
+        metrics = {f"test/{name}": value for name, value in found.metrics.items()}
+        self.tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
+        from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
+
+        recall = pd.DataFrame(found.recall)
+        self.tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
+        curve = found.curve.thinned()
+        points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
+        self.tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
+        chosen = (found.metrics["unseen"], found.metrics["seen"])
+        self.tracker.log_figure(run_id, seen_unseen_figure(points, chosen, found.beta, title), "curve.png")
+        return {
+            "metrics": dict(found.metrics),
+            "views": {view: dict(values) for view, values in found.views.items()},
+            "beta": found.beta,
+            "best_possible": dict(found.best_possible),
+            "epochs": found.epochs,
+            "test_openings": found.test_openings,
+        }
+
+
+class _Listener:
+    """Tells the display, the tracking store and the study of progress."""
+
+    def __init__(self, tracker: Tracker, run_id: str, display: Display, on_epoch: Callable[[EpochRecord], None] | None) -> None:
+        self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
+        self.logged = tracker.logged_steps(run_id, "val/hm")
+        self.history: list[EpochRecord] = []
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        self.display.batch(epoch, batch, loss)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.history.append(record)
+        if record.epoch not in self.logged:
+            metrics = {f"train/{k}": v for k, v in record.losses.items()}
+            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
+            self.tracker.log_metrics(
+                self.run_id, {**metrics, "lr": record.lr, "epoch_seconds": record.seconds}, step=record.epoch
+            )
+        self.display.epoch(record)
+        if self.extra is not None:
+            self.extra(record)
+
+
+def study_of(unit: Unit, storage: str) -> Study:
+    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
+    ranges = unit.ranges
+    flat = {
+        **unit.settings.config.model_dump(),
+        **{f"train.{k}": v for k, v in unit.settings.train.model_dump().items()},
+    }
+    identity = unit.job(1, unit.repetitions[0]).identity()
+    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
+    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
+    return Study(name, storage, ranges, {key: flat[key] for key in ranges}, unit.tuning)
+
+
+def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
+    """Names a call by the work it asks for: the same work continues the same record."""
+    work = [
+        [unit.job(2, repetition).key for repetition in unit.repetitions]
+        + [unit.mode, unit.tuning.model_dump(), unit.alias]
+        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.trials else [])
+        for unit in units
+    ]
+    text = json.dumps([work, call.stages, tune_only, call.dataset], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entry(outcome: Outcome, variant: str) -> Entry:
+    job = outcome.job
+    return Entry(
+        **job.unit.identity(),
+        variant=variant,
+        repetition=job.repetition,
+        stage=job.stage,
+        job_key=job.key,
+        state=outcome.state,
+        error=outcome.error,
+    )
+
+
+def _same_unit(entry: Entry, unit: Unit) -> bool:
+    return all(getattr(entry, key) == value for key, value in unit.identity().items())
+
+
+def unit_tags(unit: Unit) -> dict[str, str]:
+    """Tags that say what a run is, for people, the UI's filters and the reporter."""
+    lengths = unit.settings.lengths
+    return {
+        **unit.identity(),
+        "alignment": unit.settings.protocol.text_alignment,
+        "method_title": unit.method.title,
+        "method_note": unit.method.note,
+        "method_inputs": unit.method.inputs,
+        "dataset_title": unit.card.title,
+        "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
+        "dataset_caption": unit.card.caption,
+        "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
+        "epochs": str(unit.settings.train.epochs),
+        "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
+        "lengths": f"{lengths.train}/{lengths.test}",
+        "alias": unit.alias or "",
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and revision of a run."""
+    return {
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+@cache
+def git_revision() -> str:
+    """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
+    try:
+        revision, status = (
+            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, text=True, check=True).stdout.strip()
+            for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if status else "")
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, plus the largest of the CUDA device, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    return kib / 1024 + cuda
+
+
+def dump_call(call: Call) -> str:
+    """A call as YAML that ``run --config`` takes."""
+    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)
+
+
+def job_states(tracker: Tracker, units: list[Unit], stages: str) -> list[tuple[Job, str, RunRecord | None]]:
+    """The untuned jobs of a call with their state in the store: done, running, failed or missing."""
+    wanted: list[Literal[1, 2]] = [1, 2] if stages == "all" else [1] if stages == "1" else [2]
+    rows: list[tuple[Job, str, RunRecord | None]] = []
+    names = {"FINISHED": "done", "RUNNING": "running or interrupted", "KILLED": "interrupted", "FAILED": "failed"}
+    for unit in units:
+        for repetition in unit.repetitions:
+            for stage in wanted:
+                job = unit.job(stage, repetition)
+                runs = tracker.find(kind="job", job_key=job.key)
+                done = [r for r in runs if r.status == "FINISHED"]
+                run = done[0] if done else runs[0] if runs else None
+                rows.append((job, names.get(run.status, run.status) if run else "missing", run))
+    return rows

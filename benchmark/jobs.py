@@ -1,0 +1,230 @@
+"""What a benchmark call asks for, and the jobs that follow from it: small frozen records that can be printed and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve, validation_message
+from benchmark.data.cards import Budget, Card, find_card, load_cards
+from benchmark.data.locate import open_or_build
+from benchmark.data.store import FeatureStore
+from benchmark.errors import UsageError, near
+from benchmark.method import Method
+from benchmark.protocol import Stage, Task, derive_seed
+from benchmark.registry import Registry, code_version
+from benchmark.training import choose_device
+
+Stages = Literal["1", "2", "all"]
+BASE_SEED = 42
+
+
+class Call(BaseModel):
+    """A benchmark call. The options of the command line; a YAML file of these fields is a call too (``run --config``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: str = Field("all", description="comma-separated names, or all")
+    dataset: str = Field("demo", description="comma-separated names of data sets")
+    features: str | None = Field(None, description="feature set; the card's default if not given")
+    mode: Literal["paper", "corrected", "both"] = "paper"
+    stages: Stages = "all"
+    seeds: int | None = Field(None, ge=1, le=10_000, description="repetitions; 1, or what the alias says")
+    repetitions: list[int] | None = Field(None, description="these repetitions only, instead of seeds")
+    base_seed: int = Field(BASE_SEED, ge=0)
+    trials: int | None = Field(None, ge=0, description="tuning trials per method; 0, or what the alias says")
+    timeout: float | None = Field(None, gt=0, description="seconds after which a study starts no further trial")
+    settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
+    plugins: list[Path] = Field(default_factory=list)
+    in_memory: bool = False
+
+    @property
+    def modes(self) -> list[Mode]:
+        """The modes to run."""
+        return ["paper", "corrected"] if self.mode == "both" else [self.mode]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A method on a data set in a mode: what a study tunes and a row of a table shows."""
+
+    method: type[Method]
+    ranges: Mapping[str, Range]
+    """What a study searches."""
+    card: Card
+    features: str
+    alias: str | None
+    """The alias whose budget holds, as ``demo``."""
+    store: FeatureStore
+    mode: Mode
+    settings: Settings
+    tuning: TuningConfig
+    repetitions: Sequence[int]
+    base_seed: int
+
+    @property
+    def title(self) -> str:
+        """``TCAF · ucf/cls · paper``."""
+        return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}"
+
+    @property
+    def variant(self) -> str:
+        """What the untuned settings are: a paper's, or defaults for these data."""
+        return "published" if self.settings.published else "default"
+
+    def job(self, stage: Stage, repetition: int, settings: Settings | None = None) -> Job:
+        """One stage of one repetition."""
+        return Job(self, stage, repetition, settings or self.settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What the unit is, in words."""
+        return {"dataset": self.card.name, "features": self.features, "mode": self.mode, "method": self.method.name}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one repetition of a method with all settings resolved."""
+
+    unit: Unit
+    stage: Stage
+    repetition: int
+    settings: Settings
+
+    @property
+    def seed(self) -> int:
+        """Seed of the repetition."""
+        return derive_seed(self.unit.base_seed, self.unit.card.name, self.repetition)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a number; the key is its hash."""
+        store = self.unit.store
+        return {
+            "settings": self.settings.as_dict(),
+            "method": self.unit.method.name,
+            "dataset": self.unit.card.name,
+            "features": self.unit.features,
+            "feature_card": self.unit.card.features[self.unit.features].model_dump(include={"audio", "video"}),
+            "digest": store.development_digest if self.stage == 1 else store.digest,
+            "seed": self.seed,
+            "stage": self.stage,
+            "code": code_version(self.unit.method),
+            "device": choose_device(self.settings.train.device).type,
+            "torch": str(torch.__version__),
+        }
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the job."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """``TCAF · ucf/cls · paper · seed 0 · stage 1``."""
+        return f"{self.unit.title} · seed {self.repetition} · stage {self.stage}"
+
+    def first_stage(self) -> Job:
+        """The job whose epoch and beta this one uses."""
+        return replace(self, stage=1)
+
+    def task(self) -> Task:
+        """The job as the protocol wants it."""
+        features = self.unit.card.features[self.unit.features]
+        return Task(self.unit.method, self.settings, features, self.unit.store, self.seed)
+
+    def call(self) -> Call:
+        """The call that repeats this job alone."""
+        return Call(
+            methods=self.unit.method.name,
+            dataset=self.unit.card.name,
+            features=self.unit.features,
+            mode=self.unit.mode,
+            stages="1" if self.stage == 1 else "all",
+            repetitions=[self.repetition],
+            base_seed=self.unit.base_seed,
+            trials=0,
+            settings=[f"{key}={json.dumps(value)}" for key, value in self.settings.flat().items() if key != "protocol.mode"],
+        )
+
+
+def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
+    """The units of a call, data set by data set.
+
+    Raises:
+        UsageError: an unknown name or setting, missing features, or a method that the features cannot serve.
+    """
+    overrides = parse_overrides(call.settings, registry.methods)
+    methods = registry.select(call.methods)
+    cards = load_cards()
+    units = []
+    for name in dict.fromkeys(n.strip() for n in call.dataset.split(",") if n.strip()):
+        card, budget = find_card(name, cards)
+        features, _ = card.feature_set(call.features)
+        store = open_or_build(card, features, data_root, in_memory=call.in_memory)
+        for mode in call.modes:
+            for method in methods:
+                units.append(_unit(call, method, registry.recipe(method), card, features, name, budget, store, mode, overrides))
+    return units
+
+
+def _unit(
+    call: Call,
+    method: type[Method],
+    recipe: Recipe | None,
+    card: Card,
+    features: str,
+    name: str,
+    budget: Budget | None,
+    store: FeatureStore,
+    mode: Mode,
+    overrides: dict[str, dict[str, Any]],
+) -> Unit:
+    if method.inputs == "sequence" and not store.has_sequences:
+        raise UsageError(
+            f"{method.title} needs sequences, but {store.path} holds temporal means only; import the *_non_averaged features "
+            f"(data import {card.name} --features {features} --form sequences --from DIR)"
+        )
+    budget = budget or Budget()
+    train = {**card.train, **budget.train}
+    ranges = _ranges(method, recipe, card)
+    settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
+    trials = budget.trials if call.trials is None else call.trials
+    tuning = TuningConfig.model_validate({"trials": trials, "timeout": call.timeout, **overrides.get("tuning", {})})
+    if tuning.trials > 0 and not ranges:
+        raise UsageError(
+            f"--trials {tuning.trials}: {method.title} has no search space; write search_spaces/{method.name}.yaml, "
+            "or use --trials 0"
+        )
+    seeds = call.seeds or budget.seeds
+    return Unit(
+        method=method,
+        ranges=ranges,
+        card=card,
+        features=features,
+        alias=name if name != card.name else None,
+        store=store,
+        mode=mode,
+        settings=settings,
+        tuning=tuning,
+        repetitions=call.repetitions if call.repetitions is not None else list(range(seeds)),
+        base_seed=call.base_seed,
+    )
+
+
+def _ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str, Range]:
+    """Search ranges of the recipe, with those of the card in their place."""
+    own = card.search.get(method.name, {})
+    try:
+        changed = {key: Range.model_validate(value) for key, value in own.items() if value is not None}
+    except ValidationError as error:
+        raise UsageError(validation_message(error, f"card {card.name}: search.{method.name}")) from None
+    unknown = [key for key in changed if key not in method.Config.model_fields and not key.startswith("train.")]
+    if unknown:
+        raise UsageError(f"card {card.name}: search.{method.name}: {near(unknown[0], method.Config.model_fields)}")
+    return {k: r for k, r in {**(recipe.search if recipe else {}), **changed}.items() if own.get(k, r) is not None}

@@ -1,0 +1,202 @@
+"""All that the author of a method reads: the base class, what it is given, what it gives back, and how it registers.
+
+Nothing here knows about datasets, modes, tuning or tracking. A method sees the word vectors of its training classes and
+batches of features; class names, the division into seen and unseen, and labels of other parts never reach it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from benchmark.training import FitResult, Loop, TrainingData
+
+__all__ = ["REGISTERED", "Batch", "Classes", "Embeddings", "Field", "Method", "MethodConfig", "Spec", "register"]
+
+Inputs = Literal["sequence", "mean"]
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method; subclass it as ``Config`` inside the method. Unknown keys and wrong types are errors.
+
+    The optimiser settings live here because every published method has its own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    lr: float = Field(1e-3, gt=0, le=1, description="learning rate of Adam")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty of Adam")
+    plateau: bool = Field(True, description="divide the learning rate by 10 after 3 epochs without a better validation HM")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method must know of a feature set to build its parameters."""
+
+    audio_dim: int
+    video_dim: int
+    text_dim: int
+    audio_seconds: float
+    """Seconds between two audio steps."""
+    video_seconds: float
+    """Seconds between two video steps."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of the training part, in the order in which ``Batch.label`` counts them."""
+
+    text: Tensor
+    """Word vectors, ``[C, D_w]``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples, ready to use: cut, padded, scaled, with masks and times already decided by the protocol.
+
+    Sequence methods get ``[B, T, D]`` features with masks and times; mean methods get ``[B, D]`` and None for those.
+    """
+
+    audio: Tensor
+    """``[B, T_a, D_a]`` zero-padded, or ``[B, D_a]``."""
+    video: Tensor
+    """``[B, T_v, D_v]`` zero-padded, or ``[B, D_v]``."""
+    audio_mask: Tensor | None = None
+    """``[B, T_a]`` bool, True where the step is real."""
+    video_mask: Tensor | None = None
+    audio_times: Tensor | None = None
+    """``[B, T_a]`` position of each step on the time axis (seconds, or step numbers if the protocol says so)."""
+    video_times: Tensor | None = None
+    label: Tensor | None = None
+    """``[B]`` rows of ``Classes.text``; None in evaluation."""
+    text: Tensor | None = None
+    """``[B, D_w]`` word vectors of the labels; None in evaluation."""
+    negative: Batch | None = None
+    """For methods with ``needs_negatives``: one sample of another class for each sample."""
+    padding_in_statistics: bool = True
+    """Whether padded steps pass through the per-step encoders and so enter BatchNorm statistics (published behaviour)."""
+
+    def __len__(self) -> int:
+        return self.audio.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, (Tensor, Batch))
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a batch of samples in the space of the class embeddings, one or more views of each sample."""
+
+    views: Mapping[str, Tensor]
+    """View name -> ``[B, d]``."""
+    gate: Tensor | None = None
+    """``[B]`` weight of the second modality, for methods that gate two views in ``distances``."""
+
+
+class Method(nn.Module, ABC):
+    """Base class of all methods. See ``docs/add-a-method.md`` for a complete example."""
+
+    Config: type[MethodConfig] = MethodConfig
+    reported_view: ClassVar[str] = "joint"
+    """The view whose numbers stand in the tables and whose validation HM selects the epoch."""
+    needs_negatives: ClassVar[bool] = False
+    """Whether ``loss`` wants ``batch.negative``."""
+    corrected_settings: ClassVar[Mapping[str, Any]] = {}
+    """Fields of ``Config`` that mode ``corrected`` sets, for defects that sit in the published method itself."""
+
+    # filled in by @register
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    bibtex: ClassVar[str]
+    inputs: ClassVar[Inputs]
+    note: ClassVar[str]
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @abstractmethod
+    def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
+        """Scalar losses of a training batch; ``"total"`` is minimised, every entry is logged."""
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings of a batch, in evaluation mode and without gradients; must not depend on padding."""
+
+    @abstractmethod
+    def embed_classes(self, text: Tensor) -> Tensor:
+        """Class embeddings ``[C, d]`` of word vectors ``[C, D_w]``."""
+
+    def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
+        """Distance of every sample to every class, view name -> ``[B, C]``; smaller is nearer. Default: Euclidean."""
+        return {view: euclidean(x, classes) for view, x in embeddings.views.items()}
+
+    def after_step(self, batch: Batch) -> None:
+        """Called after each optimiser step, in training mode and without gradients. Default: nothing.
+
+        The batch has the positions of evaluation. Published TCAF and AVCA pass the batch through the model once more
+        here, which moves their BatchNorm statistics; mode ``corrected`` does not call it.
+        """
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser; Adam with the configured rate and decay by default."""
+        fused = next(self.parameters()).device.type in ("cpu", "cuda")
+        return torch.optim.Adam(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused)
+
+    def fit(self, data: TrainingData, loop: Loop) -> FitResult:
+        """Train on ``data``. Override only for a method that needs a loop of its own (a generative one, say)."""
+        return loop.run(self, data)
+
+
+def euclidean(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances ``[N, C]`` of rows of ``x`` ``[N, d]`` and ``y`` ``[C, d]``, without the cancellation of the
+    matrix-product form, so that near ties are decided by the embeddings and not by rounding."""
+    return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+REGISTERED: dict[str, type[Method]] = {}
+"""Methods by name, in the order in which their files were read."""
+
+M = TypeVar("M", bound=Method)
+
+
+def register(name: str, *, title: str, paper: str, bibtex: str, inputs: Inputs, note: str = "") -> Callable[[type[M]], type[M]]:
+    """Class decorator that makes a method known to the benchmark.
+
+    Args:
+        name: short name for the command line, lower case, unique.
+        title: name in tables.
+        paper: where the method was published (authors, title, venue, year).
+        bibtex: reference for a paper's bibliography.
+        inputs: ``"sequence"`` for frame features, ``"mean"`` for their temporal means.
+        note: what a reader of the tables must know, such as "our adaptation".
+
+    Raises:
+        ValueError: the name is not lower-case letters, digits and underscores, or another class already has it.
+    """
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(f"method name {name!r}: use lower-case letters, digits and underscores")
+
+    def add(cls: type[M]) -> type[M]:
+        other = REGISTERED.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"method name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another")
+        cls.name, cls.title, cls.paper, cls.bibtex = name, title, paper, bibtex
+        cls.inputs, cls.note = inputs, note
+        REGISTERED[name] = cls
+        return cls
+
+    return add

@@ -1,0 +1,254 @@
+"""The protocol: what each stage trains and is tested on, how the epoch and beta are chosen, and when test data are opened.
+
+Stage 1 trains on the training part and chooses epoch and beta on the validation parts. Stage 2 trains afresh on both for as
+many epochs, and its last model is tested with that beta. Only this module opens the test parts, once per final model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmark.config import ProtocolConfig, Settings
+from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
+from benchmark.data.cards import FeatureSetCard
+from benchmark.data.store import FeatureStore, Section
+from benchmark.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
+from benchmark.method import Classes, Method, Spec
+from benchmark.training import (
+    EpochRecord,
+    Listener,
+    Loop,
+    TrainingData,
+    Validation,
+    autocast_for,
+    choose_device,
+    save_atomically,
+)
+
+Stage = Literal[1, 2]
+TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen"
+TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
+
+
+def derive_seed(base: int, dataset: str, repetition: int) -> int:
+    """Seed of a repetition: the same for both stages and all methods, and unmoved by what else is run."""
+    digest = hashlib.sha256(f"{base}/{dataset}/{repetition}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method with its settings on a data set: all that both stages share."""
+
+    method: type[Method]
+    settings: Settings
+    card: FeatureSetCard
+    store: FeatureStore
+    seed: int
+
+    @property
+    def rules(self) -> FeatureRules:
+        """How features become inputs."""
+        return FeatureRules.of(self.method.inputs, self.card, self.settings.lengths, self.settings.protocol)
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        return self.settings.protocol
+
+    def development(self) -> Section:
+        """Training and validation parts."""
+        return self.store.development(self.protocol.text_alignment, self.seed)
+
+    def build(self) -> Method:
+        """A fresh model on its device; the seed fixes its weights and every later draw of torch."""
+        torch.set_num_threads(self.settings.train.threads)
+        device = choose_device(self.settings.train.device)
+        torch.manual_seed(self.seed)
+        spec = Spec(
+            self.store.audio_dim,
+            self.store.video_dim,
+            self.store.text_dim,
+            self.card.audio.seconds,
+            self.card.video.seconds,
+        )
+        return self.method(self.settings.config, spec).to(device)
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """What stage 1 hands to stage 2."""
+
+    best_epoch: int
+    calibration: Calibration
+    validation: Mapping[str, float]
+    """Metrics of the best epoch."""
+    rates: Sequence[float]
+    """Learning rate of each epoch."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for the record of the run."""
+        return {
+            "best_epoch": self.best_epoch,
+            "calibration": calibration_dict(self.calibration),
+            "validation": dict(self.validation),
+            "rates": list(self.rates),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> StageOne:
+        """The inverse of ``as_dict``."""
+        calibration = Calibration(**record["calibration"])
+        return cls(int(record["best_epoch"]), calibration, record["validation"], record["rates"])
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Results on the test parts."""
+
+    metrics: Mapping[str, float]
+    """seen, unseen, hm, zsl, ausuc as fractions, of the reported view."""
+    views: Mapping[str, Mapping[str, float]]
+    """The same for each view."""
+    beta: float
+    best_possible: Mapping[str, float]
+    """HM and beta if beta were chosen on the test data: a bound, never a result."""
+    recall: Sequence[Mapping[str, Any]]
+    """A row per class: name, group, recall, recall within its group, samples."""
+    curve: Curve
+    epochs: int
+    test_openings: int
+
+
+def calibration_dict(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as plain types."""
+    return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
+
+
+def validation_set(section: Section) -> EvaluationSet:
+    """Validation samples among the training (seen) and validation-unseen classes."""
+    seen, unseen = section.classes.parts[VAL_SEEN], section.classes.parts[VAL_UNSEEN]
+    return EvaluationSet(
+        section.samples,
+        section.samples.rows(VAL_SEEN, VAL_UNSEEN),
+        seen,
+        unseen,
+        section.classes.text(np.union1d(seen, unseen)),
+    )
+
+
+def test_set(section: Section) -> EvaluationSet:
+    """Test samples among the stage-2 training (seen) and test-unseen classes."""
+    seen, unseen = section.classes.parts[TEST_SEEN], section.classes.parts[TEST_UNSEEN]
+    return EvaluationSet(
+        section.samples,
+        section.samples.rows(TEST_SEEN, TEST_UNSEEN),
+        seen,
+        unseen,
+        section.classes.text(np.union1d(seen, unseen)),
+    )
+
+
+def training_data(task: Task, section: Section, parts: Sequence[str]) -> TrainingData:
+    """Batches over the named parts, and validation as every epoch sees it."""
+    sampler = ClassBalanced.over(section.samples, section.samples.rows(*parts))
+    classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
+    batches = TrainingBatches(section.samples, sampler, classes, task.rules, task.method.needs_negatives)
+    return TrainingData(batches, partial(validate, task, validation_set(section)))
+
+
+def validate(task: Task, data: EvaluationSet, method: Method) -> Validation:
+    """Score a model on validation data and choose beta on it."""
+    nearest = embed_and_rank(task, data, method)
+    protocol, view = task.protocol, task.method.reported_view
+    exact = protocol.calibration == "corrected"
+    calibration = Calibration.choose(nearest, view, exact=exact, mean_of_views=protocol.beta_view == "paper")
+    best = nearest[view].at(calibration.per_view[view], exact=exact)
+    metrics = {**best.as_dict(), "ausuc": nearest[view].curve().ausuc, "beta": best.beta}
+    return Validation(metrics, calibration_dict(calibration))
+
+
+def embed_and_rank(task: Task, data: EvaluationSet, method: Method) -> dict[str, Nearest]:
+    """Nearest classes per view, with the task's rules and precision."""
+    train = task.settings.train
+    autocast = None if train.precision == "float32" else autocast_for(train)
+    return nearest_classes(method, data, task.rules, batch_size=train.eval_batch_size, autocast=autocast)
+
+
+def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
+    """Train on the training part; choose epoch and beta on validation."""
+    data = training_data(task, task.development(), [TRAIN])
+    loop = Loop(
+        task.settings.train,
+        seed=task.seed,
+        folder=folder,
+        key=key,
+        listener=listener,
+        keep_best=True,
+        extra_pass=task.protocol.extra_bn_pass == "paper",
+    )
+    result = task.build().fit(data, loop)
+    best = result.history[result.best_epoch]
+    return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
+
+
+def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
+    """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta."""
+    epochs = first.best_epoch + 1
+    data = training_data(task, task.development(), [TRAIN, VAL_SEEN, VAL_UNSEEN])
+    replayed = task.protocol.stage2_schedule == "corrected"
+    loop = Loop(
+        task.settings.train.model_copy(update={"epochs": epochs}),
+        seed=task.seed,
+        folder=folder,
+        key=key,
+        listener=listener,
+        keep_best=False,
+        extra_pass=task.protocol.extra_bn_pass == "paper",
+        replay=list(first.rates[:epochs]) if replayed else None,
+    )
+    method = task.build()
+    method.fit(data, loop)
+    save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
+    return test(task, method, first.calibration, epochs)
+
+
+def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
+    """Open the test parts and score a final model at a beta chosen elsewhere."""
+    before = task.store.test_openings
+    section = task.store.open_test(task.protocol.text_alignment, task.seed)
+    nearest = embed_and_rank(task, test_set(section), method)
+    beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
+    curve = nearest[view].curve()
+    views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
+    seen = set(section.classes.parts[TEST_SEEN].tolist())
+    recall = [
+        {
+            "class": section.classes.names[c],
+            "group": "seen" if c in seen else "unseen",
+            "gzsl": g,
+            "own_group": z,
+            "samples": n,
+        }
+        for c, (g, z, n) in nearest[view].recall(beta, exact=exact).items()
+    ]
+    return StageTwo(
+        metrics=views[view],
+        views=views,
+        beta=beta,
+        best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
+        recall=recall,
+        curve=curve,
+        epochs=epochs,
+        test_openings=task.store.test_openings - before,
+    )
+
+
+__all__ = ["EpochRecord", "StageOne", "StageTwo", "Task", "derive_seed", "stage_one", "stage_two"]

@@ -1,0 +1,248 @@
+"""From the tracking store to tidy frames: which jobs a call is made of, what they gave, what failed, and what captions say.
+
+Nothing is averaged here and nothing is printed. Accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.errors import UsageError, near
+from benchmark.tracking import RunRecord, Tracker, calls
+
+METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
+UNIT = ["dataset", "features", "mode", "alignment", "method"]
+ROW = [*UNIT, "variant", "repetition"]
+COLUMNS = [*ROW, "split", "state", *METRICS, "beta", "epochs", "seed", "job_key", "run_id", "call", "error"]
+
+
+@dataclass(frozen=True)
+class UnitFacts:
+    """A method on a data set in a mode, as the call's record describes it: what captions and labels are made of."""
+
+    dataset: str
+    features: str
+    mode: str
+    alignment: str
+    method: str
+    tags: Mapping[str, str]
+    call: str
+    """Run id of the call."""
+    study: Mapping[str, Any] | None = None
+    """What tuning found (``tuning.json``); None without tuning."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """Data set, features, mode, alignment, method."""
+        return (self.dataset, self.features, self.mode, self.alignment, self.method)
+
+    @property
+    def trials(self) -> int:
+        """Finished tuning trials, pruned ones included."""
+        return int(self.tags.get("tuning.trials", "0"))
+
+    def tag(self, name: str, default: str = "") -> str:
+        """A tag, or the default where it is missing or empty."""
+        return self.tags.get(name) or default
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A job without a result, and why."""
+
+    dataset: str
+    features: str
+    mode: str
+    method: str
+    variant: str
+    repetition: int
+    stage: int
+    state: str
+    reason: str
+
+    def sentence(self, title: str) -> str:
+        """``TCAF on ucf/cls, mode paper, tuned, seed 0, stage 2: failed: ...``, with the method's title."""
+        place = f"{title} on {self.dataset}/{self.features}, mode {self.mode}, {self.variant} settings"
+        return f"{place}, seed {self.repetition}, stage {self.stage}: {self.state}: {self.reason or 'no reason recorded'}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report is made of."""
+
+    calls: Sequence[RunRecord]
+    test: pd.DataFrame
+    """A row per planned stage-2 job (``COLUMNS``); metrics are missing where the job has no result."""
+    validation: pd.DataFrame
+    """The same for stage 1: metrics of the kept epoch on the validation parts."""
+    units: Sequence[UnitFacts]
+    problems: Sequence[Problem]
+    runs: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Finished run of each job key."""
+
+    def unit(self, *key: str) -> UnitFacts:
+        """The facts of a data set, features, mode, alignment, method."""
+        return next(u for u in self.units if u.key == key)
+
+
+def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
+    """Everything that the store knows of some calls.
+
+    Args:
+        call_ids: run ids (or their beginnings) of benchmark calls; the newest call if None. Where two calls have the same
+            row with the same settings, the newer one counts.
+
+    Raises:
+        UsageError: no call in the store, an unknown id, or calls without any result.
+    """
+    found = find_calls(tracker, call_ids)
+    entries = [(call, entry) for call in found for entry in _entries(tracker, call)]
+    runs = tracker.by_job_key(entry["job_key"] for _, entry in entries if entry["job_key"])
+    units = _units(tracker, found)
+    if not runs and not any(u.study for u in units):
+        raise UsageError(_without_results(tracker, found, entries))
+    has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
+    alignments = {(u.call, u.dataset, u.features, u.mode, u.method): u.alignment for u in units}
+    rows: dict[str, list[dict[str, Any]]] = {"test": [], "validation": []}
+    problems: dict[Problem, None] = {}
+    for call, entry in entries:
+        unit = (call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"])
+        row = _row(call, entry, runs.get(entry["job_key"]), alignments.get(unit, "unknown"))
+        row["split"] = "test" if entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test) else "validation"
+        rows[row["split"]].append(row)
+        if row["state"] != "done":
+            names = ("dataset", "features", "mode", "method", "variant", "repetition", "stage", "state")
+            problems[Problem(**{n: entry[n] for n in names}, reason=str(entry["error"]))] = None
+    return Results(found, _frame(rows["test"], runs), _frame(rows["validation"], runs), units, list(problems), runs)
+
+
+def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
+    """The calls of these ids, newest first; the newest one if None.
+
+    Raises:
+        UsageError: the store holds no call, or none (or several) of an id; near ones are named.
+    """
+    known = list(calls(tracker))
+    if not known:
+        raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: python run_benchmark.py --dataset demo")
+    if ids is None:
+        return known[:1]
+    chosen: set[str] = set()
+    for wanted in ids:
+        hits = [c.run_id for c in known if wanted and c.run_id.startswith(wanted)]
+        if len(hits) > 1:
+            raise UsageError(f"call id {wanted!r} fits {len(hits)} calls of {tracker.uri}: {', '.join(hits)}; give more of it")
+        if not hits:
+            raise UsageError(f"no call {wanted!r} in {tracker.uri}: {near(wanted, [c.run_id for c in known[:20]])}")
+        chosen.update(hits)
+    return [c for c in known if c.run_id in chosen]
+
+
+def _entries(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
+    """The call's list of jobs; empty where it was stopped before its first method was through."""
+    try:
+        return list(tracker.read_json(call.run_id, "jobs.json"))
+    except UsageError:
+        return []
+
+
+def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequence[Any]) -> str:
+    names = ", ".join(f"{c.run_id} ({c.name}, {c.status.lower()})" for c in found)
+    reasons = [e["error"] for _, e in entries if e["error"]]
+    why = f"; all {len(entries)} of its jobs failed or are missing, first reason: {reasons[0]}" if reasons else ""
+    others = [c for c in calls(tracker) if c.run_id not in {f.run_id for f in found}]
+    hint = f"; other calls: {', '.join(f'{c.run_id} ({c.name})' for c in others[:3])}" if others else ""
+    return f"no results yet in call {names} of {tracker.uri}{why}. Repeat the call's command to go on{hint}"
+
+
+def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
+    units = []
+    for call in found:
+        for run in sorted(tracker.find(kind="method", parent=call.run_id), key=lambda r: r.start):
+            tags = run.tags
+            study = tracker.read_json(run.run_id, "tuning.json") if "tuning.trials" in tags else None
+            names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
+            units.append(UnitFacts(*names, tags=tags, call=call.run_id, study=study))
+    return units
+
+
+def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, alignment: str) -> dict[str, Any]:
+    """A row of ``COLUMNS`` but its split. A finished run counts whatever the entry says: another call may have made it."""
+    row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
+    row |= {"alignment": alignment, "call": call.run_id, "error": entry["error"], "state": entry["state"]}
+    if run is None:
+        return row if entry["state"] in ("failed", "missing") else {**row, "state": "missing", "error": "its run is gone"}
+    prefix = "test/" if entry["stage"] == 2 else "best/"
+    row |= {name: run.metrics.get(prefix + name) for name in METRICS}
+    beta = run.metrics.get("calibration/beta")
+    epochs = run.metrics.get("epochs") if entry["stage"] == 2 else run.metrics.get("best/epoch", -1) + 1
+    seed = run.tags.get("seed")
+    return {**row, "state": "done", "error": "", "beta": beta, "epochs": epochs, "seed": seed, "run_id": run.run_id}
+
+
+def _frame(rows: list[dict[str, Any]], runs: Mapping[str, RunRecord]) -> pd.DataFrame:
+    """Rows as a frame; of a row that two calls have with the same settings, a result is kept before none, the newer first."""
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    for name in (*METRICS, "beta", "epochs"):
+        frame[name] = frame[name].astype(float)
+    frame["settings"] = ""
+    for _, group in frame.groupby([*UNIT, "variant"], sort=False):
+        frame.loc[group.index, "settings"] = _settings_labels(group, runs)
+    has_result = frame["state"] == "done"
+    kept = frame[has_result | ~frame.duplicated(ROW, keep=False)]
+    lost = frame[~frame.index.isin(kept.index)].drop_duplicates(ROW)
+    lost = lost.merge(kept[ROW], on=ROW, how="left", indicator=True).query("_merge == 'left_only'").drop(columns="_merge")
+    both = [part for part in (kept.drop_duplicates([*ROW, "settings"]), lost) if len(part)]
+    return pd.concat(both, ignore_index=True) if both else frame
+
+
+def _settings_labels(group: pd.DataFrame, runs: Mapping[str, RunRecord]) -> list[str]:
+    """For each row what its settings have that the others' do not, as ``train.epochs=2``; empty where all are the same.
+
+    Results made under different settings must not be averaged, so that each settings get a row of their own.
+    """
+    params = [runs[key].params if key in runs else None for key in group["job_key"]]
+    known = [p for p in params if p is not None]
+    names = sorted({n for p in known for n in p if any(q.get(n) != p[n] for q in known)})
+    return ["" if p is None else ", ".join(f"{n}={p.get(n, 'unset')}" for n in names) for p in params]
+
+
+def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:
+    """A text artifact of a run, None where it has none."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(tracker.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8")
+    except Exception:  # stores differ in what they raise for an artifact that is not there
+        return None
+
+
+def curve_of(tracker: Tracker, run_id: str) -> pd.DataFrame | None:
+    """The seen-unseen curve of a stage-2 run (columns beta, seen, unseen; fractions), None where it was not logged."""
+    text = artifact_text(tracker, run_id, "curve.csv")
+    return None if text is None else pd.read_csv(io.StringIO(text))
+
+
+def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:
+    """Digests of the data by data set, features and split; read from one run of each."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    done = frame[frame["state"] == "done"].drop_duplicates(["dataset", "features", "split", "call"])
+    for row in done.itertuples():
+        try:
+            digest = str(tracker.read_json(str(row.run_id), "identity.json")["digest"])
+        except (UsageError, KeyError):
+            digest = "not recorded"
+        known = found.setdefault((str(row.dataset), str(row.features), str(row.split)), [])
+        known.extend([digest] if digest not in known else [])
+    return found
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """Values without repetition and without empty ones, in their order."""
+    return list(dict.fromkeys(v for v in values if v))

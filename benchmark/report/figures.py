@@ -1,0 +1,112 @@
+"""Seen-unseen curves as figures. Only matplotlib's object interface is used, so that no display and no global state is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+UNSEEN_AXIS = "Unseen accuracy U (%)"
+SEEN_AXIS = "Seen accuracy S (%)"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FAINT = "#B8B8B8"
+
+
+@dataclass(frozen=True)
+class MethodCurve:
+    """A method's seen-unseen curve, with the point that its calibration chose."""
+
+    title: str
+    points: pd.DataFrame
+    """Columns beta, seen, unseen; accuracies are fractions."""
+    chosen: tuple[float, float]
+    """Unseen and seen accuracy at the calibrated beta, fractions."""
+    style: int
+    """Number of the method; the same number always gets the same colour and marker."""
+
+
+def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str) -> Figure:
+    """The seen-unseen curve of one model.
+
+    Args:
+        points: columns ``beta``, ``seen``, ``unseen``; accuracies are fractions.
+        chosen: unseen and seen accuracy at the calibrated beta, fractions.
+        beta: the calibrated beta.
+        title: heading of the figure.
+    """
+    figure, axes = _figure(title, width=5.2)
+    seen, unseen = 100 * points["seen"].to_numpy(float), 100 * points["unseen"].to_numpy(float)
+    hm = _harmonic_mean(seen, unseen)
+    best = int(hm.argmax())
+    u, s = 100 * chosen[0], 100 * chosen[1]
+    axes.plot(unseen, seen, color=COLOURS[0], linewidth=1.8, label="all $\\beta$", zorder=3)
+    at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
+    axes.plot([u], [s], "o", color=COLOURS[1], markersize=8, label=f"calibrated, $\\beta$ = {beta:.3g}: {at}", zorder=5)
+    label = f"best possible, $\\beta$ = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
+    axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
+    _frame(axes, max(unseen.max(), u), max(seen.max(), s))
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
+    return figure
+
+
+def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
+    """The seen-unseen curves of several methods on one data set; a filled marker is the calibrated point of a method."""
+    figure, axes = _figure(title, width=6.4)
+    for curve in curves:
+        seen, unseen = 100 * curve.points["seen"].to_numpy(float), 100 * curve.points["unseen"].to_numpy(float)
+        colour = COLOURS[curve.style % len(COLOURS)]
+        dash = DASHES[curve.style // len(COLOURS) % len(DASHES)]
+        axes.plot(unseen, seen, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
+        axes.plot(
+            [100 * curve.chosen[0]],
+            [100 * curve.chosen[1]],
+            linestyle=dash,
+            color=colour,
+            marker=MARKERS[curve.style % len(MARKERS)],
+            markersize=8,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            label=curve.title,
+            zorder=5,
+        )
+    _frame(
+        axes,
+        max(100 * max(c.chosen[0], float(c.points["unseen"].max())) for c in curves),
+        max(100 * max(c.chosen[1], float(c.points["seen"].max())) for c in curves),
+    )
+    figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
+    return figure
+
+
+def _figure(title: str, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _frame(axes: Axes, unseen: float, seen: float) -> None:
+    """Axes from 0 to a little above the curves, and faint lines of equal harmonic mean."""
+    right, top = (max(1.0, 1.06 * value) for value in (unseen, seen))
+    axes.set(xlim=(0, right), ylim=(0, top), xlabel=UNSEEN_AXIS, ylabel=SEEN_AXIS)
+    u, s = np.meshgrid(np.linspace(0, right, 200), np.linspace(0, top, 200))
+    hm = _harmonic_mean(s, u)
+    levels = [level for level in MaxNLocator(6).tick_values(0, float(hm.max())) if 0 < level < hm.max()]
+    if levels:
+        lines = axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
+        axes.clabel(lines, fmt=lambda level: f"HM {level:g}", fontsize=6.5)
+
+
+def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = a + b
+    return np.divide(2 * a * b, total, out=np.zeros_like(total, dtype=float), where=total > 0)

@@ -1,0 +1,134 @@
+"""Published numbers: the files of ``reports/published/``, read and checked. All of them are percent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchmark.errors import UsageError
+
+PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "reports" / "published"
+ROUNDING = 0.02
+"""Largest distance of a printed HM from the HM of the printed S and U: papers round each by itself."""
+
+Origin = Literal["paper", "readme", "second-hand", "user-report"]
+PREFERENCE: tuple[Origin, ...] = ("paper", "readme", "second-hand")
+"""Origins that count as published, the best first. What users report stands in notes only."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Numbers(_Strict):
+    """Results of a method on a data set, percent; None where the source does not give it."""
+
+    seen: float | None = Field(None, ge=0, le=100)
+    unseen: float | None = Field(None, ge=0, le=100)
+    hm: float | None = Field(None, ge=0, le=100)
+    zsl: float | None = Field(None, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Numbers:
+        if self.seen is not None and self.unseen is not None and self.hm is not None:
+            expected = 2 * self.seen * self.unseen / (self.seen + self.unseen) if self.seen + self.unseen else 0.0
+            if abs(expected - self.hm) > ROUNDING:
+                raise ValueError(f"hm {self.hm} is not the harmonic mean of seen and unseen ({expected:.2f}): a typing error?")
+        if all(value is None for value in (self.seen, self.unseen, self.hm, self.zsl)):
+            raise ValueError("no number given")
+        return self
+
+
+class PublishedTable(_Strict):
+    """One table of a paper (or of another source), with what its numbers were measured on."""
+
+    paper: str
+    short: str = Field(description="as a caption names it")
+    table: str
+    page: int | None = Field(None, ge=1)
+    url: str | None = None
+    origin: Origin
+    features: str
+    alignment: Literal["official", "corrected"]
+    mode: Literal["paper", "corrected"]
+    seeds: int = Field(ge=1)
+    results: dict[str, dict[str, Numbers]] = Field(description="data set -> method -> numbers")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers of a method on a data set and the table that they stand in."""
+
+    numbers: Numbers
+    source: PublishedTable
+
+    @property
+    def second_hand(self) -> bool:
+        """Whether the numbers are not from the method's authors."""
+        return self.source.origin == "second-hand"
+
+
+@cache
+def load_published(folder: Path = PUBLISHED_DIR) -> tuple[PublishedTable, ...]:
+    """All published tables of a folder; a file may hold several YAML documents.
+
+    Raises:
+        UsageError: files that are not YAML or have wrong or unknown fields; all errors of all files are listed.
+    """
+    tables: list[PublishedTable] = []
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        except yaml.YAMLError as error:
+            problems.append(f"{path}: not valid YAML: {error}")
+            continue
+        for document in documents:
+            try:
+                tables.append(PublishedTable.model_validate(document))
+            except ValidationError as error:
+                problems.extend(_problems(error, path))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return tuple(tables)
+
+
+def _problems(error: ValidationError, path: Path) -> Iterable[str]:
+    for e in error.errors():
+        place: Sequence[Any] = e["loc"]
+        yield f"{path}: {'.'.join(map(str, place)) or '(file)'}: {e['msg']} (got {str(e['input'])[:80]!r})"
+
+
+def published_for(dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None) -> Published | None:
+    """The published numbers of a method, those of a paper before any other origin; None where there are none."""
+    found = _matching(dataset, features, method, PREFERENCE, tables)
+    return min(found, key=lambda p: PREFERENCE.index(p.source.origin)) if found else None
+
+
+def user_reports_for(
+    dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None
+) -> list[Published]:
+    """What users report of their own training of a published method."""
+    return _matching(dataset, features, method, ("user-report",), tables)
+
+
+def method_order(tables: Sequence[PublishedTable] | None = None) -> list[str]:
+    """Methods in the order in which published tables list them; the longest table leads."""
+    lists = [list(r) for t in (load_published() if tables is None else tables) for r in t.results.values()]
+    return list(dict.fromkeys(name for names in sorted(lists, key=len, reverse=True) for name in names))
+
+
+def _matching(
+    dataset: str, features: str, method: str, origins: Sequence[Origin], tables: Sequence[PublishedTable] | None
+) -> list[Published]:
+    return [
+        Published(table.results[dataset][method], table)
+        for table in (load_published() if tables is None else tables)
+        if table.features == features and table.origin in origins and method in table.results.get(dataset, {})
+    ]

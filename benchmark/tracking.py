@@ -1,0 +1,246 @@
+"""MLflow, and the only place that imports it: the one record of results.
+
+Runs of a benchmark call are nested: the call, below it a run per method, below that a run per job (a trial, or one stage of
+one seed). What a run means is in its tags; the reporter reads nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlparse
+
+from filelock import FileLock
+
+from benchmark.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+EXPERIMENT = "gzsl-bench"
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+PAGE = 1000
+BATCH = 900
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it stands in the store."""
+
+    run_id: str
+    name: str
+    status: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """Latest value of each metric, fractions."""
+    start: float
+    """Seconds since the epoch."""
+    end: float | None
+    parent: str | None
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a ``sqlite:///`` address, None for any other."""
+    parsed = urlparse(uri)
+    return (
+        Path(unquote(parsed.path[1:] if parsed.path.startswith("//") else parsed.path)) if parsed.scheme == "sqlite" else None
+    )
+
+
+def sqlite_uri(path: Path) -> str:
+    """Address of a SQLite file, absolute."""
+    return f"sqlite:///{path.resolve()}"
+
+
+class Tracker:
+    """A connection to a tracking store.
+
+    Args:
+        uri: any MLflow tracking address; a SQLite file is created, safely also by several processes at once.
+        artifacts: folder for artifacts of a SQLite store (a server has its own place).
+
+    Raises:
+        UsageError: the store cannot be opened.
+    """
+
+    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
+        self.uri = uri
+        file = sqlite_file(uri)
+        try:
+            if file is None:
+                self.client, self.experiment_id = self._connect(experiment, None)
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(f"{file}.lock"):
+                    self.client, self.experiment_id = self._connect(experiment, artifacts.resolve().as_uri())
+                    with sqlite3.connect(file) as connection:
+                        connection.execute("PRAGMA journal_mode=WAL")
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"--tracking-uri {uri}: cannot be opened ({type(error).__name__}: {error})") from error
+
+    def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow import MlflowClient  # 1.3 seconds: only when a store is opened
+
+        client = MlflowClient(self.uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            return client, str(found.experiment_id)
+        return client, str(client.create_experiment(experiment, artifact_location=artifacts))
+
+    def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Create a run and return its id."""
+        all_tags = {"mlflow.runName": name, "mlflow.source.type": "LOCAL", **tags}
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent
+        return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Mark an existing run as running again."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def finish(self, run_id: str, status: Status = "FINISHED") -> None:
+        """Close a run."""
+        self.client.set_terminated(run_id, status)
+
+    def tag(self, run_id: str, **tags: str) -> None:
+        """Set tags of a run."""
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log settings; logging the same values again changes nothing."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:5900]) for key, value in params.items()]
+        for i in range(0, len(entries), 90):
+            self.client.log_batch(run_id, params=entries[i : i + 90])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics at a step, in one call."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        for i in range(0, len(entries), BATCH):
+            self.client.log_batch(run_id, metrics=entries[i : i + BATCH])
+
+    def logged_steps(self, run_id: str, metric: str) -> set[int]:
+        """Steps at which a metric was logged."""
+        return {m.step for m in self.client.get_metric_history(run_id, metric)}
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """All values of a metric by step; of a step logged twice the later one."""
+        return sorted({m.step: m.value for m in self.client.get_metric_history(run_id, metric)}.items())
+
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        """Store a text as an artifact."""
+        self.client.log_text(run_id, text, file)
+
+    def log_json(self, run_id: str, content: Any, file: str) -> None:
+        """Store plain data as a JSON artifact."""
+        self.client.log_text(run_id, json.dumps(content, indent=1), file)
+
+    def log_figure(self, run_id: str, figure: Figure, file: str) -> None:
+        """Store a figure as an artifact."""
+        self.client.log_figure(run_id, figure, file)
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Store a copy of a file as an artifact."""
+        self.client.log_artifact(run_id, str(path), folder)
+
+    def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
+        """Register the data set that a run used."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        dataset: Any = MetaDataset(  # type: ignore[abstract]
+            CodeDatasetSource({"mlflow.source.name": source}), name=name, digest=digest[:36]
+        )
+        entity = dataset._to_mlflow_entity()
+        self.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def read_json(self, run_id: str, file: str) -> Any:
+        """A JSON artifact of a run.
+
+        Raises:
+            UsageError: the run has no such artifact.
+        """
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return json.loads(Path(self.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8"))
+        except Exception as error:
+            raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
+
+    def get(self, run_id: str) -> RunRecord:
+        """One run."""
+        return _record(self.client.get_run(run_id))
+
+    def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
+        """Runs with these tags, newest first."""
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status is not None:
+            conditions.append(f"attributes.status = '{status}'")
+        if parent is not None:
+            conditions.append(f"tags.`mlflow.parentRunId` = '{parent}'")
+        return list(self._search(" and ".join(conditions)))
+
+    def _search(self, condition: str) -> Iterator[RunRecord]:
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                condition,
+                max_results=PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            yield from map(_record, page)
+            token = page.token
+            if not token:
+                return
+
+    def by_job_key(self, keys: Iterable[str]) -> dict[str, RunRecord]:
+        """The newest finished run of each job key that has one."""
+        wanted = set(keys)
+        found: dict[str, RunRecord] = {}
+        for run in self.find(status="FINISHED", kind="job"):
+            key = run.tags.get("job_key", "")
+            if key in wanted:
+                found.setdefault(key, run)
+        return found
+
+
+def _record(run: Any) -> RunRecord:
+    tags = dict(run.data.tags)
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        tags=tags,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        start=run.info.start_time / 1000,
+        end=run.info.end_time / 1000 if run.info.end_time else None,
+        parent=tags.get("mlflow.parentRunId"),
+    )
+
+
+def calls(tracker: Tracker) -> Sequence[RunRecord]:
+    """All benchmark calls of a store, newest first."""
+    return tracker.find(kind="call")

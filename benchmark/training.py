@@ -1,0 +1,311 @@
+"""The one training loop of all methods: epochs, schedule, selection, checkpoints, exact resume.
+
+What is validated, and how, is the protocol's affair: the loop is given a function that scores the model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from benchmark.config import TrainConfig
+from benchmark.data.batching import TrainingBatches, with_evaluation_times
+from benchmark.data.store import replacing
+from benchmark.errors import JobError, UsageError
+from benchmark.method import Method
+
+PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known of one finished epoch; epochs count from 0."""
+
+    epoch: int
+    losses: Mapping[str, float]
+    """Mean of each part over the epoch's batches."""
+    validation: Mapping[str, float]
+    """Validation metrics (fractions) and the beta they hold at."""
+    lr: float
+    seconds: float
+
+
+class Listener(Protocol):
+    """Hears of progress; may stop the loop by raising."""
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        """After each optimiser step."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Result of scoring a model on the validation parts."""
+
+    metrics: Mapping[str, float]
+    calibration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a method may train on and be selected by; it holds no test sample."""
+
+    batches: TrainingBatches
+    validate: Callable[[Method], Validation]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished training."""
+
+    history: Sequence[EpochRecord]
+    best_epoch: int
+    """Epoch with the highest validation HM, the first such."""
+    best_calibration: Mapping[str, Any]
+    """What the validation of that epoch chose."""
+
+
+@dataclass
+class LoopState:
+    """All that changes from epoch to epoch besides the model, its optimiser and the random states."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = -1
+    best_calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_hm(self) -> float:
+        """Validation HM of the best epoch so far."""
+        return self.history[self.best_epoch].validation["hm"] if self.best_epoch >= 0 else -math.inf
+
+
+class Loop:
+    """Trains a method.
+
+    Args:
+        train: epochs, batches, precision.
+        seed: of the batches; the model's own random state is torch's.
+        folder: where checkpoints go; they are kept until the caller removes them.
+        key: names the settings; a checkpoint of another key is not taken up.
+        listener: hears of batches and epochs.
+        keep_best: whether the weights of the best epoch are kept as ``best.pt``.
+        extra_pass: whether ``Method.after_step`` is called.
+        replay: learning rate of each epoch, instead of the plateau schedule.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        *,
+        seed: int,
+        folder: Path,
+        key: str,
+        listener: Listener,
+        keep_best: bool,
+        extra_pass: bool,
+        replay: Sequence[float] | None = None,
+    ) -> None:
+        self.train, self.seed, self.folder, self.key = train, seed, folder, key
+        self.listener, self.keep_best, self.extra_pass, self.replay = listener, keep_best, extra_pass, replay
+        self.autocast = autocast_for(train)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.pt"
+
+    def run(self, method: Method, data: TrainingData) -> FitResult:
+        """Train to the last epoch, from the last checkpoint if there is one.
+
+        Raises:
+            JobError: a loss or a gradient is not finite; the epoch, batch and part are named.
+        """
+        optimizer = method.optimizer()
+        scaler = torch.amp.GradScaler(enabled=self.train.precision == "float16" and method_device(method).type == "cuda")
+        plateau = ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
+        parts = {"model": method, "optimizer": optimizer, "scaler": scaler, "plateau": plateau}
+        state = self._resume(parts)
+        for record in state.history:
+            self.listener.on_epoch(record)
+        for epoch in range(len(state.history), self.train.epochs):
+            started = time.perf_counter()
+            if self.replay is not None:
+                set_lr(optimizer, self.replay[epoch])
+            lr = float(optimizer.param_groups[0]["lr"])
+            losses = self._epoch(method, data, optimizer, scaler, epoch)
+            validation = data.validate(method)
+            record = EpochRecord(epoch, losses, dict(validation.metrics), lr, time.perf_counter() - started)
+            self._select(state, record, validation, method)
+            if self.replay is None and method.config.plateau:
+                plateau.step(record.validation["hm"])
+            self._save(parts, state)
+            self.listener.on_epoch(record)
+        return FitResult(state.history, state.best_epoch, state.best_calibration)
+
+    def _epoch(
+        self,
+        method: Method,
+        data: TrainingData,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        epoch: int,
+    ) -> dict[str, float]:
+        method.train()
+        device = method_device(method)
+        classes = type(data.batches.classes)(data.batches.classes.text.to(device))
+        sums: dict[str, float] = {}
+        size = self.train.batches_per_epoch
+        for i, batch in enumerate(data.batches.epoch(self.seed, epoch, size, self.train.batch_size)):
+            batch = batch.to(device)
+            with self.autocast():
+                losses = method.loss(batch, classes)
+            values = finite_losses(losses, epoch, i)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+            if scaler.is_enabled():
+                scaler.unscale_(optimizer)
+            else:
+                check_gradients(method, epoch, i)
+            scaler.step(optimizer)
+            scaler.update()
+            if self.extra_pass:
+                with torch.no_grad(), self.autocast():
+                    method.after_step(with_evaluation_times(batch, data.batches.rules))
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.listener.on_batch(epoch, i, values["total"])
+        return {name: total / size for name, total in sums.items()}
+
+    def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
+        better = record.validation["hm"] > state.best_hm
+        state.history.append(record)
+        if better:
+            state.best_epoch, state.best_calibration = record.epoch, validation.calibration
+            if self.keep_best:
+                save_atomically(self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()})
+
+    def _save(self, parts: Mapping[str, Any], state: LoopState) -> None:
+        content = {
+            "key": self.key,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "random": random_states(),
+            "state": {**vars(state), "history": [asdict(r) for r in state.history]},
+        }
+        save_atomically(self.checkpoint, content)
+
+    def _resume(self, parts: Mapping[str, Any]) -> LoopState:
+        if not self.checkpoint.is_file():
+            return LoopState()
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if content["key"] != self.key:
+            raise UsageError(f"{self.checkpoint}: belongs to other settings ({content['key']}); remove it")
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        restore_random_states(content["random"])
+        saved = content["state"]
+        return LoopState(**{**saved, "history": [EpochRecord(**r) for r in saved["history"]]})
+
+
+def method_device(method: Method) -> torch.device:
+    """The device of a method's parameters."""
+    return next(method.parameters()).device
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting: ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"train.device={name}: this machine or this build of torch has none; use train.device=cpu")
+    return torch.device(name)
+
+
+def autocast_for(train: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
+    """Mixed precision as a context; nothing for float32."""
+    if train.precision == "float32":
+        return nullcontext
+    return partial(torch.autocast, choose_device(train.device).type, dtype=getattr(torch, train.precision))
+
+
+def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[str, float]:
+    """Loss parts as numbers.
+
+    Raises:
+        JobError: one of them is not finite.
+    """
+    names = list(losses)
+    values = dict(zip(names, torch.stack([losses[n].detach().float() for n in names]).tolist(), strict=True))
+    broken = [n for n in names if not math.isfinite(values[n])]
+    if broken:
+        shown = ", ".join(f"{n} = {values[n]}" for n in names)
+        raise JobError(
+            f"loss {' and '.join(repr(n) for n in broken)} is not finite in epoch {epoch}, batch {batch} ({shown}); "
+            "a smaller learning rate or precision=float32 may mend it"
+        )
+    return values
+
+
+def check_gradients(method: Method, epoch: int, batch: int) -> None:
+    """Look for gradients that are not finite.
+
+    Raises:
+        JobError: names the parameters, epoch and batch.
+    """
+    named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm([g for _, g in named]))
+    if not bool(torch.isfinite(norms.sum())):
+        finite = torch.isfinite(norms).tolist()
+        broken = [n for (n, _), fine in zip(named, finite, strict=True) if not fine]
+        raise JobError(f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
+    """Write with torch.save; the old file stays until the new one is complete."""
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def random_states() -> dict[str, Any]:
+    """Random states of torch on all devices."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Take up random states again."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoint of a finished job (the best and the final weights stay)."""
+    path = folder / "checkpoint.pt"
+    if path.exists():
+        os.remove(path)

@@ -1,0 +1,222 @@
+"""Optuna, and the only place that imports it: studies on the validation parts.
+
+A study is resumed exactly: the sampler is seeded anew for each trial from the study's seed and the number of trials told so
+far, and a trial that was interrupted is carried on as the same trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from benchmark.config import Range, TuningConfig
+from benchmark.errors import JobError, UsageError
+from benchmark.tracking import sqlite_file
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+FAILURES_PER_TRIAL = 2
+"""A study gives up after this many failed trials for each wanted one."""
+
+
+class Pruned(Exception):
+    """Raised inside a trial that the pruner stops."""
+
+
+class Trial(Protocol):
+    """What the objective sees of a trial."""
+
+    number: int
+
+    def report(self, epoch: int, hm: float) -> None:
+        """Report the validation HM of an epoch.
+
+        Raises:
+            Pruned: the trial is not worth going on with.
+        """
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What a study found."""
+
+    study: str
+    best_values: Mapping[str, Any]
+    """Searched settings of the best trial; empty if that is trial 0, the published or default settings."""
+    best_number: int
+    best_hm: float
+    """Its validation HM, fraction."""
+    complete: int
+    pruned: int
+    failed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {**vars(self), "best_values": dict(self.best_values)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search: its name, ranges, starting point and budget."""
+
+    name: str
+    storage: str
+    ranges: Mapping[str, Range]
+    start: Mapping[str, Any]
+    """Values of the published or default settings: trial 0."""
+    config: TuningConfig
+
+    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float]) -> TuningResult:
+        """Run trials until the budget is used up. ``objective`` trains with the values and returns the best validation HM.
+
+        Raises:
+            UsageError: a starting value lies outside its range, or the storage cannot be opened.
+            JobError: too many trials failed, or none finished.
+        """
+        for key, value in self.start.items():
+            if not self.ranges[key].contains(value):
+                raise UsageError(f"study {self.name}: {key}={value!r} lies outside its search range {self.ranges[key]}")
+        study = self._open()
+        deadline = time.monotonic() + (self.config.timeout or math.inf)
+        while _told(study) < self.config.trials and time.monotonic() < deadline:
+            if _failed(study) > FAILURES_PER_TRIAL * self.config.trials:
+                raise JobError(f"study {self.name}: {_failed(study)} trials failed; see their runs")
+            self._step(study, objective)
+        return self._result(study)
+
+    def finished_trials(self) -> int:
+        """Trials told so far (complete or pruned), 0 if the study does not exist."""
+        try:
+            return _told(optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
+        except KeyError:
+            return 0
+
+    def _open(self) -> optuna.Study:
+        study = optuna.create_study(
+            study_name=self.name,
+            storage=open_storage(self.storage),
+            direction="maximize",
+            pruner=self._pruner(),
+            sampler=self._sampler(0),
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(dict(self.start))
+        return study
+
+    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=(self.config.seed * 1_000_003 + index) % 2**31,
+            n_startup_trials=self.config.startup_trials,
+            multivariate=True,
+            constant_liar=False,
+        )
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        pruners = optuna.pruners
+        if self.config.pruner == "median":
+            return pruners.MedianPruner(self.config.startup_trials, self.config.warmup_epochs)
+        if self.config.pruner == "hyperband":
+            return pruners.HyperbandPruner(min_resource=max(1, self.config.warmup_epochs))
+        return pruners.NopPruner()
+
+    def _step(self, study: optuna.Study, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
+        trial = self._next_trial(study)
+        try:
+            value = objective(_Handle(trial), dict(trial.params))
+        except Pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except JobError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+
+    def _next_trial(self, study: optuna.Study) -> optuna.Trial:
+        for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if set(frozen.params) == set(self.ranges):
+                return optuna.Trial(study, frozen._trial_id)  # interrupted: the same trial goes on
+            study.tell(frozen.number, state=TrialState.FAIL)  # interrupted while its values were drawn: drawn again
+        study.sampler = self._sampler(_told(study) + _errors(study))
+        return study.ask({key: _distribution(r) for key, r in self.ranges.items()})
+
+    def _result(self, study: optuna.Study) -> TuningResult:
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        complete, pruned, failed = (len(study.get_trials(deepcopy=False, states=(s,))) for s in states)
+        if complete == 0:
+            raise JobError(f"study {self.name}: no trial finished")
+        best = study.best_trial
+        start = all(best.params[k] == v for k, v in self.start.items())
+        return TuningResult(
+            study=self.name,
+            best_values={} if start else dict(best.params),
+            best_number=best.number,
+            best_hm=float(best.value or 0.0),
+            complete=complete,
+            pruned=pruned,
+            failed=failed,
+        )
+
+
+class _Handle:
+    """A trial as the objective sees it; epochs reported before an interruption are not reported again."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+        self.number = trial.number
+        self._reported = set(trial.study.trials[trial.number].intermediate_values)
+
+    def report(self, epoch: int, hm: float) -> None:
+        if epoch not in self._reported:
+            self._trial.report(hm, epoch)
+        if self._trial.should_prune():
+            raise Pruned
+
+
+def open_storage(uri: str) -> optuna.storages.RDBStorage:
+    """An Optuna storage; a SQLite file is created and set to write-ahead logging.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    file = sqlite_file(uri)
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri)
+    except Exception as error:
+        raise UsageError(f"--storage {uri}: cannot be opened ({type(error).__name__}: {error})") from error
+    return storage
+
+
+def _told(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def _failed(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+
+
+def _errors(study: optuna.Study) -> int:
+    """Trials that failed by themselves, not by an interruption while their values were drawn."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return sum("error" in t.user_attrs for t in failed)
+
+
+def _distribution(r: Range) -> optuna.distributions.BaseDistribution:
+    distributions = optuna.distributions
+    if r.type == "categorical":
+        return distributions.CategoricalDistribution(r.choices or [])
+    if r.type == "int":
+        return distributions.IntDistribution(int(r.low or 0), int(r.high or 0), r.log, int(r.step or 1))
+    return distributions.FloatDistribution(float(r.low or 0), float(r.high or 0), r.log, r.step)

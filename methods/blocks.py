@@ -1,0 +1,352 @@
+"""Building blocks that several methods share: projections, attention, the token stage, and the frame around a fusion.
+
+Losses stand in ``losses.py``; what only one method uses stands in that method's file.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark.method import Batch, Classes, Embeddings, Field, Method, MethodConfig, Spec
+from methods.losses import WordSide, tcaf_losses
+
+__all__ = [
+    "Attention",
+    "FeedForward",
+    "Perceptron",
+    "Projection",
+    "SequenceConfig",
+    "SequenceMethod",
+    "TokenStage",
+    "Tokens",
+    "TransformerLayer",
+    "encode_steps",
+    "labels_of",
+    "module_names",
+    "negative_of",
+    "published_settings",
+    "rename_published",
+    "text_of",
+]
+
+
+class Projection(nn.Sequential):
+    """Block P of TCAF and AVCA: Linear, BatchNorm, ReLU, Dropout, once or (with a hidden layer) twice.
+
+    Args:
+        inputs, outputs: widths; maps ``[N, inputs]`` to non-negative ``[N, outputs]``.
+        hidden: width of the hidden layer, None for a single layer.
+        dropout: probability, after every ReLU.
+        momentum: of the *last* BatchNorm of a two-layer block only; all others keep 0.1. That is how the published
+            AVCA applies its setting.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden: int | None = None, dropout: float = 0.0, momentum: float = 0.1
+    ) -> None:
+        layers: list[nn.Module] = []
+        if hidden is not None:
+            layers += [nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout)]
+        last = nn.BatchNorm1d(outputs, momentum=0.1 if hidden is None else momentum)
+        layers += [nn.Linear(inputs if hidden is None else hidden, outputs), last, nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers)
+
+
+class Perceptron(nn.Sequential):
+    """Network of CJME and AVGZSLNet: Linear, BatchNorm, ReLU, Dropout, Linear, and a last ReLU where asked for.
+
+    Maps ``[N, inputs]`` to ``[N, outputs]``.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, dropout: float, last_relu: bool = False) -> None:
+        first = (nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout))
+        super().__init__(*first, nn.Linear(hidden, outputs), *([nn.ReLU()] if last_relu else []))
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases in query, key and value; scale dim_head^-0.5; output Linear and dropout."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, heads * dim_head, bias=False)
+        self.key = nn.Linear(dim, heads * dim_head, bias=False)
+        self.value = nn.Linear(dim, heads * dim_head, bias=False)
+        self.out = nn.Linear(heads * dim_head, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """What the queries ``x`` ``[B, Q, dim]`` gather from ``context`` ``[B, K, dim]`` (default: from themselves).
+
+        ``mask`` is bool, ``[B, Q, K]`` or ``[B, 1, K]``, True where a query sees a key; no row may be all False.
+        """
+        context = x if context is None else context
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(x), self.key(context), self.value(context))
+        )
+        mask = None if mask is None else mask.unsqueeze(1)
+        gathered = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.dropout(self.out(gathered.transpose(1, 2).flatten(2)))
+        return out
+
+
+class FeedForward(nn.Sequential):
+    """Linear, GELU, dropout, Linear, dropout on the last axis."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout))
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward, each with a residual.
+
+    Args:
+        shared_norm: one LayerNorm for both inputs (published TCAF) instead of one each (AVCA).
+    """
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, dropout: float, shared_norm: bool = False) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(1 if shared_norm else 2))
+        self.attention = Attention(dim, heads=heads, dim_head=dim_head, dropout=dropout)
+        self.feed_forward = FeedForward(dim, mlp_dim, dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """``[B, N, dim]`` to ``[B, N, dim]``, or only its first ``queries`` rows, which spares the last layer's rest.
+
+        ``mask`` as in ``Attention``.
+        """
+        context = self.norms[0](x)
+        if queries is not None:
+            x, mask = x[:, :queries], None if mask is None else mask[:, :queries]
+        x = x + self.attention(context[:, : x.shape[1]], context, mask)
+        out: Tensor = x + self.feed_forward(self.norms[-1](x))
+        return out
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One modality as a sequence of tokens."""
+
+    x: Tensor
+    """``[B, T, dim]``; values of padded steps mean nothing."""
+    mask: Tensor
+    """``[B, T]`` bool, True where the step is real."""
+
+    def mean(self) -> Tensor:
+        """Temporal mean over the real steps, ``[B, dim]``; zeros for a sample without any."""
+        weight = self.mask.unsqueeze(-1).to(self.x.dtype)
+        return (self.x * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def encode_steps(encoder: nn.Module, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
+    """Apply a per-row network to every step of ``[B, T, D]``.
+
+    In training with ``padding_in_statistics`` the padded steps pass too and enter BatchNorm statistics (published
+    behaviour). Otherwise only real steps do, and padded ones become zeros; in evaluation this changes no real step.
+    """
+    if padding_in_statistics and encoder.training:
+        everything: Tensor = encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return everything
+    real: Tensor = encoder(x[mask])
+    return real.new_zeros(*x.shape[:2], real.shape[-1]).index_put((mask,), real)
+
+
+class TokenStage(nn.Module):
+    """Encoded steps and their times to tokens (TCAF).
+
+    token = Linear_modality([features, position + modality + padding]), then dropout. The position of time t is a learnt
+    Linear of the Fourier features [sin, cos](2 pi [t, t] M) with a fixed random M ``[2, size / 2]`` ~ N(0, scale^2).
+    Padded steps also get a learnt padding embedding.
+    """
+
+    def __init__(self, dim: int, *, size: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, size // 2) * scale)
+        self.position = nn.Linear(size, size)
+        self.modality = nn.Parameter(torch.randn(2, size))
+        self.padding = nn.Parameter(torch.randn(1, size))
+        self.audio = nn.Linear(dim + size, dim)
+        self.video = nn.Linear(dim + size, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, audio: Tokens, audio_times: Tensor, video: Tokens, video_times: Tensor) -> tuple[Tokens, Tokens]:
+        """Tokens of both modalities from their encoded steps ``[B, T, dim]`` and times ``[B, T]``."""
+        return (
+            self._tokens(audio, audio_times, self.audio, self.modality[0]),
+            self._tokens(video, video_times, self.video, self.modality[1]),
+        )
+
+    def _tokens(self, steps: Tokens, times: Tensor, projection: nn.Module, modality: Tensor) -> Tokens:
+        # element-wise, not a matrix product: reduced precision in 2 pi t M would destroy the phases
+        frequencies = self.get_buffer("frequencies")
+        turns = (2 * math.pi * times.to(frequencies.dtype)).unsqueeze(-1)
+        phase = turns * frequencies[0] + turns * frequencies[1]
+        position = self.position(torch.cat([phase.sin(), phase.cos()], dim=-1))
+        padding = torch.where(steps.mask.unsqueeze(-1), 0.0, self.padding)
+        extra = (position + modality + padding).to(steps.x.dtype)
+        return Tokens(self.dropout(projection(torch.cat([steps.x, extra], dim=-1))), steps.mask)
+
+
+class SequenceConfig(MethodConfig):
+    """Settings of TCAF's input stage, head and training, which its sequence baselines share (cls features, UCF)."""
+
+    lr: float = Field(7e-5, gt=0, le=1, description="learning rate of Adam")
+    weight_decay: float = Field(1e-5, ge=0, le=1, description="L2 penalty of Adam")
+    dim: int = Field(300, ge=1, description="width of the tokens")
+    embedding_dim: int = Field(64, ge=1, description="size of the common embedding space")
+    encoder_hidden: int = Field(512, ge=1, description="hidden width of the per-step encoders (h_e)")
+    encoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the per-step encoders")
+    decoder_hidden: int = Field(512, ge=1, description="hidden width of sample projection and sample decoder (h_d)")
+    decoder_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of sample projection and sample decoder")
+    word_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of word projection and word decoder")
+    token_size: int = Field(64, ge=2, multiple_of=2, description="size of position, modality and padding embeddings")
+    token_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the tokens")
+    fourier_scale: float = Field(10.0, gt=0, description="standard deviation of the random time frequencies, per unit of time")
+
+
+class SequenceMethod(Method):
+    """TCAF without its fusion: encoders, token stage, word side, decoders and loss. A subclass says how to fuse.
+
+    A_enc, V_enc: P(D, h_e, dim) per step; W_proj: P(D_w, d); D_o: P(d, h_d, D_w); D_w: P(d, D_w).
+    """
+
+    Config: type[MethodConfig] = SequenceConfig
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__(config, spec)
+        c = config
+        encoder = {"hidden": c.encoder_hidden, "dropout": c.encoder_dropout}
+        self.audio_encoder = Projection(spec.audio_dim, c.dim, **encoder)
+        self.video_encoder = Projection(spec.video_dim, c.dim, **encoder)
+        self.token_stage = TokenStage(c.dim, size=c.token_size, scale=c.fourier_scale, dropout=c.token_dropout)
+        self.word_projection = Projection(spec.text_dim, c.embedding_dim, dropout=c.word_dropout)
+        self.sample_decoder = Projection(c.embedding_dim, spec.text_dim, hidden=c.decoder_hidden, dropout=c.decoder_dropout)
+        self.word_decoder = Projection(c.embedding_dim, spec.text_dim, dropout=c.word_dropout)
+
+    @abstractmethod
+    def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
+        """Embeddings to train, name -> ``[B, d]``; ``"joint"`` is the one that is evaluated."""
+
+    def sample_projection_of(self, inputs: int) -> Projection:
+        """O_proj: P(inputs, h_d, d)."""
+        c = self.config
+        return Projection(inputs, c.embedding_dim, hidden=c.decoder_hidden, dropout=c.decoder_dropout)
+
+    def sample_embeddings(self, batch: Batch) -> dict[str, Tensor]:
+        """Encode, make tokens and fuse a batch of sequences.
+
+        Raises:
+            ValueError: the batch holds temporal means.
+        """
+        masks, times = (batch.audio_mask, batch.video_mask), (batch.audio_times, batch.video_times)
+        if masks[0] is None or masks[1] is None or times[0] is None or times[1] is None:
+            raise ValueError(f"{type(self).__name__} needs sequences with masks and times; this batch has temporal means")
+        everything = batch.padding_in_statistics
+        audio = Tokens(encode_steps(self.audio_encoder, batch.audio, masks[0], everything), masks[0])
+        video = Tokens(encode_steps(self.video_encoder, batch.video, masks[1], everything), masks[1])
+        return self.fuse(*self.token_stage(audio, times[0], video, times[1]))
+
+    def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
+        """The TCAF loss and its parts, summed over the trained embeddings; with several, also each one's total."""
+        text, label = text_of(batch), labels_of(batch)
+        embeddings = self.sample_embeddings(batch)
+        decoded = [self.sample_decoder(x) for x in embeddings.values()]
+        word_embedding = self.word_projection(text)
+        words = WordSide(text, word_embedding, self.word_decoder(word_embedding), self.word_projection(classes.text), label)
+        each = [tcaf_losses(x, rho, words) for x, rho in zip(embeddings.values(), decoded, strict=True)]
+        losses = {part: torch.stack([terms[part] for terms in each]).sum() for part in each[0]}
+        if len(each) > 1:
+            losses |= {name: terms["total"] for name, terms in zip(embeddings, each, strict=True)}
+        return losses
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The joint embedding theta_o, ``[B, d]``."""
+        return Embeddings({"joint": self.sample_embeddings(batch)["joint"]})
+
+    def embed_classes(self, text: Tensor) -> Tensor:
+        """theta_w = W_proj(w), ``[C, d]``."""
+        out: Tensor = self.word_projection(text)
+        return out
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch) -> None:
+        """Pass the batch once more, which moves the running statistics of encoders and projections, not of decoders."""
+        self.sample_embeddings(batch)
+        self.word_projection(text_of(batch))
+
+
+def text_of(batch: Batch) -> Tensor:
+    """Word vectors of a training batch, ``[B, D_w]``. Raises ValueError if it has none."""
+    if batch.text is None:
+        raise ValueError("the batch has no word vectors (Batch.text); a loss needs a training batch")
+    return batch.text
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """Labels of a training batch, ``[B]``. Raises ValueError if it has none."""
+    if batch.label is None:
+        raise ValueError("the batch has no labels (Batch.label); a loss needs a training batch")
+    return batch.label
+
+
+def negative_of(batch: Batch) -> Batch:
+    """The negatives of a training batch. Raises ValueError if it has none."""
+    if batch.negative is None:
+        raise ValueError("the batch has no negatives (Batch.negative); set needs_negatives on the method")
+    return batch.negative
+
+
+AFFINE = ("weight", "bias")
+BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
+
+
+def module_names(published: str, ours: str, layers: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Published to our names of a module's tensors; ``layers`` maps a layer inside it to the tensors of that layer."""
+    return {f"{published}.{layer}.{x}": f"{ours}.{layer}.{x}" for layer, tensors in layers.items() for x in tensors}
+
+
+PERCEPTRON_LAYERS = {"0": AFFINE, "1": BATCH_NORM, "4": AFFINE}
+ONE_LAYER = {"0": AFFINE, "1": BATCH_NORM}
+TWO_LAYERS = {**PERCEPTRON_LAYERS, "5": BATCH_NORM}
+
+
+def rename_published(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """A published state dict under our names.
+
+    Args:
+        state: tensors by published name.
+        names: published name -> our name, for every tensor that must be there.
+
+    Raises:
+        ValueError: tensors are missing or left over; the message names them.
+    """
+    missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
+    if missing or extra:
+        raise ValueError(f"published state dict does not fit: missing {missing or 'nothing'}, extra {extra or 'nothing'}")
+    return {ours: state[published] for published, ours in names.items()}
+
+
+def published_settings(args: Mapping[str, Any], fields: Mapping[str, str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields from the arguments stored beside a published checkpoint.
+
+    Args:
+        args: the stored arguments; names that are not asked for are ignored.
+        fields: our field -> published argument; arguments that were not stored leave our default.
+        fixed: published switches and the only value of each that we implement.
+
+    Raises:
+        ValueError: a switch has a value that we do not implement.
+    """
+    wrong = {name: args[name] for name, value in fixed.items() if name in args and args[name] != value}
+    if wrong:
+        raise ValueError(f"published settings that are not supported: {wrong}; supported: {dict(fixed)}")
+    return {field: args[name] for field, name in fields.items() if name in args}

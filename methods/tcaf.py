@@ -1,0 +1,180 @@
+"""TCAF: temporal cross-attention of audio and video steps.
+
+Tokens of both modalities (``blocks.TokenStage``) follow a learnt class token through L pre-norm layers. A step sees the
+steps of the *other* modality and the class token; the class token sees all:
+
+    x <- x + MHA(LN(x)),  x <- x + FF(LN(x))   (one LN for both),   theta_o = O_proj(x[class])
+
+with O_proj: P(dim, h_d, d). Loss: ``losses.tcaf_losses``. Shapes: tokens ``[B, 1 + T_a + T_v, dim]``,
+theta_o ``[B, d]``. Evaluated by Euclidean distance of theta_o to theta_w = W_proj(w).
+
+Reference: Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot learning,
+ECCV 2022, arXiv:2207.09966.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.method import Field, MethodConfig, Spec, register
+from methods.blocks import (
+    AFFINE,
+    ONE_LAYER,
+    TWO_LAYERS,
+    SequenceConfig,
+    SequenceMethod,
+    Tokens,
+    TransformerLayer,
+    module_names,
+    published_settings,
+    rename_published,
+)
+
+BIBTEX = """@inproceedings{mercea2022tcaf,
+  author    = {Mercea, Otniel-Bogdan and Hummel, Thomas and Koepke, A. Sophia and Akata, Zeynep},
+  title     = {Temporal and cross-modal attention for audio-visual zero-shot learning},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2022},
+}"""
+
+Sees = Literal["cross", "self", "all"]
+
+TOKEN_STAGE = {
+    "fourier_randn": "frequencies",
+    "modal_embedding.weight": "modality",
+    "pad_embedding.weight": "padding",
+    **{f"fourier_embeddings.{x}": f"position.{x}" for x in AFFINE},
+    **{f"out_proj_{m}.{x}": f"{m}.{x}" for m in ("audio", "video") for x in AFFINE},
+}
+PUBLISHED_FIELDS = {
+    "lr": "lr",
+    "plateau": "lr_scheduler",
+    "encoder_hidden": "embeddings_hidden_size",
+    "encoder_dropout": "embedding_dropout",
+    "decoder_hidden": "decoder_hidden_size",
+    "decoder_dropout": "decoder_dropout",
+    "word_dropout": "additional_dropout",
+    "dim": "transformer_dim",
+    "depth": "transformer_depth",
+    "heads": "transformer_heads",
+    "dim_head": "transformer_dim_head",
+    "mlp_dim": "transformer_mlp_dim",
+    "dropout": "transformer_dropout",
+    "token_size": "transformer_embedding_dim",
+    "token_dropout": "transformer_embedding_dropout",
+    "fourier_scale": "transformer_embedding_fourier_scale",
+}
+PUBLISHED_SWITCHES = {
+    "rec_loss": True,
+    "reg_loss": True,
+    "cross_entropy_loss": True,
+    "transformer_use_embedding_net": True,
+    "transformer_use_class_token": True,
+    "transformer_embedding_modality": True,
+}
+
+
+@register(
+    "tcaf",
+    title="TCAF",
+    paper="Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot learning, ECCV 2022",
+    bibtex=BIBTEX,
+    inputs="sequence",
+)
+class Tcaf(SequenceMethod):
+    """Temporal and cross-modal attention framework."""
+
+    class Config(SequenceConfig):
+        """Defaults: the published settings for UCF, cls features."""
+
+        depth: int = Field(6, ge=1, le=32, description="number of transformer layers")
+        heads: int = Field(8, ge=1, description="attention heads")
+        dim_head: int = Field(64, ge=1, description="width of a head")
+        mlp_dim: int = Field(128, ge=1, description="hidden width of the feed-forwards")
+        dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the transformer layers")
+        sees: Sees = Field("cross", description="which steps a step attends to: the other modality, its own, or all")
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__(config, spec)
+        c = config
+        self.class_token = nn.Parameter(torch.randn(1, 1, c.dim))
+        self.layers = nn.ModuleList(
+            TransformerLayer(c.dim, heads=c.heads, dim_head=c.dim_head, mlp_dim=c.mlp_dim, dropout=c.dropout, shared_norm=True)
+            for _ in range(c.depth)
+        )
+        self.sample_projection = self.sample_projection_of(c.dim)
+
+    def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
+        """theta_o from the class token, ``[B, d]``."""
+        class_token = self.class_token.expand(len(audio.x), -1, -1).to(audio.x.dtype)
+        x = torch.cat([class_token, audio.x, video.x], dim=1)
+        mask = attention_mask(audio.mask, video.mask, self.config.sees)
+        for layer in self.layers[:-1]:
+            x = layer(x, mask)
+        x = self.layers[-1](x, mask, queries=1)  # only the class token is read
+        return {"joint": self.sample_projection(x[:, 0])}
+
+    @classmethod
+    def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a published checkpoint under our names.
+
+        Raises:
+            ValueError: tensors are missing or left over, or the two stored copies of the token stage differ.
+        """
+        depth = sum(name.endswith(".attn.to_q.weight") for name in state)
+        names = _published_names(depth)
+        copies = {f"position_encoder_block.{x}": f"audiovisual_embeddings.{x}" for x in TOKEN_STAGE}
+        differing = [a for a, b in copies.items() if a in state and b in state and not torch.equal(state[a], state[b])]
+        if differing:
+            raise ValueError(f"the two copies of the token stage differ in {differing}; the checkpoint is damaged")
+        ours = rename_published(state, {**names, **{a: f"copy of {b}" for a, b in copies.items()}})
+        ours = {name: tensor for name, tensor in ours.items() if not name.startswith("copy of ")}
+        for name in ("token_stage.audio.weight", "token_stage.video.weight"):
+            ours[name] = ours[name].squeeze(-1)  # published as 1x1 convolutions
+        return ours
+
+    @classmethod
+    def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
+        """Our settings from a checkpoint's ``args.pkl``. Raises ValueError for variants that are not implemented."""
+        settings = published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES)
+        seen = [bool(args.get(f"use_{x}_attention", x == "cross")) for x in ("cross", "self")]
+        if not any(seen):
+            raise ValueError("published settings without self- and cross-attention are not supported")
+        return cls.Config(**settings, sees="all" if all(seen) else "cross" if seen[0] else "self")
+
+
+def attention_mask(audio: Tensor, video: Tensor, sees: Sees) -> Tensor:
+    """Which token sees which, bool ``[B, N, N]`` with N = 1 + T_a + T_v, from the masks ``[B, T]`` of real steps.
+
+    Nobody sees padded steps. Padded steps themselves see what a real step in their place would see: their values are
+    read nowhere, and no row is empty.
+    """
+    class_token = audio.new_ones(len(audio), 1)
+    keys = torch.cat([class_token, audio, video], dim=1)
+    kind = torch.cat([keys.new_full((n,), k, dtype=torch.int64) for k, n in enumerate((1, audio.shape[1], video.shape[1]))])
+    same = kind[:, None] == kind[None, :]
+    with_class = (kind[:, None] == 0) | (kind[None, :] == 0)
+    pairs = {"cross": ~same | with_class, "self": same | with_class, "all": torch.ones_like(same)}[sees]
+    return keys[:, None, :] & pairs
+
+
+def _published_names(depth: int) -> dict[str, str]:
+    """Published name -> our name of all tensors, the token stage under its second published name."""
+    names = {"cls_token": "class_token"}
+    two = {"A_enc": "audio_encoder", "V_enc": "video_encoder", "O_proj": "sample_projection", "D_o": "sample_decoder"}
+    one = {"W_proj": "word_projection", "D_w": "word_decoder"}
+    for blocks, layers in ((two, TWO_LAYERS), (one, ONE_LAYER)):
+        for published, ours in blocks.items():
+            names |= module_names(f"{published}.fc", ours, layers)
+    names |= {f"audiovisual_embeddings.{x}": f"token_stage.{y}" for x, y in TOKEN_STAGE.items()}
+    for i in range(depth):
+        layer, ours = f"Audio_visual_transformer.layers.{i}", f"layers.{i}"
+        names |= {f"{layer}.attn.to_{x[0]}.weight": f"{ours}.attention.{x}.weight" for x in ("query", "key", "value")}
+        names |= {f"{layer}.attn.to_out.0.{x}": f"{ours}.attention.out.{x}" for x in AFFINE}
+        names |= {f"{layer}.norm.{x}": f"{ours}.norms.0.{x}" for x in AFFINE}
+        names |= module_names(f"{layer}.ff.net", f"{ours}.feed_forward", {"0": AFFINE, "3": AFFINE})
+    return names

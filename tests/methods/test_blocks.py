@@ -1,0 +1,291 @@
+"""Shared blocks, and what holds for every method built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.method import Batch, Classes, Method, Spec
+from methods.attention_fusion import AttentionFusion
+from methods.avca import Avca
+from methods.avgzslnet import AvgzslNet
+from methods.blocks import Attention, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
+from methods.cjme import Cjme, surer_modality
+from methods.perceiver import Perceiver
+from methods.tcaf import Tcaf, attention_mask
+
+SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=0.96, video_seconds=0.64)
+SEQUENCE: dict[str, Any] = {
+    "dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "decoder_hidden": 9, "token_size": 4,
+}  # fmt: skip
+SEQUENCE_METHODS = {
+    "tcaf": (Tcaf, {**SEQUENCE, "depth": 2, "heads": 2, "dim_head": 4, "mlp_dim": 6}),
+    "attention_fusion": (AttentionFusion, SEQUENCE),
+    "perceiver": (Perceiver, {**SEQUENCE, "depth": 2, "latents": 3, "heads": 2, "dim_head": 4}),
+}
+MEAN_METHODS = {
+    "avca": (Avca, {"dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "projection_hidden": 9, "dim_head": 4}),
+    "cjme": (Cjme, {"hidden": 10, "text_hidden": 9, "embedding_dim": 8}),
+    "avgzslnet": (AvgzslNet, {"hidden": 10, "text_hidden": 9, "embedding_dim": 8, "decoder_hidden": 7}),
+}
+ALL_METHODS = {**SEQUENCE_METHODS, **MEAN_METHODS}
+CLASSES = Classes(torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(name: str) -> Method:
+    torch.manual_seed(0)
+    cls, settings = ALL_METHODS[name]
+    return cls(cls.Config(**settings), SPEC)
+
+
+def sequences(extra: int = 0, *, seed: int = 1) -> Batch:
+    """Six sequences of 1-4 audio and 1-5 video steps, padded by ``extra`` steps more than needed."""
+    g = torch.Generator().manual_seed(seed)
+    lengths = {"audio": torch.tensor([4, 1, 2, 3, 4, 2]), "video": torch.tensor([2, 5, 1, 3, 4, 5])}
+    values: dict[str, Tensor] = {}
+    for modality, dim in (("audio", SPEC.audio_dim), ("video", SPEC.video_dim)):
+        longest = int(lengths[modality].max())
+        mask = torch.arange(longest) < lengths[modality][:, None]
+        x = torch.randn(6, longest, dim, generator=g) * mask.unsqueeze(-1)
+        times = torch.arange(longest).float().expand(6, -1)
+        values[modality] = nn.functional.pad(x, (0, 0, 0, extra))
+        values[f"{modality}_mask"] = nn.functional.pad(mask, (0, extra))
+        values[f"{modality}_times"] = nn.functional.pad(times, (0, extra))
+    label = torch.tensor([0, 1, 2, 3, 0, 1])
+    return Batch(**values, label=label, text=CLASSES.text[label])
+
+
+def means() -> Batch:
+    g = torch.Generator().manual_seed(1)
+    label, other = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([1, 2, 3, 0, 2, 3])
+    one, two = ((torch.randn(6, 5, generator=g), torch.randn(6, 7, generator=g)) for _ in range(2))
+    return Batch(*one, label=label, text=CLASSES.text[label], negative=Batch(*two, text=CLASSES.text[other]))
+
+
+def batch_for(name: str) -> Batch:
+    return sequences() if name in SEQUENCE_METHODS else means()
+
+
+def test_projection_gives_its_momentum_to_the_last_norm_of_two_layers_only() -> None:
+    norms = [x for x in Projection(3, 4, hidden=5, momentum=0.99) if isinstance(x, nn.BatchNorm1d)]
+    single = [x for x in Projection(3, 4, momentum=0.99) if isinstance(x, nn.BatchNorm1d)]
+
+    assert [x.momentum for x in norms] == [0.1, 0.99]
+    assert [x.momentum for x in single] == [0.1]
+
+
+def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
+    torch.manual_seed(0)
+    attention = Attention(6, heads=2, dim_head=3, dropout=0.0)
+    x, mask = torch.randn(2, 4, 6), torch.tensor([[True, True, False, False], [True, True, True, False]])
+
+    q, k, v = (part(x).view(2, 4, 2, 3).transpose(1, 2) for part in (attention.query, attention.key, attention.value))
+    scores = (q @ k.transpose(2, 3) * 3**-0.5).masked_fill(~mask[:, None, None, :], torch.finfo(torch.float32).min)
+    expected = attention.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 4, 6))
+
+    torch.testing.assert_close(attention(x, mask=mask[:, None, :]), expected)
+
+
+def test_layer_with_fewer_queries_gives_the_first_rows_of_the_whole() -> None:
+    torch.manual_seed(0)
+    layer = TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=True)
+    x, mask = torch.randn(2, 4, 6), torch.ones(2, 4, 4).tril().bool()
+
+    torch.testing.assert_close(layer(x, mask, queries=1), layer(x, mask)[:, :1])
+
+
+def test_attention_mask_lets_a_step_see_the_class_token_and_real_steps_of_the_other_modality() -> None:
+    audio, video = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+
+    cross = attention_mask(audio, video, "cross")[0].int().tolist()
+    own = attention_mask(audio, video, "self")[0].int().tolist()
+    everything = attention_mask(audio, video, "all")[0].int().tolist()
+
+    # order of tokens: class, audio, audio, video, padded video
+    assert cross == [[1, 1, 1, 1, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]
+    assert own == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0]]
+    assert everything == [[1, 1, 1, 1, 0]] * 5
+
+
+def test_token_stage_equals_its_formula() -> None:
+    torch.manual_seed(0)
+    stage = TokenStage(3, size=4, scale=2.0, dropout=0.0)
+    x, times = torch.randn(1, 2, 3), torch.tensor([[0.5, 1.5]])
+    mask = torch.tensor([[True, False]])
+    video = Tokens(x, mask)
+
+    _, tokens = stage(video, times, video, times)
+
+    for step, padding in ((0, 0.0), (1, 1.0)):
+        phase = 2 * torch.pi * times[0, step] * stage.get_buffer("frequencies").sum(0)
+        position = stage.position(torch.cat([phase.sin(), phase.cos()]))
+        extra = position + stage.modality[1] + padding * stage.padding[0]
+        torch.testing.assert_close(tokens.x[0, step], stage.video(torch.cat([x[0, step], extra])), atol=1e-5, rtol=1e-5)
+
+
+def test_mean_of_tokens_counts_real_steps_only() -> None:
+    tokens = Tokens(torch.tensor([[[2.0], [4.0], [99.0]]]), torch.tensor([[True, True, False]]))
+
+    assert tokens.mean().item() == 3.0
+
+
+@pytest.mark.parametrize(("published", "rows"), [(True, 6), (False, 4)])
+def test_padded_steps_enter_statistics_only_where_the_batch_says_so(published: bool, rows: int) -> None:
+    encoder = Projection(1, 1).train()
+    nn.init.ones_(encoder[0].weight)
+    nn.init.zeros_(encoder[0].bias)
+    encoder[1].momentum = None  # the running mean is then the mean of all rows seen
+    x, mask = torch.tensor([1.0, 2, 0, 3, 6, 0]).view(2, 3, 1), torch.tensor([[True, True, False]] * 2)
+
+    encode_steps(encoder, x, mask, padding_in_statistics=published)
+
+    assert encoder[1].running_mean.item() == pytest.approx(12 / rows)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_METHODS)
+def test_embeddings_depend_neither_on_padding_nor_on_company(name: str) -> None:
+    model = build(name).eval()
+    with torch.no_grad():
+        expected = model.embed(sequences()).views["joint"]
+        padded = model.embed(sequences(extra=3)).views["joint"]
+        corrected = model.embed(replace(sequences(extra=3), padding_in_statistics=False)).views["joint"]
+        alone = model.embed(Batch(**{k: v[1:2] for k, v in vars(sequences()).items() if isinstance(v, Tensor)}))
+
+    assert expected.std() > 0
+    torch.testing.assert_close(padded, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(corrected, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(alone.views["joint"], expected[1:2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_METHODS)
+def test_embeddings_depend_on_both_modalities_and_on_time(name: str) -> None:
+    model, batch = build(name).eval(), sequences()
+    assert batch.audio_times is not None
+    variants = [replace(batch, audio=-batch.audio), replace(batch, video=-batch.video)]
+    variants.append(replace(batch, audio_times=batch.audio_times + 0.3))
+    with torch.no_grad():
+        expected = model.embed(batch).views["joint"]
+        changed = [model.embed(x).views["joint"] for x in variants]
+
+    assert all(not torch.allclose(x, expected, atol=1e-4) for x in changed)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_METHODS)
+@pytest.mark.parametrize("padding_in_statistics", [True, False])
+def test_extra_pass_moves_encoders_and_projections_but_no_decoder_and_no_weight(name: str, padding_in_statistics: bool) -> None:
+    model = build(name).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+
+    model.after_step(replace(sequences(), padding_in_statistics=padding_in_statistics))
+
+    changed = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    projections = {"audio_projection", "video_projection"} if name == "attention_fusion" else {"sample_projection"}
+    assert changed == {"audio_encoder", "video_encoder", "word_projection"} | projections
+
+
+@pytest.mark.parametrize("name", SEQUENCE_METHODS)
+def test_sequence_methods_refuse_temporal_means(name: str) -> None:
+    with pytest.raises(ValueError, match="needs sequences"):
+        build(name).embed(means())
+
+
+@pytest.mark.parametrize("name", MEAN_METHODS)
+def test_mean_methods_refuse_a_training_batch_without_negatives(name: str) -> None:
+    assert ALL_METHODS[name][0].needs_negatives
+    with pytest.raises(ValueError, match="no negatives"):
+        build(name).loss(replace(means(), negative=None), CLASSES)
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_training_lowers_the_loss_and_reaches_every_parameter(name: str, autocast: bool) -> None:
+    model, batch = build(name).train(), batch_for(name)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(30):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            losses = model.loss(batch, CLASSES)
+        assert all(x.ndim == 0 and x.isfinite() for x in losses.values())
+        optimizer.zero_grad()
+        losses["total"].backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+        optimizer.step()
+        totals.append(losses["total"].item())
+
+    assert sum(totals[-5:]) < 0.97 * sum(totals[:5])
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_reported_view_has_distances_and_the_text_size_is_free(name: str) -> None:
+    model = build(name).eval()
+    with torch.no_grad():
+        distances = model.distances(model.embed(batch_for(name)), model.embed_classes(CLASSES.text))
+
+    assert model.reported_view in distances
+    assert all(x.shape == (6, 4) and (x >= 0).all() for x in distances.values())
+
+
+def test_cjme_reports_the_distance_of_the_gated_modality() -> None:
+    model = build("cjme").eval()
+    with torch.no_grad():
+        embeddings = replace(model.embed(means()), gate=torch.tensor([0.0, 1, 0, 1, 0, 1]))
+        d = model.distances(embeddings, model.embed_classes(CLASSES.text))
+
+    assert torch.equal(d["both"][0::2], d["audio"][0::2])
+    assert torch.equal(d["both"][1::2], d["video"][1::2])
+
+
+def test_avgzslnet_reports_the_sum_of_both_distances() -> None:
+    model = build("avgzslnet").eval()
+    with torch.no_grad():
+        d = model.distances(model.embed(means()), model.embed_classes(CLASSES.text))
+
+    assert torch.equal(d["both"], d["audio"] + d["video"])
+
+
+def test_cjme_pairings_weight_triplets_by_the_mean_attention_or_by_each_samples_own() -> None:
+    torch.manual_seed(0)
+    outer, sample = (
+        Cjme(Cjme.Config(hidden=10, text_hidden=9, embedding_dim=8, dropout=0.0, pairing=x), SPEC).eval()
+        for x in ("outer", "sample")
+    )
+    sample.load_state_dict(outer.state_dict())
+    batch = means()
+    assert batch.negative is not None
+    assert batch.text is not None
+    with torch.no_grad():
+        t, alpha = outer.text_net(batch.text), outer.modality_attention(batch)
+        near = [
+            torch.relu((t - net(x) + 1e-6).norm(dim=1) - (t - net(n) + 1e-6).norm(dim=1) + 1)
+            for net, x, n in (
+                (outer.audio_net, batch.audio, batch.negative.audio),
+                (outer.video_net, batch.video, batch.negative.video),
+            )
+        ]
+        pairs = (1 - alpha)[:, None] * near[0][None, :] + alpha[:, None] * near[1][None, :]
+        losses = [m.loss(batch, CLASSES)["triplet"] for m in (outer, sample)]
+
+    torch.testing.assert_close(losses[0], pairs.mean())
+    torch.testing.assert_close(losses[1], pairs.diagonal().mean())
+    assert Cjme.corrected_settings == {"pairing": "sample"}
+
+
+def test_the_surer_modality_is_the_one_with_less_entropy_by_a_margin() -> None:
+    classes, sure, unsure = torch.eye(3), torch.tensor([[9.0, 0, 0]]), torch.zeros(1, 3)
+
+    assert surer_modality(sure, unsure, classes, 0.1).item() == 0.0
+    assert surer_modality(unsure, sure, classes, 0.1).item() == 1.0
+    assert surer_modality(sure, sure, classes, 0.1).item() == 0.5

@@ -1,0 +1,142 @@
+"""Published settings and search ranges of every method: complete, valid, and the numbers of the published code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.method import Method
+from methods.attention_fusion import AttentionFusion
+from methods.avca import Avca
+from methods.avgzslnet import AvgzslNet
+from methods.cjme import Cjme
+from methods.perceiver import Perceiver
+from methods.tcaf import Tcaf
+
+FOLDER = Path(__file__).parents[2] / "search_spaces"
+METHODS: dict[str, type[Method]] = {
+    "tcaf": Tcaf,
+    "attention_fusion": AttentionFusion,
+    "perceiver": Perceiver,
+    "cjme": Cjme,
+    "avgzslnet": AvgzslNet,
+    "avca": Avca,
+}
+DATASETS, FEATURES = ("vggsound", "ucf", "activitynet"), ("cls", "main")
+PLACES = [(d, f) for d in DATASETS for f in FEATURES]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return loaded
+
+
+def column(name: str, field: str) -> list[Any]:
+    """A published setting over VGGSound, UCF, ActivityNet on cls, then on main."""
+    published = recipe(name)["published"]
+    return [published[d][f]["config"][field] for f in FEATURES for d in DATASETS]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_published_settings_cover_all_data_and_are_valid(name: str) -> None:
+    published = recipe(name)["published"]
+
+    assert recipe(name)["method"] == name
+    for dataset, features in PLACES:
+        settings = published[dataset][features]
+        METHODS[name].Config(**settings["config"])
+        numbers = [v for v in settings["config"].values() if not isinstance(v, bool)]
+        assert all(isinstance(v, (int, float)) for v in numbers)  # YAML 1.1 reads 1e-5 as text
+        assert settings["train"]["epochs"] == 50
+        assert ("lengths" in settings) == (METHODS[name].inputs == "sequence")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_searched_fields_exist_and_hold_their_published_values_and_defaults(name: str) -> None:
+    search = recipe(name)["search"]
+    defaults = METHODS[name].Config()
+
+    assert 5 <= len(search) <= 8
+    for field, space in search.items():
+        values = [getattr(defaults, field)]
+        values += [v["config"][field] for d in recipe(name)["published"].values() for v in d.values() if field in v["config"]]
+        for value in values:
+            if space["type"] == "categorical":
+                assert value in space["choices"], field
+                continue
+            assert space["low"] <= value <= space["high"], field
+            if "step" in space:
+                steps = (value - space["low"]) / space["step"]
+                assert math.isclose(steps, round(steps), abs_tol=1e-9), field
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_both_ends_of_every_range_are_settings_the_method_accepts(name: str) -> None:
+    for field, space in recipe(name)["search"].items():
+        for value in space.get("choices") or (space["low"], space["high"]):
+            METHODS[name].Config(**{field: value})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_class_defaults_are_the_published_settings_of_ucf(name: str) -> None:
+    published = recipe(name)["published"]["ucf"]["cls"]["config"]
+
+    assert METHODS[name].Config(**published) == METHODS[name].Config()
+
+
+@pytest.mark.parametrize("name", ["tcaf", "attention_fusion", "perceiver"])
+def test_sequence_methods_train_as_tcaf_was_published(name: str) -> None:
+    published = recipe(name)["published"]
+
+    assert column(name, "lr") == [6e-5, 7e-5, 7e-5, 7e-5, 5e-5, 7e-5]
+    assert column(name, "plateau") == [False, True, True, False, False, True]
+    assert column(name, "encoder_hidden") == [512, 512, 512, 128, 256, 128]
+    assert column(name, "encoder_dropout") == [0.2, 0.3, 0.3, 0.2, 0.4, 0.2]
+    assert column(name, "decoder_hidden") == [512] * 6
+    assert column(name, "decoder_dropout") == [0.2, 0.1, 0.1, 0.2, 0.2, 0.1]
+    assert column(name, "word_dropout") == [0.1, 0.1, 0.1, 0.2, 0.1, 0.1]
+    assert column(name, "token_dropout") == [0.1, 0.2, 0.2, 0.2, 0.2, 0.2]
+    assert column(name, "weight_decay") == [1e-5] * 6
+    for dataset, features in PLACES:
+        settings = published[dataset][features]
+        fixed = dataset == "activitynet"
+        assert settings["lengths"] == ({"train": 60, "test": 300} if fixed else {"train": "max", "test": "max"})
+        assert settings["train"] == {"epochs": 50, "batches_per_epoch": 300, "batch_size": 64}
+
+
+def test_tcaf_layers_are_the_published_ones() -> None:
+    assert column("tcaf", "depth") == [8, 6, 6, 8, 5, 8]
+    assert column("tcaf", "heads") == [8, 8, 8, 6, 8, 3]
+    assert column("tcaf", "dim_head") == [64, 64, 64, 128, 64, 128]
+    assert column("tcaf", "dropout") == column("perceiver", "dropout") == [0.5, 0.3, 0.4, 0.5, 0.3, 0.3]
+    assert column("tcaf", "mlp_dim") == [128] * 6
+
+
+@pytest.mark.parametrize("name", ["avca", "cjme", "avgzslnet"])
+def test_mean_methods_train_as_published(name: str) -> None:
+    published = recipe(name)["published"]
+
+    assert column(name, "lr") == [1e-3] * 6
+    assert column(name, "plateau") == [True] * 6
+    assert column(name, "weight_decay") == [1e-5 if name == "avca" else 0.0] * 6
+    for dataset, features in PLACES:
+        small = (name, dataset, features) == ("avca", "vggsound", "main")
+        train = published[dataset][features]["train"]
+        assert train == {"epochs": 50, "batches_per_epoch": 500, "batch_size": 64 if small else 256}
+
+
+def test_avca_rates_and_momentum_are_the_published_ones() -> None:
+    assert column("avca", "encoder_dropout") == [0.0, 0.2, 0.2, 0.0, 0.2, 0.2]
+    assert column("avca", "projection_dropout") == [0.0, 0.3, 0.2, 0.0, 0.3, 0.2]
+    assert column("avca", "decoder_dropout") == [0.0, 0.5, 0.1, 0.1, 0.5, 0.1]
+    assert column("avca", "momentum") == [0.99, 0.99, 0.99, 0.1, 0.1, 0.99]
+
+
+def test_cjme_and_avgzslnet_rates_are_the_published_ones() -> None:
+    assert column("cjme", "dropout") == [0.0, 0.2, 0.2, 0.0, 0.2, 0.2]
+    assert column("avgzslnet", "dropout") == [0.8] * 6
+    assert column("avgzslnet", "decoder_dropout") == [0.5] * 6
