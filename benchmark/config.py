@@ -164,6 +164,11 @@ class Settings:
         """``section.field`` -> value."""
         return {f"{s}.{k}": v for s, fields in self.as_dict().items() for k, v in fields.items()}
 
+    def searchable(self) -> dict[str, Any]:
+        """All that a study may search: fields of the method, and of training with ``train.`` before them."""
+        train = {f"train.{name}": value for name, value in self.train.model_dump().items()}
+        return {**self.config.model_dump(), **train}
+
     def with_values(self, values: Mapping[str, Any]) -> Settings:
         """The same with searched fields replaced (``lr`` of the method, ``train.batch_size``, ...)."""
         config = {k: v for k, v in values.items() if "." not in k}

@@ -372,16 +372,13 @@ class _Listener:
 def study_of(unit: Unit, storage: str) -> Study:
     """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
     ranges = unit.ranges
-    flat = {
-        **unit.settings.config.model_dump(),
-        **{f"train.{k}": v for k, v in unit.settings.train.model_dump().items()},
-    }
+    start = unit.settings.searchable()
     identity = unit.job(1, unit.repetitions[0]).identity()
     identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
     identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
-    return Study(name, storage, ranges, {key: flat[key] for key in ranges}, unit.tuning)
+    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
 
 
 def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:

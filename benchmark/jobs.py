@@ -192,7 +192,8 @@ def _unit(
         )
     budget = budget or Budget()
     train = {**card.train, **budget.train}
-    ranges = _ranges(method, recipe, card)
+    fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
+    ranges = {key: r for key, r in _ranges(method, recipe, card).items() if key not in fixed}
     settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
     trials = budget.trials if call.trials is None else call.trials
     tuning = TuningConfig.model_validate({"trials": trials, "timeout": call.timeout, **overrides.get("tuning", {})})
@@ -200,6 +201,13 @@ def _unit(
         raise UsageError(
             f"--trials {tuning.trials}: {method.title} has no search space; write search_spaces/{method.name}.yaml, "
             "or use --trials 0"
+        )
+    outside = [k for k, v in settings.searchable().items() if k in ranges and not ranges[k].contains(v)]
+    if tuning.trials > 0 and outside:
+        listed = ", ".join(f"{k}={settings.searchable()[k]}" for k in outside)
+        raise UsageError(
+            f"--trials {tuning.trials}: {method.title} on {card.name} starts from {listed}, outside the search range; widen the "
+            f"range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
         )
     seeds = call.seeds or budget.seeds
     return Unit(

@@ -78,12 +78,9 @@ class Study:
         """Run trials until the budget is used up. ``objective`` trains with the values and returns the best validation HM.
 
         Raises:
-            UsageError: a starting value lies outside its range, or the storage cannot be opened.
+            UsageError: the storage cannot be opened.
             JobError: too many trials failed, or none finished.
         """
-        for key, value in self.start.items():
-            if not self.ranges[key].contains(value):
-                raise UsageError(f"study {self.name}: {key}={value!r} lies outside its search range {self.ranges[key]}")
         study = self._open()
         deadline = time.monotonic() + (self.config.timeout or math.inf)
         while _told(study) < self.config.trials and time.monotonic() < deadline:

@@ -19,7 +19,7 @@ MENDS: dict[str, str] = {
     "repeated class name": "name each class once; upper and lower case do not count",
     "missing manual name": "add the class to the class name table",
     "missing word vector": "the word vectors must have the manual name of each class",
-    "broken sample list": "a list is a CSV file with the columns filename and label",
+    "broken list": "sample lists are CSV with the columns filename and label, the name table with original and manual",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
     "audio and video out of step": "both files of a class must hold the same samples in the same order",
     "wrong structure": "see the user guide for what a class file holds",
@@ -73,8 +73,17 @@ class ProblemLog:
         if len(examples) < EXAMPLES:
             examples.append(example)
 
+    def extend(self, other: ProblemLog) -> None:
+        """Take over all that another log has."""
+        for kind, examples in other.found.items():
+            for example in examples:
+                self.add(kind, example)
+            self.counts[kind] += other.counts[kind] - len(examples)
+
     def __bool__(self) -> bool:
         return bool(self.counts)
 
     def __iter__(self) -> Iterator[Problem]:
-        return (Problem(kind, count, tuple(self.found[kind]), MENDS.get(kind, "")) for kind, count in self.counts.items())
+        return (
+            Problem(kind, count, tuple(self.found[kind]), MENDS.get(kind, "")) for kind, count in self.counts.items()
+        )

@@ -143,7 +143,10 @@ def _write_tables(f: h5py.File, content: StoreContent) -> None:
 def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype: np.dtype[Any]) -> None:
     means = group.create_dataset("means", (n, modality.dim), "<f4")
     if modality.frames is None or modality.offsets is None:
-        means[:] = modality.means
+        assert modality.means is not None  # checked
+        rows = max(1, BLOCK_BYTES // (modality.dim * 4))
+        for i in range(0, n, rows):
+            means[i : min(n, i + rows)] = np.asarray(modality.means[i : min(n, i + rows)])
         return
     offsets = np.asarray(modality.offsets, "<i8")
     group.create_dataset("offsets", data=offsets)

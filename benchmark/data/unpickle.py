@@ -1,8 +1,9 @@
 """Reading strangers' pickles without running them: numpy arrays, containers, bytes, strings, numbers, nothing else.
 
-A pickle is a program. This module interprets it with every instruction that could call something replaced: a global is
-looked up in the table ``_ALLOWED`` and nowhere else, only the functions of that table are called, only arrays and dtypes
-receive state, and no instruction may claim more bytes than the file has. What the arrays mean belongs in the importer.
+A pickle is a program. This module interprets it with every instruction that could call something replaced: a global
+is looked up in the table ``_ALLOWED`` and nowhere else, only the functions of that table are called, only arrays and
+dtypes receive state, and no instruction may claim more bytes than the file has. What the arrays mean belongs in the
+importer.
 """
 
 from __future__ import annotations
@@ -112,9 +113,9 @@ _ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "dtype"): _Call(_dtype),
     ("_codecs", "encode"): _Call(_encode),
     ("collections", "OrderedDict"): _Call(_container(dict)),
-    **{("numpy.%s.multiarray" % core, "_reconstruct"): _Call(_reconstruct) for core in ("core", "_core")},
-    **{("numpy.%s.multiarray" % core, "scalar"): _Call(_scalar) for core in ("core", "_core")},
-    **{("numpy.%s.numeric" % core, "_frombuffer"): _Call(_frombuffer) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Call(_reconstruct) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _Call(_scalar) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _Call(_frombuffer) for core in ("core", "_core")},
     **{(builtins, "bytes"): _Call(_bytes) for builtins in ("builtins", "__builtin__")},
     **{(builtins, "bytearray"): _Call(_bytearray) for builtins in ("builtins", "__builtin__")},
     **{(builtins, "set"): _Call(_container(set)) for builtins in ("builtins", "__builtin__")},
@@ -185,7 +186,7 @@ class _Interpreter(pickle._Unpickler):
             raise _Refusal(f"state for {target!r:.60}")
 
     def _set_array(self, array: NDArray[Any], state: Any) -> None:
-        version, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
+        _, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not _is_shape(shape) or not isinstance(dtype, np.dtype):
             raise _Refusal(f"numpy array state of shape {shape!r:.60}")
@@ -261,12 +262,13 @@ def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
     try:
         version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        read_header = readers[version]
         shape, _, dtype = read_header(file)
     except (ValueError, KeyError, EOFError) as error:
         raise UnreadableFile(f"{path}: not a .npy file ({error!s:.100})") from None
-    content = _interpret(path, file, allow_objects=True) if dtype == object and shape == () else None
-    if isinstance(content, np.ndarray) and content.shape == () and content.dtype == object:
+    content = _interpret(path, file, allow_objects=True) if dtype.hasobject and shape == () else None
+    if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
         content = content.item()
     if not isinstance(content, dict) or not all(isinstance(k, str) and _is_vector(v) for k, v in content.items()):
         raise UnreadableFile(f"{path}: not a pickled dict of class names to vectors of numbers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmark.tracking import RunRecord, Tracker, calls
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
 UNIT = ["dataset", "features", "mode", "alignment", "method"]
 ROW = [*UNIT, "variant", "repetition"]
-COLUMNS = [*ROW, "split", "state", *METRICS, "beta", "epochs", "seed", "job_key", "run_id", "call", "error"]
+COLUMNS = [*ROW, "split", "stage", "state", *METRICS, "beta", "epochs", "seed", "job_key", "run_id", "call", "error"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class UnitFacts:
     tags: Mapping[str, str]
     call: str
     """Run id of the call."""
+    run_id: str
+    """The method's run, below which the jobs are that it ran itself."""
     study: Mapping[str, Any] | None = None
     """What tuning found (``tuning.json``); None without tuning."""
 
@@ -55,7 +57,7 @@ class UnitFacts:
 
 @dataclass(frozen=True)
 class Problem:
-    """A job without a result, and why."""
+    """A job without a result, and why. The order of the fields is that of the frames."""
 
     dataset: str
     features: str
@@ -84,12 +86,13 @@ class Results:
     """The same for stage 1: metrics of the kept epoch on the validation parts."""
     units: Sequence[UnitFacts]
     problems: Sequence[Problem]
-    runs: Mapping[str, RunRecord] = field(default_factory=dict)
+    runs: Mapping[str, RunRecord]
     """Finished run of each job key."""
 
-    def unit(self, *key: str) -> UnitFacts:
-        """The facts of a data set, features, mode, alignment, method."""
-        return next(u for u in self.units if u.key == key)
+    @property
+    def method_runs(self) -> set[str]:
+        """Run ids of the calls' own method runs; a job below another run was reused."""
+        return {u.run_id for u in self.units}
 
 
 def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
@@ -111,16 +114,37 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
     alignments = {(u.call, u.dataset, u.features, u.mode, u.method): u.alignment for u in units}
     rows: dict[str, list[dict[str, Any]]] = {"test": [], "validation": []}
-    problems: dict[Problem, None] = {}
     for call, entry in entries:
         unit = (call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"])
+        split = "test" if entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test) else "validation"
         row = _row(call, entry, runs.get(entry["job_key"]), alignments.get(unit, "unknown"))
-        row["split"] = "test" if entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test) else "validation"
-        rows[row["split"]].append(row)
-        if row["state"] != "done":
-            names = ("dataset", "features", "mode", "method", "variant", "repetition", "stage", "state")
-            problems[Problem(**{n: entry[n] for n in names}, reason=str(entry["error"]))] = None
-    return Results(found, _frame(rows["test"], runs), _frame(rows["validation"], runs), units, list(problems), runs)
+        rows[split].append({**row, "split": split, "stage": entry["stage"]})
+    params = _settings(tracker, runs, with_code=len(found) > 1)
+    test, validation = _frame(rows["test"], params), _frame(rows["validation"], params)
+    return Results(found, test, validation, units, _problems(pd.concat([validation, test])), runs)
+
+
+def _problems(frame: pd.DataFrame) -> list[Problem]:
+    lost = frame[frame["state"] != "done"]
+    names = ["dataset", "features", "mode", "method", "variant", "repetition", "stage", "state", "error"]
+    return [Problem(*row) for row in lost[names].drop_duplicates().itertuples(index=False, name=None)]
+
+
+def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: bool) -> dict[str, dict[str, str]]:
+    """Settings by job key; with the code, data and torch versions too where runs of several calls may meet in a row."""
+    settings = {key: dict(run.params) for key, run in runs.items()}
+    for key, run in runs.items() if with_code else ():
+        identity = _identity(tracker, run.run_id)
+        settings[key] |= {name: str(identity.get(name, "unknown"))[:8] for name in ("code", "digest", "torch")}
+    return settings
+
+
+def _identity(tracker: Tracker, run_id: str) -> dict[str, Any]:
+    """What a job's key was made of; empty where it was not recorded."""
+    try:
+        return dict(tracker.read_json(run_id, "identity.json"))
+    except UsageError:
+        return {}
 
 
 def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
@@ -169,7 +193,7 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
             tags = run.tags
             study = tracker.read_json(run.run_id, "tuning.json") if "tuning.trials" in tags else None
             names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
-            units.append(UnitFacts(*names, tags=tags, call=call.run_id, study=study))
+            units.append(UnitFacts(*names, tags=tags, call=call.run_id, run_id=run.run_id, study=study))
     return units
 
 
@@ -178,7 +202,8 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, align
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
     row |= {"alignment": alignment, "call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
-        return row if entry["state"] in ("failed", "missing") else {**row, "state": "missing", "error": "its run is gone"}
+        gone = entry["state"] not in ("failed", "missing")
+        return {**row, "state": "missing", "error": "its run is not in the store any more"} if gone else row
     prefix = "test/" if entry["stage"] == 2 else "best/"
     row |= {name: run.metrics.get(prefix + name) for name in METRICS}
     beta = run.metrics.get("calibration/beta")
@@ -187,31 +212,34 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, align
     return {**row, "state": "done", "error": "", "beta": beta, "epochs": epochs, "seed": seed, "run_id": run.run_id}
 
 
-def _frame(rows: list[dict[str, Any]], runs: Mapping[str, RunRecord]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """Rows as a frame; of a row that two calls have with the same settings, a result is kept before none, the newer first."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     for name in (*METRICS, "beta", "epochs"):
         frame[name] = frame[name].astype(float)
     frame["settings"] = ""
     for _, group in frame.groupby([*UNIT, "variant"], sort=False):
-        frame.loc[group.index, "settings"] = _settings_labels(group, runs)
-    has_result = frame["state"] == "done"
-    kept = frame[has_result | ~frame.duplicated(ROW, keep=False)]
-    lost = frame[~frame.index.isin(kept.index)].drop_duplicates(ROW)
-    lost = lost.merge(kept[ROW], on=ROW, how="left", indicator=True).query("_merge == 'left_only'").drop(columns="_merge")
-    both = [part for part in (kept.drop_duplicates([*ROW, "settings"]), lost) if len(part)]
-    return pd.concat(both, ignore_index=True) if both else frame
+        frame.loc[group.index, "settings"] = _settings_labels(group, params)
+    done = frame[frame["state"] == "done"].drop_duplicates([*ROW, "settings"])
+    lost = frame[(frame["state"] != "done") & ~_in(frame, done)].drop_duplicates(ROW)
+    return frame.loc[sorted([*done.index, *lost.index])].reset_index(drop=True)
 
 
-def _settings_labels(group: pd.DataFrame, runs: Mapping[str, RunRecord]) -> list[str]:
+def _in(frame: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+    """Whether a row of the frame stands in the other one too."""
+    known = set(other[ROW].itertuples(index=False, name=None))
+    return pd.Series([row in known for row in frame[ROW].itertuples(index=False, name=None)], index=frame.index, dtype=bool)
+
+
+def _settings_labels(group: pd.DataFrame, params: Mapping[str, Mapping[str, str]]) -> list[str]:
     """For each row what its settings have that the others' do not, as ``train.epochs=2``; empty where all are the same.
 
     Results made under different settings must not be averaged, so that each settings get a row of their own.
     """
-    params = [runs[key].params if key in runs else None for key in group["job_key"]]
-    known = [p for p in params if p is not None]
+    mine = [params.get(key) for key in group["job_key"]]
+    known = [p for p in mine if p is not None]
     names = sorted({n for p in known for n in p if any(q.get(n) != p[n] for q in known)})
-    return ["" if p is None else ", ".join(f"{n}={p.get(n, 'unset')}" for n in names) for p in params]
+    return ["" if p is None else ", ".join(f"{n}={p.get(n, 'unset')}" for n in names) for p in mine]
 
 
 def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:
@@ -233,14 +261,16 @@ def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str],
     """Digests of the data by data set, features and split; read from one run of each."""
     found: dict[tuple[str, str, str], list[str]] = {}
     done = frame[frame["state"] == "done"].drop_duplicates(["dataset", "features", "split", "call"])
-    for row in done.itertuples():
-        try:
-            digest = str(tracker.read_json(str(row.run_id), "identity.json")["digest"])
-        except (UsageError, KeyError):
-            digest = "not recorded"
-        known = found.setdefault((str(row.dataset), str(row.features), str(row.split)), [])
+    for row in records(done):
+        digest = str(_identity(tracker, row["run_id"]).get("digest", "not recorded"))
+        known = found.setdefault((row["dataset"], row["features"], row["split"]), [])
         known.extend([digest] if digest not in known else [])
     return found
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def distinct(values: Iterable[str]) -> list[str]:

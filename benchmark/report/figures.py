@@ -1,4 +1,4 @@
-"""Seen-unseen curves as figures. Only matplotlib's object interface is used, so that no display and no global state is needed."""
+"""Seen-unseen curves as figures, by matplotlib's object interface alone: no display and no global state is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-FAINT = "#B8B8B8"
+FAINT, GREY = "#C4C4C4", "#707070"
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,13 @@ def _frame(axes: Axes, unseen: float, seen: float) -> None:
     hm = _harmonic_mean(s, u)
     levels = [level for level in MaxNLocator(6).tick_values(0, float(hm.max())) if 0 < level < hm.max()]
     if levels:
-        lines = axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
-        axes.clabel(lines, fmt=lambda level: f"HM {level:g}", fontsize=6.5)
+        axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
+    for level in levels:  # where a line leaves on the right, clear of the curves
+        at = level * right / (2 * right - level)
+        axes.annotate(f"HM {level:g}", (right, at), (2, 0), textcoords="offset points", fontsize=6.5, va="center", color=GREY)
 
 
 def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     total = a + b
-    return np.divide(2 * a * b, total, out=np.zeros_like(total, dtype=float), where=total > 0)
+    hm: np.ndarray = np.divide(2 * a * b, total, out=np.zeros_like(total, dtype=float), where=total > 0)
+    return hm

@@ -87,6 +87,11 @@ class Golden:
         return Batch(audio, video, **kwargs)
 
 
+CHAOTIC = {"tcaf"}
+"""Here a relative change of the weights by 1e-7, or another number of threads, is enough to move the losses of later steps
+by up to 5e-4 (relative), running variances by 4e-4 and up to 1 % of the elements of a weight by more than 1e-4."""
+
+
 def arrays(path: Path) -> dict[str, Tensor]:
     with np.load(path) as stored:
         return {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
@@ -207,8 +212,7 @@ def test_training_losses_equal_the_published_ones(golden: Golden) -> None:
     stored = golden.data["train_losses_total_reg_rec_ce" if golden.name == "tcaf" else "train_loss_total"]
     stored = stored.reshape(losses.shape).to(losses.dtype)
     torch.testing.assert_close(losses[0], stored[0], rtol=1e-5, atol=1e-6)
-    # TCAF: a relative change of 1e-7 in its weights, or another number of threads, moves later losses by up to 3e-4
-    torch.testing.assert_close(losses, stored, rtol=5e-4 if golden.name == "tcaf" else 1e-5, atol=1e-6)
+    torch.testing.assert_close(losses, stored, rtol=1e-4 if golden.name in CHAOTIC else 1e-5, atol=1e-6)
 
 
 def test_five_training_steps_give_the_published_weights_and_running_statistics(golden: Golden) -> None:
@@ -227,12 +231,10 @@ def test_five_training_steps_give_the_published_weights_and_running_statistics(g
             assert (off <= 1.5 * full_steps * scale).all(), (name, off.max())
         else:
             # single elements whose gradient is itself rounding noise may differ, by what Adam can move them
-            assert (off <= 1e-4 * scale).double().mean() >= SHARE[golden.name], (name, off.max())
+            chaotic = golden.name in CHAOTIC
+            tolerance = 1e-3 if chaotic and name.endswith("running_var") else 1e-4
+            assert (off <= tolerance * scale).double().mean() >= (0.98 if chaotic else 0.999), (name, off.max())
             assert (off <= full_steps * scale).all(), (name, off.max())
-
-
-SHARE = {"tcaf": 0.95, "avca": 0.999, "cjme": 1.0, "avgzslnet": 1.0}
-"""Share of the elements of each tensor that must lie within 1e-4; the rest is noise (see the test above)."""
 
 
 def test_a_leftover_or_missing_tensor_is_named(golden: Golden) -> None:

@@ -1,0 +1,225 @@
+"""Frames of an import on their way to a store: flat files with a journal, so that a killed import carries on.
+
+Frames of a class are appended to ``audio.f32`` and ``video.f32`` and reach the disk before the journal's line that
+names them does. What the journal does not name is cut off when the staging is opened again. Reading uses plain reads,
+so mapped pages never count towards the memory of an import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.class_files import MODALITIES, ClassContent
+from benchmark.data.store import Floats, Ints
+
+HASH_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def fingerprint(path: Path, root: Path) -> SourceFile:
+    """Size, time and sha256 of a file as it is now."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        stat = os.fstat(f.fileno())
+        while block := f.read(HASH_BLOCK):
+            sha.update(block)
+    return SourceFile(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, sha.hexdigest())
+
+
+def unchanged(recorded: SourceFile, root: Path) -> bool:
+    """Whether a file is as recorded. Its content is hashed only where its time differs."""
+    path = root / recorded.path
+    if not path.is_file() or path.stat().st_size != recorded.size:
+        return False
+    return path.stat().st_mtime_ns == recorded.mtime_ns or fingerprint(path, root).sha256 == recorded.sha256
+
+
+@dataclass(frozen=True)
+class StagedModality:
+    """Where the frames of one class lie in a flat file."""
+
+    start: int
+    """First row."""
+    lengths: list[int]
+    peak: float
+
+    @property
+    def stop(self) -> int:
+        return self.start + sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class StagedClass:
+    """One line of the journal: a class of a part whose frames are safe on the disk."""
+
+    part: str
+    name: str
+    ids: list[str]
+    sources: list[SourceFile]
+    audio: StagedModality
+    video: StagedModality
+
+    def modality(self, name: str) -> StagedModality:
+        return self.audio if name == "audio" else self.video
+
+
+def _parse(line: bytes) -> StagedClass:
+    fields = json.loads(line)
+    audio, video = (StagedModality(**fields.pop(modality)) for modality in MODALITIES)
+    sources = [SourceFile(**source) for source in fields.pop("sources")]
+    return StagedClass(sources=sources, audio=audio, video=video, **fields)
+
+
+class Staging:
+    """The staging of one import. Its header names all that decides what is staged; another header starts afresh.
+
+    Args:
+        folder: where the flat files lie; made where it is missing.
+        header: card, features, form, version: what must agree for staged classes to be of use.
+        dims: features per step by modality.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], dims: Mapping[str, int]) -> None:
+        self.folder = folder
+        self.dims = dict(dims)
+        self.classes: dict[tuple[str, str], StagedClass] = {}
+        self._header = json.dumps({**header, "dims": self.dims}, sort_keys=True).encode() + b"\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._journal = folder / "journal.jsonl"
+        self._open_journal()
+
+    def path(self, modality: str) -> Path:
+        return self.folder / f"{modality}.f32"
+
+    def _open_journal(self) -> None:
+        """Keep what the journal says and the files have; cut off the rest."""
+        content = self._journal.read_bytes() if self._journal.is_file() else b""
+        if not content.startswith(self._header):
+            content = self._header
+            for modality in MODALITIES:
+                self.path(modality).write_bytes(b"")
+            self._write_journal(content)
+            return
+        rows = {
+            m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0 for m in MODALITIES
+        }
+        good = len(self._header)
+        for line in content[good:].splitlines(keepends=True):
+            try:
+                staged = _parse(line) if line.endswith(b"\n") else None
+            except (ValueError, TypeError, KeyError):
+                staged = None
+            if staged is None or any(staged.modality(m).stop > rows[m] for m in MODALITIES):
+                break
+            self.classes[staged.part, staged.name] = staged
+            good += len(line)
+        self._write_journal(content[:good])
+        for modality in MODALITIES:
+            self.path(modality).touch()
+            os.truncate(self.path(modality), self._end(modality) * self.dims[modality] * 4)
+
+    def _write_journal(self, content: bytes) -> None:
+        """Replace the journal in one step: a kill between truncating and writing would lose all of it."""
+        temporary = self._journal.with_suffix(".partial")
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, self._journal)
+
+    def _end(self, modality: str) -> int:
+        return max((staged.modality(modality).stop for staged in self.classes.values()), default=0)
+
+    def current(self, part: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
+        """The staged class, where it comes from these files as they are now."""
+        staged = self.classes.get((part, name))
+        if staged is None or [s.path for s in staged.sources] != [p.relative_to(root).as_posix() for p in paths]:
+            return None
+        return staged if all(unchanged(source, root) for source in staged.sources) else None
+
+    def append(self, part: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
+        """Append the frames of a class; on return they and the journal's line are on the disk."""
+        places = {}
+        for modality in MODALITIES:
+            frames = content.frames[modality]
+            with open(self.path(modality), "r+b") as f:
+                start = self._end(modality)
+                f.seek(start * self.dims[modality] * 4)
+                for x in frames:
+                    f.write(np.ascontiguousarray(x, "<f4").data)
+                f.truncate()
+                f.flush()
+                os.fsync(f.fileno())
+            places[modality] = StagedModality(start, [len(x) for x in frames], content.peaks[modality])
+        staged = StagedClass(part, name, content.ids, list(sources), places["audio"], places["video"])
+        with open(self._journal, "ab") as f:
+            f.write(json.dumps(asdict(staged)).encode() + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+        self.classes[part, name] = staged
+        return staged
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class StagedFrames:
+    """Frames of staged classes one after the other, in the order given; a slice reads its rows from the flat file."""
+
+    def __init__(self, staging: Staging, modality: str, classes: Sequence[StagedClass]) -> None:
+        self._path = staging.path(modality)
+        self._dim = staging.dims[modality]
+        self._starts = np.array([c.modality(modality).start for c in classes], np.int64)
+        ends = np.cumsum([c.modality(modality).stop - c.modality(modality).start for c in classes])
+        self._bounds: Ints = np.concatenate([[0], ends]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._dim
+
+    def __getitem__(self, rows: slice) -> Floats:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("staged frames are read in order")
+        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
+        segment = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        position = start
+        with open(self._path, "rb", buffering=0) as f:
+            while position < stop:
+                end = min(stop, int(self._bounds[segment + 1]))
+                f.seek((int(self._starts[segment]) + position - int(self._bounds[segment])) * self._dim * 4)
+                _read_into(f, out[position - start : end - start])
+                position, segment = end, segment + 1
+        return out
+
+
+def _read_into(file: io.FileIO, block: NDArray[np.float32]) -> None:
+    view = block.reshape(-1).data.cast("B")
+    while len(view):
+        n = file.readinto(view)
+        if not n:
+            raise OSError("a staging file was shortened while it was read; import again")
+        view = view[n:]

@@ -1,0 +1,357 @@
+"""Import of the published AV-GZSL folders (lists, word vectors, per-class feature files) into a feature store.
+
+Both published forms are read: pickled sequences (``<set>_features_non_averaged``) and HDF5 temporal means
+(``<set>_features``). All faults of a folder are told at once; a killed import carries on; an import that is done
+already is not done again. One class is in memory at a time. ``stage_2_train`` is the union of three other parts and is
+not read.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from benchmark.data.cards import Card, FeatureSetCard, OfficialLayout
+from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX, Form, list_class_files, read_class
+from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
+from benchmark.data.import_staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
+from benchmark.data.problems import ImportProblems, Problem, ProblemLog
+from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+IMPORTER_VERSION = 1
+FORMS: tuple[Form, ...] = ("sequences", "means")
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+Progress = Callable[[str, int, int], None]
+Dtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Counts of one part: what its lists say, what its files hold, what the card expects."""
+
+    classes: int
+    expected_classes: int | None
+    listed: int | None
+    """Listed samples of listed classes; None without a sample list."""
+    dropped: int
+    """Listed samples of unlisted classes."""
+    found: int
+    expected: int | None
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    target: Path
+    form: Form
+    dtype: Dtype
+    digest: str
+    already: bool
+    """The store was there, from the same files: nothing was done."""
+    resumed: int
+    """Classes of parts that an earlier, interrupted import had read."""
+    parts: Mapping[str, PartCount]
+    notes: Sequence[Problem]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One class of one part and its two files."""
+
+    part: str
+    label: int
+    name: str
+    paths: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be imported, from where, to where."""
+
+    card: Card
+    features: str
+    feature_set: FeatureSetCard
+    root: Path
+    target: Path
+    form: Form
+    dtype: Dtype
+    generated: bool
+
+    @property
+    def dims(self) -> dict[str, int]:
+        return {"audio": self.feature_set.audio.dim, "video": self.feature_set.video.dim}
+
+    @property
+    def files(self) -> Path:
+        return self.root / "features" / FOLDER[self.form].format(self.features)
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the store besides the content of the files."""
+        return {
+            "importer": "official layout",
+            "importer_version": IMPORTER_VERSION,
+            "card": self.card.name,
+            "features": self.features,
+            "form": self.form,
+            "dtype": self.dtype,
+            "generated": self.generated,
+            "source": self.root.name,
+            "dims": {**self.dims, "text": self.feature_set.text_dim},
+        }
+
+
+def import_official(
+    card: Card,
+    features: str | None,
+    source: Path,
+    target: Path,
+    form: Literal["auto", "sequences", "means"] = "auto",
+    dtype: Dtype = "float32",
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    generated: bool = False,
+) -> ImportReport:
+    """Import a folder of the official layout.
+
+    Args:
+        card: the data set; its dimensions are checked, its counts compared.
+        features: feature set (``cls``, ``main``); None for the card's default one.
+        source: the data set folder (``.../UCF``) or its parent.
+        target: the store to write. ``<target>.import`` beside it keeps what was read until the store is written.
+        form: which published form; ``auto`` takes sequences where there are any.
+        dtype: of the stored frames.
+        progress: called with (what, done, total).
+        force: import again even where the store is there and its sources have not changed.
+        generated: mark the store as holding generated data, as trial folders do.
+
+    Raises:
+        ImportProblems: faults of the folder, all of them.
+        UsageError: no such folder or feature set, another import is running, or the disk is full.
+    """
+    plan = _plan(card, features, source, target, form, dtype, generated)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+            return _import(plan, progress or (lambda what, done, total: None), force)
+    except Timeout:
+        raise UsageError(f"{target}: another import to this file is running; wait for it to end") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UsageError(
+            f"{target}: the disk is full; an import needs about twice the size of its class files. "
+            "Make room and give the command again: it carries on"
+        ) from None
+
+
+def _plan(
+    card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool
+) -> _Plan:
+    name, feature_set = card.feature_set(features)
+    layout = _layout(card)
+    candidates = (source, source / layout.folder)
+    root = next((path for path in candidates if (path / "class-split").is_dir()), None)
+    if root is None:
+        raise UsageError(
+            f"{source}: no folder in the official layout: neither it nor {candidates[1].name}/ in it has class-split/\n"
+            f"{card.obtain.strip()}"
+        )
+    root = root.resolve()
+    folders = {f: root / "features" / FOLDER[f].format(name) for f in FORMS}
+    wanted = FORMS if form == "auto" else tuple(f for f in FORMS if f == form)
+    found = next((f for f in wanted if any(folders[f].glob(f"*/*/*{SUFFIX[f]}"))), None)
+    if found is None:
+        looked = " and ".join(f"{folders[f].relative_to(root.parent)}/*/*/*{SUFFIX[f]}" for f in wanted)
+        raise UsageError(f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}")
+    is_generated = generated or card.kind == "generated"
+    return _Plan(card, name, feature_set, root, target, found, dtype, is_generated)
+
+
+def _layout(card: Card) -> OfficialLayout:
+    if card.official is None:
+        raise UsageError(f"data set {card.name!r} has no official layout (its card names none): it cannot be imported")
+    return card.official
+
+
+def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
+    problems, notes = ProblemLog(), ProblemLog()
+    folders = [plan.files] + [plan.root / "features" / FOLDER[f].format(plan.features) for f in FORMS if f != plan.form]
+    layout = _layout(plan.card)
+    texts = [folder / "text" / layout.text_file for folder in folders]
+    places = ListPlaces(plan.root, plan.features, layout, texts)
+    lists = read_lists(places, plan.feature_set.text_dim, problems, notes)
+    wanted = _wanted(plan, lists, problems, notes)
+    if not problems and not force:
+        store = _already(plan, lists, wanted)
+        if store is not None:
+            counts = _counts(plan, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
+            return ImportReport(plan.target, plan.form, plan.dtype, store.digest, True, 0, counts, list(notes))
+    staging = _open_staging(plan)
+    staged, resumed = _stage(plan, wanted, staging, problems, progress)
+    _check_samples(plan, lists, staged, problems)
+    counts = _counts(plan, lists, [sum(len(c.ids) for w, c in staged if w.part == part) for part in PARTS], notes)
+    if problems:
+        raise ImportProblems(str(plan.root), list(problems))
+    progress("writing the store", 0, 1)
+    write_store(plan.target, _content(plan, lists, staged, staging), plan.dtype)
+    progress("writing the store", 1, 1)
+    staging.remove()
+    digest = FeatureStore(plan.target).digest
+    return ImportReport(plan.target, plan.form, plan.dtype, digest, False, resumed, counts, list(notes))
+
+
+def _open_staging(plan: _Plan) -> Staging:
+    header = {key: value for key, value in plan.identity().items() if key not in ("dtype", "generated", "dims")}
+    return Staging(plan.target.with_name(f"{plan.target.name}.import"), header, plan.dims)
+
+
+def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: ProblemLog) -> list[_Wanted]:
+    """The class files of all listed classes; missing ones are problems, extra ones notes."""
+    wanted = []
+    for part in PARTS:
+        present = {m: list_class_files(plan.files / m / part, plan.form, problems) for m in MODALITIES}
+        listed = {lists.names[c].casefold() for c in lists.parts[part].classes}
+        for label in lists.parts[part].classes:
+            name = lists.names[label]
+            for modality in MODALITIES:
+                if name.casefold() not in present[modality]:
+                    problems.add("missing class file", f"{modality}/{part}/{name}{SUFFIX[plan.form]}")
+            if all(name.casefold() in present[m] for m in MODALITIES):
+                wanted.append(_Wanted(part, label, name, {m: present[m][name.casefold()] for m in MODALITIES}))
+        for modality in MODALITIES:
+            for key, path in present[modality].items():
+                if key not in listed:
+                    notes.add("class files of unlisted classes, not read", f"{modality}/{part}/{path.name}")
+    return wanted
+
+
+def _already(plan: _Plan, lists: ClassLists, wanted: Sequence[_Wanted]) -> FeatureStore | None:
+    """The store, where it is there and made from these files as they are now."""
+    if not plan.target.is_file():
+        return None
+    try:
+        store = FeatureStore(plan.target)
+        files = [SourceFile(**recorded) for recorded in store.provenance["files"]]
+        identity = {key: value for key, value in store.provenance.items() if key != "files"}
+    except (UsageError, KeyError, TypeError) as error:
+        log.warning("%s is there but is no store of this importer (%s); it will be replaced", plan.target, error)
+        return None
+    paths = [*lists.files, *(w.paths[m] for w in wanted for m in MODALITIES)]
+    same = identity == plan.identity() and [f.path for f in files] == [_relative(plan, path) for path in paths]
+    return store if same and all(unchanged(recorded, plan.root) for recorded in files) else None
+
+
+def _relative(plan: _Plan, path: Path) -> str:
+    return path.relative_to(plan.root).as_posix()
+
+
+def _stage(
+    plan: _Plan, wanted: Sequence[_Wanted], staging: Staging, problems: ProblemLog, progress: Progress
+) -> tuple[list[tuple[_Wanted, StagedClass]], int]:
+    """Read each class that is not staged yet. Faulty ones are left out, so that all faults come to light."""
+    staged, resumed = [], 0
+    for done, w in enumerate(wanted):
+        progress("reading classes", done, len(wanted))
+        paths = [w.paths[m] for m in MODALITIES]
+        entry = staging.current(w.part, w.name, plan.root, paths)
+        if entry is not None:
+            resumed += 1
+        else:
+            try:
+                sources = [fingerprint(path, plan.root) for path in paths]
+            except OSError as error:
+                problems.add("unreadable file", f"{error.filename}: {error.strerror}")
+                continue
+            content = read_class(w.paths, plan.form, plan.dims, plan.root, problems)
+            if content is None:
+                continue
+            entry = staging.append(w.part, w.name, sources, content)
+        staged.append((w, entry))
+    progress("reading classes", len(wanted), len(wanted))
+    return staged, resumed
+
+
+def _check_samples(
+    plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], problems: ProblemLog
+) -> None:
+    """What shows only across classes: samples that stand twice or that no list names; and what float16 cannot hold."""
+    seen: dict[str, str] = {}
+    for w, entry in staged:
+        place = f"{w.part}/{w.name}"
+        listed = lists.parts[w.part].samples
+        for sample in entry.ids:
+            if sample in seen:
+                problems.add("duplicate sample id", f"{sample} in {seen[sample]} and {place}")
+            seen.setdefault(sample, place)
+            if listed is not None and listed.get(sample) != w.label:
+                where = f", listed as {lists.names[listed[sample]]}" if sample in listed else ""
+                problems.add("unlisted sample", f"{sample} in {place}{where}")
+        for modality in MODALITIES:
+            if plan.dtype == "float16" and entry.modality(modality).peak > FLOAT16_MAX:
+                example = f"{modality}/{place}: {entry.modality(modality).peak:g}, beyond {FLOAT16_MAX:g}"
+                problems.add("too large for float16", example)
+
+
+def _counts(plan: _Plan, lists: ClassLists, found: Sequence[int], notes: ProblemLog) -> dict[str, PartCount]:
+    """Counts of each part; fewer samples than listed, and other counts than the card's, are notes."""
+    counts = {}
+    for part, n in zip(PARTS, found, strict=True):
+        listing = lists.parts[part]
+        listed = None if listing.samples is None else len(listing.kept())
+        expected_classes, expected = plan.feature_set.classes.get(part), plan.feature_set.samples.get(part)
+        dropped = len(listing.samples or {}) - (listed or 0)
+        counts[part] = PartCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
+        if listed is not None and n < listed:
+            notes.add("fewer samples than listed", f"{part}: {n:,} of {listed:,}", listed - n)
+        if expected is not None and (listed if listed is not None else n) != expected:
+            notes.add("other counts than the card's", f"{part}: {listed or n:,} samples, the card has {expected:,}")
+        if expected_classes is not None and len(listing.classes) != expected_classes:
+            example = f"{part}: {len(listing.classes)} classes, the card has {expected_classes}"
+            notes.add("other counts than the card's", example)
+    return counts
+
+
+def _content(
+    plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], staging: Staging
+) -> StoreContent:
+    """Staged classes in the order of the store: by part, then class id, then sample id."""
+    entries = [entry for _, entry in staged]
+    sizes = [len(entry.ids) for entry in entries]
+    files = [asdict(fingerprint(path, plan.root)) for path in lists.files]
+    files += [asdict(source) for entry in entries for source in entry.sources]
+    return StoreContent(
+        dataset=plan.card.name,
+        features=plan.features,
+        generated=plan.generated,
+        class_names=lists.names,
+        class_parts={part: lists.parts[part].classes for part in PARTS},
+        vector_names=lists.vector_names,
+        vectors=lists.vectors,
+        own_vector=lists.own_vector,
+        ids=[sample for entry in entries for sample in entry.ids],
+        labels=np.repeat([w.label for w, _ in staged], sizes).astype(np.int64),
+        parts=np.repeat([PARTS.index(w.part) for w, _ in staged], sizes).astype(np.uint8),
+        audio=_modality(plan, "audio", entries, staging),
+        video=_modality(plan, "video", entries, staging),
+        provenance={**plan.identity(), "files": files},
+    )
+
+
+def _modality(plan: _Plan, name: str, entries: Sequence[StagedClass], staging: Staging) -> ModalityContent:
+    frames: Any = StagedFrames(staging, name, entries)  # read by slices, as an array would be
+    if plan.form == "means":
+        return ModalityContent(plan.dims[name], means=frames)
+    lengths = [n for entry in entries for n in entry.modality(name).lengths]
+    return ModalityContent(plan.dims[name], frames=frames, offsets=np.concatenate([[0], np.cumsum(lengths)]))

@@ -1,0 +1,234 @@
+"""Writes a report into a folder: markdown, CSV, figures. Every file is replaced whole; those of an earlier report go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.report.captions import method_title
+from benchmark.report.collect import METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
+from benchmark.report.figures import MethodCurve, method_curves_figure
+from benchmark.report.published import PublishedTable
+from benchmark.report.summary import method_ranks, numbers_csv, order_rows, summarise
+from benchmark.report.tables import Table, build_tables
+from benchmark.tracking import RunRecord, Tracker
+
+MANIFEST = "manifest.json"
+VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}
+CSV_METRICS = {
+    "gzsl": ["seen", "unseen", "hm"],
+    "zsl": ["zsl"],
+    "full": [*METRICS, "beta", "epochs"],
+    "validation": [*METRICS, "beta", "epochs"],
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report."""
+
+    folder: Path
+    files: Sequence[Path]
+    """All files, ``report.md`` first."""
+    tables: Sequence[Table]
+    results: Results
+
+    @property
+    def markdown(self) -> dict[str, list[str]]:
+        """Markdown of the tables by name (``gzsl``, ``zsl``, ``full``, ``validation``, ``tuning``)."""
+        texts: dict[str, list[str]] = {}
+        for table in self.tables:
+            texts.setdefault(table.name, []).append(table.markdown())
+        return texts
+
+    @property
+    def failed(self) -> list[str]:
+        """A sentence for each job without a result."""
+        return failed_jobs(self.results)
+
+
+@dataclass(frozen=True)
+class CurveFigure:
+    """A seen-unseen figure of the report: which rows it shows, and the curves."""
+
+    stem: str
+    title: str
+    curves: Sequence[MethodCurve]
+    data: pd.DataFrame
+    """Columns method, beta, seen, unseen (fractions)."""
+
+
+def write_report(
+    tracker: Tracker,
+    folder: Path,
+    call_ids: Sequence[str] | None = None,
+    published: Sequence[PublishedTable] | None = None,
+) -> Report:
+    """Write the report of some calls (the newest one if None).
+
+    Args:
+        tracker: the store, the only source of results.
+        folder: created if need be; files of an earlier report in it are removed, others are left alone.
+        call_ids: run ids of calls, or their beginnings.
+        published: published tables; those of ``reports/published/`` if None.
+
+    Raises:
+        UsageError: no call, an unknown id, or no result yet; then the folder is left as it was.
+    """
+    results = collect(tracker, call_ids)
+    tables = build_tables(results, published)
+    figures = curve_figures(tracker, results)
+    texts = {"report.md": report_markdown(tracker, results, tables, figures), **_csv_files(results, tables, published)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        for name, text in texts.items():
+            (Path(new) / name).write_text(text, encoding="utf-8")
+        for figure in figures:
+            drawn = method_curves_figure(figure.curves, figure.title)
+            drawn.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
+            drawn.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
+            figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
+        names = _install(Path(new), folder)
+    return Report(folder, [folder / name for name in names], tables, results)
+
+
+def _install(new: Path, folder: Path) -> list[str]:
+    """Move new files into place, report.md last, and remove what an earlier report left; returns the names."""
+    names = sorted((p.name for p in new.iterdir()), key=lambda name: (name != "report.md", name))
+    for name in set(_earlier_files(folder)) - {*names, MANIFEST}:
+        (folder / name).unlink(missing_ok=True)
+    (new / MANIFEST).write_text(json.dumps({"files": names}, indent=1), encoding="utf-8")
+    for name in [MANIFEST, *reversed(names)]:
+        os.replace(new / name, folder / name)
+    return names
+
+
+def _earlier_files(folder: Path) -> list[str]:
+    """Files that an earlier report wrote, by its manifest; plain names only, so that nothing outside can be meant."""
+    try:
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w][\w.+-]*", n)]
+
+
+def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None) -> dict[str, str]:
+    ranks, given = method_ranks(results), None if published is None else tuple(published)
+    names = {t.name for t in tables}
+    files = {}
+    for name, metrics in CSV_METRICS.items():
+        if name in names:
+            frame = results.validation if name == "validation" else results.test
+            files[f"{name}.csv"] = _csv(numbers_csv(order_rows(summarise(frame), ranks), metrics, given))
+    frames = [f for f in (results.test, results.validation) if len(f)]
+    if frames:
+        files["results.csv"] = _csv(pd.concat(frames, ignore_index=True))
+    return files
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
+    """A figure for each data set, features, mode, alignment and kind of settings: a curve per method, of its first seed."""
+    done = results.test[results.test["state"] == "done"]
+    ranks, figures = method_ranks(results), []
+    slots = done.assign(slot=["tuned" if v == "tuned" else "untuned" for v in done["variant"]])
+    for key, group in slots.groupby([*UNIT[:-1], "slot"], sort=False):
+        dataset, features, mode, alignment, slot = map(str, key)
+        firsts = group.sort_values("repetition", kind="stable").drop_duplicates("method")
+        firsts = firsts.sort_values("method", key=lambda names: names.map(ranks), kind="stable")
+        curves, points = [], []
+        for row in records(firsts):
+            curve = curve_of(tracker, row["run_id"])
+            if curve is not None and len(curve):
+                title = method_title(results, row["method"])
+                curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
+                points.append(curve.assign(method=row["method"], repetition=row["repetition"]))
+        if curves:
+            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen"]]
+            unit = next(u for u in results.units if u.dataset == dataset)
+            generated = ", generated data" if unit.tag("dataset_kind") == "generated" else ""
+            place = f"{unit.tag('dataset_title', dataset)} ({features}{generated}), mode {mode}, {alignment} text"
+            title = f"{place}\n{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
+            stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
+            figures.append(CurveFigure(stem, title, curves, data))
+    return figures
+
+
+def failed_jobs(results: Results) -> list[str]:
+    """A sentence for each job without a result."""
+    return [p.sentence(method_title(results, p.method)) for p in results.problems]
+
+
+def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], figures: Sequence[CurveFigure]) -> str:
+    """The whole report as markdown."""
+    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
+    parts = [f"# Audio-visual generalised zero-shot learning: {', '.join(datasets)}"]
+    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
+    if unfinished:
+        parts.append("**Not complete.** A call still runs or was interrupted; this report holds what is done so far.")
+    parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
+    if figures:
+        parts.append("## Seen-unseen curves")
+        parts.append(
+            "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
+            "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
+        )
+        parts += [f"![{f.title.replace(chr(10), ', ')}]({f.stem}.png)" for f in figures]
+    lost = failed_jobs(results)
+    if lost:
+        parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
+    parts += ["## Provenance", "\n".join(f"- {line}" for line in _provenance(tracker, results))]
+    parts += ["## Files", _files(tables)]
+    return "\n\n".join(p.strip() for p in parts) + "\n"
+
+
+def _one_line(text: str, limit: int = 500) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[:limit] + " …"
+
+
+def _files(tables: Sequence[Table]) -> str:
+    names = [f"`{n}.csv`" for n in CSV_METRICS if n in {t.name for t in tables}]
+    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    return "\n".join([*lines, "- `results.csv`: a line per job, accuracies as fractions"])
+
+
+def _provenance(tracker: Tracker, results: Results) -> list[str]:
+    lines = []
+    for call in results.calls:
+        started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
+    used = [r for key, r in results.runs.items() if key in {*results.test["job_key"], *results.validation["job_key"]}]
+    lines.append(f"Code revision: {_tag_values([*used, *results.calls], 'git_revision')}")
+    versions = (f"{label} {_tag_values(used, tag)}" for label, tag in VERSIONS.items())
+    lines.append(", ".join(versions))
+    devices = distinct(r.tags.get("cuda_device", "") for r in used)
+    lines.append(f"GPU: {', '.join(devices)}" if devices else "No GPU in use")
+    frames = [f for f in (results.test, results.validation) if len(f)]
+    known = digests(tracker, pd.concat(frames, ignore_index=True)) if frames else {}
+    for (dataset, features, split), values in known.items():
+        what = "train, validation and test" if split == "test" else "train and validation"
+        lines.append(f"Data digest of {dataset}/{features} ({what}): {', '.join(f'`{v}`' for v in values)}")
+    elsewhere = sum(r.parent not in results.method_runs for r in used)
+    if elsewhere:
+        lines.append(f"{elsewhere} of {len(used)} jobs were run by another call and reused")
+    return [*lines, f"Tracking store: {_without_password(tracker.uri)}"]
+
+
+def _tag_values(runs: Sequence[RunRecord], tag: str) -> str:
+    return ", ".join(distinct(r.tags.get(tag, "") for r in runs)) or "not recorded"
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]+@", "//…@", uri)

@@ -1,0 +1,177 @@
+"""What every registered method must keep; a new method is picked up by itself (plug-ins through GZSL_CONTRACT_PLUGINS)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark import registry
+from benchmark.data.cards import load_cards
+from benchmark.method import Batch, Classes, Method, Spec
+
+PLUGINS = [Path(p) for p in os.environ.get("GZSL_CONTRACT_PLUGINS", "").split(os.pathsep) if p]
+FOUND = registry.load(PLUGINS)
+SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=0.5, video_seconds=0.25)
+CLASSES = 4
+
+pytestmark = pytest.mark.parametrize("name", FOUND.methods)
+
+
+SIZES = load_cards()["stamps"].sizes
+"""Small settings of the methods that have some, for speed; others are tested with their defaults."""
+
+
+def build(name: str, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    cls = FOUND.get(name)
+    return cls(cls.Config(**SIZES.get(name, {})), SPEC)
+
+
+def text() -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(CLASSES, SPEC.text_dim, generator=torch.Generator().manual_seed(1)))
+
+
+def one(inputs: str, size: int, generator: torch.Generator, padding: int = 0) -> Batch:
+    if inputs == "mean":
+        return Batch(torch.randn(size, 5, generator=generator), torch.randn(size, 7, generator=generator))
+    features = {"audio": (4, 5), "video": (6, 7)}
+    fields: dict[str, Tensor] = {}
+    for modality, (steps, dim) in features.items():
+        x = torch.randn(size, steps, dim, generator=generator)
+        lengths = torch.randint(1, steps + 1, (size,), generator=generator)
+        lengths[0] = steps
+        mask = torch.arange(steps + padding) < lengths[:, None]
+        fields[modality] = torch.cat([x, torch.zeros(size, padding, dim)], 1) * mask[..., None]
+        fields[f"{modality}_mask"] = mask
+        fields[f"{modality}_times"] = torch.arange(steps + padding).float().expand(size, -1)
+    return Batch(**fields)  # type: ignore[arg-type]
+
+
+def training_batch(method: Method, size: int = 12, seed: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(size) % CLASSES
+
+    def labelled(labels: Tensor) -> Batch:
+        batch = one(method.inputs, size, generator)
+        signal = text()[labels]
+        audio, video = batch.audio, batch.video
+        mask_a = batch.audio_mask[..., None] if batch.audio_mask is not None else 1
+        mask_v = batch.video_mask[..., None] if batch.video_mask is not None else 1
+        extra = (lambda x: x[:, None]) if method.inputs == "sequence" else (lambda x: x)
+        audio = audio * 0.1 + extra(signal[:, :5]) * mask_a
+        video = video * 0.1 + extra(torch.cat([signal, signal[:, :1]], 1)) * mask_v
+        return replace(batch, audio=audio, video=video, label=labels, text=text()[labels])
+
+    batch = labelled(label)
+    return replace(batch, negative=labelled((label + 1) % CLASSES)) if method.needs_negatives else batch
+
+
+def test_loss_is_a_finite_total_with_its_parts(name: str) -> None:
+    method = build(name)
+    losses = method.loss(training_batch(method), Classes(text()))
+    assert "total" in losses
+    for part, value in losses.items():
+        assert value.shape == (), part
+        assert torch.isfinite(value), part
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
+
+
+def test_embeddings_and_distances_have_the_shapes_that_evaluation_reads(name: str) -> None:
+    method = build(name).eval()
+    batch = one(method.inputs, 3, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        distances = method.distances(method.embed(batch), method.embed_classes(text()))
+    assert method.reported_view in distances
+    for view, d in distances.items():
+        assert d.shape == (3, CLASSES), view
+        assert (d >= 0).all(), view
+
+
+def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: str) -> None:
+    method = build(name).eval()
+    with torch.no_grad():
+        short = method.embed(one(method.inputs, 5, torch.Generator().manual_seed(4)))
+        padded = method.embed(one(method.inputs, 5, torch.Generator().manual_seed(4), padding=9))
+        batch = one(method.inputs, 5, torch.Generator().manual_seed(4))
+        rows = {k: v[1:3] for k, v in vars(batch).items() if isinstance(v, Tensor)}
+        alone = method.embed(Batch(**rows))
+    for view, x in short.views.items():
+        assert torch.allclose(x, padded.views[view], atol=1e-5), view
+        assert torch.allclose(x[1:3], alone.views[view], atol=1e-5), view
+
+
+def test_training_lowers_the_loss_and_tells_the_classes_apart(name: str) -> None:
+    method = build(name).train()
+    optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)
+    totals = []
+    for step in range(40):
+        batch = training_batch(method, size=16, seed=step % 4)
+        losses = method.loss(batch, Classes(text()))
+        optimizer.zero_grad()
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            method.after_step(batch)
+        totals.append(losses["total"].item())
+    assert sum(totals[-5:]) < sum(totals[:5])
+    method.eval()
+    batch = training_batch(method, size=16, seed=1)
+    with torch.no_grad():
+        distances = method.distances(method.embed(batch), method.embed_classes(text()))[method.reported_view]
+    assert batch.label is not None
+    assert (distances.argmin(1) == batch.label).float().mean() > 2 / CLASSES
+
+
+def test_the_seed_fixes_the_model(name: str) -> None:
+    for a, b in zip(build(name, 7).state_dict().values(), build(name, 7).state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_saved_state_gives_the_same_embeddings(name: str) -> None:
+    method, other = build(name, 1).eval(), build(name, 2).eval()
+    other.load_state_dict(method.state_dict())
+    batch = one(method.inputs, 3, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        for view, x in method.embed(batch).views.items():
+            assert torch.equal(x, other.embed(batch).views[view])
+
+
+def test_padding_may_be_kept_out_of_batchnorm_statistics(name: str) -> None:
+    method = build(name).train()
+    if method.inputs == "mean":
+        pytest.skip("no padding in means")
+    generator = torch.Generator().manual_seed(6)
+    batch = replace(training_batch(method), padding_in_statistics=False)
+    longer = one(method.inputs, 12, generator, padding=5)
+    assert batch.audio_mask is not None
+    states = []
+    for padding in (0, 5):
+        torch.manual_seed(0)
+        method = build(name).train()
+        for module in method.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        raw = one(method.inputs, 12, torch.Generator().manual_seed(6), padding=padding)
+        method.loss(replace(raw, padding_in_statistics=False, label=batch.label, text=batch.text), Classes(text()))
+        states.append({k: v for k, v in method.state_dict().items() if "running" in k})
+    assert longer.audio.shape[1] > batch.audio.shape[1]
+    assert states[0]
+    for key, value in states[0].items():
+        assert torch.allclose(value, states[1][key], atol=1e-5), key
+
+
+def test_every_setting_is_documented_and_the_recipe_fits(name: str) -> None:
+    cls = FOUND.get(name)
+    for key, info in cls.Config.model_fields.items():
+        assert info.description, f"{name}.{key} has no description"
+    assert cls.title
+    assert cls.paper
+    assert cls.bibtex.lstrip().startswith("@")
+    recipe = FOUND.recipe(cls)
+    assert recipe is not None, f"search_spaces/{name}.yaml is missing"

@@ -1,0 +1,174 @@
+"""A real MLflow store filled as ``benchmark/execution.py`` fills one, without training anything."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark.tracking import Tracker, sqlite_uri
+
+ADAPTED = "our adaptation to zero-shot learning: no code of the adapted version was published"
+TITLES = {
+    "attention_fusion": "Attention fusion",
+    "perceiver": "Perceiver",
+    "cjme": "CJME",
+    "avgzslnet": "AVGZSLNet",
+    "avca": "AVCA",
+    "tcaf": "TCAF",
+}
+
+
+@dataclass(frozen=True)
+class FakeUnit:
+    """A method on a data set in a mode, and the scores that its seeds shall have."""
+
+    method: str = "tcaf"
+    dataset: str = "stamps"
+    features: str = "native"
+    mode: str = "paper"
+    alignment: str = "corrected"
+    variant: str = "default"
+    scores: Sequence[tuple[float, float] | None] = ((0.4, 0.2), (0.5, 0.3))
+    """S and U of each seed, fractions; None: the job failed in stage 1."""
+    tuned: Sequence[tuple[float, float] | None] | None = None
+    trials: int = 0
+    best_values: Mapping[str, Any] = field(default_factory=lambda: {"lr": 0.000123})
+    kind: str = "real"
+    caption: str = ""
+    reduced: bool = False
+    epochs: int = 8
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, str]:
+        return {"dataset": self.dataset, "features": self.features, "mode": self.mode, "method": self.method}
+
+    def tags(self) -> dict[str, str]:
+        return {
+            **self.identity(),
+            "alignment": self.alignment,
+            "method_title": TITLES.get(self.method, self.method),
+            "method_note": ADAPTED if self.method in ("perceiver", "attention_fusion") else "",
+            "method_inputs": "sequence",
+            "dataset_title": {"ucf": "UCF"}.get(self.dataset, self.dataset.title()),
+            "dataset_kind": self.kind,
+            "dataset_caption": self.caption,
+            "reduced_sizes": str(self.reduced).lower(),
+            "epochs": str(self.epochs),
+            "batches_per_epoch": "40",
+            "lengths": "max/max",
+            "alias": "",
+        }
+
+
+def hm(seen: float, unseen: float) -> float:
+    return 2 * seen * unseen / (seen + unseen)
+
+
+def curve(seen: float, unseen: float) -> pd.DataFrame:
+    """A curve that passes through the point."""
+    t = np.linspace(0, 1, 61)
+    shape = 1 - t**3.5
+    return pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * shape / shape[30], "unseen": unseen * shape[::-1] / shape[30]})
+
+
+@dataclass
+class FakeStore:
+    """Writes calls into a store."""
+
+    tracker: Tracker
+
+    def call(self, units: Sequence[FakeUnit], stages: str = "all", status: str = "FINISHED") -> str:
+        tags = {"kind": "call", "call_key": "k", "command": "run_benchmark.py --methods all", "git_revision": "abc123def456"}
+        call = self.tracker.start("benchmark 2026-01-01 12:00", tags)
+        entries: list[dict[str, Any]] = []
+        for unit in units:
+            method_tags = {**unit.tags(), "kind": "method"}
+            if unit.trials:
+                method_tags |= {"tuning.trials": str(unit.trials), "tuning.pruned": "1"}
+            parent = self.tracker.start(unit.method, method_tags, call)
+            if unit.trials:
+                study = {"study": "s", "best_values": dict(unit.best_values), "best_number": 2, "best_hm": 0.4321}
+                study |= {"complete": unit.trials - 1, "pruned": 1, "failed": 0}
+                self.tracker.log_json(parent, study, "tuning.json")
+            for variant, scores in ((unit.variant, unit.scores), ("tuned", unit.tuned)):
+                for repetition, score in enumerate(scores or ()):
+                    entries += self.repetition(replace(unit, variant=variant), parent, repetition, score, stages)
+            self.tracker.finish(parent)
+        if entries:
+            self.tracker.log_json(call, entries, "jobs.json")
+        self.tracker.finish(call, status)  # type: ignore[arg-type]
+        return call
+
+    def repetition(
+        self, unit: FakeUnit, parent: str, repetition: int, score: tuple[float, float] | None, stages: str
+    ) -> list[dict[str, Any]]:
+        """Both stages of a seed, as jobs and as entries of the call's list."""
+        common = {**unit.identity(), "variant": unit.variant, "repetition": repetition}
+        keys = [self.key(unit, repetition, stage) for stage in (1, 2)]
+        if score is None:
+            first = {**common, "stage": 1, "job_key": keys[0], "state": "failed", "error": "loss is not a number in epoch 3"}
+            second = {**common, "stage": 2, "job_key": keys[1], "state": "missing", "error": "stage 1 is failed"}
+            return [first, second] if stages == "all" else [first]
+        entries = []
+        for stage in (1, 2) if stages == "all" else (1,):
+            state = "reused" if self.tracker.by_job_key([keys[stage - 1]]) else "done"
+            if state == "done":
+                self.job(unit, parent, repetition, stage, keys[stage - 1], score)
+            entries.append({**common, "stage": stage, "job_key": keys[stage - 1], "state": state, "error": ""})
+        return entries
+
+    @staticmethod
+    def key(unit: FakeUnit, repetition: int, stage: int) -> str:
+        variant = "tuned" if unit.variant == "tuned" and unit.best_values else "start"
+        tail = "".join(unit.params.values())
+        return "-".join(
+            [*unit.identity().values(), unit.alignment, str(unit.epochs), tail, variant, str(repetition), str(stage)]
+        )
+
+    def job(self, unit: FakeUnit, parent: str, repetition: int, stage: int, key: str, score: tuple[float, float]) -> None:
+        versions = {"torch": "2.9.0", "numpy": "2.3.0", "python": "3.12.1", "git_revision": "abc123def456", "platform": "Linux"}
+        job_tags = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition)}
+        run = self.tracker.start(key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent)
+        settings = {"train.epochs": unit.epochs, "train.batches_per_epoch": 40, "train.batch_size": 64}
+        self.tracker.log_params(run, {**settings, "protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params})
+        self.tracker.log_json(run, {"digest": f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}, "identity.json")
+        seen, unseen = score
+        values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
+        if stage == 1:
+            metrics = {f"best/{k}": v for k, v in {**values, "beta": 0.4, "epoch": 4}.items()}
+        else:
+            metrics = {f"test/{k}": v for k, v in values.items()} | {"epochs": 5}
+            self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
+        self.tracker.log_metrics(run, {**metrics, "calibration/beta": 0.4 + 0.2 * repetition})
+        self.tracker.finish(run)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs; making one takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> FakeStore:
+    """A store of the test's own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return FakeStore(Tracker(sqlite_uri(tmp_path / "mlflow.db"), tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def unit() -> type[FakeUnit]:
+    """Makes units; test files cannot import this file."""
+    return FakeUnit

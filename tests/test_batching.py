@@ -1,0 +1,197 @@
+"""Batches: what is drawn, how it is cut and padded, which times it carries, how it is scaled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.config import LengthConfig, ProtocolConfig
+from benchmark.data.batching import (
+    ClassBalanced,
+    FeatureRules,
+    TrainingBatches,
+    make_batch,
+    plan_cuts,
+    with_evaluation_times,
+)
+from benchmark.data.cards import FeatureSetCard, ModalityCard
+from benchmark.data.store import ModalityData, Samples
+from benchmark.method import Classes
+
+AUDIO_S, VIDEO_S = 0.96, 0.64
+
+
+def rules(lengths: LengthConfig | None = None, inputs: str = "sequence", **protocol: str) -> FeatureRules:
+    return FeatureRules(
+        inputs,  # type: ignore[arg-type]
+        AUDIO_S,
+        VIDEO_S,
+        255.0,
+        1.0,
+        lengths or LengthConfig(),
+        ProtocolConfig(**protocol),  # type: ignore[arg-type]
+    )
+
+
+def modality(lengths: list[int], dim: int, seed: int) -> ModalityData:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    frames = np.random.default_rng(seed).random((offsets[-1], dim), np.float32) + 0.1
+    means = np.stack([frames[a:b].mean(0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    return ModalityData(dim, means, frames, offsets)
+
+
+def samples(audio: list[int], video: list[int], labels: list[int] | None = None) -> Samples:
+    n = len(audio)
+    return Samples(
+        modality(audio, 4, 0),
+        modality(video, 6, 1),
+        np.array(labels if labels is not None else range(n)),
+        np.zeros(n, np.uint8),
+        [f"s{i}" for i in range(n)],
+    )
+
+
+def test_max_length_pads_to_the_longest_of_the_batch_and_cuts_nothing() -> None:
+    data = samples([3, 5, 2], [4, 7, 1])
+    batch = make_batch(data, np.array([0, 2]), rules(), training=True)
+    assert batch.audio.shape == (2, 3, 4)
+    assert batch.video.shape == (2, 4, 6)
+    assert batch.audio_mask is not None
+    assert batch.audio_mask.sum(1).tolist() == [3, 2]
+    assert torch.equal(batch.audio[1, 2], torch.zeros(4))
+    assert torch.allclose(batch.audio[0], torch.from_numpy(data.audio.frames[:3]) / 255)  # type: ignore[index]
+
+
+def test_video_is_normalised_over_time_as_published_or_over_channels() -> None:
+    data, rows = samples([3, 3], [4, 6]), np.array([0, 1])
+    paper = make_batch(data, rows, rules(), training=False)
+    corrected = make_batch(data, rows, rules(video_norm="corrected"), training=False)
+    assert torch.allclose(paper.video.norm(dim=1), torch.ones(2, 6))
+    assert corrected.video_mask is not None
+    assert torch.allclose(corrected.video.norm(dim=2)[corrected.video_mask], torch.ones(10))
+
+
+@pytest.mark.parametrize(("video", "audio"), [(60, 37), (300, 184)])
+def test_published_audio_length_beside_a_fixed_video_length(video: int, audio: int) -> None:
+    assert rules().audio_length(video) == audio
+    assert rules(length_rule="corrected").audio_length(video) == round(video * VIDEO_S / AUDIO_S)
+
+
+def test_fixed_length_cuts_video_at_random_in_training_and_centred_in_evaluation() -> None:
+    lengths = LengthConfig(train=10, test=10)
+    audio, video = np.array([40, 4]), np.array([50, 6])
+    rng = np.random.default_rng(0)
+    starts = set()
+    for _ in range(200):
+        a, v = plan_cuts(rules(lengths), audio, video, training=True, rng=rng)
+        assert v.length.tolist() == [10, 6]
+        assert v.padded == 10
+        assert a.padded == round(10 * VIDEO_S * AUDIO_S) == 6
+        assert a.start[0] == min(round(v.start[0] * VIDEO_S / AUDIO_S), 40 - 6)
+        assert (v.start[1], a.start[1], a.length[1]) == (0, 0, 4)
+        starts.add(int(v.start[0]))
+    assert min(starts) == 0
+    assert max(starts) == 40
+    _, v = plan_cuts(rules(lengths), audio, video, training=False, rng=None)
+    assert v.start.tolist() == [20, 0]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=6),
+    st.one_of(st.just("max"), st.integers(1, 50)),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_cut_stays_inside_its_sample_and_takes_its_very_frames(
+    lengths: list[tuple[int, int]], wanted: int | str, training: bool
+) -> None:
+    data = samples([a for a, _ in lengths], [v for _, v in lengths])
+    rule = rules(LengthConfig(train=wanted, test=wanted))  # type: ignore[arg-type]
+    rows = np.arange(len(lengths))
+    cuts = plan_cuts(rule, data.audio.lengths, data.video.lengths, training=training, rng=np.random.default_rng(1))
+    batch = make_batch(data, rows, rule, training=training, rng=np.random.default_rng(1))
+    for cut, steps in zip(cuts, (data.audio.lengths, data.video.lengths), strict=True):
+        assert (cut.start >= 0).all()
+        assert (cut.length >= 1).all()
+        assert (cut.start + cut.length <= steps).all()
+        assert (cut.length <= cut.padded).all()
+    assert data.audio.frames is not None
+    assert data.audio.offsets is not None
+    for i in rows:
+        first = data.audio.offsets[i] + cuts[0].start[i]
+        expected = data.audio.frames[first : first + cuts[0].length[i]] / np.float32(255)
+        assert np.array_equal(batch.audio[i, : cuts[0].length[i]].numpy(), expected)
+        assert not batch.audio[i, cuts[0].length[i] :].any()
+
+
+def test_training_times_are_seconds_and_evaluation_times_are_step_numbers_as_published() -> None:
+    data, rows = samples([3], [4]), np.array([0])
+    training = make_batch(data, rows, rules(), training=True)
+    evaluation = make_batch(data, rows, rules(), training=False)
+    assert training.video_times is not None
+    assert evaluation.video_times is not None
+    assert training.video_times[0].tolist() == pytest.approx([0, 0.64, 1.28, 1.92])
+    assert evaluation.video_times[0].tolist() == [0, 1, 2, 3]
+    moved = with_evaluation_times(training, rules())
+    assert moved.audio_times is not None
+    assert moved.audio_times[0].tolist() == [0, 1, 2]
+
+
+def test_corrected_times_are_seconds_of_the_sample_after_cuts_too() -> None:
+    data, rows = samples([40], [50]), np.array([0])
+    rule = rules(LengthConfig(test=10), evaluation_times="corrected")
+    batch = make_batch(data, rows, rule, training=False)
+    assert batch.video_times is not None
+    assert batch.video_times[0, 0].item() == pytest.approx(20 * VIDEO_S)
+    assert with_evaluation_times(batch, rule) is batch
+
+
+def test_published_audio_scale_holds_for_every_feature_set() -> None:
+    modality_card = ModalityCard(extractor="x", dim=4, seconds=1, scale=1, published_scale=255)
+    card = FeatureSetCard(description="", audio=modality_card, video=modality_card, text_dim=3)
+    lengths = LengthConfig()
+    assert FeatureRules.of("sequence", card, lengths, ProtocolConfig()).audio_scale == 255
+    assert FeatureRules.of("sequence", card, lengths, ProtocolConfig(audio_scale="corrected")).audio_scale == 1
+
+
+def test_classes_are_drawn_uniformly_whatever_their_size() -> None:
+    labels = [7] * 1 + [3] * 99
+    sampler = ClassBalanced.over(samples([1] * 100, [1] * 100, labels), np.arange(100))
+    rows, drawn = sampler.epoch(seed=0, epoch=0, batches=100, size=64)
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+    assert sampler.class_ids.tolist() == [3, 7]
+    assert (np.array(labels)[rows] == sampler.class_ids[drawn]).all()
+    assert len(set(rows[drawn == 0].tolist())) == 99
+
+
+def test_negatives_are_of_another_class_and_uniform_over_the_others() -> None:
+    sampler = ClassBalanced.over(samples([1] * 40, [1] * 40, [i % 4 for i in range(40)]), np.arange(40))
+    _, labels = sampler.epoch(0, 0, 200, 32)
+    rows, other = sampler.negatives(labels, 0, 0)
+    assert (other != labels).all()
+    assert (rows % 4 == other).all()
+    counts = np.bincount((other - labels).ravel() % 4)
+    assert counts[1:] / counts.sum() == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_an_epoch_is_the_same_whenever_it_is_drawn_and_whoever_asks() -> None:
+    data = samples([2] * 12, [3] * 12, [i % 3 for i in range(12)])
+    sampler, classes = ClassBalanced.over(data, np.arange(12)), Classes(torch.eye(3))
+    plain = TrainingBatches(data, sampler, classes, rules(), negatives=False)
+    negatives = TrainingBatches(data, sampler, classes, rules(inputs="mean"), negatives=True)
+    again = list(plain.epoch(5, 3, 4, 8))
+    for a, b, c in zip(plain.epoch(5, 3, 4, 8), again, negatives.epoch(5, 3, 4, 8), strict=True):
+        assert a.label is not None
+        assert b.label is not None
+        assert c.label is not None
+        assert torch.equal(a.video, b.video)
+        assert torch.equal(a.label, c.label)
+        assert a.text is not None
+        assert torch.equal(a.text, torch.eye(3)[a.label])
+        assert c.negative is not None
+        assert c.negative.label is not None
+        assert (c.negative.label != c.label).all()
+    assert not torch.equal(next(plain.epoch(5, 4, 4, 8)).label, again[0].label)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""Evaluation: the fast exact method against a plain loop over samples, classes and betas, and against published numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from benchmark.evaluation import GRID, Calibration, Nearest, harmonic_mean
+from benchmark.method import euclidean
+
+
+def brute_force(
+    distances: np.ndarray, class_ids: np.ndarray, seen: set[int], labels: np.ndarray, beta: float
+) -> tuple[float, float, float]:
+    """S, U, ZSL by the definition: shift seen distances, take the first smallest, average recall over classes."""
+    right: dict[int, list[bool]] = {}
+    right_zsl: dict[int, list[bool]] = {}
+    for row, label in zip(distances, labels, strict=True):
+        best = min(range(len(class_ids)), key=lambda c: (row[c] + (beta if class_ids[c] in seen else 0.0), class_ids[c]))
+        right.setdefault(int(label), []).append(class_ids[best] == label)
+        if label not in seen:
+            unseen = [c for c in range(len(class_ids)) if class_ids[c] not in seen]
+            right_zsl.setdefault(int(label), []).append(class_ids[min(unseen, key=lambda c: (row[c], class_ids[c]))] == label)
+    recall = {c: float(np.mean(r)) for c, r in right.items()}
+    groups = [[r for c, r in recall.items() if (c in seen) == want] for want in (True, False)]
+    zsl = [float(np.mean(r)) for r in right_zsl.values()]
+    return tuple(float(np.mean(g)) if g else 0.0 for g in (*groups, zsl))  # type: ignore[return-value]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Distances on a coarse exact grid, so that ties of every kind are common and no sum is rounded."""
+    n, c = draw(st.integers(1, 12)), draw(st.integers(2, 6))
+    distances = draw(arrays(np.float32, (n, c), elements=st.integers(0, 24).map(lambda i: i / 4)))
+    class_ids = np.sort(draw(st.lists(st.integers(0, 30), min_size=c, max_size=c, unique=True)))
+    n_seen = draw(st.integers(1, c - 1))
+    seen = np.sort(draw(st.permutations(list(class_ids)))[:n_seen])
+    labels = np.array(draw(st.lists(st.sampled_from(list(class_ids)), min_size=n, max_size=n)))
+    return distances, class_ids.astype(np.int64), seen.astype(np.int64), labels.astype(np.int64)
+
+
+@given(cases(), st.integers(-30, 30).map(lambda i: i / 4))
+@settings(max_examples=300, deadline=None)
+def test_scores_at_any_beta_equal_the_plain_loop(case: tuple[np.ndarray, ...], beta: float) -> None:
+    distances, ids, seen, labels = case
+    nearest = Nearest.of(distances, ids, seen, labels)
+    expected = brute_force(distances.astype(float), ids, set(seen.tolist()), labels, beta)
+    for exact in (False, True):
+        scores = nearest.at(beta, exact=exact)
+        assert (scores.seen, scores.unseen, scores.zsl) == pytest.approx(expected)
+
+
+@given(cases())
+@settings(max_examples=200, deadline=None)
+def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarray, ...]) -> None:
+    distances, ids, seen, labels = case
+    curve = Nearest.of(distances, ids, seen, labels).curve()
+    breakpoints = {float(a - b) for row in distances.astype(float) for a in row for b in row}
+    betas = sorted(breakpoints | {b + 1 / 8 for b in breakpoints} | {min(breakpoints) - 1, max(breakpoints) + 1})
+    states = [brute_force(distances.astype(float), ids, set(seen.tolist()), labels, beta) for beta in betas]
+    points = {(round(s, 9), round(u, 9)) for s, u, _ in states}
+    assert {(round(s, 9), round(u, 9)) for s, u in zip(curve.seen.tolist(), curve.unseen.tolist(), strict=True)} == points
+    assert curve.hm.max() == pytest.approx(max(harmonic_mean(s, u) for s, u, _ in states))
+    s, u = np.array([x[0] for x in states]), np.array([x[1] for x in states])
+    assert curve.ausuc == pytest.approx(float(np.trapezoid(s, u)))
+
+
+@given(cases())
+@settings(max_examples=100, deadline=None)
+def test_best_beta_of_the_curve_gives_the_best_hm(case: tuple[np.ndarray, ...]) -> None:
+    nearest = Nearest.of(*case)
+    curve = nearest.curve()
+    assert nearest.at(curve.best_beta(), exact=True).hm == pytest.approx(curve.hm.max())
+
+
+@given(cases())
+@settings(max_examples=100, deadline=None)
+def test_grid_takes_the_first_maximum(case: tuple[np.ndarray, ...]) -> None:
+    nearest = Nearest.of(*case)
+    values = [nearest.at(float(b)).hm for b in GRID]
+    assert nearest.best_on_grid().beta == pytest.approx(float(GRID[int(np.argmax(values))]))
+
+
+def test_exact_calibration_is_never_below_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    distances = rng.random((200, 10)).astype(np.float32)
+    nearest = Nearest.of(distances, np.arange(10), np.arange(6), rng.integers(0, 10, 200))
+    assert nearest.curve().hm.max() >= nearest.best_on_grid().hm
+
+
+def test_grid_is_the_published_one() -> None:
+    assert GRID.tolist() == pytest.approx([0.2 * i for i in range(16)])
+
+
+def test_calibration_is_the_mean_of_the_views_or_that_of_the_reported_view() -> None:
+    rng = np.random.default_rng(1)
+    views = {
+        name: Nearest.of(rng.random((60, 8)).astype(np.float32) * scale, np.arange(8), np.arange(5), rng.integers(0, 8, 60))
+        for name, scale in (("audio", 1.0), ("video", 4.0), ("both", 8.0))
+    }
+    paper = Calibration.choose(views, "both", exact=False, mean_of_views=True)
+    own = Calibration.choose(views, "both", exact=False, mean_of_views=False)
+    assert paper.beta == pytest.approx(np.mean([views[v].best_on_grid().beta for v in views]))
+    assert own.beta == pytest.approx(views["both"].best_on_grid().beta)
+    assert paper.beta != own.beta
+
+
+def test_blocks_of_samples_give_the_whole() -> None:
+    rng = np.random.default_rng(2)
+    distances, labels = rng.random((50, 7)).astype(np.float32), rng.integers(0, 7, 50)
+    ids, seen = np.arange(7), np.arange(4)
+    whole = Nearest.of(distances, ids, seen, labels)
+    parts = Nearest.concatenate([Nearest.of(distances[i : i + 8], ids, seen, labels[i : i + 8]) for i in range(0, 50, 8)])
+    assert whole.at(0.1) == parts.at(0.1)
+
+
+def test_recall_table_averages_to_the_scores() -> None:
+    rng = np.random.default_rng(3)
+    nearest = Nearest.of(rng.random((90, 9)).astype(np.float32), np.arange(9), np.arange(5), rng.integers(0, 9, 90))
+    table, scores = nearest.recall(0.2), nearest.at(0.2)
+    assert np.mean([table[c][0] for c in range(5)]) == pytest.approx(scores.seen)
+    assert np.mean([table[c][0] for c in range(5, 9)]) == pytest.approx(scores.unseen)
+    assert np.mean([table[c][1] for c in range(5, 9)]) == pytest.approx(scores.zsl)
+    assert sum(n for _, _, n in table.values()) == 90
+
+
+def test_broken_embeddings_are_an_error() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        Nearest.of(np.full((1, 2), np.nan, np.float32), np.arange(2), np.array([0]), np.array([0]))
+
+
+@pytest.mark.parametrize("name", ["evaluation_plain", "evaluation_cjme"])
+def test_published_evaluation_is_equalled(shared: Path, name: str) -> None:
+    folder = shared / "golden" / name
+    data, expected = np.load(folder / "data.npz"), json.loads((folder / "expected.json").read_text())
+    tensors = {k: torch.from_numpy(data[k]) for k in ("audio", "video", "classes")}
+    distances = {view: euclidean(tensors[view], tensors["classes"]) for view in ("audio", "video")}
+    gate = torch.from_numpy(data["attention_hard"]) if expected["cjme_attention"] else None
+    audio, video = distances["audio"], distances["video"]
+    distances["both"] = audio + video if gate is None else (1 - gate) * audio + gate * video
+    views = {v: Nearest.of(d.numpy(), data["class_ids"], data["seen_ids"], data["label"]) for v, d in distances.items()}
+    calibration = Calibration.choose(views, "both", exact=False, mean_of_views=True)
+    assert calibration.beta == pytest.approx(expected["mean_beta"], abs=1e-6)
+    for view, nearest in views.items():
+        for scores, wanted in (
+            (nearest.best_on_grid(), expected["best_over_grid"][view]),
+            (nearest.at(calibration.beta), expected["at_mean_beta"][view]),
+        ):
+            assert {**scores.as_dict(), "beta": scores.beta} == pytest.approx(wanted, abs=1e-6)

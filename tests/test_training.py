@@ -1,0 +1,177 @@
+"""The loop: exact resume, selection, schedule, broken numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Bench
+from torch import Tensor
+
+from benchmark import protocol
+from benchmark.errors import JobError, UsageError
+from benchmark.method import Method
+from benchmark.protocol import Task, stage_one
+from benchmark.training import EpochRecord, FitResult, Loop, TrainingData
+
+
+class Stop(Exception):
+    """Stands for a process that ends."""
+
+
+class Recorder:
+    """Keeps the epochs; ends the process after some batches if asked to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.records: list[EpochRecord] = []
+        self.batches, self.stop_after = 0, stop_after
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        self.batches += 1
+        if self.batches == self.stop_after:
+            raise Stop
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.records.append(record)
+
+
+def task(bench: Bench, method: str, *extra: str) -> Task:
+    return bench.units(bench.call(*extra, methods=method))[0].job(1, 0).task()
+
+
+def fit(task: Task, folder: Path, recorder: Recorder, **options: Any) -> tuple[Method, FitResult]:
+    data = protocol.training_data(task, task.development(), ["stage_1_train"])
+    loop = Loop(
+        task.settings.train,
+        seed=task.seed,
+        folder=folder,
+        key="k",
+        listener=recorder,
+        keep_best=True,
+        extra_pass=True,
+        **options,
+    )
+    method = task.build()
+    return method, method.fit(data, loop)
+
+
+def numbers(records: list[EpochRecord]) -> list[tuple[Any, ...]]:
+    return [(r.epoch, dict(r.losses), dict(r.validation), r.lr) for r in records]
+
+
+@pytest.mark.parametrize("method", ["tcaf", "avca"])
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
+def test_a_stopped_training_resumes_to_the_very_same_numbers(
+    bench: Bench, tmp_path: Path, method: str, stop_after: int
+) -> None:
+    undisturbed = Recorder()
+    model, result = fit(task(bench, method), tmp_path / "whole", undisturbed)
+    with pytest.raises(Stop):
+        fit(task(bench, method), tmp_path / "broken", Recorder(stop_after))
+    torch.rand(100)  # another process has another random state
+    resumed = Recorder()
+    again, other = fit(task(bench, method), tmp_path / "broken", resumed)
+    assert numbers(resumed.records) == numbers(undisturbed.records)
+    assert other.best_epoch == result.best_epoch
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    whole, broken = (torch.load(tmp_path / f / "best.pt", weights_only=True) for f in ("whole", "broken"))
+    assert whole["epoch"] == broken["epoch"]
+    assert all(torch.equal(v, broken["model"][k]) for k, v in whole["model"].items())
+
+
+def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench, tmp_path: Path) -> None:
+    recorder = Recorder()
+    _, result = fit(task(bench, "avgzslnet", "train.epochs=6"), tmp_path, recorder)
+    hms = [r.validation["hm"] for r in recorder.records]
+    assert result.best_epoch == hms.index(max(hms))
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == result.best_epoch
+
+
+def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
+    values = iter(hms)
+
+    def validate(method: Method) -> protocol.Validation:
+        return protocol.Validation({"hm": next(values)}, {})
+
+    return TrainingData(data.batches, validate)
+
+
+def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:
+    job = task(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
+    data = with_validation(protocol.training_data(job, job.development(), ["stage_1_train"]), hms)
+    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    return [r.lr for r in job.build().fit(data, loop).history]
+
+
+def test_the_rate_falls_to_a_tenth_after_more_than_three_epochs_without_a_better_hm(bench: Bench, tmp_path: Path) -> None:
+    hms = [0.1, 0.3, 0.3, 0.2, 0.3, 0.1, 0.4]
+    assert rates(bench, tmp_path, hms) == pytest.approx([0.1] * 6 + [0.01])
+
+
+def test_the_schedule_can_be_switched_off(bench: Bench, tmp_path: Path) -> None:
+    assert rates(bench, tmp_path, [0.1] * 8, "cjme.plateau=false") == [0.1] * 8
+
+
+def test_rates_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit(task(bench, "cjme"), tmp_path, recorder, replay=[0.1, 0.02, 0.003])
+    assert [r.lr for r in recorder.records] == pytest.approx([0.1, 0.02, 0.003])
+
+
+def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tmp_path: Path) -> None:
+    job = task(bench, "cjme")
+    model = job.build()
+    plain, calls = model.loss, 0
+
+    def breaking(batch: Any, classes: Any) -> dict[str, Tensor]:
+        nonlocal calls
+        losses, calls = plain(batch, classes), calls + 1
+        if calls == 6:
+            name = next(n for n in losses if n != "total")
+            losses[name] = losses[name] * float("nan")
+        return losses
+
+    model.loss = breaking  # type: ignore[method-assign]
+    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    with pytest.raises(JobError, match=r"loss '\w+' is not finite in epoch 1, batch 1 .*learning rate"):
+        model.fit(data, loop)
+
+
+def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_path: Path) -> None:
+    job = task(bench, "cjme")
+    model = job.build()
+    name, parameter = next(iter(model.named_parameters()))
+    parameter.register_hook(lambda g: g * float("inf"))
+    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 0"):
+        model.fit(data, loop)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(bench: Bench, tmp_path: Path) -> None:
+    fit(task(bench, "cjme"), tmp_path, Recorder())
+    job = task(bench, "cjme")
+    with pytest.raises(UsageError, match="belongs to other settings"):
+        stage_one(job, tmp_path, "another key", Recorder())
+
+
+def test_mixed_precision_trains_and_validates(bench: Bench, tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit(task(bench, "tcaf", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
+    assert recorder.records[0].losses["total"] > 0
+
+
+def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
+    job = task(bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0")
+    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    model = job.build().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        model.after_step(next(data.batches.epoch(0, 0, 1, 16)))
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert all("running" in k or "num_batches" in k for k in moved)

@@ -1,0 +1,68 @@
+"""Small calls on generated data, and what runs them: shared by tests of protocol, tuning and execution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark import registry
+from benchmark.execution import CallResult, Outcome, Runner
+from benchmark.jobs import Call, Unit, plan_units
+from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.training import EpochRecord
+
+TINY = [
+    "train.epochs=3",
+    "train.batches_per_epoch=4",
+    "train.batch_size=16",
+    *(f"{m}.{s}" for m in ("tcaf", "attention_fusion", "perceiver") for s in ("dim=16", "encoder_hidden=16", "lr=0.001")),
+    *(f"{m}.{s}" for m in ("tcaf", "perceiver") for s in ("depth=1", "heads=2", "dim_head=8")),
+    "perceiver.latents=4",
+    "avca.dim=16",
+    "avca.encoder_hidden=16",
+    "cjme.hidden=16",
+    "avgzslnet.hidden=16",
+]
+"""Settings with which a job on the synthetic data takes well under a second."""
+
+
+class SilentDisplay:
+    """Keeps what a user would have seen."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.started: list[str] = []
+        self.epochs: list[EpochRecord] = []
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        self.started.append(title)
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+    def end(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class Bench:
+    """Runs calls in a folder of its own."""
+
+    def __init__(self, tracker: Tracker, runs: Path, data: Path) -> None:
+        self.tracker, self.runs, self.data = tracker, runs, data
+        self.display = SilentDisplay()
+        self.runner = Runner(tracker, runs, sqlite_uri(runs / "optuna.db"), self.display, "python run_benchmark.py")
+
+    def units(self, call: Call) -> list[Unit]:
+        return plan_units(call, registry.load(call.plugins), self.data)
+
+    def call(self, *extra: str, **options: object) -> Call:
+        """A tiny call on the synthetic data."""
+        return Call.model_validate({"dataset": "synthetic", "settings": [*TINY, *extra], **options})
+
+    def run(self, call: Call, **options: bool) -> CallResult:
+        return self.runner.run(call, self.units(call), **options)
