@@ -22,7 +22,8 @@ from typer.core import TyperGroup
 from benchmark.errors import UsageError
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
-out = Console()
+WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
+out = Console(width=WIDTH)
 err = Console(stderr=True)
 
 
@@ -261,10 +262,20 @@ def _write_report(tracker: Any, folder: Path, calls: Sequence[str] | None, *, sh
     report = write_report(tracker, folder, calls)
     if show:
         for table in report.tables:
-            out.print()
-            show_table(out, table.title, table.frame, bold=table.bold, caption=table.caption)
-        out.print(f"\nReport: {os.path.relpath(report.markdown)}", highlight=False)
-    return report.as_dict()
+            if table.name in ("full", "tuning"):  # too wide for a terminal: in the report's files
+                continue
+            for panel in table.panels():
+                out.print()
+                numeric = [bool(group) for group in panel.groups]
+                show_table(out, panel.title, panel.cells, bold=panel.bold, numeric=numeric)
+            for note in (table.caption, *table.notes):
+                out.print(f"[dim]{escape(note)}[/]", highlight=False)
+        out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False)
+    return {
+        "report": str(report.files[0]),
+        "tables": {t.name: t.cells.to_dict("records") for t in report.tables},
+        "failed": report.failed,
+    }
 
 
 @app.command()

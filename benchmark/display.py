@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -68,9 +69,8 @@ class LiveDisplay:
     def end(self, outcome: Outcome) -> None:
         self._clear()
         if not self.quiet:
-            self.console.print(
-                f"{MARKS[outcome.state]} {escape(outcome.job.title)}  {escape(_summary(outcome))}", highlight=False
-            )
+            text = f"{MARKS[outcome.state]} {escape(outcome.label)}  {escape(_summary(outcome))}"
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -95,20 +95,28 @@ def _summary(outcome: Outcome) -> str:
 
 
 def show_table(
-    console: Console, title: str, frame: pd.DataFrame, *, bold: pd.DataFrame | None = None, caption: str | None = None
+    console: Console,
+    title: str,
+    cells: pd.DataFrame,
+    *,
+    bold: pd.DataFrame | None = None,
+    numeric: Sequence[bool] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Print a table of strings, cells of ``bold`` emphasised."""
-    table = Table(title=title or None, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
-    for i, column in enumerate(frame.columns):
-        numeric = i > 0 and frame.iloc[:, i].astype(str).str.match(r"^(-|[-+\d.]+( ± [\d.]+)?)$").all()
-        table.add_column(escape(str(column)), justify="right" if numeric else "left", overflow="fold")
-    for r in range(len(frame)):
-        cells = []
-        for c in range(frame.shape[1]):
-            text = escape(str(frame.iat[r, c]))
-            cells.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
-        table.add_row(*cells)
+    """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(cells.columns):
+        right = numeric is not None and numeric[i]
+        table.add_column(escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold")
+    for r in range(len(cells)):
+        row = []
+        for c in range(cells.shape[1]):
+            text = escape(str(cells.iat[r, c]))
+            row.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
+        table.add_row(*row)
     console.print(table)
+    for note in notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
 
 
 def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -66,6 +66,7 @@ class Outcome:
     run_id: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,16 @@ class Runner:
         try:
             for unit in units:
                 self._run_unit(unit, call, result, tune_only)
-                self.tracker.log_json(run_id, [asdict(e) for e in result.entries], "jobs.json")
+                self._log_entries(result)
         except BaseException:
+            self._log_entries(result)
             self.tracker.finish(run_id, "KILLED")
             raise
         self.tracker.finish(run_id, "FAILED" if result.failed else "FINISHED")
         return result
+
+    def _log_entries(self, result: CallResult) -> None:
+        self.tracker.log_json(result.run_id, [asdict(e) for e in result.entries], "jobs.json")
 
     def _open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """The run with this identity, opened again, or a new one."""
@@ -148,7 +153,8 @@ class Runner:
 
     def _run_unit(self, unit: Unit, call: Call, result: CallResult, tune_only: bool) -> None:
         tags = {**unit_tags(unit), "kind": "method"}
-        parent = self._open_run({**unit.identity(), "kind": "method"}, unit.title, tags, result.run_id)
+        identity = {**unit.identity(), "kind": "method", "alias": unit.alias or ""}
+        parent = self._open_run(identity, unit.title, tags, result.run_id)
         try:
             if not tune_only:
                 self._repetitions(unit, call, result, parent, unit.variant, None)
@@ -252,7 +258,7 @@ class Runner:
             else:
                 run_id = self._job_run(job, parent, tags, label or job.title)
                 outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
-        self.display.end(outcome)
+        self.display.end(replace(outcome, label=label or job.title))
         return outcome
 
     def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:

@@ -206,8 +206,8 @@ def _unit(
     if tuning.trials > 0 and outside:
         listed = ", ".join(f"{k}={settings.searchable()[k]}" for k in outside)
         raise UsageError(
-            f"--trials {tuning.trials}: {method.title} on {card.name} starts from {listed}, outside the search range; widen the "
-            f"range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
+            f"--trials {tuning.trials}: {method.title} on {card.name} starts from {listed}, outside the search range; "
+            f"widen the range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
         )
     seeds = call.seeds or budget.seeds
     return Unit(

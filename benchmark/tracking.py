@@ -92,9 +92,11 @@ class Tracker:
 
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient  # 1.3 seconds: only when a store is opened
+
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(experiment)
@@ -175,17 +177,25 @@ class Tracker:
         entity = dataset._to_mlflow_entity()
         self.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
-    def read_json(self, run_id: str, file: str) -> Any:
-        """A JSON artifact of a run.
+    def read_text(self, run_id: str, file: str) -> str:
+        """A text artifact of a run.
 
         Raises:
             UsageError: the run has no such artifact.
         """
         try:
             with tempfile.TemporaryDirectory() as folder:
-                return json.loads(Path(self.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8"))
+                return Path(self.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8")
         except Exception as error:
             raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
+
+    def read_json(self, run_id: str, file: str) -> Any:
+        """A JSON artifact of a run.
+
+        Raises:
+            UsageError: the run has no such artifact.
+        """
+        return json.loads(self.read_text(run_id, file))
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tiny import Bench
 
 from benchmark.tracking import Tracker, sqlite_uri
@@ -51,4 +50,4 @@ def tracker(runs: Path) -> Tracker:
 
 @pytest.fixture
 def bench(tracker: Tracker, runs: Path, tmp_path: Path) -> Iterator[Bench]:
-    yield Bench(tracker, runs, tmp_path / "data")
+    return Bench(tracker, runs, tmp_path / "data")

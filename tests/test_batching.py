@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def rules(lengths: LengthConfig | None = None, inputs: str = "sequence", **proto
 def modality(lengths: list[int], dim: int, seed: int) -> ModalityData:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     frames = np.random.default_rng(seed).random((offsets[-1], dim), np.float32) + 0.1
-    means = np.stack([frames[a:b].mean(0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    means = np.stack([frames[a:b].mean(0) for a, b in itertools.pairwise(offsets)])
     return ModalityData(dim, means, frames, offsets)
 
 

@@ -118,8 +118,8 @@ def _lines(places: ListPlaces, path: Path, problems: ProblemLog) -> list[str]:
         return []
 
 
-def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: ProblemLog) -> list[tuple[str, ...]]:
-    """Rows of the named columns of a CSV file; class names may contain commas, so only a CSV parser will do."""
+def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: ProblemLog) -> list[tuple[str, ...]] | None:
+    """Rows of the named columns of a CSV file, None where it is broken; names contain commas, so only a parser will do."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return list(zip(*(table[column].str.strip() for column in columns), strict=True))
@@ -127,12 +127,10 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
         problems.add("broken list", f"{places.shown(path)}: no column {error}")
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         problems.add("broken list", f"{places.shown(path)}: {error!s:.120}")
-    return []
+    return None
 
 
-def _read_part(
-    places: ListPlaces, part: str, by_name: Mapping[str, int], problems: ProblemLog, notes: ProblemLog
-) -> PartList:
+def _read_part(places: ListPlaces, part: str, by_name: Mapping[str, int], problems: ProblemLog, notes: ProblemLog) -> PartList:
     listed = _lines(places, places.part(part, "txt"), problems)
     for name in _repeated(listed):
         problems.add("repeated class name", f"{places.shown(places.part(part, 'txt'))}: {name}")
@@ -143,7 +141,8 @@ def _read_part(
         notes.add("no sample list", places.shown(path))
         return found
     rows = _table(places, path, ("filename", "label"), problems)
-    found.samples = {}
+    if rows is None:
+        return found
     unknown = Counter(label for _, label in rows if label.casefold() not in by_name)
     for label in unknown:
         _known(label, by_name, places, part, "csv", problems)
@@ -154,9 +153,7 @@ def _read_part(
     return found
 
 
-def _known(
-    name: str, by_name: Mapping[str, int], places: ListPlaces, part: str, kind: str, problems: ProblemLog
-) -> bool:
+def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, part: str, kind: str, problems: ProblemLog) -> bool:
     if name.casefold() in by_name:
         return True
     problems.add("unknown class name", f"{places.shown(places.part(part, kind))}: {name!r}")
@@ -168,9 +165,7 @@ def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartLi
     development = [parts[part] for part in DEVELOPMENT_PARTS]
     classes = {c for part in development for c in part.classes}
     if classes != set(union.classes):
-        example = (
-            f"{places.shown(places.part(UNION_PART, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
-        )
+        example = f"{places.shown(places.part(UNION_PART, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
         problems.add("stage_2_train is not the union", example)
     if union.samples is None or any(part.samples is None for part in development):
         return
@@ -209,7 +204,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems
     lists.vector_names = sorted(vectors)
     if vectors and not wrong:
         lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
-    lists.own_vector = _own_rows(lists, rows, problems)
+    if rows is not None:
+        lists.own_vector = _own_rows(lists, rows, problems)
 
 
 def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], problems: ProblemLog) -> list[int]:

@@ -120,9 +120,7 @@ class Staging:
                 self.path(modality).write_bytes(b"")
             self._write_journal(content)
             return
-        rows = {
-            m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0 for m in MODALITIES
-        }
+        rows = {m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0 for m in MODALITIES}
         good = len(self._header)
         for line in content[good:].splitlines(keepends=True):
             try:

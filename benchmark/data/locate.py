@@ -66,15 +66,11 @@ def open_or_build(
     """
     name, _ = card.feature_set(features)
     if overrides and card.builder != "synthetic":
-        raise UsageError(
-            f"data set {card.name!r} is not generated: its settings cannot be overridden ({', '.join(overrides)})"
-        )
+        raise UsageError(f"data set {card.name!r} is not generated: its settings cannot be overridden ({', '.join(overrides)})")
     if card.builder is None:
         return _open(card, name, store_path(data_root, card.name, name), in_memory)
     if name != card.default_features:
-        raise UsageError(
-            f"data set {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}"
-        )
+        raise UsageError(f"data set {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}")
     recipe = _recipe(card, data_root, overrides or {}, sources)
     if not _is_current(recipe):
         data_root.mkdir(parents=True, exist_ok=True)
@@ -96,8 +92,7 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
     store = FeatureStore(path, in_memory=in_memory)
     if (store.dataset, store.features) != (card.name, features):
         raise UsageError(
-            f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); "
-            "import it again or rename it"
+            f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
         )
     return store
 

@@ -156,9 +156,7 @@ def import_official(
         ) from None
 
 
-def _plan(
-    card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool
-) -> _Plan:
+def _plan(card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool) -> _Plan:
     name, feature_set = card.feature_set(features)
     layout = _layout(card)
     candidates = (source, source / layout.folder)
@@ -283,9 +281,7 @@ def _stage(
     return staged, resumed
 
 
-def _check_samples(
-    plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], problems: ProblemLog
-) -> None:
+def _check_samples(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], problems: ProblemLog) -> None:
     """What shows only across classes: samples that stand twice or that no list names; and what float16 cannot hold."""
     seen: dict[str, str] = {}
     for w, entry in staged:
@@ -323,9 +319,7 @@ def _counts(plan: _Plan, lists: ClassLists, found: Sequence[int], notes: Problem
     return counts
 
 
-def _content(
-    plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], staging: Staging
-) -> StoreContent:
+def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], staging: Staging) -> StoreContent:
     """Staged classes in the order of the store: by part, then class id, then sample id."""
     entries = [entry for _, entry in staged]
     sizes = [len(entry.ids) for entry in entries]

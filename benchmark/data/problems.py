@@ -42,10 +42,12 @@ class Problem:
     count: int
     examples: Sequence[str]
     mend: str = ""
+    omitted: int = 0
+    """Occurrences that are not among the examples; an occurrence may count many samples."""
 
     def __str__(self) -> str:
         shown = "; ".join(self.examples)
-        more = f"; and {self.count - len(self.examples):,} more" if self.count > len(self.examples) else ""
+        more = f"; and {self.omitted:,} more" if self.omitted else ""
         mend = f"\n      mend: {self.mend}" if self.mend else ""
         return f"{self.kind} ({self.count:,}): {shown}{more}{mend}"
 
@@ -60,30 +62,38 @@ class ImportProblems(UsageError):
 
 
 @dataclass
+class _Kind:
+    count: int = 0
+    occurrences: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
 class ProblemLog:
     """Collects faults and notes by kind, in the order in which the kinds first appear."""
 
-    found: dict[str, list[str]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._kinds: dict[str, _Kind] = {}
 
     def add(self, kind: str, example: str, count: int = 1) -> None:
-        """Count a fault of a kind; the first few examples are kept."""
-        self.counts[kind] = self.counts.get(kind, 0) + count
-        examples = self.found.setdefault(kind, [])
-        if len(examples) < EXAMPLES:
-            examples.append(example)
+        """One occurrence of a fault, which may concern ``count`` things; the first few examples are kept."""
+        entry = self._kinds.setdefault(kind, _Kind())
+        entry.count += count
+        entry.occurrences += 1
+        if len(entry.examples) < EXAMPLES:
+            entry.examples.append(example)
 
     def extend(self, other: ProblemLog) -> None:
         """Take over all that another log has."""
-        for kind, examples in other.found.items():
-            for example in examples:
-                self.add(kind, example)
-            self.counts[kind] += other.counts[kind] - len(examples)
+        for kind, theirs in other._kinds.items():
+            entry = self._kinds.setdefault(kind, _Kind())
+            entry.count += theirs.count
+            entry.occurrences += theirs.occurrences
+            entry.examples += theirs.examples[: EXAMPLES - len(entry.examples)]
 
     def __bool__(self) -> bool:
-        return bool(self.counts)
+        return bool(self._kinds)
 
     def __iter__(self) -> Iterator[Problem]:
-        return (
-            Problem(kind, count, tuple(self.found[kind]), MENDS.get(kind, "")) for kind, count in self.counts.items()
-        )
+        for kind, found in self._kinds.items():
+            omitted = found.occurrences - len(found.examples)
+            yield Problem(kind, found.count, tuple(found.examples), MENDS.get(kind, ""), omitted)

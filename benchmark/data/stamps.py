@@ -93,9 +93,7 @@ def build_stamps(card: Card, source_dir: Path, target: Path) -> None:
     """
     provenance = stamps_provenance(card, source_dir)
     if card.builder_options:
-        raise UsageError(
-            f"data set {card.name!r}: builder_options: the builder 'stamps' has none; remove them from the card"
-        )
+        raise UsageError(f"data set {card.name!r}: builder_options: the builder 'stamps' has none; remove them from the card")
     content = stamps_content(card, read_source(source_dir / ARRAYS), provenance)
     _check_counts(card, content)
     write_store(target, content)
@@ -112,9 +110,7 @@ def read_source(path: Path) -> StampsSource:
             z = {name: arrays[name] for name in arrays.files}
         return _source(z)
     except (OSError, ValueError, KeyError, IndexError, BadZipFile) as error:
-        raise UsageError(
-            f"{path}: damaged ({error}); it ships with the project, restore it from the repository"
-        ) from None
+        raise UsageError(f"{path}: damaged ({error}); it ships with the project, restore it from the repository") from None
 
 
 def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:

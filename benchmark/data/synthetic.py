@@ -55,9 +55,7 @@ class SyntheticConfig(BaseModel):
     test_unseen_samples: int = Field(10, ge=1)
     audio_steps: Steps = Field((12, 20), description="fewest and most steps of a sample")
     video_steps: Steps = Field((12, 16), description="fewest and most steps of a sample")
-    audio_signal: float = Field(
-        0.6, ge=0, description="how far audio alone tells classes apart, in units of an attribute"
-    )
+    audio_signal: float = Field(0.6, ge=0, description="how far audio alone tells classes apart, in units of an attribute")
     video_signal: float = Field(0.8, ge=0, description="how far video alone tells classes apart")
     joint_signal: float = Field(0.0, ge=0, description="how far only audio and video together tell classes apart")
     order_signal: float = Field(0.0, ge=0, description="how far only the order of the steps tells classes apart")
@@ -73,23 +71,17 @@ class SyntheticConfig(BaseModel):
         lt=1,
         description="how far audio and video channels of unseen classes are drawn to their nearest seen class",
     )
-    noise: float = Field(
-        1.0, ge=0, description="deviation of a sample's attributes in each channel, and of each step's values"
-    )
+    noise: float = Field(1.0, ge=0, description="deviation of a sample's attributes in each channel, and of each step's values")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.classes > 2**self.attributes:
-            raise ValueError(
-                f"{self.classes} classes need more than {self.attributes} binary attributes; raise `attributes`"
-            )
+            raise ValueError(f"{self.classes} classes need more than {self.attributes} binary attributes; raise `attributes`")
         for name, (fewest, most) in (("audio_steps", self.audio_steps), ("video_steps", self.video_steps)):
             if not 1 <= fewest <= most:
                 raise ValueError(f"{name}: 1 <= fewest <= most must hold, got {fewest}, {most}")
             if self.order_signal > 0 and fewest < 2 * self.attributes:
-                raise ValueError(
-                    f"{name}: order_signal needs two steps for each attribute, at least {2 * self.attributes}"
-                )
+                raise ValueError(f"{name}: order_signal needs two steps for each attribute, at least {2 * self.attributes}")
         return self
 
     @property
@@ -209,8 +201,7 @@ def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
     """Class ids are dealt to the groups at random, so that no code can count on their order."""
     order = rng.permutation(config.classes)
     seen, val_unseen, test_unseen = (
-        sorted(group.tolist())
-        for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
+        sorted(group.tolist()) for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
     )
     class_parts = dict(zip(PARTS, (seen, seen, val_unseen, sorted(seen + val_unseen), test_unseen), strict=True))
     numbers = rng.choice(2**config.attributes, size=config.classes, replace=False)
@@ -266,9 +257,7 @@ def _samples(config: SyntheticConfig, class_parts: Mapping[str, list[int]]) -> t
     return np.concatenate(per_part).astype(np.int64), parts
 
 
-def _channels(
-    config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator
-) -> tuple[_Channels, _Channels]:
+def _channels(config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator) -> tuple[_Channels, _Channels]:
     """What audio and video show of the samples."""
     codes, biased = truth.codes[labels], truth.biased[labels]
     signs = 2 * rng.integers(0, 2, size=codes.shape).astype(np.float32) - 1

@@ -59,8 +59,9 @@ def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
 def _protocol(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> list[str]:
     modes, alignments = distinct(u.mode for u in units), distinct(u.alignment for u in units)
     features = distinct(u.features for u in units)
-    marked = " (see the column Protocol)" if len(modes) > 1 or len(alignments) > 1 else ""
-    first = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}, text alignment {' and '.join(alignments)}{marked}, features {', '.join(features)}."
+    marked = "; the column Protocol marks the rows" if len(modes) > 1 or len(alignments) > 1 else ""
+    mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
+    first = f"{mode}, text alignment {' and '.join(alignments)}, features {', '.join(features)}{marked}."
     shuffled = " Shuffled class vectors are a control without meaning." if "shuffled" in alignments else ""
     changed: dict[str, None] = {}
     for key in frame["job_key"]:

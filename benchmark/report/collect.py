@@ -6,10 +6,8 @@ Nothing is averaged here and nothing is printed. Accuracies are fractions.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -245,9 +243,8 @@ def _settings_labels(group: pd.DataFrame, params: Mapping[str, Mapping[str, str]
 def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:
     """A text artifact of a run, None where it has none."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(tracker.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8")
-    except Exception:  # stores differ in what they raise for an artifact that is not there
+        return tracker.read_text(run_id, file)
+    except UsageError:
         return None
 
 

@@ -50,7 +50,7 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
     axes.plot(unseen, seen, color=COLOURS[0], linewidth=1.8, label="all $\\beta$", zorder=3)
     at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
     axes.plot([u], [s], "o", color=COLOURS[1], markersize=8, label=f"calibrated, $\\beta$ = {beta:.3g}: {at}", zorder=5)
-    label = f"best possible, $\\beta$ = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
+    label = f"highest on the curve, $\\beta$ = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
     axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)

@@ -200,8 +200,10 @@ def _one_line(text: str, limit: int = 500) -> str:
 
 def _files(tables: Sequence[Table]) -> str:
     names = [f"`{n}.csv`" for n in CSV_METRICS if n in {t.name for t in tables}]
-    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
-    return "\n".join([*lines, "- `results.csv`: a line per job, accuracies as fractions"])
+    if not names:
+        return "- `report.md` alone: nothing but tuning was done"
+    numbers = f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"
+    return f"{numbers}\n- `results.csv`: a line per job, accuracies as fractions"
 
 
 def _provenance(tracker: Tracker, results: Results) -> list[str]:

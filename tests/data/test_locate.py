@@ -26,9 +26,7 @@ def cards() -> dict[str, Card]:
 @pytest.fixture
 def published(cards: dict[str, Card]) -> Card:
     """A card that cannot be built."""
-    return cards["synthetic"].model_copy(
-        update={"name": "elsewhere", "builder": None, "obtain": "Fetch it from there."}
-    )
+    return cards["synthetic"].model_copy(update={"name": "elsewhere", "builder": None, "obtain": "Fetch it from there."})
 
 
 def inode(path: Path) -> int:

@@ -1,0 +1,144 @@
+"""Checking a feature store as it lies on the disk: what is written in it, against itself and against the card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from benchmark.data.cards import Card
+from benchmark.data.problems import ProblemLog
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, content_digest
+from benchmark.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of finding in a store. A ``problem`` makes it unfit for use; a ``note`` is worth knowing."""
+
+    severity: Literal["problem", "note"]
+    text: str
+
+
+def verify_store(path: Path, card: Card) -> list[Finding]:
+    """All that is wrong with a store, and what differs from its card; an empty list where all is well.
+
+    Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
+    classes without samples, and labels outside their part. Counts that differ from the card's are notes.
+    """
+    problems, notes = ProblemLog(), ProblemLog()
+    try:
+        store = FeatureStore(path)
+        _check_card(store, card, problems, notes)
+        _check_samples(store, problems)
+        with h5py.File(path, "r") as f:
+            _check_offsets(f, len(store.ids), problems)
+            if not problems:
+                _check_frames(f, store, problems)
+                _check_digests(f, store, problems)
+    except UsageError as error:
+        problems.add("unreadable store", str(error))
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
+        problems.add("unreadable store", f"{path}: {error!s:.200}; import or build it again")
+    found = [Finding("problem", str(problem)) for problem in problems]
+    return found + [Finding("note", str(note)) for note in notes]
+
+
+def _check_card(store: FeatureStore, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
+    if store.dataset != card.name or store.features not in card.features:
+        problems.add("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
+        return
+    expected = card.features[store.features]
+    dims = (("audio", store.audio_dim, expected.audio.dim), ("video", store.video_dim, expected.video.dim))
+    for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
+        if dim != wanted:
+            problems.add("wrong dimension", f"{what}: {dim}, the card has {wanted}")
+    for index, part in enumerate(PARTS):
+        for what, n, counts in (
+            ("classes", len(store.class_parts[part]), expected.classes),
+            ("samples", int((store.parts == index).sum()), expected.samples),
+        ):
+            if part in counts and n != counts[part]:
+                notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
+
+
+def _check_samples(store: FeatureStore, problems: ProblemLog) -> None:
+    for sample, count in Counter(store.ids).items():
+        if count > 1:
+            problems.add("duplicate sample id", f"{sample} ({count} times)")
+    if len(store.parts) and (int(store.parts.max()) >= len(PARTS) or bool(np.any(np.diff(store.parts.astype(int)) < 0))):
+        problems.add("samples out of order", "samples must stand by part, development parts first")
+    if not np.isfinite(store.vectors).all():
+        problems.add("not a number or infinite", "word vectors")
+    for index, part in enumerate(PARTS):
+        found = set(store.labels[store.parts == index].tolist())
+        listed = set(store.class_parts[part].tolist())
+        for label in sorted(listed - found):
+            problems.add("class without samples", f"{part}/{_name(store, label)}")
+        for label in sorted(found - listed):
+            problems.add("label outside its part", f"{part}/{_name(store, label)}")
+
+
+def _name(store: FeatureStore, label: int) -> str:
+    return store.class_names[label] if 0 <= label < len(store.class_names) else f"class id {label}"
+
+
+def _check_offsets(f: h5py.File, n: int, problems: ProblemLog) -> None:
+    for modality in ("audio", "video"):
+        group = f[modality]
+        if len(group["means"]) != n:
+            problems.add("lengths do not fit", f"{modality}: {len(group['means'])} means for {n} samples")
+        if "frames" not in group:
+            continue
+        offsets = group["offsets"][:]
+        ends = len(offsets) == n + 1 and offsets[0] == 0 and offsets[-1] == len(group["frames"])
+        if not ends or bool(np.any(np.diff(offsets) < 1)):
+            problems.add("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
+
+
+def _check_frames(f: h5py.File, store: FeatureStore, problems: ProblemLog) -> None:
+    """Values that are no numbers, and means that are not those of the frames."""
+    for modality in ("audio", "video"):
+        means = f[modality]["means"]
+        for start, stop, values, recomputed in _sample_blocks(f[modality], len(store.ids)):
+            bad = ~np.isfinite(values)
+            for i in np.flatnonzero(bad):
+                problems.add("not a number or infinite", f"{modality}: {store.ids[start + int(i)]}")
+            written = means[start:stop]
+            close = np.isclose(written, recomputed, rtol=1e-4, atol=1e-5).all(1)
+            for i in np.flatnonzero(~close & ~bad):
+                problems.add("means do not fit the frames", f"{modality}: {store.ids[start + int(i)]}")
+
+
+def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
+    """Runs of samples: first, end, one value each that is finite where all of the sample's are, and their means."""
+    dim = group["means"].shape[1]
+    offsets: Ints = group["offsets"][:] if "frames" in group else np.arange(n + 1, dtype=np.int64)
+    data = group["frames" if "frames" in group else "means"]
+    start = 0
+    while start < n:
+        stop = int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES // (dim * 8), side="right")) - 1
+        stop = min(n, max(start + 1, stop))
+        block = data[offsets[start] : offsets[stop]]
+        bounds = offsets[start:stop] - offsets[start]
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = np.add.reduceat(block, bounds, axis=0, dtype=np.float64)
+        yield start, stop, sums.sum(1), sums / np.diff(offsets[start : stop + 1])[:, None]
+        start = stop
+
+
+def _check_digests(f: h5py.File, store: FeatureStore, problems: ProblemLog) -> None:
+    development = int(np.searchsorted(store.parts, len(DEVELOPMENT_PARTS)))
+    for what, recorded, n, parts in (
+        ("content", store.digest, len(store.ids), PARTS),
+        ("development", store.development_digest, development, DEVELOPMENT_PARTS),
+    ):
+        found = content_digest(f, n, parts)
+        if found != recorded:
+            example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded; the file was changed after it was written"
+            problems.add("digest differs", example)

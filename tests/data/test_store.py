@@ -1,0 +1,329 @@
+"""The feature store: what is written is read, development data end before the first test sample, digests tell changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.data.cards import Card
+from benchmark.data.store import (
+    DEVELOPMENT_PARTS,
+    PARTS,
+    TEST_PARTS,
+    FeatureStore,
+    ModalityContent,
+    StoreContent,
+    replacing,
+    write_store,
+)
+from benchmark.data.verify import verify_store
+from benchmark.errors import UsageError
+
+CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
+
+
+def content(lengths: list[tuple[int, int]], part_of: list[int], seed: int = 0, means_only: bool = False) -> StoreContent:
+    """Random content: steps of audio and video of each sample, and the part of each (non-decreasing)."""
+    rng = np.random.default_rng(seed)
+    n = len(lengths)
+
+    def modality(column: int, dim: int) -> ModalityContent:
+        if means_only:
+            return ModalityContent(dim, means=rng.normal(size=(n, dim)).astype("f4"))
+        offsets = np.cumsum([0, *(pair[column] for pair in lengths)])
+        return ModalityContent(dim, rng.normal(size=(int(offsets[-1]), dim)).astype("f4"), offsets)
+
+    return StoreContent(
+        dataset="tiny",
+        features="native",
+        generated=True,
+        class_names=["a", "b", "c, d", "é"],
+        class_parts=CLASS_PARTS,
+        vector_names=["p", "q", "r", "s"],
+        vectors=rng.normal(size=(4, 6)).astype("f4"),
+        own_vector=[1, 0, 3, 2],
+        ids=[f"sample {i}" for i in range(n)],
+        labels=np.array([CLASS_PARTS[PARTS[p]][i % len(CLASS_PARTS[PARTS[p]])] for i, p in enumerate(part_of)], np.int64),
+        parts=np.array(part_of, np.uint8),
+        audio=modality(0, 3),
+        video=modality(1, 5),
+        provenance={"source": "nowhere", "files": ["x" * 300] * 500},
+    )
+
+
+def standard(**options: Any) -> StoreContent:
+    """Two samples of each class in each part."""
+    part_of = [PARTS.index(part) for part in PARTS for _ in range(2 * len(CLASS_PARTS[part]))]
+    return content([(1 + i % 3, 2 + i % 4) for i in range(len(part_of))], part_of, **options)
+
+
+def digests(path: Path, written: StoreContent) -> tuple[str, str]:
+    write_store(path, written)
+    store = FeatureStore(path)
+    return store.digest, store.development_digest
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> StoreContent:
+    """Any number of samples in each part, at least one on each side of the seal, of any length."""
+    n_dev, n_test = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    part_of = sorted(draw(st.lists(st.integers(0, 2), min_size=n_dev, max_size=n_dev)))
+    part_of += sorted(draw(st.lists(st.integers(3, 4), min_size=n_test, max_size=n_test)))
+    lengths = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=len(part_of), max_size=len(part_of)))
+    return content(lengths, part_of, draw(st.integers(0, 99)), means_only=draw(st.booleans()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(written=contents(), in_memory=st.booleans(), block=st.sampled_from([64, 1000, 64 * 2**20]))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, written: StoreContent, in_memory: bool, block: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.data.store.BLOCK_BYTES", block)
+        write_store(path, written)
+    store = FeatureStore(path, in_memory=in_memory)
+    assert (store.dataset, store.features, store.generated) == ("tiny", "native", True)
+    assert (store.class_names, store.ids) == (list(written.class_names), list(written.ids))
+    assert store.provenance == written.provenance
+    dev, test = store.development("corrected"), store.open_test("corrected")
+    n = len(dev.samples.labels)
+    assert n == int((written.parts < len(DEVELOPMENT_PARTS)).sum())
+    for section, rows in ((dev, slice(0, n)), (test, slice(n, None))):
+        np.testing.assert_array_equal(section.samples.labels, written.labels[rows])
+        np.testing.assert_array_equal(section.samples.parts, written.parts[rows])
+        assert list(section.samples.ids) == list(written.ids[rows])
+    for name in ("audio", "video"):
+        expected: ModalityContent = getattr(written, name)
+        read = [getattr(section.samples, name) for section in (dev, test)]
+        if expected.frames is None:
+            np.testing.assert_array_equal(np.concatenate([r.means for r in read]), expected.means)
+            continue
+        np.testing.assert_array_equal(np.concatenate([r.frames for r in read]), expected.frames)
+        np.testing.assert_array_equal(np.concatenate([r.lengths for r in read]), np.diff(expected.offsets))
+        means = [expected.frames[a:b].mean(0) for a, b in zip(expected.offsets[:-1], expected.offsets[1:], strict=True)]
+        np.testing.assert_allclose(np.concatenate([r.means for r in read]), means, atol=1e-6)
+        assert all(r.offsets[0] == 0 and r.offsets[-1] == len(r.frames) for r in read)
+
+
+@settings(max_examples=20, deadline=None)
+@given(written=contents())
+def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.TempPathFactory, written: StoreContent) -> None:
+    path = tmp_path_factory.getbasetemp() / "sealed.h5"
+    write_store(path, written)
+    store = FeatureStore(path)
+    section = store.development("corrected")
+    n = int((written.parts < len(DEVELOPMENT_PARTS)).sum())
+    assert store.test_openings == 0
+    assert n < len(written.ids)
+    for name in ("audio", "video"):
+        data, source = getattr(section.samples, name), getattr(written, name)
+        assert len(data.means) == n
+        arrays = [data.means] if source.frames is None else [data.means, data.frames]
+        if source.frames is not None:
+            assert len(data.frames) == source.offsets[n] < len(source.frames)
+            assert len(data.offsets) == n + 1
+        for array in arrays:  # the map itself ends there (numpy begins it at a page, so before the array, never after)
+            mapped = array.base
+            assert mapped is not None
+            assert memoryview(mapped).nbytes <= array.nbytes + 2**16
+            assert np.frombuffer(mapped, "u1")[-array.nbytes :].tobytes() == array.tobytes()
+    assert set(section.classes.parts) == set(DEVELOPMENT_PARTS)
+    assert set(section.classes.names) == set(section.classes.vectors) == {0, 1, 2}
+
+
+def test_each_opening_of_the_test_parts_is_counted(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", standard())
+    store = FeatureStore(tmp_path / "tiny.h5")
+    store.open_test("official")
+    store.open_test("official")
+    assert store.test_openings == 2
+
+
+def _change(part: str) -> Callable[[StoreContent], StoreContent]:
+    def change(written: StoreContent) -> StoreContent:
+        assert written.video.frames is not None
+        assert written.video.offsets is not None
+        row = int(np.flatnonzero(written.parts == PARTS.index(part))[0])
+        frames = written.video.frames.copy()
+        frames[written.video.offsets[row], 0] += 1
+        return dataclasses.replace(written, video=dataclasses.replace(written.video, frames=frames))
+
+    return change
+
+
+def _vector(row: int) -> Callable[[StoreContent], StoreContent]:
+    def change(written: StoreContent) -> StoreContent:
+        vectors = np.array(written.vectors)
+        vectors[row] += 1
+        return dataclasses.replace(written, vectors=vectors)
+
+    return change
+
+
+def _replaced(**fields: Any) -> Callable[[StoreContent], StoreContent]:
+    return lambda written: dataclasses.replace(written, **fields)
+
+
+def _renamed(row: int) -> Callable[[StoreContent], StoreContent]:
+    return lambda written: dataclasses.replace(written, ids=[f"{s}!" if i == row else s for i, s in enumerate(written.ids)])
+
+
+@pytest.mark.parametrize(
+    ("change", "development_changes"),
+    [
+        *((_change(part), True) for part in DEVELOPMENT_PARTS),
+        *((_change(part), False) for part in TEST_PARTS),
+        (_renamed(0), True),
+        (_renamed(-1 % 18), False),
+        (_vector(0), True),
+        (_replaced(dataset="other"), True),
+        (_replaced(own_vector=[0, 1, 3, 2]), True),
+        (_replaced(class_names=["A", "b", "c, d", "é"]), True),
+        (_replaced(class_names=["a", "b", "c, d", "f"]), False),
+        (_replaced(class_parts={**CLASS_PARTS, "stage_1_val_unseen": [2, 3]}), True),
+    ],
+)
+def test_a_change_changes_the_digest_and_the_development_digest_only_where_it_belongs(
+    tmp_path: Path, change: Callable[[StoreContent], StoreContent], development_changes: bool
+) -> None:
+    before = digests(tmp_path / "a.h5", standard())
+    after = digests(tmp_path / "b.h5", change(standard()))
+    assert before[0] != after[0]
+    assert (before[1] != after[1]) == development_changes
+
+
+def test_the_digest_does_not_depend_on_provenance_or_on_when_it_was_written(tmp_path: Path) -> None:
+    assert digests(tmp_path / "a.h5", standard()) == digests(tmp_path / "b.h5", _replaced(provenance={})(standard()))
+
+
+def test_a_changed_mean_changes_the_digest_of_a_store_of_means(tmp_path: Path) -> None:
+    written = standard(means_only=True)
+    assert written.audio.means is not None
+    means = written.audio.means.copy()
+    means[-1] += 1
+    changed = dataclasses.replace(written, audio=dataclasses.replace(written.audio, means=means))
+    a, b = digests(tmp_path / "a.h5", written), digests(tmp_path / "b.h5", changed)
+    assert (a[0] != b[0], a[1] == b[1]) == (True, True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_store_is_refused_clearly(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "tiny.h5"
+    write_store(path, standard())
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UsageError, match=r"tiny\.h5.*import it again"):
+        FeatureStore(path)
+
+
+def test_another_hdf5_file_and_a_missing_file_are_refused_clearly(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as f:
+        f["x"] = 1
+    for name in ("other.h5", "none.h5"):
+        with pytest.raises(UsageError, match=name):
+            FeatureStore(tmp_path / name)
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.h5"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"parts": np.zeros(18, np.uint8)[::-1]},
+        {"parts": np.arange(18, 0, -1).astype(np.uint8)},
+        {"labels": np.zeros(3, np.int64)},
+        {"own_vector": [0]},
+        {"vector_names": ["q", "p", "r", "s"]},
+        {"class_parts": {}},
+        {"audio": ModalityContent(3)},
+        {"audio": ModalityContent(3, np.zeros((5, 3)), np.array([0, 5]))},
+    ][1:],
+)
+def test_content_that_does_not_fit_together_is_not_written(tmp_path: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"samples|vectors|lists|offsets|mean"):
+        write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), **fields))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Verifying
+
+
+def tiny_card(**expected: Any) -> Card:
+    modality = {"extractor": "none", "seconds": 1}
+    features = {
+        "description": "tiny",
+        "audio": {**modality, "dim": 3},
+        "video": {**modality, "dim": 5},
+        "text_dim": 6,
+        **expected,
+    }
+    fields = {"name": "tiny", "title": "Tiny", "kind": "generated", "description": "tiny", "default_features": "native"}
+    return Card.model_validate({**fields, "features": {"native": features}})
+
+
+@pytest.mark.parametrize("means_only", [False, True])
+def test_a_sound_store_has_no_findings(tmp_path: Path, means_only: bool) -> None:
+    write_store(tmp_path / "tiny.h5", standard(means_only=means_only))
+    assert verify_store(tmp_path / "tiny.h5", tiny_card()) == []
+
+
+def test_counts_that_differ_from_the_cards_are_notes(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", standard())
+    card = tiny_card(samples={"stage_1_train": 4, "stage_1_val_seen": 7}, classes={"stage_1_train": 9})
+    findings = verify_store(tmp_path / "tiny.h5", card)
+    assert [finding.severity for finding in findings] == ["note"]
+    assert "stage_1_train: 2 classes, the card has 9" in findings[0].text
+    assert "stage_1_val_seen: 4 samples, the card has 7" in findings[0].text
+
+
+def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
+    def change(f: h5py.File) -> None:
+        f[key][index] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("video/frames", (3, 2), 9.0), "digest differs"),
+        (_set("audio/frames", (0, 0), np.nan), "not a number or infinite"),
+        (_set("audio/means", (1, 1), 7.0), "means do not fit the frames (1): audio: sample 1"),
+        (_set("samples/ids", 1, "sample 0"), "duplicate sample id (1): sample 0 (2 times)"),
+        (_set("samples/labels", slice(0, 4), 0), "class without samples (1): stage_1_train/b"),
+        (_set("samples/labels", 0, 3), "label outside its part (1): stage_1_train/é"),
+        (_set("samples/labels", 0, 77), "class id 77"),
+        (_set("samples/parts", 0, 4), "samples out of order"),
+        (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): word vectors"),
+        (_set("audio/offsets", 1, 50), "lengths do not fit"),
+    ],
+)
+def test_what_was_changed_after_writing_is_found(tmp_path: Path, change: Callable[[h5py.File], None], told: str) -> None:
+    path = tmp_path / "tiny.h5"
+    write_store(path, standard())
+    with h5py.File(path, "r+") as f:
+        change(f)
+    findings = verify_store(path, tiny_card())
+    assert any(finding.severity == "problem" and told in finding.text for finding in findings)
+
+
+def test_verifying_another_data_set_or_no_store_is_a_problem(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), dataset="other"))
+    assert "another data set" in verify_store(tmp_path / "tiny.h5", tiny_card())[0].text
+    assert "unreadable store" in verify_store(tmp_path / "none.h5", tiny_card())[0].text

@@ -1,0 +1,148 @@
+"""The report's folder, its files and figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from benchmark.errors import UsageError
+from benchmark.report.figures import COLOURS, seen_unseen_figure
+from benchmark.report.write import write_report
+
+STEM = "curve-stamps-native-paper-corrected-untuned"
+
+
+def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, tmp_path: Path) -> None:
+    call = store.call([unit(scores=[(0.4, 0.2), None]), unit(method="avca")])
+
+    report = write_report(store.tracker, tmp_path / "report")
+
+    text = (tmp_path / "report" / "report.md").read_text()
+    for part in (
+        "## Table 1. Generalised zero-shot learning: Stamps",
+        "## Table 2. Zero-shot learning: Stamps",
+        "- TCAF on stamps/native, mode paper, default settings, seed 1, stage 1: failed: loss is not a number in epoch 3",
+        f"`{call}`",
+        "run_benchmark.py --methods all",
+        "abc123def456",
+        "torch 2.9.0",
+        "`digest-of-stamps`",
+        f"({STEM}.png)",
+    ):
+        assert part in text
+    assert len(report.failed) == 2
+    assert report.files[0].name == "report.md"
+    assert all(f.is_file() for f in report.files)
+    assert report.markdown["gzsl"][0].startswith("### Generalised zero-shot learning")
+
+
+def test_csv_files_hold_the_numbers_not_the_strings(store: Any, unit: Any, tmp_path: Path) -> None:
+    ucf = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published"}
+    store.call([unit(scores=[(0.4, 0.2), (0.5, 0.3)], **ucf)])
+
+    write_report(store.tracker, tmp_path)
+
+    gzsl = pd.read_csv(tmp_path / "gzsl.csv").iloc[0]
+    assert (gzsl["dataset"], gzsl["method"], gzsl["settings"], gzsl["seeds"]) == ("ucf", "tcaf", "published", 2)
+    assert gzsl["S_percent"] == pytest.approx(45)
+    assert gzsl["S_std_percent"] == pytest.approx(7.071068)
+    assert gzsl["HM_published_percent"] == 50.78
+    assert pd.read_csv(tmp_path / "zsl.csv").iloc[0]["ZSL_percent"] == pytest.approx(30)
+    assert pd.read_csv(tmp_path / "full.csv").iloc[0]["beta"] == pytest.approx(0.5)
+    tidy = pd.read_csv(tmp_path / "results.csv")
+    test = tidy[tidy["split"] == "test"]
+    assert list(test["seen"]) == [0.4, 0.5]
+    assert list(test["seed"]) == [1000, 1001]
+
+
+def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(tuned=[(0.5, 0.3)], trials=2)])
+    write_report(store.tracker, tmp_path / "report")
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    store.call([unit()], stages="1")
+
+    write_report(store.tracker, tmp_path / "report")
+
+    names = {p.name for p in (tmp_path / "report").iterdir()}
+    assert names == {"report.md", "validation.csv", "results.csv", "manifest.json", "notes.txt"}
+
+
+def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
+    call = store.call([unit()])
+    write_report(store.tracker, tmp_path / "report")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()}
+
+    with pytest.raises(UsageError):
+        write_report(store.tracker, tmp_path / "report", [call, "unknown"])
+
+    assert {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()} == before
+
+
+def test_an_interrupted_call_is_called_incomplete(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit()], status="KILLED")
+
+    write_report(store.tracker, tmp_path)
+
+    assert "**Not complete.**" in (tmp_path / "report.md").read_text()
+
+
+def test_curve_figures_have_a_curve_per_method_with_its_data_beside(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(), unit(method="avca"), unit(method="mine")])
+
+    write_report(store.tracker, tmp_path)
+
+    data = pd.read_csv(tmp_path / f"{STEM}.csv")
+    assert list(dict.fromkeys(data["method"])) == ["avca", "tcaf", "mine"]
+    assert list(data) == ["method", "repetition", "beta", "seen", "unseen"]
+    assert set(data["repetition"]) == {0}
+    assert (tmp_path / f"{STEM}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / f"{STEM}.svg").read_text()
+
+
+def test_the_figure_of_a_run_marks_the_calibrated_and_the_highest_point_in_percent() -> None:
+    points = pd.DataFrame({"beta": [0.0, 1.0, 2.0], "seen": [0.6, 0.5, 0.0], "unseen": [0.0, 0.4, 0.5]})
+
+    figure = seen_unseen_figure(points, (0.1, 0.55), 0.4, "title")
+
+    axes = figure.axes[0]
+    curve, chosen, best = axes.lines
+    assert isinstance(figure, Figure)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Unseen accuracy U (%)", "Seen accuracy S (%)")
+    assert list(curve.get_ydata()) == [60, 50, 0]
+    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (10, pytest.approx(55))
+    assert (best.get_xdata()[0], best.get_ydata()[0]) == (40, 50)
+
+
+def test_a_figure_of_a_method_at_zero_can_be_drawn() -> None:
+    points = pd.DataFrame({"beta": [0.0, 1.0], "seen": [0.0, 0.0], "unseen": [0.0, 0.0]})
+
+    seen_unseen_figure(points, (0.0, 0.0), 0.0, "title").canvas.draw()
+
+
+def test_colours_are_told_apart() -> None:
+    assert len(set(COLOURS)) == len(COLOURS) >= 6
+
+
+def test_reporting_imports_no_torch_and_no_method() -> None:
+    heavy = "{'torch', 'methods', 'mlflow'}"
+    code = f"import sys, benchmark.report.write; print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(scores=[], trials=3)])
+
+    report = write_report(store.tracker, tmp_path / "report")
+
+    assert [f.name for f in report.files] == ["report.md"]
+    assert set(report.markdown) == {"tuning"}

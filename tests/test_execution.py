@@ -1,0 +1,243 @@
+"""Calls: what is done is not repeated, what was killed goes on, what fails does not stop the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import TINY, Bench
+
+from benchmark.errors import UsageError
+from benchmark.jobs import Call
+from benchmark.method import Method
+from benchmark.tracking import Tracker, sqlite_uri
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def results(tracker: Tracker) -> dict[str, object]:
+    """Results of all finished jobs by key, without times."""
+    found = {}
+    for run in tracker.find(kind="job", status="FINISHED"):
+        record = tracker.read_json(run.run_id, "result.json")
+        for epoch in record.get("history", []):
+            del epoch["seconds"]
+        found[run.tags["job_key"]] = record
+    return found
+
+
+def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Bench) -> None:
+    result = bench.run(bench.call(methods="avca", seeds=2, trials=2))
+    call = bench.tracker.get(result.run_id)
+    methods = bench.tracker.find(kind="method", parent=result.run_id)
+    jobs = bench.tracker.find(kind="job", parent=methods[0].run_id)
+    assert (call.status, len(methods), methods[0].name) == ("FINISHED", 1, "AVCA · synthetic/native · paper")
+    final = next(j for j in jobs if j.tags["stage"] == "2")
+    assert {"test/hm", "test/zsl", "test/seen", "test/unseen", "test/ausuc", "calibration/beta"} <= set(final.metrics)
+    assert {"duration_seconds", "peak_memory_mb"} <= set(final.metrics)
+    assert {"method", "dataset", "features", "mode", "alignment", "seed", "stage", "tuned", "git_revision", "torch"} <= set(
+        final.tags
+    )
+    assert final.params["avca.dim"] == "16"
+    assert final.params["protocol.text_alignment"] == "corrected"
+    files = {f.path for f in bench.tracker.client.list_artifacts(final.run_id)}
+    assert {"config.yaml", "result.json", "recall.csv", "curve.csv", "curve.png", "identity.json"} <= files
+    inputs = bench.tracker.client.get_run(final.run_id).inputs.dataset_inputs
+    store = bench.units(bench.call(methods="avca"))[0].store
+    assert [(d.dataset.name, d.dataset.digest) for d in inputs] == [("synthetic-native", store.digest[:36])]
+    first = next(j for j in jobs if j.tags["stage"] == "1")
+    assert {"train/total", "val/seen", "val/unseen", "val/hm", "val/zsl"} <= set(first.metrics)
+    assert len(bench.tracker.history(first.run_id, "val/hm")) == 3
+    assert "test/hm" in methods[0].metrics
+
+
+def test_a_second_call_repeats_nothing(bench: Bench) -> None:
+    call = bench.call(methods="cjme,tcaf", seeds=2, trials=2)
+    first = bench.run(call)
+    runs = len(bench.tracker.find(kind="job"))
+    bench.display.outcomes.clear()
+    bench.display.started.clear()
+    second = bench.run(call)
+    assert bench.display.started == []
+    assert {o.state for o in bench.display.outcomes} == {"reused"}
+    assert len(bench.tracker.find(kind="job")) == runs
+    assert second.run_id == first.run_id
+    assert [(e.job_key, e.variant) for e in second.entries] == [(e.job_key, e.variant) for e in first.entries]
+
+
+def test_a_larger_call_takes_over_what_a_smaller_one_did(bench: Bench) -> None:
+    bench.run(bench.call(methods="cjme"))
+    bench.display.started.clear()
+    bench.run(bench.call(methods="cjme,avgzslnet", seeds=2))
+    assert len(bench.display.started) == 6
+
+
+def test_whatever_changes_a_number_changes_the_key(bench: Bench) -> None:
+    def key(*extra: str, **options: object) -> str:
+        return bench.units(bench.call(*extra, **{"methods": "cjme", **options}))[0].job(1, 0).key
+
+    keys = [
+        key(),
+        key("cjme.lr=0.01"),
+        key("train.batch_size=17"),
+        key("train.threads=2"),
+        key("train.precision=bfloat16"),
+        key("lengths.train=5"),
+        key("protocol.beta_view=corrected"),
+        key(base_seed=1),
+        key(methods="avca"),
+        bench.units(bench.call(methods="cjme"))[0].job(1, 1).key,
+        bench.units(bench.call(methods="cjme"))[0].job(2, 0).key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_the_stages_can_be_run_apart(bench: Bench) -> None:
+    missing = bench.run(bench.call(methods="cjme", stages="2"))
+    assert [e.state for e in missing.failed] == ["missing", "missing"]
+    bench.run(bench.call(methods="cjme", stages="1"))
+    assert not bench.tracker.find(kind="job", stage="2")
+    second = bench.run(bench.call(methods="cjme", stages="2"))
+    assert not second.failed
+    assert [(e.stage, e.state) for e in second.entries] == [(2, "done")]
+
+
+def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = bench.units(bench.call(methods="avca,cjme"))
+
+    def broken(self: Method, *_: object) -> None:
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr(units[0].method, "loss", broken)
+    result = bench.runner.run(bench.call(methods="avca,cjme"), units)
+    assert [(e.method, e.stage, e.state) for e in result.failed] == [("avca", 1, "failed"), ("avca", 2, "missing")]
+    run = bench.tracker.find(kind="job", method="avca")[0]
+    assert run.status == "FAILED"
+    assert run.tags["error"] == "RuntimeError: the sky fell"
+    assert [r.status for r in bench.tracker.find(kind="job", method="cjme")] == ["FINISHED", "FINISHED"]
+    monkeypatch.undo()
+    assert not bench.run(bench.call(methods="avca,cjme")).failed
+
+
+def test_the_logged_configuration_runs_again_to_the_same_job(bench: Bench) -> None:
+    bench.run(bench.call("avca.decoder_dropout=0.123", methods="avca", seeds=2))
+    for run in bench.tracker.find(kind="job", repetition="1"):
+        call = Call.model_validate(yaml.safe_load(bench.tracker.read_text(run.run_id, "config.yaml")))
+        unit = bench.units(call)[0]
+        assert [unit.job(int(run.tags["stage"]), r).key for r in unit.repetitions] == [run.tags["job_key"]]  # type: ignore[arg-type]
+
+
+def test_tuning_uses_the_validation_parts_and_never_stage_two(bench: Bench) -> None:
+    result = bench.run(bench.call(methods="cjme", trials=3), tune_only=True)
+    assert result.studies[0].complete + result.studies[0].pruned == 3
+    assert {r.tags["stage"] for r in bench.tracker.find(kind="job")} == {"1"}
+    trial = bench.tracker.find(kind="job", trial="0")[0]
+    assert trial.tags["variant"] == "trial"
+
+
+def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
+    unit = bench.units(bench.call(methods="cjme", trials=2))[0]
+    assert "hidden" not in unit.ranges  # TINY fixes it
+    assert "margin" in unit.ranges
+
+
+def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench) -> None:
+    path = bench.data / "recipe"
+    unit = bench.units(bench.call(methods="tcaf"))[0]
+    assert not path.exists()
+    outside = {**unit.settings.searchable(), "lr": 0.9}
+    assert not unit.ranges["dropout"].contains(outside["lr"] + 1)
+
+
+CHILD = """
+import os, sys
+sys.path[:0] = [{project!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tiny import Bench
+from benchmark.tracking import Tracker, sqlite_uri
+runs = Path({runs!r})
+bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
+call = bench.call("train.epochs=6", "train.batches_per_epoch=8", methods="cjme,tcaf", seeds=2, trials=3)
+print("ready", flush=True)
+bench.run(call)
+"""
+
+
+def kill_in_the_middle(runs: Path, data: Path, after: float) -> bool:
+    """Start the call in a process of its own and kill it; whether it was still running."""
+    code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), runs=str(runs), data=str(data))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        time.sleep(after)
+        running = process.poll() is None
+        os.kill(process.pid, signal.SIGKILL) if running else None
+    return running
+
+
+def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
+    bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
+) -> None:
+    call = bench.call("train.epochs=6", "train.batches_per_epoch=8", methods="cjme,tcaf", seeds=2, trials=3)
+    bench.run(call)
+    killed = tmp_path / "killed"
+    other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
+    assert kill_in_the_middle(killed, bench.data, 2.0)
+    done = len(other.tracker.find(kind="job", status="FINISHED"))
+    assert kill_in_the_middle(killed, bench.data, 4.0)
+    other.run(call)
+    assert done < len(other.tracker.find(kind="job", status="FINISHED"))
+    assert results(other.tracker) == results(bench.tracker)
+    keys = [r.tags["job_key"] for r in other.tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
+    assert len(keys) == len(set(keys)), "an interrupted job got a second run"
+    for run in other.tracker.find(kind="job", status="FINISHED"):
+        steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
+        assert steps == list(range(len(steps)))
+
+
+def test_a_killed_job_goes_on_at_its_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(epoch: int, batch: int, loss: float) -> None:
+        if (epoch, batch) == (2, 1):
+            raise Killed
+
+    monkeypatch.setattr(bench.display, "batch", die)
+    with pytest.raises(Killed):
+        bench.run(bench.call(methods="cjme"))
+    trained = []
+    monkeypatch.setattr(bench.display, "batch", lambda epoch, batch, loss: trained.append((epoch, batch)))
+    result = bench.run(bench.call(methods="cjme", stages="1"))
+    assert not result.failed
+    assert trained == [(2, i) for i in range(4)]
+
+
+def test_sequence_methods_refuse_a_store_of_means(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = bench.units(bench.call(methods="tcaf"))[0]
+    monkeypatch.setattr(type(unit.store), "_read_tables", _without_frames(type(unit.store)._read_tables))
+    with pytest.raises(UsageError, match="TCAF needs sequences.*data import synthetic"):
+        bench.units(bench.call(methods="tcaf"))
+    assert bench.units(bench.call(methods="avca"))
+
+
+def _without_frames(read):  # type: ignore[no-untyped-def]
+    def wrapped(self, f):  # type: ignore[no-untyped-def]
+        read(self, f)
+        self.has_sequences = False
+
+    return wrapped
+
+
+def test_tiny_settings_fit_all_methods(bench: Bench) -> None:
+    assert len(bench.units(bench.call(methods="all"))) >= 6
+    assert TINY

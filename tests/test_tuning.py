@@ -1,0 +1,114 @@
+"""Studies: starting point, exact resume, pruning, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from benchmark.config import Range, TuningConfig
+from benchmark.errors import JobError
+from benchmark.tracking import sqlite_uri
+from benchmark.tuning import Study, Trial
+
+RANGES = {
+    "lr": Range(type="float", low=1e-5, high=1e-1, log=True),
+    "depth": Range(type="int", low=1, high=8),
+    "act": Range(type="categorical", choices=["a", "b"]),
+}
+START = {"lr": 1e-3, "depth": 2, "act": "b"}
+
+
+def study(folder: Path, **config: Any) -> Study:
+    return Study("s", sqlite_uri(folder / "optuna.db"), RANGES, START, TuningConfig.model_validate({"trials": 8, **config}))
+
+
+def score(values: Mapping[str, Any]) -> float:
+    return 0.5 - abs(values["lr"] - 0.01) - 0.01 * values["depth"] + 0.1 * (values["act"] == "a")
+
+
+class Log:
+    """An objective of five epochs that remembers, and may end the process or fail."""
+
+    def __init__(self, *, stop_at: tuple[int, int] | None = None, fail: int | None = None) -> None:
+        self.values: list[dict[str, Any]] = []
+        self.epochs: list[tuple[int, int]] = []
+        self.stop_at, self.fail = stop_at, fail
+
+    def __call__(self, trial: Trial, values: Mapping[str, Any]) -> float:
+        self.values.append(dict(values))
+        for epoch in range(5):
+            if (trial.number, epoch) == self.stop_at:
+                raise KeyboardInterrupt
+            self.epochs.append((trial.number, epoch))
+            trial.report(epoch, score(values) * (epoch + 1) / 5)
+        if trial.number == self.fail:
+            raise JobError("loss is not finite")
+        return score(values)
+
+
+def rows(folder: Path) -> list[tuple[Any, ...]]:
+    loaded = optuna.load_study(study_name="s", storage=sqlite_uri(folder / "optuna.db"))
+    return [(t.params, t.value, t.state, t.intermediate_values) for t in loaded.trials]
+
+
+def test_trial_zero_has_the_starting_settings(tmp_path: Path) -> None:
+    log = Log()
+    study(tmp_path, trials=1).run(log)
+    assert log.values == [START]
+
+
+def test_the_total_of_trials_counts_earlier_calls(tmp_path: Path) -> None:
+    study(tmp_path, trials=3).run(Log())
+    log = Log()
+    result = study(tmp_path, trials=5).run(log)
+    assert len(log.values) == 2
+    assert result.complete + result.pruned == 5
+    again = Log()
+    study(tmp_path, trials=5).run(again)
+    assert again.values == []
+
+
+@pytest.mark.parametrize("stop_at", [(0, 0), (2, 3), (6, 1), (7, 0)])
+def test_an_interrupted_study_ends_as_an_undisturbed_one(tmp_path: Path, stop_at: tuple[int, int]) -> None:
+    expected = study(tmp_path / "whole", startup_trials=3, warmup_epochs=1).run(Log())
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "broken", startup_trials=3, warmup_epochs=1).run(Log(stop_at=stop_at))
+    result = study(tmp_path / "broken", startup_trials=3, warmup_epochs=1).run(Log())
+    assert result == expected
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def test_the_pruner_stops_hopeless_trials(tmp_path: Path) -> None:
+    log = Log()
+    result = study(tmp_path, trials=20, startup_trials=3, warmup_epochs=1).run(log)
+    assert result.pruned > 0
+    assert result.complete + result.pruned == 20
+    assert len(log.epochs) < 100
+
+
+def test_a_failed_trial_is_recorded_and_not_counted(tmp_path: Path) -> None:
+    result = study(tmp_path, trials=3, startup_trials=2, pruner="none").run(Log(fail=1))
+    assert (result.complete, result.failed) == (3, 1)
+    loaded = optuna.load_study(study_name="s", storage=sqlite_uri(tmp_path / "optuna.db"))
+    assert loaded.trials[1].user_attrs["error"] == "loss is not finite"
+    assert loaded.trials[2].params != loaded.trials[1].params
+
+
+def test_a_study_whose_trials_all_fail_gives_up(tmp_path: Path) -> None:
+    def objective(trial: Trial, values: Mapping[str, Any]) -> float:
+        raise JobError("broken")
+
+    with pytest.raises(JobError, match="trials failed"):
+        study(tmp_path, trials=2).run(objective)
+
+
+def test_the_best_settings_are_empty_where_the_start_is_best(tmp_path: Path) -> None:
+    best = study(tmp_path, trials=3).run(lambda trial, values: 1.0 if trial.number == 0 else 0.0)
+    assert best.best_values == {}
+    other = study(tmp_path / "b", trials=3).run(lambda trial, values: float(trial.number))
+    assert other.best_number == 2
+    assert set(other.best_values) == set(RANGES)
