@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,9 @@ def import_(
     form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Which published form to read.")] = "auto",
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Import again although nothing changed.")] = False,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="The features are generated: every table will say so.")
+    ] = False,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
@@ -47,10 +51,20 @@ def import_(
         def show(text: str, done: int, total: int) -> None:
             progress.update(task, description=text, completed=done, total=total)
 
-        report = import_official(card, name, source, target, form=form, dtype=dtype, force=force, progress=show)
+        report = import_official(
+            card, name, source, target, form=form, dtype=dtype, force=force, generated=generated, progress=show
+        )
+    state = "was imported already" if report.already else "imported"
+    if report.resumed:
+        state += f" ({report.resumed} class files were read before the interruption)"
+    parts = [{"part": part, **asdict(count)} for part, count in report.parts.items()]
     if json_file != "-":
-        out.print(report.text(), highlight=False)
-    _emit(json_file, report.as_dict())
+        out.print(f"{report.target}: {state}; {report.form}, {report.dtype}, digest {report.digest[:16]}", highlight=False)
+        rows_table(out, "Parts", list(parts[0]), [["-" if v is None else v for v in p.values()] for p in parts])
+        for note in report.notes:
+            out.print(f"note: {note}", highlight=False, soft_wrap=True)
+    notes = [str(note) for note in report.notes]
+    _emit(json_file, {"store": str(report.target), "digest": report.digest, "state": state, "parts": parts, "notes": notes})
 
 
 @data_app.command()
@@ -123,12 +137,12 @@ def verify(
     card, name = _card(dataset, features)
     store = open_or_build(card, name, data_root)
     findings = verify_store(store.path, card)
-    rows = [(f.level, f.text) for f in findings]
+    rows = [(f.severity, f.text) for f in findings]
     if json_file != "-":
         if rows:
             rows_table(out, str(store.path), ["", "finding"], rows)
         else:
             out.print(f"{store.path}: all is well ({len(store.ids)} samples, digest {store.digest[:16]})", highlight=False)
     _emit(json_file, [{"level": level, "text": text} for level, text in rows])
-    if any(f.level == "error" for f in findings):
+    if any(f.severity == "problem" for f in findings):
         raise UsageError(f"{store.path}: the store is broken; build or import it again")

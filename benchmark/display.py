@@ -107,7 +107,9 @@ def show_table(
     table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(cells.columns):
         right = numeric is not None and numeric[i]
-        table.add_column(escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold")
+        table.add_column(
+            escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
+        )
     for r in range(len(cells)):
         row = []
         for c in range(cells.shape[1]):

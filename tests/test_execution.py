@@ -13,6 +13,8 @@ import pytest
 import yaml
 from tiny import TINY, Bench
 
+from benchmark import jobs
+from benchmark.config import Range
 from benchmark.errors import UsageError
 from benchmark.jobs import Call
 from benchmark.method import Method
@@ -148,12 +150,11 @@ def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
     assert "margin" in unit.ranges
 
 
-def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench) -> None:
-    path = bench.data / "recipe"
-    unit = bench.units(bench.call(methods="tcaf"))[0]
-    assert not path.exists()
-    outside = {**unit.settings.searchable(), "lr": 0.9}
-    assert not unit.ranges["dropout"].contains(outside["lr"] + 1)
+def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = {"margin": Range(type="float", low=5, high=6)}
+    monkeypatch.setattr(jobs, "_ranges", lambda *_: narrow)
+    with pytest.raises(UsageError, match=r"CJME on synthetic starts from margin=1.0, outside the search range"):
+        bench.units(bench.call(methods="cjme", trials=2))
 
 
 CHILD = """
@@ -225,7 +226,7 @@ def test_a_killed_job_goes_on_at_its_epoch(bench: Bench, monkeypatch: pytest.Mon
 def test_sequence_methods_refuse_a_store_of_means(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = bench.units(bench.call(methods="tcaf"))[0]
     monkeypatch.setattr(type(unit.store), "_read_tables", _without_frames(type(unit.store)._read_tables))
-    with pytest.raises(UsageError, match="TCAF needs sequences.*data import synthetic"):
+    with pytest.raises(UsageError, match=r"TCAF needs sequences.*data import synthetic"):
         bench.units(bench.call(methods="tcaf"))
     assert bench.units(bench.call(methods="avca"))
 

@@ -27,7 +27,9 @@ UNSEEN = {
     "activitynet": {"cls": (48, 4052), "main": (50, 4199)},
 }
 ORDER = ("stage_1_train", "stage_1_val_seen", "stage_1_val_unseen", "stage_2_train", "stage_2_test_seen")
-LEAKS = {"ucf": (555, 555), "activitynet": (784, 1615), "vggsound": (3144, 9032)}
+# Test-seen samples that share their group with a training sample, test-seen samples, and the same sharing for test unseen:
+# one ActivityNet video (yDH9iAn82Q8) has segments of a training class and of an unseen class.
+LEAKS = {"ucf": (555, 555, 0), "activitynet": (784, 1615, 1), "vggsound": (3144, 9032, 0)}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +100,8 @@ def test_grouping_finds_the_known_leakage_in_the_published_lists(cards: dict[str
 
     train = set(groups("stage_2_train"))
     seen, unseen = groups("stage_2_test_seen"), groups("stage_2_test_unseen")
-    assert (sum(group in train for group in seen), len(seen)) == LEAKS[name]
-    assert not train & set(unseen)
+    found = sum(group in train for group in seen), len(seen), sum(group in train for group in unseen)
+    assert found == LEAKS[name]
 
 
 def write(folder: Path, name: str, **fields: Any) -> None:

@@ -107,6 +107,7 @@ def test_what_is_written_is_read(
         if expected.frames is None:
             np.testing.assert_array_equal(np.concatenate([r.means for r in read]), expected.means)
             continue
+        assert expected.offsets is not None
         np.testing.assert_array_equal(np.concatenate([r.frames for r in read]), expected.frames)
         np.testing.assert_array_equal(np.concatenate([r.lengths for r in read]), np.diff(expected.offsets))
         means = [expected.frames[a:b].mean(0) for a, b in zip(expected.offsets[:-1], expected.offsets[1:], strict=True)]
@@ -183,7 +184,7 @@ def _renamed(row: int) -> Callable[[StoreContent], StoreContent]:
         *((_change(part), True) for part in DEVELOPMENT_PARTS),
         *((_change(part), False) for part in TEST_PARTS),
         (_renamed(0), True),
-        (_renamed(-1 % 18), False),
+        (_renamed(17), False),
         (_vector(0), True),
         (_replaced(dataset="other"), True),
         (_replaced(own_vector=[0, 1, 3, 2]), True),
@@ -235,9 +236,14 @@ def test_another_hdf5_file_and_a_missing_file_are_refused_clearly(tmp_path: Path
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "tiny.h5"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -245,7 +251,6 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
 @pytest.mark.parametrize(
     "fields",
     [
-        {"parts": np.zeros(18, np.uint8)[::-1]},
         {"parts": np.arange(18, 0, -1).astype(np.uint8)},
         {"labels": np.zeros(3, np.int64)},
         {"own_vector": [0]},
@@ -253,7 +258,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
         {"class_parts": {}},
         {"audio": ModalityContent(3)},
         {"audio": ModalityContent(3, np.zeros((5, 3)), np.array([0, 5]))},
-    ][1:],
+    ],
 )
 def test_content_that_does_not_fit_together_is_not_written(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"samples|vectors|lists|offsets|mean"):

@@ -1,0 +1,152 @@
+"""The command line as a user meets it: defaults, help, errors with their exit codes, machine-readable output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import TINY
+
+from benchmark.tracking import Tracker
+
+PROJECT = Path(__file__).resolve().parents[1]
+SETS = [f"--set={s}" for s in TINY]
+
+
+class Shell:
+    """Runs the command line in a folder of its own."""
+
+    def __init__(self, folder: Path, runs: Path) -> None:
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "GZSL_DATA_ROOT": str(folder / "data"),
+            "GZSL_RUNS_DIR": str(runs),
+            "GZSL_REPORTS_DIR": str(folder / "reports"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, str(PROJECT / "run_benchmark.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.env, cwd=self.folder, check=False)
+        text = done.stdout + done.stderr
+        assert done.returncode == code, text
+        assert "Traceback" not in text, text
+        return text
+
+
+@pytest.fixture
+def shell(tmp_path: Path, runs: Path) -> Shell:
+    return Shell(tmp_path, runs)
+
+
+def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None:
+    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", *SETS)
+    assert "Generalised zero-shot" in text
+    assert "generated data" in text
+    folder = shell.folder / "reports" / "synthetic"
+    assert {"report.md", "gzsl.csv", "zsl.csv", "full.csv"} <= {p.name for p in folder.iterdir()}
+    again = shell("report", "--report", "again")
+    assert (shell.folder / "reports" / "again" / "gzsl.csv").read_text() == (folder / "gzsl.csv").read_text()
+    assert "CJME" in again
+
+
+def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> None:
+    text = shell("run", "--methods", "cjme", "--dataset", "synthetic", "--dry-run", "--json", *SETS)
+    jobs = json.loads(text)
+    assert [(j["state"], len(j["key"])) for j in jobs] == [("missing", 16)] * 2
+    shell("run", "--methods", "cjme", "--dataset", "synthetic", "--stages", "1", "--quiet", *SETS)
+    status = json.loads(shell("status", "--methods", "cjme", "--dataset", "synthetic", "--json", *SETS))
+    assert [j["state"] for j in status] == ["done", "missing"]
+    assert [j["key"] for j in status] == [j["key"] for j in jobs]
+
+
+def test_json_goes_to_a_file_and_the_tables_stay_on_screen(shell: Shell) -> None:
+    file = shell.folder / "out.json"
+    text = shell("--methods", "cjme", "--dataset", "synthetic", "--json", str(file), *SETS)
+    assert "Generalised zero-shot" in text
+    assert set(json.loads(file.read_text())) == {"report", "tables", "failed"}
+
+
+def test_tune_prints_the_best_settings(shell: Shell) -> None:
+    text = shell("tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS)
+    assert "best val HM" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "tcaff"], "unknown method 'tcaff': did you mean 'tcaf'"),
+        (["--dataset", "stamp"], "unknown data set 'stamp': did you mean 'stamps'"),
+        (["--dataset", "synthetic", "--features", "cls"], "no feature set 'cls'"),
+        (["--dataset", "synthetic", "--set", "train.epochz=1"], "did you mean 'epochs'"),
+        (["--dataset", "synthetic", "--mode", "papper"], "mode"),
+        (["--config", "nowhere.yaml"], "cannot be read"),
+        (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
+        (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
+    ],
+)
+def test_wrong_usage_is_one_clear_message_and_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
+    assert message in " ".join(shell(*arguments, code=2).split())
+
+
+def test_missing_features_say_what_to_fetch_where_it_is_looked_for_and_how_to_import(shell: Shell) -> None:
+    text = " ".join(shell("--methods", "cjme", "--dataset", "vggsound", code=2).split())
+    assert "vggsound-cls.h5" in text
+    assert "data import vggsound" in text
+    assert "2025-12" in text
+
+
+def test_list_shows_methods_data_sets_and_broken_plugins(shell: Shell) -> None:
+    found = json.loads(shell("list", "--json"))
+    names = [m["name"] for m in found["methods"]]
+    assert {"tcaf", "attention_fusion", "perceiver", "cjme", "avgzslnet", "avca"} <= set(names)
+    states = {(d["name"], d["features"]): d["state"] for d in found["datasets"]}
+    assert states["vggsound", "main"] == "not imported"
+    assert states["stamps", "native"] == "built at first use"
+
+
+def test_built_data_can_be_shown_and_verified(shell: Shell) -> None:
+    assert "digest" in shell("data", "build", "synthetic")
+    info = json.loads(shell("data", "info", "synthetic", "--json"))
+    assert [p["samples"] for p in info["parts"]] == [p["expected samples"] for p in info["parts"]]
+    assert "all is well" in shell("data", "verify", "synthetic")
+
+
+def test_a_failed_job_is_named_and_the_exit_code_is_1(shell: Shell) -> None:
+    plugin = shell.folder / "broken_method.py"
+    plugin.write_text(
+        "import torch\n"
+        "from benchmark.method import Method, register\n"
+        "@register('sky', title='Sky', paper='none', bibtex='@misc{sky}', inputs='mean')\n"
+        "class Sky(Method):\n"
+        "    def __init__(self, config, spec):\n"
+        "        super().__init__(config, spec)\n"
+        "        self.w = torch.nn.Linear(spec.audio_dim, spec.text_dim)\n"
+        "    def loss(self, batch, classes):\n"
+        "        return {'total': self.w(batch.audio).sum() * float('nan')}\n"
+        "    def embed(self, batch):\n"
+        "        raise NotImplementedError\n"
+        "    def embed_classes(self, text):\n"
+        "        return text\n"
+    )
+    text = shell("--methods", "sky,cjme", "--dataset", "synthetic", "--plugin", str(plugin), *SETS, code=1)
+    assert "loss 'total' is not finite in epoch 0, batch 0" in text
+    assert "CJME" in text
+
+
+def test_the_config_of_a_run_runs_again(shell: Shell, tracker: Tracker) -> None:
+    shell("--methods", "cjme", "--dataset", "synthetic", "--quiet", *SETS)
+    config = shell.folder / "config.yaml"
+    config.write_text(tracker.read_text(tracker.find(kind="job", stage="2")[0].run_id, "config.yaml"))
+    again = json.loads(shell("run", "--config", str(config), "--dry-run", "--json"))
+    assert [j["state"] for j in again] == ["done", "done"]
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["tune"], ["report"], ["list"], ["status"], ["data"], ["data", "import"]])
+def test_every_command_has_help(shell: Shell, command: list[str]) -> None:
+    assert "Usage" in shell(*command, "--help")

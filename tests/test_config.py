@@ -1,0 +1,111 @@
+"""Settings: where they come from, which win, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry
+from benchmark.config import (
+    ProtocolConfig,
+    Range,
+    Settings,
+    Sources,
+    TrainConfig,
+    load_recipe,
+    parse_overrides,
+    protocol_for,
+    resolve,
+)
+from benchmark.errors import UsageError
+
+METHODS = registry.load()
+UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})
+
+
+def settings(method: str, *overrides: str, sources: Sources = UCF, mode: str = "paper") -> Settings:
+    cls = METHODS.get(method)
+    parsed = parse_overrides(overrides, METHODS.methods)
+    return resolve(cls, METHODS.recipe(cls), sources, mode, parsed)  # type: ignore[arg-type]
+
+
+def test_published_settings_are_the_default_on_published_data() -> None:
+    found = settings("tcaf")
+    assert found.published
+    assert (found.config.lr, found.train.batch_size, found.train.batches_per_epoch, found.train.epochs) == (7e-5, 64, 300, 50)
+    activitynet = settings("tcaf", sources=Sources("activitynet", "cls", True, {}, {}))
+    assert (activitynet.lengths.train, activitynet.lengths.test) == (60, 300)
+    assert settings("avca", sources=Sources("vggsound", "main", True, {}, {})).train.batch_size == 64
+
+
+def test_the_card_wins_over_the_class_and_set_wins_over_all() -> None:
+    sources = Sources("own", "x", False, {"tcaf": {"depth": 3, "lr": 0.5}}, {"epochs": 7})
+    found = settings("tcaf", "tcaf.lr=0.25", "train.batch_size=9", sources=sources)
+    assert not found.published
+    assert found.as_dict()["tcaf"]["depth"] == 3
+    assert (found.config.lr, found.train.epochs, found.train.batch_size) == (0.25, 7, 9)
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    assert settings("tcaf", "tcaf.lr=1e-4").config.lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.epoch=2", "'train' has no setting 'epoch': did you mean 'epochs'"),
+        ("trian.epochs=2", "no section 'trian': did you mean 'train'"),
+        ("train.epochs", "SECTION.FIELD=VALUE"),
+        ("train.epochs=two", "train.epochs=two.*valid integer"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("tcaf.drop=0.5", "did you mean 'dropout'"),
+        ("tcaf.dropout=7", "dropout"),
+        ("protocol.video_norm=maybe", "'paper' or 'corrected'"),
+    ],
+)
+def test_a_wrong_override_is_named_with_the_near_ones(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        parse_overrides([text], METHODS.methods)
+
+
+def test_mode_paper_is_official_only_where_an_order_was_published() -> None:
+    assert protocol_for("paper", published_order=True)["text_alignment"] == "official"
+    assert protocol_for("paper", published_order=False)["text_alignment"] == "corrected"
+    assert set(protocol_for("corrected", published_order=True).values()) == {"corrected"}
+    assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields)
+
+
+def test_a_recipe_reports_all_its_errors_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "tcaf.yaml"
+    path.write_text(
+        "method: tcaff\n"
+        "published: {ucf: {cls: {config: {lr: 0.5, layers: 3}, train: {epochs: none}}}}\n"
+        "search: {lr: {type: float, low: 0.00001, high: 0.1}, width: {type: int, low: 1, high: 2}}\n"
+    )
+    with pytest.raises(UsageError) as error:
+        load_recipe(path, METHODS.get("tcaf"))
+    for part in ("expected 'tcaf'", "layers", "epochs", "lies outside the search range", "no such setting; "):
+        assert part in str(error.value), part
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"type": "float", "low": 1},
+        {"type": "int", "low": 3, "high": 2},
+        {"type": "categorical"},
+        {"type": "categorical", "choices": [1], "low": 0},
+        {"type": "float", "low": 0, "high": 1, "log": True},
+    ],
+)
+def test_impossible_ranges_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="range"):
+        Range.model_validate(values)
+
+
+def test_all_defaults_are_visible_in_the_flat_settings() -> None:
+    flat = settings("avca").flat()
+    assert {f"train.{name}" for name in TrainConfig.model_fields} <= set(flat)
+    assert flat["protocol.text_alignment"] == "official"
+    assert flat["avca.momentum"] == 0.99
