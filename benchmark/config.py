@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmark.data.synthetic import SyntheticConfig
 from benchmark.errors import UsageError, near
 from benchmark.method import Method, MethodConfig
 
@@ -231,7 +232,8 @@ def validation_message(error: ValidationError, place: str) -> str:
     return "\n".join(lines)
 
 
-SECTIONS: dict[str, type[_Settings]] = {
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": SyntheticConfig,
     "train": TrainConfig,
     "lengths": LengthConfig,
     "protocol": ProtocolConfig,

@@ -427,7 +427,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         "method_inputs": unit.method.inputs,
         "dataset_title": unit.card.title,
         "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
-        "dataset_caption": unit.card.caption,
+        "dataset_caption": ", ".join([unit.card.caption, *(f"{k}={v}" for k, v in unit.data_settings.items())]),
         "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
         "epochs": str(unit.settings.train.epochs),
         "batches_per_epoch": str(unit.settings.train.batches_per_epoch),

@@ -62,6 +62,8 @@ class Unit:
     features: str
     alias: str | None
     """The alias whose budget holds, as ``demo``."""
+    data_settings: Mapping[str, Any]
+    """Settings of generated data that differ from the card's."""
     store: FeatureStore
     mode: Mode
     settings: Settings
@@ -166,7 +168,7 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
     for name in dict.fromkeys(n.strip() for n in call.dataset.split(",") if n.strip()):
         card, budget = find_card(name, cards)
         features, _ = card.feature_set(call.features)
-        store = open_or_build(card, features, data_root, in_memory=call.in_memory)
+        store = open_or_build(card, features, data_root, in_memory=call.in_memory, overrides=overrides.get("data"))
         for mode in call.modes:
             for method in methods:
                 units.append(_unit(call, method, registry.recipe(method), card, features, name, budget, store, mode, overrides))
@@ -216,6 +218,7 @@ def _unit(
         card=card,
         features=features,
         alias=name if name != card.name else None,
+        data_settings=overrides.get("data", {}),
         store=store,
         mode=mode,
         settings=settings,

@@ -1,0 +1,86 @@
+"""The command line on folders in the official layout, from import to tables. Slow; needs the reference data."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+CHANCE_UCF = 1 / 6
+"""Test-unseen classes of UCF with the cls split."""
+
+pytestmark = pytest.mark.slow
+
+
+class Trial:
+    """A folder with generated features in the official layout, and the command line on it."""
+
+    def __init__(self, folder: Path, shared: Path) -> None:
+        self.folder, self.tool = folder, shared / "tools" / "make_official_layout.py"
+
+    def make(self, dataset: str, *options: str) -> Path:
+        subprocess.run([sys.executable, str(self.tool), str(self.folder), "--dataset", dataset, *options], check=True)
+        return self.folder / dataset
+
+    def command(self, *arguments: str) -> None:
+        roots = ["--data-root", str(self.folder / "data")]
+        if arguments[0] == "run":
+            roots += ["--runs-dir", str(self.folder / "runs"), "--reports-dir", str(self.folder / "reports")]
+        subprocess.run([sys.executable, str(PROJECT / "run_benchmark.py"), *arguments, *roots], check=True)
+
+    def table(self, report: str, name: str) -> list[dict[str, str]]:
+        with open(self.folder / "reports" / report / f"{name}.csv", newline="") as f:
+            return list(csv.DictReader(f))
+
+
+@pytest.fixture
+def trial(tmp_path: Path, shared: Path) -> Trial:
+    return Trial(tmp_path, shared)
+
+
+SMALL = [
+    "--set=train.epochs=2",
+    "--set=train.batches_per_epoch=20",
+    "--set=perceiver.depth=1",
+    "--set=perceiver.latents=8",
+]
+
+
+def test_all_methods_on_ucf_give_both_tables(trial: Trial) -> None:
+    trial.command("data", "import", "ucf", "--features", "cls", "--from", str(trial.make("UCF", "--fraction", "0.1")), "--generated")  # fmt: skip # noqa: E501
+    trial.command("run", "--methods", "all", "--dataset", "ucf", "--report", "ucf", *SMALL)
+    for name in ("gzsl", "zsl"):
+        methods = {row["method"] for row in trial.table("ucf", name)}
+        assert len(methods) == 6, methods
+
+
+def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial) -> None:
+    for dataset, name, options in (
+        ("ActivityNet", "activitynet", ["--length-scale", "0.1"]),
+        ("VGGSound", "vggsound", []),
+    ):
+        folder = trial.make(dataset, "--features", "main", "--fraction", "0.001", *options)
+        trial.command("data", "import", name, "--features", "main", "--from", str(folder), "--generated")
+    small = [*SMALL, "--set=train.batches_per_epoch=4", "--set=lengths.train=8", "--set=lengths.test=16"]
+    names = ["--dataset", "activitynet,vggsound", "--features", "main", "--report", "both"]
+    trial.command("run", "--methods", "all", *names, *small)
+    rows = trial.table("both", "gzsl")
+    assert {(r["dataset"], r["method"]) for r in rows} == {
+        (d, m)
+        for d in ("activitynet", "vggsound")
+        for m in ("tcaf", "attention_fusion", "perceiver", "cjme", "avgzslnet", "avca")
+    }
+
+
+def test_ten_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial) -> None:
+    trial.command("data", "import", "ucf", "--features", "cls", "--from", str(trial.make("UCF", "--fraction", "0.25")), "--generated")  # fmt: skip # noqa: E501
+    settings = ["train.epochs=10", "protocol.text_alignment=corrected", "train.batches_per_epoch=40", "train.threads=2"]
+    trial.command("run", "--methods", "tcaf", "--dataset", "ucf", "--report", "tcaf", *(f"--set={s}" for s in settings))
+    (row,) = trial.table("tcaf", "full")
+    print(row)
+    assert float(row["ZSL_percent"]) >= 100 * 3 * CHANCE_UCF
+    assert min(float(row[f"{m}_percent"]) for m in ("S", "U", "HM")) > 0
