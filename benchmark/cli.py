@@ -9,6 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from benchmark import __version__
 from benchmark.errors import UsageError
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -138,6 +140,19 @@ def _plan(call: Any, data_root: Path) -> Any:
     return plan_units(call, registry.load(call.plugins), data_root)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"gzsl-bench {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of all commands."""
+
+
 @app.command()
 def run(
     methods: Methods = None,
@@ -175,11 +190,14 @@ def run(
         return
     result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
     folder = reports_dir / (report_name or report_folder(call))
-    content = _write_report(tracker, folder, [result.run_id], show=json_file != "-")
-    _emit(json_file, content)
+    for entry in result.failed:
+        text = f"{entry.method} on {entry.dataset} ({entry.variant}, seed {entry.repetition}, stage {entry.stage})"
+        err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
+    if len(result.failed) == len(result.entries):  # there is nothing to report
+        _emit(json_file, {"report": None, "tables": {}, "failed": [asdict(e) for e in result.failed]})
+        raise typer.Exit(SOME_FAILED)
+    _emit(json_file, _write_report(tracker, folder, [result.run_id], show=json_file != "-"))
     if result.failed:
-        for entry in result.failed:
-            err.print(f"[red]{entry.state}[/] {entry.method} on {entry.dataset} ({entry.variant}): {escape(entry.error)}")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -298,7 +316,7 @@ def _show_jobs(tracker: Any, units: Any, stages: str, json_file: str | None) -> 
     from benchmark.display import rows_table
     from benchmark.execution import job_states, study_of
 
-    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run else "")) for job, state, run in job_states(tracker, units, stages)]  # fmt: skip # noqa: E501
+    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages)]  # fmt: skip # noqa: E501
     if json_file != "-":
         rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
         for unit in units:

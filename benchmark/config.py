@@ -48,8 +48,7 @@ class LengthConfig(_Settings):
 
     train: Length = "max"
     test: Length = "max"
-    train_cut: Literal["random", "centre"] = "random"
-    test_cut: Literal["random", "centre"] = "centre"
+    train_cut: Literal["random", "centre"] = Field("random", description="evaluation always cuts in the centre")
 
 
 class ProtocolConfig(_Settings):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from benchmark.execution import Outcome
-    from benchmark.training import EpochRecord
+    from benchmark.method import EpochRecord
 
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
@@ -30,7 +30,7 @@ class LiveDisplay:
         self.console, self.quiet = console, quiet
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("val HM {task.fields[hm]}"),
@@ -104,7 +104,9 @@ def show_table(
     notes: Sequence[str] = (),
 ) -> None:
     """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(cells.columns):
         right = numeric is not None and numeric[i]
         table.add_column(

@@ -29,9 +29,10 @@ from filelock import FileLock
 
 from benchmark.errors import JobError
 from benchmark.jobs import Call, Job, Unit
+from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo, stage_one, stage_two
 from benchmark.tracking import RunRecord, Tracker
-from benchmark.training import EpochRecord, clear_checkpoints
+from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -266,6 +267,7 @@ class Runner:
         interrupted = [r for r in self.tracker.find(kind="job", job_key=job.key) if r.tags.get("outcome") != "pruned"]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
+            self.tracker.tag(interrupted[0].run_id, outcome="", error="")
             return interrupted[0].run_id
         identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
         seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,7 +37,9 @@ class Call(BaseModel):
     mode: Literal["paper", "corrected", "both"] = "paper"
     stages: Stages = "all"
     seeds: int | None = Field(None, ge=1, le=10_000, description="repetitions; 1, or what the alias says")
-    repetitions: list[int] | None = Field(None, description="these repetitions only, instead of seeds")
+    repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="these repetitions only, instead of seeds"
+    )
     base_seed: int = Field(BASE_SEED, ge=0)
     trials: int | None = Field(None, ge=0, description="tuning trials per method; 0, or what the alias says")
     timeout: float | None = Field(None, gt=0, description="seconds after which a study starts no further trial")
@@ -68,6 +70,7 @@ class Unit:
     mode: Mode
     settings: Settings
     tuning: TuningConfig
+    plugins: Sequence[Path]
     repetitions: Sequence[int]
     base_seed: int
 
@@ -151,7 +154,11 @@ class Job:
             repetitions=[self.repetition],
             base_seed=self.unit.base_seed,
             trials=0,
-            settings=[f"{key}={json.dumps(value)}" for key, value in self.settings.flat().items() if key != "protocol.mode"],
+            settings=[
+                *(f"{key}={json.dumps(value)}" for key, value in self.settings.flat().items() if key != "protocol.mode"),
+                *(f"data.{key}={json.dumps(value)}" for key, value in self.unit.data_settings.items()),
+            ],
+            plugins=list(self.unit.plugins),
         )
 
 
@@ -161,6 +168,8 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
     Raises:
         UsageError: an unknown name or setting, missing features, or a method that the features cannot serve.
     """
+    if not call.dataset.strip(", "):
+        raise UsageError("--dataset: no data set is named")
     overrides = parse_overrides(call.settings, registry.methods)
     methods = registry.select(call.methods)
     cards = load_cards()
@@ -223,6 +232,7 @@ def _unit(
         mode=mode,
         settings=settings,
         tuning=tuning,
+        plugins=[path.resolve() for path in call.plugins],
         repetitions=call.repetitions if call.repetitions is not None else list(range(seeds)),
         base_seed=call.base_seed,
     )

@@ -7,7 +7,7 @@ batches of features; class names, the division into seen and unseen, and labels 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -16,9 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from benchmark.training import FitResult, Loop, TrainingData
+    from benchmark.training import Loop, TrainingData
 
-__all__ = ["REGISTERED", "Batch", "Classes", "Embeddings", "Field", "Method", "MethodConfig", "Spec", "register"]
+__all__ = [
+    "REGISTERED",
+    "Batch",
+    "Classes",
+    "Embeddings",
+    "EpochRecord",
+    "Field",
+    "FitResult",
+    "Method",
+    "MethodConfig",
+    "Spec",
+    "register",
+]
 
 Inputs = Literal["sequence", "mean"]
 
@@ -102,6 +114,30 @@ class Embeddings:
     """View name -> ``[B, d]``."""
     gate: Tensor | None = None
     """``[B]`` weight of the second modality, for methods that gate two views in ``distances``."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known of one finished epoch; epochs count from 0."""
+
+    epoch: int
+    losses: Mapping[str, float]
+    """Mean of each part over the epoch's batches."""
+    validation: Mapping[str, float]
+    """Validation metrics (fractions) and the beta they hold at."""
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished training."""
+
+    history: Sequence[EpochRecord]
+    best_epoch: int
+    """Epoch with the highest validation HM, the first such."""
+    best_calibration: Mapping[str, Any]
+    """What the validation of that epoch chose."""
 
 
 class Method(nn.Module, ABC):

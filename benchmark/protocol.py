@@ -19,11 +19,10 @@ import torch
 from benchmark.config import ProtocolConfig, Settings
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import FeatureSetCard
-from benchmark.data.store import FeatureStore, Section
+from benchmark.data.store import FeatureStore, Section, replacing
 from benchmark.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
 from benchmark.method import Classes, Method, Spec
 from benchmark.training import (
-    EpochRecord,
     Listener,
     Loop,
     TrainingData,
@@ -65,7 +64,7 @@ class Task:
 
     def development(self) -> Section:
         """Training and validation parts."""
-        return self.store.development(self.protocol.text_alignment, self.seed)
+        return self.store.development(self.protocol.text_alignment, self.seed, sequences=self.method.inputs == "sequence")
 
     def build(self) -> Method:
         """A fresh model on its device; the seed fixes its weights and every later draw of torch."""
@@ -125,6 +124,7 @@ class StageTwo:
     curve: Curve
     epochs: int
     test_openings: int
+    """How often the test parts were opened for this model; more than once only after an interruption while testing."""
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -217,13 +217,22 @@ def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Lis
     method = task.build()
     method.fit(data, loop)
     save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
-    return test(task, method, first.calibration, epochs)
+    return test(task, method, first.calibration, epochs, count_opening(folder))
 
 
-def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
+def count_opening(folder: Path) -> int:
+    """Note in the job's folder that the test parts are being opened; how often that happened, interrupted jobs included."""
+    file = folder / "test_openings"
+    openings = int(file.read_text()) + 1 if file.exists() else 1
+    with replacing(file) as temporary:
+        temporary.write_text(str(openings))
+    return openings
+
+
+def test(task: Task, method: Method, calibration: Calibration, epochs: int, openings: int) -> StageTwo:
     """Open the test parts and score a final model at a beta chosen elsewhere."""
-    before = task.store.test_openings
-    section = task.store.open_test(task.protocol.text_alignment, task.seed)
+    sequences = task.method.inputs == "sequence"
+    section = task.store.open_test(task.protocol.text_alignment, task.seed, sequences=sequences)
     nearest = embed_and_rank(task, test_set(section), method)
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
@@ -247,8 +256,5 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> S
         recall=recall,
         curve=curve,
         epochs=epochs,
-        test_openings=task.store.test_openings - before,
+        test_openings=openings,
     )
-
-
-__all__ = ["EpochRecord", "StageOne", "StageTwo", "Task", "derive_seed", "stage_one", "stage_two"]

@@ -53,7 +53,10 @@ class Registry:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
                 raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
             return list(self.methods.values())
-        return [self.get(name) for name in dict.fromkeys(n.strip() for n in names.split(",") if n.strip())]
+        wanted = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+        if not wanted:
+            raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
+        return [self.get(name) for name in wanted]
 
     def recipe(self, method: type[Method]) -> Recipe | None:
         """The recipe of a method: beside a plug-in's own file, else in ``search_spaces/``; None where there is none.
@@ -121,13 +124,14 @@ def source_file(method: type[Method]) -> Path:
 def code_version(method: type[Method]) -> str:
     """Digest of the code that decides a method's numbers: its file, the shared blocks, and the harness's own part."""
     harness = Path(__file__).parent
-    files = [
-        source_file(method),
+    bases = [base for base in method.__mro__ if issubclass(base, Method) and base is not Method]
+    files = {
+        *(source_file(base) for base in bases),
         *(METHODS_DIR / f"{name}.py" for name in SHARED_FILES),
         *(harness / f"{name}.py" for name in ("method", "training", "protocol", "evaluation")),
-        harness / "data" / "batching.py",
-    ]
+        *(harness / "data" / f"{name}.py" for name in ("batching", "store")),
+    }
     sha = sha256()
-    for path in files:
+    for path in sorted(files):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]

@@ -23,22 +23,9 @@ from benchmark.config import TrainConfig
 from benchmark.data.batching import TrainingBatches, with_evaluation_times
 from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
-from benchmark.method import Method
+from benchmark.method import EpochRecord, FitResult, Method
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What is known of one finished epoch; epochs count from 0."""
-
-    epoch: int
-    losses: Mapping[str, float]
-    """Mean of each part over the epoch's batches."""
-    validation: Mapping[str, float]
-    """Validation metrics (fractions) and the beta they hold at."""
-    lr: float
-    seconds: float
 
 
 class Listener(Protocol):
@@ -65,17 +52,6 @@ class TrainingData:
 
     batches: TrainingBatches
     validate: Callable[[Method], Validation]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A finished training."""
-
-    history: Sequence[EpochRecord]
-    best_epoch: int
-    """Epoch with the highest validation HM, the first such."""
-    best_calibration: Mapping[str, Any]
-    """What the validation of that epoch chose."""
 
 
 @dataclass

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmark import protocol
 from benchmark.errors import JobError, UsageError
-from benchmark.method import Method
+from benchmark.method import EpochRecord, FitResult, Method
 from benchmark.protocol import Task, stage_one
-from benchmark.training import EpochRecord, FitResult, Loop, TrainingData
+from benchmark.training import Loop, TrainingData
 
 
 class Stop(Exception):

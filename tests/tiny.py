@@ -8,7 +8,7 @@ from benchmark import registry
 from benchmark.execution import CallResult, Outcome, Runner
 from benchmark.jobs import Call, Unit, plan_units
 from benchmark.tracking import Tracker, sqlite_uri
-from benchmark.training import EpochRecord
+from benchmark.method import EpochRecord
 
 TINY = [
     "train.epochs=3",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from benchmark.data.store import ModalityData, Samples
 from benchmark.method import Batch, Classes, Inputs
 
 Ints = NDArray[np.int64]
-Cut = Literal["random", "centre"]
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,22 @@ def plan_cuts(
     """Where the sequences of a batch are cut: audio and video, ``[B]`` each.
 
     With length ``max`` nothing is cut. With length n, video is cut or padded to n steps and audio to the steps that go with
-    them; the cut starts at random or in the centre, audio where video does (moved back if the audio would end early).
+    them. In training the video's cut starts at random (or in the centre), in evaluation in the centre; the audio's cut starts
+    where the video's does, and is shorter where the audio ends first (one step is left at least).
     """
     wanted = rules.lengths.train if training else rules.lengths.test
     if wanted == "max":
         zeros = np.zeros_like(audio_lengths)
         return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(zeros, video_lengths, int(video_lengths.max()))
-    cut: Cut = rules.lengths.train_cut if training else rules.lengths.test_cut
     room = np.maximum(video_lengths - wanted, 0)
-    if cut == "random":
+    if training and rules.lengths.train_cut == "random":
         if rng is None:
             raise ValueError("random cuts need a generator")
         video_start = rng.integers(0, room + 1)
     else:
         video_start = room // 2
     audio_wanted = rules.audio_length(wanted)
-    audio_start = np.minimum(rules.audio_start(video_start), np.maximum(audio_lengths - audio_wanted, 0))
+    audio_start = np.minimum(rules.audio_start(video_start), audio_lengths - 1)
     return (
         Cuts(audio_start, np.minimum(audio_lengths - audio_start, audio_wanted), audio_wanted),
         Cuts(video_start, np.minimum(video_lengths - video_start, wanted), wanted),

@@ -62,7 +62,7 @@ class Card(_Strict):
     kind: Literal["published", "real", "generated"]
     description: str
     caption: str = Field("", description="what a table's caption must say of these data")
-    published_order: bool = Field(True, description="whether an official text alignment exists")
+    published_order: bool = Field(False, description="whether an official text alignment exists, which mode paper uses")
     default_features: str
     features: dict[str, FeatureSetCard]
     official: OfficialLayout | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,8 +112,16 @@ def _check(content: StoreContent) -> None:
         raise ValueError("samples must be sorted by part, in the order of PARTS")
     if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(content.class_names):
         raise ValueError("word vectors must be sorted by name, with one row named for each class")
+    if len(content.vectors) != len(content.vector_names) or not _within(content.own_vector, len(content.vectors)):
+        raise ValueError("there must be a row of vectors for each vector name, and own_vector must name such rows")
     if set(content.class_parts) != set(PARTS):
         raise ValueError(f"class lists must be given for {PARTS}")
+    for i, part in enumerate(PARTS):
+        classes = set(map(int, content.class_parts[part]))
+        if not classes or not _within(classes, len(content.class_names)):
+            raise ValueError(f"{part}: the class list must name classes by their index in class_names")
+        if set(np.unique(content.labels[content.parts == i]).tolist()) != classes:
+            raise ValueError(f"{part}: every class of the list needs samples, and every sample a class of the list")
     for modality in (content.audio, content.video):
         if modality.frames is not None:
             offsets = modality.offsets
@@ -121,6 +129,10 @@ def _check(content: StoreContent) -> None:
                 raise ValueError("offsets must bound at least one frame for each sample")
         elif modality.means is None or len(modality.means) != n:
             raise ValueError("a modality needs frames, or a mean for each sample")
+
+
+def _within(values: Iterable[int], size: int) -> bool:
+    return all(0 <= int(v) < size for v in values)
 
 
 def _write_tables(f: h5py.File, content: StoreContent) -> None:
@@ -152,7 +164,7 @@ def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype:
     group.create_dataset("offsets", data=offsets)
     frames = group.create_dataset("frames", (int(offsets[-1]), modality.dim), dtype.newbyteorder("<"))
     for start, stop in _blocks(offsets, modality.dim * 8):
-        block = np.asarray(modality.frames[offsets[start] : offsets[stop]])
+        block = np.asarray(modality.frames[offsets[start] : offsets[stop]]).astype(dtype)  # means are of what is stored
         frames[offsets[start] : offsets[stop]] = block
         sums = np.add.reduceat(block, offsets[start:stop] - offsets[start], axis=0, dtype=np.float64)
         means[start:stop] = sums / np.diff(offsets[start : stop + 1])[:, None]
@@ -281,7 +293,6 @@ class FeatureStore:
     def __init__(self, path: Path, *, in_memory: bool = False) -> None:
         self.path = path
         self.in_memory = in_memory
-        self.test_openings = 0
         try:
             with h5py.File(path, "r") as f:
                 self._read_tables(f)
@@ -327,22 +338,32 @@ class FeatureStore:
     def text_dim(self) -> int:
         return int(self.vectors.shape[1])
 
-    def development(self, alignment: Alignment, shuffle_seed: int = 0) -> Section:
-        """Training and validation parts: the prefix of the store that ends before the first test sample."""
-        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
-        return self._section(0, n, DEVELOPMENT_PARTS, DEVELOPMENT_PARTS, alignment, shuffle_seed)
+    def development(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
+        """Training and validation parts: the prefix of the store that ends before the first test sample.
 
-    def open_test(self, alignment: Alignment, shuffle_seed: int = 0) -> Section:
-        """The sealed test parts. Each call is counted in ``test_openings``; only ``protocol.py`` may call it."""
-        self.test_openings += 1
+        Args:
+            alignment: which word vector each class gets.
+            shuffle_seed: fixes the permutation of ``shuffled``.
+            sequences: whether frames are wanted; without them only means are read.
+        """
         n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
-        return self._section(n, len(self.ids), TEST_PARTS, PARTS, alignment, shuffle_seed)
+        return self._section(0, n, DEVELOPMENT_PARTS, self.vector_rows(alignment, shuffle_seed), sequences)
+
+    def open_test(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
+        """The sealed test parts, with all classes. Only ``protocol.py`` may call it."""
+        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
+        return self._section(n, len(self.ids), PARTS, self.vector_rows(alignment, shuffle_seed), sequences)
+
+    def _classes_of(self, parts: Sequence[str]) -> Ints:
+        """Ids of the classes of some parts, ascending."""
+        return np.unique(np.concatenate([self.class_parts[part] for part in parts]))
 
     def vector_rows(self, alignment: Alignment, shuffle_seed: int = 0) -> Ints:
         """For each class id the row of ``vectors`` that it gets.
 
         ``official``: row k of the name-sorted vectors for class id k, as published code does. ``corrected``: each class its
-        own. ``shuffled``: own vectors permuted over the classes at random, a control in which class names say nothing.
+        own. ``shuffled``: own vectors permuted at random, a control in which class names say nothing; development classes
+        among themselves and the rest among themselves, so that no test class has a say in training.
         """
         if alignment == "official":
             if len(self.vector_names) != len(self.class_names):
@@ -352,21 +373,22 @@ class FeatureStore:
                 )
             return np.arange(len(self.class_names), dtype=np.int64)
         if alignment == "shuffled":
-            return np.random.default_rng([shuffle_seed, 0x5EED]).permutation(self.own_vector)
+            rng, rows = np.random.default_rng([shuffle_seed, 0x5EED]), self.own_vector.copy()
+            development = self._classes_of(DEVELOPMENT_PARTS)
+            for group in (development, np.setdiff1d(np.arange(len(rows)), development)):
+                rows[group] = rng.permutation(self.own_vector[group])
+            return rows
         return self.own_vector
 
-    def _section(
-        self, start: int, stop: int, parts: Sequence[str], class_parts: Sequence[str], alignment: Alignment, seed: int
-    ) -> Section:
+    def _section(self, start: int, stop: int, class_parts: Sequence[str], rows: Ints, sequences: bool) -> Section:
         samples = Samples(
-            audio=self._modality("audio", start, stop),
-            video=self._modality("video", start, stop),
+            audio=self._modality("audio", start, stop, sequences),
+            video=self._modality("video", start, stop, sequences),
             labels=self.labels[start:stop],
             parts=self.parts[start:stop],
             ids=self.ids[start:stop],
         )
-        rows = self.vector_rows(alignment, seed)
-        ids = sorted({int(c) for part in class_parts for c in self.class_parts[part]})
+        ids = self._classes_of(class_parts).tolist()
         table = ClassTable(
             parts={part: self.class_parts[part] for part in class_parts},
             names={c: self.class_names[c] for c in ids},
@@ -374,9 +396,9 @@ class FeatureStore:
         )
         return Section(samples, table)
 
-    def _modality(self, name: str, start: int, stop: int) -> ModalityData:
+    def _modality(self, name: str, start: int, stop: int, sequences: bool) -> ModalityData:
         means = self._map(f"{name}/means", start, stop)
-        if name not in self._offsets:
+        if name not in self._offsets or not sequences:
             return ModalityData(means.shape[1], means, None, None)
         offsets = self._offsets[name][start : stop + 1]
         frames = self._map(f"{name}/frames", int(offsets[0]), int(offsets[-1]))
