@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -22,6 +22,11 @@ from typer.core import TyperGroup
 
 from benchmark import __version__
 from benchmark.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmark.execution import CallResult
+    from benchmark.jobs import Call, Unit
+    from benchmark.tracking import Tracker
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
@@ -61,7 +66,10 @@ Storage = Annotated[
     str | None,
     typer.Option(envvar="GZSL_STORAGE", help="Optuna storage; a SQLite file in the runs folder if not given."),
 ]
-Json = Annotated[str | None, typer.Option("--json", help="Machine-readable results, to FILE or ('-') to the screen.")]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", help="Machine-readable results, to FILE (a name with a suffix), or to the screen without one."),
+]
 Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
 Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
 Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
@@ -80,7 +88,7 @@ ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folde
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
 
 
-def _call(config: Path | None, **options: Any) -> Any:
+def _call(config: Path | None, **options: Any) -> Call:
     """The call of a configuration file and options, which win.
 
     Raises:
@@ -96,18 +104,20 @@ def _call(config: Path | None, **options: Any) -> Any:
             values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError) as error:
             raise UsageError(f"--config {config}: cannot be read ({error})") from None
-        unknown = [k for k in values if k not in Call.model_fields]
+        if not isinstance(values, dict):
+            raise UsageError(f"--config {config}: holds no options; write OPTION: VALUE, a line each")
+        unknown = [str(k) for k in values if k not in Call.model_fields]
         if unknown:
             raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
     given = {k: v for k, v in options.items() if v is not None and v != []}
-    given["settings"] = [*values.get("settings", []), *(options.get("settings") or [])]
     try:
-        return Call.model_validate({**values, **given})
+        call = Call.model_validate({**values, **{k: v for k, v in given.items() if k != "settings"}})
     except ValidationError as error:
         raise UsageError(validation_message(error, "options")) from None
+    return call.model_copy(update={"settings": [*call.settings, *given.get("settings", [])]})
 
 
-def _tracker(runs_dir: Path, tracking_uri: str | None) -> Any:
+def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     from benchmark.tracking import Tracker, sqlite_uri
 
     return Tracker(tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), runs_dir / "artifacts")
@@ -133,7 +143,7 @@ def _emit(json_file: str | None, content: Any) -> None:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _plan(call: Any, data_root: Path) -> Any:
+def _plan(call: Call, data_root: Path) -> list[Unit]:
     from benchmark import registry
     from benchmark.jobs import plan_units
 
@@ -188,8 +198,10 @@ def run(
     if dry_run:
         _show_jobs(tracker, units, call.stages, json_file)
         return
-    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
     folder = reports_dir / (report_name or report_folder(call))
+    for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
+        place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
+    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
     for entry in result.failed:
         text = f"{entry.method} on {entry.dataset} ({entry.variant}, seed {entry.repetition}, stage {entry.stage})"
         err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
@@ -256,24 +268,35 @@ def _settings_text(values: Any) -> str:
 
 
 def _run_units(
-    call: Any, units: Any, tracker: Any, runs_dir: Path, storage: str | None, *, quiet: bool, tune_only: bool = False
-) -> Any:
+    call: Call,
+    units: list[Unit],
+    tracker: Tracker,
+    runs_dir: Path,
+    storage: str | None,
+    *,
+    quiet: bool,
+    tune_only: bool = False,
+) -> CallResult:
     from benchmark.display import LiveDisplay
     from benchmark.execution import Runner
 
     with LiveDisplay(out, quiet=quiet) as display:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         runner = Runner(tracker, runs_dir, _storage(runs_dir, storage), display, command)
-        return runner.run(call, units, tune_only=tune_only)
+        try:
+            return runner.run(call, units, tune_only=tune_only)
+        except KeyboardInterrupt:
+            err.print("stopped; the same command goes on where it was")
+            raise typer.Exit(INTERRUPTED) from None
 
 
-def report_folder(call: Any) -> str:
+def report_folder(call: Call) -> str:
     """Name of a call's report: data sets, and what differs from the defaults."""
     parts = [call.dataset.replace(",", "-"), call.features, call.mode if call.mode != "paper" else None]
     return "-".join(p for p in parts if p)
 
 
-def _write_report(tracker: Any, folder: Path, calls: Sequence[str] | None, *, show: bool) -> Any:
+def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *, show: bool) -> dict[str, Any]:
     from benchmark.display import show_table
     from benchmark.report.write import write_report
 
@@ -312,7 +335,7 @@ def report(
     _emit(json_file, _write_report(tracker, reports_dir / (name or "latest"), call, show=json_file != "-"))
 
 
-def _show_jobs(tracker: Any, units: Any, stages: str, json_file: str | None) -> None:
+def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, json_file: str | None) -> None:
     from benchmark.display import rows_table
     from benchmark.execution import job_states, study_of
 
@@ -389,7 +412,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     for i, argument in enumerate(arguments):  # --json may stand without a file
-        if argument == "--json" and (i + 1 == len(arguments) or arguments[i + 1].startswith("--")):
+        following = arguments[i + 1] if i + 1 < len(arguments) else "-"
+        if argument == "--json" and (following.startswith("-") or not Path(following).suffix):
             arguments[i] = "--json=-"
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if not debug:
@@ -401,6 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(WRONG_USAGE)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command carries on where it was")
-        sys.exit(INTERRUPTED)
+    except Exception as error:  # the last resort: one line instead of a traceback
+        if debug:
+            raise
+        err.print(f"[red]error:[/] {type(error).__name__}: {escape(str(error))} (--debug shows where)", soft_wrap=True)
+        sys.exit(WRONG_USAGE)

@@ -253,6 +253,8 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
             raise UsageError(f"--set {text}: write it as SECTION.FIELD=VALUE, for example --set train.epochs=2")
+        if (section, name) == ("protocol", "mode"):
+            raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")
         if section not in models:
             raise UsageError(f"--set {text}: no section {section!r}: {near(section, models)}")
         fields = models[section].model_fields

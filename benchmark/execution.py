@@ -7,35 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import resource
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import pandas as pd
-import torch
-import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from benchmark.errors import JobError
+from benchmark.errors import JobError, UsageError
 from benchmark.jobs import Call, Job, Unit
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo, stage_one, stage_two
+from benchmark.provenance import dump_call, environment, git_revision, peak_memory_mb, unit_tags
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
-from benchmark.tuning import Pruned, Study, Trial, TuningResult
+from benchmark.tuning import Pruned, Study, Trial, TuningResult, open_storage
 
-PROJECT = Path(__file__).resolve().parents[1]
 State = Literal["done", "reused", "failed", "missing"]
 
 
@@ -122,6 +115,8 @@ class Runner:
     def run(self, call: Call, units: list[Unit], *, tune_only: bool = False) -> CallResult:
         """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record."""
         key = call_key(call, units, tune_only)
+        if any(unit.tuning.trials for unit in units):
+            open_storage(self.storage)  # a wrong address is told before hours of training
         run_id = self._open_run(
             {"kind": "call", "call_key": key},
             f"benchmark {time.strftime('%Y-%m-%d %H:%M')} · {call.dataset}",
@@ -165,7 +160,7 @@ class Runner:
         except BaseException:
             self.tracker.finish(parent, "KILLED")
             raise
-        mine = [e for e in result.failed if (e.dataset, e.mode, e.method) == (unit.card.name, unit.mode, unit.method.name)]
+        mine = [e for e in result.failed if _same_unit(e, unit)]
         self.tracker.finish(parent, "FAILED" if mine else "FINISHED")
 
     def _repetitions(
@@ -204,7 +199,8 @@ class Runner:
             return float(outcome.result["validation"]["hm"])
 
         try:
-            tuned = study.run(objective)
+            with self._alone(f"studies/{hashlib.sha256(study.name.encode()).hexdigest()[:16]}"):
+                tuned = study.run(objective)
         except JobError as error:
             self.display.say(f"{unit.title}: tuning failed: {error}")
             result.entries.append(Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=str(error)))  # fmt: skip # noqa: E501
@@ -243,35 +239,67 @@ class Runner:
         Raises:
             Pruned: from ``on_epoch``.
         """
-        key = job.key
-        folder = self.runs_dir / "jobs" / key
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{key}.lock"):
-            done = self.tracker.find(status="FINISHED", kind="job", job_key=key)
-            if done:
-                result = self.tracker.read_json(done[0].run_id, "result.json")
-                outcome = Outcome(job, "reused", done[0].run_id, result)
+        folder = self.runs_dir / "jobs" / job.key
+        with self._alone(f"jobs/{job.key}"):
+            outcome = self._find_done(job)
+            if outcome is not None:
+                clear_checkpoints(folder)
                 if on_epoch is not None:
-                    for record in result["history"]:
+                    for record in outcome.result["history"]:
                         on_epoch(EpochRecord(**record))
             elif only_find:
-                outcome = Outcome(job, "missing", error="not run yet")
+                failed = self.tracker.find(status="FAILED", kind="job", job_key=job.key)
+                error = f"failed: {failed[0].tags.get('error')}" if failed else "not run yet"
+                outcome = Outcome(job, "missing", error=error)
             else:
                 run_id = self._job_run(job, parent, tags, label or job.title)
                 outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
         self.display.end(replace(outcome, label=label or job.title))
         return outcome
 
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice."""
+        path = self.runs_dir / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.display.say(f"waiting for another process that works on {name}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _find_done(self, job: Job) -> Outcome | None:
+        """The finished job, if its result can be read."""
+        for run in self.tracker.find(status="FINISHED", kind="job", job_key=job.key):
+            try:
+                return Outcome(job, "reused", run.run_id, self.tracker.read_json(run.run_id, "result.json"))
+            except UsageError as error:
+                self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
+        return None
+
     def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
         """A run for the job: the interrupted one, or a new one with all settings logged."""
-        interrupted = [r for r in self.tracker.find(kind="job", job_key=job.key) if r.tags.get("outcome") != "pruned"]
+        found = self.tracker.find(kind="job", job_key=job.key)
+        interrupted = [r for r in found if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
             self.tracker.tag(interrupted[0].run_id, outcome="", error="")
+            if "described" not in interrupted[0].tags:
+                self._describe(interrupted[0].run_id, job)
             return interrupted[0].run_id
         identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
         seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
         run_id = self.tracker.start(title, {**identity, **seeds, **tags, **environment()}, parent)
+        self._describe(run_id, job)
+        return run_id
+
+    def _describe(self, run_id: str, job: Job) -> None:
+        """Log what the job is: settings, how to repeat it, data."""
         self.tracker.log_params(run_id, job.settings.flat())
         self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
         self.tracker.log_json(run_id, job.identity(), "identity.json")
@@ -283,7 +311,7 @@ class Runner:
             source=f"{job.unit.card.title}, feature set {job.unit.features}",
             context="train+validation" if job.stage == 1 else "train+validation+test",
         )
-        return run_id
+        self.tracker.tag(run_id, described="true")
 
     def _train(
         self,
@@ -297,7 +325,6 @@ class Runner:
         listener = _Listener(self.tracker, run_id, self.display, on_epoch)
         epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
         self.display.start(title, epochs, job.settings.train.batches_per_epoch)
-        started = time.perf_counter()
         try:
             if first is None:
                 found = stage_one(job.task(), folder, job.key, listener)
@@ -319,7 +346,7 @@ class Runner:
             self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
             self.tracker.finish(run_id, "FAILED")
             return Outcome(job, "failed", run_id, error=text)
-        usage = {"duration_seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()}
+        usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
         self.tracker.log_metrics(run_id, usage)
         self.tracker.log_json(run_id, result, "result.json")
         self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
@@ -416,63 +443,6 @@ def _entry(outcome: Outcome, variant: str) -> Entry:
 
 def _same_unit(entry: Entry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())
-
-
-def unit_tags(unit: Unit) -> dict[str, str]:
-    """Tags that say what a run is, for people, the UI's filters and the reporter."""
-    lengths = unit.settings.lengths
-    return {
-        **unit.identity(),
-        "alignment": unit.settings.protocol.text_alignment,
-        "method_title": unit.method.title,
-        "method_note": unit.method.note,
-        "method_inputs": unit.method.inputs,
-        "dataset_title": unit.card.title,
-        "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
-        "dataset_caption": ", ".join([unit.card.caption, *(f"{k}={v}" for k, v in unit.data_settings.items())]),
-        "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
-        "epochs": str(unit.settings.train.epochs),
-        "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
-        "lengths": f"{lengths.train}/{lengths.test}",
-        "alias": unit.alias or "",
-    }
-
-
-def environment() -> dict[str, str]:
-    """Versions, machine and revision of a run."""
-    return {
-        "git_revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-    }
-
-
-@cache
-def git_revision() -> str:
-    """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
-    try:
-        revision, status = (
-            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, text=True, check=True).stdout.strip()
-            for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+changes" if status else "")
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, plus the largest of the CUDA device, in MiB."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    return kib / 1024 + cuda
-
-
-def dump_call(call: Call) -> str:
-    """A call as YAML that ``run --config`` takes."""
-    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)
 
 
 def job_states(tracker: Tracker, units: list[Unit], stages: str) -> list[tuple[Job, str, RunRecord | None]]:

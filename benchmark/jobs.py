@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,7 +116,10 @@ class Job:
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,
             "features": self.unit.features,
-            "feature_card": self.unit.card.features[self.unit.features].model_dump(include={"audio", "video"}),
+            "steps": {
+                name: getattr(self.unit.card.features[self.unit.features], name).model_dump(exclude={"extractor"})
+                for name in ("audio", "video")
+            },
             "digest": store.development_digest if self.stage == 1 else store.digest,
             "seed": self.seed,
             "stage": self.stage,
@@ -124,7 +128,7 @@ class Job:
             "torch": str(torch.__version__),
         }
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name the job."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
@@ -172,16 +176,38 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
         raise UsageError("--dataset: no data set is named")
     overrides = parse_overrides(call.settings, registry.methods)
     methods = registry.select(call.methods)
-    cards = load_cards()
     units = []
-    for name in dict.fromkeys(n.strip() for n in call.dataset.split(",") if n.strip()):
-        card, budget = find_card(name, cards)
-        features, _ = card.feature_set(call.features)
-        store = open_or_build(card, features, data_root, in_memory=call.in_memory, overrides=overrides.get("data"))
+    for name, card, budget, features, store in _open_stores(call, data_root, overrides.get("data", {})):
         for mode in call.modes:
             for method in methods:
                 units.append(_unit(call, method, registry.recipe(method), card, features, name, budget, store, mode, overrides))
     return units
+
+
+def _open_stores(
+    call: Call, data_root: Path, data_settings: Mapping[str, Any]
+) -> list[tuple[str, Card, Budget | None, str, FeatureStore]]:
+    """The data sets of a call with their stores.
+
+    Raises:
+        UsageError: unknown or doubly named data sets, or missing features; of several data sets all that are missing.
+    """
+    cards, problems = load_cards(), list[str]()
+    opened: list[tuple[str, Card, Budget | None, str, FeatureStore]] = []
+    for name in dict.fromkeys(n.strip() for n in call.dataset.split(",") if n.strip()):
+        card, budget = find_card(name, cards)
+        features, _ = card.feature_set(call.features)
+        if any(other.name == card.name for _, other, _, _, _ in opened):
+            raise UsageError(f"--dataset {call.dataset}: {name!r} is {card.name!r} once more; run them in two calls")
+        try:
+            store = open_or_build(card, features, data_root, in_memory=call.in_memory, overrides=data_settings)
+        except UsageError as error:
+            problems.append(str(error))
+        else:
+            opened.append((name, card, budget, features, store))
+    if problems:
+        raise UsageError("\n\n".join(problems))
+    return opened
 
 
 def _unit(
@@ -220,6 +246,8 @@ def _unit(
             f"--trials {tuning.trials}: {method.title} on {card.name} starts from {listed}, outside the search range; "
             f"widen the range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
         )
+    if tuning.trials > 0 and call.stages == "2":
+        raise UsageError("--stages 2 with --trials: a study trains stage 1; use --stages all, or --trials 0")
     seeds = call.seeds or budget.seeds
     return Unit(
         method=method,
@@ -233,7 +261,7 @@ def _unit(
         settings=settings,
         tuning=tuning,
         plugins=[path.resolve() for path in call.plugins],
-        repetitions=call.repetitions if call.repetitions is not None else list(range(seeds)),
+        repetitions=list(dict.fromkeys(call.repetitions)) if call.repetitions is not None else list(range(seeds)),
         base_seed=call.base_seed,
     )
 

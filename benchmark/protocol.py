@@ -30,6 +30,7 @@ from benchmark.training import (
     autocast_for,
     choose_device,
     save_atomically,
+    seed_everything,
 )
 
 Stage = Literal[1, 2]
@@ -67,10 +68,10 @@ class Task:
         return self.store.development(self.protocol.text_alignment, self.seed, sequences=self.method.inputs == "sequence")
 
     def build(self) -> Method:
-        """A fresh model on its device; the seed fixes its weights and every later draw of torch."""
+        """A fresh model on its device; the seed fixes its weights and every later random draw."""
         torch.set_num_threads(self.settings.train.threads)
         device = choose_device(self.settings.train.device)
-        torch.manual_seed(self.seed)
+        seed_everything(self.seed)
         spec = Spec(
             self.store.audio_dim,
             self.store.video_dim,

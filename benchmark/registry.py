@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -121,8 +122,12 @@ def source_file(method: type[Method]) -> Path:
     return Path(str(sys.modules[method.__module__].__file__))
 
 
+@cache
 def code_version(method: type[Method]) -> str:
-    """Digest of the code that decides a method's numbers: its file, the shared blocks, and the harness's own part."""
+    """Digest of the code that decides a method's numbers: its file, the shared blocks, and the harness's own part.
+
+    It is taken once in a process, so that editing a file while jobs run does not name them by code that they did not run.
+    """
     harness = Path(__file__).parent
     bases = [base for base in method.__mro__ if issubclass(base, Method) and base is not Method]
     files = {

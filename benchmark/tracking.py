@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "gzsl-bench"
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PAGE = 1000
 BATCH = 900
 
@@ -97,12 +98,18 @@ class Tracker:
 
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        patience = os.environ.get(RETRIES)
+        os.environ.setdefault(RETRIES, "2")  # a wrong address is told in seconds; later calls keep MLflow's patience
 
-        client = MlflowClient(self.uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
-        return client, str(client.create_experiment(experiment, artifact_location=artifacts))
+        try:
+            client = MlflowClient(self.uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is not None:
+                return client, str(found.experiment_id)
+            return client, str(client.create_experiment(experiment, artifact_location=artifacts))
+        finally:
+            if patience is None:
+                del os.environ[RETRIES]
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create a run and return its id."""

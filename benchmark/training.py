@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -267,15 +269,27 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(content, temporary)
 
 
+def seed_everything(seed: int) -> None:
+    """Seed all random generators that a method may draw from: torch on all devices, numpy's global one, Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_states() -> dict[str, Any]:
-    """Random states of torch on all devices."""
+    """States of those generators, in plain types that are loaded without unpickling objects."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda}
+    name, keys, *rest = np.random.get_state(legacy=True)
+    numpy = [name, np.asarray(keys).tolist(), *rest]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
     """Take up random states again."""
     torch.set_rng_state(states["torch"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    random.setstate(states["python"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 

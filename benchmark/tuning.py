@@ -142,6 +142,8 @@ class Study:
             if set(frozen.params) == set(self.ranges):
                 return optuna.Trial(study, frozen._trial_id)  # interrupted: the same trial goes on
             study.tell(frozen.number, state=TrialState.FAIL)  # interrupted while its values were drawn: drawn again
+            if "fixed_params" in frozen.system_attrs:
+                study.enqueue_trial(frozen.system_attrs["fixed_params"])
         study.sampler = self._sampler(_told(study) + _errors(study))
         return study.ask({key: _distribution(r) for key, r in self.ranges.items()})
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,13 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--dataset", "synthetic", "--set", "train.epochz=1"], "did you mean 'epochs'"),
         (["--dataset", "synthetic", "--mode", "papper"], "mode"),
         (["--config", "nowhere.yaml"], "cannot be read"),
+        (["--methods", ""], "no method is named"),
+        (["--dataset", "demo,stamps"], "once more"),
+        (["--dataset", "vggsound,ucf"], "data import ucf"),
+        (["--dataset", "synthetic", "--set", "protocol.mode=corrected"], "use --mode"),
+        (["--dataset", "synthetic", "--data-root", "/proc/nope"], "/proc/nope"),
+        (["--dataset", "synthetic", "--reports-dir", "/proc/nope"], "/proc/nope"),
+        (["--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
     ],
@@ -99,6 +108,36 @@ def test_missing_features_say_what_to_fetch_where_it_is_looked_for_and_how_to_im
     assert "vggsound-cls.h5" in text
     assert "data import vggsound" in text
     assert "2025-12" in text
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(shell: Shell) -> None:
+    options = ["--methods", "tcaf", "--dataset", "synthetic", "--set=train.epochs=500", *SETS[1:]]
+    with subprocess.Popen(
+        [sys.executable, str(PROJECT / "run_benchmark.py"), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=shell.env,
+    ) as process:
+        while not list(Path(shell.env["GZSL_RUNS_DIR"]).glob("jobs/*/checkpoint.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate()[0]
+    assert process.returncode == 130
+    assert "the same command goes on" in output
+
+
+def test_a_configuration_that_is_no_mapping_is_refused(shell: Shell) -> None:
+    file = shell.folder / "call.yaml"
+    for text, message in (("- 1\n", "holds no options"), ("settings: train.epochs=1\n", "settings"), ("sedes: 1\n", "'seeds'")):
+        file.write_text(text)
+        assert message in shell("run", "--config", str(file), code=2)
+
+
+def test_a_call_whose_jobs_all_fail_names_them(shell: Shell) -> None:
+    text = shell("--methods", "cjme", "--dataset", "synthetic", "--stages", "2", *SETS, code=1)
+    assert "not run yet" in text
 
 
 def test_list_shows_methods_data_sets_and_broken_plugins(shell: Shell) -> None:

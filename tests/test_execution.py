@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 import yaml
 from tiny import TINY, Bench
 
-from benchmark import jobs
+from benchmark import jobs, registry
 from benchmark.config import Range
 from benchmark.errors import UsageError
 from benchmark.jobs import Call
@@ -173,16 +174,21 @@ bench.run(call)
 """
 
 
-def kill_in_the_middle(runs: Path, data: Path, after: float) -> bool:
-    """Start the call in a process of its own and kill it; whether it was still running."""
+def start(runs: Path, data: Path) -> subprocess.Popen[str]:
+    """The call in a process of its own."""
     code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), runs=str(runs), data=str(data))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "ready"
-        time.sleep(after)
-        running = process.poll() is None
-        os.kill(process.pid, signal.SIGKILL) if running else None
-    return running
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
+    """Start the call and kill it when its nth job has written a checkpoint."""
+    seen: set[Path] = set()
+    with start(runs, data) as process:
+        while len(seen) < nth:
+            assert process.poll() is None, "the call ended before it could be killed"
+            seen |= set(runs.glob("jobs/*/checkpoint.pt"))
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
 
 
 def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
@@ -192,17 +198,57 @@ def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     bench.run(call)
     killed = tmp_path / "killed"
     other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
-    assert kill_in_the_middle(killed, bench.data, 2.0)
-    done = len(other.tracker.find(kind="job", status="FINISHED"))
-    assert kill_in_the_middle(killed, bench.data, 4.0)
+    kill_at_checkpoint(killed, bench.data, 2)
+    done = {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
+    kill_at_checkpoint(killed, bench.data, 3)
     other.run(call)
-    assert done < len(other.tracker.find(kind="job", status="FINISHED"))
+    assert done
+    assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
     assert results(other.tracker) == results(bench.tracker)
     keys = [r.tags["job_key"] for r in other.tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
     assert len(keys) == len(set(keys)), "an interrupted job got a second run"
     for run in other.tracker.find(kind="job", status="FINISHED"):
         steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
         assert steps == list(range(len(steps)))
+
+
+def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Path) -> None:
+    bench.units(bench.call(methods="cjme"))  # the data are there
+    both = tmp_path / "both"
+    processes = [start(both, bench.data) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0]
+    for p in processes:
+        assert p.stdout is not None
+        p.stdout.close()
+    tracker = Tracker(sqlite_uri(both / "mlflow.db"), both / "artifacts")
+    keys = [r.tags["job_key"] for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
+    assert len(keys) == len(set(keys))
+    assert {r.status for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"} == {"FINISHED"}
+
+
+def test_a_lost_result_is_computed_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.run(bench.call(methods="cjme", stages="1"))
+    run = bench.tracker.find(kind="job")[0]
+    folder = urlparse(bench.tracker.client.get_run(run.run_id).info.artifact_uri).path
+    (Path(folder) / "result.json").unlink()
+    bench.display.outcomes.clear()
+    assert not bench.run(bench.call(methods="cjme", stages="1")).failed
+    assert [o.state for o in bench.display.outcomes] == ["done"]
+
+
+def test_a_job_killed_before_it_was_described_is_described_when_it_goes_on(bench: Bench) -> None:
+    job = bench.units(bench.call(methods="cjme"))[0].job(1, 0)
+    bench.tracker.start("half a run", {"kind": "job", "job_key": job.key})
+    bench.run(bench.call(methods="cjme", stages="1"))
+    (run,) = bench.tracker.find(kind="job")
+    assert run.params["train.batch_size"] == "16"
+
+
+def test_editing_code_while_jobs_run_does_not_rename_them(bench: Bench, tmp_path: Path) -> None:
+    units = bench.units(bench.call(methods="cjme"))
+    before = units[0].job(1, 0).key
+    assert registry.code_version(units[0].method) is registry.code_version(units[0].method)
+    assert units[0].job(1, 0).key == before
 
 
 def test_a_killed_job_goes_on_at_its_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,12 @@ RECIPE = "method: linear\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Path:
+def plugin(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "linear.py"
     path.write_text(METHOD)
     path.with_suffix(".yaml").write_text(RECIPE)
-    return path
+    yield path
+    registry.REGISTERED.pop("linear", None)
 
 
 def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> None:
@@ -60,7 +62,6 @@ def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> Non
     result = bench.run(bench.call(methods="linear,cjme", trials=2, plugins=[plugin]))
     assert not result.failed
     assert {e.method for e in result.entries} == {"linear", "cjme"}
-    registry.REGISTERED.pop("linear")
 
 
 def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:

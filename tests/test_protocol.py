@@ -126,14 +126,31 @@ def test_seeds_depend_on_base_data_set_and_repetition_alone() -> None:
 
 @pytest.mark.parametrize("switch", ["evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm"])
 def test_each_switch_changes_the_numbers_of_a_sequence_method(bench: Bench, switch: str) -> None:
-    results = []
     for value in ("paper", "corrected"):
         bench.run(bench.call(f"protocol.{switch}={value}", methods="tcaf", stages="1"))
     for run in bench.tracker.find(kind="job"):
-        results.append(bench.tracker.read_json(run.run_id, "result.json")["history"][-1]["losses"]["total"])
         assert run.params[f"protocol.{switch}"] in ("paper", "corrected")
     histories = [bench.tracker.history(r.run_id, "val/ausuc") for r in bench.tracker.find(kind="job")]
     assert histories[0] != histories[1]
+
+
+def test_calibration_switches_change_the_beta_and_nothing_before_it(bench: Bench) -> None:
+    for switch in ("calibration", "beta_view"):
+        for value in ("paper", "corrected"):
+            bench.run(bench.call(f"protocol.{switch}={value}", methods="cjme", stages="1"))
+    runs = bench.tracker.find(kind="job")
+    assert len(runs) == 3  # both switches share the job in which all is as published
+    records = [bench.tracker.read_json(r.run_id, "result.json") for r in runs]
+    assert len({r["calibration"]["beta"] for r in records}) == 3
+    assert len({str([e["losses"] for e in r["history"]]) for r in records}) == 1
+
+
+def test_stage_two_replays_the_rates_of_stage_one_if_corrected(bench: Bench) -> None:
+    extra = ("cjme.lr=0.01", "train.epochs=8", "protocol.stage2_schedule=corrected")
+    bench.run(bench.call(*extra, methods="cjme"))
+    runs = {r.tags["stage"]: r for r in bench.tracker.find(kind="job")}
+    first, second = (dict(bench.tracker.history(runs[s].run_id, "lr")) for s in "12")
+    assert second == {epoch: lr for epoch, lr in first.items() if epoch in second}
 
 
 def test_mode_corrected_switches_everything_and_the_method_too(bench: Bench) -> None:

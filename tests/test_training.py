@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import Bench
@@ -80,6 +82,29 @@ def test_a_stopped_training_resumes_to_the_very_same_numbers(
     whole, broken = (torch.load(tmp_path / f / "best.pt", weights_only=True) for f in ("whole", "broken"))
     assert whole["epoch"] == broken["epoch"]
     assert all(torch.equal(v, broken["model"][k]) for k, v in whole["model"].items())
+
+
+class Drawing(Recorder):
+    """Notes what numpy's and Python's generators give, as a method that uses them would see it."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(stop_after)
+        self.drawn: list[tuple[float, float]] = []
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        if epoch == 2:
+            self.drawn.append((float(np.random.rand()), random.random()))
+        super().on_batch(epoch, batch, loss)
+
+
+def test_the_random_states_of_numpy_and_python_are_resumed_too(bench: Bench, tmp_path: Path) -> None:
+    whole, stopped, resumed = Drawing(), Drawing(stop_after=6), Drawing()
+    fit(task(bench, "cjme"), tmp_path / "whole", whole)
+    with pytest.raises(Stop):
+        fit(task(bench, "cjme"), tmp_path / "broken", stopped)
+    fit(task(bench, "cjme"), tmp_path / "broken", resumed)
+    assert len(whole.drawn) == 4
+    assert resumed.drawn == whole.drawn
 
 
 def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench, tmp_path: Path) -> None:

@@ -82,6 +82,34 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(tmp_path: Path, stop_at
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 
+def test_a_kill_while_the_starting_values_are_drawn_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Log()
+    study(tmp_path / "whole", trials=4).run(expected)
+    suggest, calls = optuna.Trial._suggest, 0
+
+    def dying(self: optuna.Trial, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return suggest(self, *arguments)
+
+    monkeypatch.setattr(optuna.Trial, "_suggest", dying)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "broken", trials=4).run(Log())
+    monkeypatch.undo()
+    log = Log()
+    study(tmp_path / "broken", trials=4).run(log)
+    assert log.values == expected.values
+    assert log.values[0] == START
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+def test_every_pruner_finishes_the_budget(tmp_path: Path, pruner: str) -> None:
+    result = study(tmp_path, trials=6, pruner=pruner, startup_trials=2, warmup_epochs=1).run(Log())
+    assert result.complete + result.pruned == 6
+
+
 def test_the_pruner_stops_hopeless_trials(tmp_path: Path) -> None:
     log = Log()
     result = study(tmp_path, trials=20, startup_trials=3, warmup_epochs=1).run(log)

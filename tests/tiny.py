@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmark import registry
 from benchmark.execution import CallResult, Outcome, Runner
 from benchmark.jobs import Call, Unit, plan_units
-from benchmark.tracking import Tracker, sqlite_uri
 from benchmark.method import EpochRecord
+from benchmark.tracking import Tracker, sqlite_uri
 
 TINY = [
     "train.epochs=3",

@@ -123,7 +123,6 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
     store = FeatureStore(path)
     section = store.development("corrected")
     n = int((written.parts < len(DEVELOPMENT_PARTS)).sum())
-    assert store.test_openings == 0
     assert n < len(written.ids)
     for name in ("audio", "video"):
         data, source = getattr(section.samples, name), getattr(written, name)
@@ -139,14 +138,6 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
             assert np.frombuffer(mapped, "u1")[-array.nbytes :].tobytes() == array.tobytes()
     assert set(section.classes.parts) == set(DEVELOPMENT_PARTS)
     assert set(section.classes.names) == set(section.classes.vectors) == {0, 1, 2}
-
-
-def test_each_opening_of_the_test_parts_is_counted(tmp_path: Path) -> None:
-    write_store(tmp_path / "tiny.h5", standard())
-    store = FeatureStore(tmp_path / "tiny.h5")
-    store.open_test("official")
-    store.open_test("official")
-    assert store.test_openings == 2
 
 
 def _change(part: str) -> Callable[[StoreContent], StoreContent]:

@@ -1,0 +1,75 @@
+"""What is written beside results so that a reader knows where they come from: tags, environment, revision, memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from benchmark.jobs import Call, Unit
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def unit_tags(unit: Unit) -> dict[str, str]:
+    """Tags that say what a run is, for people, the UI's filters and the reporter."""
+    lengths = unit.settings.lengths
+    return {
+        **unit.identity(),
+        "alignment": unit.settings.protocol.text_alignment,
+        "method_title": unit.method.title,
+        "method_note": unit.method.note,
+        "method_inputs": unit.method.inputs,
+        "dataset_title": unit.card.title,
+        "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
+        "dataset_caption": ", ".join([unit.card.caption, *(f"{k}={v}" for k, v in unit.data_settings.items())]),
+        "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
+        "epochs": str(unit.settings.train.epochs),
+        "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
+        "lengths": f"{lengths.train}/{lengths.test}",
+        "alias": unit.alias or "",
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and revision of a run."""
+    return {
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+@cache
+def git_revision() -> str:
+    """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
+    try:
+        revision, status = (
+            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, text=True, check=True).stdout.strip()
+            for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if status else "")
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, plus the largest of the CUDA device, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    return kib / 1024 + cuda
+
+
+def dump_call(call: Call) -> str:
+    """A call as YAML that ``run --config`` takes."""
+    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)
