@@ -72,7 +72,7 @@ class Entry:
     mode: str
     method: str
     variant: str
-    """``published`` or ``default``, or ``tuned``."""
+    """``published``, ``default``, ``user-set`` or ``tuned``."""
     repetition: int
     stage: int
     job_key: str

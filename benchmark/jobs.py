@@ -70,6 +70,8 @@ class Unit:
     store: FeatureStore
     mode: Mode
     settings: Settings
+    user_set: bool
+    """Whether ``--set`` changed settings of the method or its sequence lengths."""
     tuning: TuningConfig
     plugins: Sequence[Path]
     repetitions: Sequence[int]
@@ -82,7 +84,12 @@ class Unit:
 
     @property
     def variant(self) -> str:
-        """What the untuned settings are: a paper's, or defaults for these data."""
+        """What the untuned settings are: a paper's, defaults for these data, or changed with ``--set``.
+
+        Epochs, batches and protocol switches stand in the captions and do not count as changed settings.
+        """
+        if self.user_set:
+            return "user-set"
         return "published" if self.settings.published else "default"
 
     def job(self, stage: Stage, repetition: int, settings: Settings | None = None) -> Job:
@@ -259,6 +266,7 @@ def _unit(
         store=store,
         mode=mode,
         settings=settings,
+        user_set=bool(overrides.get(method.name) or overrides.get("lengths")),
         tuning=tuning,
         plugins=[path.resolve() for path in call.plugins],
         repetitions=list(dict.fromkeys(call.repetitions)) if call.repetitions is not None else list(range(seeds)),

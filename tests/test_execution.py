@@ -145,6 +145,13 @@ def test_tuning_uses_the_validation_parts_and_never_stage_two(bench: Bench) -> N
     assert trial.tags["variant"] == "trial"
 
 
+def test_settings_changed_by_the_user_are_not_called_published_or_default(bench: Bench) -> None:
+    plain = Call(methods="cjme", dataset="synthetic")
+    changed = plain.model_copy(update={"settings": ["cjme.margin=0.5"]})
+    longer = plain.model_copy(update={"settings": ["train.epochs=7"]})
+    assert [bench.units(c)[0].variant for c in (plain, changed, longer)] == ["default", "user-set", "default"]
+
+
 def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
     unit = bench.units(bench.call(methods="cjme", trials=2))[0]
     assert "hidden" not in unit.ranges  # TINY fixes it
