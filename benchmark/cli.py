@@ -94,8 +94,7 @@ def _call(config: Path | None, **options: Any) -> Call:
     Raises:
         UsageError: the file cannot be read, or a value does not fit; all are listed.
     """
-    from benchmark.config import validation_message
-    from benchmark.errors import near
+    from benchmark.errors import near, validation_message
     from benchmark.jobs import Call
 
     values: dict[str, Any] = {}

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.data.synthetic import SyntheticConfig
-from benchmark.errors import UsageError, near
+from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
 
 RECIPES_DIR = Path(__file__).resolve().parents[1] / "search_spaces"
@@ -220,15 +220,6 @@ def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
             for key, value in published.config.items():
                 if key in recipe.search and not recipe.search[key].contains(value):
                     yield f"{place}.config.{key}: the published value {value!r} lies outside the search range"
-
-
-def validation_message(error: ValidationError, place: str) -> str:
-    """All errors of a validated mapping, a line each: place, field, what is wrong, what was given."""
-    lines = []
-    for e in error.errors():
-        name = ".".join(map(str, e["loc"])) or "(all)"
-        lines.append(f"{place}: {name}: {e['msg']} (got {str(e['input'])[:80]!r})")
-    return "\n".join(lines)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class UsageError(Exception):
     """Wrong usage or wrong data (exit code 2). The message names the thing, the place and the mend."""
@@ -21,3 +23,12 @@ def near(name: str, known: Iterable[str]) -> str:
     close = [by_folded[c] for c in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return f"{hint}(known: {', '.join(known)})"
+
+
+def validation_message(error: ValidationError, place: str) -> str:
+    """All errors of a validated mapping, a line each: place, field, what is wrong, what was given."""
+    lines = []
+    for e in error.errors():
+        name = ".".join(map(str, e["loc"])) or "(all)"
+        lines.append(f"{place}: {name}: {e['msg']} (got {str(e['input'])[:80]!r})")
+    return "\n".join(lines)

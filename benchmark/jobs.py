@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve, validation_message
+from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve
 from benchmark.data.cards import Budget, Card, find_card, load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
-from benchmark.errors import UsageError, near
+from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.protocol import Stage, Task, derive_seed
 from benchmark.registry import Registry, code_version

@@ -133,28 +133,11 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
 
 
-def validation_set(section: Section) -> EvaluationSet:
-    """Validation samples among the training (seen) and validation-unseen classes."""
-    seen, unseen = section.classes.parts[VAL_SEEN], section.classes.parts[VAL_UNSEEN]
-    return EvaluationSet(
-        section.samples,
-        section.samples.rows(VAL_SEEN, VAL_UNSEEN),
-        seen,
-        unseen,
-        section.classes.text(np.union1d(seen, unseen)),
-    )
-
-
-def test_set(section: Section) -> EvaluationSet:
-    """Test samples among the stage-2 training (seen) and test-unseen classes."""
-    seen, unseen = section.classes.parts[TEST_SEEN], section.classes.parts[TEST_UNSEEN]
-    return EvaluationSet(
-        section.samples,
-        section.samples.rows(TEST_SEEN, TEST_UNSEEN),
-        seen,
-        unseen,
-        section.classes.text(np.union1d(seen, unseen)),
-    )
+def evaluation_set(section: Section, seen_part: str, unseen_part: str) -> EvaluationSet:
+    """Samples of two parts, to be recognised among the classes of both."""
+    seen, unseen = section.classes.parts[seen_part], section.classes.parts[unseen_part]
+    text = section.classes.text(np.union1d(seen, unseen))
+    return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text)
 
 
 def training_data(task: Task, section: Section, parts: Sequence[str]) -> TrainingData:
@@ -162,7 +145,7 @@ def training_data(task: Task, section: Section, parts: Sequence[str]) -> Trainin
     sampler = ClassBalanced.over(section.samples, section.samples.rows(*parts))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     batches = TrainingBatches(section.samples, sampler, classes, task.rules, task.method.needs_negatives)
-    return TrainingData(batches, partial(validate, task, validation_set(section)))
+    return TrainingData(batches, partial(validate, task, evaluation_set(section, VAL_SEEN, VAL_UNSEEN)))
 
 
 def validate(task: Task, data: EvaluationSet, method: Method) -> Validation:
@@ -234,7 +217,7 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
     """Open the test parts and score a final model at a beta chosen elsewhere."""
     sequences = task.method.inputs == "sequence"
     section = task.store.open_test(task.protocol.text_alignment, task.seed, sequences=sequences)
-    nearest = embed_and_rank(task, test_set(section), method)
+    nearest = embed_and_rank(task, evaluation_set(section, TEST_SEEN, TEST_UNSEEN), method)
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.errors import UsageError, near
+from benchmark.errors import UsageError, near, validation_message
 
 CARDS_DIR = Path(__file__).resolve().parents[2] / "datasets"
 
@@ -90,13 +90,6 @@ class Card(_Strict):
         return name, self.features[name]
 
 
-def card_errors(error: ValidationError, place: str) -> str:
-    """All errors of a validated file, a line each: place, field, what is wrong."""
-    return "\n".join(
-        f"{place}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-    )
-
-
 def load_cards(folder: Path = CARDS_DIR) -> dict[str, Card]:
     """All cards of a folder by name.
 
@@ -110,7 +103,7 @@ def load_cards(folder: Path = CARDS_DIR) -> dict[str, Card]:
         except yaml.YAMLError as error:
             raise UsageError(f"{path}: not valid YAML: {error}") from None
         except ValidationError as error:
-            raise UsageError(card_errors(error, str(path))) from None
+            raise UsageError(validation_message(error, str(path))) from None
         if card.name in cards:
             raise UsageError(f"{path}: the name {card.name!r} is taken by another card; choose another")
         cards[card.name] = card

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmark.data.cards import Card, card_errors
+from benchmark.data.cards import Card
 from benchmark.data.store import PARTS, Ints, ModalityContent, StoreContent, write_store
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, validation_message
 
 BUILDER_VERSION = 1
 """Part of the provenance: raise it when the same settings would give other contents."""
@@ -132,7 +132,7 @@ def synthetic_config(card: Card, overrides: Mapping[str, Any] | None = None) -> 
     try:
         return SyntheticConfig.model_validate({**dims, **card.builder_options, **(overrides or {})})
     except ValidationError as error:
-        raise UsageError(card_errors(error, f"data set {card.name!r}: generator settings")) from None
+        raise UsageError(validation_message(error, f"data set {card.name!r}: generator settings")) from None
 
 
 def synthetic_provenance(card: Card, config: SyntheticConfig) -> dict[str, Any]:
