@@ -113,7 +113,8 @@ class Tracker:
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create a run and return its id."""
-        all_tags = {"mlflow.runName": name, "mlflow.source.type": "LOCAL", **tags}
+        source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py"}
+        all_tags = {"mlflow.runName": name, **source, **tags}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
         return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
