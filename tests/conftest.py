@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tiny import Bench
@@ -15,6 +16,8 @@ from benchmark.tracking import Tracker, sqlite_uri
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower
+hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared machine")
 SHARED = Path(os.environ.get("GZSL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
