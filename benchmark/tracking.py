@@ -169,10 +169,6 @@ class Tracker:
         """Store a figure as an artifact."""
         self.client.log_figure(run_id, figure, file)
 
-    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Store a copy of a file as an artifact."""
-        self.client.log_artifact(run_id, str(path), folder)
-
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         """Register the data set that a run used."""
         from mlflow.data.code_dataset_source import CodeDatasetSource

@@ -6,7 +6,6 @@ What is validated, and how, is the protocol's affair: the loop is given a functi
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from benchmark.errors import JobError, UsageError
 from benchmark.method import EpochRecord, FitResult, Method
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
+CHECKPOINT = "checkpoint.pt"
 
 
 class Listener(Protocol):
@@ -102,7 +102,7 @@ class Loop:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def best(self) -> Path:
@@ -296,6 +296,4 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 def clear_checkpoints(folder: Path) -> None:
     """Remove the checkpoint of a finished job (the best and the final weights stay)."""
-    path = folder / "checkpoint.pt"
-    if path.exists():
-        os.remove(path)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
