@@ -25,10 +25,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def results(tracker: Tracker) -> dict[str, object]:
-    """Results of all finished jobs by key, without times."""
+    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
     found = {}
     for run in tracker.find(kind="job", status="FINISHED"):
         record = tracker.read_json(run.run_id, "result.json")
+        record.pop("test_openings", None)
         for epoch in record.get("history", []):
             del epoch["seconds"]
         found[run.tags["job_key"]] = record

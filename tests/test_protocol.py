@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import Bench
 
+from benchmark import evaluation
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build, store_path
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
@@ -103,6 +104,19 @@ def test_the_test_parts_are_opened_once_for_each_final_model(bench: Bench) -> No
     bench.run(bench.call(methods="cjme", seeds=2))
     finals = bench.tracker.find(kind="job", stage="2")
     assert [bench.tracker.read_json(r.run_id, "result.json")["test_openings"] for r in finals] == [1, 1]
+
+
+def test_an_interruption_while_testing_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Nearest, "recall", interrupted)  # used on the test parts only
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(bench.call(methods="cjme"))
+    bench.run(bench.call(methods="cjme"))
+    final = bench.tracker.find(kind="job", stage="2", status="FINISHED")[0]
+    assert bench.tracker.read_json(final.run_id, "result.json")["test_openings"] == 2
 
 
 def test_stage_two_trains_on_the_union_for_one_epoch_more_than_the_best_index(bench: Bench) -> None:
