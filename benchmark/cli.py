@@ -81,6 +81,15 @@ BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds 
 Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
+Ablate = Annotated[
+    str | None,
+    typer.Option(
+        "--ablate-protocol",
+        metavar="[SWITCHES]",
+        help="Mode paper, then the same with each protocol switch corrected alone, then mode corrected; "
+        "names separated by commas choose switches.",
+    ),
+]
 InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
@@ -174,6 +183,7 @@ def run(
     trials: Trials = None,
     timeout: Timeout = None,
     set_: Set = None,
+    ablate: Ablate = None,
     config: Config = None,
     plugin: Plugin = None,
     in_memory: InMemory = None,
@@ -191,6 +201,7 @@ def run(
     call = _call(
         config, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
         base_seed=base_seed, trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
+        ablate=[name.strip() for name in ablate.split(",")] if ablate is not None else None,
     )  # fmt: skip
     units = _plan(call, data_root)
     tracker = _tracker(runs_dir, tracking_uri)
@@ -202,7 +213,8 @@ def run(
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
     result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
     for entry in result.failed:
-        text = f"{entry.method} on {entry.dataset} ({entry.variant}, seed {entry.repetition}, stage {entry.stage})"
+        switch = f"{entry.ablation} corrected, " if entry.ablation else ""
+        text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
         err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
     if len(result.failed) == len(result.entries):  # there is nothing to report
         _emit(json_file, {"report": None, "tables": {}, "failed": [asdict(e) for e in result.failed]})
@@ -291,7 +303,8 @@ def _run_units(
 
 def report_folder(call: Call) -> str:
     """Name of a call's report: data sets, and what differs from the defaults."""
-    parts = [call.dataset.replace(",", "-"), call.features, call.mode if call.mode != "paper" else None]
+    special = "ablation" if call.ablate else call.mode if call.mode != "paper" else None
+    parts = [call.dataset.replace(",", "-"), call.features, special]
     return "-".join(p for p in parts if p)
 
 
@@ -381,15 +394,18 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
     from benchmark.display import rows_table
 
     found = registry.load(plugin or [])
-    methods = [(m.name, m.title, str(m.inputs), m.paper, m.note) for m in found.methods.values()]
-    methods += [(name, "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
+    methods = [
+        (m.name, m.title, str(m.inputs), f"transductive ({', '.join(m.uses)})" if m.uses else "inductive", m.paper, m.note)
+        for m in found.methods.values()
+    ]
+    methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
     datasets = [
         (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
          ("built at first use" if card.builder else "not imported"), ", ".join(card.aliases))
         for card in load_cards().values()
         for f in card.features
     ]  # fmt: skip
-    method_columns = ("name", "title", "inputs", "paper", "note")
+    method_columns = ("name", "title", "inputs", "training", "paper", "note")
     dataset_columns = ("name", "features", "title", "kind", "state", "aliases")
     if json_file != "-":
         rows_table(out, "Methods", method_columns, methods)
@@ -410,10 +426,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    for i, argument in enumerate(arguments):  # --json may stand without a file
+    for i, argument in enumerate(arguments):  # --json may stand without a file, --ablate-protocol without names
         following = arguments[i + 1] if i + 1 < len(arguments) else "-"
         if argument == "--json" and (following.startswith("-") or not Path(following).suffix):
             arguments[i] = "--json=-"
+        elif argument == "--ablate-protocol" and following.startswith("-"):
+            arguments[i] = "--ablate-protocol=all"
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if not debug:
         warnings.filterwarnings("ignore", category=FutureWarning)

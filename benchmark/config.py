@@ -7,7 +7,7 @@ sizes and training of the data set's card, the budget of an alias, mode ``correc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,11 +75,31 @@ class ProtocolConfig(_Settings):
     stage2_schedule: Switch = Field(
         "paper", description="paper: plateau on data trained on; corrected: replays stage 1's rates"
     )
+    seen_test: Literal["published", "group_disjoint"] = Field(
+        "published", description="group_disjoint: also reports S and HM without test-seen samples whose group is trained on"
+    )
+
+
+NOT_SWITCHES = ("mode", "seen_test")
+"""Fields of the protocol that no mode changes."""
+
+
+def switches(method: type[Method]) -> dict[str, str]:
+    """Switch -> what mode ``paper`` does there: those of the protocol, then the method's own, called ``<method>_<setting>``."""
+    shared = {n: f.description or "" for n, f in ProtocolConfig.model_fields.items() if n not in NOT_SWITCHES}
+    own = {name: method.Config.model_fields[field].description or "" for name, field in own_switches(method).items()}
+    return {**shared, **own}
+
+
+def own_switches(method: type[Method]) -> dict[str, str]:
+    """Switches of defects that sit in the published method itself: name -> field of its Config."""
+    return {f"{method.name}_{field}": field for field in method.corrected_settings}
 
 
 def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
     """Values of all protocol switches in a mode; data sets without a published order are always aligned correctly."""
-    values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name != "text_alignment"}
+    values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES}
+    values["mode"] = mode
     values["text_alignment"] = "official" if mode == "paper" and published_order else "corrected"
     return values
 
@@ -150,14 +170,17 @@ class Settings:
     protocol: ProtocolConfig
     published: bool
     """Whether published settings exist for the data set and feature set."""
+    corrections: Mapping[str, Any] = field(default_factory=dict)
+    """``Method.corrected_settings``: fields of the Config that are switches, and their corrected values."""
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Section -> field -> value, plain types, complete."""
+        """Section -> field -> value, plain types, complete; the method's own switches stand with those of the protocol too."""
+        own = {f: "corrected" if getattr(self.config, f) == v else "paper" for f, v in self.corrections.items()}
         return {
             self.method: self.config.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "lengths": self.lengths.model_dump(mode="json"),
-            "protocol": self.protocol.model_dump(mode="json"),
+            "protocol": {**self.protocol.model_dump(mode="json"), **{f"{self.method}_{f}": state for f, state in own.items()}},
         }
 
     def flat(self) -> dict[str, Any]:
@@ -238,6 +261,7 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         UsageError: not of that form, or an unknown section, field or value; near names are given.
     """
     models: dict[str, type[BaseModel]] = {**SECTIONS, **{name: cls.Config for name, cls in methods.items()}}
+    own = {name: switch for method in methods.values() for name, switch in own_switches(method).items()}
     parsed: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, raw = text.partition("=")
@@ -248,12 +272,15 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
             raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")
         if section not in models:
             raise UsageError(f"--set {text}: no section {section!r}: {near(section, models)}")
-        fields = models[section].model_fields
+        fields = {**models[section].model_fields, **(own if section == "protocol" else {})}
         if name not in fields:
             raise UsageError(f"--set {text}: {section!r} has no setting {name!r}: {near(name, fields)}")
         try:
             value = yaml.safe_load(raw)
-            models[section].model_validate({name: value})
+            if name in models[section].model_fields:
+                models[section].model_validate({name: value})
+            elif value not in ("paper", "corrected"):
+                raise UsageError(f"--set {text}: {name} is paper or corrected")
         except yaml.YAMLError:
             raise UsageError(f"--set {text}: the value cannot be read") from None
         except ValidationError as error:
@@ -287,7 +314,9 @@ def resolve(
     """
     published = (recipe.published if recipe else {}).get(sources.dataset, {}).get(sources.features)
     base = published or PublishedSettings()
-    corrected = method.corrected_settings if mode == "corrected" else {}
+    switched = {**protocol_for(mode, published_order=sources.published_order), **overrides.get("protocol", {})}
+    own = {f: switched.get(name, mode) == "corrected" for name, f in own_switches(method).items()}
+    corrected = {f: value for f, value in method.corrected_settings.items() if own[f]}
     layers: dict[str, dict[str, Any]] = {
         method.name: {
             **base.config,
@@ -297,10 +326,7 @@ def resolve(
         },
         "train": {**base.train, **sources.train, **overrides.get("train", {})},
         "lengths": {**base.lengths, **overrides.get("lengths", {})},
-        "protocol": {
-            **protocol_for(mode, published_order=sources.published_order),
-            **overrides.get("protocol", {}),
-        },
+        "protocol": {name: value for name, value in switched.items() if name in ProtocolConfig.model_fields},
     }
     try:
         return Settings(
@@ -310,6 +336,7 @@ def resolve(
             lengths=LengthConfig.model_validate(layers["lengths"]),
             protocol=ProtocolConfig.model_validate(layers["protocol"]),
             published=published is not None,
+            corrections=method.corrected_settings,
         )
     except ValidationError as error:
         raise UsageError(validation_message(error, f"settings of {method.name} on {sources.dataset}")) from None

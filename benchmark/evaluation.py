@@ -99,6 +99,10 @@ class Nearest:
         """Blocks of samples as one."""
         return cls(**{name: np.concatenate([vars(b)[name] for b in blocks]) for name in vars(blocks[0])})
 
+    def keep(self, samples: NDArray[np.bool_]) -> Nearest:
+        """Some of the samples: those where ``samples`` ``[N]`` is True."""
+        return Nearest(**{name: values[samples] for name, values in vars(self).items()})
+
     def predict(self, beta: float, *, exact: bool = False) -> Ints:
         """Predicted class ids at a beta, lower id at a tie. The sum is float32 as in published code, float64 if ``exact``."""
         dtype = np.dtype(np.float64 if exact else np.float32)

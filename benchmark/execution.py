@@ -78,6 +78,8 @@ class Entry:
     job_key: str
     state: State
     error: str = ""
+    ablation: str = ""
+    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
 
 
 @dataclass
@@ -360,6 +362,7 @@ class Runner:
 
     def _log_stage_two(self, run_id: str, found: StageTwo, title: str) -> dict[str, Any]:
         metrics = {f"test/{name}": value for name, value in found.metrics.items()}
+        metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
         self.tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
         from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
 
@@ -375,6 +378,7 @@ class Runner:
             "views": {view: dict(values) for view, values in found.views.items()},
             "beta": found.beta,
             "best_possible": dict(found.best_possible),
+            "disjoint": dict(found.disjoint),
             "epochs": found.epochs,
             "test_openings": found.test_openings,
         }

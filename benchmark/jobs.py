@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve
+from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve, switches
 from benchmark.data.cards import Budget, Card, find_card, load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
@@ -25,6 +25,7 @@ from benchmark.training import choose_device
 
 Stages = Literal["1", "2", "all"]
 BASE_SEED = 42
+ALL_SWITCHES = "all"
 
 
 class Call(BaseModel):
@@ -45,6 +46,9 @@ class Call(BaseModel):
     trials: int | None = Field(None, ge=0, description="tuning trials per method; 0, or what the alias says")
     timeout: float | None = Field(None, gt=0, description="seconds after which a study starts no further trial")
     settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
+    ablate: list[str] | None = Field(
+        None, description="mode paper with each of these protocol switches corrected alone; all: every switch"
+    )
     plugins: list[Path] = Field(default_factory=list)
     in_memory: bool = False
 
@@ -76,11 +80,14 @@ class Unit:
     plugins: Sequence[Path]
     repetitions: Sequence[int]
     base_seed: int
+    ablation: str = ""
+    """The one switch that an ablation corrects, or ``all`` for mode corrected beside it; empty outside ablations."""
 
     @property
     def title(self) -> str:
-        """``TCAF · ucf/cls · paper``."""
-        return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}"
+        """``TCAF · ucf/cls · paper``, in an ablation with the switch that is corrected."""
+        switch = f" with {self.ablation} corrected" if self.ablation not in ("", ALL_SWITCHES) else ""
+        return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}"
 
     @property
     def variant(self) -> str:
@@ -98,7 +105,13 @@ class Unit:
 
     def identity(self) -> dict[str, Any]:
         """What the unit is, in words."""
-        return {"dataset": self.card.name, "features": self.features, "mode": self.mode, "method": self.method.name}
+        return {
+            "dataset": self.card.name,
+            "features": self.features,
+            "mode": self.mode,
+            "method": self.method.name,
+            "ablation": self.ablation,
+        }
 
 
 @dataclass(frozen=True)
@@ -117,9 +130,11 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number; the key is its hash."""
-        store = self.unit.store
+        store, settings = self.unit.store, self.settings.as_dict()
+        if self.stage == 1:
+            del settings["protocol"]["seen_test"]  # which test samples count is nothing to stage 1
         return {
-            "settings": self.settings.as_dict(),
+            "settings": settings,
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,
             "features": self.unit.features,
@@ -152,7 +167,7 @@ class Job:
     def task(self) -> Task:
         """The job as the protocol wants it."""
         features = self.unit.card.features[self.unit.features]
-        return Task(self.unit.method, self.settings, features, self.unit.store, self.seed)
+        return Task(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
 
     def call(self) -> Call:
         """The call that repeats this job alone."""
@@ -183,12 +198,54 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
         raise UsageError("--dataset: no data set is named")
     overrides = parse_overrides(call.settings, registry.methods)
     methods = registry.select(call.methods)
+    if call.ablate is not None:
+        _check_ablation(call, methods)
+        call = call.model_copy(update={"trials": 0})
     units = []
     for name, card, budget, features, store in _open_stores(call, data_root, overrides.get("data", {})):
         for mode in call.modes:
             for method in methods:
-                units.append(_unit(call, method, registry.recipe(method), card, features, name, budget, store, mode, overrides))
+                recipe = registry.recipe(method)
+                unit = _unit(call, method, recipe, card, features, name, budget, store, mode, overrides)
+                units += [unit, *_ablations(call, unit, recipe, overrides)]
     return units
+
+
+def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
+    """Refuse an ablation that would not compare what it says."""
+    if call.mode != "paper":
+        raise UsageError(f"--ablate-protocol starts from mode paper; leave --mode {call.mode} away (its row is added)")
+    if call.trials:
+        raise UsageError("--ablate-protocol compares protocols under one setting and tunes nothing; use --trials 0")
+    if call.stages != "all":
+        raise UsageError("--ablate-protocol needs both stages; leave --stages away")
+    known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
+    unknown = [s for s in call.ablate or [] if s not in known]
+    if unknown or not call.ablate:
+        raise UsageError("\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""]))
+
+
+def _ablations(call: Call, base: Unit, recipe: Recipe | None, overrides: dict[str, dict[str, Any]]) -> list[Unit]:
+    """The base unit with each switch corrected alone, and mode corrected at the end; switches that are corrected already
+    (the alignment of data without a published order, what ``--set`` fixed) are left out."""
+    wanted = call.ablate or []
+    state = base.settings.as_dict()["protocol"]
+    units = []
+    for switch in switches(base.method):
+        if (switch in wanted or ALL_SWITCHES in wanted) and state[switch] not in ("corrected", "shuffled"):
+            changed = {**overrides, "protocol": {**overrides.get("protocol", {}), switch: "corrected"}}
+            units.append(replace(base, settings=_settings(base, recipe, "paper", changed), ablation=switch))
+    if ALL_SWITCHES in wanted:
+        settings = _settings(base, recipe, "corrected", overrides)
+        units.append(replace(base, settings=settings, mode="corrected", ablation=ALL_SWITCHES))
+    return units
+
+
+def _settings(unit: Unit, recipe: Recipe | None, mode: Mode, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Settings of a unit's method and data under another protocol."""
+    train = unit.settings.train.model_dump()
+    sources = Sources(unit.card.name, unit.features, unit.card.published_order, unit.card.sizes, train)
+    return resolve(unit.method, recipe, sources, mode, overrides)
 
 
 def _open_stores(
@@ -239,6 +296,8 @@ def _unit(
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
     ranges = {key: r for key, r in _ranges(method, recipe, card).items() if key not in fixed}
     settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
+    if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
+        raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
     trials = budget.trials if call.trials is None else call.trials
     tuning = TuningConfig.model_validate({"trials": trials, "timeout": call.timeout, **overrides.get("tuning", {})})
     if tuning.trials > 0 and not ranges:

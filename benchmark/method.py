@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,10 +29,13 @@ __all__ = [
     "Method",
     "MethodConfig",
     "Spec",
+    "Use",
     "register",
 ]
 
 Inputs = Literal["sequence", "mean"]
+Use = Literal["unseen_names", "test_features"]
+"""What a transductive method may see while it trains: word vectors of unseen classes, or unlabelled test samples."""
 
 
 class MethodConfig(BaseModel):
@@ -158,6 +161,7 @@ class Method(nn.Module, ABC):
     bibtex: ClassVar[str]
     inputs: ClassVar[Inputs]
     note: ClassVar[str]
+    uses: ClassVar[tuple[Use, ...]]
 
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__()
@@ -209,7 +213,9 @@ REGISTERED: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=Method)
 
 
-def register(name: str, *, title: str, paper: str, bibtex: str, inputs: Inputs, note: str = "") -> Callable[[type[M]], type[M]]:
+def register(
+    name: str, *, title: str, paper: str, bibtex: str, inputs: Inputs, note: str = "", uses: tuple[Use, ...] = ()
+) -> Callable[[type[M]], type[M]]:
     """Class decorator that makes a method known to the benchmark.
 
     Args:
@@ -219,19 +225,24 @@ def register(name: str, *, title: str, paper: str, bibtex: str, inputs: Inputs, 
         bibtex: reference for a paper's bibliography.
         inputs: ``"sequence"`` for frame features, ``"mean"`` for their temporal means.
         note: what a reader of the tables must know, such as "our adaptation".
+        uses: what the method asks for in training beyond the training classes (``TrainingData.unseen_classes``,
+            ``TrainingData.test_features``); empty for an inductive method. Tables say it, and other requests fail.
 
     Raises:
-        ValueError: the name is not lower-case letters, digits and underscores, or another class already has it.
+        ValueError: an unknown use, a name of other than lower-case letters, digits and underscores, or a name that is taken.
     """
     if not name.isidentifier() or name != name.lower():
         raise ValueError(f"method name {name!r}: use lower-case letters, digits and underscores")
+
+    if not set(uses) <= set(get_args(Use)):
+        raise ValueError(f"method {name!r}: uses={uses!r}; known are {', '.join(get_args(Use))}")
 
     def add(cls: type[M]) -> type[M]:
         other = REGISTERED.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"method name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another")
         cls.name, cls.title, cls.paper, cls.bibtex = name, title, paper, bibtex
-        cls.inputs, cls.note = inputs, note
+        cls.inputs, cls.note, cls.uses = inputs, note, uses
         REGISTERED[name] = cls
         return cls
 

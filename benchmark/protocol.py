@@ -7,9 +7,9 @@ many epochs, and its last model is tested with that beta. Only this module opens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from benchmark.config import ProtocolConfig, Settings
-from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
-from benchmark.data.cards import FeatureSetCard
-from benchmark.data.store import FeatureStore, Section, replacing
+from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches, make_batch
+from benchmark.data.cards import Card, FeatureSetCard
+from benchmark.data.groups import shares_group
+from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, replacing
 from benchmark.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
-from benchmark.method import Classes, Method, Spec
+from benchmark.method import Batch, Classes, Method, Spec
 from benchmark.training import (
     Listener,
     Loop,
@@ -53,6 +54,8 @@ class Task:
     card: FeatureSetCard
     store: FeatureStore
     seed: int
+    dataset: Card | None = None
+    """The data set's card, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
 
     @property
     def rules(self) -> FeatureRules:
@@ -123,9 +126,12 @@ class StageTwo:
     recall: Sequence[Mapping[str, Any]]
     """A row per class: name, group, recall, recall within its group, samples."""
     curve: Curve
+    disjoint: Mapping[str, float]
+    """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
     epochs: int
     test_openings: int
-    """How often the test parts were opened for this model; more than once only after an interruption while testing."""
+    """How often the test parts were opened for this model: once, and once more for a transductive method that asked for them
+    and for each interruption while testing."""
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -140,12 +146,37 @@ def evaluation_set(section: Section, seen_part: str, unseen_part: str) -> Evalua
     return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text)
 
 
-def training_data(task: Task, section: Section, parts: Sequence[str]) -> TrainingData:
-    """Batches over the named parts, and validation as every epoch sees it."""
+@dataclass(frozen=True)
+class EvaluatedParts:
+    """What a stage is evaluated on, for transductive methods; opened when one asks for it, and not before."""
+
+    task: Task
+    open: Callable[[], Section]
+    seen_part: str
+    unseen_part: str
+
+    def classes(self) -> Classes:
+        """Word vectors of the unseen classes."""
+        table = self.open().classes
+        return Classes(torch.from_numpy(table.text(table.parts[self.unseen_part])))
+
+    def features(self, epoch: int, size: int) -> Iterator[Batch]:
+        """All samples once, without labels, in an order that seed and epoch fix."""
+        samples = self.open().samples
+        rng = np.random.default_rng([self.task.seed, epoch, 3])
+        rows = rng.permutation(samples.rows(self.seen_part, self.unseen_part))
+        for start in range(0, len(rows), size):
+            yield make_batch(samples, rows[start : start + size], self.task.rules, training=True, rng=rng)
+
+
+def training_data(task: Task, section: Section, parts: Sequence[str], evaluated: EvaluatedParts | None = None) -> TrainingData:
+    """Batches over the named parts, and validation as every epoch sees it; a stage is evaluated on validation by default."""
+    evaluated = evaluated or EvaluatedParts(task, lambda: section, VAL_SEEN, VAL_UNSEEN)
     sampler = ClassBalanced.over(section.samples, section.samples.rows(*parts))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     batches = TrainingBatches(section.samples, sampler, classes, task.rules, task.method.needs_negatives)
-    return TrainingData(batches, partial(validate, task, evaluation_set(section, VAL_SEEN, VAL_UNSEEN)))
+    validation = partial(validate, task, evaluation_set(section, VAL_SEEN, VAL_UNSEEN))
+    return TrainingData(task.method, batches, validation, evaluated if task.method.uses else None)
 
 
 def validate(task: Task, data: EvaluationSet, method: Method) -> Validation:
@@ -186,7 +217,14 @@ def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOn
 def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
     """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta."""
     epochs = first.best_epoch + 1
-    data = training_data(task, task.development(), [TRAIN, VAL_SEEN, VAL_UNSEEN])
+
+    @cache
+    def opened() -> Section:  # by transductive methods only
+        count_opening(folder)
+        return open_test(task)
+
+    evaluated = EvaluatedParts(task, opened, TEST_SEEN, TEST_UNSEEN)
+    data = training_data(task, task.development(), [TRAIN, VAL_SEEN, VAL_UNSEEN], evaluated)
     replayed = task.protocol.stage2_schedule == "corrected"
     loop = Loop(
         task.settings.train.model_copy(update={"epochs": epochs}),
@@ -213,11 +251,16 @@ def count_opening(folder: Path) -> int:
     return openings
 
 
+def open_test(task: Task) -> Section:
+    """The sealed test parts."""
+    return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
+
+
 def test(task: Task, method: Method, calibration: Calibration, epochs: int, openings: int) -> StageTwo:
     """Open the test parts and score a final model at a beta chosen elsewhere."""
-    sequences = task.method.inputs == "sequence"
-    section = task.store.open_test(task.protocol.text_alignment, task.seed, sequences=sequences)
-    nearest = embed_and_rank(task, evaluation_set(section, TEST_SEEN, TEST_UNSEEN), method)
+    section = open_test(task)
+    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN)
+    nearest = embed_and_rank(task, data, method)
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
@@ -237,8 +280,31 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
         views=views,
         beta=beta,
         best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
+        disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
         recall=recall,
         curve=curve,
         epochs=epochs,
         test_openings=openings,
     )
+
+
+def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:
+    """Results without the test-seen samples that have a relative in training (same group of the card's rule).
+
+    Returns:
+        ``samples`` and ``classes`` that remain and, where any does, ``seen`` (mean over those classes) and ``hm`` with the
+        same U; fractions. Empty unless ``protocol.seen_test=group_disjoint``.
+    """
+    if task.protocol.seen_test != "group_disjoint":
+        return {}
+    if task.dataset is None:
+        raise ValueError("a group-disjoint test needs the data set's card")
+    store = task.store
+    trained = [id_ for id_, part in zip(store.ids, store.parts, strict=True) if part < len(DEVELOPMENT_PARTS)]
+    related = shares_group(task.dataset, [data.samples.ids[row] for row in data.rows], trained)
+    kept = nearest.keep(~(nearest.is_seen & related))
+    counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}
+    if not counts["samples"]:
+        return counts
+    scores = kept.at(beta, exact=exact)
+    return {**counts, "seen": scores.seen, "hm": scores.hm}

@@ -27,6 +27,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         "method_title": unit.method.title,
         "method_note": unit.method.note,
         "method_inputs": unit.method.inputs,
+        "method_uses": ", ".join(unit.method.uses).replace("_", " "),
         "dataset_title": unit.card.title,
         "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
         "dataset_caption": ", ".join([unit.card.caption, *(f"{k}={v}" for k, v in unit.data_settings.items())]),

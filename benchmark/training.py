@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from benchmark.config import TrainConfig
 from benchmark.data.batching import TrainingBatches, with_evaluation_times
 from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
-from benchmark.method import EpochRecord, FitResult, Method
+from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method, Use
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
 CHECKPOINT = "checkpoint.pt"
@@ -48,12 +48,53 @@ class Validation:
     calibration: Mapping[str, Any]
 
 
+class Evaluated(Protocol):
+    """What a stage is evaluated on, as far as a transductive method may see it."""
+
+    def classes(self) -> Classes:
+        """Word vectors of the unseen classes."""
+
+    def features(self, epoch: int, size: int) -> Iterator[Batch]:
+        """All samples once, without labels, in an order that seed and epoch fix."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """What a method may train on and be selected by; it holds no test sample."""
+    """What a method may train on and be selected by; it holds no test sample.
 
+    A transductive method that declares it in ``@register(uses=...)`` may ask for more; any other request fails.
+    """
+
+    method: type[Method]
     batches: TrainingBatches
     validate: Callable[[Method], Validation]
+    evaluated: Evaluated | None
+    """Handed to transductive methods only."""
+
+    def unseen_classes(self) -> Classes:
+        """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
+
+        Raises:
+            JobError: the method does not declare ``unseen_names``.
+        """
+        return self._granted("unseen_names").classes()
+
+    def test_features(self, epoch: int, size: int) -> Iterator[Batch]:
+        """Unlabelled batches of what this stage is evaluated on: the validation parts in stage 1, the test parts in stage 2.
+
+        Raises:
+            JobError: the method does not declare ``test_features``.
+        """
+        return self._granted("test_features").features(epoch, size)
+
+    def _granted(self, use: Use) -> Evaluated:
+        if self.evaluated is None or use not in self.method.uses:
+            declared = f"transductive with {', '.join(self.method.uses)}" if self.method.uses else "inductive"
+            raise JobError(
+                f"{self.method.title} asks for {use} in training but is declared {declared}; "
+                f'declare it in @register(..., uses=("{use}",)), so that the tables say so'
+            )
+        return self.evaluated
 
 
 @dataclass

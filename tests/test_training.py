@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
     def validate(method: Method) -> protocol.Validation:
         return protocol.Validation({"hm": next(values)}, {})
 
-    return TrainingData(data.batches, validate)
+    return dataclasses.replace(data, validate=validate)
 
 
 def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:

@@ -39,6 +39,7 @@ def caption_of(
     sentences = [
         MEANING[name],
         *_protocol(units, results, frame),
+        _uses(units),
         _seeds(summary),
         _tuning(units),
         _training(units, results, frame),
@@ -68,10 +69,19 @@ def _protocol(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame)
         params = results.runs[key].params if key in results.runs else {}
         for switch, value in params.items():
             is_switch = switch.startswith("protocol.") and switch not in ("protocol.mode", "protocol.text_alignment")
-            if is_switch and value != params.get("protocol.mode"):
+            if is_switch and value in ("paper", "corrected") and value != params.get("protocol.mode"):
                 changed[f"{switch.removeprefix('protocol.')} = {value}"] = None
     extra = [f"Switched against the mode: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
+
+
+def _uses(units: Sequence[UnitFacts]) -> str:
+    """Which methods see more in training than the training classes."""
+    more = {u.tag("method_title", u.method): u.tag("method_uses") for u in units if u.tag("method_uses")}
+    if not more:
+        return "All methods are inductive: in training they get the vectors of training classes only."
+    listed = "; ".join(f"{title} ({uses} in training)" for title, uses in more.items())
+    return f"Transductive: {listed}. All others are inductive: in training they get the vectors of training classes only."
 
 
 def _seeds(summary: pd.DataFrame) -> str:

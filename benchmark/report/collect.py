@@ -82,6 +82,8 @@ class Results:
     """A row per planned stage-2 job (``COLUMNS``); metrics are missing where the job has no result."""
     validation: pd.DataFrame
     """The same for stage 1: metrics of the kept epoch on the validation parts."""
+    ablation: pd.DataFrame
+    """Stage-2 jobs of protocol ablations, with the column ``ablation``: the switch corrected, ``all``, or empty for paper."""
     units: Sequence[UnitFacts]
     problems: Sequence[Problem]
     runs: Mapping[str, RunRecord]
@@ -112,14 +114,22 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
     alignments = {(u.call, u.dataset, u.features, u.mode, u.method): u.alignment for u in units}
     rows: dict[str, list[dict[str, Any]]] = {"test": [], "validation": []}
+    ablating = {call.run_id for call, entry in entries if entry.get("ablation")}
+    ablation: list[dict[str, Any]] = []
     for call, entry in entries:
+        if call.run_id in ablating and entry["stage"] == 2:
+            row = _row(call, entry, runs.get(entry["job_key"]), "")
+            ablation.append({**row, "split": "test", "stage": 2, "ablation": entry.get("ablation", "")})
+        if entry.get("ablation"):
+            continue
         unit = (call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"])
         split = "test" if entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test) else "validation"
         row = _row(call, entry, runs.get(entry["job_key"]), alignments.get(unit, "unknown"))
         rows[split].append({**row, "split": split, "stage": entry["stage"]})
     params = _settings(tracker, runs, with_code=len(found) > 1)
     test, validation = _frame(rows["test"], params), _frame(rows["validation"], params)
-    return Results(found, test, validation, units, _problems(pd.concat([validation, test])), runs)
+    problems = _problems(pd.concat([validation, test]))
+    return Results(found, test, validation, pd.DataFrame(ablation, columns=[*COLUMNS, "ablation"]), units, problems, runs)
 
 
 def _problems(frame: pd.DataFrame) -> list[Problem]:
@@ -189,6 +199,8 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
     for call in found:
         for run in sorted(tracker.find(kind="method", parent=call.run_id), key=lambda r: r.start):
             tags = run.tags
+            if tags.get("ablation"):
+                continue
             study = tracker.read_json(run.run_id, "tuning.json") if "tuning.trials" in tags else None
             names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
             units.append(UnitFacts(*names, tags=tags, call=call.run_id, run_id=run.run_id, study=study))

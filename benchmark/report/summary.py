@@ -38,6 +38,33 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "planned", "state", *numbers])
 
 
+ABLATED = ["call", "dataset", "features", "method"]
+
+
+def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per call, method and switch of an ablation, the published protocol (empty ``ablation``) first.
+
+    Columns: ``ABLATED``, ``ablation``, ``seeds``, ``planned``, ``state``, in percent ``<metric>`` and ``<metric>_std``, and in
+    percentage points ``<metric>_effect`` and ``<metric>_effect_std``: the mean over seeds of (switched - published), both of
+    the same seed.
+    """
+    rows = []
+    for _, group in frame.groupby(ABLATED, sort=False):
+        base = group[group["ablation"] == ""].set_index("repetition")
+        for _, mine in group.groupby("ablation", sort=False):
+            lost = mine.loc[mine["state"] != "done", "state"].tolist()
+            row = {**mine.iloc[0][[*ABLATED, "ablation"]].to_dict(), "planned": len(mine), "seeds": len(mine) - len(lost)}
+            row["state"] = lost[0] if lost else "done"
+            for metric in METRICS:
+                values = 100 * mine.set_index("repetition")[metric].astype(float)
+                effects = values - 100 * base[metric].astype(float)
+                row |= {metric: values.mean(), f"{metric}_std": values.std(ddof=1)}
+                row |= {f"{metric}_effect": effects.mean(), f"{metric}_effect_std": effects.std(ddof=1)}
+            rows.append(row)
+    names = [f"{m}{suffix}" for m in METRICS for suffix in ("", "_std", "_effect", "_effect_std")]
+    return pd.DataFrame(rows, columns=[*ABLATED, "ablation", "planned", "seeds", "state", *names])
+
+
 def method_ranks(results: Results) -> dict[str, int]:
     """Place of each method in tables and its number in figures: as published tables list them, then as the calls ran them."""
     seen = [*results.test["method"], *results.validation["method"], *(u.method for u in results.units)]

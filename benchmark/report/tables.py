@@ -11,7 +11,15 @@ from tabulate import tabulate
 from benchmark.report.captions import Footnotes, caption_of
 from benchmark.report.collect import Results
 from benchmark.report.published import Published, PublishedTable, published_for
-from benchmark.report.summary import LABELS, PUBLISHED_METRICS, method_ranks, order_rows, summarise
+from benchmark.report.summary import (
+    ABLATED,
+    LABELS,
+    PUBLISHED_METRICS,
+    ablation_effects,
+    method_ranks,
+    order_rows,
+    summarise,
+)
 
 NOTHING = "–"
 SECOND_HAND = "†"
@@ -23,7 +31,7 @@ class Table:
     """A table ready to print."""
 
     name: str
-    """``gzsl``, ``zsl``, ``full``, ``validation`` or ``tuning``."""
+    """``gzsl``, ``zsl``, ``full``, ``validation``, ``ablation`` or ``tuning``."""
     title: str
     caption: str
     cells: pd.DataFrame
@@ -77,7 +85,8 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
         if len(validation):
             built.append(_Builder(results, validation, features, tables).full("validation"))
     tuned = tuning_table(results)
-    order = ("gzsl", "zsl", "full", "validation", "tuning")
+    order = ("gzsl", "zsl", "full", "validation", "ablation", "tuning")
+    built += ablation_tables(results)
     return sorted([*built, *([tuned] if tuned else [])], key=lambda t: order.index(t.name))
 
 
@@ -285,6 +294,39 @@ def tuning_table(results: Results) -> Table | None:
     )
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     return Table("tuning", "Tuning", caption, cells, bold, ["all" if c in numeric else "" for c in cells.columns])
+
+
+def ablation_tables(results: Results) -> list[Table]:
+    """For each method of an ablation: the published protocol, each switch corrected alone, and all of them."""
+    return [_ablation_table(results, effects) for _, effects in ablation_effects(results.ablation).groupby(ABLATED, sort=False)]
+
+
+def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
+    first = effects.iloc[0]
+    unit = next(u for u in results.units if (u.dataset, u.features, u.method) == (first["dataset"], first["features"], first["method"]))  # fmt: skip # noqa: E501
+    lines = [row for _, row in effects.iterrows()]
+    names = {"": "none: mode paper", "all": "all: mode corrected"}
+    cells = {"Corrected": [names.get(r["ablation"], r["ablation"]) for r in lines]}
+    for metric in PUBLISHED_METRICS:
+        cells[LABELS[metric]] = [_cell(r, metric) for r in lines]
+    for metric in ("hm", "zsl"):
+        texts = [_mean_and_deviation(r[f"{metric}_effect"], r[f"{metric}_effect_std"]) for r in lines]
+        signed = [t if t == NOTHING or t.startswith("-") else f"+{t}" for t in texts]
+        cells[f"Effect on {LABELS[metric]}"] = [
+            NOTHING if r["ablation"] == "" else t for r, t in zip(lines, signed, strict=True)
+        ]
+    frame = pd.DataFrame(cells, dtype=object)
+    seeds = int(effects["planned"].max())
+    spread = f"mean ± standard deviation (n − 1) over n = {seeds} seeds" if seeds > 1 else "n = 1 seed, no deviation"
+    generated = " Generated data." if unit.tag("dataset_kind") == "generated" else ""
+    caption = (
+        "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
+        f"switch that it names (docs/protocol.md); the last row corrects all. Ours: {spread}. Effect: difference to the first "
+        f"row in percentage points, seed by seed, then its mean and deviation.{generated}"
+    )
+    title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {unit.tag('dataset_title', unit.dataset)}, features "
+    bold = pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    return Table("ablation", title + unit.features, caption, frame, bold, ["", *["all"] * (len(frame.columns) - 1)])
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from benchmark.report.captions import method_title
 from benchmark.report.collect import METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
 from benchmark.report.figures import MethodCurve, method_curves_figure
 from benchmark.report.published import PublishedTable
-from benchmark.report.summary import method_ranks, numbers_csv, order_rows, summarise
+from benchmark.report.summary import ablation_effects, method_ranks, numbers_csv, order_rows, summarise
 from benchmark.report.tables import Table, build_tables
 from benchmark.tracking import RunRecord, Tracker
 
@@ -128,6 +128,8 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         if name in names:
             frame = results.validation if name == "validation" else results.test
             files[f"{name}.csv"] = _csv(numbers_csv(order_rows(summarise(frame), ranks), metrics, given))
+    if "ablation" in names:
+        files["ablation.csv"] = _csv(ablation_effects(results.ablation).round(6))
     frames = [f for f in (results.test, results.validation) if len(f)]
     if frames:
         files["results.csv"] = _csv(pd.concat(frames, ignore_index=True))
@@ -167,7 +169,13 @@ def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
 
 def failed_jobs(results: Results) -> list[str]:
     """A sentence for each job without a result."""
-    return [p.sentence(method_title(results, p.method)) for p in results.problems]
+    lost = results.ablation[results.ablation["state"] != "done"]
+    switched = [r for r in records(lost) if r["ablation"]]
+    return [p.sentence(method_title(results, p.method)) for p in results.problems] + [
+        f"{method_title(results, r['method'])} on {r['dataset']}/{r['features']}, ablation {r['ablation']}, "
+        f"seed {r['repetition']}: {r['state']}: {r['error'] or 'no reason recorded'}"
+        for r in switched
+    ]
 
 
 def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], figures: Sequence[CurveFigure]) -> str:
@@ -199,7 +207,7 @@ def _one_line(text: str, limit: int = 500) -> str:
 
 
 def _files(tables: Sequence[Table]) -> str:
-    names = [f"`{n}.csv`" for n in CSV_METRICS if n in {t.name for t in tables}]
+    names = [f"`{n}.csv`" for n in (*CSV_METRICS, "ablation") if n in {t.name for t in tables}]
     if not names:
         return "- `report.md` alone: nothing but tuning was done"
     numbers = f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"
