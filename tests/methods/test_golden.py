@@ -1,4 +1,8 @@
-"""Our methods against numbers computed by the published implementations (mode ``paper``, dropout 0, float32)."""
+"""Our methods against numbers computed by the published implementations (mode ``paper``, dropout 0, float32).
+
+Ours are computed in float64: what differs is then the rounding of the published numbers alone, the same on every CPU. In
+float32 the order of sums, which CPUs choose differently, adds as much again.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ class Golden:
             sizes = {x: self.config[f"transformer_{x}"] for x in ("heads", "dim_head", "mlp_dim")}
             settings = settings.model_copy(update=sizes)
         spec = Spec(self.config["input_size_audio"], self.config["input_size_video"], 300, 0.96, 0.64)
-        model: Method = cls(settings, spec)
+        model: Method = cls(settings, spec).double()
         model.load_state_dict(cls.published_state(state))
         return model
 
@@ -88,13 +92,14 @@ class Golden:
 
 
 CHAOTIC = {"tcaf"}
-"""Here a relative change of the weights by 1e-7, or another number of threads, is enough to move the losses of later steps
+"""Here a relative change of the weights by 1e-7 (float32 rounding) is enough to move the losses of later steps
 by up to 5e-4 (relative), running variances by 4e-4 and up to 1 % of the elements of a weight by more than 1e-4."""
 
 
 def arrays(path: Path) -> dict[str, Tensor]:
     with np.load(path) as stored:
-        return {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
+        tensors = {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
+    return {name: x.double() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -117,8 +122,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return load(request.param)
 
 
-def assert_same(ours: Tensor, golden: Tensor) -> None:
-    torch.testing.assert_close(ours, golden.to(ours.dtype), rtol=1e-5, atol=1e-6)
+def assert_same(ours: Tensor, golden: Tensor, *, times: float = 1) -> None:
+    torch.testing.assert_close(ours, golden.to(ours.dtype), rtol=times * 1e-5, atol=times * 1e-6)
 
 
 @pytest.mark.parametrize(("weights", "prefix"), [("before", ""), ("after", "after_train_")])
@@ -133,7 +138,7 @@ def test_embeddings_equal_the_published_ones(golden: Golden, weights: str, prefi
     assert_same(classes, golden.data[prefix + CLASSES[golden.name]])
     if golden.name == "cjme":
         assert embeddings.gate is not None
-        assert torch.equal(embeddings.gate, golden.data[f"{prefix}embed_attention_hard"].squeeze(-1).float())
+        assert torch.equal(embeddings.gate.double(), golden.data[f"{prefix}embed_attention_hard"].squeeze(-1))
 
 
 def test_avca_also_embeds_the_audio_as_published() -> None:
@@ -143,7 +148,7 @@ def test_avca_also_embeds_the_audio_as_published() -> None:
     with torch.no_grad():
         theta_a, _ = model.sample_embeddings(golden.batch("eval_", seconds=False))
 
-    assert_same(theta_a, golden.data["embed_theta_a"])
+    assert_same(theta_a, golden.data["embed_theta_a"], times=2)  # the published float32 numbers are 1.84 times the bound off
 
 
 def test_cjme_attention_equals_the_published_one() -> None:
@@ -212,7 +217,7 @@ def test_training_losses_equal_the_published_ones(golden: Golden) -> None:
     stored = golden.data["train_losses_total_reg_rec_ce" if golden.name == "tcaf" else "train_loss_total"]
     stored = stored.reshape(losses.shape).to(losses.dtype)
     torch.testing.assert_close(losses[0], stored[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(losses, stored, rtol=1e-4 if golden.name in CHAOTIC else 1e-5, atol=1e-6)
+    torch.testing.assert_close(losses, stored, rtol=2e-4 if golden.name in CHAOTIC else 1e-5, atol=1e-6)
 
 
 def test_five_training_steps_give_the_published_weights_and_running_statistics(golden: Golden) -> None:
