@@ -84,16 +84,14 @@ NOT_SWITCHES = ("mode", "seen_test")
 """Fields of the protocol that no mode changes."""
 
 
-def switches(method: type[Method]) -> dict[str, str]:
-    """Switch -> what mode ``paper`` does there: those of the protocol, then the method's own, called ``<method>_<setting>``."""
-    shared = {n: f.description or "" for n, f in ProtocolConfig.model_fields.items() if n not in NOT_SWITCHES}
-    own = {name: method.Config.model_fields[field].description or "" for name, field in own_switches(method).items()}
-    return {**shared, **own}
+def switches(method: type[Method]) -> list[str]:
+    """All that mode ``corrected`` switches: those of the protocol, then the method's own."""
+    return [*(name for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES), *own_switches(method)]
 
 
 def own_switches(method: type[Method]) -> dict[str, str]:
-    """Switches of defects that sit in the published method itself: name -> field of its Config."""
-    return {f"{method.name}_{field}": field for field in method.corrected_settings}
+    """Switches of defects that sit in the published method itself: ``<method>_<setting>`` -> setting."""
+    return {f"{method.name}_{setting}": setting for setting in method.corrected_settings}
 
 
 def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
@@ -175,12 +173,15 @@ class Settings:
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section -> field -> value, plain types, complete; the method's own switches stand with those of the protocol too."""
-        own = {f: "corrected" if getattr(self.config, f) == v else "paper" for f, v in self.corrections.items()}
+        own = {
+            f"{self.method}_{setting}": "corrected" if getattr(self.config, setting) == value else "paper"
+            for setting, value in self.corrections.items()
+        }
         return {
             self.method: self.config.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
             "lengths": self.lengths.model_dump(mode="json"),
-            "protocol": {**self.protocol.model_dump(mode="json"), **{f"{self.method}_{f}": state for f, state in own.items()}},
+            "protocol": {**self.protocol.model_dump(mode="json"), **own},
         }
 
     def flat(self) -> dict[str, Any]:
@@ -261,7 +262,7 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         UsageError: not of that form, or an unknown section, field or value; near names are given.
     """
     models: dict[str, type[BaseModel]] = {**SECTIONS, **{name: cls.Config for name, cls in methods.items()}}
-    own = {name: switch for method in methods.values() for name, switch in own_switches(method).items()}
+    own = [name for method in methods.values() for name in own_switches(method)]
     parsed: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, raw = text.partition("=")
@@ -272,7 +273,7 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
             raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")
         if section not in models:
             raise UsageError(f"--set {text}: no section {section!r}: {near(section, models)}")
-        fields = {**models[section].model_fields, **(own if section == "protocol" else {})}
+        fields = [*models[section].model_fields, *(own if section == "protocol" else [])]
         if name not in fields:
             raise UsageError(f"--set {text}: {section!r} has no setting {name!r}: {near(name, fields)}")
         try:
@@ -315,8 +316,11 @@ def resolve(
     published = (recipe.published if recipe else {}).get(sources.dataset, {}).get(sources.features)
     base = published or PublishedSettings()
     switched = {**protocol_for(mode, published_order=sources.published_order), **overrides.get("protocol", {})}
-    own = {f: switched.get(name, mode) == "corrected" for name, f in own_switches(method).items()}
-    corrected = {f: value for f, value in method.corrected_settings.items() if own[f]}
+    corrected = {
+        setting: method.corrected_settings[setting]
+        for name, setting in own_switches(method).items()
+        if switched.get(name, mode) == "corrected"
+    }
     layers: dict[str, dict[str, Any]] = {
         method.name: {
             **base.config,

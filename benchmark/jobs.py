@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -205,9 +205,9 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
     for name, card, budget, features, store in _open_stores(call, data_root, overrides.get("data", {})):
         for mode in call.modes:
             for method in methods:
-                recipe = registry.recipe(method)
-                unit = _unit(call, method, recipe, card, features, name, budget, store, mode, overrides)
-                units += [unit, *_ablations(call, unit, recipe, overrides)]
+                make = partial(_unit, call, method, registry.recipe(method), card, features, name, budget, store)
+                unit = make(mode, overrides)
+                units += [unit, *_ablations(call, unit, make, overrides)]
     return units
 
 
@@ -225,27 +225,21 @@ def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
         raise UsageError("\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""]))
 
 
-def _ablations(call: Call, base: Unit, recipe: Recipe | None, overrides: dict[str, dict[str, Any]]) -> list[Unit]:
-    """The base unit with each switch corrected alone, and mode corrected at the end; switches that are corrected already
-    (the alignment of data without a published order, what ``--set`` fixed) are left out."""
+def _ablations(call: Call, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]) -> list[Unit]:
+    """The base unit with each switch corrected alone, and mode corrected at the end, as ``make(mode, overrides)`` makes them.
+
+    Switches that are corrected already (the alignment of data without a published order, what ``--set`` fixed) are left out.
+    """
     wanted = call.ablate or []
     state = base.settings.as_dict()["protocol"]
     units = []
     for switch in switches(base.method):
         if (switch in wanted or ALL_SWITCHES in wanted) and state[switch] not in ("corrected", "shuffled"):
             changed = {**overrides, "protocol": {**overrides.get("protocol", {}), switch: "corrected"}}
-            units.append(replace(base, settings=_settings(base, recipe, "paper", changed), ablation=switch))
+            units.append(replace(make("paper", changed), ablation=switch))
     if ALL_SWITCHES in wanted:
-        settings = _settings(base, recipe, "corrected", overrides)
-        units.append(replace(base, settings=settings, mode="corrected", ablation=ALL_SWITCHES))
+        units.append(replace(make("corrected", overrides), ablation=ALL_SWITCHES))
     return units
-
-
-def _settings(unit: Unit, recipe: Recipe | None, mode: Mode, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Settings of a unit's method and data under another protocol."""
-    train = unit.settings.train.model_dump()
-    sources = Sources(unit.card.name, unit.features, unit.card.published_order, unit.card.sizes, train)
-    return resolve(unit.method, recipe, sources, mode, overrides)
 
 
 def _open_stores(

@@ -54,7 +54,7 @@ class Task:
     card: FeatureSetCard
     store: FeatureStore
     seed: int
-    dataset: Card | None = None
+    dataset: Card
     """The data set's card, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
 
     @property
@@ -297,8 +297,6 @@ def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, bet
     """
     if task.protocol.seen_test != "group_disjoint":
         return {}
-    if task.dataset is None:
-        raise ValueError("a group-disjoint test needs the data set's card")
     store = task.store
     trained = [id_ for id_, part in zip(store.ids, store.parts, strict=True) if part < len(DEVELOPMENT_PARTS)]
     related = shares_group(task.dataset, [data.samples.ids[row] for row in data.rows], trained)

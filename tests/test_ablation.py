@@ -87,13 +87,13 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
     section = protocol.open_test(task)
     data = protocol.evaluation_set(section, protocol.TEST_SEEN, protocol.TEST_UNSEEN)
     is_seen = np.isin(section.samples.labels[data.rows], data.seen_ids)
-    kept_id = section.samples.ids[data.rows[np.flatnonzero(is_seen)[0]]]
+    first = np.flatnonzero(is_seen)[0]
+    kept_id = section.samples.ids[data.rows[first]]
     trained = [i for i, part in zip(task.store.ids, task.store.parts, strict=True) if part < len(DEVELOPMENT_PARTS)]
     assert trained
     card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all but one sample are one group
     task = replace(task, settings=settings, dataset=card)
     nearest = protocol.embed_and_rank(task, data, task.build())["both"]
-    first = np.flatnonzero(is_seen)[0]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
     unseen = nearest.at(0.5).unseen
     expected = {

@@ -40,7 +40,7 @@ def caption_of(
         MEANING[name],
         *_protocol(units, results, frame),
         _uses(units),
-        _seeds(summary),
+        seeds_sentence(summary),
         _tuning(units),
         _training(units, results, frame),
         *_data(units),
@@ -84,7 +84,8 @@ def _uses(units: Sequence[UnitFacts]) -> str:
     return f"Transductive: {listed}. All others are inductive: in training they get the vectors of training classes only."
 
 
-def _seeds(summary: pd.DataFrame) -> str:
+def seeds_sentence(summary: pd.DataFrame) -> str:
+    """Over how many seeds (``seeds`` of ``planned``) the numbers are means."""
     low, high = int(summary["planned"].min()), int(summary["planned"].max())
     fewer = " (fewer where a job is lost)" if (summary["seeds"] < summary["planned"]).any() else ""
     if high == 1:

@@ -25,10 +25,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     slots = frame.assign(slot=["tuned" if v == "tuned" else "untuned" for v in frame["variant"]])
     for key, group in slots.groupby(IDENTITY, sort=False):
         done = group[group["state"] == "done"]
-        lost = group.loc[group["state"] != "done", "state"].tolist()
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
-        row |= {"variant": group["variant"].iloc[0], "seeds": len(done), "planned": len(group)}
-        row["state"] = "done" if not lost else "failed" if "failed" in lost else lost[0]
+        row |= {"variant": group["variant"].iloc[0], **_progress(group)}
         for name in (*METRICS, "beta", "epochs"):
             factor = 100.0 if name in METRICS else 1.0
             row[name] = factor * float(done[name].mean())
@@ -36,6 +34,13 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     numbers = [name for metric in (*METRICS, "beta", "epochs") for name in (metric, f"{metric}_std")]
     return pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "planned", "state", *numbers])
+
+
+def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
+    """``seeds`` with a result, ``planned`` seeds, ``state`` of the worst job."""
+    lost = jobs.loc[jobs["state"] != "done", "state"].tolist()
+    state = "done" if not lost else "failed" if "failed" in lost else lost[0]
+    return {"seeds": len(jobs) - len(lost), "planned": len(jobs), "state": state}
 
 
 ABLATED = ["call", "dataset", "features", "method"]
@@ -52,9 +57,8 @@ def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
     for _, group in frame.groupby(ABLATED, sort=False):
         base = group[group["ablation"] == ""].set_index("repetition")
         for _, mine in group.groupby("ablation", sort=False):
-            lost = mine.loc[mine["state"] != "done", "state"].tolist()
-            row = {**mine.iloc[0][[*ABLATED, "ablation"]].to_dict(), "planned": len(mine), "seeds": len(mine) - len(lost)}
-            row["state"] = lost[0] if lost else "done"
+            row: dict[str, Any] = {name: mine.iloc[0][name] for name in (*ABLATED, "ablation")}
+            row |= _progress(mine)
             for metric in METRICS:
                 values = 100 * mine.set_index("repetition")[metric].astype(float)
                 effects = values - 100 * base[metric].astype(float)

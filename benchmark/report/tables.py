@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 from tabulate import tabulate
 
-from benchmark.report.captions import Footnotes, caption_of
+from benchmark.report.captions import Footnotes, caption_of, seeds_sentence
 from benchmark.report.collect import Results
 from benchmark.report.published import Published, PublishedTable, published_for
 from benchmark.report.summary import (
@@ -303,7 +303,7 @@ def ablation_tables(results: Results) -> list[Table]:
 
 def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     first = effects.iloc[0]
-    unit = next(u for u in results.units if (u.dataset, u.features, u.method) == (first["dataset"], first["features"], first["method"]))  # fmt: skip # noqa: E501
+    unit = next(u for u in results.units if [u.call, u.dataset, u.features, u.method] == first[ABLATED].tolist())
     lines = [row for _, row in effects.iterrows()]
     names = {"": "none: mode paper", "all": "all: mode corrected"}
     cells = {"Corrected": [names.get(r["ablation"], r["ablation"]) for r in lines]}
@@ -316,13 +316,12 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
             NOTHING if r["ablation"] == "" else t for r, t in zip(lines, signed, strict=True)
         ]
     frame = pd.DataFrame(cells, dtype=object)
-    seeds = int(effects["planned"].max())
-    spread = f"mean ± standard deviation (n − 1) over n = {seeds} seeds" if seeds > 1 else "n = 1 seed, no deviation"
     generated = " Generated data." if unit.tag("dataset_kind") == "generated" else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
-        f"switch that it names (docs/protocol.md); the last row corrects all. Ours: {spread}. Effect: difference to the first "
-        f"row in percentage points, seed by seed, then its mean and deviation.{generated}"
+        "switch that it names (docs/protocol.md); the last row corrects all. "
+        f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, seed by seed, then its mean and "
+        f"deviation.{generated}"
     )
     title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {unit.tag('dataset_title', unit.dataset)}, features "
     bold = pd.DataFrame(False, index=frame.index, columns=frame.columns)
