@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from benchmark.errors import JobError, UsageError
 from benchmark.jobs import Call, Job, Unit
 from benchmark.method import EpochRecord
-from benchmark.protocol import StageOne, StageTwo, stage_one, stage_two
+from benchmark.protocol import StageOne, stage_one, stage_two
 from benchmark.provenance import dump_call, environment, git_revision, peak_memory_mb, unit_tags
+from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult, open_storage
@@ -324,16 +324,16 @@ class Runner:
         on_epoch: Callable[[EpochRecord], None] | None,
         title: str,
     ) -> Outcome:
-        listener = _Listener(self.tracker, run_id, self.display, on_epoch)
+        listener = EpochLog(self.tracker, run_id, self.display, on_epoch)
         epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
         self.display.start(title, epochs, job.settings.train.batches_per_epoch)
         try:
             if first is None:
                 found = stage_one(job.task(), folder, job.key, listener)
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
-                self._log_stage_one(run_id, found)
+                log_stage_one(self.tracker, run_id, found)
             else:
-                result = self._log_stage_two(run_id, stage_two(job.task(), first, folder, job.key, listener), title)
+                result = log_stage_two(self.tracker, run_id, stage_two(job.task(), first, folder, job.key, listener), title)
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
             self.tracker.finish(run_id, "KILLED")
@@ -351,61 +351,11 @@ class Runner:
         usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
         self.tracker.log_metrics(run_id, usage)
         self.tracker.log_json(run_id, result, "result.json")
+        write_weights_record(folder, job, result)
         self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", run_id, result)
-
-    def _log_stage_one(self, run_id: str, found: StageOne) -> None:
-        best = {f"best/{name}": value for name, value in found.validation.items()}
-        self.tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
-
-    def _log_stage_two(self, run_id: str, found: StageTwo, title: str) -> dict[str, Any]:
-        metrics = {f"test/{name}": value for name, value in found.metrics.items()}
-        metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
-        self.tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
-        from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
-
-        recall = pd.DataFrame(found.recall)
-        self.tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
-        curve = found.curve.thinned()
-        points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
-        self.tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
-        chosen = (found.metrics["unseen"], found.metrics["seen"])
-        self.tracker.log_figure(run_id, seen_unseen_figure(points, chosen, found.beta, title), "curve.png")
-        return {
-            "metrics": dict(found.metrics),
-            "views": {view: dict(values) for view, values in found.views.items()},
-            "beta": found.beta,
-            "best_possible": dict(found.best_possible),
-            "disjoint": dict(found.disjoint),
-            "epochs": found.epochs,
-            "test_openings": found.test_openings,
-        }
-
-
-class _Listener:
-    """Tells the display, the tracking store and the study of progress."""
-
-    def __init__(self, tracker: Tracker, run_id: str, display: Display, on_epoch: Callable[[EpochRecord], None] | None) -> None:
-        self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
-        self.logged = tracker.logged_steps(run_id, "val/hm")
-        self.history: list[EpochRecord] = []
-
-    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        self.display.batch(epoch, batch, loss)
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        self.history.append(record)
-        if record.epoch not in self.logged:
-            metrics = {f"train/{k}": v for k, v in record.losses.items()}
-            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
-            self.tracker.log_metrics(
-                self.run_id, {**metrics, "lr": record.lr, "epoch_seconds": record.seconds}, step=record.epoch
-            )
-        self.display.epoch(record)
-        if self.extra is not None:
-            self.extra(record)
 
 
 def study_of(unit: Unit, storage: str) -> Study:

@@ -153,6 +153,8 @@ class Method(nn.Module, ABC):
     """Whether ``loss`` wants ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
     """Fields of ``Config`` that mode ``corrected`` sets, for defects that sit in the published method itself."""
+    published_class: ClassVar[str] = ""
+    """Class name in the file names of the checkpoints that the authors' code writes; empty where there are none."""
 
     # filled in by @register
     name: ClassVar[str]
@@ -195,6 +197,24 @@ class Method(nn.Module, ABC):
         """The optimiser; Adam with the configured rate and decay by default."""
         fused = next(self.parameters()).device.type in ("cpu", "cuda")
         return torch.optim.Adam(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused)
+
+    @classmethod
+    def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
+        """Settings from the arguments that the authors' code stores beside a checkpoint (``args.pkl``).
+
+        Raises:
+            ValueError: the arguments ask for a variant that is not implemented.
+        """
+        raise ValueError(f"{cls.title} reads no published checkpoints")
+
+    @classmethod
+    def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a published checkpoint under our names.
+
+        Raises:
+            ValueError: tensors are missing or left over; the message names them.
+        """
+        raise ValueError(f"{cls.title} reads no published checkpoints")
 
     def fit(self, data: TrainingData, loop: Loop) -> FitResult:
         """Train on ``data``. Override only for a method that needs a loop of its own (a generative one, say)."""

@@ -242,6 +242,19 @@ def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Lis
     return test(task, method, first.calibration, epochs, count_opening(folder))
 
 
+def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method, epochs: int) -> tuple[Validation, StageTwo]:
+    """What trained models are worth: beta from stage 1's model on validation, then stage 2's model tested with it.
+
+    Args:
+        first, model_a: the model trained on the training part, and its task.
+        final, model_b: the model trained on training and validation parts, and its task.
+        epochs: that the latter was trained for.
+    """
+    section = first.development()
+    found = validate(first, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), model_a)
+    return found, test(final, model_b, Calibration(**found.calibration), epochs, openings=1)
+
+
 def count_opening(folder: Path) -> int:
     """Note in the job's folder that the test parts are being opened; how often that happened, interrupted jobs included."""
     file = folder / "test_openings"

@@ -126,6 +126,7 @@ class Avca(Method):
 
     reported_view = "video"
     needs_negatives = True
+    published_class = "AVCA"
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -231,11 +232,6 @@ class Avca(Method):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a published checkpoint under our names.
-
-        Raises:
-            ValueError: tensors are missing or left over; the message names them.
-        """
         depth = sum(name.endswith(".fn.to_qkv.weight") for name in state)
         names = {"pos_emb1D": "position"}
         for published, (ours_name, layers) in PUBLISHED_BLOCKS.items():
@@ -259,5 +255,4 @@ class Avca(Method):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Our settings from a checkpoint's ``args.pkl``. Raises ValueError for variants that are not implemented."""
         return cls.Config(**published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES))

@@ -85,6 +85,7 @@ class AvgzslNet(Method):
 
     reported_view = "both"
     needs_negatives = True
+    published_class = "AVGZSLNet"
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -128,11 +129,6 @@ class AvgzslNet(Method):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a published checkpoint under our names.
-
-        Raises:
-            ValueError: tensors are missing or left over; the message names them.
-        """
         names: dict[str, str] = {}
         for published, ours in PUBLISHED_BLOCKS.items():
             names |= module_names(published, ours, PERCEPTRON_LAYERS)
@@ -140,5 +136,4 @@ class AvgzslNet(Method):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Our settings from a checkpoint's ``args.pkl``. Raises ValueError for variants that are not implemented."""
         return cls.Config(**published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES))

@@ -90,6 +90,7 @@ class Cjme(Method):
 
     reported_view = "both"
     needs_negatives = True
+    published_class = "CJME"
     corrected_settings: ClassVar[Mapping[str, Any]] = {"pairing": "sample"}
 
     def __init__(self, config: Config, spec: Spec) -> None:
@@ -152,11 +153,6 @@ class Cjme(Method):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a published checkpoint under our names.
-
-        Raises:
-            ValueError: tensors are missing or left over; the message names them.
-        """
         names: dict[str, str] = {}
         for published, (ours, layers) in PUBLISHED_BLOCKS.items():
             names |= module_names(published, ours, layers)
@@ -164,7 +160,6 @@ class Cjme(Method):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Our settings from a checkpoint's ``args.pkl``. Raises ValueError for variants that are not implemented."""
         return cls.Config(**published_settings(args, PUBLISHED_FIELDS, {"embedding_use_bn": True}))
 
 

@@ -98,6 +98,8 @@ class Tcaf(SequenceMethod):
         dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the transformer layers")
         sees: Sees = Field("cross", description="which steps a step attends to: the other modality, its own, or all")
 
+    published_class = "Multimodal_Sequence_Transformer"
+
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
         c = config
@@ -139,7 +141,6 @@ class Tcaf(SequenceMethod):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Our settings from a checkpoint's ``args.pkl``. Raises ValueError for variants that are not implemented."""
         settings = published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES)
         seen = [bool(args.get(f"use_{x}_attention", x == "cross")) for x in ("cross", "self")]
         if not any(seen):

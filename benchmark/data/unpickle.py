@@ -1,9 +1,10 @@
 """Reading strangers' pickles without running them: numpy arrays, containers, bytes, strings, numbers, nothing else.
 
-A pickle is a program. This module interprets it with every instruction that could call something replaced: a global
-is looked up in the table ``_ALLOWED`` and nowhere else, only the functions of that table are called, only arrays and
-dtypes receive state, and no instruction may claim more bytes than the file has. What the arrays mean belongs in the
-importer.
+The one exception is the stored arguments of a training run: a Namespace, read as a dict, with paths, read as text. A pickle is
+a program. This module interprets it with every instruction that could call something replaced: a global
+is looked up in a table of this module and nowhere else, only the functions of that table are called, only arrays, dtypes and
+that Namespace receive state, and no instruction may claim more bytes than the file has. What the content means belongs to the
+callers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NoReturn
@@ -34,7 +35,7 @@ class RefusedPickle(UsageError):
 
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(
-            f"{path}: refused: the pickle asks for {name}, which no feature file needs; nothing was run. "
+            f"{path}: refused: the pickle asks for {name}, which no such file needs; nothing was run. "
             "Fetch the file again from a source you trust"
         )
         self.name = name
@@ -123,6 +124,39 @@ _ALLOWED: dict[tuple[str, str], object] = {
 }
 
 
+class _Namespace(dict[str, Any]):
+    """What an ``argparse.Namespace`` becomes."""
+
+
+_NAMESPACE = "<argparse.Namespace>"
+"""What the class of stored arguments becomes: a word that ``_Interpreter`` knows, not the class."""
+
+
+def _path(*parts: object) -> str:
+    if not all(isinstance(part, str) for part in parts):
+        raise _Refusal(f"a path of {parts!r:.60}")
+    first, *rest = (str(part) for part in parts or (".",))
+    return "/".join([first.rstrip("/") if rest else first, *rest])
+
+
+def _reconstructor(kind: object, base: object, state: object) -> _Namespace:
+    """How protocols 0 and 1 make an object without calling its class."""
+    if kind != _NAMESPACE or base != "<object>" or state is not None:
+        raise _Refusal(f"copyreg._reconstructor of {kind!r:.60}")
+    return _Namespace()
+
+
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_ARGUMENTS: dict[tuple[str, str], object] = {
+    **_ALLOWED,
+    **{(module, "Namespace"): _NAMESPACE for module in ("argparse", "configargparse")},
+    **{(module, name): _Call(_path) for module in ("pathlib", "pathlib._local") for name in _PATHS},
+    **{(module, "_reconstructor"): _Call(_reconstructor) for module in ("copyreg", "copy_reg")},
+    **{(module, "object"): "<object>" for module in ("builtins", "__builtin__")},
+}
+"""What the stored arguments of a training run may name."""
+
+
 def _is_shape(shape: object) -> bool:
     return isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
 
@@ -151,14 +185,15 @@ class _Interpreter(pickle._Unpickler):
     read: Callable[[int], bytes]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: _Bounded, *, allow_objects: bool) -> None:
+    def __init__(self, file: _Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]) -> None:
         super().__init__(file, encoding="latin1")
         self._size = file.size
         self._allow_objects = allow_objects
+        self._table = table
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return self._table[module, name]
         except KeyError:
             raise _Refusal(f"{module}.{name}") from None
 
@@ -182,6 +217,8 @@ class _Interpreter(pickle._Unpickler):
             self._set_array(target, state)
         elif isinstance(target, np.dtype):
             _set_dtype(target, state)
+        elif type(target) is _Namespace and type(state) is dict and all(type(name) is str for name in state):
+            target.update(state)
         else:
             raise _Refusal(f"state for {target!r:.60}")
 
@@ -202,14 +239,21 @@ class _Interpreter(pickle._Unpickler):
     def instantiate(self) -> NoReturn:
         raise _Refusal("an instance of a class")
 
+    def new_object(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack[-1]
+        if kind != _NAMESPACE or arguments != ():
+            raise _Refusal(f"an instance of {kind!r:.60}")
+        self.stack[-1] = _Namespace()
+
     def byte_array(self) -> None:
         n = int.from_bytes(self.read(8), "little")
         if n > self._size:
             raise _Refusal(f"an allocation of {n:,} bytes by a file of {self._size:,}")
         self.append(bytearray(self.read(n)))
 
-    for _op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX):
+    for _op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX):
         dispatch[_op[0]] = instantiate
+    dispatch[pickle.NEWOBJ[0]] = new_object
     dispatch[pickle.REDUCE[0]] = call
     dispatch[pickle.BUILD[0]] = build
     dispatch[pickle.BYTEARRAY8[0]] = byte_array
@@ -223,10 +267,10 @@ def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
-def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool) -> Any:
+def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool, table: Mapping[tuple[str, str], object] = _ALLOWED) -> Any:
     size = path.stat().st_size
     try:
-        return _Interpreter(_Bounded(file, size), allow_objects=allow_objects).load()
+        return _Interpreter(_Bounded(file, size), allow_objects=allow_objects, table=table).load()
     except _Refusal as refusal:
         raise RefusedPickle(path, str(refusal)) from None
     except KeyError as error:
@@ -242,9 +286,28 @@ def load_pickle(path: Path) -> Any:
         RefusedPickle: it asks for a global outside the table, an instance, or more memory than its bytes fill.
         UnreadableFile: it cannot be opened, is truncated or damaged.
     """
+    return _load(path, _ALLOWED)
+
+
+def load_arguments(path: Path) -> dict[str, Any]:
+    """The arguments that a training run stored: a pickled ``argparse`` or ``configargparse`` Namespace, as a dict.
+
+    Paths come as text.
+
+    Raises:
+        RefusedPickle: it asks for anything but plain data, arrays, paths and the Namespace itself.
+        UnreadableFile: it cannot be opened, is truncated or damaged, or holds no Namespace.
+    """
+    content = _load(path, _ARGUMENTS)
+    if type(content) is not _Namespace:
+        raise UnreadableFile(f"{path}: holds no argparse Namespace but {type(content).__name__}")
+    return dict(content)
+
+
+def _load(path: Path, table: Mapping[tuple[str, str], object]) -> Any:
     try:
         with open(path, "rb") as file:
-            return _interpret(path, file, allow_objects=False)
+            return _interpret(path, file, allow_objects=False, table=table)
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -1,0 +1,95 @@
+"""What jobs leave in the tracking store: progress of each epoch, results of each stage, and beside the weights how to use them.
+
+Names of metrics and artifacts stand here; what is measured is the protocol's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from benchmark.data.store import replacing
+from benchmark.jobs import Job
+from benchmark.method import EpochRecord
+from benchmark.official import CONFIG
+from benchmark.protocol import StageOne, StageTwo
+from benchmark.tracking import Tracker
+
+
+class Progress(Protocol):
+    """Who is shown the progress of a job."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was trained on."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished and validated."""
+
+
+class EpochLog:
+    """Tells the display, the tracking store and the study of progress."""
+
+    def __init__(
+        self, tracker: Tracker, run_id: str, display: Progress, on_epoch: Callable[[EpochRecord], None] | None
+    ) -> None:
+        self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
+        self.logged = tracker.logged_steps(run_id, "val/hm")
+        self.history: list[EpochRecord] = []
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        self.display.batch(epoch, batch, loss)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.history.append(record)
+        if record.epoch not in self.logged:
+            metrics = {f"train/{k}": v for k, v in record.losses.items()}
+            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
+            self.tracker.log_metrics(
+                self.run_id, {**metrics, "lr": record.lr, "epoch_seconds": record.seconds}, step=record.epoch
+            )
+        self.display.epoch(record)
+        if self.extra is not None:
+            self.extra(record)
+
+
+def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
+    """Log the kept epoch."""
+    best = {f"best/{name}": value for name, value in found.validation.items()}
+    tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
+
+
+def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str) -> dict[str, Any]:
+    """Log the results on the test parts; returns them as plain types."""
+    metrics = {f"test/{name}": value for name, value in found.metrics.items()}
+    metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
+    tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
+    from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
+
+    recall = pd.DataFrame(found.recall)
+    tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
+    curve = found.curve.thinned()
+    points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
+    tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
+    chosen = (found.metrics["unseen"], found.metrics["seen"])
+    tracker.log_figure(run_id, seen_unseen_figure(points, chosen, found.beta, title), "curve.png")
+    return {
+        "metrics": dict(found.metrics),
+        "views": {view: dict(values) for view, values in found.views.items()},
+        "beta": found.beta,
+        "best_possible": dict(found.best_possible),
+        "disjoint": dict(found.disjoint),
+        "epochs": found.epochs,
+        "test_openings": found.test_openings,
+    }
+
+
+def write_weights_record(folder: Path, job: Job, result: Mapping[str, Any]) -> None:
+    """Write beside a job's weights what is needed to use them (``official.read_pair``): identity, epochs, results."""
+    epochs = result["best_epoch"] + 1 if job.stage == 1 else result["epochs"]
+    record = {**job.identity(), "job_key": job.key, "epochs": epochs, "result": result}
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
