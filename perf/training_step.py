@@ -40,7 +40,7 @@ def measure(method: type[Method], recipe: object, folder: Path, steps: int) -> l
     cards = load_cards()
     store = open_or_build(cards["synthetic"], None, folder, overrides=LIKE_UCF)
     settings = resolve(method, recipe, Sources("ucf", "cls", True, {}, {}), "paper", {"protocol": {"text_alignment": "corrected"}})  # type: ignore[arg-type] # fmt: skip # noqa: E501
-    task = Task(method, settings, cards["ucf"].features["cls"], store, seed=0)
+    task = Task(method, settings, cards["ucf"].features["cls"], store, seed=0, dataset=cards["ucf"])
     data = training_data(task, task.development(), ["stage_1_train"])
     model = task.build().train()
     optimizer = model.optimizer()
