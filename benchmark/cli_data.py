@@ -1,19 +1,32 @@
-"""The ``data`` commands: import, build, info, verify."""
+"""The ``data`` commands: import, build, info, verify, audit."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import pandas as pd
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
-from benchmark.cli import DataRoot, Features, Json, _emit, data_app, out
-from benchmark.display import rows_table
+from benchmark.cli import DataRoot, Features, Json, ReportsDir, _emit, data_app, out
+from benchmark.display import rows_table, show_table
 from benchmark.errors import UsageError
 
+if TYPE_CHECKING:
+    from benchmark.data.audit import Audit
+    from benchmark.data.audit_report import AuditTable
+    from benchmark.data.cards import Card
+    from benchmark.data.store import FeatureStore
+
 Name = Annotated[str, typer.Argument(help="Name of a data set.")]
+SCREEN_ROWS, SCREEN_TEXT = 20, 60
+"""Rows of a table and characters of a cell that the screen shows of an audit; its files have all."""
 
 
 def _card(name: str, features: str | None) -> tuple[Any, str]:
@@ -21,6 +34,18 @@ def _card(name: str, features: str | None) -> tuple[Any, str]:
 
     card, _ = find_card(name, load_cards())
     return card, card.feature_set(features)[0]
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, and what moves it: (what is done, done, total)."""
+    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def show(text: str, done: int, total: int) -> None:
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield show
 
 
 @data_app.command(name="import")
@@ -45,12 +70,7 @@ def import_(
     if card.official is None:
         raise UsageError(f"data set {card.name!r} has no official layout; build it with: data build {card.name}")
     target = store_path(data_root, card.name, name)
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
-        task = progress.add_task("import", total=None)
-
-        def show(text: str, done: int, total: int) -> None:
-            progress.update(task, description=text, completed=done, total=total)
-
+    with _progress("import") as show:
         report = import_official(
             card, name, source, target, form=form, dtype=dtype, force=force, generated=generated, progress=show
         )
@@ -146,3 +166,88 @@ def verify(
     _emit(json_file, [{"level": level, "text": text} for level, text in rows])
     if any(f.severity == "problem" for f in findings):
         raise UsageError(f"{store.path}: the store is broken; build or import it again")
+
+
+@data_app.command()
+def audit(
+    dataset: Name,
+    features: Features = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder in the official layout: audit its lists; no features are needed.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="With --from: file of the word vectors.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the audit; reports/audit-DATASET-FEATURES if not given.")
+    ] = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+    reports_dir: ReportsDir = Path("reports"),
+) -> None:
+    """Look for misaligned word vectors, leakage between parts and odd lists, counts and values. Findings are no errors."""
+    from benchmark.data.audit import audit_lists, audit_store
+    from benchmark.data.audit_files import audit_json, write_audit
+
+    card, name = _card(dataset, features)
+    if text is not None and source is None:
+        raise UsageError("--text names the word vectors of a folder: give the folder too, --from DIR")
+    folder = folder or reports_dir / f"audit-{card.name}-{name}"
+    if source is not None:
+        found = audit_lists(card, name, source, text)
+    else:
+        store = _store_to_audit(card, name, data_root)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # told before the features are read if it cannot be written
+        with _progress("audit") as show:
+            found = audit_store(card, store, show)
+    with _writing(folder):
+        files = write_audit(found, folder)
+    if json_file != "-":
+        _show_audit(found)
+        out.print(f"Audit: {os.path.relpath(files[0])}", highlight=False, soft_wrap=True)
+    _emit(json_file, audit_json(found, files))
+
+
+def _store_to_audit(card: Card, features: str, data_root: Path) -> FeatureStore:
+    from benchmark.data.locate import open_or_build, store_path
+
+    try:
+        return open_or_build(card, features, data_root)
+    except UsageError as error:
+        if card.official is None or store_path(data_root, card.name, features).exists():
+            raise
+        raise UsageError(f"{error}\nThe lists alone need no features: data audit {card.name} --from DIR") from None
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns a failure to write into an error that says what mends it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the audit cannot be written ({error.strerror}); choose another folder with --out"
+        ) from None
+
+
+def _show_audit(found: Audit) -> None:
+    from benchmark.data.audit_report import audit_sections, audit_title
+
+    out.print(
+        f"[bold]Audit of {escape(audit_title(found))}[/], {escape(found.material.source)}", highlight=False, soft_wrap=True
+    )
+    for section in audit_sections(found):
+        out.print(f"\n[bold]{escape(section.title)}[/]", highlight=False)
+        for sentence in section.sentences:
+            out.print(escape(sentence), highlight=False)
+        for table in section.tables:
+            if table.rows and table.screen:
+                _show_table(table.on_screen())
+
+
+def _show_table(table: AuditTable) -> None:
+    rows = [[t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()]
+    cells = pd.DataFrame(rows[:SCREEN_ROWS], columns=table.headings())
+    width = sum(max(map(len, column)) + 3 for column in zip(table.headings(), *rows, strict=True))
+    more = len(rows) - SCREEN_ROWS
+    notes = [f"and {more:,} more, see {table.name}.csv"] if more > 0 else []
+    show_table(out, "", cells, numeric=table.numeric() if width <= out.width else None, notes=notes)  # too wide: cells wrap

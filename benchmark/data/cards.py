@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
 
@@ -67,6 +68,9 @@ class Card(_Strict):
     features: dict[str, FeatureSetCard]
     official: OfficialLayout | None = None
     grouping: str | None = Field(None, description="regular expression; its first group in a sample id is the leak group")
+    overlap_seconds: float | None = Field(
+        None, gt=0, description="length of a clip, where the second group of `grouping` is the second at which it starts"
+    )
     obtain: str = Field("", description="what to fetch or extract, shown when the features are missing")
     licence: str = ""
     builder: Literal["stamps", "synthetic"] | None = Field(None, description="built at first use, without a download")
@@ -77,6 +81,18 @@ class Card(_Strict):
     )
     train: dict[str, Any] = Field(default_factory=dict, description="training settings for these data")
     aliases: dict[str, Budget] = Field(default_factory=dict, description="other names, each with a budget of its own")
+
+    @model_validator(mode="after")
+    def _grouping_has_the_groups_that_are_read(self) -> Self:
+        try:
+            groups = re.compile(self.grouping or "").groups
+        except re.error as error:
+            raise ValueError(f"grouping is no regular expression: {error}") from None
+        if self.grouping is not None and groups < 1:
+            raise ValueError("grouping needs a group in parentheses: what the samples of one source have in common")
+        if self.overlap_seconds is not None and groups < 2:
+            raise ValueError("overlap_seconds needs a second group in grouping: the second at which a clip starts")
+        return self
 
     def feature_set(self, features: str | None) -> tuple[str, FeatureSetCard]:
         """The named feature set, or the default one.

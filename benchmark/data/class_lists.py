@@ -30,6 +30,8 @@ class PartList:
     """Sorted class ids of the ``.txt``, which decides."""
     samples: dict[str, int] | None = None
     """Sample id -> class id from the ``.csv``, unlisted classes included; None where there is no ``.csv``."""
+    repeated: list[str] = field(default_factory=list)
+    """Ids that the ``.csv`` lists more than once; the last row counts."""
 
     def kept(self) -> dict[str, int]:
         """Listed samples of listed classes."""
@@ -49,6 +51,15 @@ class ClassLists:
     vector_names: list[str] = field(default_factory=list)
     vectors: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     own_vector: list[int] = field(default_factory=list)
+    spellings: dict[str, list[str]] = field(default_factory=dict)
+    """Spelling that differs from the class's name in upper and lower case only -> the files that have it."""
+
+    def note_spellings(self, place: str, found: Iterable[str], by_name: Mapping[str, int]) -> None:
+        """Take down the spellings of a file that are not those of ``names``."""
+        for name in sorted(set(found)):
+            label = by_name.get(name.casefold())
+            if label is not None and name != self.names[label]:
+                self.spellings.setdefault(name, []).append(place)
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,8 @@ class ListPlaces:
         return self.root / "class-split" / f"{self.features}_split" / f"{part}.{kind}"
 
     def shown(self, path: Path) -> str:
-        """A path as messages show it: relative to the data set folder."""
-        return path.relative_to(self.root).as_posix()
+        """A path as messages show it: relative to the data set folder, or in full where it lies elsewhere."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def list_files(self) -> list[Path]:
         """All list files that are there, word vectors included."""
@@ -90,9 +101,9 @@ def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: P
         problems.add("repeated class name", f"{places.shown(places.all_classes)}: {name}")
     lists = ClassLists(names, {}, places.list_files())
     for part in PARTS:
-        lists.parts[part] = _read_part(places, part, by_name, problems, notes)
+        lists.parts[part] = _read_part(places, part, lists, by_name, problems, notes)
     if places.part(UNION_PART, "txt").is_file():
-        _check_union(places, _read_part(places, UNION_PART, by_name, problems, notes), lists.parts, problems)
+        _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, notes), lists.parts, problems)
     _read_vectors(places, lists, text_dim, problems)
     return lists
 
@@ -130,10 +141,13 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
     return None
 
 
-def _read_part(places: ListPlaces, part: str, by_name: Mapping[str, int], problems: ProblemLog, notes: ProblemLog) -> PartList:
+def _read_part(
+    places: ListPlaces, part: str, lists: ClassLists, by_name: Mapping[str, int], problems: ProblemLog, notes: ProblemLog
+) -> PartList:
     listed = _lines(places, places.part(part, "txt"), problems)
     for name in _repeated(listed):
         problems.add("repeated class name", f"{places.shown(places.part(part, 'txt'))}: {name}")
+    lists.note_spellings(places.shown(places.part(part, "txt")), listed, by_name)
     found = PartList()
     found.classes = sorted({by_name[n.casefold()] for n in listed if _known(n, by_name, places, part, "txt", problems)})
     path = places.part(part, "csv")
@@ -143,6 +157,8 @@ def _read_part(places: ListPlaces, part: str, by_name: Mapping[str, int], proble
     rows = _table(places, path, ("filename", "label"), problems)
     if rows is None:
         return found
+    lists.note_spellings(places.shown(path), (label for _, label in rows), by_name)
+    found.repeated = sorted(sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1)
     unknown = Counter(label for _, label in rows if label.casefold() not in by_name)
     for label in unknown:
         _known(label, by_name, places, part, "csv", problems)
@@ -205,6 +221,7 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems
     if vectors and not wrong:
         lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
     if rows is not None:
+        lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
         lists.own_vector = _own_rows(lists, rows, problems)
 
 

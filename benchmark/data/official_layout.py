@@ -22,6 +22,7 @@ from benchmark.data.cards import Card, FeatureSetCard, OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX, Form, list_class_files, read_class
 from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
 from benchmark.data.import_staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
+from benchmark.data.oddities import list_oddities
 from benchmark.data.problems import ImportProblems, Problem, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
@@ -29,6 +30,8 @@ from benchmark.errors import UsageError
 log = logging.getLogger(__name__)
 
 IMPORTER_VERSION = 1
+RECORDS = ("files", "list_oddities")
+"""What the provenance holds besides the plan's identity."""
 FORMS: tuple[Form, ...] = ("sequences", "means")
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 Progress = Callable[[str, int, int], None]
@@ -158,15 +161,7 @@ def import_official(
 
 def _plan(card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool) -> _Plan:
     name, feature_set = card.feature_set(features)
-    layout = _layout(card)
-    candidates = (source, source / layout.folder)
-    root = next((path for path in candidates if (path / "class-split").is_dir()), None)
-    if root is None:
-        raise UsageError(
-            f"{source}: no folder in the official layout: neither it nor {candidates[1].name}/ in it has class-split/\n"
-            f"{card.obtain.strip()}"
-        )
-    root = root.resolve()
+    root = official_root(card, source)
     folders = {f: root / "features" / FOLDER[f].format(name) for f in FORMS}
     wanted = FORMS if form == "auto" else tuple(f for f in FORMS if f == form)
     found = next((f for f in wanted if any(folders[f].glob(f"*/*/*{SUFFIX[f]}"))), None)
@@ -177,7 +172,28 @@ def _plan(card: Card, features: str | None, source: Path, target: Path, form: st
     return _Plan(card, name, feature_set, root, target, found, dtype, is_generated)
 
 
-def _layout(card: Card) -> OfficialLayout:
+def official_root(card: Card, source: Path) -> Path:
+    """The data set folder, which has ``class-split``: ``source`` or the folder of the card's name in it.
+
+    Raises:
+        UsageError: neither has it, or the card has no official layout.
+    """
+    candidates = (source, source / official_places(card).folder)
+    root = next((path for path in candidates if (path / "class-split").is_dir()), None)
+    if root is None:
+        raise UsageError(
+            f"{source}: no folder in the official layout: neither it nor {candidates[1].name}/ in it has class-split/\n"
+            f"{card.obtain.strip()}"
+        )
+    return root.resolve()
+
+
+def official_places(card: Card) -> OfficialLayout:
+    """What the card says of the official layout.
+
+    Raises:
+        UsageError: it says nothing.
+    """
     if card.official is None:
         raise UsageError(f"data set {card.name!r} has no official layout (its card names none): it cannot be imported")
     return card.official
@@ -186,7 +202,7 @@ def _layout(card: Card) -> OfficialLayout:
 def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     problems, notes = ProblemLog(), ProblemLog()
     folders = [plan.files] + [plan.root / "features" / FOLDER[f].format(plan.features) for f in FORMS if f != plan.form]
-    layout = _layout(plan.card)
+    layout = official_places(plan.card)
     texts = [folder / "text" / layout.text_file for folder in folders]
     places = ListPlaces(plan.root, plan.features, layout, texts)
     lists = read_lists(places, plan.feature_set.text_dim, problems, notes)
@@ -242,7 +258,7 @@ def _already(plan: _Plan, lists: ClassLists, wanted: Sequence[_Wanted]) -> Featu
     try:
         store = FeatureStore(plan.target)
         files = [SourceFile(**recorded) for recorded in store.provenance["files"]]
-        identity = {key: value for key, value in store.provenance.items() if key != "files"}
+        identity = {key: value for key, value in store.provenance.items() if key not in RECORDS}
     except (UsageError, KeyError, TypeError) as error:
         log.warning("%s is there but is no store of this importer (%s); it will be replaced", plan.target, error)
         return None
@@ -339,7 +355,7 @@ def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, Sta
         parts=np.repeat([PARTS.index(w.part) for w, _ in staged], sizes).astype(np.uint8),
         audio=_modality(plan, "audio", entries, staging),
         video=_modality(plan, "video", entries, staging),
-        provenance={**plan.identity(), "files": files},
+        provenance={**plan.identity(), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},
     )
 
 

@@ -160,14 +160,14 @@ def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype:
     offsets = np.asarray(modality.offsets, "<i8")
     group.create_dataset("offsets", data=offsets)
     frames = group.create_dataset("frames", (int(offsets[-1]), modality.dim), dtype.newbyteorder("<"))
-    for start, stop in _blocks(offsets, modality.dim * 8):
+    for start, stop in frame_blocks(offsets, modality.dim * 8):
         block = np.asarray(modality.frames[offsets[start] : offsets[stop]]).astype(dtype)  # means are of what is stored
         frames[offsets[start] : offsets[stop]] = block
         sums = np.add.reduceat(block, offsets[start:stop] - offsets[start], axis=0, dtype=np.float64)
         means[start:stop] = sums / np.diff(offsets[start : stop + 1])[:, None]
 
 
-def _blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int]]:
+def frame_blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int]]:
     """Ranges of samples whose frames fill about ``BLOCK_BYTES``."""
     frames_per_block = max(1, BLOCK_BYTES // bytes_per_frame)
     start = 0

@@ -127,6 +127,29 @@ def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
         assert f"bad.yaml: {field}: " in told
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"grouping": "("}, "no regular expression"),
+        ({"grouping": "^clip"}, "needs a group in parentheses"),
+        ({"grouping": r"^(.+)_\d+$", "overlap_seconds": 10}, "needs a second group in grouping"),
+        ({"overlap_seconds": 10}, "needs a second group in grouping"),
+        ({"grouping": r"^(.+)_(\d+)$", "overlap_seconds": 0}, "overlap_seconds"),
+    ],
+)
+def test_a_grouping_rule_without_the_groups_that_are_read_is_told(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+    write(tmp_path, "bad", **fields)
+    with pytest.raises(UsageError, match=told):
+        load_cards(tmp_path)
+
+
+def test_vggsound_clips_have_a_start_and_a_length(cards: dict[str, Card]) -> None:
+    match = re.search(cards["vggsound"].grouping or "", "-8lzdlqUtJQ_000061")
+    assert match is not None
+    assert (match[1], int(match[2]), cards["vggsound"].overlap_seconds) == ("-8lzdlqUtJQ", 61, 10)
+    assert {name for name, card in cards.items() if card.overlap_seconds is not None} == {"vggsound"}
+
+
 def test_a_file_that_is_not_yaml_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UsageError, match=r"bad\.yaml: not valid YAML"):
