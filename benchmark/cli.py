@@ -217,7 +217,7 @@ def run(
         text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
         err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
     if len(result.failed) == len(result.entries):  # there is nothing to report
-        _emit(json_file, {"report": None, "tables": {}, "failed": [asdict(e) for e in result.failed]})
+        _emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)
     _emit(json_file, _write_report(tracker, folder, [result.run_id], show=json_file != "-"))
     if result.failed:
@@ -315,7 +315,7 @@ def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *
     report = write_report(tracker, folder, calls)
     if show:
         for table in report.tables:
-            if table.name in ("full", "tuning"):  # too wide for a terminal: in the report's files
+            if not table.screen:  # too wide for a terminal: in the report's files
                 continue
             for panel in table.panels():
                 out.print()
@@ -326,7 +326,7 @@ def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *
         out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False)
     return {
         "report": str(report.files[0]),
-        "tables": {t.name: t.cells.to_dict("records") for t in report.tables},
+        "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
         "failed": report.failed,
     }
 

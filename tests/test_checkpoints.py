@@ -24,6 +24,8 @@ from benchmark.checkpoints import KIND, export
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_arguments
 from benchmark.errors import UsageError
 from benchmark.official import load_tensors, read_pair
+from benchmark.report.collect import collect
+from benchmark.report.tables import build_tables
 from benchmark.tracking import Tracker
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
@@ -96,6 +98,18 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     again = place.evaluate(*write_run(place.folder / "other", "avca", SMALL, states=(make_state("avca", SMALL, 5),) * 2))
     digests = {r.tags["weights_digest"] for r in tracker.find(kind=KIND)}
     assert len(digests) == 2, again
+
+
+def test_the_report_shows_released_weights_beside_retrained_ones(place: Place, tracker: Tracker) -> None:
+    numbers = place.evaluate(*write_run(place.folder, "cjme", SMALL))
+    bench = Bench(tracker, place.runs, place.folder / "data")
+    assert not bench.run(bench.call("train.epochs=1", methods="cjme,avca", dataset="ucf", features="cls")).failed
+    table = next(t for t in build_tables(collect(tracker)) if t.name == "full")
+    rows = {(m, s): row for m, s, *row in table.cells.astype(str).itertuples(index=False, name=None)}
+    assert {key for key in rows if key[1] == "released weights"} == {("CJME", "released weights")}
+    assert len(rows) == 3
+    shown = dict(zip(table.cells.columns[2:], rows["CJME", "released weights"], strict=True))
+    assert [shown[name] for name in ("S", "U", "HM", "ZSL")] == [f"{v:.2f}" for k, v in numbers.items() if k != "beta"]
 
 
 def test_the_corrected_protocol_gives_each_class_its_own_vector(place: Place) -> None:

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from benchmark.report.cells import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND
 from benchmark.report.collect import UNIT, Problem, Results, UnitFacts, distinct, records
-from benchmark.report.published import Published, PublishedTable, published_for, user_reports_for
+from benchmark.report.published import Published, PublishedTable, differences, published_for, user_reports_for
+from benchmark.report.released import RELEASED, place_of
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
 """Tables with columns of their own for each data set."""
+TESTED = (*WIDE, "full")
+"""Tables that hold every row of the test parts."""
 NAMED_PROBLEMS = 6
 """Seeds with lost jobs that a caption names; the report lists all of them."""
 
@@ -20,6 +24,9 @@ MEANING = {
     "zsl": "Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates.",
     "full": "All but beta, epochs and seeds in %: S, U and HM among all classes, ZSL among unseen classes only, AUSUC the area "
     "under the seen-unseen curve; beta as chosen on validation; epochs of the final training.",
+    "disjoint": "Mean per-class accuracy in %. Disjoint: without the seen test samples that share a group with a training "
+    "sample (clips of one video or recording, by the rule of the data set's card); S over the samples and classes that "
+    "remain, HM with the same U and beta.",
     "validation": "Stage 1 only, nothing was tested: results in % on the validation parts, of the kept epoch with the beta "
     "chosen on the same data, hence optimistic. AUSUC: area under the seen-unseen curve.",
 }
@@ -36,14 +43,13 @@ def caption_of(
 ) -> str:
     """The caption of a table over the rows of ``frame``."""
     units = units_of(results, frame)
+    trained, ours = [u for u in units if not u.released], summary[summary["slot"] != RELEASED]
     sentences = [
         MEANING[name],
-        *_protocol(units, results, frame),
-        _uses(units),
-        seeds_sentence(summary),
-        _tuning(units),
-        _training(units, results, frame),
+        *_protocol(units, frame),
+        *([_uses(trained), seeds_sentence(ours), _tuning(trained), _training(trained, results, frame)] if trained else []),
         *_data(units),
+        *_versions(results, frame),
         *(_published(summary, tables) if published else []),
         _bold(summary, published, wide=name in WIDE),
         _lost(results, frame),
@@ -57,20 +63,14 @@ def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
     return list({u.key: u for u in reversed(results.units) if u.key in wanted}.values())[::-1]
 
 
-def _protocol(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> list[str]:
+def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
     modes, alignments = distinct(u.mode for u in units), distinct(u.alignment for u in units)
     features = distinct(u.features for u in units)
     marked = "; the column Protocol marks the rows" if len(modes) > 1 or len(alignments) > 1 else ""
     mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
     first = f"{mode}, text alignment {' and '.join(alignments)}, features {', '.join(features)}{marked}."
     shuffled = " Shuffled class vectors are a control without meaning." if "shuffled" in alignments else ""
-    changed: dict[str, None] = {}
-    for key in frame["job_key"]:
-        params = results.runs[key].params if key in results.runs else {}
-        for switch, value in params.items():
-            is_switch = switch.startswith("protocol.") and switch not in ("protocol.mode", "protocol.text_alignment")
-            if is_switch and value in ("paper", "corrected") and value != params.get("protocol.mode"):
-                changed[f"{switch.removeprefix('protocol.')} = {value}"] = None
+    changed = distinct(frame["switches"])
     extra = [f"Switched against the mode: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
 
@@ -139,13 +139,26 @@ def _data(units: Sequence[UnitFacts]) -> list[str]:
     return sentences
 
 
+def _versions(results: Results, frame: pd.DataFrame) -> list[str]:
+    """Data sets of which several calls had different data: their rows share columns."""
+    sentences = []
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        digests = distinct(results.settings.get(key, {}).get("digest", "") for key in rows["job_key"])
+        if len(digests) > 1:
+            title = dataset_title(results, str(dataset))
+            sentences.append(f"{title}: the calls had different data (digests {', '.join(digests)}), not comparable.")
+    return sentences
+
+
 def _published(summary: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> list[str]:
     sources = {f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary, tables) if not p.second_hand}
     seeds = "one seed, no deviations" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
-    sentences = [f"Published: {'; '.join(sources)} ({seeds}; mode paper, official text alignment)."] if sources else []
-    if not ((summary["mode"] == "paper") & (summary["alignment"] == "official")).any():
-        sentences.append("Our rows follow another protocol than the published ones: the two are not directly comparable.")
-    return sentences
+    protocols = " or ".join(distinct(_protocol_text(p.source) for p in sources.values()))
+    return [f"Published: {'; '.join(sources)} ({seeds}; {protocols})."] if sources else []
+
+
+def _protocol_text(source: PublishedTable) -> str:
+    return f"mode {source.mode}, text alignment {source.alignment}"
 
 
 def _published_rows(summary: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> list[Published]:
@@ -160,14 +173,20 @@ def _bold(summary: pd.DataFrame, published: bool, wide: bool) -> str:
     if len(summary[["mode", "alignment"]].drop_duplicates()) > 1:
         within.append("protocol")
     where = f" for each {' and '.join(within)}" if within else ""
-    return f"Bold: best of a column{where}{', published and ours apart' if published else ''}."
+    kinds = [
+        *(["published"] if published else []),
+        *(["ours"] if (summary["slot"] != RELEASED).any() else []),
+        *(["released weights"] if (summary["slot"] == RELEASED).any() else []),
+    ]
+    apart = f", {', '.join(kinds[:-1])} and {kinds[-1]} apart" if len(kinds) > 1 else ""
+    return f"Bold: best of a column{where}{apart}."
 
 
 def _lost(results: Results, frame: pd.DataFrame) -> str:
     """How many jobs have no result, and which."""
     place = ["dataset", "features", "mode", "method"]
     mine = set(frame[place].itertuples(index=False, name=None))
-    lost = [p for p in results.problems if (p.dataset, p.features, p.mode, p.method) in mine]
+    lost = [p for p in results.problems if not p.ablation and (p.dataset, p.features, p.mode, p.method) in mine]
     if not lost:
         return ""
     counts = [f"{sum(p.state == state for p in lost)} {state}" for state in distinct(p.state for p in lost)]
@@ -184,6 +203,11 @@ def method_title(results: Results, method: str) -> str:
     return next((u.tag("method_title", method) for u in results.units if u.method == method), method)
 
 
+def dataset_title(results: Results, dataset: str) -> str:
+    """A data set's name in tables."""
+    return next((u.tag("dataset_title", dataset) for u in results.units if u.dataset == dataset), dataset)
+
+
 def _seed_name(problem: Problem, results: Results) -> str:
     where = f"{method_title(results, problem.method)} on {problem.dataset}, {problem.mode}, {problem.variant}"
     return f"{where}, seed {problem.repetition}"
@@ -196,6 +220,10 @@ class Footnotes:
         self.results, self.tables = results, tables
         self.units = units_of(results, frame)
         self.numbers: dict[str, str] = {}
+        self.shown = set(frame[["dataset", "features"]].itertuples(index=False, name=None))
+        self.has_released = bool((frame["variant"] == RELEASED).any())
+        self.protocols: dict[str, None] = {}
+        self.unlike: dict[str, None] = {}
 
     def method_mark(self, method: str) -> str:
         """The mark of a method's note; empty where there is nothing to note."""
@@ -205,21 +233,36 @@ class Footnotes:
         count = len(self.numbers)
         return self.numbers.setdefault(note, SUPERSCRIPTS[count] if count < len(SUPERSCRIPTS) else f"({count + 1})")
 
+    def published_mark(self, row: pd.Series, found: Published | None) -> str:
+        """The mark of a published number that stands in a row which it must not be compared with."""
+        unlike = differences(row.to_dict(), found.source) if found else []
+        if found is None or not unlike:
+            return ""
+        self.protocols[_protocol_text(found.source)] = None
+        self.unlike[", ".join(unlike)] = None
+        return NOT_COMPARABLE
+
     def lines(self, name: str, marks: str, summary: pd.DataFrame, *, published: bool) -> list[str]:
         """All footnotes; ``marks`` is the text of the cells, and only marks that occur in it are explained."""
         lines = [f"{mark} {note[:1].upper()}{note[1:].rstrip('.')}." for note, mark in self.numbers.items()]
-        if "†" in marks:
+        if NOT_COMPARABLE in marks:
+            lines.append(
+                f"{NOT_COMPARABLE} Measured under {' or '.join(self.protocols)}, on the published features with the published "
+                f"settings; not comparable with this row, which has {'; or '.join(self.unlike)}."
+            )
+        if SECOND_HAND in marks:
             sources = distinct(p.source.short for p in _published_rows(summary, self.tables) if p.second_hand)
-            lines.append(f"† Second-hand: {'; '.join(sources)}.")
-        if "‡" in marks:
-            lines.append("‡ Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
+            lines.append(f"{SECOND_HAND} Second-hand: {'; '.join(sources)}.")
+        if FEWER_SEEDS in marks:
+            lines.append(f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
+        if self.has_released:
+            lines.append("Released weights: trained by the method's authors, tested here; one training, no deviation.")
+        if name in TESTED:
+            lines += [o.sentence() for o in self.results.on_other_data if place_of(o.run) in self.shown]
         kept = self._kept_starting_settings()
         if kept:
             lines.append(f"Tuning kept the starting settings, so that both rows are the same runs: {', '.join(kept)}.")
         return [*lines, *(self._user_reports(summary, "zsl" if name == "zsl" else "hm") if published else [])]
-
-    def _dataset_title(self, dataset: str) -> str:
-        return next((u.tag("dataset_title", dataset) for u in self.units if u.dataset == dataset), dataset)
 
     def _fewer(self, summary: pd.DataFrame) -> list[str]:
         rows = summary[(summary["seeds"] < summary["planned"]) & (summary["seeds"] > 0)]
@@ -247,6 +290,6 @@ class Footnotes:
             numbers = [(getattr(p.numbers, metric), p.source.short) for p in reports]
             texts = [f"{metric.upper()} {value:.2f} ({source})" for value, source in numbers if value is not None]
             if texts:
-                name, place = method_title(self.results, row["method"]), self._dataset_title(row["dataset"])
+                name, place = method_title(self.results, row["method"]), dataset_title(self.results, row["dataset"])
                 lines.append(f"Users who retrained {name} on {place} with the published code report {', '.join(texts)}.")
         return lines

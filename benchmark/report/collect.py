@@ -13,12 +13,19 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError, near
+from benchmark.report.released import KIND, RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
+from benchmark.report.switches import switched
 from benchmark.tracking import RunRecord, Tracker, calls
 
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
+DISJOINT = ("disjoint_seen", "disjoint_hm", "disjoint_samples", "disjoint_classes")
+"""Without the test-seen samples that have a relative in training; only where a job was asked for them."""
+FRACTIONS = (*METRICS, "disjoint_seen", "disjoint_hm")
+NUMBERS = (*METRICS, "beta", "epochs", *DISJOINT)
 UNIT = ["dataset", "features", "mode", "alignment", "method"]
 ROW = [*UNIT, "variant", "repetition"]
-COLUMNS = [*ROW, "split", "stage", "state", *METRICS, "beta", "epochs", "seed", "job_key", "run_id", "call", "error"]
+COLUMNS = [*ROW, "kind", "switches", "split", "stage", "state", *NUMBERS, "seed", "job_key", "run_id", "call", "error"]
+"""``kind``: published, real or generated data; ``switches``: those set against the mode."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class UnitFacts:
         return (self.dataset, self.features, self.mode, self.alignment, self.method)
 
     @property
+    def released(self) -> bool:
+        """Whether these are weights that the authors distributed: nothing was trained here."""
+        return self.tags.get("kind") == KIND
+
+    @property
     def trials(self) -> int:
         """Finished tuning trials, pruned ones included."""
         return int(self.tags.get("tuning.trials", "0"))
@@ -66,10 +78,13 @@ class Problem:
     stage: int
     state: str
     reason: str
+    ablation: str
+    """The switch that an ablation corrected alone; such jobs are in no other table."""
 
     def sentence(self, title: str) -> str:
         """``TCAF on ucf/cls, mode paper, tuned, seed 0, stage 2: failed: ...``, with the method's title."""
-        place = f"{title} on {self.dataset}/{self.features}, mode {self.mode}, {self.variant} settings"
+        switch = f", ablation {self.ablation}" if self.ablation else ""
+        place = f"{title} on {self.dataset}/{self.features}, mode {self.mode}{switch}, {self.variant} settings"
         return f"{place}, seed {self.repetition}, stage {self.stage}: {self.state}: {self.reason or 'no reason recorded'}"
 
 
@@ -79,7 +94,8 @@ class Results:
 
     calls: Sequence[RunRecord]
     test: pd.DataFrame
-    """A row per planned stage-2 job (``COLUMNS``); metrics are missing where the job has no result."""
+    """A row per planned stage-2 job (``COLUMNS``), and one per released weights; metrics are missing where a job has no
+    result."""
     validation: pd.DataFrame
     """The same for stage 1: metrics of the kept epoch on the validation parts."""
     ablation: pd.DataFrame
@@ -88,6 +104,12 @@ class Results:
     problems: Sequence[Problem]
     runs: Mapping[str, RunRecord]
     """Finished run of each job key."""
+    settings: Mapping[str, Mapping[str, str]]
+    """Settings of each job key, with code and data where several calls meet."""
+    released: Sequence[ReleasedWeights] = ()
+    """Weights that authors distributed, which have rows in ``test``."""
+    on_other_data: Sequence[OnOtherData] = ()
+    """Released weights without a row."""
 
     @property
     def method_runs(self) -> set[str]:
@@ -105,36 +127,66 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
     Raises:
         UsageError: no call in the store, an unknown id, or calls without any result.
     """
-    found = find_calls(tracker, call_ids)
+    weights = released_runs(tracker)
+    alone = bool(weights) and call_ids is None and not calls(tracker)
+    found = [] if alone else find_calls(tracker, call_ids)
     entries = [(call, entry) for call in found for entry in _entries(tracker, call)]
     runs = tracker.by_job_key(entry["job_key"] for _, entry in entries if entry["job_key"])
     units = _units(tracker, found)
-    if not runs and not any(u.study for u in units):
+    if not runs and not any(u.study for u in units) and not alone:
         raise UsageError(_without_results(tracker, found, entries))
+    rows = _rows(entries, runs, units)
+    settings = _settings(tracker, runs, with_code=len(found) > 1)
+    plain = [r for r in rows if not r["ablation"]]
+    test, validation = (_frame([r for r in plain if r["split"] == split], settings) for split in ("test", "validation"))
+    ablating = {r["call"] for r in rows if r["ablation"]}
+    names = [*COLUMNS, "ablation"]
+    ablation = pd.DataFrame([r for r in rows if r["call"] in ablating and r["stage"] == 2], columns=names)
+    switched = pd.DataFrame([r for r in rows if r["ablation"]], columns=names)
+    problems = _problems(pd.concat([validation, test, switched]))
+    tested = {(r["dataset"], r["features"]) for r in records(test)}
+    data = {(dataset, features): values for (dataset, features, _), values in digests(tracker, test).items()} if weights else {}
+    released, other = on_report_data([w for w in weights if alone or place_of(w) in tested], data)
+    if released:
+        test = pd.concat([f for f in (test, _released_frame(released)) if len(f)], ignore_index=True)
+        units += [_unit(w.run, call="") for w in released]
+    return Results(found, test, validation, ablation, units, problems, runs, settings, released, other)
+
+
+def _rows(
+    entries: Sequence[tuple[RunRecord, Mapping[str, Any]]], runs: Mapping[str, RunRecord], units: Sequence[UnitFacts]
+) -> list[dict[str, Any]]:
+    """A row for each entry of the calls' lists of jobs: ``COLUMNS`` and ``ablation``."""
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
-    alignments = {(u.call, u.dataset, u.features, u.mode, u.method): u.alignment for u in units}
-    rows: dict[str, list[dict[str, Any]]] = {"test": [], "validation": []}
-    ablating = {call.run_id for call, entry in entries if entry.get("ablation")}
-    ablation: list[dict[str, Any]] = []
+    facts = {(u.call, u.dataset, u.features, u.mode, u.method): u for u in units}
+    rows = []
     for call, entry in entries:
-        if call.run_id in ablating and entry["stage"] == 2:
-            row = _row(call, entry, runs.get(entry["job_key"]), "")
-            ablation.append({**row, "split": "test", "stage": 2, "ablation": entry.get("ablation", "")})
-        if entry.get("ablation"):
-            continue
-        unit = (call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"])
-        split = "test" if entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test) else "validation"
-        row = _row(call, entry, runs.get(entry["job_key"]), alignments.get(unit, "unknown"))
-        rows[split].append({**row, "split": split, "stage": entry["stage"]})
-    params = _settings(tracker, runs, with_code=len(found) > 1)
-    test, validation = _frame(rows["test"], params), _frame(rows["validation"], params)
-    problems = _problems(pd.concat([validation, test]))
-    return Results(found, test, validation, pd.DataFrame(ablation, columns=[*COLUMNS, "ablation"]), units, problems, runs)
+        tested = entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test)
+        switch = entry.get("ablation", "")
+        unit = facts.get((call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"]))
+        row = _row(call, entry, runs.get(entry["job_key"]), None if switch else unit)
+        rows.append({**row, "split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch})
+    return rows
+
+
+def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
+    """The rows of released weights: one training, nothing planned here, no seed."""
+    rows = []
+    for weights in released:
+        run, tags = weights.run, weights.run.tags
+        row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, "test/")
+        row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get("dataset_kind", ""), "settings": weights.settings}
+        row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
+        row |= {"switches": ", ".join(switched(run.params))}
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "settings"])
+    texts = ["seed", "job_key", "call", "error"]
+    return frame.astype(dict.fromkeys(NUMBERS, float)).assign(**dict.fromkeys(texts, ""))
 
 
 def _problems(frame: pd.DataFrame) -> list[Problem]:
-    lost = frame[frame["state"] != "done"]
-    names = ["dataset", "features", "mode", "method", "variant", "repetition", "stage", "state", "error"]
+    lost = frame[frame["state"] != "done"].assign(ablation=lambda f: f["ablation"].fillna(""))
+    names = ["dataset", "features", "mode", "method", "variant", "repetition", "stage", "state", "error", "ablation"]
     return [Problem(*row) for row in lost[names].drop_duplicates().itertuples(index=False, name=None)]
 
 
@@ -202,30 +254,40 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
             if tags.get("ablation"):
                 continue
             study = tracker.read_json(run.run_id, "tuning.json") if "tuning.trials" in tags else None
-            names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
-            units.append(UnitFacts(*names, tags=tags, call=call.run_id, run_id=run.run_id, study=study))
+            units.append(_unit(run, call.run_id, study))
     return units
 
 
-def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, alignment: str) -> dict[str, Any]:
+def _unit(run: RunRecord, call: str, study: Mapping[str, Any] | None = None) -> UnitFacts:
+    tags = run.tags
+    names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
+    return UnitFacts(*names, tags=tags, call=call, run_id=run.run_id, study=study)
+
+
+def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit: UnitFacts | None) -> dict[str, Any]:
     """A row of ``COLUMNS`` but its split. A finished run counts whatever the entry says: another call may have made it."""
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
-    row |= {"alignment": alignment, "call": call.run_id, "error": entry["error"], "state": entry["state"]}
+    row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag("dataset_kind") if unit else ""}
+    row |= {"switches": "", "call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
         gone = entry["state"] not in ("failed", "missing")
         return {**row, "state": "missing", "error": "its run is not in the store any more"} if gone else row
-    prefix = "test/" if entry["stage"] == 2 else "best/"
-    row |= {name: run.metrics.get(prefix + name) for name in METRICS}
-    beta = run.metrics.get("calibration/beta")
-    epochs = run.metrics.get("epochs") if entry["stage"] == 2 else run.metrics.get("best/epoch", -1) + 1
-    seed = run.tags.get("seed")
-    return {**row, "state": "done", "error": "", "beta": beta, "epochs": epochs, "seed": seed, "run_id": run.run_id}
+    row |= _numbers(run, "test/" if entry["stage"] == 2 else "best/")
+    row |= {"switches": ", ".join(switched(run.params)), "seed": run.tags.get("seed")}
+    return {**row, "state": "done", "error": "", "run_id": run.run_id}
+
+
+def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
+    """``NUMBERS`` of a run, None where it has none."""
+    found = {name: run.metrics.get(prefix + name) for name in (*METRICS, *DISJOINT)}
+    epochs = run.metrics.get("epochs") if prefix == "test/" else run.metrics.get("best/epoch", -1) + 1
+    return {**found, "beta": run.metrics.get("calibration/beta"), "epochs": epochs}
 
 
 def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """Rows as a frame; of a row that two calls have with the same settings, a result is kept before none, the newer first."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    for name in (*METRICS, "beta", "epochs"):
+    for name in NUMBERS:
         frame[name] = frame[name].astype(float)
     frame["settings"] = ""
     for _, group in frame.groupby([*UNIT, "variant"], sort=False):
@@ -267,9 +329,10 @@ def curve_of(tracker: Tracker, run_id: str) -> pd.DataFrame | None:
 
 
 def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:
-    """Digests of the data by data set, features and split; read from one run of each."""
+    """Digests of the data of jobs by data set, features and split; read from one run of each."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    done = frame[frame["state"] == "done"].drop_duplicates(["dataset", "features", "split", "call"])
+    mine = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
+    done = mine.drop_duplicates(["dataset", "features", "split", "call"])
     for row in records(done):
         digest = str(_identity(tracker, row["run_id"]).get("digest", "not recorded"))
         known = found.setdefault((row["dataset"], row["features"], row["split"]), [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError
+from benchmark.report.released import RELEASED
 
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "reports" / "published"
 ROUNDING = 0.02
@@ -19,7 +20,8 @@ ROUNDING = 0.02
 
 Origin = Literal["paper", "readme", "second-hand", "user-report"]
 PREFERENCE: tuple[Origin, ...] = ("paper", "readme", "second-hand")
-"""Origins that count as published, the best first. What users report stands in notes only."""
+"""Origins that count as published, the best first. What users report stands in notes and in the table of references."""
+ORIGINS: tuple[Origin, ...] = (*PREFERENCE, "user-report")
 
 
 class _Strict(BaseModel):
@@ -111,11 +113,32 @@ def published_for(dataset: str, features: str, method: str, tables: Sequence[Pub
     return min(found, key=lambda p: PREFERENCE.index(p.source.origin)) if found else None
 
 
+def differences(row: Mapping[Any, Any], source: PublishedTable) -> list[str]:
+    """What a row of a summary has otherwise than a published table of the same data set and features.
+
+    Only where nothing differs can the two be compared: same mode and text alignment, no switch set against the mode, the real
+    data, and the published settings (released weights have them).
+    """
+    found = [f"mode {row['mode']}"] if row["mode"] != source.mode else []
+    found += [f"text alignment {row['alignment']}"] if row["alignment"] != source.alignment else []
+    found += [row["switches"]] if row["switches"] else []
+    found += ["generated data"] if row["kind"] == "generated" else []
+    return found + ([f"{row['variant']} settings"] if row["variant"] not in ("published", RELEASED) else [])
+
+
 def user_reports_for(
     dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None
 ) -> list[Published]:
     """What users report of their own training of a published method."""
     return _matching(dataset, features, method, ("user-report",), tables)
+
+
+def all_numbers_for(
+    dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None
+) -> list[Published]:
+    """All numbers of a method whatever their origin, papers first, users' reports last."""
+    found = _matching(dataset, features, method, ORIGINS, tables)
+    return sorted(found, key=lambda p: ORIGINS.index(p.source.origin))
 
 
 def method_order(tables: Sequence[PublishedTable] | None = None) -> list[str]:

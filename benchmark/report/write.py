@@ -13,12 +13,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.report.captions import method_title
-from benchmark.report.collect import METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
+from benchmark.report.captions import dataset_title, method_title
+from benchmark.report.cells import Table
+from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
 from benchmark.report.figures import MethodCurve, method_curves_figure
 from benchmark.report.published import PublishedTable
-from benchmark.report.summary import ablation_effects, method_ranks, numbers_csv, order_rows, summarise
-from benchmark.report.tables import Table, build_tables
+from benchmark.report.references import references
+from benchmark.report.released import RELEASED
+from benchmark.report.summary import (
+    ablation_effects,
+    method_ranks,
+    mode_effects,
+    numbers_csv,
+    order_rows,
+    slot_of,
+    summarise,
+)
+from benchmark.report.tables import ORDER, build_tables
 from benchmark.tracking import RunRecord, Tracker
 
 MANIFEST = "manifest.json"
@@ -26,6 +37,7 @@ VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": 
 CSV_METRICS = {
     "gzsl": ["seen", "unseen", "hm"],
     "zsl": ["zsl"],
+    "disjoint": ["seen", "hm", *DISJOINT],
     "full": [*METRICS, "beta", "epochs"],
     "validation": [*METRICS, "beta", "epochs"],
 }
@@ -43,7 +55,7 @@ class Report:
 
     @property
     def markdown(self) -> dict[str, list[str]]:
-        """Markdown of the tables by name (``gzsl``, ``zsl``, ``full``, ``validation``, ``tuning``)."""
+        """Markdown of the tables by name (``ORDER``)."""
         texts: dict[str, list[str]] = {}
         for table in self.tables:
             texts.setdefault(table.name, []).append(table.markdown())
@@ -72,7 +84,7 @@ def write_report(
     call_ids: Sequence[str] | None = None,
     published: Sequence[PublishedTable] | None = None,
 ) -> Report:
-    """Write the report of some calls (the newest one if None).
+    """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
     Args:
         tracker: the store, the only source of results.
@@ -126,8 +138,13 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
     files = {}
     for name, metrics in CSV_METRICS.items():
         if name in names:
-            frame = results.validation if name == "validation" else results.test
-            files[f"{name}.csv"] = _csv(numbers_csv(order_rows(summarise(frame), ranks), metrics, given))
+            rows = order_rows(summarise(results.validation if name == "validation" else results.test), ranks)
+            rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
+            files[f"{name}.csv"] = _csv(numbers_csv(rows, metrics, given))
+    if "modes" in names:
+        files["modes.csv"] = _csv(order_rows(mode_effects(results.test, results.settings), ranks).drop(columns="slot").round(6))
+    if "references" in names:
+        files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
         files["ablation.csv"] = _csv(ablation_effects(results.ablation).round(6))
     frames = [f for f in (results.test, results.validation) if len(f)]
@@ -144,7 +161,7 @@ def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
     """A figure for each data set, features, mode, alignment and kind of settings: a curve per method, of its first seed."""
     done = results.test[results.test["state"] == "done"]
     ranks, figures = method_ranks(results), []
-    slots = done.assign(slot=["tuned" if v == "tuned" else "untuned" for v in done["variant"]])
+    slots = done.assign(slot=done["variant"].map(slot_of))
     for key, group in slots.groupby([*UNIT[:-1], "slot"], sort=False):
         dataset, features, mode, alignment, slot = map(str, key)
         firsts = group.sort_values("repetition", kind="stable").drop_duplicates("method")
@@ -158,10 +175,10 @@ def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
                 points.append(curve.assign(method=row["method"], repetition=row["repetition"]))
         if curves:
             data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen"]]
-            unit = next(u for u in results.units if u.dataset == dataset)
-            generated = ", generated data" if unit.tag("dataset_kind") == "generated" else ""
-            place = f"{unit.tag('dataset_title', dataset)} ({features}{generated}), mode {mode}, {alignment} text"
-            title = f"{place}\n{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
+            generated = ", generated data" if "generated" in set(group["kind"]) else ""
+            place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
+            trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
+            title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
             figures.append(CurveFigure(stem, title, curves, data))
     return figures
@@ -169,13 +186,7 @@ def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
 
 def failed_jobs(results: Results) -> list[str]:
     """A sentence for each job without a result."""
-    lost = results.ablation[results.ablation["state"] != "done"]
-    switched = [r for r in records(lost) if r["ablation"]]
-    return [p.sentence(method_title(results, p.method)) for p in results.problems] + [
-        f"{method_title(results, r['method'])} on {r['dataset']}/{r['features']}, ablation {r['ablation']}, "
-        f"seed {r['repetition']}: {r['state']}: {r['error'] or 'no reason recorded'}"
-        for r in switched
-    ]
+    return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
 def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], figures: Sequence[CurveFigure]) -> str:
@@ -207,11 +218,12 @@ def _one_line(text: str, limit: int = 500) -> str:
 
 
 def _files(tables: Sequence[Table]) -> str:
-    names = [f"`{n}.csv`" for n in (*CSV_METRICS, "ablation") if n in {t.name for t in tables}]
-    if not names:
-        return "- `report.md` alone: nothing but tuning was done"
-    numbers = f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"
-    return f"{numbers}\n- `results.csv`: a line per job, accuracies as fractions"
+    present = {t.name for t in tables}
+    names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
+    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    if present & {"full", "validation"}:
+        lines.append("- `results.csv`: a line per job, accuracies as fractions")
+    return "\n".join(lines) or "- `report.md` alone: nothing but tuning was done"
 
 
 def _provenance(tracker: Tracker, results: Results) -> list[str]:
@@ -220,10 +232,11 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
     used = [r for key, r in results.runs.items() if key in {*results.test["job_key"], *results.validation["job_key"]}]
-    lines.append(f"Code revision: {_tag_values([*used, *results.calls], 'git_revision')}")
-    versions = (f"{label} {_tag_values(used, tag)}" for label, tag in VERSIONS.items())
+    tested = [*used, *(weights.run for weights in results.released)]
+    lines.append(f"Code revision: {_tag_values([*tested, *results.calls], 'git_revision')}")
+    versions = (f"{label} {_tag_values(tested, tag)}" for label, tag in VERSIONS.items())
     lines.append(", ".join(versions))
-    devices = distinct(r.tags.get("cuda_device", "") for r in used)
+    devices = distinct(r.tags.get("cuda_device", "") for r in tested)
     lines.append(f"GPU: {', '.join(devices)}" if devices else "No GPU in use")
     frames = [f for f in (results.test, results.validation) if len(f)]
     known = digests(tracker, pd.concat(frames, ignore_index=True)) if frames else {}
@@ -233,6 +246,12 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     elsewhere = sum(r.parent not in results.method_runs for r in used)
     if elsewhere:
         lines.append(f"{elsewhere} of {len(used)} jobs were run by another call and reused")
+    for weights in results.released:
+        tags = weights.run.tags
+        place = f"{tags['dataset']}/{tags['features']}, mode {tags['mode']}, {tags.get('alignment', 'unknown')} text"
+        origin = f"weights `{tags.get('weights_digest', '?')}` from {tags.get('source') or 'a place not recorded'}"
+        data = f"tested on data `{tags.get('data_digest', '?')}`, run `{weights.run.run_id}`"
+        lines.append(f"Released weights of {method_title(results, tags['method'])} on {place}: {origin}, {data}")
     return [*lines, f"Tracking store: {_without_password(tracker.uri)}"]
 
 

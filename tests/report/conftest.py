@@ -46,6 +46,10 @@ class FakeUnit:
     reduced: bool = False
     epochs: int = 8
     params: Mapping[str, str] = field(default_factory=dict)
+    disjoint: Mapping[str, float] = field(default_factory=dict)
+    """``samples``, ``classes``, ``seen`` and ``hm`` of the group-disjoint test."""
+    digest: str = ""
+    """Of the data; ``digest-of-<data set>`` where empty."""
 
     def identity(self) -> dict[str, str]:
         return {"dataset": self.dataset, "features": self.features, "mode": self.mode, "method": self.method}
@@ -137,18 +141,35 @@ class FakeStore:
         versions = {"torch": "2.9.0", "numpy": "2.3.0", "python": "3.12.1", "git_revision": "abc123def456", "platform": "Linux"}
         job_tags = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition)}
         run = self.tracker.start(key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent)
+        identity = {"digest": unit.digest or f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}
         settings = {"train.epochs": unit.epochs, "train.batches_per_epoch": 40, "train.batch_size": 64}
         self.tracker.log_params(run, {**settings, "protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params})
-        self.tracker.log_json(run, {"digest": f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}, "identity.json")
+        self.tracker.log_json(run, identity, "identity.json")
         seen, unseen = score
         values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
         if stage == 1:
             metrics = {f"best/{k}": v for k, v in {**values, "beta": 0.4, "epoch": 4}.items()}
         else:
             metrics = {f"test/{k}": v for k, v in values.items()} | {"epochs": 5}
+            metrics |= {f"test/disjoint_{k}": v for k, v in unit.disjoint.items()}
             self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
         self.tracker.log_metrics(run, {**metrics, "calibration/beta": 0.4 + 0.2 * repetition})
         self.tracker.finish(run)
+
+    def released(
+        self, unit: FakeUnit, score: tuple[float, float], weights: str = "aaaa1111bbbb2222", origin: str = "published"
+    ) -> str:
+        """A test of weights that authors distributed, as command ``evaluate`` logs it."""
+        tags = {"kind": "published-checkpoint", "origin": origin, "weights_digest": weights, "source": "stage A and stage B"}
+        tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}"}
+        run = self.tracker.start("released", {**unit.tags(), **tags})
+        seen, unseen = score
+        values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
+        self.tracker.log_metrics(run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4})
+        self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
+        self.tracker.log_params(run, unit.params)
+        self.tracker.finish(run)
+        return run
 
 
 @pytest.fixture(scope="session")

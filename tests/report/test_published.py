@@ -42,6 +42,15 @@ def test_tables_are_complete(dataset: str) -> None:
     assert not published_for(dataset, "main", "perceiver")
 
 
+@pytest.mark.parametrize(("features", "methods"), [("cls", SIX), ("main", ["cjme", "avgzslnet", "avca"])])
+@pytest.mark.parametrize("dataset", ["vggsound", "ucf", "activitynet"])
+def test_papers_give_all_four_numbers(dataset: str, features: str, methods: list[str]) -> None:
+    found = [published_for(dataset, features, method) for method in methods]
+
+    assert {p.source.origin for p in found if p} == {"paper"}
+    assert None not in [value for p in found if p for value in p.numbers.model_dump().values()]
+
+
 def test_second_hand_numbers_say_so() -> None:
     second_hand, first_hand = published_for("ucf", "main", "tcaf"), published_for("ucf", "main", "avca")
 

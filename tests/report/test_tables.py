@@ -6,23 +6,11 @@ import statistics
 from typing import Any
 
 import pytest
+from report.cells_of import row, tables_of
 
 from benchmark.errors import UsageError
-from benchmark.report.collect import Results, collect
-from benchmark.report.tables import Table, build_tables
-
-
-def tables_of(results: Results) -> dict[str, Table]:
-    tables = build_tables(results)
-    assert len({t.name for t in tables}) == len(tables), "several tables of a name: look at build_tables itself"
-    return {t.name: t for t in tables}
-
-
-def row(table: Table, **labels: str) -> dict[str, Any]:
-    """The cells of the one row that has these labels."""
-    found = [r for r in table.cells.to_dict("records") if all(r[k] == v for k, v in labels.items())]
-    assert len(found) == 1, f"{len(found)} rows have {labels}"
-    return {str(k): v for k, v in found[0].items()}
+from benchmark.report.collect import collect
+from benchmark.report.tables import build_tables
 
 
 def hm(seen: float, unseen: float) -> float:
@@ -146,15 +134,6 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
     assert row(table, Method="TCAF", Protocol="corrected, corrected text")["HM published"] == ""
     assert list(table.bold["S ours"]) == [False, False, True, True]
     assert "Modes paper and corrected" in table.caption
-
-
-def test_rows_of_another_protocol_than_the_published_one_are_called_not_comparable(store: Any, unit: Any) -> None:
-    store.call([unit(dataset="ucf", features="cls", mode="corrected", alignment="corrected", variant="published")])
-
-    table = tables_of(collect(store.tracker))["gzsl"]
-
-    assert row(table, Method="TCAF")["HM published"] == "50.78"
-    assert "not directly comparable" in table.caption
 
 
 def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:

@@ -1,0 +1,89 @@
+"""Tables of what the protocol does to the numbers: both modes side by side, and each switch of an ablation alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmark.report.captions import dataset_title, method_title, seeds_sentence
+from benchmark.report.cells import NOTHING, Column, Table, cell, difference, mean_and_deviation, plain_table
+from benchmark.report.collect import Results, distinct, records
+from benchmark.report.released import RELEASED
+from benchmark.report.summary import (
+    ABLATED,
+    LABELS,
+    PUBLISHED_METRICS,
+    ablation_effects,
+    method_ranks,
+    mode_effects,
+    order_rows,
+    settings_text,
+)
+
+
+def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table | None:
+    """Mode paper, mode corrected and their difference, of what was tested in both; None where nothing was.
+
+    Args:
+        frame: the stage-2 rows of the feature set.
+    """
+    effects = order_rows(mode_effects(frame, results.settings), method_ranks(results))
+    if effects.empty:
+        return None
+    lines = records(effects)
+    titles = [dataset_title(results, r["dataset"]) for r in lines]
+    columns = [Column("Data set", "", titles)] if len(set(titles)) > 1 else []
+    columns.append(Column("Method", "", [method_title(results, r["method"]) for r in lines]))
+    columns.append(Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines]))
+    columns.append(Column("Text", "", [f"{r['paper_alignment']} → {r['corrected_alignment']}" for r in lines]))
+    columns.append(Column("Seeds", "", [str(r["seeds"]) for r in lines]))
+    for metric in ("hm", "zsl", "seen", "unseen"):
+        for name in ("paper", "corrected", "difference"):
+            write = difference if name == "difference" else mean_and_deviation
+            texts = [write(r[f"{metric}_{name}"], r[f"{metric}_{name}_std"]) for r in lines]
+            columns.append(Column(f"{LABELS[metric]} {name}", LABELS[metric], texts))
+    shown = frame[frame["dataset"].isin(effects["dataset"]) & (frame["kind"] == "generated")]
+    generated = [dataset_title(results, name) for name in shown["dataset"]]
+    caption = (
+        "Mean per-class accuracy in % in mode paper and in mode corrected: mean ± standard deviation over the seeds with a "
+        "result. Difference: corrected − paper in percentage points, seed by seed, then its mean and deviation over the seeds "
+        "that both have (column Seeds). It sums the effects of all switches, text alignment included (column "
+        f"Text: paper → corrected). Features {features}."
+    )
+    caption += f" Generated data: {', '.join(distinct(generated))}." if generated else ""
+    caption += " Released weights: one training, so that evaluation alone differs." if RELEASED in set(effects["slot"]) else ""
+    notes = [
+        f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: the two modes differ "
+        f"in more than switches ({r['other_settings']})."
+        for r, title in zip(lines, titles, strict=True)
+        if r["other_settings"]
+    ]
+    title = f"Modes side by side: {', '.join(distinct(titles))}, features {features}"
+    return plain_table("modes", title, caption, columns, notes)
+
+
+def ablation_tables(results: Results) -> list[Table]:
+    """For each method of an ablation: the published protocol, each switch corrected alone, and all of them."""
+    return [_ablation_table(results, effects) for _, effects in ablation_effects(results.ablation).groupby(ABLATED, sort=False)]
+
+
+def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
+    first = effects.iloc[0]
+    unit = next(u for u in results.units if [u.call, u.dataset, u.features, u.method] == first[ABLATED].tolist())
+    lines = [row for _, row in effects.iterrows()]
+    names = {"": "none: mode paper", "all": "all: mode corrected"}
+    columns = [Column("Corrected", "", [names.get(r["ablation"], r["ablation"]) for r in lines])]
+    for metric in PUBLISHED_METRICS:
+        columns.append(Column(LABELS[metric], "all", [cell(r, metric) for r in lines]))
+    for metric in ("hm", "zsl"):
+        texts = [difference(r[f"{metric}_effect"], r[f"{metric}_effect_std"]) for r in lines]
+        texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
+        columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
+    generated = " Generated data." if unit.tag("dataset_kind") == "generated" else ""
+    caption = (
+        "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
+        "switch that it names (docs/protocol.md); the last row corrects all. "
+        f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, seed by seed, then its mean and "
+        f"deviation.{generated}"
+    )
+    place = f"{unit.tag('dataset_title', unit.dataset)}, features {unit.features}"
+    return plain_table("ablation", f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}", caption, columns)

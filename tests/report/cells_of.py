@@ -1,0 +1,23 @@
+"""Finds tables and rows for the tests of this folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmark.report.cells import Table
+from benchmark.report.collect import Results
+from benchmark.report.tables import build_tables
+
+
+def tables_of(results: Results) -> dict[str, Table]:
+    """The tables by name, each of which must be the only one of its name."""
+    tables = build_tables(results)
+    assert len({t.name for t in tables}) == len(tables), "several tables of a name: look at build_tables itself"
+    return {t.name: t for t in tables}
+
+
+def row(table: Table, **labels: str) -> dict[str, Any]:
+    """The cells of the one row that has these labels."""
+    found = [r for r in table.cells.to_dict("records") if all(r[k] == v for k, v in labels.items())]
+    assert len(found) == 1, f"{len(found)} rows have {labels}"
+    return {str(k): v for k, v in found[0].items()}
