@@ -91,6 +91,7 @@ Ablate = Annotated[
     ),
 ]
 InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes that work side by side; the numbers are those of one.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
 ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
@@ -187,6 +188,7 @@ def run(
     config: Config = None,
     plugin: Plugin = None,
     in_memory: InMemory = None,
+    jobs: Jobs = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
     report_name: Report = None,
     quiet: Quiet = False,
@@ -211,7 +213,7 @@ def run(
     folder = reports_dir / (report_name or report_folder(call))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
-    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-")
+    result = _run_units(call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-")
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
         text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
@@ -236,6 +238,7 @@ def tune(
     set_: Set = None,
     plugin: Plugin = None,
     in_memory: InMemory = None,
+    jobs: Jobs = 1,
     quiet: Quiet = False,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
@@ -252,7 +255,9 @@ def tune(
     if not all(unit.tuning.trials for unit in units):
         raise UsageError("tune: say how many trials, for example --trials 30")
     tracker = _tracker(runs_dir, tracking_uri)
-    result = _run_units(call, units, tracker, runs_dir, storage, quiet=quiet or json_file == "-", tune_only=True)
+    result = _run_units(
+        call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-", tune_only=True
+    )
     if json_file != "-":
         from benchmark.display import rows_table
 
@@ -282,20 +287,31 @@ def _run_units(
     call: Call,
     units: list[Unit],
     tracker: Tracker,
+    data_root: Path,
     runs_dir: Path,
     storage: str | None,
+    jobs: int,
     *,
     quiet: bool,
     tune_only: bool = False,
 ) -> CallResult:
     from benchmark.display import LiveDisplay
     from benchmark.execution import Runner
+    from benchmark.interrupts import Interrupts
 
-    with LiveDisplay(out, quiet=quiet) as display:
+    threads, cores = jobs * max(unit.settings.train.threads for unit in units), os.cpu_count() or 1
+    if jobs > 1 and threads > cores:
+        err.print(f"note: {jobs} jobs want {threads} threads, this machine has {cores} cores: each job will be slower")
+    with LiveDisplay(out, quiet=quiet) as display, Interrupts(err.print) as interrupts:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        runner = Runner(tracker, runs_dir, _storage(runs_dir, storage), display, command)
+        runner = Runner(tracker, runs_dir, _storage(runs_dir, storage), display.lane(), command, interrupts.stopping)
+        engine = None
+        if jobs > 1:
+            from benchmark.processes import LocalProcesses
+
+            engine = LocalProcesses.of(runner, call, units, data_root, jobs, display.lane, tune_only=tune_only)
         try:
-            return runner.run(call, units, tune_only=tune_only)
+            return runner.run(call, units, tune_only=tune_only, engine=engine)
         except KeyboardInterrupt:
             err.print("stopped; the same command goes on where it was")
             raise typer.Exit(INTERRUPTED) from None
@@ -349,7 +365,8 @@ def report(
 
 def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, json_file: str | None) -> None:
     from benchmark.display import rows_table
-    from benchmark.execution import job_states, study_of
+    from benchmark.execution import job_states
+    from benchmark.worker import study_of
 
     rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages)]  # fmt: skip # noqa: E501
     if json_file != "-":

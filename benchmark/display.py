@@ -14,16 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from benchmark.execution import Outcome
     from benchmark.method import EpochRecord
+    from benchmark.worker import Ended
 
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
 
 class LiveDisplay:
-    """Progress of the running job with loss, validation HM and time left, and a line for each finished job.
+    """Progress of running jobs with loss, validation HM and time left, and a line for each finished job.
 
-    Without a terminal there is no live bar, only the lines; ``quiet`` leaves out the lines of jobs too.
+    Without a terminal there are no live bars, only the lines; ``quiet`` leaves out the lines of jobs too.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
@@ -41,8 +41,7 @@ class LiveDisplay:
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self.task: TaskID | None = None
-        self.batches = 1
+        self._lanes: dict[int, Lane] = {}
 
     def __enter__(self) -> LiveDisplay:
         self.progress.start()
@@ -51,9 +50,22 @@ class LiveDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
+    def lane(self, number: int = 0) -> Lane:
+        """The display of what one process does."""
+        return self._lanes.setdefault(number, Lane(self))
+
+
+class Lane:
+    """Shows the running job of one process."""
+
+    def __init__(self, display: LiveDisplay) -> None:
+        self.display, self.progress, self.console = display, display.progress, display.console
+        self.task: TaskID | None = None
+        self.batches = 1
+
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.batches = batches
-        self._clear()
+        self.clear()
         self.task = self.progress.add_task(escape(title), total=epochs * batches, epoch=1, epochs=epochs, loss="-", hm="-")
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
@@ -66,27 +78,27 @@ class LiveDisplay:
             done = (record.epoch + 1) * self.batches
             self.progress.update(self.task, completed=done, hm=f"{100 * record.validation['hm']:.2f}")
 
-    def end(self, outcome: Outcome) -> None:
-        self._clear()
-        if not self.quiet:
-            text = f"{MARKS[outcome.state]} {escape(outcome.label)}  {escape(_summary(outcome))}"
+    def end(self, ended: Ended) -> None:
+        self.clear()
+        if not self.display.quiet:
+            text = f"{MARKS[ended.state]} {escape(ended.label)}  {escape(_summary(ended))}"
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        if not self.quiet:
+        if not self.display.quiet:
             self.console.print(f"[dim]{escape(text)}[/]", highlight=False)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
 
 
-def _summary(outcome: Outcome) -> str:
-    if outcome.error:
-        return outcome.error
-    result = outcome.result
-    note = " (done before)" if outcome.state == "reused" else ""
+def _summary(ended: Ended) -> str:
+    if ended.error:
+        return ended.error
+    result = ended.result
+    note = " (done before)" if ended.state == "reused" else ""
     if "metrics" in result:
         m = {k: 100 * v for k, v in result["metrics"].items()}
         return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"

@@ -1,85 +1,50 @@
-"""Runs the jobs of a call: what is done is not done again, what was interrupted goes on, what fails does not stop the rest.
+"""Runs the work of a call: in what order, by whom, and what is recorded of it. One job is done in ``worker.py``.
 
-The record of all this is the tracking store. Checkpoints live in ``runs/jobs/<key>`` until their job is finished.
+A lost, stopped or failed piece of work is recorded and does not stop the others; a repeated call does what is left.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import statistics
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from filelock import FileLock, Timeout
-
-from benchmark.errors import JobError, UsageError
-from benchmark.jobs import Call, Job, Unit
-from benchmark.method import EpochRecord
-from benchmark.protocol import StageOne, stage_one, stage_two
-from benchmark.provenance import dump_call, environment, git_revision, peak_memory_mb, unit_tags
-from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
+from benchmark.jobs import Call, Job, Unit, call_key
+from benchmark.provenance import dump_call, git_revision, unit_tags
 from benchmark.tracking import RunRecord, Tracker
-from benchmark.training import clear_checkpoints
-from benchmark.tuning import Pruned, Study, Trial, TuningResult, open_storage
+from benchmark.tuning import TuningResult, open_storage
+from benchmark.worker import Display, Done, Entry, Outcome, Repetition, Search, Task, Worker, entry_of, failed_search
 
-State = Literal["done", "reused", "failed", "missing"]
+LOG_SECONDS = 5.0
+"""How often the list of jobs is written at most while work is going on."""
 
 
-class Display(Protocol):
-    """What a user sees while jobs run."""
+class Engine(Protocol):
+    """Who does the tasks."""
 
-    def start(self, title: str, epochs: int, batches: int) -> None:
-        """A job starts to train."""
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
+        """Do the tasks and those that ``then`` returns of each that is done.
 
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """A batch was trained on."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """An epoch is finished and validated."""
-
-    def end(self, outcome: Outcome) -> None:
-        """A job ended, or was found done."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
+        Raises:
+            KeyboardInterrupt: the work was stopped.
+        """
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
+class Inline:
+    """Does one task after the other in this process."""
 
-    job: Job
-    state: State
-    run_id: str = ""
-    result: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    label: str = ""
+    worker: Worker
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a call's list of jobs: what a run is for in this call."""
-
-    dataset: str
-    features: str
-    mode: str
-    method: str
-    variant: str
-    """``published``, ``default``, ``user-set`` or ``tuned``."""
-    repetition: int
-    stage: int
-    job_key: str
-    state: State
-    error: str = ""
-    ablation: str = ""
-    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
+        waiting = list(tasks)
+        while waiting:
+            task = min(waiting, key=lambda t: t.order)
+            waiting.remove(task)
+            waiting += then(task, self.worker.do(task))
 
 
 @dataclass
@@ -87,8 +52,13 @@ class CallResult:
     """What a call did."""
 
     run_id: str
-    entries: list[Entry] = field(default_factory=list)
+    by_task: dict[tuple[int, int, int], Sequence[Entry]] = field(default_factory=dict)
     studies: list[TuningResult] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All jobs: unit by unit, untuned before tuned, by repetition, in whatever order they were done."""
+        return [entry for _, entries in sorted(self.by_task.items()) for entry in entries]
 
     @property
     def failed(self) -> list[Entry]:
@@ -106,6 +76,7 @@ class Runner:
         storage: address of the Optuna storage.
         display: what the user sees.
         command: the command line, for the record.
+        stop: asked after each epoch; where it says yes, the work stops at that checkpoint.
     """
 
     tracker: Tracker
@@ -113,35 +84,41 @@ class Runner:
     storage: str
     display: Display
     command: str
+    stop: Callable[[], bool] = lambda: False
 
-    def run(self, call: Call, units: list[Unit], *, tune_only: bool = False) -> CallResult:
-        """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record."""
-        key = call_key(call, units, tune_only)
+    def run(self, call: Call, units: list[Unit], *, tune_only: bool = False, engine: Engine | None = None) -> CallResult:
+        """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record.
+
+        Args:
+            engine: who does the work; this process if None.
+        """
         if any(unit.tuning.trials for unit in units):
             open_storage(self.storage)  # a wrong address is told before hours of training
-        run_id = self._open_run(
-            {"kind": "call", "call_key": key},
-            f"benchmark {time.strftime('%Y-%m-%d %H:%M')} · {call.dataset}",
-            {"command": self.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
-        )
-        self.tracker.tag(run_id, **{"mlflow.note.content": f"```\n{self.command}\n```"})
-        self.tracker.log_text(run_id, dump_call(call), "call.yaml")
-        result = CallResult(run_id)
+        worker = Worker(units, call.stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop)
+        progress = _Progress(self, call, units, tune_only)
         try:
-            for unit in units:
-                self._run_unit(unit, call, result, tune_only)
-                self._log_entries(result)
+            (engine or Inline(worker)).run(progress.first_tasks(), progress.then)
         except BaseException:
-            self._log_entries(result)
-            self.tracker.finish(run_id, "KILLED")
+            progress.close("KILLED")
             raise
-        self.tracker.finish(run_id, "FAILED" if result.failed else "FINISHED")
-        return result
+        progress.close()
+        return progress.result
 
-    def _log_entries(self, result: CallResult) -> None:
-        self.tracker.log_json(result.run_id, [asdict(e) for e in result.entries], "jobs.json")
+    def lost(self, call: Call, units: Sequence[Unit], task: Task, error: str) -> Done:
+        """What a task gave that could not be done at all: its jobs are recorded as failed, with the reason."""
+        unit = units[task.unit]
+        if isinstance(task, Search):
+            return Done([failed_search(unit, error)])
+        second = unit.job(2, task.repetition, unit.settings.with_values(task.values) if task.values else unit.settings)
+        jobs = {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[call.stages]
+        outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
+        for outcome in outcomes:
+            for run in self.tracker.find(status="RUNNING", kind="job", job_key=outcome.job.key):
+                self.tracker.tag(run.run_id, outcome="failed", error=error)
+                self.tracker.finish(run.run_id, "FAILED")
+        return Done([entry_of(outcome, task.variant) for outcome in outcomes])
 
-    def _open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """The run with this identity, opened again, or a new one."""
         found = self.tracker.find(parent=parent, **identity)
         if not found:
@@ -149,73 +126,79 @@ class Runner:
         self.tracker.reopen(found[0].run_id)
         return found[0].run_id
 
-    def _run_unit(self, unit: Unit, call: Call, result: CallResult, tune_only: bool) -> None:
-        tags = {**unit_tags(unit), "kind": "method"}
+
+class _Progress:
+    """What of a call is done, and what that makes possible."""
+
+    def __init__(self, runner: Runner, call: Call, units: list[Unit], tune_only: bool) -> None:
+        self.runner, self.tracker, self.units, self.tune_only = runner, runner.tracker, units, tune_only
+        run_id = runner.open_run(
+            {"kind": "call", "call_key": call_key(call, units, tune_only)},
+            f"benchmark {time.strftime('%Y-%m-%d %H:%M')} · {call.dataset}",
+            {"command": runner.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
+        )
+        self.tracker.tag(run_id, **{"mlflow.note.content": f"```\n{runner.command}\n```"})
+        self.tracker.log_text(run_id, dump_call(call), "call.yaml")
+        self.result = CallResult(run_id)
+        self.parents = [self._open_method(unit) for unit in units]
+        self.open_tasks = [0] * len(units)
+        self.logged = time.monotonic()
+
+    def _open_method(self, unit: Unit) -> str:
         identity = {**unit.identity(), "kind": "method", "alias": unit.alias or ""}
-        parent = self._open_run(identity, unit.title, tags, result.run_id)
-        try:
-            if not tune_only:
-                self._repetitions(unit, call, result, parent, unit.variant, None)
-            if unit.tuning.trials > 0:
-                self._tuned(unit, call, result, parent, tune_only)
-            self._summarise(parent, result, unit)
-        except BaseException:
-            self.tracker.finish(parent, "KILLED")
-            raise
-        mine = [e for e in result.failed if _same_unit(e, unit)]
-        self.tracker.finish(parent, "FAILED" if mine else "FINISHED")
+        return self.runner.open_run(identity, unit.title, {**unit_tags(unit), "kind": "method"}, self.result.run_id)
 
-    def _repetitions(
-        self, unit: Unit, call: Call, result: CallResult, parent: str, variant: str, values: Mapping[str, Any] | None
-    ) -> None:
-        settings = unit.settings.with_values(values) if values else unit.settings
-        tags = {"tuned": str(variant == "tuned").lower(), "variant": variant}
-        for repetition in unit.repetitions:
-            second = unit.job(2, repetition, settings)
-            first = second.first_stage()
-            found = self.run_job(first, parent, tags, only_find=call.stages == "2")
-            if call.stages != "2" or found.state == "missing":
-                result.entries.append(_entry(found, variant))
-            if call.stages != "1":
-                outcome = (
-                    self.run_job(second, parent, tags, first=StageOne.from_dict(found.result))
-                    if found.result
-                    else Outcome(second, "missing", error=f"stage 1 is {found.state}; run it with --stages 1 or all")
-                )
-                result.entries.append(_entry(outcome, variant))
+    def first_tasks(self) -> list[Task]:
+        """What can be done at once."""
+        tasks: list[Task] = []
+        for index, unit in enumerate(self.units):
+            tasks += [Search(index, self.parents[index])] if self.tune_only else self._repetitions(index, unit.variant, None)
+        return self._opened(tasks)
 
-    def _tuned(self, unit: Unit, call: Call, result: CallResult, parent: str, tune_only: bool) -> None:
-        study = study_of(unit, self.storage)
-        self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
+    def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
+        return [Repetition(index, self.parents[index], variant, r, values) for r in self.units[index].repetitions]
 
-        def objective(trial: Trial, values: Mapping[str, Any]) -> float:
-            job = unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
-            tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
+    def then(self, task: Task, done: Done) -> list[Task]:
+        """Take down what a task gave; returns what can be done now."""
+        unit, tasks = self.units[task.unit], list[Task]()
+        self.result.by_task[task.order] = done.entries
+        if isinstance(task, Search):
+            if done.tuning is not None:
+                self.result.studies.append(done.tuning)
+                tasks = [] if self.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
+        elif unit.tuning.trials > 0 and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
+            tasks = [Search(task.unit, task.parent)]  # its trial 0 is stage 1 of this repetition
+        self._opened(tasks)
+        self.open_tasks[task.unit] -= 1
+        if self.open_tasks[task.unit] == 0:
+            self._summarise(task.unit)
+            self.tracker.finish(task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED")
+        if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
+            self._log_entries()
+        return tasks
 
-            def report(record: EpochRecord) -> None:
-                trial.report(record.epoch, record.validation["hm"])
+    def _opened(self, tasks: list[Task]) -> list[Task]:
+        for task in tasks:
+            self.open_tasks[task.unit] += 1
+        return tasks
 
-            outcome = self.run_job(job, parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
-            if outcome.state == "failed":
-                raise JobError(outcome.error)
-            return float(outcome.result["validation"]["hm"])
+    def close(self, status: Literal["KILLED"] | None = None) -> None:
+        """End the record of the call; ``KILLED`` where it was stopped."""
+        self._log_entries()
+        if status is not None:
+            for parent, left in zip(self.parents, self.open_tasks, strict=True):
+                if left:
+                    self.tracker.finish(parent, status)
+        self.tracker.finish(self.result.run_id, status or ("FAILED" if self.result.failed else "FINISHED"))
 
-        try:
-            with self._alone(f"studies/{hashlib.sha256(study.name.encode()).hexdigest()[:16]}"):
-                tuned = study.run(objective)
-        except JobError as error:
-            self.display.say(f"{unit.title}: tuning failed: {error}")
-            result.entries.append(Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=str(error)))  # fmt: skip # noqa: E501
-            return
-        result.studies.append(tuned)
-        self.tracker.log_json(parent, tuned.as_dict(), "tuning.json")
-        self.tracker.tag(parent, **{"tuning.trials": str(tuned.complete + tuned.pruned), "tuning.pruned": str(tuned.pruned)})
-        if not tune_only:
-            self._repetitions(unit, call, result, parent, "tuned", tuned.best_values)
+    def _log_entries(self) -> None:
+        self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], "jobs.json")
+        self.logged = time.monotonic()
 
-    def _summarise(self, parent: str, result: CallResult, unit: Unit) -> None:
+    def _summarise(self, index: int) -> None:
         """Means over seeds as metrics of the method's run, so that the UI's compare view of methods is of use."""
-        entries = [e for e in result.entries if e.stage == 2 and e.job_key and _same_unit(e, unit)]
+        unit = self.units[index]
+        entries = [e for e in self.result.entries if e.stage == 2 and e.job_key and _is_of(e, unit)]
         runs = self.tracker.by_job_key(e.job_key for e in entries)
         for variant in {e.variant for e in entries}:
             mine = [runs[e.job_key].metrics for e in entries if e.variant == variant and e.job_key in runs]
@@ -223,179 +206,10 @@ class Runner:
             prefix = "tuned/" if variant == "tuned" else ""
             means = {prefix + n: statistics.fmean(metrics[n] for metrics in mine) for n in names}
             if means:
-                self.tracker.log_metrics(parent, means)
-
-    def run_job(
-        self,
-        job: Job,
-        parent: str,
-        tags: Mapping[str, str],
-        *,
-        first: StageOne | None = None,
-        on_epoch: Callable[[EpochRecord], None] | None = None,
-        only_find: bool = False,
-        label: str = "",
-    ) -> Outcome:
-        """Run a job, carry an interrupted one on, or find that it is done.
-
-        Raises:
-            Pruned: from ``on_epoch``.
-        """
-        folder = self.runs_dir / "jobs" / job.key
-        with self._alone(f"jobs/{job.key}"):
-            outcome = self._find_done(job)
-            if outcome is not None:
-                clear_checkpoints(folder)
-                if on_epoch is not None:
-                    for record in outcome.result["history"]:
-                        on_epoch(EpochRecord(**record))
-            elif only_find:
-                failed = self.tracker.find(status="FAILED", kind="job", job_key=job.key)
-                error = f"failed: {failed[0].tags.get('error')}" if failed else "not run yet"
-                outcome = Outcome(job, "missing", error=error)
-            else:
-                run_id = self._job_run(job, parent, tags, label or job.title)
-                outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
-        self.display.end(replace(outcome, label=label or job.title))
-        return outcome
-
-    @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice."""
-        path = self.runs_dir / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.display.say(f"waiting for another process that works on {name}")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _find_done(self, job: Job) -> Outcome | None:
-        """The finished job, if its result can be read."""
-        for run in self.tracker.find(status="FINISHED", kind="job", job_key=job.key):
-            try:
-                return Outcome(job, "reused", run.run_id, self.tracker.read_json(run.run_id, "result.json"))
-            except UsageError as error:
-                self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
-        return None
-
-    def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
-        """A run for the job: the interrupted one, or a new one with all settings logged."""
-        found = self.tracker.find(kind="job", job_key=job.key)
-        interrupted = [r for r in found if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
-        if interrupted:
-            self.tracker.reopen(interrupted[0].run_id)
-            self.tracker.tag(interrupted[0].run_id, outcome="", error="")
-            if "described" not in interrupted[0].tags:
-                self._describe(interrupted[0].run_id, job)
-            return interrupted[0].run_id
-        identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
-        seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
-        run_id = self.tracker.start(title, {**identity, **seeds, **tags, **environment()}, parent)
-        self._describe(run_id, job)
-        return run_id
-
-    def _describe(self, run_id: str, job: Job) -> None:
-        """Log what the job is: settings, how to repeat it, data."""
-        self.tracker.log_params(run_id, job.settings.flat())
-        self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
-        self.tracker.log_json(run_id, job.identity(), "identity.json")
-        store = job.unit.store
-        self.tracker.log_dataset(
-            run_id,
-            name=f"{job.unit.card.name}-{job.unit.features}",
-            digest=store.development_digest if job.stage == 1 else store.digest,
-            source=f"{job.unit.card.title}, feature set {job.unit.features}",
-            context="train+validation" if job.stage == 1 else "train+validation+test",
-        )
-        self.tracker.tag(run_id, described="true")
-
-    def _train(
-        self,
-        job: Job,
-        run_id: str,
-        folder: Path,
-        first: StageOne | None,
-        on_epoch: Callable[[EpochRecord], None] | None,
-        title: str,
-    ) -> Outcome:
-        listener = EpochLog(self.tracker, run_id, self.display, on_epoch)
-        epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
-        self.display.start(title, epochs, job.settings.train.batches_per_epoch)
-        try:
-            if first is None:
-                found = stage_one(job.task(), folder, job.key, listener)
-                result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
-                log_stage_one(self.tracker, run_id, found)
-            else:
-                result = log_stage_two(self.tracker, run_id, stage_two(job.task(), first, folder, job.key, listener), title)
-        except Pruned:
-            self.tracker.tag(run_id, outcome="pruned")
-            self.tracker.finish(run_id, "KILLED")
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        except KeyboardInterrupt:
-            self.tracker.finish(run_id, "KILLED")
-            raise
-        except Exception as error:  # any failure of a method is recorded, and the other jobs go on
-            text = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
-            self.tracker.tag(run_id, outcome="failed", error=text[:4000])
-            self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
-            self.tracker.finish(run_id, "FAILED")
-            return Outcome(job, "failed", run_id, error=text)
-        usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
-        self.tracker.log_metrics(run_id, usage)
-        self.tracker.log_json(run_id, result, "result.json")
-        write_weights_record(folder, job, result)
-        self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
-        self.tracker.finish(run_id)
-        clear_checkpoints(folder)
-        return Outcome(job, "done", run_id, result)
+                self.tracker.log_metrics(self.parents[index], means)
 
 
-def study_of(unit: Unit, storage: str) -> Study:
-    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
-    ranges = unit.ranges
-    start = unit.settings.searchable()
-    identity = unit.job(1, unit.repetitions[0]).identity()
-    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
-    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
-    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
-
-
-def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
-    """Names a call by the work it asks for: the same work continues the same record."""
-    work = [
-        [unit.job(2, repetition).key for repetition in unit.repetitions]
-        + [unit.mode, unit.tuning.model_dump(), unit.alias]
-        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.trials else [])
-        for unit in units
-    ]
-    text = json.dumps([work, call.stages, tune_only, call.dataset], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _entry(outcome: Outcome, variant: str) -> Entry:
-    job = outcome.job
-    return Entry(
-        **job.unit.identity(),
-        variant=variant,
-        repetition=job.repetition,
-        stage=job.stage,
-        job_key=job.key,
-        state=outcome.state,
-        error=outcome.error,
-    )
-
-
-def _same_unit(entry: Entry, unit: Unit) -> bool:
+def _is_of(entry: Entry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())
 
 

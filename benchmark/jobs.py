@@ -338,3 +338,15 @@ def _ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str
     if unknown:
         raise UsageError(f"card {card.name}: search.{method.name}: {near(unknown[0], method.Config.model_fields)}")
     return {k: r for k, r in {**(recipe.search if recipe else {}), **changed}.items() if own.get(k, r) is not None}
+
+
+def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
+    """Names a call by the work it asks for: the same work continues the same record."""
+    work = [
+        [unit.job(2, repetition).key for repetition in unit.repetitions]
+        + [unit.mode, unit.tuning.model_dump(), unit.alias]
+        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.trials else [])
+        for unit in units
+    ]
+    text = json.dumps([work, call.stages, tune_only, call.dataset], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

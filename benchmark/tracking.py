@@ -75,7 +75,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
-        self.uri = uri
+        self.uri, self.artifacts = uri, artifacts
         file = sqlite_file(uri)
         try:
             if file is None:

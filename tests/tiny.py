@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark import registry
-from benchmark.execution import CallResult, Outcome, Runner
+from benchmark.execution import CallResult, Runner
 from benchmark.jobs import Call, Unit, plan_units
 from benchmark.method import EpochRecord
 from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.worker import Ended
 
 TINY = [
     "train.epochs=3",
@@ -29,7 +30,7 @@ class SilentDisplay:
     """Keeps what a user would have seen."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Ended] = []
         self.started: list[str] = []
         self.epochs: list[EpochRecord] = []
 
@@ -42,10 +43,13 @@ class SilentDisplay:
     def epoch(self, record: EpochRecord) -> None:
         self.epochs.append(record)
 
-    def end(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
+    def end(self, ended: Ended) -> None:
+        self.outcomes.append(ended)
 
     def say(self, text: str) -> None:
+        pass
+
+    def clear(self) -> None:
         pass
 
 

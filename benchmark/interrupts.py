@@ -1,0 +1,38 @@
+"""Ctrl-C: the first one stops at the next checkpoint, the second one at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """While entered, takes SIGINT; ``stopping`` says whether the user asked to stop.
+
+    Args:
+        say: tells the user what happens now.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.asked = False
+        self._before: Any = None
+
+    def stopping(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self.asked
+
+    def __enter__(self) -> Interrupts:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("stopping at the end of the running epochs; Ctrl-C again stops at once")

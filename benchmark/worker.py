@@ -1,0 +1,382 @@
+"""Does a piece of a call's work, in this process or in one of many: a repetition of a method, or the search of its settings.
+
+What is done is not done again, what was interrupted goes on, what fails is recorded. The record of all this is the tracking
+store. Checkpoints live in ``runs/jobs/<key>`` until their job is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from filelock import FileLock, Timeout
+
+from benchmark.errors import JobError, UsageError
+from benchmark.jobs import Job, Stages, Unit
+from benchmark.method import EpochRecord
+from benchmark.protocol import StageOne, stage_one, stage_two
+from benchmark.provenance import dump_call, environment, peak_memory_mb, unit_tags
+from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
+from benchmark.tracking import Tracker
+from benchmark.training import clear_checkpoints
+from benchmark.tuning import Pruned, Study, Trial, TuningResult
+
+State = Literal["done", "reused", "failed", "missing"]
+
+
+class Display(Protocol):
+    """What a user sees while jobs run."""
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        """A job starts to train."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was trained on."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished and validated."""
+
+    def end(self, ended: Ended) -> None:
+        """A job ended, or was found done."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def clear(self) -> None:
+        """Nothing runs any more."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, for people."""
+
+    label: str
+    state: State
+    result: Mapping[str, Any]
+    error: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    state: State
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a call's list of jobs: what a run is for in this call."""
+
+    dataset: str
+    features: str
+    mode: str
+    method: str
+    variant: str
+    """``published``, ``default``, ``user-set`` or ``tuned``."""
+    repetition: int
+    stage: int
+    job_key: str
+    state: State
+    error: str = ""
+    ablation: str = ""
+    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Both stages of one seed of a method, or those that the call asks for."""
+
+    unit: int
+    """Place in the call's units."""
+    parent: str
+    """The method's run."""
+    variant: str
+    repetition: int
+    values: Mapping[str, Any] | None = None
+    """What tuning found."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where it comes among the tasks of a call."""
+        return (self.unit, 2 if self.variant == "tuned" else 0, self.repetition)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The study of a method."""
+
+    unit: int
+    parent: str
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where it comes among the tasks of a call."""
+        return (self.unit, 1, 0)
+
+
+Task = Repetition | Search
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a task gave."""
+
+    entries: Sequence[Entry] = ()
+    tuning: TuningResult | None = None
+    stopped: bool = False
+    """Whether it was stopped at a checkpoint and is to be carried on by a later call."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Does tasks of a call.
+
+    Args:
+        units: of the call.
+        stages: of the call.
+        tracker: the record of results.
+        runs_dir: where checkpoints go.
+        storage: address of the Optuna storage.
+        display: what the user sees.
+        stop: asked after each epoch, once its checkpoint is written; where it says yes, KeyboardInterrupt is raised.
+    """
+
+    units: Sequence[Unit]
+    stages: Stages
+    tracker: Tracker
+    runs_dir: Path
+    storage: str
+    display: Display
+    stop: Callable[[], bool] = lambda: False
+
+    def do(self, task: Task) -> Done:
+        """Do a task.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
+        """
+        return self._search(task) if isinstance(task, Search) else self._repetition(task)
+
+    def _repetition(self, task: Repetition) -> Done:
+        unit, entries = self.units[task.unit], []
+        tags = {"tuned": str(task.variant == "tuned").lower(), "variant": task.variant}
+        second = unit.job(2, task.repetition, unit.settings.with_values(task.values) if task.values else unit.settings)
+        first = second.first_stage()
+        found = self.run_job(first, task.parent, tags, only_find=self.stages == "2")
+        if self.stages != "2" or found.state == "missing":
+            entries.append(entry_of(found, task.variant))
+        if self.stages != "1":
+            outcome = (
+                self.run_job(second, task.parent, tags, first=StageOne.from_dict(found.result))
+                if found.result
+                else Outcome(second, "missing", error=f"stage 1 is {found.state}; run it with --stages 1 or all")
+            )
+            entries.append(entry_of(outcome, task.variant))
+        return Done(entries)
+
+    def _search(self, task: Search) -> Done:
+        unit = self.units[task.unit]
+        study = study_of(unit, self.storage)
+        self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
+
+        def objective(trial: Trial, values: Mapping[str, Any]) -> float:
+            job = unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
+            tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
+
+            def report(record: EpochRecord) -> None:
+                trial.report(record.epoch, record.validation["hm"])
+
+            outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
+            if outcome.state == "failed":
+                raise JobError(outcome.error)
+            return float(outcome.result["validation"]["hm"])
+
+        try:
+            with self._alone(f"studies/{hashlib.sha256(study.name.encode()).hexdigest()[:16]}"):
+                tuned = study.run(objective)
+        except JobError as error:
+            self.display.say(f"{unit.title}: tuning failed: {error}")
+            return Done([failed_search(unit, str(error))])
+        self.tracker.log_json(task.parent, tuned.as_dict(), "tuning.json")
+        trials = {"tuning.trials": str(tuned.complete + tuned.pruned), "tuning.pruned": str(tuned.pruned)}
+        self.tracker.tag(task.parent, **trials)
+        return Done(tuning=tuned)
+
+    def run_job(
+        self,
+        job: Job,
+        parent: str,
+        tags: Mapping[str, str],
+        *,
+        first: StageOne | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        only_find: bool = False,
+        label: str = "",
+    ) -> Outcome:
+        """Run a job, carry an interrupted one on, or find that it is done.
+
+        Raises:
+            Pruned: from ``on_epoch``.
+        """
+        folder = self.runs_dir / "jobs" / job.key
+        with self._alone(f"jobs/{job.key}"):
+            outcome = self._find_done(job)
+            if outcome is not None:
+                clear_checkpoints(folder)
+                if on_epoch is not None:
+                    for record in outcome.result["history"]:
+                        on_epoch(EpochRecord(**record))
+            elif only_find:
+                failed = self.tracker.find(status="FAILED", kind="job", job_key=job.key)
+                error = f"failed: {failed[0].tags.get('error')}" if failed else "not run yet"
+                outcome = Outcome(job, "missing", error=error)
+            else:
+                run_id = self._job_run(job, parent, tags, label or job.title)
+                outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
+        self.display.end(Ended(label or job.title, outcome.state, outcome.result, outcome.error))
+        return outcome
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice."""
+        path = self.runs_dir / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.display.say(f"waiting for another process that works on {name}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _find_done(self, job: Job) -> Outcome | None:
+        """The finished job, if its result can be read."""
+        for run in self.tracker.find(status="FINISHED", kind="job", job_key=job.key):
+            try:
+                return Outcome(job, "reused", self.tracker.read_json(run.run_id, "result.json"))
+            except UsageError as error:
+                self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
+        return None
+
+    def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
+        """A run for the job: the interrupted one, or a new one with all settings logged."""
+        found = self.tracker.find(kind="job", job_key=job.key)
+        interrupted = [r for r in found if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
+        if interrupted:
+            self.tracker.reopen(interrupted[0].run_id)
+            self.tracker.tag(interrupted[0].run_id, outcome="", error="")
+            if "described" not in interrupted[0].tags:
+                self._describe(interrupted[0].run_id, job)
+            return interrupted[0].run_id
+        identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
+        seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
+        run_id = self.tracker.start(title, {**identity, **seeds, **tags, **environment()}, parent)
+        self._describe(run_id, job)
+        return run_id
+
+    def _describe(self, run_id: str, job: Job) -> None:
+        """Log what the job is: settings, how to repeat it, data."""
+        self.tracker.log_params(run_id, job.settings.flat())
+        self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
+        self.tracker.log_json(run_id, job.identity(), "identity.json")
+        store = job.unit.store
+        self.tracker.log_dataset(
+            run_id,
+            name=f"{job.unit.card.name}-{job.unit.features}",
+            digest=store.development_digest if job.stage == 1 else store.digest,
+            source=f"{job.unit.card.title}, feature set {job.unit.features}",
+            context="train+validation" if job.stage == 1 else "train+validation+test",
+        )
+        self.tracker.tag(run_id, described="true")
+
+    def _train(
+        self,
+        job: Job,
+        run_id: str,
+        folder: Path,
+        first: StageOne | None,
+        on_epoch: Callable[[EpochRecord], None] | None,
+        title: str,
+    ) -> Outcome:
+        def after_epoch(record: EpochRecord) -> None:
+            if on_epoch is not None:
+                on_epoch(record)
+            if self.stop():
+                raise KeyboardInterrupt
+
+        listener = EpochLog(self.tracker, run_id, self.display, after_epoch)
+        epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
+        self.display.start(title, epochs, job.settings.train.batches_per_epoch)
+        try:
+            if first is None:
+                found = stage_one(job.task(), folder, job.key, listener)
+                result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
+                log_stage_one(self.tracker, run_id, found)
+            else:
+                result = log_stage_two(self.tracker, run_id, stage_two(job.task(), first, folder, job.key, listener), title)
+        except Pruned:
+            self.tracker.tag(run_id, outcome="pruned")
+            self.tracker.finish(run_id, "KILLED")
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except KeyboardInterrupt:
+            self.tracker.finish(run_id, "KILLED")
+            raise
+        except Exception as error:  # any failure of a method is recorded, and the other jobs go on
+            text = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            self.tracker.tag(run_id, outcome="failed", error=text[:4000])
+            self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
+            self.tracker.finish(run_id, "FAILED")
+            return Outcome(job, "failed", error=text)
+        usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
+        self.tracker.log_metrics(run_id, usage)
+        self.tracker.log_json(run_id, result, "result.json")
+        write_weights_record(folder, job, result)
+        self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
+        self.tracker.finish(run_id)
+        clear_checkpoints(folder)
+        return Outcome(job, "done", result)
+
+
+def study_of(unit: Unit, storage: str) -> Study:
+    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
+    ranges = unit.ranges
+    start = unit.settings.searchable()
+    identity = unit.job(1, unit.repetitions[0]).identity()
+    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
+    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
+    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
+
+
+def entry_of(outcome: Outcome, variant: str) -> Entry:
+    """The line of the call's list of jobs for an outcome."""
+    job = outcome.job
+    return Entry(
+        **job.unit.identity(),
+        variant=variant,
+        repetition=job.repetition,
+        stage=job.stage,
+        job_key=job.key,
+        state=outcome.state,
+        error=outcome.error,
+    )
+
+
+def failed_search(unit: Unit, error: str) -> Entry:
+    """The line of the call's list of jobs for a study that gave nothing."""
+    return Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)

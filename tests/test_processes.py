@@ -1,0 +1,194 @@
+"""Several processes give the results of one, whatever dies meanwhile; Ctrl-C stops at a checkpoint, and twice at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import TINY, Bench
+
+from benchmark.execution import CallResult
+from benchmark.jobs import Call
+from benchmark.processes import ATTEMPTS, LocalProcesses
+from benchmark.tracking import Tracker, sqlite_uri
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def results(tracker: Tracker) -> dict[str, object]:
+    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
+    found = {}
+    for run in tracker.find(kind="job", status="FINISHED"):
+        record = tracker.read_json(run.run_id, "result.json")
+        record.pop("test_openings", None)
+        for epoch in record.get("history", []):
+            del epoch["seconds"]
+        assert run.tags["job_key"] not in found, "a job was done twice"
+        found[run.tags["job_key"]] = record
+    return found
+
+
+def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:
+    units = bench.units(call)
+    engine = LocalProcesses.of(bench.runner, call, units, bench.data, jobs, lambda number: bench.display, tune_only=False)
+    return bench.runner.run(call, units, engine=engine)
+
+
+@pytest.fixture
+def other(bench: Bench, tmp_path: Path) -> Bench:
+    """A bench with the same data and another record."""
+    runs = tmp_path / "other"
+    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_and_the_record_of_one(bench: Bench, other: Bench) -> None:
+    call = bench.call(methods="cjme,avgzslnet", seeds=2, trials=2)
+    one, two = bench.run(call), run_side_by_side(other, call)
+    assert results(other.tracker) == results(bench.tracker)
+    assert [(e.method, e.variant, e.repetition, e.stage, e.job_key) for e in two.entries] == [
+        (e.method, e.variant, e.repetition, e.stage, e.job_key) for e in one.entries
+    ]
+    recorded = other.tracker.read_json(two.run_id, "jobs.json")
+    assert [e["job_key"] for e in recorded] == [e.job_key for e in one.entries]
+    methods = other.tracker.find(kind="method", parent=two.run_id)
+    assert {m.status for m in methods} == {"FINISHED"}
+    assert all("test/hm" in m.metrics for m in methods)
+    assert {o.state for o in other.display.outcomes} >= {"done", "reused"}
+    again = run_side_by_side(other, call)
+    assert {e.state for e in again.entries} == {"reused"}
+
+
+DEADLY = """
+import os, signal
+from benchmark.method import register
+from methods.cjme import Cjme
+
+
+@register("deadly", title="Deadly", paper="", bibtex="", inputs="mean")
+class Deadly(Cjme):
+    def loss(self, batch, classes):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_method_that_kills_its_process_fails_and_the_others_go_on(bench: Bench, tmp_path: Path) -> None:
+    plugin = tmp_path / "deadly.py"
+    plugin.write_text(DEADLY)
+    call = bench.call("train.epochs=1", methods="deadly,cjme", plugins=[plugin])
+    result = run_side_by_side(bench, call)
+    assert {(e.method, e.state) for e in result.entries} == {("deadly", "failed"), ("cjme", "done")}
+    assert (
+        f"died (exit code -9; -9: killed, for example by the system for want of memory) {ATTEMPTS} times"
+        in result.failed[0].error
+    )
+    (run,) = bench.tracker.find(kind="job", method="deadly")
+    assert (run.status, run.tags["outcome"]) == ("FAILED", "failed")
+    assert "its process died" in run.tags["error"]
+
+
+def command(bench: Bench, *options: str) -> subprocess.Popen[str]:
+    places = ["--data-root", str(bench.data), "--runs-dir", str(bench.runs), "--reports-dir", str(bench.runs / "reports")]
+    sets = [f"--set={s}" for s in TINY]
+    arguments = ["run", "--dataset", "synthetic", *places, *sets, *options]
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "run_benchmark.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def trainers(process: subprocess.Popen[str], runs: Path) -> list[psutil.Process]:
+    """The processes that hold an open lock of a job."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if any(str(runs / "jobs") in f.path for f in child.open_files()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_forty_jobs_whose_processes_are_killed_twenty_times_give_the_undisturbed_numbers(bench: Bench, other: Bench) -> None:
+    """Ten seeds of two methods, both stages each."""
+    settings = [
+        "--methods",
+        "cjme,avgzslnet",
+        "--seeds",
+        "10",
+        "--set",
+        "train.epochs=12",
+        "--set",
+        "train.batches_per_epoch=12",
+    ]
+    with command(bench, *settings) as undisturbed:
+        output = undisturbed.communicate()[0]
+    assert undisturbed.returncode == 0, output
+    expected = results(bench.tracker)
+    assert len(expected) == 40
+    draw, killed, starts = random.Random(0), 0, 0
+    while True:
+        starts += 1
+        with command(other, "--jobs", "2", *settings) as process:
+            while process.poll() is None and killed < 20:
+                time.sleep(draw.uniform(0.1, 1.0))
+                alive = trainers(process, other.runs)
+                if alive:
+                    victim = draw.choice(alive)
+                    killed += victim.is_running()
+                    victim.kill()
+            output = process.communicate()[0]
+        if process.returncode == 0:
+            break
+        assert "Traceback" not in output
+        assert starts < 20, output
+    print(f"{killed} processes killed, {starts} starts")
+    assert killed == 20
+    assert results(other.tracker) == expected
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on(bench: Bench, other: Bench) -> None:
+    options = ["--methods", "cjme,avgzslnet", "--set", "train.epochs=12", "--set", "train.batches_per_epoch=8"]
+    with command(other, "--jobs", "2", *options) as process:
+        while not list(other.runs.glob("jobs/*/checkpoint.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        output = process.communicate()[0]
+    assert process.returncode == 130, output
+    assert "at the end of the running epochs" in output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert not other.tracker.find(status="RUNNING")
+    with command(other, "--jobs", "2", *options) as process:
+        assert process.wait() == 0
+    with command(bench, *options) as process:
+        assert process.wait() == 0
+    assert results(other.tracker) == results(bench.tracker)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_stops_at_once(bench: Bench) -> None:
+    endless = ["--methods", "cjme,avgzslnet", "--set", "train.epochs=2", "--set", "train.batches_per_epoch=1000000"]
+    with command(bench, "--jobs", "2", *endless) as process:
+        while len(trainers(process, bench.runs)) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        output = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, output
