@@ -12,16 +12,17 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from benchmark.config import Mode, Settings, Sources, TrainConfig, resolve
+from benchmark.config import LengthConfig, Mode, Recipe, Settings, Sources, TrainConfig, resolve
 from benchmark.data.cards import Card
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.method import Method
-from benchmark.official import CONFIG, OWN_WEIGHTS, Weights, digest_of, load_checkpoint
 from benchmark.protocol import StageTwo, Task, evaluate_weights
 from benchmark.provenance import environment
 from benchmark.records import log_stage_two
-from benchmark.tracking import Tracker, calls
+from benchmark.report.collect import find_calls
+from benchmark.tracking import Tracker
+from benchmark.weights import CONFIG, OWN_WEIGHTS, Weights, digest_of, load_checkpoint
 
 KIND = "published-checkpoint"
 TRAINING_ALONE = ("epochs", "batches_per_epoch", "batch_size")
@@ -40,12 +41,20 @@ class Evaluation:
     result: StageTwo
     notes: Sequence[str]
     """What a reader must know: other data than trained on, differing arguments."""
+    published_settings: bool
+    """Whether the weights have the settings that were published for these data."""
     run_id: str = ""
 
     def numbers(self) -> dict[str, float]:
         """S, U, HM and ZSL in percent, and beta, to two decimals."""
         metrics = {name: round(100 * self.result.metrics[name], 2) for name in ("seen", "unseen", "hm", "zsl")}
         return {**metrics, "beta": round(self.result.beta, 2)}
+
+    def disjoint(self) -> dict[str, float]:
+        """The same without related test-seen samples (``protocol.seen_test=group_disjoint``): samples and classes that remain,
+        S and HM in percent where any does; empty where it was not asked for."""
+        found = self.result.disjoint
+        return {name: round(100 * value, 2) if name in ("seen", "hm") else value for name, value in found.items()}
 
 
 def evaluate(
@@ -55,6 +64,7 @@ def evaluate(
     store: FeatureStore,
     mode: Mode | None,
     overrides: Mapping[str, Mapping[str, Any]],
+    recipe: Recipe | None = None,
 ) -> Evaluation:
     """Choose beta with stage A's model on validation and test stage B's model.
 
@@ -63,6 +73,7 @@ def evaluate(
         card, features, store: what to test on.
         mode: the protocol; None for that of the training (published weights: paper).
         overrides: checked ``--set`` values of the sections ``protocol`` and ``train``.
+        recipe: of the method, for its published settings.
 
     Raises:
         UsageError: the weights are of another data set, feature set or size, or ``overrides`` change settings of the weights.
@@ -72,12 +83,30 @@ def evaluate(
         _check_data(weights, card, features, store)
     settings = [_settings(weights, card, features, mode, overrides) for weights in pair]
     tasks = [Task(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)]
+    for weights, task in zip(pair, tasks, strict=True):
+        weights.check(task.spec)
     models: list[Method] = []
     for weights, task in zip(pair, tasks, strict=True):
         models.append(task.build())
-        weights.load_into(models[-1])
+        models[-1].load_state_dict(dict(weights.state))
     validation, result = evaluate_weights(tasks[0], models[0], tasks[1], models[1], final.epochs)
-    return Evaluation(first, final, settings[1], validation.metrics, result, list(_notes(pair, store)))
+    return Evaluation(
+        first=first,
+        final=final,
+        settings=settings[1],
+        validation=validation.metrics,
+        result=result,
+        notes=list(_notes(pair, store)),
+        published_settings=all(_has_published_settings(w, card, features, recipe) for w in pair),
+    )
+
+
+def _has_published_settings(weights: Weights, card: Card, features: str, recipe: Recipe | None) -> bool:
+    published = (recipe.published if recipe else {}).get(card.name, {}).get(features)
+    if published is None:
+        return False
+    same_config = weights.config == weights.method.Config.model_validate(published.config)
+    return same_config and weights.lengths == LengthConfig.model_validate(published.lengths)
 
 
 def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore) -> None:
@@ -129,7 +158,7 @@ def _settings(
 
 
 def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
-    a, b = ({**w.config.model_dump(), **w.lengths.model_dump()} for w in pair)
+    a, b = ({**w.config.model_dump(), **w.lengths.model_dump(), "seed": w.seed} for w in pair)
     differing = [name for name in a if a[name] != b.get(name)]
     if differing:
         shown = ", ".join(f"{n} {a[n]} and {b[n]}" for n in differing)
@@ -162,6 +191,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         "mode": settings.protocol.mode,
         "alignment": settings.protocol.text_alignment,
         "origin": final.origin,
+        "published_settings": str(evaluation.published_settings).lower(),
         "weights_digest": digest_of(first, final),
         "data_digest": store.digest,
         "source": source,
@@ -213,9 +243,7 @@ def export(tracker: Tracker, runs_dir: Path, target: Path, call: str | None, met
     Raises:
         UsageError: no such call, nothing finished in it, weights that were removed, or a folder that exists with other content.
     """
-    found = [c for c in calls(tracker) if call is None or c.run_id.startswith(call)]
-    if not found:
-        raise UsageError(f"no benchmark call {call or ''} in {tracker.uri}".replace("  ", " "))
+    found = find_calls(tracker, None if call is None else [call])
     trainings = _trainings(tracker.read_json(found[0].run_id, "jobs.json"), methods)
     if not trainings:
         wanted = f" of {', '.join(methods)}" if methods else ""
@@ -266,9 +294,8 @@ def _export_job(source: Path, target: Path) -> None:
     assert file is not None  # checked
     record = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     if target.exists():
-        known = target / CONFIG
-        if not known.is_file() or json.loads(known.read_text(encoding="utf-8")).get("job_key") != record["job_key"]:
-            raise UsageError(f"{target}: exists with other content; remove it or choose another --to")
+        if not (target / OWN_WEIGHTS[0]).is_file() or _job_key(target / CONFIG) != record["job_key"]:
+            raise UsageError(f"{target}: exists with other or incomplete content; remove it or choose another --to")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -280,3 +307,11 @@ def _export_job(source: Path, target: Path) -> None:
         new.rename(target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _job_key(path: Path) -> str | None:
+    """The job that an exported configuration is of; None where it is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["job_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.cli import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, _emit, _tracker, app, out
+from benchmark.cli import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, _emit, _tracker, app, err, out
 from benchmark.display import rows_table
 from benchmark.errors import UsageError
 
@@ -41,16 +41,15 @@ def evaluate(
     from benchmark.data.locate import open_or_build
     from benchmark.official import read_pair
 
-    methods = registry.load(plugin or []).methods
-    overrides = parse_overrides(set_ or [], methods)
+    known = registry.load(plugin or [])
+    overrides = parse_overrides(set_ or [], known.methods)
     card, _ = find_card(dataset, load_cards())
-    pair = read_pair(stage_a, stage_b, methods)
+    pair = read_pair(stage_a, stage_b, known.methods)
     name, _ = card.feature_set(features or pair[1].features or None)
     store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))
-    found = log_evaluation(
-        _tracker(runs_dir, tracking_uri), measure(pair, card, name, store, mode, overrides), card, name, store
-    )
-    numbers = found.numbers()
+    measured = measure(pair, card, name, store, mode, overrides, known.recipe(pair[1].method))
+    found = log_evaluation(_tracker(runs_dir, tracking_uri), measured, card, name, store)
+    numbers, disjoint = found.numbers(), found.disjoint()
     if json_file != "-":
         protocol = found.settings.protocol
         generated = ", generated data" if store.generated else ""
@@ -64,9 +63,22 @@ def evaluate(
             highlight=False,
             soft_wrap=True,
         )
+        if disjoint:
+            out.print(
+                f"Without test-seen samples that have a relative in training: {_disjoint_text(disjoint)}", highlight=False
+            )
         for note in found.notes:
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
-    _emit(json_file, numbers)
+    for note in found.notes if json_file == "-" else ():
+        err.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _emit(json_file, {**numbers, **({"disjoint": disjoint} if disjoint else {})})
+
+
+def _disjoint_text(numbers: dict[str, float]) -> str:
+    if not numbers["samples"]:
+        return "none remain"
+    remain = f"{numbers['samples']:.0f} samples of {numbers['classes']:.0f} classes"
+    return f"S {numbers['seen']:.2f}  HM {numbers['hm']:.2f}  ({remain})"
 
 
 @app.command()

@@ -70,19 +70,18 @@ class Task:
         """Training and validation parts."""
         return self.store.development(self.protocol.text_alignment, self.seed, sequences=self.method.inputs == "sequence")
 
+    @property
+    def spec(self) -> Spec:
+        """Sizes of the features."""
+        audio, video = self.card.audio.seconds, self.card.video.seconds
+        return Spec(self.store.audio_dim, self.store.video_dim, self.store.text_dim, audio, video)
+
     def build(self) -> Method:
         """A fresh model on its device; the seed fixes its weights and every later random draw."""
         torch.set_num_threads(self.settings.train.threads)
         device = choose_device(self.settings.train.device)
         seed_everything(self.seed)
-        spec = Spec(
-            self.store.audio_dim,
-            self.store.video_dim,
-            self.store.text_dim,
-            self.card.audio.seconds,
-            self.card.video.seconds,
-        )
-        return self.method(self.settings.config, spec).to(device)
+        return self.method(self.settings.config, self.spec).to(device)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pandas as pd
 from benchmark.data.store import replacing
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
-from benchmark.official import CONFIG
 from benchmark.protocol import StageOne, StageTwo
 from benchmark.tracking import Tracker
+from benchmark.weights import CONFIG
 
 
 class Progress(Protocol):

@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UsageError
 
+ALLOCATED_PER_BYTE = 8
+"""Bytes that a pickle may have allocated for each byte of the file: the same small value may be copied again and again."""
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufSU?][0-9]{0,9}|O8?)")
 
 
@@ -41,6 +44,17 @@ class RefusedPickle(UsageError):
         self.name = name
 
 
+def shown(value: object) -> str:
+    """A stranger's value for a message: plain ones in short, of all others the kind, since their repr may have no end."""
+    if isinstance(value, str | bytes):
+        return repr(value[:60])
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    if isinstance(value, tuple) and len(value) <= 4 and not any(isinstance(x, tuple | list | dict | set) for x in value):
+        return f"({', '.join(map(shown, value))})"
+    return str(value)[:40] if isinstance(value, np.dtype) else type(value).__name__
+
+
 class _Refusal(Exception):
     """Raised inside the interpreter; carries what was refused."""
 
@@ -48,34 +62,34 @@ class _Refusal(Exception):
 def _reconstruct(kind: object, shape: object, typecode: object) -> NDArray[Any]:
     """numpy's empty array before its state arrives; a size claimed here would be allocated at once."""
     if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
-        raise _Refusal(f"numpy _reconstruct of {kind!r:.60} with shape {shape!r:.60}")
+        raise _Refusal(f"numpy _reconstruct of {shown(kind)} with shape {shown(shape)}")
     return np.ndarray((0,), "b")
 
 
 def _dtype(spec: object, align: object = False, copy: object = True) -> np.dtype[Any]:
     if not isinstance(spec, str) or not _PLAIN_DTYPE.fullmatch(spec):
-        raise _Refusal(f"numpy dtype {spec!r:.60}")
+        raise _Refusal(f"numpy dtype {shown(spec)}")
     return np.dtype(spec, False, True)  # a copy: its state is set later
 
 
 def _scalar(dtype: object, raw: object = b"") -> Any:
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
-        raise _Refusal(f"numpy scalar of {dtype!r:.60}")
+        raise _Refusal(f"numpy scalar of {shown(dtype)}")
     return np.frombuffer(raw, dtype)[0] if raw else dtype.type()
 
 
 def _frombuffer(buffer: object, dtype: object, shape: object, order: object, axis_order: object = None) -> NDArray[Any]:
     plain = isinstance(dtype, np.dtype) and not dtype.hasobject and isinstance(buffer, bytes | bytearray)
     if not plain or order not in ("C", "F") or axis_order is not None or not _is_shape(shape):
-        raise _Refusal(f"numpy _frombuffer of {dtype!r:.60} with shape {shape!r:.60}")
+        raise _Refusal(f"numpy _frombuffer of {shown(dtype)} with shape {shown(shape)}")
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     """Bytes as protocols 0 to 2 write them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refusal(f"_codecs.encode with encoding {encoding!r:.60}")
+        raise _Refusal(f"_codecs.encode with encoding {shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -94,7 +108,7 @@ def _bytearray(*args: object) -> bytearray:
 def _container(kind: Callable[..., Any]) -> Callable[..., Any]:
     def build(*args: object) -> Any:
         if len(args) > 1 or (args and not isinstance(args[0], list)):
-            raise _Refusal(f"{kind.__name__} of {args!r:.60}")
+            raise _Refusal(f"{kind.__name__} of {shown(args)}")
         return kind(*args)
 
     return build
@@ -134,7 +148,9 @@ _NAMESPACE = "<argparse.Namespace>"
 
 def _path(*parts: object) -> str:
     if not all(isinstance(part, str) for part in parts):
-        raise _Refusal(f"a path of {parts!r:.60}")
+        raise _Refusal(f"a path of {shown(parts)}")
+    if sum(len(str(part)) for part in parts) > MAX_PATH:
+        raise _Refusal(f"a path of more than {MAX_PATH:,} characters")
     first, *rest = (str(part) for part in parts or (".",))
     return "/".join([first.rstrip("/") if rest else first, *rest])
 
@@ -142,10 +158,11 @@ def _path(*parts: object) -> str:
 def _reconstructor(kind: object, base: object, state: object) -> _Namespace:
     """How protocols 0 and 1 make an object without calling its class."""
     if kind != _NAMESPACE or base != "<object>" or state is not None:
-        raise _Refusal(f"copyreg._reconstructor of {kind!r:.60}")
+        raise _Refusal(f"copyreg._reconstructor of {shown(kind)}")
     return _Namespace()
 
 
+MAX_PATH = 4096
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 _ARGUMENTS: dict[tuple[str, str], object] = {
     **_ALLOWED,
@@ -155,6 +172,23 @@ _ARGUMENTS: dict[tuple[str, str], object] = {
     **{(module, "object"): "<object>" for module in ("builtins", "__builtin__")},
 }
 """What the stored arguments of a training run may name."""
+
+
+class CheckedDtype:
+    """A dtype in a checkpoint: of plain numbers, whose state may set the byte order and nothing else."""
+
+    def __init__(self, spec: object, align: object = False, copy: object = True) -> None:
+        if not isinstance(spec, str) or not re.fullmatch(r"[<>=|]?[biuf][1-8]|\?", spec):
+            raise ValueError(f"dtype {shown(spec)}")
+        self.dtype = np.dtype(spec)
+
+    def __setstate__(self, state: object) -> None:
+        _set_dtype(self.dtype, state)
+
+
+def checked_scalar(dtype: object, raw: object = b"") -> Any:
+    """A numpy scalar in a checkpoint."""
+    return _scalar(dtype.dtype if isinstance(dtype, CheckedDtype) else dtype, raw)
 
 
 def _is_shape(shape: object) -> bool:
@@ -188,6 +222,7 @@ class _Interpreter(pickle._Unpickler):
     def __init__(self, file: _Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]) -> None:
         super().__init__(file, encoding="latin1")
         self._size = file.size
+        self._left = ALLOCATED_PER_BYTE * file.size + 2**20
         self._allow_objects = allow_objects
         self._table = table
 
@@ -198,7 +233,7 @@ class _Interpreter(pickle._Unpickler):
             raise _Refusal(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise _Refusal(f"persistent id {pid!r:.60}")
+        raise _Refusal(f"persistent id {shown(pid)}")
 
     def get_extension(self, code: int) -> NoReturn:
         raise _Refusal(f"extension code {code}")
@@ -207,8 +242,14 @@ class _Interpreter(pickle._Unpickler):
         arguments = self.stack.pop()
         function = self.stack[-1]
         if type(function) is not _Call or type(arguments) is not tuple:
-            raise _Refusal(f"a call of {function!r:.60}")
+            raise _Refusal(f"a call of {shown(function)}")
         self.stack[-1] = function.function(*arguments)
+        self._spend(sys.getsizeof(self.stack[-1]))
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise _Refusal(f"more than {ALLOCATED_PER_BYTE} times the memory of the file")
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -220,20 +261,21 @@ class _Interpreter(pickle._Unpickler):
         elif type(target) is _Namespace and type(state) is dict and all(type(name) is str for name in state):
             target.update(state)
         else:
-            raise _Refusal(f"state for {target!r:.60}")
+            raise _Refusal(f"state for {shown(target)}")
 
     def _set_array(self, array: NDArray[Any], state: Any) -> None:
         _, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not _is_shape(shape) or not isinstance(dtype, np.dtype):
-            raise _Refusal(f"numpy array state of shape {shape!r:.60}")
+            raise _Refusal(f"numpy array state of shape {shown(shape)}")
         count = math.prod(shape)
         if dtype.hasobject:
             fits = self._allow_objects and type(raw) is list and len(raw) == count
         else:
             fits = dtype.itemsize > 0 and type(raw) is bytes and len(raw) == count * dtype.itemsize
         if not fits:
-            raise _Refusal(f"numpy array of shape {shape!r:.60} and dtype {dtype!s:.20}, which its bytes do not fill")
+            raise _Refusal(f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill")
+        self._spend(0 if raw is None else len(raw))
         array.__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
     def instantiate(self) -> NoReturn:
@@ -242,7 +284,7 @@ class _Interpreter(pickle._Unpickler):
     def new_object(self) -> None:
         arguments, kind = self.stack.pop(), self.stack[-1]
         if kind != _NAMESPACE or arguments != ():
-            raise _Refusal(f"an instance of {kind!r:.60}")
+            raise _Refusal(f"an instance of {shown(kind)}")
         self.stack[-1] = _Namespace()
 
     def byte_array(self) -> None:
@@ -260,10 +302,13 @@ class _Interpreter(pickle._Unpickler):
 
 
 def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
-    """Byte order only: fields, sub-arrays, metadata and other sizes are refused."""
-    plain = type(state) is tuple and len(state) >= 7 and state[2:5] == (None, None, None)
-    if not plain or state[1] not in ("<", ">", "=", "|") or state[5] not in (-1, dtype.itemsize) or len(state) > 8:
-        raise _Refusal(f"numpy dtype state {state!r:.80}")
+    """Byte order only: fields, sub-arrays, metadata, other sizes and other flags are refused (numpy believes them blindly)."""
+    plain = type(state) is tuple and len(state) in (7, 8) and state[2:5] == (None, None, None)
+    same = (
+        plain and state[5] in (-1, dtype.itemsize) and state[6] in (-1, dtype.alignment) and state[7:] in ((), (dtype.flags,))
+    )
+    if not same or state[1] not in ("<", ">", "=", "|"):
+        raise _Refusal(f"numpy dtype state {shown(state)}")
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
