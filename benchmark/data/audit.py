@@ -22,6 +22,7 @@ from benchmark.data.oddities import (
     DROPPED,
     Oddity,
     PartSamples,
+    Severity,
     class_oddities,
     list_oddities,
     problem_oddities,
@@ -136,6 +137,8 @@ class Leak:
     against: Sequence[str]
     samples: int
     related: Sequence[LeakingSample]
+    unfit: int = 0
+    """Samples of the part whose ids the rule does not fit, so that nothing is known of them."""
 
     @property
     def share(self) -> float:
@@ -284,7 +287,7 @@ def _alignment(material: Material) -> AlignmentAudit:
     if not material.card.published_order:
         reason = "no published order: aligned correctly"
     elif not material.vector_names or len(own) != len(names):
-        reason = "not every class's word vector is known, see the oddities; --text FILE names the file of the word vectors"
+        reason = "not every class's word vector is known, see the oddities; is it the right file? --text FILE names another"
     elif len(material.vector_names) != len(names):
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
     if reason:
@@ -340,7 +343,8 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
     for part, samples in known.items():
         wrong = [sample for sample, found in zip(samples.ids, origins[part], strict=True) if not found.fits]
         if wrong:
-            unfit.append(Oddity("note", "ids that the grouping rule does not fit", part, ", ".join(wrong[:3]), len(wrong)))
+            severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
+            unfit.append(Oddity(severity, "ids that the grouping rule does not fit", part, ", ".join(wrong[:3]), len(wrong)))
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
     if card.overlap_seconds is not None:
         rules.append(("overlapping seconds", card.overlap_seconds))
@@ -372,7 +376,7 @@ def _leak(
             best = next((i for i in indices if labels[i] == label), indices[0])
             relative = (*others[best], names[labels[best]])
             leaking.append(LeakingSample(sample, names[label], origin.group, len(indices), *relative))
-    return Leak(rule, part, against, len(samples.ids), leaking)
+    return Leak(rule, part, against, len(samples.ids), leaking, sum(not origin.fits for origin in origins))
 
 
 def _counts(material: Material) -> list[PartCount]:

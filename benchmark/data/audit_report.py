@@ -189,7 +189,10 @@ def _leak_sentence(leak: Leak) -> str:
     how = "share their source with" if leak.rule == "same source" else "overlap in time with"
     example = f", such as {leak.related[0].sample} with {leak.related[0].relative}" if leak.related else ""
     text = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.part]} samples ({100 * leak.share:.1f} %) {how} a training"
-    return f"{text} or validation sample{example}."
+    if leak.unfit == leak.samples > 0:
+        return f"Not known of the {leak.samples:,} {WORDS[leak.part]} samples: the grouping rule fits none of their ids."
+    unfit = f" (the grouping rule does not fit {leak.unfit:,} ids, of which nothing is known)" if leak.unfit else ""
+    return f"{text} or validation sample{example}{unfit}."
 
 
 def _leak_example(leak: Leak) -> str | None:

@@ -20,11 +20,14 @@ from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats, Ints
 DROPPED = "listed samples of an unlisted class, dropped"
 
 
+Severity = Literal["problem", "note"]
+
+
 @dataclass(frozen=True)
 class Oddity:
     """One finding. A ``problem`` breaks what the benchmark assumes; a ``note`` is worth knowing."""
 
-    severity: Literal["problem", "note"]
+    severity: Severity
     kind: str
     place: str
     """Part or files."""

@@ -256,7 +256,10 @@ class Footnotes:
         if FEWER_SEEDS in marks:
             lines.append(f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
         if self.has_released:
-            lines.append("Released weights: trained by the method's authors, tested here; one training, no deviation.")
+            lines.append(
+                "Released weights: from run folders of the published code (its authors' or another run of it), tested here; "
+                "one training, no deviation."
+            )
         if name in TESTED:
             lines += [o.sentence() for o in self.results.on_other_data if place_of(o.run) in self.shown]
         kept = self._kept_starting_settings()

@@ -24,8 +24,23 @@ FRACTIONS = (*METRICS, "disjoint_seen", "disjoint_hm")
 NUMBERS = (*METRICS, "beta", "epochs", *DISJOINT)
 UNIT = ["dataset", "features", "mode", "alignment", "method"]
 ROW = [*UNIT, "variant", "repetition"]
-COLUMNS = [*ROW, "kind", "switches", "split", "stage", "state", *NUMBERS, "seed", "job_key", "run_id", "call", "error"]
-"""``kind``: published, real or generated data; ``switches``: those set against the mode."""
+COLUMNS = [
+    *ROW,
+    "kind",
+    "switches",
+    "unlike",
+    "split",
+    "stage",
+    "state",
+    *NUMBERS,
+    "seed",
+    "job_key",
+    "run_id",
+    "call",
+    "error",
+]
+"""``kind``: published, real or generated data; ``switches``: those set against the mode; ``unlike``: what else sets released
+weights apart from the published ones."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class UnitFacts:
 
     @property
     def released(self) -> bool:
-        """Whether these are weights that the authors distributed: nothing was trained here."""
+        """Whether these are weights from a run folder of the published code: nothing was trained here."""
         return self.tags.get("kind") == KIND
 
     @property
@@ -107,7 +122,7 @@ class Results:
     settings: Mapping[str, Mapping[str, str]]
     """Settings of each job key, with code and data where several calls meet."""
     released: Sequence[ReleasedWeights] = ()
-    """Weights that authors distributed, which have rows in ``test``."""
+    """Weights from run folders of the published code, which have rows in ``test``."""
     on_other_data: Sequence[OnOtherData] = ()
     """Released weights without a row."""
 
@@ -150,6 +165,7 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
     if released:
         test = pd.concat([f for f in (test, _released_frame(released)) if len(f)], ignore_index=True)
         units += [_unit(w.run, call="") for w in released]
+        settings |= {w.run.run_id: dict(w.run.params) for w in released}
     return Results(found, test, validation, ablation, units, problems, runs, settings, released, other)
 
 
@@ -177,10 +193,11 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
         row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, "test/")
         row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get("dataset_kind", ""), "settings": weights.settings}
         row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
-        row |= {"switches": ", ".join(switched(run.params))}
+        unlike = "" if tags.get("published_settings") == "true" else "settings of the run folder"
+        row |= {"switches": ", ".join(switched(run.params)), "job_key": run.run_id, "unlike": unlike}
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "settings"])
-    texts = ["seed", "job_key", "call", "error"]
+    texts = ["seed", "call", "error"]
     return frame.astype(dict.fromkeys(NUMBERS, float)).assign(**dict.fromkeys(texts, ""))
 
 
@@ -268,7 +285,7 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit:
     """A row of ``COLUMNS`` but its split. A finished run counts whatever the entry says: another call may have made it."""
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
     row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag("dataset_kind") if unit else ""}
-    row |= {"switches": "", "call": call.run_id, "error": entry["error"], "state": entry["state"]}
+    row |= {"switches": "", "unlike": "", "call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
         gone = entry["state"] not in ("failed", "missing")
         return {**row, "state": "missing", "error": "its run is not in the store any more"} if gone else row

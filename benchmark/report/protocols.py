@@ -49,6 +49,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
         "that both have (column Seeds). It sums the effects of all switches, text alignment included (column "
         f"Text: paper → corrected). Features {features}."
     )
+    fixed = distinct(frame["switches"])
+    caption += f" Fixed against a mode, so that their effect is not in it: {'; '.join(fixed)}." if fixed else ""
     caption += f" Generated data: {', '.join(distinct(generated))}." if generated else ""
     caption += " Released weights: one training, so that evaluation alone differs." if RELEASED in set(effects["slot"]) else ""
     notes = [
@@ -81,7 +83,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     generated = " Generated data." if unit.tag("dataset_kind") == "generated" else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
-        "switch that it names (docs/protocol.md); the last row corrects all. "
+        f"switch that it names (docs/protocol.md){'; the last row corrects all' if 'all' in set(effects['ablation']) else ''}. "
         f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, seed by seed, then its mean and "
         f"deviation.{generated}"
     )

@@ -117,13 +117,15 @@ def differences(row: Mapping[Any, Any], source: PublishedTable) -> list[str]:
     """What a row of a summary has otherwise than a published table of the same data set and features.
 
     Only where nothing differs can the two be compared: same mode and text alignment, no switch set against the mode, the real
-    data, and the published settings (released weights have them).
+    data, and the published settings (released weights: where their run folder says so).
     """
     found = [f"mode {row['mode']}"] if row["mode"] != source.mode else []
     found += [f"text alignment {row['alignment']}"] if row["alignment"] != source.alignment else []
     found += [row["switches"]] if row["switches"] else []
     found += ["generated data"] if row["kind"] == "generated" else []
-    return found + ([f"{row['variant']} settings"] if row["variant"] not in ("published", RELEASED) else [])
+    if row["variant"] == RELEASED:
+        return found + ([row["unlike"]] if row["unlike"] else [])
+    return found + ([f"{row['variant']} settings"] if row["variant"] != "published" else [])
 
 
 def user_reports_for(

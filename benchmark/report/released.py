@@ -1,4 +1,4 @@
-"""Weights that a method's authors distributed, as they were tested here: which of them stand in a report.
+"""Weights from run folders of the published code (what authors distributed), as tested here: which stand in a report.
 
 They come from runs of their own (``kind=published-checkpoint``), which belong to no call.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from benchmark.report.switches import switched
+from benchmark.report.switches import beyond_switches, switched
 from benchmark.tracking import RunRecord, Tracker
 
 KIND = "published-checkpoint"
@@ -69,14 +70,14 @@ def on_report_data(
         data: digests of the report's data; where it has none, the newest test names the data.
     """
     known = {place: list(digests) for place, digests in data.items()}
-    kept: dict[tuple[str, ...], RunRecord] = {}
+    kept: dict[tuple[Any, ...], RunRecord] = {}
     other: dict[tuple[str, ...], RunRecord] = {}
     for run in runs:
         digest = run.tags.get("data_digest", "")
         identity = tuple(run.tags.get(name, "") for name in IDENTITY)
         if digest in known.setdefault(place_of(run), [digest]):
             several = digest if len(known[place_of(run)]) > 1 else ""
-            kept.setdefault((*identity, *switched(run.params), several), run)
+            kept.setdefault((*identity, tuple(sorted(run.params.items())), several), run)
         else:
             other.setdefault(identity, run)
     shown = {key[: len(IDENTITY)] for key in kept}
@@ -86,6 +87,10 @@ def on_report_data(
 
 def _settings(run: RunRecord, data: str, others: Iterable[RunRecord]) -> str:
     mine = (run.tags["method"], *place_of(run))
-    weights = {o.tags.get("weights_digest", "") for o in others if (o.tags["method"], *place_of(o)) == mine}
+    rivals = [o for o in others if (o.tags["method"], *place_of(o)) == mine]
+    weights = {o.tags.get("weights_digest", "") for o in rivals}
     parts = [run.tags.get("weights_digest", "")[:8]] if len(weights) > 1 else []
+    same = [o.params for o in rivals if o.tags.get("weights_digest") == run.tags.get("weights_digest")]
+    differing = sorted({n for params in same for n in beyond_switches(mine[0], run.params, params)})
+    parts += [f"{name}={run.params.get(name, 'unset')}" for name in differing]
     return ", ".join([*parts, *switched(run.params), *([f"digest={data[:8]}"] if data else [])])

@@ -45,6 +45,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         done = group[group["state"] == "done"]
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
         row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0], "switches": group["switches"].max()}
+        row["unlike"] = group["unlike"].max()
         row |= _progress(group)
         for name in NUMBERS:
             factor = 100.0 if name in FRACTIONS else 1.0
@@ -52,7 +53,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
             row[f"{name}_std"] = factor * float(done[name].std(ddof=1))
         rows.append(row)
     numbers = [name for number in NUMBERS for name in (number, f"{number}_std")]
-    return pd.DataFrame(rows, columns=[*IDENTITY, "variant", "kind", "switches", "seeds", "planned", "state", *numbers])
+    return pd.DataFrame(
+        rows, columns=[*IDENTITY, "variant", "kind", "switches", "unlike", "seeds", "planned", "state", *numbers]
+    )
 
 
 def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
@@ -117,10 +120,9 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Mapping[str, str]])
     """
     rows = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
-    for key, group in slots[slots["state"] == "done"].groupby(COMPARED, sort=False):
-        by_mode = (group[group["mode"] == mode].groupby("alignment", sort=False) for mode in ("paper", "corrected"))
-        for (_, paper), (_, corrected) in product(*by_mode):
-            row: dict[str, Any] = dict(zip(COMPARED, key, strict=True))
+    for key, group in slots[slots["state"] == "done"].groupby(COMPARED[:-1], sort=False):
+        for paper, corrected, label in _pairs(group, settings):
+            row: dict[str, Any] = {**dict(zip(COMPARED, key, strict=False)), "settings": label}
             row |= {"variant": paper["variant"].iloc[0], "paper_alignment": paper["alignment"].iloc[0]}
             row |= {"corrected_alignment": corrected["alignment"].iloc[0]}
             common = _by_seed(paper).index.intersection(_by_seed(corrected).index)
@@ -135,6 +137,27 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Mapping[str, str]])
     names = [f"{m}_{name}{suffix}" for m in METRICS for name in ("paper", "corrected", "difference") for suffix in ("", "_std")]
     labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "other_settings"]
     return pd.DataFrame(rows, columns=[*COMPARED, *labels, *names])
+
+
+def _pairs(group: pd.DataFrame, settings: Mapping[str, Mapping[str, str]]) -> list[tuple[pd.DataFrame, pd.DataFrame, str]]:
+    """Jobs in mode paper, those in mode corrected with the same settings but for switches, and what tells several pairs apart.
+
+    Where no settings are the same in both modes (tuning finds its own in each) and each mode has one, these are a pair.
+    """
+
+    def sides(mode: str) -> list[tuple[str, pd.DataFrame]]:
+        by_settings = group[group["mode"] == mode].groupby(["alignment", "settings"], sort=False)
+        return [(str(label), jobs) for (_, label), jobs in by_settings]
+
+    def alike(paper: pd.DataFrame, corrected: pd.DataFrame) -> bool:
+        firsts = [settings.get(jobs["job_key"].iloc[0], {}) for jobs in (paper, corrected)]
+        return not beyond_switches(str(group["method"].iloc[0]), *firsts)
+
+    papers, correcteds = sides("paper"), sides("corrected")
+    found = [(p, c, p_label or c_label) for (p_label, p), (c_label, c) in product(papers, correcteds) if alike(p, c)]
+    if not found and len(papers) == len(correcteds) == 1:
+        found = [(papers[0][1], correcteds[0][1], "")]
+    return found if len(found) > 1 else [(p, c, "") for p, c, _ in found]
 
 
 def method_ranks(results: Results) -> dict[str, int]:

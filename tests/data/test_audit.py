@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from benchmark.data import audit_files
 from benchmark.data.audit import Audit, Leak, audit_lists, audit_store
 from benchmark.data.audit_files import audit_json, write_audit
+from benchmark.data.audit_report import audit_sections
 from benchmark.data.cards import Card
 from benchmark.data.groups import Origin, origin_rule, relatives
 from benchmark.data.oddities import DROPPED
@@ -155,6 +156,10 @@ def test_ids_that_the_rule_does_not_fit_are_their_own_group_and_an_oddity(tmp_pa
     assert not any(x.related for x in audit.leakage.leaks)
     unfit = [o for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"]
     assert {o.place: o.count for o in unfit} == {part: 2 * len(CLASS_PARTS[part]) for part in PARTS}
+    assert {o.severity for o in unfit} == {"problem"}
+    leakage = next(section for section in audit_sections(audit) if "Leakage" in section.title)
+    assert any("the grouping rule fits none of their ids" in sentence for sentence in leakage.sentences)
+    assert not any(sentence.startswith("0 of") for sentence in leakage.sentences)
 
 
 def test_without_a_rule_the_audit_says_so(tmp_path: Path) -> None:

@@ -157,11 +157,16 @@ class FakeStore:
         self.tracker.finish(run)
 
     def released(
-        self, unit: FakeUnit, score: tuple[float, float], weights: str = "aaaa1111bbbb2222", origin: str = "published"
+        self,
+        unit: FakeUnit,
+        score: tuple[float, float],
+        weights: str = "aaaa1111bbbb2222",
+        origin: str = "published",
+        published_settings: str = "true",
     ) -> str:
-        """A test of weights that authors distributed, as command ``evaluate`` logs it."""
+        """A test of weights from a run folder, as command ``evaluate`` logs it."""
         tags = {"kind": "published-checkpoint", "origin": origin, "weights_digest": weights, "source": "stage A and stage B"}
-        tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}"}
+        tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}", "published_settings": published_settings}
         run = self.tracker.start("released", {**unit.tags(), **tags})
         seen, unseen = score
         values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}

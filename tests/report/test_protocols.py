@@ -153,3 +153,28 @@ def test_lost_jobs_of_an_ablation_are_named_but_not_in_the_other_tables(store: A
     where = "TCAF on stamps/native, mode paper, ablation video_norm, default settings, seed 0, stage 1"
     assert report.failed == [f"{where}: failed: loss is not a number"]
     assert all("without a result" not in t.caption for t in report.tables)
+
+
+def test_modes_are_paired_by_settings_across_calls(store: Any, unit: Any) -> None:
+    two, three = ({"params": {"train.epochs": n}} for n in ("2", "3"))
+    calls = [
+        store.call([unit(scores=[(0.4, 0.2)], **PAPER, **two), unit(scores=[(0.5, 0.2)], **CORRECTED, **two)]),
+        store.call([unit(scores=[(0.9, 0.2)], **PAPER, **three)]),
+    ]
+
+    table = tables_of(collect(store.tracker, calls))["modes"]
+
+    assert row(table, Method="TCAF")["S difference"] == "+10.00"
+    assert not table.notes
+
+
+def test_the_caption_of_both_modes_says_what_was_fixed(store: Any, unit: Any) -> None:
+    fixed = {"protocol.calibration": "corrected"}
+    store.call(
+        [
+            unit(**PAPER, params={"protocol.mode": "paper", **fixed}),
+            unit(**CORRECTED, params={"protocol.mode": "corrected", **fixed}),
+        ]
+    )
+
+    assert "not in it: calibration = corrected" in tables_of(collect(store.tracker))["modes"].caption

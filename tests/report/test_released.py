@@ -1,4 +1,4 @@
-"""Weights that authors distributed stand below the retrained rows, where they were tested on the report's data."""
+"""Weights from run folders stand below the retrained rows, where they were tested on the report's data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
     for name in ("gzsl", "zsl", "full"):
         rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
         assert rows == [("CJME", "published"), ("TCAF", "published"), ("TCAF", "tuned"), ("TCAF", "released weights")]
-        assert any(note.startswith("Released weights: trained by the method's authors") for note in tables[name].notes)
+        assert any(note.startswith("Released weights: from run folders of the published code") for note in tables[name].notes)
     released = row(tables["gzsl"], Settings="released weights")
     assert (released["S ours"], released["S published"]) == ("67.14", ""), "the published number stands once"
     assert row(tables["zsl"], Settings="released weights")["ZSL ours"] == "49.00"
@@ -152,3 +152,24 @@ def test_an_id_of_a_call_is_still_needed_to_exist(store: Any, unit: Any) -> None
 
     with pytest.raises(UsageError, match="no benchmark call yet"):
         collect(store.tracker, ["zzz"])
+
+
+def test_the_same_weights_under_other_settings_have_rows_of_their_own(store: Any, unit: Any) -> None:
+    store.call([unit(**UCF)])
+    params = {"protocol.mode": "paper", "train.precision": "float32"}
+    store.released(unit(**UCF, params=params), (0.6, 0.3))
+    store.released(unit(**UCF, params={**params, "train.precision": "bfloat16"}), (0.7, 0.3))
+
+    table = tables_of(collect(store.tracker))["gzsl"]
+
+    assert row(table, Settings="released weights train.precision=float32")["S ours"] == "60.00"
+    assert row(table, Settings="released weights train.precision=bfloat16")["S ours"] == "70.00"
+
+
+def test_weights_of_a_run_folder_with_other_settings_do_not_compare_with_published_numbers(store: Any, unit: Any) -> None:
+    store.released(unit(**UCF), (0.6, 0.3), published_settings="false")
+
+    table = tables_of(collect(store.tracker))["gzsl"]
+
+    assert row(table, Method="TCAF")["HM published"] == "50.78§"
+    assert any("settings of the run folder" in note for note in table.notes)
