@@ -34,7 +34,7 @@ from benchmark.tracking import Tracker
 from benchmark.worker import Display, Done, Ended, Task, Worker
 
 ATTEMPTS = 3
-"""How often a task is given to a process that dies before it counts as failed."""
+"""How often a task is tried whose process dies, or that fails for reasons outside its jobs, before it counts as failed."""
 POLL_SECONDS = 0.2
 SHOWN_PER_SECOND = 5
 """Batches that a process tells the display of."""
@@ -107,7 +107,7 @@ class LocalProcesses:
         Raises:
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
         """
-        waiting, running, deaths = list(tasks), dict[Future[Done], Task](), Counter[tuple[int, int, int]]()
+        waiting, running, attempts = list(tasks), dict[Future[Done], Task](), Counter[tuple[int, int, int]]()
         stopped = False
         with self._channel() as (events, halt), ProcessPool(self.jobs, context=SPAWN) as pool:
             try:
@@ -119,7 +119,7 @@ class LocalProcesses:
                     ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                     for future in ended:
                         task = running.pop(future)
-                        done = self._done(task, future, deaths)
+                        done = self._done(task, future, attempts)
                         if done is None:
                             waiting.append(task)
                         elif not done.stopped:
@@ -133,19 +133,19 @@ class LocalProcesses:
         if stopped:
             raise KeyboardInterrupt
 
-    def _done(self, task: Task, future: Future[Done], deaths: Counter[tuple[int, int, int]]) -> Done | None:
+    def _done(self, task: Task, future: Future[Done], attempts: Counter[tuple[int, int, int]]) -> Done | None:
         """What a task gave; None where it is to be done again."""
         try:
             return future.result()
         except ProcessExpired as error:
-            deaths[task.order] += 1
             reason = f"its process died (exit code {error.exitcode}; -9: killed, for example by the system for want of memory)"
-            if deaths[task.order] < ATTEMPTS:
-                self.lane(0).say(f"{reason}; it is done again by another one")
-                return None
-            return self.lost(task, f"{reason} {ATTEMPTS} times")
-        except Exception as error:  # whatever goes wrong around a task, the others go on
-            return self.lost(task, str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}")
+        except Exception as error:  # around a job, not in it: a locked database, say, which may be free the next time
+            reason = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        attempts[task.order] += 1
+        if attempts[task.order] < ATTEMPTS:
+            self.lane(0).say(f"{reason}; what it worked on is done again")
+            return None
+        return self.lost(task, f"{reason} ({ATTEMPTS} times)")
 
     @contextmanager
     def _channel(self) -> Iterator[tuple[Any, Any]]:

@@ -6,6 +6,7 @@ one seed). What a run means is in its tags; the reporter reads nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -31,6 +32,8 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PAGE = 1000
 BATCH = 900
+LOCK_SECONDS = 60.0
+"""How long a SQLite file may be locked by others."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ def sqlite_file(uri: str) -> Path | None:
     return (
         Path(unquote(parsed.path[1:] if parsed.path.startswith("//") else parsed.path)) if parsed.scheme == "sqlite" else None
     )
+
+
+def set_write_ahead_logging(file: Path) -> None:
+    """Let several processes write to a SQLite file; it stays so. Nothing is locked where it is so already."""
+    with contextlib.closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection:
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def sqlite_uri(path: Path) -> str:
@@ -84,8 +94,7 @@ class Tracker:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(f"{file}.lock"):
                     self.client, self.experiment_id = self._connect(experiment, artifacts.resolve().as_uri())
-                    with sqlite3.connect(file) as connection:
-                        connection.execute("PRAGMA journal_mode=WAL")
+                    set_write_ahead_logging(file)
         except UsageError:
             raise
         except Exception as error:

@@ -6,9 +6,7 @@ far, and a trial that was interrupted is carried on as the same trial.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from optuna.trial import TrialState
 
 from benchmark.config import Range, TuningConfig
 from benchmark.errors import JobError, UsageError
-from benchmark.tracking import sqlite_file
+from benchmark.tracking import LOCK_SECONDS, set_write_ahead_logging, sqlite_file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -190,9 +188,9 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
     try:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(file)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri)
+            set_write_ahead_logging(file)
+        patience = {"connect_args": {"timeout": LOCK_SECONDS}} if file is not None else None
+        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=patience)
     except Exception as error:
         raise UsageError(f"--storage {uri}: cannot be opened ({type(error).__name__}: {error})") from error
     return storage

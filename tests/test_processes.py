@@ -85,10 +85,8 @@ def test_a_method_that_kills_its_process_fails_and_the_others_go_on(bench: Bench
     call = bench.call("train.epochs=1", methods="deadly,cjme", plugins=[plugin])
     result = run_side_by_side(bench, call)
     assert {(e.method, e.state) for e in result.entries} == {("deadly", "failed"), ("cjme", "done")}
-    assert (
-        f"died (exit code -9; -9: killed, for example by the system for want of memory) {ATTEMPTS} times"
-        in result.failed[0].error
-    )
+    assert result.failed[0].error.startswith("its process died (exit code -9;")
+    assert result.failed[0].error.endswith(f"({ATTEMPTS} times)")
     (run,) = bench.tracker.find(kind="job", method="deadly")
     assert (run.status, run.tags["outcome"]) == ("FAILED", "failed")
     assert "its process died" in run.tags["error"]
