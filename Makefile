@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 XDIST ?= 2
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench clean
@@ -20,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)  ## set up .venv with the exact versions of constraints.txt
 
 demo: $(READY)  ## train, tune, test and report all six methods on the shipped data
-	$(BIN)/python run_benchmark.py --methods all --dataset demo
+	$(BIN)/python run_benchmark.py --methods all --dataset demo --jobs $(JOBS)
 
 test: $(READY)  ## run the fast tests
 	$(BIN)/python -m pytest -n $(XDIST)
