@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.tracking import Tracker
-
 PROJECT = Path(__file__).resolve().parents[1]
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""
@@ -76,65 +74,6 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial)
         for d in ("activitynet", "vggsound")
         for m in ("tcaf", "attention_fusion", "perceiver", "cjme", "avgzslnet", "avca")
     }
-
-
-TINY_TCAF = [f"--set=tcaf.{s}" for s in ("dim=32", "depth=1", "heads=2", "dim_head=16", "encoder_hidden=32", "lr=0.001")]
-CORRECTED = {
-    "text_alignment",
-    "evaluation_times",
-    "extra_bn_pass",
-    "padding_in_bn",
-    "video_norm",
-    "audio_scale",
-    "length_rule",
-    "cjme_pairing",
-    "beta_view",
-    "calibration",
-    "stage2_schedule",
-}
-"""What mode ``corrected`` changes."""
-
-
-def test_all_methods_in_both_modes_stand_side_by_side_with_their_differences(trial: Trial) -> None:
-    folder = trial.make("UCF", "--features", "main", "--fraction", "0.05")
-    trial.command("data", "import", "ucf", "--features", "main", "--from", str(folder), "--generated")
-    both = ["--mode", "both", "--features", "main", "--seeds", "2", "--report", "both"]
-    trial.command("run", "--methods", "all", "--dataset", "ucf", *both, *SMALL, *TINY_TCAF, "--set=train.batches_per_epoch=6")
-    rows = trial.table("both", "modes")
-    assert len({row["method"] for row in rows}) == 6
-    for row in rows:
-        assert row["seeds"] == "2"
-        assert float(row["hm_difference"]) == pytest.approx(float(row["hm_corrected"]) - float(row["hm_paper"]), abs=1e-4)
-
-
-def test_an_ablation_of_generated_ucf_has_a_row_for_each_switch(trial: Trial) -> None:
-    folder = trial.make("UCF", "--features", "main", "--fraction", "0.05")
-    trial.command("data", "import", "ucf", "--features", "main", "--from", str(folder), "--generated")
-    options = [
-        "--ablate-protocol",
-        "--features",
-        "main",
-        "--seeds",
-        "2",
-        "--report",
-        "ablation",
-        "--set=train.batches_per_epoch=6",
-    ]
-    trial.command("run", "--methods", "tcaf,cjme", "--dataset", "ucf", *options, "--set=train.epochs=2", *TINY_TCAF)
-    rows = trial.table("ablation", "ablation")
-    for method, without in (("tcaf", {"cjme_pairing"}), ("cjme", set[str]())):
-        mine = {row["ablation"]: row for row in rows if row["method"] == method}
-        assert set(mine) == {"", "all", *CORRECTED} - without
-        assert all(row["seeds"] == "2" and row["hm_effect_std"] and row["zsl_effect_std"] for row in mine.values())
-    tracker = Tracker(f"sqlite:///{trial.folder / 'runs' / 'mlflow.db'}", trial.folder / "runs" / "artifacts")
-    jobs = tracker.find(status="FINISHED", kind="job", stage="2")
-    paper = {(j.tags["method"], j.tags["seed"]): dict(j.params) for j in jobs if not j.tags["ablation"]}
-    switched = [j for j in jobs if j.tags["ablation"] not in ("", "all")]
-    assert len(switched) == 2 * (2 * len(CORRECTED) - 1)
-    for job in switched:
-        base = paper[job.tags["method"], job.tags["seed"]]
-        differing = {name for name in job.params if job.params[name] != base[name]}
-        assert differing - {"cjme.pairing"} == {f"protocol.{job.tags['ablation']}"}
 
 
 def test_ten_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial) -> None:
