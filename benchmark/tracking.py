@@ -183,12 +183,18 @@ class Tracker:
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         dataset: Any = MetaDataset(  # type: ignore[abstract]
             CodeDatasetSource({"mlflow.source.name": source}), name=name, digest=digest[:36]
         )
         entity = dataset._to_mlflow_entity()
-        self.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException:  # another process registered the same data set at the same moment: now it is there
+            time.sleep(0.2)
+            self.client.log_inputs(run_id, inputs)
 
     def read_text(self, run_id: str, file: str) -> str:
         """A text artifact of a run.
