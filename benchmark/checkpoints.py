@@ -21,10 +21,10 @@ from benchmark.protocol import StageTwo, Task, evaluate_weights
 from benchmark.provenance import environment
 from benchmark.records import log_stage_two
 from benchmark.report.collect import find_calls
+from benchmark.report.released import KIND
 from benchmark.tracking import Tracker
 from benchmark.weights import CONFIG, OWN_WEIGHTS, Weights, digest_of, load_checkpoint
 
-KIND = "published-checkpoint"
 TRAINING_ALONE = ("epochs", "batches_per_epoch", "batch_size")
 """Settings of training that an evaluation has no use for."""
 

@@ -109,7 +109,7 @@ class Runner:
         unit = units[task.unit]
         if isinstance(task, Search):
             return Done([failed_search(unit, error)])
-        second = unit.job(2, task.repetition, unit.settings.with_values(task.values) if task.values else unit.settings)
+        second = task.final_job(unit)
         jobs = {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[call.stages]
         outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
         for outcome in outcomes:

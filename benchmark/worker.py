@@ -105,6 +105,10 @@ class Repetition:
     values: Mapping[str, Any] | None = None
     """What tuning found."""
 
+    def final_job(self, unit: Unit) -> Job:
+        """Its stage 2, whose ``first_stage`` is its stage 1."""
+        return unit.job(2, self.repetition, unit.settings.with_values(self.values) if self.values else unit.settings)
+
     @property
     def order(self) -> tuple[int, int, int]:
         """Where it comes among the tasks of a call."""
@@ -170,7 +174,7 @@ class Worker:
     def _repetition(self, task: Repetition) -> Done:
         unit, entries = self.units[task.unit], []
         tags = {"tuned": str(task.variant == "tuned").lower(), "variant": task.variant}
-        second = unit.job(2, task.repetition, unit.settings.with_values(task.values) if task.values else unit.settings)
+        second = task.final_job(unit)
         first = second.first_stage()
         found = self.run_job(first, task.parent, tags, only_find=self.stages == "2")
         if self.stages != "2" or found.state == "missing":
