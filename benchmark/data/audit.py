@@ -69,6 +69,8 @@ class Material:
     from_lists: Sequence[Oddity] | None
     """Oddities of the lists; None where the store does not know them."""
     faults: Sequence[Oddity] = ()
+    text: Path | None = None
+    """The file of the word vectors, where one was named."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,12 @@ class Leak:
     against: Sequence[str]
     samples: int
     related: Sequence[LeakingSample]
-    unfit: int = 0
-    """Samples of the part whose ids the rule does not fit, so that nothing is known of them."""
+    unfit: int
+    """Samples of the part whose ids the grouping rule does not fit: their relatives are not found."""
+    unfit_others: int
+    """The same of the other parts."""
+    known: bool
+    """Whether the rule fits any id of the part and any of the others; else nothing is known of relatives."""
 
     @property
     def share(self) -> float:
@@ -254,7 +260,7 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     return _audit(
         Material(
             card, name, f"lists of {source}", None, card.kind == "generated", lists.names, parts, samples, lists.vector_names,
-            lists.vectors, lists.own_vector, list_oddities(lists), problem_oddities(problems),
+            lists.vectors, lists.own_vector, list_oddities(lists), problem_oddities(problems), text,
         ),
         None,
     )  # fmt: skip
@@ -287,7 +293,8 @@ def _alignment(material: Material) -> AlignmentAudit:
     if not material.card.published_order:
         reason = "no published order: aligned correctly"
     elif not material.vector_names or len(own) != len(names):
-        reason = "not every class's word vector is known, see the oddities; is it the right file? --text FILE names another"
+        hint = f"--text named {material.text}" if material.text else "--text FILE names the file of the word vectors"
+        reason = f"not every class's word vector is known, see the oddities; {hint}"
     elif len(material.vector_names) != len(names):
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
     if reason:
@@ -353,7 +360,7 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
     for rule, seconds in rules:
         for part, against in compared:
             found = relatives(origins[part], [o for other in against for o in origins[other]], seconds)
-            leaks.append(_leak(material.class_names, rule, part, against, known, origins[part], found))
+            leaks.append(_leak(material.class_names, rule, part, against, known, origins, found))
     return LeakageAudit("" if leaks else "no compared parts have lists of samples", leaks), unfit
 
 
@@ -363,7 +370,7 @@ def _leak(
     part: str,
     against: Sequence[str],
     known: Mapping[str, PartSamples],
-    origins: Sequence[Origin],
+    origins: Mapping[str, Sequence[Origin]],
     related: Iterable[list[int]],
 ) -> Leak:
     """The leak of a part, from the indices of each sample's relatives among the samples of ``against``."""
@@ -371,12 +378,14 @@ def _leak(
     others = [(sample, other) for other in against for sample in known[other].ids]
     labels = np.concatenate([known[other].labels for other in against])
     leaking = []
-    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins, related, strict=True):
+    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[part], related, strict=True):
         if indices:
             best = next((i for i in indices if labels[i] == label), indices[0])
             relative = (*others[best], names[labels[best]])
             leaking.append(LeakingSample(sample, names[label], origin.group, len(indices), *relative))
-    return Leak(rule, part, against, len(samples.ids), leaking, sum(not origin.fits for origin in origins))
+    fits = [[origin.fits for member in members for origin in origins[member]] for members in ((part,), against)]
+    some_fit = all(any(ids) or not ids for ids in fits)
+    return Leak(rule, part, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)
 
 
 def _counts(material: Material) -> list[PartCount]:

@@ -88,7 +88,9 @@ def audit_json(audit: Audit, files: Sequence[Path]) -> dict[str, Any]:
     leaks = [
         {
             "rule": leak.rule, "part": leak.part, "against": list(leak.against), "samples": leak.samples,
-            "related": len(leak.related), "share": leak.share, "same_class": leak.same_class, "sources": leak.groups,
+            "related": len(leak.related) if leak.known else None, "share": leak.share if leak.known else None,
+            "same_class": leak.same_class if leak.known else None, "sources": leak.groups if leak.known else None,
+            "unfit": leak.unfit, "unfit_others": leak.unfit_others,
             "examples": [asdict(found) for found in leak.related[:EXAMPLES]],
         }
         for leak in audit.leakage.leaks

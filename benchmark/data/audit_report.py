@@ -156,10 +156,9 @@ def _leakage(audit: Audit) -> AuditSection:
     if card.overlap_seconds is not None:
         sentences.append(f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart.")
     rows = [
-        (leak.rule, leak.part, _against(leak.against), leak.samples, len(leak.related), _percent(leak.share), leak.same_class,
-         leak.groups, _leak_example(leak))
+        (leak.rule, leak.part, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
         for leak in found.leaks
-    ]  # fmt: skip
+    ]
     listed = [
         (leak.rule, leak.part, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative, s.relative_part,
          s.relative_label)
@@ -172,7 +171,7 @@ def _leakage(audit: Audit) -> AuditSection:
         [
             AuditTable(
                 "leakage",
-                ("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources", "example"),
+                ("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources", "unfit ids", "example"),
                 rows,
                 _same("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources"),
             ),
@@ -188,11 +187,17 @@ def _leakage(audit: Audit) -> AuditSection:
 def _leak_sentence(leak: Leak) -> str:
     how = "share their source with" if leak.rule == "same source" else "overlap in time with"
     example = f", such as {leak.related[0].sample} with {leak.related[0].relative}" if leak.related else ""
-    text = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.part]} samples ({100 * leak.share:.1f} %) {how} a training"
-    if leak.unfit == leak.samples > 0:
-        return f"Not known of the {leak.samples:,} {WORDS[leak.part]} samples: the grouping rule fits none of their ids."
-    unfit = f" (the grouping rule does not fit {leak.unfit:,} ids, of which nothing is known)" if leak.unfit else ""
-    return f"{text} or validation sample{example}{unfit}."
+    share = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.part]} samples ({100 * leak.share:.1f} %)"
+    found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.part]} samples"
+    counts = {"of their ids": leak.unfit, "of the ids of training and validation": leak.unfit_others}
+    misses = " and ".join(f"{count:,} {ids}" for ids, count in counts.items() if count)
+    unfit = f"; the grouping rule does not fit {misses}" if misses else ""
+    return f"{found} {how} a training or validation sample{example}{unfit}."
+
+
+def _leak_counts(leak: Leak) -> tuple[Value, ...]:
+    """Related samples, their share in percent, those with a relative of their class, their sources; None where unknown."""
+    return (len(leak.related), _percent(leak.share), leak.same_class, leak.groups) if leak.known else (None,) * 4
 
 
 def _leak_example(leak: Leak) -> str | None:

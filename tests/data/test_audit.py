@@ -21,7 +21,7 @@ from benchmark.data.cards import Card
 from benchmark.data.groups import Origin, origin_rule, relatives
 from benchmark.data.oddities import DROPPED
 from benchmark.data.official_layout import import_official
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -105,9 +105,16 @@ def test_word_vectors_are_looked_for_beside_the_data_sets_or_named(folder: Folde
 def test_missing_word_vectors_are_told_and_the_rest_is_audited(folder: Folder) -> None:
     folder.text.unlink()
     audit = audit_folder(folder)
-    assert "--text FILE" in audit.alignment.reason
+    assert audit.alignment.reason.endswith("; --text FILE names the file of the word vectors")
     assert any(o.severity == "problem" and "word vectors" in o.what for o in audit.oddities)
     assert leak(audit, "stage_2_test_seen").samples == 20
+
+
+def test_a_named_file_that_lacks_word_vectors_is_named_in_the_reason(folder: Folder) -> None:
+    wrong = folder.parent / "others.npy"
+    wrong.write_bytes(b"no array")
+    reason = audit_lists(card_of(folder), "cls", folder.root, wrong).alignment.reason
+    assert reason == f"not every class's word vector is known, see the oddities; --text named {wrong}"
 
 
 def test_a_file_of_word_vectors_that_is_not_there_is_wrong_usage(folder: Folder) -> None:
@@ -156,10 +163,30 @@ def test_ids_that_the_rule_does_not_fit_are_their_own_group_and_an_oddity(tmp_pa
     assert not any(x.related for x in audit.leakage.leaks)
     unfit = [o for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"]
     assert {o.place: o.count for o in unfit} == {part: 2 * len(CLASS_PARTS[part]) for part in PARTS}
-    assert {o.severity for o in unfit} == {"problem"}
-    leakage = next(section for section in audit_sections(audit) if "Leakage" in section.title)
-    assert any("the grouping rule fits none of their ids" in sentence for sentence in leakage.sentences)
-    assert not any(sentence.startswith("0 of") for sentence in leakage.sentences)
+
+
+def test_where_the_rule_fits_no_id_relatives_are_unknown_and_that_is_a_problem(tmp_path: Path) -> None:
+    audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5"))
+    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"} == {"problem"}
+    sentences, (table, _) = (s := audit_sections(audit)[1]).sentences, s.tables
+    others = sum(2 * len(CLASS_PARTS[part]) for part in DEVELOPMENT_PARTS)
+    assert sentences[1] == (
+        "Unknown how many of 2 test-unseen samples share their source with a training or validation sample; the grouping rule "
+        f"does not fit 2 of their ids and {others} of the ids of training and validation."
+    )
+    assert {row[table.columns.index("related")] for row in table.rows} == {None}
+    assert {pair["related"] for pair in audit_json(audit, [])["leakage"]["pairs"]} == {None}
+
+
+def test_ids_that_the_rule_does_not_fit_are_counted_beside_the_relatives(tmp_path: Path) -> None:
+    samples = [(name if i == 0 else f"g{i}_{name}", *rest) for i, (name, *rest) in enumerate(default_samples())]
+    samples[-1] = (samples[-1][0].split("_", 1)[1], *samples[-1][1:])
+    audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5", samples))
+    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"} == {"note"}
+    assert audit_sections(audit)[1].sentences[1] == (
+        "0 of 2 test-unseen samples (0.0 %) share their source with a training or validation sample; the grouping rule does "
+        "not fit 1 of their ids and 1 of the ids of training and validation."
+    )
 
 
 def test_without_a_rule_the_audit_says_so(tmp_path: Path) -> None:
