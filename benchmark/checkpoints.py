@@ -102,11 +102,13 @@ def evaluate(
 
 
 def _has_published_settings(weights: Weights, card: Card, features: str, recipe: Recipe | None) -> bool:
+    """Whether the run has the recipe's settings of the method, its training and its lengths, as far as it names them."""
     published = (recipe.published if recipe else {}).get(card.name, {}).get(features)
     if published is None:
         return False
     same_config = weights.config == weights.method.Config.model_validate(published.config)
-    return same_config and weights.lengths == LengthConfig.model_validate(published.lengths)
+    same_training = all(weights.training.get(name, value) == value for name, value in published.train.items())
+    return same_config and same_training and weights.lengths == LengthConfig.model_validate(published.lengths)
 
 
 def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore) -> None:

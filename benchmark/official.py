@@ -22,6 +22,8 @@ from benchmark.weights import CONFIG, Origin, Weights, load_checkpoint, read_own
 
 ARGUMENTS = "args.pkl"
 SCORE = "_score"
+TRAINING = {"epochs": "epochs", "batches_per_epoch": "n_batches", "batch_size": "bs"}
+"""Our setting of the section ``train`` -> stored argument."""
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -219,4 +221,5 @@ def _published_weights(
         dataset=args.dataset_name or "",
         features=(args.zero_shot_split or "").removesuffix("_split"),
         dims={m: size for m, size in sizes.items() if size},
+        training={ours: stored[name] for ours, name in TRAINING.items() if name in stored},
     )

@@ -58,6 +58,8 @@ class Weights:
     features: str
     dims: Mapping[str, int]
     """Feature sizes that the run names: ``audio``, ``video``."""
+    training: Mapping[str, Any]
+    """Settings of the section ``train`` that the run names."""
     recorded: Settings | None = None
     """All settings of the job, for weights of ours."""
     data_digest: str = ""
@@ -224,6 +226,7 @@ def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> W
         dataset=record.dataset,
         features=record.features,
         dims={},
+        training=recorded.train.model_dump(),
         recorded=recorded,
         data_digest=record.digest,
     )

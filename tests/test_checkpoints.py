@@ -71,6 +71,28 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     assert len(digests) == 2, again
 
 
+PUBLISHED_TCAF = Sizes(512, 512, depth=6, heads=8, dim_head=64, mlp=128, embedding=64, extra={"lr": 7e-5})
+"""Of UCF cls, as in ``search_spaces/tcaf.yaml``."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "published"),
+    [
+        (PUBLISHED_TCAF, "true"),
+        (replace(PUBLISHED_TCAF, extra={"lr": 1e-4}), "false"),
+        (replace(PUBLISHED_TCAF, extra={**PUBLISHED_TCAF.extra, "bs": 32}), "false"),
+        (replace(PUBLISHED_TCAF, lengths=4), "false"),
+    ],
+    ids=["published", "other rate", "other batches", "other lengths"],
+)
+def test_the_run_says_whether_the_folders_have_the_published_settings(
+    place: Place, tracker: Tracker, sizes: Sizes, published: str
+) -> None:
+    place.evaluate(*write_run(place.folder, "tcaf", sizes))
+    (run,) = tracker.find(kind=KIND)
+    assert run.tags["published_settings"] == published
+
+
 def test_the_report_shows_released_weights_beside_retrained_ones(place: Place, tracker: Tracker) -> None:
     numbers = place.evaluate(*write_run(place.folder, "cjme", SMALL))
     bench = Bench(tracker, place.runs, place.folder / "data")
