@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmark.errors import UsageError, near
 from benchmark.report.released import KIND, RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
-from benchmark.report.switches import switched
+from benchmark.report.switches import differing, switched, told_apart
 from benchmark.tracking import RunRecord, Tracker, calls
 
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
@@ -24,23 +24,10 @@ FRACTIONS = (*METRICS, "disjoint_seen", "disjoint_hm")
 NUMBERS = (*METRICS, "beta", "epochs", *DISJOINT)
 UNIT = ["dataset", "features", "mode", "alignment", "method"]
 ROW = [*UNIT, "variant", "repetition"]
-COLUMNS = [
-    *ROW,
-    "kind",
-    "switches",
-    "unlike",
-    "split",
-    "stage",
-    "state",
-    *NUMBERS,
-    "seed",
-    "job_key",
-    "run_id",
-    "call",
-    "error",
-]
-"""``kind``: published, real or generated data; ``switches``: those set against the mode; ``unlike``: what else sets released
-weights apart from the published ones."""
+_FACTS = ["kind", "switches", "as_published", "split", "stage", "state"]
+COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "call", "error"]
+"""``kind``: published, real or generated data; ``switches``: those set against the mode; ``as_published``:
+whether the settings are known to be the published ones."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class UnitFacts:
 
     @property
     def released(self) -> bool:
-        """Whether these are weights from a run folder of the published code: nothing was trained here."""
+        """Whether these are weights from run folders of the published code: nothing was trained here."""
         return self.tags.get("kind") == KIND
 
     @property
@@ -120,7 +107,7 @@ class Results:
     runs: Mapping[str, RunRecord]
     """Finished run of each job key."""
     settings: Mapping[str, Mapping[str, str]]
-    """Settings of each job key, with code and data where several calls meet."""
+    """Settings of each job key, with code and data where several calls meet; of released weights by run id."""
     released: Sequence[ReleasedWeights] = ()
     """Weights from run folders of the published code, which have rows in ``test``."""
     on_other_data: Sequence[OnOtherData] = ()
@@ -165,7 +152,7 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
     if released:
         test = pd.concat([f for f in (test, _released_frame(released)) if len(f)], ignore_index=True)
         units += [_unit(w.run, call="") for w in released]
-        settings |= {w.run.run_id: dict(w.run.params) for w in released}
+        settings |= {w.run.run_id: w.facts for w in released}
     return Results(found, test, validation, ablation, units, problems, runs, settings, released, other)
 
 
@@ -193,11 +180,10 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
         row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, "test/")
         row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get("dataset_kind", ""), "settings": weights.settings}
         row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
-        unlike = "" if tags.get("published_settings") == "true" else "settings of the run folder"
-        row |= {"switches": ", ".join(switched(run.params)), "job_key": run.run_id, "unlike": unlike}
+        row |= {"switches": ", ".join(switched(run.params)), "as_published": weights.published_settings}
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "settings"])
-    texts = ["seed", "call", "error"]
+    texts = ["seed", "job_key", "call", "error"]
     return frame.astype(dict.fromkeys(NUMBERS, float)).assign(**dict.fromkeys(texts, ""))
 
 
@@ -285,7 +271,8 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit:
     """A row of ``COLUMNS`` but its split. A finished run counts whatever the entry says: another call may have made it."""
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
     row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag("dataset_kind") if unit else ""}
-    row |= {"switches": "", "unlike": "", "call": call.run_id, "error": entry["error"], "state": entry["state"]}
+    row |= {"switches": "", "as_published": entry["variant"] == "published"}
+    row |= {"call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
         gone = entry["state"] not in ("failed", "missing")
         return {**row, "state": "missing", "error": "its run is not in the store any more"} if gone else row
@@ -326,9 +313,8 @@ def _settings_labels(group: pd.DataFrame, params: Mapping[str, Mapping[str, str]
     Results made under different settings must not be averaged, so that each settings get a row of their own.
     """
     mine = [params.get(key) for key in group["job_key"]]
-    known = [p for p in mine if p is not None]
-    names = sorted({n for p in known for n in p if any(q.get(n) != p[n] for q in known)})
-    return ["" if p is None else ", ".join(f"{n}={p.get(n, 'unset')}" for n in names) for p in mine]
+    names = differing(p for p in mine if p is not None)
+    return ["" if p is None else ", ".join(told_apart(p, names)) for p in mine]
 
 
 def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:

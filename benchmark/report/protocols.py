@@ -49,7 +49,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
         "that both have (column Seeds). It sums the effects of all switches, text alignment included (column "
         f"Text: paper → corrected). Features {features}."
     )
-    fixed = distinct(frame["switches"])
+    fixed = distinct(effects["switches"])
     caption += f" Fixed against a mode, so that their effect is not in it: {'; '.join(fixed)}." if fixed else ""
     caption += f" Generated data: {', '.join(distinct(generated))}." if generated else ""
     caption += " Released weights: one training, so that evaluation alone differs." if RELEASED in set(effects["slot"]) else ""

@@ -117,15 +117,15 @@ def differences(row: Mapping[Any, Any], source: PublishedTable) -> list[str]:
     """What a row of a summary has otherwise than a published table of the same data set and features.
 
     Only where nothing differs can the two be compared: same mode and text alignment, no switch set against the mode, the real
-    data, and the published settings (released weights: where their run folder says so).
+    data, and the published settings. Released weights have those of their run folder, which count as the published ones only
+    where their test says so.
     """
     found = [f"mode {row['mode']}"] if row["mode"] != source.mode else []
     found += [f"text alignment {row['alignment']}"] if row["alignment"] != source.alignment else []
     found += [row["switches"]] if row["switches"] else []
     found += ["generated data"] if row["kind"] == "generated" else []
-    if row["variant"] == RELEASED:
-        return found + ([row["unlike"]] if row["unlike"] else [])
-    return found + ([f"{row['variant']} settings"] if row["variant"] != "published" else [])
+    settings = "settings of the run folder" if row["variant"] == RELEASED else f"{row['variant']} settings"
+    return found + ([] if row["as_published"] else [settings])
 
 
 def user_reports_for(

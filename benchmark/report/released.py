@@ -1,15 +1,15 @@
-"""Weights from run folders of the published code (what authors distributed), as tested here: which stand in a report.
+"""Weights from run folders of the published code, as they were tested here: which of them stand in a report.
 
-They come from runs of their own (``kind=published-checkpoint``), which belong to no call.
+Who made such a folder is not known: the method's authors or anybody who ran their code. The tests come from runs of their own
+(``kind=published-checkpoint``), which belong to no call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from benchmark.report.switches import beyond_switches, switched
+from benchmark.report.switches import Logged, beyond_switches, switched, told_apart
 from benchmark.tracking import RunRecord, Tracker
 
 KIND = "published-checkpoint"
@@ -17,6 +17,8 @@ RELEASED = "released"
 """Kind of settings of their rows, beside ``published``, ``tuned`` and others."""
 
 IDENTITY = ("method", "dataset", "features", "mode", "alignment", "weights_digest")
+WEIGHTS, DATA = "weights", "digest"
+"""Names of the digests of weights and data beside the settings of a run."""
 Place = tuple[str, str]
 """Data set and features."""
 
@@ -27,7 +29,19 @@ class ReleasedWeights:
 
     run: RunRecord
     settings: str
-    """What tells them apart: from other weights of the method, from the mode's own switches, from other data; may be empty."""
+    """What tells them apart: other weights of the method, switches against the mode, other settings, other data; may be
+    empty."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The settings that were logged, the weights and the data."""
+        tags = self.run.tags
+        return {**self.run.params, WEIGHTS: tags.get("weights_digest", "")[:8], DATA: tags.get("data_digest", "")[:8]}
+
+    @property
+    def published_settings(self) -> bool:
+        """Whether the settings of the run folder are known to be the published ones."""
+        return self.run.tags.get("published_settings") == "true"
 
 
 @dataclass(frozen=True)
@@ -66,31 +80,42 @@ def on_report_data(
     """Sort tests of released weights into those that may stand beside a report's results and those on other data.
 
     Args:
-        runs: newest first; of several tests of the same weights the newest on the report's data counts.
+        runs: newest first; of several tests of the same weights with the same settings the newest on the report's data
+            counts.
         data: digests of the report's data; where it has none, the newest test names the data.
     """
     known = {place: list(digests) for place, digests in data.items()}
-    kept: dict[tuple[Any, ...], RunRecord] = {}
+    kept: dict[tuple[tuple[str, ...], str, frozenset[tuple[str, str]]], RunRecord] = {}
     other: dict[tuple[str, ...], RunRecord] = {}
     for run in runs:
         digest = run.tags.get("data_digest", "")
         identity = tuple(run.tags.get(name, "") for name in IDENTITY)
         if digest in known.setdefault(place_of(run), [digest]):
             several = digest if len(known[place_of(run)]) > 1 else ""
-            kept.setdefault((*identity, tuple(sorted(run.params.items())), several), run)
+            kept.setdefault((identity, several, frozenset(run.params.items())), run)
         else:
             other.setdefault(identity, run)
-    shown = {key[: len(IDENTITY)] for key in kept}
-    rows = [ReleasedWeights(run, _settings(run, several, kept.values())) for (*_, several), run in kept.items()]
-    return rows, [OnOtherData(run, known[place_of(run)]) for key, run in other.items() if key not in shown]
+    alike: dict[tuple[str, ...], list[Logged]] = {}
+    for (identity, *_), run in kept.items():
+        alike.setdefault(identity, []).append(run.params)
+    rows = [
+        ReleasedWeights(run, ", ".join([*_weights(run, kept.values()), *_settings(run, alike[identity]), *_data(several)]))
+        for (identity, several, _), run in kept.items()
+    ]
+    return rows, [OnOtherData(run, known[place_of(run)]) for key, run in other.items() if key not in alike]
 
 
-def _settings(run: RunRecord, data: str, others: Iterable[RunRecord]) -> str:
+def _weights(run: RunRecord, others: Iterable[RunRecord]) -> list[str]:
+    """The weights, where there are several of the method."""
     mine = (run.tags["method"], *place_of(run))
-    rivals = [o for o in others if (o.tags["method"], *place_of(o)) == mine]
-    weights = {o.tags.get("weights_digest", "") for o in rivals}
-    parts = [run.tags.get("weights_digest", "")[:8]] if len(weights) > 1 else []
-    same = [o.params for o in rivals if o.tags.get("weights_digest") == run.tags.get("weights_digest")]
-    differing = sorted({n for params in same for n in beyond_switches(mine[0], run.params, params)})
-    parts += [f"{name}={run.params.get(name, 'unset')}" for name in differing]
-    return ", ".join([*parts, *switched(run.params), *([f"digest={data[:8]}"] if data else [])])
+    weights = {o.tags.get("weights_digest", "") for o in others if (o.tags["method"], *place_of(o)) == mine}
+    return [run.tags.get("weights_digest", "")[:8]] if len(weights) > 1 else []
+
+
+def _settings(run: RunRecord, alike: Sequence[Logged]) -> list[str]:
+    """Switches set against the mode, and what else tests of the same weights do not share."""
+    return [*switched(run.params), *told_apart(run.params, beyond_switches(run.tags["method"], alike))]
+
+
+def _data(digest: str) -> list[str]:
+    return [f"{DATA}={digest[:8]}"] if digest else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -10,8 +10,8 @@ import pandas as pd
 
 from benchmark.report.collect import FRACTIONS, METRICS, NUMBERS, Results, records
 from benchmark.report.published import PublishedTable, differences, method_order, published_for
-from benchmark.report.released import RELEASED
-from benchmark.report.switches import beyond_switches
+from benchmark.report.released import DATA, RELEASED, WEIGHTS
+from benchmark.report.switches import Logged, beyond_switches, told_apart
 
 LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
 CSV_NAMES = {**LABELS, "disjoint_seen": "S_disjoint", "disjoint_hm": "HM_disjoint"}
@@ -36,8 +36,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what tells apart rows of different settings),
     ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches`` set against the mode,
-    ``seeds`` with a result, ``planned`` seeds, ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of
-    ``NUMBERS`` (n - 1; missing with one seed), accuracies in percent.
+    ``as_published`` (whether the settings are known to be the published ones), ``seeds`` with a result, ``planned`` seeds,
+    ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of ``NUMBERS`` (n - 1; missing with one seed),
+    accuracies in percent.
     """
     rows: list[dict[str, Any]] = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
@@ -45,7 +46,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         done = group[group["state"] == "done"]
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
         row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0], "switches": group["switches"].max()}
-        row["unlike"] = group["unlike"].max()
+        row |= {"as_published": bool(group["as_published"].all())}
         row |= _progress(group)
         for name in NUMBERS:
             factor = 100.0 if name in FRACTIONS else 1.0
@@ -53,9 +54,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
             row[f"{name}_std"] = factor * float(done[name].std(ddof=1))
         rows.append(row)
     numbers = [name for number in NUMBERS for name in (number, f"{number}_std")]
-    return pd.DataFrame(
-        rows, columns=[*IDENTITY, "variant", "kind", "switches", "unlike", "seeds", "planned", "state", *numbers]
-    )
+    facts = ["variant", "kind", "switches", "as_published", "seeds", "planned", "state"]
+    return pd.DataFrame(rows, columns=[*IDENTITY, *facts, *numbers])
 
 
 def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
@@ -106,58 +106,74 @@ def _by_seed(jobs: pd.DataFrame) -> pd.DataFrame:
 COMPARED = ["dataset", "features", "method", "slot", "settings"]
 
 
-def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.DataFrame:
     """A row per data set, features, method and kind of settings that was tested in both modes.
 
-    Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have both,
-    ``other_settings`` (what else differs than switches: tuning finds settings in each mode by itself), in percent
-    ``<metric>_paper`` and ``<metric>_corrected``, and in percentage points ``<metric>_difference``: the mean over seeds of
-    (corrected - paper), both of the same seed; each with its deviation ``_std``.
+    Settings that tell apart rows of a mode are those of a row here, so that only equal ones are paired, and a row without a
+    partner is left out; rows that differ in switches alone are partners, each with each.
+
+    Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have both, ``switches``
+    set against the mode in either, ``other_settings`` (what else differs than switches: tuning finds settings in each mode by
+    itself), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in percentage points ``<metric>_difference``: the
+    mean over seeds of (corrected - paper), both of the same seed; each with its deviation ``_std``.
 
     Args:
-        frame: stage-2 jobs.
-        settings: of each job key.
+        frame: stage-2 jobs and released weights.
+        settings: of each job key, and of released weights by run id.
     """
     rows = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
     for key, group in slots[slots["state"] == "done"].groupby(COMPARED[:-1], sort=False):
-        for paper, corrected, label in _pairs(group, settings):
-            row: dict[str, Any] = {**dict(zip(COMPARED, key, strict=False)), "settings": label}
-            row |= {"variant": paper["variant"].iloc[0], "paper_alignment": paper["alignment"].iloc[0]}
-            row |= {"corrected_alignment": corrected["alignment"].iloc[0]}
-            common = _by_seed(paper).index.intersection(_by_seed(corrected).index)
-            firsts = [settings.get(jobs["job_key"].iloc[0], {}) for jobs in (paper, corrected)]
-            row |= {"seeds": len(common), "other_settings": ", ".join(beyond_switches(row["method"], *firsts))}
-            before, after = _paired(paper, paper), _paired(corrected, paper)
-            for metric in METRICS:
-                named = {"paper": (before, metric), "corrected": (after, metric), "difference": (after, f"{metric}_effect")}
-                for name, (numbers, source) in named.items():
-                    row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
-            rows.append(row)
-    names = [f"{m}_{name}{suffix}" for m in METRICS for name in ("paper", "corrected", "difference") for suffix in ("", "_std")]
-    labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "other_settings"]
-    return pd.DataFrame(rows, columns=[*COMPARED, *labels, *names])
+        kinds = [jobs for _, jobs in group.groupby(["mode", "alignment", "settings"], sort=False)]
+        logged = [_logged(jobs, settings) for jobs in kinds]
+        modes = [str(jobs["mode"].iloc[0]) for jobs in kinds]
+        names = _telling_apart(str(group["method"].iloc[0]), modes, logged)
+        by_mode = ([i for i, m in enumerate(modes) if m == mode] for mode in ("paper", "corrected"))
+        for i, j in product(*by_mode):
+            if told_apart(logged[i], names) == told_apart(logged[j], names):
+                row: dict[str, Any] = dict(zip(COMPARED, key, strict=False))
+                rows.append(row | _pair(kinds[i], kinds[j], logged[i], logged[j], names))
+    kinds_of_numbers = product(METRICS, ("paper", "corrected", "difference"), ("", "_std"))
+    numbers = [f"{metric}_{name}{suffix}" for metric, name, suffix in kinds_of_numbers]
+    labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "switches", "other_settings"]
+    return pd.DataFrame(rows, columns=[*COMPARED, *labels, *numbers])
 
 
-def _pairs(group: pd.DataFrame, settings: Mapping[str, Mapping[str, str]]) -> list[tuple[pd.DataFrame, pd.DataFrame, str]]:
-    """Jobs in mode paper, those in mode corrected with the same settings but for switches, and what tells several pairs apart.
+def _logged(jobs: pd.DataFrame, settings: Mapping[str, Logged]) -> Logged:
+    """The settings of rows that share them; released weights have no job key."""
+    first = jobs.iloc[0]
+    return settings.get(first["job_key"] or first["run_id"], {})
 
-    Where no settings are the same in both modes (tuning finds its own in each) and each mode has one, these are a pair.
-    """
 
-    def sides(mode: str) -> list[tuple[str, pd.DataFrame]]:
-        by_settings = group[group["mode"] == mode].groupby(["alignment", "settings"], sort=False)
-        return [(str(label), jobs) for (_, label), jobs in by_settings]
+def _telling_apart(method: str, modes: Sequence[str], logged: Sequence[Logged]) -> list[str]:
+    """Settings but switches that differ within a mode; weights and data also where they differ between the modes."""
+    by_mode = [[p for m, p in zip(modes, logged, strict=True) if m == mode] for mode in set(modes)]
+    within = {name for alike in by_mode for name in beyond_switches(method, alike)}
+    return sorted(within | ({WEIGHTS, DATA} & set(beyond_switches(method, logged))))
 
-    def alike(paper: pd.DataFrame, corrected: pd.DataFrame) -> bool:
-        firsts = [settings.get(jobs["job_key"].iloc[0], {}) for jobs in (paper, corrected)]
-        return not beyond_switches(str(group["method"].iloc[0]), *firsts)
 
-    papers, correcteds = sides("paper"), sides("corrected")
-    found = [(p, c, p_label or c_label) for (p_label, p), (c_label, c) in product(papers, correcteds) if alike(p, c)]
-    if not found and len(papers) == len(correcteds) == 1:
-        found = [(papers[0][1], correcteds[0][1], "")]
-    return found if len(found) > 1 else [(p, c, "") for p, c, _ in found]
+def _pair(
+    paper: pd.DataFrame, corrected: pd.DataFrame, paper_settings: Logged, corrected_settings: Logged, names: Sequence[str]
+) -> dict[str, Any]:
+    """The columns of ``mode_effects`` from the jobs of one kind of settings in each mode."""
+    method, firsts = str(paper["method"].iloc[0]), [jobs.iloc[0] for jobs in (paper, corrected)]
+    changed = [f"{first['switches']} in mode {first['mode']}" for first in firsts if first["switches"]]
+    weights = [paper_settings[WEIGHTS]] if WEIGHTS in names else []
+    row: dict[str, Any] = {
+        "settings": ", ".join([*weights, *told_apart(paper_settings, (n for n in names if n != WEIGHTS)), *changed]),
+        "variant": firsts[0]["variant"],
+        "paper_alignment": firsts[0]["alignment"],
+        "corrected_alignment": firsts[1]["alignment"],
+        "seeds": len(_by_seed(paper).index.intersection(_by_seed(corrected).index)),
+        "switches": ", ".join(dict.fromkeys(first["switches"] for first in firsts if first["switches"])),
+        "other_settings": ", ".join(beyond_switches(method, [paper_settings, corrected_settings])),
+    }
+    before, after = _paired(paper, paper), _paired(corrected, paper)
+    for metric in METRICS:
+        named = {"paper": (before, metric), "corrected": (after, metric), "difference": (after, f"{metric}_effect")}
+        for name, (numbers, source) in named.items():
+            row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
+    return row
 
 
 def method_ranks(results: Results) -> dict[str, int]:

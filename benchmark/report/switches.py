@@ -1,13 +1,18 @@
-"""What the logged settings of a run say of the protocol's switches."""
+"""What the logged settings of runs say: switches of the protocol that are set, and what tells runs apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 PREFIX = "protocol."
+NO_SWITCHES = (f"{PREFIX}seen_test",)
+"""Settings of the protocol that no mode changes."""
+
+Logged = Mapping[str, str]
+"""Settings of a run."""
 
 
-def switched(settings: Mapping[str, str]) -> list[str]:
+def switched(settings: Logged) -> list[str]:
     """Switches that are set against the mode, as ``calibration = corrected``; text alignment is told by itself."""
     return [
         f"{name.removeprefix(PREFIX)} = {value}"
@@ -17,8 +22,20 @@ def switched(settings: Mapping[str, str]) -> list[str]:
     ]
 
 
-def beyond_switches(method: str, one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Settings that differ and are neither a switch nor what a switch of the method sets."""
-    names, own = {**one, **other}, f"{PREFIX}{method}_"
-    set_by_switch = {f"{method}.{name.removeprefix(own)}" for name in names if name.startswith(own)}
-    return [n for n in names if not n.startswith(PREFIX) and n not in set_by_switch and one.get(n) != other.get(n)]
+def differing(runs: Iterable[Logged]) -> list[str]:
+    """Names of the settings that are not the same in all runs."""
+    known = list(runs)
+    return sorted({name for one in known for name in one if any(other.get(name) != one[name] for other in known)})
+
+
+def told_apart(settings: Logged, names: Iterable[str]) -> list[str]:
+    """What a run has for these names, as ``train.epochs=2``."""
+    return [f"{name}={settings.get(name, 'unset')}" for name in names]
+
+
+def beyond_switches(method: str, runs: Sequence[Logged]) -> list[str]:
+    """Settings that differ between runs of a method and are neither a switch nor what a switch of the method sets."""
+    own = f"{PREFIX}{method}_"
+    set_by_switch = {f"{method}.{name.removeprefix(own)}" for one in runs for name in one if name.startswith(own)}
+    switches = {name for one in runs for name in one if name.startswith(PREFIX) and name not in NO_SWITCHES}
+    return [name for name in differing(runs) if name not in switches | set_by_switch]

@@ -153,7 +153,7 @@ class _Builder:
         return (str(row["mode"]), str(row["alignment"]))
 
     def _rivals(self, row: pd.Series) -> tuple[str, ...]:
-        """Rows with the same compete for the best of a column; one training of the authors does not with our means."""
+        """Rows with the same compete for the best of a column; the one training of released weights does not with our means."""
         return (*self._protocol(row), "released" if row["slot"] == RELEASED else "ours")
 
     def _label_columns(self, rows: Sequence[pd.DataFrame], notes: Footnotes) -> list[Column]:

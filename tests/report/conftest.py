@@ -162,17 +162,18 @@ class FakeStore:
         score: tuple[float, float],
         weights: str = "aaaa1111bbbb2222",
         origin: str = "published",
-        published_settings: str = "true",
+        published_settings: str | None = "true",
     ) -> str:
-        """A test of weights from a run folder, as command ``evaluate`` logs it."""
+        """A test of weights from run folders, as command ``evaluate`` logs it."""
         tags = {"kind": "published-checkpoint", "origin": origin, "weights_digest": weights, "source": "stage A and stage B"}
-        tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}", "published_settings": published_settings}
+        tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}"}
+        tags |= {} if published_settings is None else {"published_settings": published_settings}
         run = self.tracker.start("released", {**unit.tags(), **tags})
         seen, unseen = score
         values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
         self.tracker.log_metrics(run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4})
         self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
-        self.tracker.log_params(run, unit.params)
+        self.tracker.log_params(run, {"protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params})
         self.tracker.finish(run)
         return run
 

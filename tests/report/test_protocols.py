@@ -85,6 +85,52 @@ def test_modes_that_differ_in_more_than_switches_say_so(store: Any, unit: Any) -
     assert table.notes == ["TCAF on Stamps, default: the two modes differ in more than switches (train.epochs)."]
 
 
+def test_a_switch_that_is_fixed_in_both_modes_is_named(store: Any, unit: Any) -> None:
+    fixed = {"protocol.calibration": "corrected"}
+    store.call([unit(params=fixed, **PAPER), unit(params=fixed, **CORRECTED)])
+
+    table = tables_of(collect(store.tracker))["modes"]
+
+    assert "Fixed against a mode, so that their effect is not in it: calibration = corrected." in table.caption
+    assert list(table.cells["Settings"]) == ["default calibration = corrected in mode paper"]
+
+
+def test_runs_that_differ_in_switches_alone_are_paired_and_told_apart(store: Any, unit: Any) -> None:
+    calls = [
+        store.call([unit(scores=[(0.4, 0.2)], **PAPER), unit(scores=[(0.5, 0.2)], **CORRECTED)]),
+        store.call([unit(scores=[(0.3, 0.2)], params={"protocol.calibration": "corrected"}, **PAPER)]),
+    ]
+
+    table = tables_of(collect(store.tracker, calls))["modes"]
+
+    found = dict(zip(table.cells["Settings"], table.cells["S difference"], strict=True))
+    assert found == {"default": "+10.00", "default calibration = corrected in mode paper": "+20.00"}
+
+
+def test_modes_of_several_calls_are_paired_where_their_settings_are_equal(store: Any, unit: Any) -> None:
+    calls = [
+        store.call([unit(epochs=2, scores=[(0.4, 0.2)], **PAPER), unit(epochs=2, scores=[(0.5, 0.2)], **CORRECTED)]),
+        store.call([unit(epochs=3, scores=[(0.9, 0.2)], **PAPER)]),
+    ]
+
+    table = tables_of(collect(store.tracker, calls))["modes"]
+
+    assert list(table.cells["Settings"]) == ["default train.epochs=2"], "three epochs have no partner"
+    assert (table.cells["S paper"][0], table.cells["S corrected"][0]) == ("40.00", "50.00")
+    assert table.notes == []
+
+
+def test_what_no_mode_changes_is_no_switch(store: Any, unit: Any) -> None:
+    calls = [
+        store.call([unit(params={"protocol.seen_test": s}, **mode)])
+        for s, mode in (("published", PAPER), ("group_disjoint", CORRECTED))
+    ]
+
+    table = tables_of(collect(store.tracker, calls))["modes"]
+
+    assert table.notes == ["TCAF on Stamps, default: the two modes differ in more than switches (protocol.seen_test)."]
+
+
 def test_one_mode_alone_has_nothing_beside_it(store: Any, unit: Any) -> None:
     store.call([unit(**PAPER), unit(method="avca", **CORRECTED)])
 
@@ -153,28 +199,3 @@ def test_lost_jobs_of_an_ablation_are_named_but_not_in_the_other_tables(store: A
     where = "TCAF on stamps/native, mode paper, ablation video_norm, default settings, seed 0, stage 1"
     assert report.failed == [f"{where}: failed: loss is not a number"]
     assert all("without a result" not in t.caption for t in report.tables)
-
-
-def test_modes_are_paired_by_settings_across_calls(store: Any, unit: Any) -> None:
-    two, three = ({"params": {"train.epochs": n}} for n in ("2", "3"))
-    calls = [
-        store.call([unit(scores=[(0.4, 0.2)], **PAPER, **two), unit(scores=[(0.5, 0.2)], **CORRECTED, **two)]),
-        store.call([unit(scores=[(0.9, 0.2)], **PAPER, **three)]),
-    ]
-
-    table = tables_of(collect(store.tracker, calls))["modes"]
-
-    assert row(table, Method="TCAF")["S difference"] == "+10.00"
-    assert not table.notes
-
-
-def test_the_caption_of_both_modes_says_what_was_fixed(store: Any, unit: Any) -> None:
-    fixed = {"protocol.calibration": "corrected"}
-    store.call(
-        [
-            unit(**PAPER, params={"protocol.mode": "paper", **fixed}),
-            unit(**CORRECTED, params={"protocol.mode": "corrected", **fixed}),
-        ]
-    )
-
-    assert "not in it: calibration = corrected" in tables_of(collect(store.tracker))["modes"].caption

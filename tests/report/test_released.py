@@ -1,4 +1,4 @@
-"""Weights from run folders stand below the retrained rows, where they were tested on the report's data."""
+"""Weights from run folders of the published code stand below the retrained rows, if tested on the report's data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
     for name in ("gzsl", "zsl", "full"):
         rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
         assert rows == [("CJME", "published"), ("TCAF", "published"), ("TCAF", "tuned"), ("TCAF", "released weights")]
-        assert any(note.startswith("Released weights: from run folders of the published code") for note in tables[name].notes)
+        (note,) = [note for note in tables[name].notes if note.startswith("Released weights")]
+        assert "from run folders of the published code (its authors' or another run of it), tested here" in note
     released = row(tables["gzsl"], Settings="released weights")
     assert (released["S ours"], released["S published"]) == ("67.14", ""), "the published number stands once"
     assert row(tables["zsl"], Settings="released weights")["ZSL ours"] == "49.00"
@@ -59,13 +60,67 @@ def test_the_newest_test_of_the_same_weights_counts_and_different_weights_are_to
     store.released(unit(**UCF), (0.1, 0.1))
     store.released(unit(**UCF), (0.6, 0.3))
     store.released(unit(**UCF), (0.7, 0.3), weights="cccc3333dddd4444")
-    store.released(unit(**UCF, params={"protocol.mode": "paper", "protocol.calibration": "corrected"}), (0.8, 0.3))
+    store.released(unit(**UCF, params={"protocol.calibration": "corrected"}), (0.8, 0.3))
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
     assert row(table, Settings="released weights aaaa1111")["S ours"] == "60.00"
     assert row(table, Settings="released weights cccc3333")["S ours"] == "70.00"
     assert row(table, Settings="released weights aaaa1111, calibration = corrected")["S ours"] == "80.00"
+
+
+def test_tests_of_the_same_weights_under_other_settings_have_rows_of_their_own(store: Any, unit: Any) -> None:
+    store.call([unit(**UCF)])
+    one = {"train.precision": "32", "lengths.test": "60", "tcaf.layers": "6"}
+    store.released(unit(**UCF, params=one), (0.1, 0.1))
+    store.released(unit(**UCF, params={**one, "train.precision": "16"}), (0.6, 0.3))
+    store.released(unit(**UCF, params={**one, "lengths.test": "300"}), (0.7, 0.3))
+    store.released(unit(**UCF, params=one), (0.5, 0.3))
+
+    table = tables_of(collect(store.tracker))["gzsl"]
+
+    assert {r["Settings"]: r["S ours"] for r in table.cells.to_dict("records") if r["Settings"] != "published"} == {
+        "released weights lengths.test=60, train.precision=32": "50.00",
+        "released weights lengths.test=60, train.precision=16": "60.00",
+        "released weights lengths.test=300, train.precision=32": "70.00",
+    }
+
+
+def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(store: Any, unit: Any) -> None:
+    store.call([unit(**UCF)])
+    store.released(unit(**UCF, params={"train.precision": "32"}), (0.6, 0.3))
+    corrected = {**UCF, "mode": "corrected", "alignment": "corrected"}
+    store.released(unit(**corrected, params={"train.precision": "16"}), (0.5, 0.3))
+
+    table = tables_of(collect(store.tracker))["modes"]
+
+    assert table.notes == ["TCAF on UCF, released weights: the two modes differ in more than switches (train.precision)."]
+
+
+def test_modes_of_different_weights_are_not_paired(store: Any, unit: Any) -> None:
+    store.call([unit(**UCF)])
+    corrected = {**UCF, "mode": "corrected", "alignment": "corrected"}
+    store.released(unit(**UCF), (0.6, 0.3))
+    store.released(unit(**corrected), (0.5, 0.3), weights="cccc3333dddd4444")
+    assert "modes" not in tables_of(collect(store.tracker))
+
+    store.released(unit(**corrected), (0.4, 0.3))
+    table = tables_of(collect(store.tracker))["modes"]
+    assert row(table, Settings="released weights aaaa1111")["S difference"] == "-20.00"
+
+
+@pytest.mark.parametrize(("tag", "mark"), [("true", ""), ("false", "§"), (None, "§")])
+def test_released_weights_are_comparable_where_their_settings_are_known_to_be_the_published_ones(
+    store: Any, unit: Any, tag: str | None, mark: str
+) -> None:
+    store.released(unit(**UCF), (0.6, 0.3), published_settings=tag)
+
+    table = tables_of(collect(store.tracker))["gzsl"]
+
+    assert row(table, Method="TCAF")["HM published"] == f"50.78{mark}"
+    notes = [n for n in table.notes if n.startswith("§")]
+    assert all(n.endswith("not comparable with this row, which has settings of the run folder.") for n in notes)
+    assert len(notes) == len(mark)
 
 
 def test_both_modes_of_released_weights_are_paired(store: Any, unit: Any) -> None:
@@ -152,24 +207,3 @@ def test_an_id_of_a_call_is_still_needed_to_exist(store: Any, unit: Any) -> None
 
     with pytest.raises(UsageError, match="no benchmark call yet"):
         collect(store.tracker, ["zzz"])
-
-
-def test_the_same_weights_under_other_settings_have_rows_of_their_own(store: Any, unit: Any) -> None:
-    store.call([unit(**UCF)])
-    params = {"protocol.mode": "paper", "train.precision": "float32"}
-    store.released(unit(**UCF, params=params), (0.6, 0.3))
-    store.released(unit(**UCF, params={**params, "train.precision": "bfloat16"}), (0.7, 0.3))
-
-    table = tables_of(collect(store.tracker))["gzsl"]
-
-    assert row(table, Settings="released weights train.precision=float32")["S ours"] == "60.00"
-    assert row(table, Settings="released weights train.precision=bfloat16")["S ours"] == "70.00"
-
-
-def test_weights_of_a_run_folder_with_other_settings_do_not_compare_with_published_numbers(store: Any, unit: Any) -> None:
-    store.released(unit(**UCF), (0.6, 0.3), published_settings="false")
-
-    table = tables_of(collect(store.tracker))["gzsl"]
-
-    assert row(table, Method="TCAF")["HM published"] == "50.78§"
-    assert any("settings of the run folder" in note for note in table.notes)
