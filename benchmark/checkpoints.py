@@ -123,11 +123,8 @@ def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore
             f"{weights.file}: made for {was}; {card.name}/{features} has audio {dims['audio']}, video {dims['video']}; "
             "choose with --features"
         )
-    if weights.method.inputs == "sequence" and not store.has_sequences:
-        raise UsageError(
-            f"{weights.method.title} needs sequences, but {store.path} holds temporal means only; "
-            f"import the *_non_averaged features (data import {card.name} --features {features} --form sequences --from DIR)"
-        )
+    if weights.method.inputs == "sequence":
+        store.require_sequences(weights.method.title)
 
 
 def _settings(
@@ -218,7 +215,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         context="validation+test",
     )
     tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
-    tracker.log_json(run_id, log_stage_two(tracker, run_id, evaluation.result, title), "result.json")
+    tracker.log_json(run_id, log_stage_two(tracker, run_id, evaluation.result, title, seed=0), "result.json")
     tracker.finish(run_id)
     return replace(evaluation, run_id=run_id)
 

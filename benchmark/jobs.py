@@ -280,11 +280,8 @@ def _unit(
     mode: Mode,
     overrides: dict[str, dict[str, Any]],
 ) -> Unit:
-    if method.inputs == "sequence" and not store.has_sequences:
-        raise UsageError(
-            f"{method.title} needs sequences, but {store.path} holds temporal means only; import the *_non_averaged features "
-            f"(data import {card.name} --features {features} --form sequences --from DIR)"
-        )
+    if method.inputs == "sequence":
+        store.require_sequences(method.title)
     budget = budget or Budget()
     train = {**card.train, **budget.train}
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}

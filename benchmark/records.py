@@ -16,6 +16,7 @@ from benchmark.data.store import replacing
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo
+from benchmark.statistics import bootstrap_intervals
 from benchmark.tracking import Tracker
 from benchmark.weights import CONFIG
 
@@ -62,14 +63,20 @@ def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
 
 
-def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str) -> dict[str, Any]:
-    """Log the results on the test parts; returns them as plain types."""
+def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int) -> dict[str, Any]:
+    """Log the results on the test parts; returns them as plain types.
+
+    Args:
+        seed: of the bootstrap over test samples.
+    """
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
     from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
 
     recall = pd.DataFrame(found.recall)
+    intervals = _bootstrap(recall, seed)
+    tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
     tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
     curve = found.curve.thinned()
     points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
@@ -82,9 +89,19 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str) ->
         "beta": found.beta,
         "best_possible": dict(found.best_possible),
         "disjoint": dict(found.disjoint),
+        "bootstrap": intervals,
         "epochs": found.epochs,
         "test_openings": found.test_openings,
     }
+
+
+def _bootstrap(recall: pd.DataFrame, seed: int) -> dict[str, float]:
+    """``<metric>_low`` and ``<metric>_high``: 95 % intervals over test samples, fractions."""
+    seen, unseen = recall[recall["group"] == "seen"], recall[recall["group"] == "unseen"]
+    found = bootstrap_intervals(
+        (seen["gzsl"], seen["samples"]), (unseen["gzsl"], unseen["samples"]), unseen["own_group"], seed=seed
+    )
+    return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)}
 
 
 def write_weights_record(folder: Path, job: Job, result: Mapping[str, Any]) -> None:

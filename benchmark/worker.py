@@ -330,7 +330,8 @@ class Worker:
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
-                result = log_stage_two(self.tracker, run_id, stage_two(job.task(), first, folder, job.key, listener), title)
+                tested = stage_two(job.task(), first, folder, job.key, listener)
+                result = log_stage_two(self.tracker, run_id, tested, title, job.seed)
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
             self.tracker.finish(run_id, "KILLED")

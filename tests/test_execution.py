@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 import pytest
 import yaml
-from tiny import TINY, Bench
+from tiny import TINY, Bench, results
 
 from benchmark import jobs, registry
 from benchmark.config import Range
@@ -22,18 +22,6 @@ from benchmark.method import Method
 from benchmark.tracking import Tracker, sqlite_uri
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-def results(tracker: Tracker) -> dict[str, object]:
-    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
-    found = {}
-    for run in tracker.find(kind="job", status="FINISHED"):
-        record = tracker.read_json(run.run_id, "result.json")
-        record.pop("test_openings", None)
-        for epoch in record.get("history", []):
-            del epoch["seconds"]
-        found[run.tags["job_key"]] = record
-    return found
 
 
 def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Bench) -> None:

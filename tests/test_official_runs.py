@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmark.config import switches
+from benchmark.registry import load
+from benchmark.tracking import RunRecord, Tracker, sqlite_uri
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHANCE_UCF = 1 / 6
@@ -42,10 +47,26 @@ def trial(tmp_path: Path, shared: Path) -> Trial:
     return Trial(tmp_path, shared)
 
 
+@pytest.fixture
+def small_ucf(trial: Trial) -> Trial:
+    """With a twentieth of UCF's samples in the main features imported."""
+    folder = trial.make("UCF", "--features", "main", "--fraction", "0.05", "--forms", "pickle")
+    trial.command("data", "import", "ucf", "--features", "main", "--from", str(folder), "--generated")
+    return trial
+
+
 SMALL = [
     "--set=train.epochs=2",
     "--set=train.batches_per_epoch=20",
     "--set=perceiver.depth=1",
+    "--set=perceiver.latents=8",
+]
+
+
+TINY = [
+    *(f"--set=train.{s}" for s in ("epochs=1", "batches_per_epoch=3", "batch_size=32")),
+    *(f"--set={m}.{s}" for m in ("tcaf", "attention_fusion", "perceiver") for s in ("dim=32", "encoder_hidden=32")),
+    *(f"--set={m}.{s}" for m in ("tcaf", "perceiver") for s in ("depth=1", "heads=2", "dim_head=16")),
     "--set=perceiver.latents=8",
 ]
 
@@ -56,6 +77,40 @@ def test_all_methods_on_ucf_give_both_tables(trial: Trial) -> None:
     for name in ("gzsl", "zsl"):
         methods = {row["method"] for row in trial.table("ucf", name)}
         assert len(methods) == 6, methods
+
+
+def test_both_modes_of_all_methods_stand_side_by_side(small_ucf: Trial) -> None:
+    names = ["--dataset", "ucf", "--features", "main", "--report", "modes"]
+    small_ucf.command("run", "--methods", "all", *names, "--mode", "both", "--seeds", "2", "--jobs", "2", *TINY)
+    rows = small_ucf.table("modes", "modes")
+    assert len({row["method"] for row in rows}) == len(rows) == 6
+    for row in rows:
+        assert (row["seeds"], row["paper_alignment"], row["corrected_alignment"]) == ("2", "official", "corrected")
+        assert float(row["hm_difference"]) == pytest.approx(float(row["hm_corrected"]) - float(row["hm_paper"]), abs=1e-5)
+        assert math.isfinite(float(row["zsl_difference_std"]))
+
+
+@pytest.mark.parametrize("method", ["tcaf", "cjme"])
+def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(small_ucf: Trial, method: str) -> None:
+    names = ["--dataset", "ucf", "--features", "main", "--report", "ablation"]
+    small_ucf.command("run", "--methods", method, *names, "--ablate-protocol", "--seeds", "2", "--jobs", "2", *TINY)
+    expected = {*switches(load()[method])}
+    rows = {row["ablation"]: row for row in small_ucf.table("ablation", "ablation")}
+    assert set(rows) == {"", *expected, "all"}
+    assert all(row["seeds"] == "2" for row in rows.values())
+    effects = [float(row[f"{m}_effect_std"]) for name, row in rows.items() if name for m in ("hm", "zsl")]
+    assert all(math.isfinite(effect) for effect in effects)
+
+    runs = small_ucf.folder / "runs"
+    tested: dict[str, list[RunRecord]] = {}
+    for run in Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts").find(kind="job", stage="2"):
+        tested.setdefault(run.tags["ablation"], []).append(run)
+    assert {name: len(found) for name, found in tested.items()} == dict.fromkeys(rows, 2)
+    paper = tested[""][0].params
+    for switch in expected:
+        for run in tested[switch]:
+            changed = {name for name in {*paper, *run.params} if run.params.get(name) != paper.get(name)}
+            assert changed - {"seed", "cjme.pairing"} == {f"protocol.{switch}"}
 
 
 def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial) -> None:

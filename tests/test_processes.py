@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import TINY, Bench
+from tiny import TINY, Bench, results
 
 from benchmark.execution import CallResult
 from benchmark.jobs import Call
@@ -20,19 +20,6 @@ from benchmark.processes import ATTEMPTS, LocalProcesses
 from benchmark.tracking import Tracker, sqlite_uri
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-def results(tracker: Tracker) -> dict[str, object]:
-    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
-    found = {}
-    for run in tracker.find(kind="job", status="FINISHED"):
-        record = tracker.read_json(run.run_id, "result.json")
-        record.pop("test_openings", None)
-        for epoch in record.get("history", []):
-            del epoch["seconds"]
-        assert run.tags["job_key"] not in found, "a job was done twice"
-        found[run.tags["job_key"]] = record
-    return found
 
 
 def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:

@@ -70,3 +70,16 @@ class Bench:
 
     def run(self, call: Call, **options: bool) -> CallResult:
         return self.runner.run(call, self.units(call), **options)
+
+
+def results(tracker: Tracker) -> dict[str, object]:
+    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
+    found: dict[str, object] = {}
+    for run in tracker.find(kind="job", status="FINISHED"):
+        record = tracker.read_json(run.run_id, "result.json")
+        record.pop("test_openings", None)
+        for epoch in record.get("history", []):
+            del epoch["seconds"]
+        assert run.tags["job_key"] not in found, "a job was done twice"
+        found[run.tags["job_key"]] = record
+    return found

@@ -335,6 +335,21 @@ class FeatureStore:
     def text_dim(self) -> int:
         return int(self.vectors.shape[1])
 
+    def require_sequences(self, method: str) -> None:
+        """Refuse a store of means alone.
+
+        Args:
+            method: title of the method that reads sequences.
+
+        Raises:
+            UsageError: only means were imported.
+        """
+        if not self.has_sequences:
+            raise UsageError(
+                f"{method} needs sequences, but {self.path} holds temporal means only; import the *_non_averaged features "
+                f"(data import {self.dataset} --features {self.features} --form sequences --from DIR)"
+            )
+
     def development(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
         """Training and validation parts: the prefix of the store that ends before the first test sample.
 
