@@ -187,6 +187,7 @@ def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
 ) -> None:
@@ -208,6 +209,7 @@ def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
         assert steps == list(range(len(steps)))
 
 
+@pytest.mark.slow
 def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Path) -> None:
     bench.units(bench.call(methods="cjme"))  # the data are there
     both = tmp_path / "both"

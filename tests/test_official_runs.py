@@ -94,7 +94,7 @@ def test_both_modes_of_all_methods_stand_side_by_side(small_ucf: Trial) -> None:
 def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(small_ucf: Trial, method: str) -> None:
     names = ["--dataset", "ucf", "--features", "main", "--report", "ablation"]
     small_ucf.command("run", "--methods", method, *names, "--ablate-protocol", "--seeds", "2", "--jobs", "2", *TINY)
-    expected = {*switches(load()[method])}
+    expected = {*switches(load().methods[method])}
     rows = {row["ablation"]: row for row in small_ucf.table("ablation", "ablation")}
     assert set(rows) == {"", *expected, "all"}
     assert all(row["seeds"] == "2" for row in rows.values())

@@ -45,6 +45,7 @@ def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
     return stage_two(task, first, folder / "2", "k", Quiet()).metrics["zsl"]
 
 
+@pytest.mark.slow
 def test_where_only_the_order_of_steps_tells_a_method_of_means_is_at_chance_and_tcaf_is_not(tmp_path: Path) -> None:
     assert zsl("tcaf", tmp_path / "tcaf", order_signal=2.0) > 3 * CHANCE
     assert zsl("avgzslnet", tmp_path / "avgzslnet", order_signal=2.0) == pytest.approx(CHANCE, abs=0.12)
@@ -55,6 +56,7 @@ def test_a_method_recognises_unseen_classes_by_their_word_vectors(tmp_path: Path
     assert zsl(method, tmp_path, video_signal=1.0, audio_signal=1.0) > 3 * CHANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tcaf", "avgzslnet", "avca"])
 def test_with_shuffled_word_vectors_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
     values = [
