@@ -36,7 +36,8 @@ def p_value(differences: ArrayLike) -> float:
         differences: of pairs (the paired test), or to a published value (the one-sample test).
 
     Returns:
-        1 where all differences are zero; NaN with fewer than two differences, or where all are the same and not zero.
+        1 where all differences are zero; NaN with fewer than two differences, where one is missing, or where all are the same
+        and not zero.
     """
     x = np.asarray(differences, float)
     if x.size >= 2 and not np.any(x):

@@ -24,6 +24,7 @@ from benchmark.report.protocols import ablation_tables, modes_table
 from benchmark.report.published import Published, PublishedTable, differences, published_for
 from benchmark.report.references import references_table
 from benchmark.report.released import RELEASED
+from benchmark.report.significance import comparisons, comparisons_table, intervals, intervals_table
 from benchmark.report.summary import (
     LABELS,
     PUBLISHED_METRICS,
@@ -34,7 +35,9 @@ from benchmark.report.summary import (
     summarise,
 )
 
-ORDER = ("gzsl", "zsl", "modes", "disjoint", "full", "validation", "ablation", "tuning", "references")
+ORDER = (
+    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "validation", "ablation", "tuning", "references",
+)  # fmt: skip
 """Names of tables as they stand in a report."""
 
 
@@ -44,11 +47,13 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
     There is one of each for every feature set, so that different features never share a table.
     """
     built: list[Table | None] = []
+    sure, pairs = intervals(results, tables), comparisons(results)
     for features in dict.fromkeys([*results.test["features"], *results.validation["features"]]):
         test = results.test[results.test["features"] == features]
         if len(test):
             make = _Builder(results, test, features, tables)
             built += [make.wide("gzsl", ("seen", "unseen", "hm")), make.wide("zsl", ("zsl",)), make.full("full")]
+            built += [intervals_table(results, features, sure), comparisons_table(results, features, pairs)]
             built.append(modes_table(results, test, features))
             asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
             built.append(_Builder(results, asked, features, tables).disjoint("disjoint") if len(asked) else None)

@@ -20,6 +20,7 @@ from benchmark.report.figures import MethodCurve, method_curves_figure
 from benchmark.report.published import PublishedTable
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
+from benchmark.report.significance import comparisons, intervals
 from benchmark.report.summary import (
     ablation_effects,
     method_ranks,
@@ -143,6 +144,10 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
             files[f"{name}.csv"] = _csv(numbers_csv(rows, metrics, given))
     if "modes" in names:
         files["modes.csv"] = _csv(order_rows(mode_effects(results.test, results.settings), ranks).drop(columns="slot").round(6))
+    if "intervals" in names:
+        files["intervals.csv"] = _csv(intervals(results, published).drop(columns="slot").round(6))
+    if "comparisons" in names:
+        files["comparisons.csv"] = _csv(comparisons(results).round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:

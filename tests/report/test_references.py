@@ -72,4 +72,12 @@ def test_long_tables_are_kept_off_the_screen(store: Any, unit: Any) -> None:
 
     shown = {t.name: t.screen for t in build_tables(collect(store.tracker))}
 
-    assert shown == {"gzsl": True, "zsl": True, "modes": True, "full": False, "tuning": False, "references": False}
+    assert shown == {
+        "gzsl": True,
+        "zsl": True,
+        "modes": True,
+        "full": False,
+        "intervals": False,
+        "tuning": False,
+        "references": False,
+    }

@@ -1,0 +1,200 @@
+"""How sure the numbers are: intervals, differences between methods seed by seed, and differences to published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.captions import dataset_title, method_title
+from benchmark.report.cells import NOTHING, Column, Table, difference, mean_and_deviation, plain_table
+from benchmark.report.collect import Results, records
+from benchmark.report.published import PublishedTable, differences, published_for
+from benchmark.report.released import RELEASED
+from benchmark.report.summary import IDENTITY, LABELS, method_ranks, order_rows, settings_text, slot_of
+from benchmark.statistics import LEVEL, holm, mean_interval, p_value
+
+TESTED = ("hm", "zsl")
+"""Metrics by which methods are compared."""
+PLACE = ["dataset", "features", "mode", "alignment", "slot"]
+"""What methods that are compared have in common; corrections for many tests are within it, metric by metric."""
+SIGNIFICANT = "*"
+
+
+def _trained(results: Results) -> pd.DataFrame:
+    """Finished stage-2 jobs that were trained here, with their ``slot``, accuracies in percent."""
+    done = results.test[(results.test["state"] == "done") & (results.test["variant"] != RELEASED)]
+    return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in TESTED})
+
+
+def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
+    """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
+
+    Columns: ``variant``, ``seeds``, and for each metric of ``TESTED``: its mean; ``_low`` and ``_high``, the 95 % interval of
+    the mean over seeds; ``_samples_low`` and ``_samples_high``, the first seed's 95 % interval over test samples;
+    ``_published``; where that is comparable ``_to_published`` (ours - published), ``_p`` of the one-sample t-test and
+    ``_p_holm``, corrected for the methods of a place.
+    """
+    rows = []
+    for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
+        row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
+        first = jobs.sort_values("repetition").iloc[0]
+        row |= {"variant": first["variant"], "seeds": len(jobs)}
+        found = published_for(row["dataset"], row["features"], row["method"], tables)
+        logged = results.runs[first["job_key"]].metrics
+        for metric in TESTED:
+            low, high = mean_interval(jobs[metric])
+            row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
+            for end in ("low", "high"):
+                row[f"{metric}_samples_{end}"] = 100 * logged.get(f"bootstrap/{metric}_{end}", float("nan"))
+            value = getattr(found.numbers, metric) if found else None
+            apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
+            gaps = jobs[metric] - (float("nan") if apart else value)
+            row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean(), f"{metric}_p": p_value(gaps)}
+        rows.append(row)
+    names = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published", "_p"]
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", *(m + name for m in TESTED for name in names)])
+    return _corrected(order_rows(frame, method_ranks(results)))
+
+
+def comparisons(results: Results) -> pd.DataFrame:
+    """A row per pair of methods of a place (``PLACE``), in percentage points.
+
+    Columns: ``PLACE``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both have, and for each
+    metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and ``_high`` of its 95 % interval, ``_p`` of
+    the paired t-test and ``_p_holm``, corrected for the pairs of the place.
+    """
+    rows, ranks = [], method_ranks(results)
+    for place, jobs in _trained(results).groupby(PLACE, sort=False):
+        sides = list(jobs.groupby(["method", "settings"], sort=False))
+        sides.sort(key=lambda side: ranks[str(side[0][0])])
+        for (first, mine), (second, others) in combinations(sides, 2):
+            if first[0] == second[0]:
+                continue  # one method under two settings: their rows say enough
+            row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
+            row |= {"method": first[0], "settings": first[1], "other": second[0], "other_settings": second[1]}
+            one, two = (side.set_index("seed")[list(TESTED)] for side in (mine, others))
+            gaps = (one - two).dropna()
+            row["seeds"] = len(gaps)
+            for metric in TESTED:
+                low, high = mean_interval(gaps[metric])
+                row |= {f"{metric}_difference": gaps[metric].mean(), f"{metric}_std": gaps[metric].std(ddof=1)}
+                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p_value(gaps[metric])}
+            rows.append(row)
+    names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
+    labels = ["method", "settings", "other", "other_settings", "seeds"]
+    return _corrected(pd.DataFrame(rows, columns=[*PLACE, *labels, *names]))
+
+
+def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
+    """With ``_p_holm`` beside each ``_p``."""
+    for metric in TESTED:
+        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", float("nan"))
+        for _, rows in frame.groupby(PLACE, sort=False):
+            frame.loc[rows.index, f"{metric}_p_holm"] = holm(rows[f"{metric}_p"].astype(float).tolist())
+    return frame
+
+
+def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
+    """Intervals of a feature set; None where no method has two seeds.
+
+    Args:
+        frame: of ``intervals``.
+    """
+    mine = frame[frame["features"] == features]
+    if not (mine["seeds"] > 1).any():
+        return None
+    lines = records(mine)
+    columns = [*_labels(results, lines), Column("n", "", [str(r["seeds"]) for r in lines])]
+    for metric in TESTED:
+        label = LABELS[metric]
+        columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
+        columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
+        columns.append(Column(f"{label} 95 % over samples", label, [_range(r, f"{metric}_samples") for r in lines]))
+        if mine[f"{metric}_to_published"].notna().any():
+            gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
+            columns.append(Column(f"{label} − published", label, gaps))
+            columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
+    caption = (
+        "In %. Over seeds: Student's t interval of the mean of n seeds. Over samples: bootstrap of the test samples within "
+        "each class, first seed, model and beta fixed (percentile interval, 2,000 draws)."
+    )
+    if any(c.header.endswith("published") for c in columns):
+        caption += (
+            f" To published: mean of ours − the published number, where the two are comparable, with the one-sample t-test; p "
+            f"is corrected for the methods of a data set, protocol and kind of settings (Holm). {SIGNIFICANT} p < {LEVEL:.2g}."
+        )
+    caption += " With few seeds only large differences can be told from chance."
+    title = f"Intervals: {_datasets(results, mine)}, features {features}"
+    return plain_table("intervals", title, caption, columns, screen=False)
+
+
+def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
+    """Differences between methods of a feature set; None where no two have two seeds in common.
+
+    Args:
+        frame: of ``comparisons``.
+    """
+    mine = frame[(frame["features"] == features) & (frame["seeds"] > 1)]
+    if mine.empty:
+        return None
+    lines = records(mine)
+
+    def name(row: dict[str, Any], method: str, settings: str) -> str:
+        return f"{method_title(results, row[method])} {row[settings]}".strip()
+
+    pairs = [f"{name(r, 'method', 'settings')} − {name(r, 'other', 'other_settings')}" for r in lines]
+    columns = _places(results, lines)
+    columns += [Column("Difference", "", pairs), Column("n", "", [str(r["seeds"]) for r in lines])]
+    for metric in TESTED:
+        label = LABELS[metric]
+        gaps = [difference(r[f"{metric}_difference"], r[f"{metric}_std"]) + _mark(r, metric) for r in lines]
+        columns.append(Column(label, label, gaps))
+        columns.append(Column(f"{label} 95 %", label, [_range(r, metric) for r in lines]))
+        columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
+    found = sum(bool(_mark(r, metric)) for r in lines for metric in TESTED)
+    caption = (
+        "In percentage points, seed by seed (a seed gives both methods the same batches): mean ± standard deviation over the "
+        "n seeds that both have, its Student's t interval, and the paired t-test, corrected for all pairs of a data set, "
+        f"protocol and kind of settings (Holm). {SIGNIFICANT} p < {LEVEL:.2g}: {found} of "
+        f"{len(TESTED) * len(lines)} differences."
+    )
+    title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
+    return plain_table("comparisons", title, caption, columns, screen=False)
+
+
+def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:
+    methods = Column("Method", "", [method_title(results, r["method"]) for r in lines])
+    settings = Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines])
+    return [*_places(results, lines, slot=False), methods, settings]
+
+
+def _places(results: Results, lines: Sequence[dict[str, Any]], *, slot: bool = True) -> list[Column]:
+    """Columns for what of the place differs between rows."""
+    columns = [
+        Column("Data set", "", [dataset_title(results, r["dataset"]) for r in lines]),
+        Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]),
+        *([Column("Settings", "", [r["slot"] for r in lines])] if slot else []),
+    ]
+    return [c for c in columns if len(set(c.texts)) > 1]
+
+
+def _datasets(results: Results, frame: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(dataset_title(results, name) for name in frame["dataset"]))
+
+
+def _range(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return NOTHING if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+
+
+def _p(value: float) -> str:
+    if pd.isna(value):
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mark(row: dict[str, Any], metric: str) -> str:
+    return SIGNIFICANT if row[f"{metric}_p_holm"] < LEVEL else ""
