@@ -92,6 +92,7 @@ Ablate = Annotated[
 ]
 InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that work side by side; the numbers are those of one.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
 ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
@@ -189,6 +190,7 @@ def run(
     plugin: Plugin = None,
     in_memory: InMemory = None,
     jobs: Jobs = 1,
+    retry_failed: RetryFailed = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
     report_name: Report = None,
     quiet: Quiet = False,
@@ -208,12 +210,14 @@ def run(
     units = _plan(call, data_root)
     tracker = _tracker(runs_dir, tracking_uri)
     if dry_run:
-        _show_jobs(tracker, units, call.stages, json_file)
+        _show_jobs(tracker, units, call.stages, runs_dir, json_file)
         return
     folder = reports_dir / (report_name or report_folder(call))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
-    result = _run_units(call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-")
+    result = _run_units(
+        call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-", retry_failed=retry_failed
+    )
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
         text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
@@ -294,6 +298,7 @@ def _run_units(
     *,
     quiet: bool,
     tune_only: bool = False,
+    retry_failed: bool = False,
 ) -> CallResult:
     from benchmark.display import LiveDisplay
     from benchmark.execution import Runner
@@ -304,7 +309,8 @@ def _run_units(
         err.print(f"note: {jobs} jobs want {threads} threads, this machine has {cores} cores: each job will be slower")
     with LiveDisplay(out, quiet=quiet) as display, Interrupts(err.print) as interrupts:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        runner = Runner(tracker, runs_dir, _storage(runs_dir, storage), display.lane(), command, interrupts.stopping)
+        places = (tracker, runs_dir, _storage(runs_dir, storage), display.lane())
+        runner = Runner(*places, command, interrupts.stopping, retry_failed)
         engine = None
         if jobs > 1:
             from benchmark.processes import LocalProcesses
@@ -363,12 +369,12 @@ def report(
     _emit(json_file, _write_report(tracker, reports_dir / (name or "latest"), call, show=json_file != "-"))
 
 
-def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, json_file: str | None) -> None:
+def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path, json_file: str | None) -> None:
     from benchmark.display import rows_table
     from benchmark.execution import job_states
     from benchmark.worker import study_of
 
-    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages)]  # fmt: skip # noqa: E501
+    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages, runs_dir)]  # fmt: skip # noqa: E501
     if json_file != "-":
         rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
         for unit in units:
@@ -394,12 +400,12 @@ def status(
     runs_dir: RunsDir = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show which jobs of a call are done, interrupted, failed (with the reason) or missing."""
+    """Show which jobs of a call are done, running, interrupted, failed (with the reason) or missing."""
     call = _call(
         None, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
         base_seed=base_seed, settings=set_, plugins=plugin,
     )  # fmt: skip
-    _show_jobs(_tracker(runs_dir, tracking_uri), _plan(call, data_root), call.stages, json_file)
+    _show_jobs(_tracker(runs_dir, tracking_uri), _plan(call, data_root), call.stages, runs_dir, json_file)
 
 
 @app.command(name="list")

@@ -12,6 +12,10 @@ class UsageError(Exception):
     """Wrong usage or wrong data (exit code 2). The message names the thing, the place and the mend."""
 
 
+class Unavailable(UsageError):
+    """Something outside the program is away or full. No fault of a job: it goes on from its checkpoint with the next call."""
+
+
 class JobError(Exception):
     """A job that cannot go on (not-a-number loss, out of memory): recorded as failed, the other jobs go on."""
 

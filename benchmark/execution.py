@@ -12,11 +12,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from benchmark.errors import Unavailable
 from benchmark.jobs import Call, Job, Unit, call_key
 from benchmark.provenance import dump_call, git_revision, unit_tags
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.tuning import TuningResult, open_storage
-from benchmark.worker import Display, Done, Entry, Outcome, Repetition, Search, Task, Worker, entry_of, failed_search
+from benchmark.worker import (
+    Display,
+    Done,
+    Entry,
+    Outcome,
+    Repetition,
+    Search,
+    Task,
+    Worker,
+    entry_of,
+    failed_search,
+    is_worked_on,
+)
 
 LOG_SECONDS = 5.0
 """How often the list of jobs is written at most while work is going on."""
@@ -77,6 +90,7 @@ class Runner:
         display: what the user sees.
         command: the command line, for the record.
         stop: asked after each epoch; where it says yes, the work stops at that checkpoint.
+        retry_failed: whether jobs that failed in an earlier call are tried again.
     """
 
     tracker: Tracker
@@ -85,6 +99,7 @@ class Runner:
     display: Display
     command: str
     stop: Callable[[], bool] = lambda: False
+    retry_failed: bool = False
 
     def run(self, call: Call, units: list[Unit], *, tune_only: bool = False, engine: Engine | None = None) -> CallResult:
         """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record.
@@ -94,10 +109,14 @@ class Runner:
         """
         if any(unit.tuning.trials for unit in units):
             open_storage(self.storage)  # a wrong address is told before hours of training
-        worker = Worker(units, call.stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop)
+        worker = Worker(
+            units, call.stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop, self.retry_failed
+        )
         progress = _Progress(self, call, units, tune_only)
         try:
             (engine or Inline(worker)).run(progress.first_tasks(), progress.then)
+        except Unavailable:  # the call's run stays open: the store may be what is away
+            raise
         except BaseException:
             progress.close("KILLED")
             raise
@@ -213,11 +232,11 @@ def _is_of(entry: Entry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())
 
 
-def job_states(tracker: Tracker, units: list[Unit], stages: str) -> list[tuple[Job, str, RunRecord | None]]:
-    """The untuned jobs of a call with their state in the store: done, running, failed or missing."""
+def job_states(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path) -> list[tuple[Job, str, RunRecord | None]]:
+    """The untuned jobs of a call with their state: done, running (of a living process), interrupted, failed or missing."""
     wanted: list[Literal[1, 2]] = [1, 2] if stages == "all" else [1] if stages == "1" else [2]
     rows: list[tuple[Job, str, RunRecord | None]] = []
-    names = {"FINISHED": "done", "RUNNING": "running or interrupted", "KILLED": "interrupted", "FAILED": "failed"}
+    names = {"FINISHED": "done", "RUNNING": "interrupted", "KILLED": "interrupted", "FAILED": "failed"}
     for unit in units:
         for repetition in unit.repetitions:
             for stage in wanted:
@@ -225,5 +244,6 @@ def job_states(tracker: Tracker, units: list[Unit], stages: str) -> list[tuple[J
                 runs = tracker.find(kind="job", job_key=job.key)
                 done = [r for r in runs if r.status == "FINISHED"]
                 run = done[0] if done else runs[0] if runs else None
-                rows.append((job, names.get(run.status, run.status) if run else "missing", run))
+                state = names.get(run.status, run.status) if run else "missing"
+                rows.append((job, "running" if not done and is_worked_on(runs_dir, job) else state, run))
     return rows

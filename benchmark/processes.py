@@ -26,7 +26,7 @@ import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from benchmark import registry
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import Runner
 from benchmark.jobs import Call, Unit, call_key, plan_units
 from benchmark.method import EpochRecord
@@ -55,6 +55,7 @@ class WorkPlace:
     tracking_uri: str
     artifacts: Path
     storage: str
+    retry_failed: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class LocalProcesses:
             tracking_uri=tracker.uri,
             artifacts=tracker.artifacts,
             storage=runner.storage,
+            retry_failed=runner.retry_failed,
         )
         return cls(place, jobs, lane, runner.stop, partial(runner.lost, call, units))
 
@@ -139,6 +141,8 @@ class LocalProcesses:
             return future.result()
         except ProcessExpired as error:
             reason = f"its process died (exit code {error.exitcode}; -9: killed, for example by the system for want of memory)"
+        except Unavailable:
+            raise
         except Exception as error:  # around a job, not in it: a locked database, say, which may be free the next time
             reason = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         attempts[task.order] += 1
@@ -230,4 +234,5 @@ def _worker(place: WorkPlace, events: Any, halt: Any) -> Worker:
     if call_key(place.call, units, place.tune_only) != place.key:
         raise UsageError("code or data changed since this call was started; start it again")
     tracker = Tracker(place.tracking_uri, place.artifacts)
-    return Worker(units, place.call.stages, tracker, place.runs_dir, place.storage, _Remote(events), halt.is_set)
+    places = (tracker, place.runs_dir, place.storage, _Remote(events))
+    return Worker(units, place.call.stages, *places, halt.is_set, place.retry_failed)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from benchmark.data.store import replacing
+from benchmark.errors import Unavailable
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo
@@ -30,9 +31,16 @@ class Progress(Protocol):
     def epoch(self, record: EpochRecord) -> None:
         """An epoch is finished and validated."""
 
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
 
 class EpochLog:
-    """Tells the display, the tracking store and the study of progress."""
+    """Tells the display, the tracking store and the study of progress.
+
+    While the store does not answer, epochs are kept here (and in the checkpoint) and training goes on; they are sent with a
+    later epoch, or by ``send`` at the end.
+    """
 
     def __init__(
         self, tracker: Tracker, run_id: str, display: Progress, on_epoch: Callable[[EpochRecord], None] | None
@@ -40,6 +48,10 @@ class EpochLog:
         self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
         self.logged = tracker.logged_steps(run_id, "val/hm")
         self.history: list[EpochRecord] = []
+        self.unsent: list[EpochRecord] = []
+
+    def on_note(self, text: str) -> None:
+        self.display.say(text)
 
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
         self.display.batch(epoch, batch, loss)
@@ -47,14 +59,35 @@ class EpochLog:
     def on_epoch(self, record: EpochRecord) -> None:
         self.history.append(record)
         if record.epoch not in self.logged:
-            metrics = {f"train/{k}": v for k, v in record.losses.items()}
-            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
-            self.tracker.log_metrics(
-                self.run_id, {**metrics, "lr": record.lr, "epoch_seconds": record.seconds}, step=record.epoch
-            )
+            self.unsent.append(record)
+            self.send(wait=False)
         self.display.epoch(record)
         if self.extra is not None:
             self.extra(record)
+
+    def send(self, *, wait: bool) -> None:
+        """Send the epochs that the store does not have.
+
+        Args:
+            wait: whether to wait for a store that does not answer; otherwise they are kept.
+
+        Raises:
+            Unavailable: it stayed away.
+        """
+        while self.unsent:
+            record = self.unsent[0]
+            metrics = {f"train/{k}": v for k, v in record.losses.items()}
+            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
+            metrics |= {"lr": record.lr, "epoch_seconds": record.seconds}
+            try:
+                self.tracker.log_metrics(self.run_id, metrics, step=record.epoch, wait=wait)
+            except Unavailable as error:
+                if wait:
+                    raise
+                if len(self.unsent) == 1:
+                    self.display.say(f"{error}; epochs are kept and sent later")
+                return
+            del self.unsent[0]
 
 
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:

@@ -10,26 +10,31 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
+from benchmark.patience import disk_is_full, first_line, patiently
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 EXPERIMENT = "gzsl-bench"
+T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""What MLflow's client waits for by itself; ``patience.py`` does the rest, so that training need not stand still."""
 PAGE = 1000
 BATCH = 900
 LOCK_SECONDS = 60.0
@@ -98,7 +103,8 @@ class Tracker:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"--tracking-uri {uri}: cannot be opened ({type(error).__name__}: {error})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
 
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -107,18 +113,29 @@ class Tracker:
 
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        patience = os.environ.get(RETRIES)
-        os.environ.setdefault(RETRIES, "2")  # a wrong address is told in seconds; later calls keep MLflow's patience
+        for variable, value in HTTP_PATIENCE.items():
+            os.environ.setdefault(variable, value)
+        client = MlflowClient(self.uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            return client, str(found.experiment_id)
+        return client, str(client.create_experiment(experiment, artifact_location=artifacts))
 
+    def _do(self, action: Callable[[], T], *, wait: bool = True) -> T:
+        """Ask the store for something; wait for a store that does not answer.
+
+        Raises:
+            Unavailable: it does not answer, or did not within ``patience()`` seconds.
+        """
+        what = f"tracking store {without_password(self.uri)} does not answer"
+        if wait:
+            return patiently(action, _is_away, what)
         try:
-            client = MlflowClient(self.uri)
-            found = client.get_experiment_by_name(experiment)
-            if found is not None:
-                return client, str(found.experiment_id)
-            return client, str(client.create_experiment(experiment, artifact_location=artifacts))
-        finally:
-            if patience is None:
-                del os.environ[RETRIES]
+            return action()
+        except Exception as error:
+            if _is_away(error):
+                raise Unavailable(f"{what} ({first_line(error)})") from error
+            raise
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create a run and return its id."""
@@ -126,20 +143,20 @@ class Tracker:
         all_tags = {"mlflow.runName": name, **source, **tags}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
-        return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        return self._do(lambda: str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id))
 
     def reopen(self, run_id: str) -> None:
         """Mark an existing run as running again."""
-        self.client.update_run(run_id, status="RUNNING")
+        self._do(lambda: self.client.update_run(run_id, status="RUNNING"))
 
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """Close a run."""
-        self.client.set_terminated(run_id, status)
+        self._do(lambda: self.client.set_terminated(run_id, status))
 
     def tag(self, run_id: str, **tags: str) -> None:
         """Set tags of a run."""
         for key, value in tags.items():
-            self.client.set_tag(run_id, key, value)
+            self._do(partial(self.client.set_tag, run_id, key, value))
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log settings; logging the same values again changes nothing."""
@@ -147,36 +164,40 @@ class Tracker:
 
         entries = [Param(key, str(value)[:5900]) for key, value in params.items()]
         for i in range(0, len(entries), 90):
-            self.client.log_batch(run_id, params=entries[i : i + 90])
+            self._do(partial(self.client.log_batch, run_id, params=entries[i : i + 90]))
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics at a step, in one call."""
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0, *, wait: bool = True) -> None:
+        """Log metrics at a step, in one call.
+
+        Raises:
+            Unavailable: the store does not answer; at once with ``wait=False``.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         entries = [Metric(key, float(value), now, step) for key, value in metrics.items()]
         for i in range(0, len(entries), BATCH):
-            self.client.log_batch(run_id, metrics=entries[i : i + BATCH])
+            self._do(partial(self.client.log_batch, run_id, metrics=entries[i : i + BATCH]), wait=wait)
 
     def logged_steps(self, run_id: str, metric: str) -> set[int]:
         """Steps at which a metric was logged."""
-        return {m.step for m in self.client.get_metric_history(run_id, metric)}
+        return {m.step for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """All values of a metric by step; of a step logged twice the later one."""
-        return sorted({m.step: m.value for m in self.client.get_metric_history(run_id, metric)}.items())
+        return sorted({m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}.items())
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact."""
-        self.client.log_text(run_id, text, file)
+        self._do(lambda: self.client.log_text(run_id, text, file))
 
     def log_json(self, run_id: str, content: Any, file: str) -> None:
         """Store plain data as a JSON artifact."""
-        self.client.log_text(run_id, json.dumps(content, indent=1), file)
+        self.log_text(run_id, json.dumps(content, indent=1), file)
 
     def log_figure(self, run_id: str, figure: Figure, file: str) -> None:
         """Store a figure as an artifact."""
-        self.client.log_figure(run_id, figure, file)
+        self._do(lambda: self.client.log_figure(run_id, figure, file))
 
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         """Register the data set that a run used."""
@@ -190,11 +211,12 @@ class Tracker:
         )
         entity = dataset._to_mlflow_entity()
         inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
+        log = partial(self.client.log_inputs, run_id, inputs)
         try:
-            self.client.log_inputs(run_id, inputs)
+            self._do(log)
         except MlflowException:  # another process registered the same data set at the same moment: now it is there
             time.sleep(0.2)
-            self.client.log_inputs(run_id, inputs)
+            self._do(log)
 
     def read_text(self, run_id: str, file: str) -> str:
         """A text artifact of a run.
@@ -204,7 +226,10 @@ class Tracker:
         """
         try:
             with tempfile.TemporaryDirectory() as folder:
-                return Path(self.client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8")
+                found = self._do(lambda: self.client.download_artifacts(run_id, file, folder))
+                return Path(found).read_text(encoding="utf-8")
+        except Unavailable:
+            raise
         except Exception as error:
             raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
 
@@ -218,7 +243,7 @@ class Tracker:
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""
-        return _record(self.client.get_run(run_id))
+        return _record(self._do(lambda: self.client.get_run(run_id)))
 
     def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
         """Runs with these tags, newest first."""
@@ -232,13 +257,8 @@ class Tracker:
     def _search(self, condition: str) -> Iterator[RunRecord]:
         token: str | None = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                condition,
-                max_results=PAGE,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
+            search = partial(self.client.search_runs, [self.experiment_id], condition, max_results=PAGE)
+            page = self._do(partial(search, order_by=["attributes.start_time DESC"], page_token=token))
             yield from map(_record, page)
             token = page.token
             if not token:
@@ -253,6 +273,26 @@ class Tracker:
             if key in wanted:
                 found.setdefault(key, run)
         return found
+
+
+def without_password(uri: str) -> str:
+    """An address that may be shown."""
+    return re.sub(r"//[^/@]+@", "//…@", uri)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an error says that the store does not answer for now: no connection, locked, full, restarting."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import HTTPError, RetryError, Timeout
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    away = (NoConnection, Timeout, RetryError, OperationalError, InterfaceError)
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code in (502, 503, 504)
+    if isinstance(error, MlflowException):
+        return error.error_code == "TEMPORARILY_UNAVAILABLE" or isinstance(error.__cause__ or error.__context__, away)
+    return isinstance(error, away) or disk_is_full(error)
 
 
 def _record(run: Any) -> RunRecord:

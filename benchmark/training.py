@@ -5,9 +5,12 @@ What is validated, and how, is the protocol's affair: the loop is given a functi
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import random
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -25,9 +28,10 @@ from benchmark.data.batching import TrainingBatches, with_evaluation_times
 from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
 from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method, Use
+from benchmark.patience import disk_is_full, patiently
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 class Listener(Protocol):
@@ -35,6 +39,9 @@ class Listener(Protocol):
 
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
         """After each optimiser step."""
+
+    def on_note(self, text: str) -> None:
+        """Something that the user should know."""
 
     def on_epoch(self, record: EpochRecord) -> None:
         """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
@@ -146,6 +153,11 @@ class Loop:
         return self.folder / CHECKPOINT
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint of the epoch before, for the case that the last one cannot be read."""
+        return self.folder / PREVIOUS
+
+    @property
     def best(self) -> Path:
         return self.folder / "best.pt"
 
@@ -226,19 +238,38 @@ class Loop:
             "random": random_states(),
             "state": {**vars(state), "history": [asdict(r) for r in state.history]},
         }
+        if self.checkpoint.exists():
+            os.replace(self.checkpoint, self.previous)
         save_atomically(self.checkpoint, content)
 
     def _resume(self, parts: Mapping[str, Any]) -> LoopState:
-        if not self.checkpoint.is_file():
+        content = self._read(self.checkpoint) or self._read(self.previous)
+        if content is None:
             return LoopState()
-        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if content["key"] != self.key:
-            raise UsageError(f"{self.checkpoint}: belongs to other settings ({content['key']}); remove it")
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
         restore_random_states(content["random"])
         saved = content["state"]
         return LoopState(**{**saved, "history": [EpochRecord(**r) for r in saved["history"]]})
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """A checkpoint; None where there is none that can be read."""
+        if not file.is_file():
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:  # torch does not compare the checksums
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("wrong checksum")
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            key = content["key"]
+        except Exception as error:  # a damaged file fails in many ways
+            self.listener.on_note(
+                f"{file} cannot be read ({type(error).__name__}); going on from an earlier checkpoint, if any"
+            )
+            return None
+        if key != self.key:
+            raise UsageError(f"{file}: belongs to other settings ({key}); remove it")
+        return content
 
 
 def method_device(method: Method) -> torch.device:
@@ -305,9 +336,19 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """Write with torch.save; the old file stays until the new one is complete."""
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    """Write with torch.save; the old file stays until the new one is complete. A full disk is waited for.
+
+    Raises:
+        Unavailable: the disk stays full.
+    """
+    buffer = io.BytesIO()  # torch's own writing to a full disk fails without saying why
+    torch.save(content, buffer)
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    patiently(write, disk_is_full, f"{path} cannot be written")
 
 
 def seed_everything(seed: int) -> None:
@@ -336,5 +377,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Remove the checkpoint of a finished job (the best and the final weights stay)."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    """Remove the checkpoints of a finished job (the best and the final weights stay)."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)

@@ -10,17 +10,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.trial import TrialState
 
 from benchmark.config import Range, TuningConfig
 from benchmark.errors import JobError, UsageError
-from benchmark.tracking import LOCK_SECONDS, set_write_ahead_logging, sqlite_file
+from benchmark.patience import disk_is_full, patiently
+from benchmark.tracking import LOCK_SECONDS, set_write_ahead_logging, sqlite_file, without_password
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+T = TypeVar("T")
 FAILURES_PER_TRIAL = 2
 """A study gives up after this many failed trials for each wanted one."""
 
@@ -79,13 +81,13 @@ class Study:
             UsageError: the storage cannot be opened.
             JobError: too many trials failed, or none finished.
         """
-        study = self._open()
+        study = _patiently(self._open)
         deadline = time.monotonic() + (self.config.timeout or math.inf)
-        while _told(study) < self.config.trials and time.monotonic() < deadline:
+        while _patiently(lambda: _told(study)) < self.config.trials and time.monotonic() < deadline:
             if _failed(study) > FAILURES_PER_TRIAL * self.config.trials:
                 raise JobError(f"study {self.name}: {_failed(study)} trials failed; see their runs")
             self._step(study, objective)
-        return self._result(study)
+        return _patiently(lambda: self._result(study))
 
     def finished_trials(self) -> int:
         """Trials told so far (complete or pruned), 0 if the study does not exist."""
@@ -124,16 +126,17 @@ class Study:
         return pruners.NopPruner()
 
     def _step(self, study: optuna.Study, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
-        trial = self._next_trial(study)
+        trial = _patiently(lambda: self._next_trial(study))
         try:
             value = objective(_Handle(trial), dict(trial.params))
         except Pruned:
-            study.tell(trial, state=TrialState.PRUNED)
+            _tell(study, trial.number, state=TrialState.PRUNED)
         except JobError as error:
-            trial.set_user_attr("error", str(error))
-            study.tell(trial, state=TrialState.FAIL)
+            reason = str(error)
+            _patiently(lambda: trial.set_user_attr("error", reason))
+            _tell(study, trial.number, state=TrialState.FAIL)
         else:
-            study.tell(trial, value)
+            _tell(study, trial.number, value)
 
     def _next_trial(self, study: optuna.Study) -> optuna.Trial:
         for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -173,8 +176,9 @@ class _Handle:
 
     def report(self, epoch: int, hm: float) -> None:
         if epoch not in self._reported:
-            self._trial.report(hm, epoch)
-        if self._trial.should_prune():
+            _patiently(lambda: self._trial.report(hm, epoch))
+            self._reported.add(epoch)
+        if _patiently(self._trial.should_prune):
             raise Pruned
 
 
@@ -189,11 +193,33 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             set_write_ahead_logging(file)
-        patience = {"connect_args": {"timeout": LOCK_SECONDS}} if file is not None else None
-        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=patience)
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if file is not None else {"pool_pre_ping": True}
+        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
     except Exception as error:
-        raise UsageError(f"--storage {uri}: cannot be opened ({type(error).__name__}: {error})") from error
+        raise UsageError(f"--storage {without_password(uri)}: cannot be opened ({type(error).__name__}: {error})") from error
     return storage
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    return patiently(action, _is_away, "the Optuna storage does not answer")
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an error says that the storage does not answer for now: no connection, locked, full, restarting."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    away = (InterfaceError, OperationalError)
+    return isinstance(error, away) or isinstance(error.__cause__, away) or disk_is_full(error)
+
+
+def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:
+    """End a trial; an end that arrived although the connection broke is left as it is."""
+
+    def tell() -> None:
+        if not study.trials[number].state.is_finished():
+            study.tell(number, value, state=state)
+
+    _patiently(tell)
 
 
 def _told(study: optuna.Study) -> int:

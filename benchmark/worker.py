@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from benchmark.errors import JobError, UsageError
+from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, stage_one, stage_two
@@ -153,6 +153,7 @@ class Worker:
         storage: address of the Optuna storage.
         display: what the user sees.
         stop: asked after each epoch, once its checkpoint is written; where it says yes, KeyboardInterrupt is raised.
+        retry_failed: whether jobs that failed before are tried again.
     """
 
     units: Sequence[Unit]
@@ -162,6 +163,7 @@ class Worker:
     storage: str
     display: Display
     stop: Callable[[], bool] = lambda: False
+    retry_failed: bool = False
 
     def do(self, task: Task) -> Done:
         """Do a task.
@@ -235,15 +237,16 @@ class Worker:
         folder = self.runs_dir / "jobs" / job.key
         with self._alone(f"jobs/{job.key}"):
             outcome = self._find_done(job)
+            failed = None if outcome or self.retry_failed else self._find_failed(job)
             if outcome is not None:
                 clear_checkpoints(folder)
                 if on_epoch is not None:
                     for record in outcome.result["history"]:
                         on_epoch(EpochRecord(**record))
+            elif failed is not None:
+                outcome = failed
             elif only_find:
-                failed = self.tracker.find(status="FAILED", kind="job", job_key=job.key)
-                error = f"failed: {failed[0].tags.get('error')}" if failed else "not run yet"
-                outcome = Outcome(job, "missing", error=error)
+                outcome = Outcome(job, "missing", error="not run yet")
             else:
                 run_id = self._job_run(job, parent, tags, label or job.title)
                 outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
@@ -253,9 +256,7 @@ class Worker:
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
         """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice."""
-        path = self.runs_dir / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = _lock(self.runs_dir, name)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -274,6 +275,13 @@ class Worker:
             except UsageError as error:
                 self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
         return None
+
+    def _find_failed(self, job: Job) -> Outcome | None:
+        """The job as it failed before, unless it was begun again since."""
+        runs = self.tracker.find(kind="job", job_key=job.key)
+        if not runs or runs[0].tags.get("outcome") != "failed":
+            return None
+        return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
 
     def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
         """A run for the job: the interrupted one, or a new one with all settings logged."""
@@ -327,10 +335,12 @@ class Worker:
         try:
             if first is None:
                 found = stage_one(job.task(), folder, job.key, listener)
+                listener.send(wait=True)
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
                 tested = stage_two(job.task(), first, folder, job.key, listener)
+                listener.send(wait=True)
                 result = log_stage_two(self.tracker, run_id, tested, title, job.seed)
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
@@ -339,6 +349,8 @@ class Worker:
             raise
         except KeyboardInterrupt:
             self.tracker.finish(run_id, "KILLED")
+            raise
+        except Unavailable:  # no fault of the job: its run stays open, and it goes on from its checkpoint
             raise
         except Exception as error:  # any failure of a method is recorded, and the other jobs go on
             text = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
@@ -354,6 +366,23 @@ class Worker:
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)
+
+
+def _lock(runs_dir: Path, name: str) -> FileLock:
+    path = runs_dir / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def is_worked_on(runs_dir: Path, job: Job) -> bool:
+    """Whether a living process holds the job's lock; the system takes it from a dead one."""
+    lock = _lock(runs_dir, f"jobs/{job.key}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def study_of(unit: Unit, storage: str) -> Study:

@@ -107,7 +107,7 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--dataset", "synthetic", "--set", "protocol.mode=corrected"], "use --mode"),
         (["--dataset", "synthetic", "--data-root", "/proc/nope"], "/proc/nope"),
         (["--dataset", "synthetic", "--reports-dir", "/proc/nope"], "/proc/nope"),
-        (["--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
     ],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -115,6 +116,10 @@ def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeyp
     assert run.tags["error"] == "RuntimeError: the sky fell"
     assert [r.status for r in bench.tracker.find(kind="job", method="cjme")] == ["FINISHED", "FINISHED"]
     monkeypatch.undo()
+    again = bench.run(bench.call(methods="avca,cjme"))
+    assert [e.state for e in again.failed] == ["failed", "missing"]
+    assert "the sky fell (in an earlier call; --retry-failed tries it again)" in again.failed[0].error
+    bench.runner = replace(bench.runner, retry_failed=True)
     assert not bench.run(bench.call(methods="avca,cjme")).failed
 
 

@@ -30,6 +30,10 @@ class Recorder:
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[EpochRecord] = []
         self.batches, self.stop_after = 0, stop_after
+        self.notes: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
 
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
         self.batches += 1

@@ -30,6 +30,9 @@ class Quiet:
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
         pass
 
+    def on_note(self, text: str) -> None:
+        pass
+
     def on_epoch(self, record: object) -> None:
         pass
 

@@ -31,7 +31,7 @@ from benchmark.report.summary import (
     summarise,
 )
 from benchmark.report.tables import ORDER, build_tables
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.tracking import RunRecord, Tracker, without_password
 
 MANIFEST = "manifest.json"
 VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}
@@ -257,12 +257,8 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         origin = f"weights `{tags.get('weights_digest', '?')}` from {tags.get('source') or 'a place not recorded'}"
         data = f"tested on data `{tags.get('data_digest', '?')}`, run `{weights.run.run_id}`"
         lines.append(f"Released weights of {method_title(results, tags['method'])} on {place}: {origin}, {data}")
-    return [*lines, f"Tracking store: {_without_password(tracker.uri)}"]
+    return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 
 
 def _tag_values(runs: Sequence[RunRecord], tag: str) -> str:
     return ", ".join(distinct(r.tags.get(tag, "") for r in runs)) or "not recorded"
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]+@", "//…@", uri)

@@ -1,0 +1,83 @@
+"""Waiting for what a job needs and cannot mend: a server that does not answer, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from benchmark.errors import Unavailable, UsageError
+
+VARIABLE = "GZSL_PATIENCE"
+DEFAULT_SECONDS = 600.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def patience() -> float:
+    """How many seconds are waited: ``GZSL_PATIENCE``, or ten minutes.
+
+    Raises:
+        UsageError: the variable is no number of seconds.
+    """
+    text = os.environ.get(VARIABLE)
+    try:
+        seconds = DEFAULT_SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise UsageError(f"{VARIABLE}={text}: give seconds, 0 or more")
+    return seconds
+
+
+def patiently(action: Callable[[], T], passing: Callable[[Exception], bool], what: str) -> T:
+    """Do an action, again and again while it fails for reasons that may pass.
+
+    Args:
+        action: safe to repeat after it failed.
+        passing: whether an error may pass by itself or with help from outside.
+        what: names the trouble, for the user.
+
+    Raises:
+        Unavailable: it did not pass in time.
+    """
+    started, pause = time.monotonic(), FIRST_PAUSE
+    told = False
+    while True:
+        try:
+            result = action()
+        except Exception as error:
+            if not passing(error):
+                raise
+            waited, longest = time.monotonic() - started, patience()
+            reason = first_line(error)
+            if waited >= longest:
+                raise Unavailable(
+                    f"{what} ({reason}); waited {longest:.0f} s for it ({VARIABLE}). Nothing is lost: the same command goes on "
+                    "from the last checkpoints"
+                ) from error
+            if not told:
+                logger.warning("%s (%s); waiting up to %.0f s (%s)", what, reason, longest, VARIABLE)
+                told = True
+            time.sleep(min(pause, longest - waited))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            if told:
+                logger.warning("%s: over after %.0f s", what, time.monotonic() - started)
+            return result
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short."""
+    return str(error).split("\n", 1)[0][:200]
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error says that there is no space left."""
+    return isinstance(error, OSError) and error.errno in FULL

@@ -1,0 +1,290 @@
+"""What goes wrong around jobs: damaged checkpoints, full disks, servers that go away, memory that runs out. Nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from tiny import Bench, results
+
+from benchmark import patience
+from benchmark.cli import main
+from benchmark.errors import Unavailable, UsageError
+from benchmark.execution import job_states
+from benchmark.method import EpochRecord, Method
+from benchmark.patience import patiently
+from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.training import CHECKPOINT, PREVIOUS
+
+EPOCHS = "train.epochs=5"
+
+
+class Stopped(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def other(bench: Bench, tmp_path: Path) -> Bench:
+    """A bench with the same data and another record."""
+    runs = tmp_path / "other"
+    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses and little patience."""
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
+    monkeypatch.setenv(patience.VARIABLE, "0.5")
+
+
+def stop_after(bench: Bench, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Run a call that ends without any farewell after an epoch of its first job."""
+
+    def end(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.display, "epoch", end)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(bench.call(EPOCHS, methods="avca"))
+
+
+def truncate(file: Path) -> None:
+    with open(file, "r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+
+
+def flip(file: Path) -> None:
+    """Change a byte in the middle of the file, which is in a tensor."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+@pytest.mark.parametrize("files", [[CHECKPOINT], [CHECKPOINT, PREVIOUS]])
+def test_a_damaged_checkpoint_is_told_and_an_earlier_one_gives_the_same_numbers(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, damage: Any, files: list[str]
+) -> None:
+    bench.run(bench.call(EPOCHS, methods="avca"))
+    stop_after(other, monkeypatch, epoch=2)
+    for file in files:
+        (found,) = other.runs.glob(f"jobs/*/{file}")
+        damage(found)
+    said: list[str] = []
+    monkeypatch.setattr(other.display, "say", said.append)
+    assert not other.run(other.call(EPOCHS, methods="avca")).failed
+    assert f"{CHECKPOINT} cannot be read" in said[0]
+    assert len(said) == len(files)
+    assert results(other.tracker) == results(bench.tracker)
+    assert not list(other.runs.glob("jobs/*/checkpoint*"))
+
+
+def test_a_full_disk_is_waited_for(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
+    bench.run(bench.call(EPOCHS, methods="avca"))
+    written, write = [0], Path.write_bytes
+
+    def full(self: Path, data: Any) -> int:
+        written[0] += 1
+        if "checkpoint" in self.name and written[0] % 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert not other.run(other.call(EPOCHS, methods="avca")).failed
+    assert results(other.tracker) == results(bench.tracker)
+
+
+def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None
+) -> None:
+    bench.run(bench.call(EPOCHS, methods="avca"))
+    written, write = [0], Path.write_bytes
+
+    def full(self: Path, data: Any) -> int:
+        written[0] += 1
+        if written[0] > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(Unavailable, match=r"cannot be written \(.*No space left.*the same command goes on"):
+            other.run(other.call(EPOCHS, methods="avca"))
+    assert not other.run(other.call(EPOCHS, methods="avca")).failed, "a full disk is no failure of the job"
+    assert results(other.tracker) == results(bench.tracker)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_is_waited_for(bench: Bench, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        other = Bench(Tracker(sqlite_uri(small / "mlflow.db"), small / "artifacts"), small, bench.data)
+        ballast = small / "ballast"
+        with pytest.raises(OSError, match="space"):
+            ballast.write_bytes(bytes(64 * 2**20))
+        timer = threading.Timer(8, ballast.unlink)
+        timer.start()
+        started = time.monotonic()
+        assert not other.run(other.call(EPOCHS, methods="avca,cjme")).failed
+        assert time.monotonic() - started > 7, "it went on although the disk was full"
+        timer.join()
+        bench.run(bench.call(EPOCHS, methods="avca,cjme"))
+        assert results(other.tracker) == results(bench.tracker)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_epochs_are_kept_while_the_store_is_away_and_sent_later(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(bench.call(EPOCHS, methods="cjme", stages="1"))
+    log_metrics, tried = other.tracker.log_metrics, []
+
+    def away(run_id: str, metrics: Any, step: int = 0, *, wait: bool = True) -> None:
+        if not wait:
+            tried.append(step)
+            if len(tried) < 4:
+                raise Unavailable("the store is away")
+        log_metrics(run_id, metrics, step, wait=wait)
+
+    monkeypatch.setattr(other.tracker, "log_metrics", away)
+    assert not other.run(other.call(EPOCHS, methods="cjme", stages="1")).failed
+    assert tried[:4] == [0, 0, 0, 0], "the first epoch is tried again with each later one"
+    histories = [b.tracker.history(b.tracker.find(kind="job")[0].run_id, "val/hm") for b in (bench, other)]
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 5
+
+
+def test_patience_ends(hasty: None) -> None:
+    def away() -> None:
+        raise ConnectionError("nobody there")
+
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match=r"the server is away \(nobody there\); waited 0 s|waited 1 s"):
+        patiently(away, lambda error: True, "the server is away")
+    assert 0.5 <= time.monotonic() - started < 5
+    with pytest.raises(ConnectionError):
+        patiently(away, lambda error: False, "the server is away")
+
+
+def test_patience_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(patience.VARIABLE, "long")
+    with pytest.raises(UsageError, match="GZSL_PATIENCE=long: give seconds"):
+        patience.patience()
+
+
+def test_out_of_memory_fails_the_trial_with_its_settings_and_the_study_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = bench.call("train.epochs=1", methods="avgzslnet", trials=4)
+    units = bench.units(call)
+    method, loss = units[0].method, units[0].method.loss
+
+    def hungry(self: Method, *arguments: Any) -> Any:
+        if self.config.margin > 1.1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(method, "loss", hungry)
+    result = bench.runner.run(call, units)
+    failed = bench.tracker.find(kind="job", variant="trial", status="FAILED")
+    assert failed, "no trial drew a large margin: choose another seed"
+    assert all(float(run.params["avgzslnet.margin"]) > 1.1 for run in failed)
+    assert all("out of memory" in run.tags["error"] for run in failed)
+    (study,) = result.studies
+    assert (study.complete + study.pruned, study.failed) == (4, len(failed))
+
+
+def test_status_tells_running_from_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(bench, monkeypatch, epoch=1)
+    units = bench.units(bench.call(EPOCHS, methods="avca"))
+
+    def states() -> list[str]:
+        return [state for _, state, _ in job_states(bench.tracker, units, "all", bench.runs)]
+
+    assert states() == ["interrupted", "missing"]
+    with FileLock(bench.runs / "jobs" / f"{units[0].job(1, 0).key}.lock"):
+        assert states() == ["running", "missing"]
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server; its whole process group is killed at the end."""
+    program = Path(sys.executable).with_name("mlflow")
+    backend = ["--backend-store-uri", sqlite_uri(folder / "served.db"), "--artifacts-destination", str(folder / "served")]
+    command = [str(program), "server", *backend, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = open(folder / "server.log", "ab")  # noqa: SIM115 - closed below, after the process
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.1)
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_goes_away_loses_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of a call, back after some seconds; two processes work meanwhile."""
+    call = ["train.epochs=8", "train.batches_per_epoch=12"]
+    bench.run(bench.call(*call, methods="cjme,avca", seeds=2, trials=2))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("GZSL_TRACKING_URI", f"http://127.0.0.1:{port}")
+    with server(tmp_path, port):
+        Tracker(f"http://127.0.0.1:{port}", tmp_path / "unused")
+        settings = [f"--set={s}" for s in bench.call(*call).settings]
+        options = ["--methods", "cjme,avca", "--dataset", "synthetic", "--seeds", "2", "--trials", "2", "--jobs", "2"]
+        places = ["--runs-dir", tmp_path / "served-runs", "--data-root", bench.data, "--reports-dir", tmp_path / "reports"]
+        script = str(Path(__file__).resolve().parents[1] / "run_benchmark.py")
+        child = subprocess.Popen([sys.executable, script, *options, *settings, *map(str, places)])
+        while len(list((tmp_path / "served-runs").glob("jobs/*/best.pt"))) < 2:
+            assert child.poll() is None
+            time.sleep(0.05)
+    time.sleep(10)  # the server is gone
+    assert child.poll() is None, "the call did not outlive the server"
+    with server(tmp_path, port):
+        assert child.wait(timeout=600) == 0
+        assert results(Tracker(f"http://127.0.0.1:{port}", tmp_path / "unused")) == results(bench.tracker)
+
+
+def test_an_unreachable_server_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as stop:
+        main(["report", "--tracking-uri", "http://127.0.0.1:9", "--runs-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "--tracking-uri http://127.0.0.1:9: cannot be opened" in "".join(capsys.readouterr())
+    assert time.monotonic() - started < 60
+    shutil.rmtree(tmp_path, ignore_errors=True)
