@@ -83,7 +83,7 @@ class Tracker:
 
     Args:
         uri: any MLflow tracking address; a SQLite file is created, safely also by several processes at once.
-        artifacts: folder for artifacts of a SQLite store (a server has its own place).
+        artifacts: folder for artifacts of a database (a server has its own place).
 
     Raises:
         UsageError: the store cannot be opened.
@@ -94,7 +94,8 @@ class Tracker:
         file = sqlite_file(uri)
         try:
             if file is None:
-                self.client, self.experiment_id = self._connect(experiment, None)
+                server = urlparse(uri).scheme.startswith(("http", "databricks"))
+                self.client, self.experiment_id = self._connect(experiment, None if server else artifacts.resolve().as_uri())
             else:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(f"{file}.lock"):

@@ -92,7 +92,7 @@ class Study:
     def finished_trials(self) -> int:
         """Trials told so far (complete or pruned), 0 if the study does not exist."""
         try:
-            return _told(optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
+            return _patiently(lambda: _told(optuna.load_study(study_name=self.name, storage=open_storage(self.storage))))
         except KeyError:
             return 0
 
@@ -128,7 +128,7 @@ class Study:
     def _step(self, study: optuna.Study, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
         trial = _patiently(lambda: self._next_trial(study))
         try:
-            value = objective(_Handle(trial), dict(trial.params))
+            value = objective(_patiently(lambda: _Handle(trial)), dict(trial.params))
         except Pruned:
             _tell(study, trial.number, state=TrialState.PRUNED)
         except JobError as error:
@@ -208,8 +208,10 @@ def _is_away(error: Exception) -> bool:
     """Whether an error says that the storage does not answer for now: no connection, locked, full, restarting."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
-    away = (InterfaceError, OperationalError)
-    return isinstance(error, away) or isinstance(error.__cause__, away) or disk_is_full(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (InterfaceError, OperationalError)):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None or disk_is_full(error)
 
 
 def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:

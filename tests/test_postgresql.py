@@ -1,0 +1,103 @@
+"""Optuna and MLflow on a real PostgreSQL, which goes away for a while in the middle. Slow; needs Debian's postgresql."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from tiny import Bench, results
+
+from benchmark.tracking import Tracker
+
+pytestmark = pytest.mark.slow
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+class Server:
+    """A PostgreSQL server on loopback with a folder of its own; root runs it as user postgres, since it refuses root."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs = folder, programs
+        self.before = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.run("initdb", "-D", folder / "data", "-U", "gzsl", "--auth=trust", "-E", "UTF8")
+        self.start()
+        for name in ("mlflow", "optuna"):
+            self.run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "gzsl", name)
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = [*self.before, str(self.programs / program), *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        self.run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+
+    def uri(self, database: str) -> str:
+        return f"postgresql+psycopg://gzsl@127.0.0.1:{self.port}/{database}"
+
+
+@pytest.fixture
+def postgresql() -> Iterator[Server]:
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
+    if found[0] is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    folder = Path(tempfile.mkdtemp(prefix="gzsl-postgresql-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    server = Server(folder, Path(found[0]).parent)
+    try:
+        yield server
+    finally:
+        subprocess.run(
+            [*server.before, str(server.programs / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop"],
+            check=False,
+            capture_output=True,
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_both_storages_on_postgresql_outlive_a_stop_of_twenty_seconds(
+    postgresql: Server, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = bench.call("train.epochs=8", "train.batches_per_epoch=12", methods="cjme,avca", seeds=2, trials=3)
+    bench.run(call)
+    monkeypatch.setenv("GZSL_TRACKING_URI", postgresql.uri("mlflow"))
+    monkeypatch.setenv("GZSL_STORAGE", postgresql.uri("optuna"))
+    options = ["--methods", "cjme,avca", "--dataset", "synthetic", "--seeds", "2", "--trials", "3", "--jobs", "2"]
+    places = ["--runs-dir", tmp_path / "pg", "--data-root", bench.data, "--reports-dir", tmp_path / "reports"]
+    settings = [f"--set={s}" for s in call.settings]
+    script = str(PROJECT / "run_benchmark.py")
+    child = subprocess.Popen(
+        [sys.executable, script, *options, *settings, *map(str, places)], stderr=subprocess.PIPE, text=True
+    )
+    while len(list((tmp_path / "pg").glob("jobs/*/best.pt"))) < 3:
+        assert child.poll() is None
+        time.sleep(0.05)
+    postgresql.stop()
+    time.sleep(20)
+    assert child.poll() is None, "the call did not outlive the stop"
+    postgresql.start()
+    _, told = child.communicate(timeout=600)
+    assert child.returncode == 0, told
+    assert "does not answer" in told
+    assert results(Tracker(postgresql.uri("mlflow"), tmp_path / "pg" / "artifacts")) == results(bench.tracker)
+    for study in optuna.study.get_all_study_summaries(postgresql.uri("optuna")):
+        trials = optuna.load_study(study_name=study.study_name, storage=postgresql.uri("optuna")).trials
+        assert len(trials) == 3
+        assert all(t.state.is_finished() for t in trials)
