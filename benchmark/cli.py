@@ -308,8 +308,10 @@ def _run_units(
         engine = None
         if jobs > 1:
             from benchmark.processes import LocalProcesses
+            from benchmark.scheduling import Desk
 
-            engine = LocalProcesses.of(runner, call, units, data_root, jobs, display.lane, tune_only=tune_only)
+            desk = Desk.of(runner, call, units, data_root, display.lane, tune_only=tune_only)
+            engine = LocalProcesses(desk, jobs)
         try:
             return runner.run(call, units, tune_only=tune_only, engine=engine)
         except KeyboardInterrupt:

@@ -16,7 +16,8 @@ from tiny import TINY, Bench, results
 
 from benchmark.execution import CallResult
 from benchmark.jobs import Call
-from benchmark.processes import ATTEMPTS, LocalProcesses
+from benchmark.processes import LocalProcesses
+from benchmark.scheduling import ATTEMPTS, Desk
 from benchmark.tracking import Tracker, sqlite_uri
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -24,8 +25,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:
     units = bench.units(call)
-    engine = LocalProcesses.of(bench.runner, call, units, bench.data, jobs, lambda number: bench.display, tune_only=False)
-    return bench.runner.run(call, units, engine=engine)
+    desk = Desk.of(bench.runner, call, units, bench.data, lambda task: bench.display)
+    return bench.runner.run(call, units, engine=LocalProcesses(desk, jobs))
 
 
 @pytest.fixture
