@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,10 +207,11 @@ def _shown(desk: Desk, board: Any) -> Iterator[None]:
 
     def pump() -> None:
         last = False
-        while not last:
-            last = over.wait(POLL_SECONDS)
-            for message in ray.get(board.take.remote()):
-                desk.show(message)
+        with suppress(ray.exceptions.RayError):  # the board is lost with the connection, when all is stopped at once
+            while not last:
+                last = over.wait(POLL_SECONDS)
+                for message in ray.get(board.take.remote()):
+                    desk.show(message)
 
     thread = threading.Thread(target=pump, daemon=True)
     thread.start()
