@@ -21,6 +21,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from benchmark import __version__
+from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +92,6 @@ Ablate = Annotated[
     ),
 ]
 InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes that work side by side; the numbers are those of one.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
@@ -189,8 +189,11 @@ def run(
     config: Config = None,
     plugin: Plugin = None,
     in_memory: InMemory = None,
-    jobs: Jobs = 1,
     retry_failed: RetryFailed = False,
+    jobs: Jobs = None,
+    executor: Executor = "local",
+    ray_address: RayAddress = None,
+    gpus_per_job: GpusPerJob = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
     report_name: Report = None,
     quiet: Quiet = False,
@@ -207,6 +210,7 @@ def run(
         base_seed=base_seed, trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
         ablate=[name.strip() for name in ablate.split(",")] if ablate is not None else None,
     )  # fmt: skip
+    workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, data_root)
     tracker = _tracker(runs_dir, tracking_uri)
     if dry_run:
@@ -216,7 +220,7 @@ def run(
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
     result = _run_units(
-        call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-", retry_failed=retry_failed
+        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet or json_file == "-", retry_failed=retry_failed
     )
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
@@ -242,7 +246,10 @@ def tune(
     set_: Set = None,
     plugin: Plugin = None,
     in_memory: InMemory = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    executor: Executor = "local",
+    ray_address: RayAddress = None,
+    gpus_per_job: GpusPerJob = None,
     quiet: Quiet = False,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
@@ -255,12 +262,13 @@ def tune(
         None, methods=methods, dataset=dataset, features=features, mode=mode, base_seed=base_seed,
         trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
     )  # fmt: skip
+    workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, data_root)
     if not all(unit.tuning.trials for unit in units):
         raise UsageError("tune: say how many trials, for example --trials 30")
     tracker = _tracker(runs_dir, tracking_uri)
     result = _run_units(
-        call, units, tracker, data_root, runs_dir, storage, jobs, quiet=quiet or json_file == "-", tune_only=True
+        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet or json_file == "-", tune_only=True
     )
     if json_file != "-":
         from benchmark.display import rows_table
@@ -294,7 +302,7 @@ def _run_units(
     data_root: Path,
     runs_dir: Path,
     storage: str | None,
-    jobs: int,
+    workers: Workers,
     *,
     quiet: bool,
     tune_only: bool = False,
@@ -304,18 +312,13 @@ def _run_units(
     from benchmark.execution import Runner
     from benchmark.interrupts import Interrupts
 
-    threads, cores = jobs * max(unit.settings.train.threads for unit in units), os.cpu_count() or 1
-    if jobs > 1 and threads > cores:
-        err.print(f"note: {jobs} jobs want {threads} threads, this machine has {cores} cores: each job will be slower")
+    if note := workers.note(units):
+        err.print(note)
     with LiveDisplay(out, quiet=quiet) as display, Interrupts(err.print) as interrupts:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         places = (tracker, runs_dir, _storage(runs_dir, storage), display.lane())
         runner = Runner(*places, command, interrupts.stopping, retry_failed)
-        engine = None
-        if jobs > 1:
-            from benchmark.processes import LocalProcesses
-
-            engine = LocalProcesses.of(runner, call, units, data_root, jobs, display.lane, tune_only=tune_only)
+        engine = workers.engine(runner, call, units, data_root, display.lane, tune_only=tune_only)
         try:
             return runner.run(call, units, tune_only=tune_only, engine=engine)
         except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ class LiveDisplay:
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[Hashable, Lane] = {}
 
     def __enter__(self) -> LiveDisplay:
         self.progress.start()
@@ -50,13 +50,13 @@ class LiveDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
-    def lane(self, number: int = 0) -> Lane:
-        """The display of what one process does."""
-        return self._lanes.setdefault(number, Lane(self))
+    def lane(self, task: Hashable = 0) -> Lane:
+        """The display of a task; 0 for this process."""
+        return self._lanes.setdefault(task, Lane(self))
 
 
 class Lane:
-    """Shows the running job of one process."""
+    """Shows the running job of a task."""
 
     def __init__(self, display: LiveDisplay) -> None:
         self.display, self.progress, self.console = display, display.progress, display.console

@@ -54,3 +54,10 @@ def tracker(runs: Path) -> Tracker:
 @pytest.fixture
 def bench(tracker: Tracker, runs: Path, tmp_path: Path) -> Iterator[Bench]:
     return Bench(tracker, runs, tmp_path / "data")
+
+
+@pytest.fixture
+def other(bench: Bench, tmp_path: Path) -> Bench:
+    """A bench with the same data and another record."""
+    runs = tmp_path / "other"
+    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)

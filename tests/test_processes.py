@@ -5,34 +5,23 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from tiny import TINY, Bench, results
+from commands import command, trainers
+from tiny import Bench, results
 
 from benchmark.execution import CallResult
 from benchmark.jobs import Call
-from benchmark.processes import ATTEMPTS, LocalProcesses
-from benchmark.tracking import Tracker, sqlite_uri
-
-PROJECT = Path(__file__).resolve().parents[1]
+from benchmark.processes import LocalProcesses
+from benchmark.scheduling import ATTEMPTS, Desk
 
 
 def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:
     units = bench.units(call)
-    engine = LocalProcesses.of(bench.runner, call, units, bench.data, jobs, lambda number: bench.display, tune_only=False)
-    return bench.runner.run(call, units, engine=engine)
-
-
-@pytest.fixture
-def other(bench: Bench, tmp_path: Path) -> Bench:
-    """A bench with the same data and another record."""
-    runs = tmp_path / "other"
-    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)
+    desk = Desk.of(bench.runner, call, units, bench.data, lambda task: bench.display)
+    return bench.runner.run(call, units, engine=LocalProcesses(desk, jobs))
 
 
 @pytest.mark.slow
@@ -77,31 +66,6 @@ def test_a_method_that_kills_its_process_fails_and_the_others_go_on(bench: Bench
     (run,) = bench.tracker.find(kind="job", method="deadly")
     assert (run.status, run.tags["outcome"]) == ("FAILED", "failed")
     assert "its process died" in run.tags["error"]
-
-
-def command(bench: Bench, *options: str) -> subprocess.Popen[str]:
-    places = ["--data-root", str(bench.data), "--runs-dir", str(bench.runs), "--reports-dir", str(bench.runs / "reports")]
-    sets = [f"--set={s}" for s in TINY]
-    arguments = ["run", "--dataset", "synthetic", *places, *sets, *options]
-    return subprocess.Popen(
-        [sys.executable, str(PROJECT / "run_benchmark.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def trainers(process: subprocess.Popen[str], runs: Path) -> list[psutil.Process]:
-    """The processes that hold an open lock of a job."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if any(str(runs / "jobs") in f.path for f in child.open_files()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.mark.slow

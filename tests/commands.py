@@ -1,0 +1,43 @@
+"""The command line in a process of its own with a tiny call, and the processes that work for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from tiny import TINY, Bench
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def tiny_arguments(bench: Bench, *options: str) -> list[str]:
+    """Arguments of ``run_benchmark.py`` for a tiny call on the synthetic data."""
+    places = ["--data-root", str(bench.data), "--runs-dir", str(bench.runs), "--reports-dir", str(bench.runs / "reports")]
+    sets = [f"--set={s}" for s in TINY]
+    return ["--dataset", "synthetic", *places, *sets, *options]
+
+
+def command(bench: Bench, *options: str, **env: str) -> subprocess.Popen[str]:
+    """The command line with a tiny call, started."""
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(bench, *options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def trainers(process: subprocess.Popen[str], runs: Path) -> list[psutil.Process]:
+    """The processes below this one that hold an open lock of a job."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if any(str(runs / "jobs") in f.path for f in child.open_files()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
