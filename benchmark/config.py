@@ -106,7 +106,7 @@ class TuningConfig(_Settings):
     """Search for settings on the validation parts."""
 
     trials: int = Field(0, ge=0, le=100_000, description="finished trials in all, published settings included; 0: no tuning")
-    timeout: float | None = Field(None, gt=0, description="seconds after which no further trial starts")
+    timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which no further one starts")
     pruner: Literal["median", "hyperband", "none"] = "median"
     startup_trials: int = Field(5, ge=1, description="random trials before the sampler learns, and before anything is pruned")
     warmup_epochs: int = Field(3, ge=0, description="epochs before a trial may be pruned")

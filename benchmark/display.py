@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from benchmark.method import EpochRecord
     from benchmark.worker import Ended
 
+REFRESHES = 2
+"""A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
 
@@ -38,6 +40,7 @@ class LiveDisplay:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
+            refresh_per_second=REFRESHES,
             disable=quiet or not console.is_terminal,
             transient=True,
         )

@@ -44,7 +44,7 @@ class Call(BaseModel):
     )
     base_seed: int = Field(BASE_SEED, ge=0)
     trials: int | None = Field(None, ge=0, description="tuning trials per method; 0, or what the alias says")
-    timeout: float | None = Field(None, gt=0, description="seconds after which a study starts no further trial")
+    timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which a study starts no more")
     settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
     ablate: list[str] | None = Field(
         None, description="mode paper with each of these protocol switches corrected alone; all: every switch"

@@ -13,7 +13,7 @@ from benchmark.errors import Unavailable, UsageError
 
 VARIABLE = "GZSL_PATIENCE"
 DEFAULT_SECONDS = 600.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 logger = logging.getLogger(__name__)

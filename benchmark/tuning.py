@@ -1,16 +1,16 @@
 """Optuna, and the only place that imports it: studies on the validation parts.
 
 A study is resumed exactly: the sampler is seeded anew for each trial from the study's seed and the number of trials told so
-far, and a trial that was interrupted is carried on as the same trial.
+far, and a trial that was interrupted is carried on as the same trial. Budgets are totals over all calls, so that they are equal
+for methods of which one was interrupted and another was not.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import optuna
 from optuna.trial import TrialState
@@ -25,6 +25,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 T = TypeVar("T")
 FAILURES_PER_TRIAL = 2
 """A study gives up after this many failed trials for each wanted one."""
+SECONDS = "seconds"
+"""User attribute of a trial: what its epochs took."""
+FEWEST_TRIALS = 10
+"""Finished trials that importances need at least, and twice as many as there are parameters."""
+EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
 
 
 class Pruned(Exception):
@@ -36,8 +41,8 @@ class Trial(Protocol):
 
     number: int
 
-    def report(self, epoch: int, hm: float) -> None:
-        """Report the validation HM of an epoch.
+    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
+        """Report the validation HM of an epoch, and what it took.
 
         Raises:
             Pruned: the trial is not worth going on with.
@@ -57,10 +62,52 @@ class TuningResult:
     complete: int
     pruned: int
     failed: int
+    start_hm: float | None
+    """Validation HM of the starting settings, trial 0, fraction; None where that was not finished."""
+    trials: int
+    """Budget: told trials wanted in all."""
+    timeout: float | None
+    """Budget: seconds of trials after which no further one started."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types."""
         return {**vars(self), "best_values": dict(self.best_values)}
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that is over."""
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    hm: float | None
+    """Highest validation HM, fraction; None where no epoch was reported."""
+    seconds: float
+    """What its epochs took, validation included."""
+    epochs: int
+    """Epochs reported."""
+    values: Mapping[str, Any]
+    """Searched settings."""
+    start: bool
+    """Whether these are the starting settings."""
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Which of the searched settings decide the validation HM, or why that cannot be said."""
+
+    trials: int
+    """Finished trials that they are made from; pruned ones tell too little."""
+    values: Mapping[str, float]
+    """Setting -> share of the variance that single settings explain; they sum to 1. Empty where there is a reason."""
+    reason: str
+    """Why there are none; empty where there are."""
+    seed: int
+    evaluator: str = EVALUATOR
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {**vars(self), "values": dict(self.values)}
 
 
 @dataclass(frozen=True)
@@ -82,19 +129,49 @@ class Study:
             JobError: too many trials failed, or none finished.
         """
         study = _patiently(self._open)
-        deadline = time.monotonic() + (self.config.timeout or math.inf)
-        while _patiently(lambda: _told(study)) < self.config.trials and time.monotonic() < deadline:
+        while _patiently(lambda: self._goes_on(study)):
             if _failed(study) > FAILURES_PER_TRIAL * self.config.trials:
                 raise JobError(f"study {self.name}: {_failed(study)} trials failed; see their runs")
             self._step(study, objective)
         return _patiently(lambda: self._result(study))
 
+    def _goes_on(self, study: optuna.Study) -> bool:
+        return _told(study) < self.config.trials and _spent(study) < (self.config.timeout or math.inf)
+
     def finished_trials(self) -> int:
         """Trials told so far (complete or pruned), 0 if the study does not exist."""
         try:
-            return _patiently(lambda: _told(optuna.load_study(study_name=self.name, storage=open_storage(self.storage))))
+            return _told(self._load())
         except KeyError:
             return 0
+
+    def past_trials(self) -> list[PastTrial]:
+        """All trials that are over, by number."""
+        study = self._load()
+        return [_past(t, self._starts(t)) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+
+    def importances(self) -> Importances:
+        """Importances of the searched settings, seeded by the study's seed."""
+        study = self._load()
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        reason = _no_importances([t.value or 0.0 for t in finished], len(self.ranges))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=64, seed=self.config.seed)
+        found: dict[str, float] = {}
+        if not reason:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(self.ranges))
+        return Importances(len(finished), {k: float(v) for k, v in found.items()}, reason, self.config.seed)
+
+    def _starts(self, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether a trial has the starting settings; trial 0, or a later one where that was lost while it was drawn."""
+        return trial.params == dict(self.start)
+
+    def _load(self) -> optuna.Study:
+        """The study as it stands.
+
+        Raises:
+            KeyError: it does not exist.
+        """
+        return _patiently(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
 
     def _open(self) -> optuna.Study:
         study = optuna.create_study(
@@ -127,8 +204,12 @@ class Study:
 
     def _step(self, study: optuna.Study, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
         trial = _patiently(lambda: self._next_trial(study))
+        handle = _patiently(lambda: _Handle(trial))
         try:
-            value = objective(_patiently(lambda: _Handle(trial)), dict(trial.params))
+            try:
+                value = objective(handle, dict(trial.params))
+            finally:
+                _patiently(lambda: trial.set_user_attr(SECONDS, handle.seconds))
         except Pruned:
             _tell(study, trial.number, state=TrialState.PRUNED)
         except JobError as error:
@@ -149,20 +230,21 @@ class Study:
         return study.ask({key: _distribution(r) for key, r in self.ranges.items()})
 
     def _result(self, study: optuna.Study) -> TuningResult:
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        complete, pruned, failed = (len(study.get_trials(deepcopy=False, states=(s,))) for s in states)
+        complete, pruned, failed = (len(study.get_trials(deepcopy=False, states=(s,))) for s in STATES)
         if complete == 0:
             raise JobError(f"study {self.name}: no trial finished")
-        best = study.best_trial
-        start = all(best.params[k] == v for k, v in self.start.items())
+        best, finished = study.best_trial, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return TuningResult(
             study=self.name,
-            best_values={} if start else dict(best.params),
+            best_values={} if self._starts(best) else dict(best.params),
             best_number=best.number,
             best_hm=float(best.value or 0.0),
             complete=complete,
             pruned=pruned,
             failed=failed,
+            start_hm=next((t.value for t in finished if self._starts(t)), None),
+            trials=self.config.trials,
+            timeout=self.config.timeout,
         )
 
 
@@ -173,8 +255,10 @@ class _Handle:
         self._trial = trial
         self.number = trial.number
         self._reported = set(trial.study.trials[trial.number].intermediate_values)
+        self.seconds = 0.0
 
-    def report(self, epoch: int, hm: float) -> None:
+    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
+        self.seconds += seconds
         if epoch not in self._reported:
             _patiently(lambda: self._trial.report(hm, epoch))
             self._reported.add(epoch)
@@ -222,6 +306,42 @@ def _tell(study: optuna.Study, number: int, value: float | None = None, state: T
             study.tell(number, value, state=state)
 
     _patiently(tell)
+
+
+STATES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+def _past(trial: optuna.trial.FrozenTrial, start: bool) -> PastTrial:
+    reported = trial.intermediate_values
+    hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
+    return PastTrial(trial.number, STATES[trial.state], hm, _seconds(trial), len(reported), dict(trial.params), start)
+
+
+def _seconds(trial: optuna.trial.FrozenTrial) -> float:
+    """What a trial took; of one that ended and did not say, the time from its start to its end."""
+    told = float(trial.user_attrs.get(SECONDS, 0.0))
+    if told or trial.duration is None or trial.state == TrialState.FAIL:  # a lost trial may be told days later
+        return told
+    return trial.duration.total_seconds()
+
+
+def _spent(study: optuna.Study) -> float:
+    """Seconds of all trials that are over, failed ones included."""
+    return sum(_seconds(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES)))
+
+
+def _no_importances(hms: Sequence[float], parameters: int) -> str:
+    """Why importances cannot be told from finished trials with these HMs; empty where they can."""
+    fewest = max(FEWEST_TRIALS, 2 * parameters)
+    if parameters < 2:
+        return "a single setting is searched"
+    if len(hms) < fewest:
+        return f"{len(hms)} finished trials, at least {fewest} are needed"
+    return "all finished trials have the same HM" if len(set(hms)) == 1 else ""
 
 
 def _told(study: optuna.Study) -> int:

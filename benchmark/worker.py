@@ -27,6 +27,7 @@ from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weig
 from benchmark.tracking import Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
+from benchmark.tuning_records import log_study
 
 State = Literal["done", "reused", "failed", "missing"]
 
@@ -200,7 +201,7 @@ class Worker:
             tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
 
             def report(record: EpochRecord) -> None:
-                trial.report(record.epoch, record.validation["hm"])
+                trial.report(record.epoch, record.validation["hm"], record.seconds)
 
             outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
             if outcome.state == "failed":
@@ -213,9 +214,7 @@ class Worker:
         except JobError as error:
             self.display.say(f"{unit.title}: tuning failed: {error}")
             return Done([failed_search(unit, str(error))])
-        self.tracker.log_json(task.parent, tuned.as_dict(), "tuning.json")
-        trials = {"tuning.trials": str(tuned.complete + tuned.pruned), "tuning.pruned": str(tuned.pruned)}
-        self.tracker.tag(task.parent, **trials)
+        log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs)
         return Done(tuning=tuned)
 
     def run_job(

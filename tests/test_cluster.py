@@ -22,7 +22,7 @@ import psutil
 import pytest
 from commands import PROJECT, command, tiny_arguments, trainers
 from slurm import free_port, missing_programs, one_node_slurm
-from tiny import Bench, results
+from tiny import Bench, need, results
 
 from benchmark import cli
 from benchmark.errors import UsageError
@@ -32,11 +32,6 @@ LONGER = ("train.epochs=12", "train.batches_per_epoch=12")
 OPTIONS = ("--methods", "cjme,avgzslnet", "--seeds", "2", *(f"--set={s}" for s in LONGER))
 BIN = Path(sys.executable).parent
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def need(missing: str) -> None:
-    """Skip a test for want of something, or fail it where GZSL_CLUSTER_TESTS=required."""
-    (pytest.fail if os.environ.get("GZSL_CLUSTER_TESTS") == "required" else pytest.skip)(missing)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from tiny import Bench, results
+from tiny import Bench, need, results
 
 from benchmark import patience
 from benchmark.cli import main
@@ -35,13 +35,6 @@ EPOCHS = "train.epochs=5"
 
 class Stopped(Exception):
     """The process ends here."""
-
-
-@pytest.fixture
-def other(bench: Bench, tmp_path: Path) -> Bench:
-    """A bench with the same data and another record."""
-    runs = tmp_path / "other"
-    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)
 
 
 @pytest.fixture
@@ -140,7 +133,7 @@ def test_a_disk_that_is_really_full_is_waited_for(bench: Bench, tmp_path: Path) 
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=False, capture_output=True)
     if mounted.returncode:
-        pytest.skip("no right to mount a small file system")
+        need("no right to mount a small file system")
     try:
         other = Bench(Tracker(sqlite_uri(small / "mlflow.db"), small / "artifacts"), small, bench.data)
         ballast = small / "ballast"

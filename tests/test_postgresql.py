@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from tiny import Bench, results
+from tiny import Bench, need, results
 
 from benchmark.tracking import Tracker
 
@@ -56,7 +56,7 @@ class Server:
 def postgresql() -> Iterator[Server]:
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
     if found[0] is None:
-        pytest.skip("PostgreSQL's programs are not installed")
+        need("PostgreSQL is not installed; apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="gzsl-postgresql-"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")

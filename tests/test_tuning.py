@@ -44,7 +44,7 @@ class Log:
             if (trial.number, epoch) == self.stop_at:
                 raise KeyboardInterrupt
             self.epochs.append((trial.number, epoch))
-            trial.report(epoch, score(values) * (epoch + 1) / 5)
+            trial.report(epoch, score(values) * (epoch + 1) / 5, seconds=2.0)
         if trial.number == self.fail:
             raise JobError("loss is not finite")
         return score(values)
@@ -70,6 +70,13 @@ def test_the_total_of_trials_counts_earlier_calls(tmp_path: Path) -> None:
     again = Log()
     study(tmp_path, trials=5).run(again)
     assert again.values == []
+
+
+def test_more_trials_begin_with_those_of_a_smaller_budget(tmp_path: Path) -> None:
+    options = {"startup_trials": 2, "warmup_epochs": 1}
+    study(tmp_path / "small", trials=4, **options).run(Log())
+    study(tmp_path / "large", trials=7, **options).run(Log())
+    assert rows(tmp_path / "large")[:4] == rows(tmp_path / "small")
 
 
 @pytest.mark.parametrize("stop_at", [(0, 0), (2, 3), (6, 1), (7, 0)])
@@ -140,3 +147,73 @@ def test_the_best_settings_are_empty_where_the_start_is_best(tmp_path: Path) -> 
     other = study(tmp_path / "b", trials=3).run(lambda trial, values: float(trial.number))
     assert other.best_number == 2
     assert set(other.best_values) == set(RANGES)
+
+
+def test_past_trials_tell_epochs_seconds_and_the_start(tmp_path: Path) -> None:
+    mine = study(tmp_path, trials=12, startup_trials=3, warmup_epochs=1)
+    result = mine.run(Log(fail=1))
+
+    trials = mine.past_trials()
+
+    assert [t.number for t in trials] == list(range(13))
+    assert [t.number for t in trials if t.start] == [0]
+    states = [t.state for t in trials]
+    assert (states.count("complete"), states.count("pruned"), states.count("failed")) == (result.complete, result.pruned, 1)
+    pruned = [t for t in trials if t.state == "pruned"]
+    assert pruned
+    assert all(t.epochs < 5 for t in pruned)
+    assert all(t.epochs == 5 for t in trials if t.state == "complete")
+    assert all(t.seconds == 2 * t.epochs for t in trials)
+    assert max(t.hm or 0 for t in trials if t.state == "complete") == result.best_hm
+    assert trials[0].hm == result.start_hm == score(START)
+
+
+def test_an_interruption_costs_no_seconds(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, trials=2).run(Log(stop_at=(1, 3)))
+    again = study(tmp_path, trials=2)
+    again.run(Log())
+    assert [t.seconds for t in again.past_trials()] == [10, 10]
+
+
+def test_a_budget_in_seconds_is_a_total_over_calls(tmp_path: Path) -> None:
+    study(tmp_path, pruner="none", timeout=15).run(Log())
+    assert [t.seconds for t in study(tmp_path).past_trials()] == [10, 10]  # the second began before 15 s were used up
+
+    log = Log()
+    result = study(tmp_path, pruner="none", timeout=15).run(log)
+
+    assert log.values == []
+    assert (result.complete, result.timeout) == (2, 15)
+
+
+def test_trials_that_tell_no_seconds_use_up_the_time_too(tmp_path: Path) -> None:
+    result = study(tmp_path, timeout=1e-6).run(lambda trial, values: 0.5)
+    assert result.complete == 1
+
+
+def test_importances_find_the_setting_that_matters_and_are_the_same_again(tmp_path: Path) -> None:
+    mine = study(tmp_path, trials=20, pruner="none", startup_trials=20)
+    mine.run(lambda trial, values: 0.1 * (values["act"] == "a") + 0.001 * values["depth"])
+
+    found = mine.importances()
+
+    assert found == mine.importances()
+    assert (found.trials, found.reason) == (20, "")
+    assert sum(found.values.values()) == pytest.approx(1)
+    assert max(found.values, key=lambda name: found.values[name]) == "act"
+    assert "fANOVA" in found.evaluator
+
+
+def test_importances_that_cannot_be_told_say_why(tmp_path: Path) -> None:
+    few = study(tmp_path / "few", trials=4)
+    few.run(Log())
+    flat = study(tmp_path / "flat", trials=10)
+    flat.run(lambda trial, values: 0.5)
+    one = Study("s", sqlite_uri(tmp_path / "one.db"), {"depth": RANGES["depth"]}, {"depth": 2}, TuningConfig(trials=2))
+    one.run(lambda trial, values: 0.01 * values["depth"])
+
+    assert few.importances().reason == "4 finished trials, at least 10 are needed"
+    assert flat.importances().reason == "all finished trials have the same HM"
+    assert one.importances().reason == "a single setting is searched"
+    assert not {**few.importances().values, **flat.importances().values, **one.importances().values}

@@ -10,6 +10,7 @@ from benchmark.report.cells import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND
 from benchmark.report.collect import UNIT, Problem, Results, UnitFacts, distinct, records
 from benchmark.report.published import Published, PublishedTable, differences, published_for, user_reports_for
 from benchmark.report.released import RELEASED, place_of
+from benchmark.report.studies import budget_sentence
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
@@ -47,7 +48,11 @@ def caption_of(
     sentences = [
         MEANING[name],
         *_protocol(units, frame),
-        *([_uses(trained), seeds_sentence(ours), _tuning(trained), _training(trained, results, frame)] if trained else []),
+        *(
+            [_uses(trained), seeds_sentence(ours), budget_sentence(trained), _training(trained, results, frame)]
+            if trained
+            else []
+        ),
         *_data(units),
         *_versions(results, frame),
         *(_published(summary, tables) if published else []),
@@ -92,17 +97,6 @@ def seeds_sentence(summary: pd.DataFrame) -> str:
         return "Ours: n = 1 seed, no deviation."
     count = str(high) if low == high else f"{low} to {high}"
     return f"Ours: mean ± standard deviation (n − 1) over n = {count} seeds{fewer}."
-
-
-def _tuning(units: Sequence[UnitFacts]) -> str:
-    trials = sorted({u.trials for u in units})
-    if not trials or trials == [0]:
-        return "No tuning."
-    tuned = [t for t in trials if t]
-    count = str(tuned[0]) if len(tuned) == 1 else f"{tuned[0]} to {tuned[-1]}"
-    some = "" if 0 not in trials else " where tuned"
-    plural = "trial" if count == "1" else "trials"
-    return f"Tuning budget: {count} {plural} per method, data set and mode{some}, chosen by validation HM."
 
 
 def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> str:

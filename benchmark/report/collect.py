@@ -6,8 +6,9 @@ Nothing is averaged here and nothing is printed. Accuracies are fractions.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -46,6 +47,10 @@ class UnitFacts:
     """The method's run, below which the jobs are that it ran itself."""
     study: Mapping[str, Any] | None = None
     """What tuning found (``tuning.json``); None without tuning."""
+    search: pd.DataFrame | None = field(default=None, compare=False)
+    """The trials (``trials.csv``); None without tuning and in older stores."""
+    importances: Mapping[str, Any] | None = None
+    """Of the searched settings, or why there are none (``importances.json``); None like ``search``."""
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
@@ -256,15 +261,25 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
             tags = run.tags
             if tags.get("ablation"):
                 continue
-            study = tracker.read_json(run.run_id, "tuning.json") if "tuning.trials" in tags else None
-            units.append(_unit(run, call.run_id, study))
+            unit = _unit(run, call.run_id)
+            units.append(replace(unit, **_study(tracker, run.run_id)) if "tuning.trials" in tags else unit)
     return units
 
 
-def _unit(run: RunRecord, call: str, study: Mapping[str, Any] | None = None) -> UnitFacts:
+def _unit(run: RunRecord, call: str) -> UnitFacts:
     tags = run.tags
     names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
-    return UnitFacts(*names, tags=tags, call=call, run_id=run.run_id, study=study)
+    return UnitFacts(*names, tags=tags, call=call, run_id=run.run_id)
+
+
+def _study(tracker: Tracker, run_id: str) -> dict[str, Any]:
+    """What a method's run has of its study; older stores have the result alone."""
+    trials, importances = (artifact_text(tracker, run_id, name) for name in ("trials.csv", "importances.json"))
+    return {
+        "study": tracker.read_json(run_id, "tuning.json"),
+        "search": None if trials is None else pd.read_csv(io.StringIO(trials)),
+        "importances": None if importances is None else json.loads(importances),
+    }
 
 
 def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit: UnitFacts | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -16,7 +16,6 @@ from benchmark.report.cells import (
     cell,
     mean_and_deviation,
     name_ours,
-    plain_table,
     published_cell,
 )
 from benchmark.report.collect import UNIT, Results
@@ -25,6 +24,7 @@ from benchmark.report.published import Published, PublishedTable, differences, p
 from benchmark.report.references import references_table
 from benchmark.report.released import RELEASED
 from benchmark.report.significance import comparisons, comparisons_table, intervals, intervals_table
+from benchmark.report.studies import tuning_table
 from benchmark.report.summary import (
     LABELS,
     PUBLISHED_METRICS,
@@ -223,34 +223,3 @@ def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | 
             unlike = source is not None and bool(differences(row.to_dict(), source.source))
             places[row["method"]] = min(places.get(row["method"], (unlike, i)), (unlike, i))
     return [i for _, i in places.values()]
-
-
-def tuning_table(results: Results) -> Table | None:
-    """What each study found on the validation parts; None where nothing was tuned."""
-    units = [u for u in results.units if u.study is not None]
-    if not units:
-        return None
-    text: dict[str, Callable[..., str]] = {
-        "Method": lambda u, s: u.tag("method_title", u.method),
-        "Data set": lambda u, s: f"{u.tag('dataset_title', u.dataset)}, {u.features}",
-        "Mode": lambda u, s: f"{u.mode}, {u.alignment} text",
-        "Trials": lambda u, s: f"{s['complete'] + s['pruned']} ({s['pruned']} pruned, {s['failed']} failed)",
-        "Best trial": lambda u, s: str(s["best_number"]),
-        "Validation HM": lambda u, s: f"{100 * s['best_hm']:.2f}",
-        "Settings found": lambda u, s: (
-            ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the starting settings"
-        ),
-    }
-    ranks = method_ranks(results)
-    units.sort(key=lambda u: (ranks[u.method], u.mode != "paper"))
-    numeric = {"Trials", "Best trial", "Validation HM"}
-    columns = [Column(n, "all" if n in numeric else "", [make(u, u.study) for u in units]) for n, make in text.items()]
-    caption = (
-        "The search maximises HM on the validation parts (in %), with one seed; trial 0 has the starting settings "
-        "(published ones, or defaults). Trials count finished and pruned ones. No test data take part."
-    )
-    return plain_table("tuning", "Tuning", caption, columns, screen=False)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

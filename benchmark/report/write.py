@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
@@ -21,6 +22,8 @@ from benchmark.report.published import PublishedTable
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
 from benchmark.report.significance import comparisons, intervals
+from benchmark.report.studies import StudyGroup, study_groups
+from benchmark.report.study_figures import importances_figure, searches_figure
 from benchmark.report.summary import (
     ablation_effects,
     method_ranks,
@@ -69,14 +72,18 @@ class Report:
 
 
 @dataclass(frozen=True)
-class CurveFigure:
-    """A seen-unseen figure of the report: which rows it shows, and the curves."""
+class ReportFigure:
+    """A figure of the report with the numbers that it shows."""
 
     stem: str
     title: str
-    curves: Sequence[MethodCurve]
+    figure: Figure
     data: pd.DataFrame
-    """Columns method, beta, seen, unseen (fractions)."""
+    """Accuracies and importances are fractions."""
+
+    def markdown(self) -> str:
+        """The line that shows it."""
+        return f"![{self.title.replace(chr(10), ', ')}]({self.stem}.png)"
 
 
 def write_report(
@@ -98,16 +105,17 @@ def write_report(
     """
     results = collect(tracker, call_ids)
     tables = build_tables(results, published)
-    figures = curve_figures(tracker, results)
-    texts = {"report.md": report_markdown(tracker, results, tables, figures), **_csv_files(results, tables, published)}
+    curves, groups = curve_figures(tracker, results), study_groups(results)
+    searches = [figure for group in groups for figure in study_figures(group)]
+    sections = [*_curves_section(curves), *_searches_section(groups, searches)]
+    texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        for figure in figures:
-            drawn = method_curves_figure(figure.curves, figure.title)
-            drawn.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
-            drawn.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
+        for figure in [*curves, *searches]:
+            figure.figure.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
+            figure.figure.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
             figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
         names = _install(Path(new), folder)
     return Report(folder, [folder / name for name in names], tables, results)
@@ -162,7 +170,7 @@ def _csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
+def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
     """A figure for each data set, features, mode, alignment and kind of settings: a curve per method, of its first seed."""
     done = results.test[results.test["state"] == "done"]
     ranks, figures = method_ranks(results), []
@@ -185,7 +193,18 @@ def curve_figures(tracker: Tracker, results: Results) -> list[CurveFigure]:
             trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
             title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
-            figures.append(CurveFigure(stem, title, curves, data))
+            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data))
+    return figures
+
+
+def study_figures(group: StudyGroup) -> list[ReportFigure]:
+    """The searches of a data set, features and mode, and their importances where there are any."""
+    title = f"Best validation HM so far: {group.title}"
+    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches)]
+    if group.panels:
+        title = f"Importances of the searched settings: {group.title}"
+        drawn = importances_figure(group.panels, f"{title}\n{group.evaluator}")
+        figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances))
     return figures
 
 
@@ -194,27 +213,51 @@ def failed_jobs(results: Results) -> list[str]:
     return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
-def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], figures: Sequence[CurveFigure]) -> str:
-    """The whole report as markdown."""
+def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[str]) -> str:
+    """The whole report as markdown.
+
+    Args:
+        sections: paragraphs of the figures.
+    """
     datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
     parts = [f"# Audio-visual generalised zero-shot learning: {', '.join(datasets)}"]
     unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
     if unfinished:
         parts.append("**Not complete.** A call still runs or was interrupted; this report holds what is done so far.")
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
-    if figures:
-        parts.append("## Seen-unseen curves")
-        parts.append(
-            "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
-            "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
-        )
-        parts += [f"![{f.title.replace(chr(10), ', ')}]({f.stem}.png)" for f in figures]
+    parts += sections
     lost = failed_jobs(results)
     if lost:
         parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in _provenance(tracker, results))]
     parts += ["## Files", _files(tables)]
     return "\n\n".join(p.strip() for p in parts) + "\n"
+
+
+def _curves_section(figures: Sequence[ReportFigure]) -> list[str]:
+    text = (
+        "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
+        "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
+    )
+    return ["## Seen-unseen curves", text, *(f.markdown() for f in figures)] if figures else []
+
+
+def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> list[str]:
+    if not groups:
+        return []
+    text = (
+        "Highest validation HM of a finished trial so far, by the number of trials and by what these took; pruned trials "
+        "count in both, failed ones in time only. The first point is that of the starting settings. The trials stand beside "
+        "each figure as CSV; the settings of each trial are in the artifact `trials.csv` of the method's run."
+    )
+    parts = ["## Searches", text]
+    if any(group.panels for group in groups):
+        parts.append(
+            "Importances: the variance of validation HM over the searched ranges that each setting explains by itself, by a "
+            "random forest over the finished trials, as shares that sum to 100 %. They are rough where trials are few."
+        )
+    parts += [figure.markdown() for figure in figures]
+    return [*parts, *(f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without)]
 
 
 def _one_line(text: str, limit: int = 500) -> str:
@@ -228,7 +271,7 @@ def _files(tables: Sequence[Table]) -> str:
     lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: a line per job, accuracies as fractions")
-    return "\n".join(lines) or "- `report.md` alone: nothing but tuning was done"
+    return "\n".join(lines) or "- no tables but that of tuning: nothing else was done"
 
 
 def _provenance(tracker: Tracker, results: Results) -> list[str]:

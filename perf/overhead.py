@@ -1,0 +1,253 @@
+"""What the harness costs of the training time: tracking, study, checkpoints, progress. The goal is below 2 %.
+
+A trial of a study of TCAF at its published sizes for UCF (``cls``), on generated features with the dimensions, lengths and
+numbers of validation samples of UCF, with real SQLite stores and live progress bars. Run with ``make bench`` or ``python -m
+perf.overhead``; ``-h`` lists the options.
+
+Measured are a few short epochs. Each function of the harness is timed by itself, without what it calls of the others, and its
+time is put down to a batch, an epoch or the job. From that the share at the published length is computed:
+(job + epochs * (epoch + batches * batch)) of the harness / epochs * (validation + batches * batch) of the training.
+The first calls of the stores are among the measured ones, so this is rather too high than too low. Progress bars are drawn by a
+thread of their own; of that the CPU time counts, which is what they take from the training at most, per second of training.
+Not in it: connecting to the stores and opening the data, which a process does once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from tabulate import tabulate
+
+from benchmark import protocol, registry, training, tuning, worker
+from benchmark.config import Sources, resolve
+from benchmark.display import Lane, LiveDisplay
+from benchmark.execution import Runner
+from benchmark.jobs import Call, Unit, plan_units
+from benchmark.method import Method
+from benchmark.tracking import Tracker, sqlite_uri
+from perf.training_step import LIKE_UCF
+
+VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}
+"""As many validation samples as UCF has (1,824 for 1,820); the test parts are not used."""
+BARS = "progress bars, in a thread"
+TRAINING = ("training batches", "validation")
+HARNESS = ("tracking", "study", "checkpoints", "progress", BARS, "other")
+GOAL = 0.02
+Part = tuple[str, str]
+"""What, and what it is done for: ``batch``, ``epoch``, ``job``; ``second``: all the time."""
+
+
+@dataclass
+class Stopwatch:
+    """Time of wrapped functions without that of wrapped functions that they call, thread by thread."""
+
+    seconds: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
+    checks: float = 0.0
+    """Checks of losses and gradients; they are also in the training batches."""
+    _running: threading.local = field(default_factory=threading.local)
+
+    def timed(self, function: Callable[..., Any], what: str, per: str | None = None) -> Callable[..., Any]:
+        """The function with its time put down to ``what``; per epoch inside the training loop and per job outside, if None."""
+        clock = time.thread_time if per == "second" else time.perf_counter
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            inside: list[list[Any]] = self._running.__dict__.setdefault("inside", [])
+            in_loop = any(name == "loop" for name, _ in inside)
+            inside.append([what, 0.0])
+            started = clock()
+            try:
+                return function(*args, **options)
+            finally:
+                took = clock() - started
+                _, of_others = inside.pop()
+                name = "other" if what == "loop" else what
+                phase = per or ("epoch" if in_loop or what == "loop" else "job")
+                self.seconds[name, phase] += took - of_others
+                if inside:
+                    inside[-1][1] += took
+
+        return wrapper
+
+    def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with its time added to ``checks``."""
+
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self.checks += time.perf_counter() - started
+
+        return wrapper
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Time the harness inside."""
+        watched: list[tuple[Any, str, str, str | None]] = [
+            *((Tracker, name, "tracking", None) for name, f in vars(Tracker).items() if callable(f) and name[0] != "_"),
+            (Runner, "run", "other", None),
+            (worker.Worker, "run_job", "other", None),
+            (tuning.Study, "run", "study", None),
+            (tuning._Handle, "report", "study", None),
+            (worker, "log_study", "study", None),
+            (training.Loop, "run", "loop", None),
+            (Method, "optimizer", "other", "job"),
+            (training.Loop, "_epoch", "training batches", "batch"),
+            (protocol, "validate", "validation", "epoch"),
+            *((training.Loop, name, "checkpoints", None) for name in ("_select", "_save", "_resume")),
+            *((worker, name, "checkpoints", None) for name in ("clear_checkpoints", "write_weights_record")),
+            *((Lane, name, "progress", None) for name in ("start", "epoch", "end", "say", "clear")),
+            (Lane, "batch", "progress", "batch"),
+            (Live, "refresh", BARS, "second"),
+        ]
+        with contextlib.ExitStack() as stack:
+            for owner, name, what, per in watched:
+                stack.enter_context(patch.object(owner, name, self.timed(getattr(owner, name), what, per)))
+            for name in ("finite_losses", "check_gradients"):
+                stack.enter_context(patch.object(training, name, self.checked(getattr(training, name))))
+            yield
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured trial, and what follows from it."""
+
+    epochs: int
+    batches: int
+    published_epochs: int
+    published_batches: int
+    seconds: Mapping[Part, float]
+    checks: float
+    """Seconds of checks of losses and gradients, part of the training batches."""
+
+    def at_published_length(self, what: str) -> float:
+        """Computed seconds of a part at the published length."""
+        batches = self.published_epochs * self.published_batches
+        times = {"job": 1.0, "epoch": self.published_epochs / self.epochs, "batch": batches / (self.epochs * self.batches)}
+        if what not in TRAINING:
+            times["second"] = sum(map(self.at_published_length, TRAINING)) / sum(map(self.measured, TRAINING))
+        return sum(s * times[per] for (name, per), s in self.seconds.items() if name == what)
+
+    def measured(self, what: str) -> float:
+        """Measured seconds of a part."""
+        return sum(s for (name, _), s in self.seconds.items() if name == what)
+
+    def share(self, parts: Sequence[str] = HARNESS, *, published: bool = True) -> float:
+        """Time of parts of the harness as a fraction of the training's, validation included."""
+        of = self.at_published_length if published else self.measured
+        return sum(map(of, parts)) / sum(map(of, TRAINING))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        parts = {
+            what: {
+                "measured_seconds": self.measured(what),
+                "seconds_at_published_length": self.at_published_length(what),
+                "by_phase": {per: s for (name, per), s in self.seconds.items() if name == what},
+            }
+            for what in (*TRAINING, *HARNESS)
+        }
+        lengths = {"epochs": self.epochs, "batches": self.batches}
+        published = {"epochs": self.published_epochs, "batches": self.published_batches}
+        shares = {"share_at_published_length": self.share(), "share_measured": self.share(published=False), "goal": GOAL}
+        return {"measured": lengths, "published": published, **shares, "checks_seconds": self.checks, "parts": parts}
+
+    def markdown(self) -> str:
+        """The table."""
+        rows: list[list[object]] = []
+        for what in (*TRAINING, *HARNESS):
+            share = "" if what in TRAINING else f"{100 * self.share((what,)):.3f} %"
+            rows.append([what, f"{self.measured(what):.3f}", f"{self.at_published_length(what):.1f}", share])
+        total = [f"{sum(map(of, HARNESS)):.3f}" for of in (self.measured, self.at_published_length)]
+        rows.append(["**harness**", *total, f"**{100 * self.share():.3f} %**"])
+        columns = [
+            "part",
+            f"measured s ({self.epochs} × {self.batches} batches)",
+            f"computed s ({self.published_epochs} × {self.published_batches} batches)",
+            "share of training, computed",
+        ]
+        return tabulate(rows, columns, tablefmt="github", disable_numparse=True, colalign=("left", "right", "right", "right"))
+
+
+def tcaf_on_ucf(
+    data: Path, epochs: int, batches: int, data_settings: Mapping[str, object], small: Mapping[str, object]
+) -> Unit:
+    """TCAF with its published settings for UCF on generated data.
+
+    Args:
+        small: settings of TCAF that replace published ones.
+    """
+    like = {**LIKE_UCF, **VALIDATED_LIKE_UCF, **data_settings}
+    settings = [f"data.{key}={json.dumps(value)}" for key, value in like.items()]
+    call = Call(methods="tcaf", dataset="synthetic", stages="1", trials=1, settings=settings)
+    unit = plan_units(call, registry.load(), data)[0]
+    changed = {"protocol": {"text_alignment": "corrected"}, "tcaf": dict(small)}
+    short = {"epochs": epochs, "batches_per_epoch": batches}
+    recipe, sources = registry.load().recipe(unit.method), Sources("ucf", "cls", True, {}, short)
+    return replace(unit, settings=resolve(unit.method, recipe, sources, "paper", changed))
+
+
+def measure(
+    folder: Path,
+    epochs: int,
+    batches: int,
+    data_settings: Mapping[str, object] | None = None,
+    small: Mapping[str, object] | None = None,
+) -> Measured:
+    """Run the trial of a study of one trial in a folder, and time it."""
+    unit = tcaf_on_ucf(folder / "data", epochs, batches, data_settings or {}, small or {})
+    tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+    recipe = registry.load().recipe(unit.method)
+    length = recipe.published["ucf"]["cls"].train if recipe else {}
+    watch = Stopwatch()
+    screen = LiveDisplay(Console(file=io.StringIO(), force_terminal=True, width=160))
+    runner = Runner(tracker, folder / "runs", sqlite_uri(folder / "optuna.db"), screen.lane(), "python -m perf.overhead")
+    call = Call(methods="tcaf", dataset="synthetic", stages="1", trials=1)
+    with watch.watching(), screen:
+        result = runner.run(call, [unit], tune_only=True)
+    if result.failed:
+        raise SystemExit(f"the trial failed: {result.failed[0].error}")
+    return Measured(epochs, batches, length["epochs"], length["batches_per_epoch"], dict(watch.seconds), watch.checks)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Share of the training time that the harness costs.")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs to measure (%(default)s)")
+    parser.add_argument("--batches", type=int, default=5, help="batches of an epoch to measure (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), options.epochs, options.batches)
+    print(found.markdown())
+    sentence = (
+        f"At the published length the harness costs {100 * found.share():.3f} % of the training time (goal: below "
+        f"{100 * GOAL:.0f} %). Measured: {found.epochs} epochs of {found.batches} batches, each with a whole validation. "
+        "Computed: costs of a batch, of an epoch and of the job, times their numbers. The training batches include checks of "
+        f"losses and gradients ({found.checks:.3f} s measured)."
+    )
+    print(f"\n{sentence}\n\ntorch {torch.__version__}, {torch.get_num_threads()} thread(s), CPU")
+    if options.json is not None:
+        options.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
