@@ -133,7 +133,7 @@ class Runner:
         outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
         for outcome in outcomes:
             for run in self.tracker.find(status="RUNNING", kind="job", job_key=outcome.job.key):
-                self.tracker.tag(run.run_id, outcome="failed", error=error)
+                self.tracker.tag(run.run_id, outcome="lost", error=error)  # tried again by the next call
                 self.tracker.finish(run.run_id, "FAILED")
         return Done([entry_of(outcome, task.variant) for outcome in outcomes])
 
