@@ -201,7 +201,11 @@ class Worker:
             tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
 
             def report(record: EpochRecord) -> None:
-                trial.report(record.epoch, record.validation["hm"], record.seconds)
+                try:
+                    trial.report(record.epoch, record.validation["hm"], record.seconds)
+                except Pruned:
+                    if record.epoch + 1 < job.settings.train.epochs:  # after its last epoch nothing is left to save
+                        raise
 
             outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
             if outcome.state == "failed":

@@ -31,3 +31,11 @@ def test_a_search_leaves_its_trials_its_importances_and_a_figure(bench: Bench, t
     text = (tmp_path / "report" / "report.md").read_text()
     assert "(tuning-synthetic-native-paper.png)" in text
     assert "CJME (3 finished trials" in text
+
+
+def test_no_trial_is_pruned_after_its_last_epoch(bench: Bench) -> None:
+    settings = ["tuning.startup_trials=1", "tuning.warmup_epochs=2"]  # of three epochs only the last one may prune
+
+    result = bench.run(bench.call(*settings, methods="cjme", trials=6), tune_only=True)
+
+    assert (result.studies[0].complete, result.studies[0].pruned) == (6, 0)
