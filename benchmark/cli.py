@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from benchmark import __version__
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from benchmark.execution import CallResult
@@ -463,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app(arguments, standalone_mode=True)
-    except UsageError as error:
+    except (UsageError, Unavailable) as error:
         if debug:
             raise
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The one exception that is shown to a user without a traceback: it says what is wrong, where, and what mends it."""
+"""The exceptions that are shown to a user without a traceback: they say what is wrong, where, and what mends it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ class UsageError(Exception):
     """Wrong usage or wrong data (exit code 2). The message names the thing, the place and the mend."""
 
 
-class Unavailable(UsageError):
-    """Something outside the program is away or full. No fault of a job: it goes on from its checkpoint with the next call."""
+class Unavailable(Exception):
+    """Something outside the program is away or full (exit code 2). No fault of a job: it goes on from its checkpoint with the
+    next call. Not a ``UsageError``, so that nobody takes a store that does not answer for one without an artifact."""
 
 
 class JobError(Exception):
