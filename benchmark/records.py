@@ -104,12 +104,12 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     """
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
+    recall = pd.DataFrame(found.recall)
+    intervals = _bootstrap(recall, seed)
+    metrics |= {f"bootstrap/{name}": value for name, value in intervals.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
     from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
 
-    recall = pd.DataFrame(found.recall)
-    intervals = _bootstrap(recall, seed)
-    tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
     tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
     curve = found.curve.thinned()
     points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})

@@ -24,7 +24,7 @@ from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, stage_one, stage_two
 from benchmark.provenance import dump_call, environment, peak_memory_mb, unit_tags
 from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
-from benchmark.tracking import Tracker
+from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
 from benchmark.tuning_records import log_study
@@ -239,8 +239,9 @@ class Worker:
         """
         folder = self.runs_dir / "jobs" / job.key
         with self._alone(f"jobs/{job.key}"):
-            outcome = self._find_done(job)
-            failed = None if outcome or self.retry_failed else self._find_failed(job)
+            runs = self.tracker.find(kind="job", job_key=job.key)
+            outcome = self._find_done(job, runs)
+            failed = None if outcome or self.retry_failed else _failed_before(job, runs)
             if outcome is not None:
                 clear_checkpoints(folder)
                 if on_epoch is not None:
@@ -249,9 +250,10 @@ class Worker:
             elif failed is not None:
                 outcome = failed
             elif only_find:
-                outcome = Outcome(job, "missing", error="not run yet")
+                lost = bool(runs) and runs[0].status == "FAILED"
+                outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get('error')}" if lost else "not run yet")
             else:
-                run_id = self._job_run(job, parent, tags, label or job.title)
+                run_id = self._job_run(job, runs, parent, tags, label or job.title)
                 outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
         self.display.end(Ended(label or job.title, outcome.state, outcome.result, outcome.error))
         return outcome
@@ -270,26 +272,18 @@ class Worker:
         finally:
             lock.release()
 
-    def _find_done(self, job: Job) -> Outcome | None:
-        """The finished job, if its result can be read."""
-        for run in self.tracker.find(status="FINISHED", kind="job", job_key=job.key):
+    def _find_done(self, job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
+        """The finished job among its runs, if its result can be read."""
+        for run in (r for r in runs if r.status == "FINISHED"):
             try:
                 return Outcome(job, "reused", self.tracker.read_json(run.run_id, "result.json"))
             except UsageError as error:
                 self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
         return None
 
-    def _find_failed(self, job: Job) -> Outcome | None:
-        """The job as it failed before, unless it was begun again since."""
-        runs = self.tracker.find(kind="job", job_key=job.key)
-        if not runs or runs[0].tags.get("outcome") != "failed":
-            return None
-        return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
-
-    def _job_run(self, job: Job, parent: str, tags: Mapping[str, str], title: str) -> str:
-        """A run for the job: the interrupted one, or a new one with all settings logged."""
-        found = self.tracker.find(kind="job", job_key=job.key)
-        interrupted = [r for r in found if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
+    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], title: str) -> str:
+        """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
+        interrupted = [r for r in runs if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
             self.tracker.tag(interrupted[0].run_id, outcome="", error="")
@@ -369,6 +363,17 @@ class Worker:
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)
+
+
+def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
+    """The job as it failed before, unless it was begun again since.
+
+    Args:
+        runs: of the job, newest first.
+    """
+    if not runs or runs[0].tags.get("outcome") != "failed":
+        return None
+    return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
 
 
 def _lock(runs_dir: Path, name: str) -> FileLock:
