@@ -105,10 +105,6 @@ class Importances:
     seed: int
     evaluator: str = EVALUATOR
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain types."""
-        return {**vars(self), "values": dict(self.values)}
-
 
 @dataclass(frozen=True)
 class Study:

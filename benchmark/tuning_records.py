@@ -6,6 +6,7 @@ Names of artifacts and columns stand here; reports read them (``report/studies.p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -31,7 +32,7 @@ def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, 
     tracker.log_json(run_id, found.as_dict(), RESULT)
     trials, importances = trials_frame(study.past_trials(), list(study.ranges), epochs), study.importances()
     tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
-    tracker.log_json(run_id, importances.as_dict(), IMPORTANCES)
+    tracker.log_json(run_id, asdict(importances), IMPORTANCES)
     tracker.log_figure(run_id, history_figure(trials, title), "tuning-history.png")
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, style=0)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmark.report.cells import NOTHING, Column, Table, difference, plain_table
 from benchmark.report.collect import UNIT, Results, UnitFacts, distinct
-from benchmark.report.study_figures import Panel, SearchCurve
+from benchmark.report.study_figures import Panel, SearchCurve, best_so_far
 from benchmark.report.summary import method_ranks
 
 
@@ -209,17 +209,3 @@ def _names(units: Sequence[UnitFacts]) -> list[str]:
         f"{n}, study {u.study['study'][-8:]}" if aligned.count(n) > 1 and u.study else n
         for n, u in zip(aligned, units, strict=True)
     ]
-
-
-def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with what the study had used up and found after each.
-
-    Columns: those of ``trials.csv``; ``told``, finished and pruned trials so far; ``seconds_so_far`` of all trials;
-    ``best_so_far``, the highest validation HM of a finished trial, fraction, missing before the first.
-    """
-    finished = trials["value"].where(trials["state"] == "complete").astype(float)
-    return trials.assign(
-        told=(trials["state"] != "failed").cumsum(),
-        seconds_so_far=trials["seconds"].cumsum(),
-        best_so_far=finished.cummax().ffill(),
-    )

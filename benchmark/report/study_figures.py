@@ -41,16 +41,30 @@ class Panel:
     style: int
 
 
+def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials with what the study had used up and found after each.
+
+    Columns: those of ``trials.csv``; ``told``, finished and pruned trials so far; ``seconds_so_far`` of all trials;
+    ``best_so_far``, the highest validation HM of a finished trial, fraction, missing before the first.
+    """
+    finished = trials["value"].where(trials["state"] == "complete").astype(float)
+    return trials.assign(
+        told=(trials["state"] != "failed").cumsum(),
+        seconds_so_far=trials["seconds"].cumsum(),
+        best_so_far=finished.cummax().ffill(),
+    )
+
+
 def history_figure(trials: pd.DataFrame, title: str) -> Figure:
     """The trials of one study: validation HM of each, the best so far; pruned and failed ones and the start are marked.
 
     Args:
-        trials: columns ``number``, ``state``, ``start`` and ``value`` (highest validation HM, fraction).
+        trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and ``seconds``.
     """
     figure, axes = _figure(title, 6.4, 4.0)
     hm = 100 * trials["value"].astype(float)
     complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
-    best = hm.where(complete).cummax().ffill()
+    best = 100 * best_so_far(trials)["best_so_far"]
     axes.plot(trials["number"], best, color=COLOURS[0], linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
     shown = complete & ~trials["start"]
     axes.plot(trials["number"][shown], hm[shown], "o", color=COLOURS[0], markersize=5, label="finished", zorder=4)

@@ -10,8 +10,7 @@ import pytest
 
 from benchmark.report.cells import Table
 from benchmark.report.collect import collect
-from benchmark.report.studies import best_so_far
-from benchmark.report.study_figures import history_figure
+from benchmark.report.study_figures import best_so_far, history_figure
 from benchmark.report.tables import build_tables
 from benchmark.report.write import write_report
 
