@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONFIG = """
 ClusterName=test
@@ -131,10 +133,3 @@ def _until_idle(slurm: Slurm) -> None:
             return
         time.sleep(0.5)
     raise AssertionError(f"SLURM does not come up: {state}{slurm.logs()}")
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

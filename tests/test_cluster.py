@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,8 +18,8 @@ from types import ModuleType
 
 import psutil
 import pytest
-from commands import PROJECT, command, tiny_arguments, trainers
-from slurm import free_port, missing_programs, one_node_slurm
+from commands import PROJECT, command, free_port, tiny_arguments, trainers
+from slurm import missing_programs, one_node_slurm
 from tiny import Bench, need, results
 
 from benchmark import cli
@@ -151,6 +149,8 @@ def test_a_lost_command_goes_on_when_started_again_and_a_lost_machine_has_its_wo
         with command(other, *options, **TOKEN) as process:
             wait_for_a_checkpoint(other, process)
             process.kill()
+        while any(trainers(machine, other.runs) for machine in machines):  # of the lost command: Ray ends them after a while
+            time.sleep(0.2)
         with command(other, *options, **TOKEN) as process:
             while not (busy := [m for m in machines[1:] if trainers(m, other.runs)]):
                 assert process.poll() is None, process.communicate()[0]
@@ -181,25 +181,17 @@ def ray_machines(cpus: list[int]) -> Iterator[tuple[str, list[subprocess.Popen[s
                 "--disable-usage-stats",
                 "--block",
             ]
-            with (folder / f"machine-{len(machines)}.log").open("w") as log:
-                machines.append(subprocess.Popen(words, stdout=log, stderr=log, text=True, env={**os.environ, **TOKEN}))
-            if len(machines) == 1:
-                until_it_listens(address)
+            log = folder / f"machine-{len(machines)}.log"
+            with log.open("w") as f:
+                machines.append(subprocess.Popen(words, stdout=f, stderr=f, text=True, env={**os.environ, **TOKEN}))
+            while "Ray runtime started" not in log.read_text():  # one after the other: each has 30 seconds, says Ray
+                assert machines[-1].poll() is None, log.read_text()
+                time.sleep(0.2)
         yield address, machines
     finally:
         for machine in machines:
             kill_tree(machine)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def until_it_listens(address: str) -> None:
-    host, port = address.split(":")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
-            return
-        time.sleep(0.2)
-    raise AssertionError("Ray does not come up")
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import PROJECT, free_port, tiny_arguments
 from filelock import FileLock
 from tiny import Bench, need, results
 
@@ -260,23 +261,21 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_goes_away_loses_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracking_server_that_goes_away_loses_nothing(
+    bench: Bench, other: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in the middle of a call, back after some seconds; two processes work meanwhile."""
-    call = ["train.epochs=8", "train.batches_per_epoch=12"]
-    bench.run(bench.call(*call, methods="cjme,avca", seeds=2, trials=2))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    longer = ["train.epochs=8", "train.batches_per_epoch=12"]
+    bench.run(bench.call(*longer, methods="cjme,avca", seeds=2, trials=2))
+    port = free_port()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("GZSL_TRACKING_URI", f"http://127.0.0.1:{port}")
+    options = ["--methods", "cjme,avca", "--seeds", "2", "--trials", "2", "--jobs", "2", *(f"--set={x}" for x in longer)]
+    words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
     with server(tmp_path, port):
         Tracker(f"http://127.0.0.1:{port}", tmp_path / "unused")
-        settings = [f"--set={s}" for s in bench.call(*call).settings]
-        options = ["--methods", "cjme,avca", "--dataset", "synthetic", "--seeds", "2", "--trials", "2", "--jobs", "2"]
-        places = ["--runs-dir", tmp_path / "served-runs", "--data-root", bench.data, "--reports-dir", tmp_path / "reports"]
-        script = str(Path(__file__).resolve().parents[1] / "run_benchmark.py")
-        child = subprocess.Popen([sys.executable, script, *options, *settings, *map(str, places)])
-        while len(list((tmp_path / "served-runs").glob("jobs/*/best.pt"))) < 2:
+        child = subprocess.Popen(words)
+        while len(list(other.runs.glob("jobs/*/best.pt"))) < 2:
             assert child.poll() is None
             time.sleep(0.05)
     time.sleep(10)  # the server is gone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from commands import PROJECT, free_port, tiny_arguments
 from tiny import Bench, need, results
 
 from benchmark.tracking import Tracker
 
 pytestmark = pytest.mark.slow
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Server:
@@ -28,9 +27,7 @@ class Server:
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self.programs = folder, programs
         self.before = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        self.port = free_port()
         self.run("initdb", "-D", folder / "data", "-U", "gzsl", "--auth=trust", "-E", "UTF8")
         self.start()
         for name in ("mlflow", "optuna"):
@@ -73,20 +70,16 @@ def postgresql() -> Iterator[Server]:
 
 
 def test_both_storages_on_postgresql_outlive_a_stop_of_twenty_seconds(
-    postgresql: Server, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgresql: Server, bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = bench.call("train.epochs=8", "train.batches_per_epoch=12", methods="cjme,avca", seeds=2, trials=3)
-    bench.run(call)
+    longer = ["train.epochs=8", "train.batches_per_epoch=12"]
+    bench.run(bench.call(*longer, methods="cjme,avca", seeds=2, trials=3))
     monkeypatch.setenv("GZSL_TRACKING_URI", postgresql.uri("mlflow"))
     monkeypatch.setenv("GZSL_STORAGE", postgresql.uri("optuna"))
-    options = ["--methods", "cjme,avca", "--dataset", "synthetic", "--seeds", "2", "--trials", "3", "--jobs", "2"]
-    places = ["--runs-dir", tmp_path / "pg", "--data-root", bench.data, "--reports-dir", tmp_path / "reports"]
-    settings = [f"--set={s}" for s in call.settings]
-    script = str(PROJECT / "run_benchmark.py")
-    child = subprocess.Popen(
-        [sys.executable, script, *options, *settings, *map(str, places)], stderr=subprocess.PIPE, text=True
-    )
-    while len(list((tmp_path / "pg").glob("jobs/*/best.pt"))) < 3:
+    options = ["--methods", "cjme,avca", "--seeds", "2", "--trials", "3", "--jobs", "2", *(f"--set={x}" for x in longer)]
+    words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
+    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while len(list(other.runs.glob("jobs/*/best.pt"))) < 3:
         assert child.poll() is None
         time.sleep(0.05)
     postgresql.stop()
@@ -96,7 +89,7 @@ def test_both_storages_on_postgresql_outlive_a_stop_of_twenty_seconds(
     _, told = child.communicate(timeout=600)
     assert child.returncode == 0, told
     assert "does not answer" in told
-    assert results(Tracker(postgresql.uri("mlflow"), tmp_path / "pg" / "artifacts")) == results(bench.tracker)
+    assert results(Tracker(postgresql.uri("mlflow"), other.runs / "artifacts")) == results(bench.tracker)
     for study in optuna.study.get_all_study_summaries(postgresql.uri("optuna")):
         trials = optuna.load_study(study_name=study.study_name, storage=postgresql.uri("optuna")).trials
         assert len(trials) == 3
