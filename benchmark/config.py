@@ -110,6 +110,9 @@ class TuningConfig(_Settings):
     pruner: Literal["median", "hyperband", "none"] = "median"
     startup_trials: int = Field(5, ge=1, description="random trials before the sampler learns, and before anything is pruned")
     warmup_epochs: int = Field(3, ge=0, description="epochs before a trial may be pruned")
+    parallel: int = Field(
+        1, ge=1, le=1000, description="trials that may run at once, each drawn without the results of the others"
+    )
     seed: int = Field(0, ge=0)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
-from benchmark.jobs import Call, Job, Unit, call_key
+from benchmark.jobs import Call, Job, Stages, Unit, call_key
 from benchmark.provenance import dump_call, git_revision, unit_tags
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.tuning import TuningResult, open_storage
@@ -29,6 +29,8 @@ from benchmark.worker import (
     entry_of,
     failed_search,
     is_worked_on,
+    study_of,
+    trial_job,
 )
 
 LOG_SECONDS = 5.0
@@ -109,9 +111,7 @@ class Runner:
         """
         if any(unit.tuning.trials for unit in units):
             open_storage(self.storage)  # a wrong address is told before hours of training
-        worker = Worker(
-            units, call.stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop, self.retry_failed
-        )
+        worker = self.worker(units, call.stages)
         progress = _Progress(self, call, units, tune_only)
         try:
             (engine or Inline(worker)).run(progress.first_tasks(), progress.then)
@@ -123,19 +123,39 @@ class Runner:
         progress.close()
         return progress.result
 
-    def lost(self, call: Call, units: Sequence[Unit], task: Task, error: str) -> Done:
-        """What a task gave that could not be done at all: its jobs are recorded as failed, with the reason."""
+    def worker(self, units: Sequence[Unit], stages: Stages) -> Worker:
+        """A worker in this process."""
+        return Worker(units, stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop, self.retry_failed)
+
+    def lost(self, call: Call, units: Sequence[Unit], task: Task, error: str) -> Done | None:
+        """What a task gave that could not be done at all: its jobs are recorded as failed, with the reason.
+
+        Returns:
+            None where it is a search that goes on: a trial was to blame.
+        """
         unit = units[task.unit]
         if isinstance(task, Search):
-            return Done([failed_search(unit, error)])
+            return self._lost_search(units, task, error)
         second = task.final_job(unit)
         jobs = {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[call.stages]
         outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
         for outcome in outcomes:
-            for run in self.tracker.find(status="RUNNING", kind="job", job_key=outcome.job.key):
-                self.tracker.tag(run.run_id, outcome="lost", error=error)  # tried again by the next call
-                self.tracker.finish(run.run_id, "FAILED")
+            self._record_lost(outcome.job, error)
         return Done([entry_of(outcome, task.variant) for outcome in outcomes])
+
+    def _lost_search(self, units: Sequence[Unit], task: Search, error: str) -> Done | None:
+        unit, worker = units[task.unit], self.worker(units, "all")
+        values = study_of(unit, self.storage).blame(error, worker.turns(unit))
+        if values is None:
+            return Done() if task.lane > 0 else Done([failed_search(unit, error)])
+        self._record_lost(trial_job(unit, values), error)
+        return None
+
+    def _record_lost(self, job: Job, error: str) -> None:
+        """Close the runs of a job whose process is gone; the next call tries it again."""
+        for run in self.tracker.find(status="RUNNING", kind="job", job_key=job.key):
+            self.tracker.tag(run.run_id, outcome="lost", error=error)
+            self.tracker.finish(run.run_id, "FAILED")
 
     def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """The run with this identity, opened again, or a new one."""
@@ -171,11 +191,15 @@ class _Progress:
         """What can be done at once."""
         tasks: list[Task] = []
         for index, unit in enumerate(self.units):
-            tasks += [Search(index, self.parents[index])] if self.tune_only else self._repetitions(index, unit.variant, None)
+            tasks += self._searches(index) if self.tune_only else self._repetitions(index, unit.variant, None)
         return self._opened(tasks)
 
     def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
         return [Repetition(index, self.parents[index], variant, r, values) for r in self.units[index].repetitions]
+
+    def _searches(self, index: int) -> list[Task]:
+        tuning = self.units[index].tuning
+        return [Search(index, self.parents[index], lane) for lane in range(min(tuning.parallel, tuning.trials))]
 
     def then(self, task: Task, done: Done) -> list[Task]:
         """Take down what a task gave; returns what can be done now."""
@@ -186,7 +210,7 @@ class _Progress:
                 self.result.studies.append(done.tuning)
                 tasks = [] if self.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
         elif unit.tuning.trials > 0 and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
-            tasks = [Search(task.unit, task.parent)]  # its trial 0 is stage 1 of this repetition
+            tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
         if self.open_tasks[task.unit] == 0:

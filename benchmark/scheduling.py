@@ -86,13 +86,13 @@ class Desk:
         place: what the processes work on.
         lane: the display of a task, by its order.
         stop: whether the user asked to stop.
-        lost: what a task gave that could not be done; called with it and the reason.
+        lost: what a task gave that could not be done, or None where it is to be tried again; called with it and the reason.
     """
 
     place: WorkPlace
     lane: Callable[[Hashable], Display]
     stop: Callable[[], bool]
-    lost: Callable[[Task, str], Done]
+    lost: Callable[[Task, str], Done | None]
 
     @classmethod
     def of(
@@ -167,6 +167,7 @@ class Desk:
         if attempts[task.order] < ATTEMPTS:
             lane.say(f"{reason}; what it worked on is done again")
             return None
+        attempts[task.order] = 0
         return self.lost(task, f"{reason} ({ATTEMPTS} times)")
 
 

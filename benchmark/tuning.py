@@ -1,14 +1,16 @@
 """Optuna, and the only place that imports it: studies on the validation parts.
 
-A study is resumed exactly: the sampler is seeded anew for each trial from the study's seed and the number of trials told so
-far, and a trial that was interrupted is carried on as the same trial. Budgets are totals over all calls, so that they are equal
-for methods of which one was interrupted and another was not.
+A study is reproducible, also where it is interrupted and where several processes work on it. The sampler is seeded anew for
+each trial from the study's seed and the trial's number. It and the pruner see the trials before that one as they ended, but of
+the last ``parallel - 1``, which may still run, the settings alone. An interrupted trial is carried on as the same trial.
+Budgets are totals over all calls, so that they are equal for methods of which one was interrupted and another was not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -27,6 +29,8 @@ FAILURES_PER_TRIAL = 2
 """A study gives up after this many failed trials for each wanted one."""
 SECONDS = "seconds"
 """User attribute of a trial: what its epochs took."""
+FORGIVEN = "forgiven_failures"
+"""User attribute of a study: failed trials that no longer count, because the user asked to try again."""
 FEWEST_TRIALS = 10
 """Finished trials that importances need at least, and twice as many as there are parameters."""
 EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
@@ -47,6 +51,42 @@ class Trial(Protocol):
         Raises:
             Pruned: the trial is not worth going on with.
         """
+
+
+class Turns(Protocol):
+    """Who works on what of a study, where several processes do."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the study for as long as it takes to choose the next trial."""
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        """A trial, held already and until its end; None where another living process holds it."""
+
+    def pause(self) -> None:
+        """Wait a little for the trials of others.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop.
+        """
+
+
+class NoOthers:
+    """One process alone works on a study."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        return nullcontext()
+
+    def pause(self) -> None:
+        raise AssertionError("nobody is there to wait for")
+
+
+NO_OTHERS = NoOthers()
+_Held = tuple[int, AbstractContextManager[object]]
+_Next = _Held | Literal["blocked", "last", "over"]
+"""A trial that is held, or why there is none: it waits for others, none is left to start, or all are over as well."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +129,7 @@ class PastTrial:
     values: Mapping[str, Any]
     """Searched settings."""
     start: bool
-    """Whether these are the starting settings."""
+    """Whether it is trial 0, which has the starting settings."""
 
 
 @dataclass(frozen=True)
@@ -117,34 +157,93 @@ class Study:
     """Values of the published or default settings: trial 0."""
     config: TuningConfig
 
-    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float]) -> TuningResult:
-        """Run trials until the budget is used up. ``objective`` trains with the values and returns the best validation HM.
+    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns = NO_OTHERS) -> TuningResult:
+        """Run trials until the budget is used up, and wait for those of other processes.
+
+        Args:
+            objective: trains with the values and returns the best validation HM, fraction.
+            turns: who does which trial.
 
         Raises:
             UsageError: the storage cannot be opened.
             JobError: too many trials failed, or none finished.
         """
-        study = _patiently(self._open)
-        while _patiently(lambda: self._goes_on(study)):
-            if _failed(study) > FAILURES_PER_TRIAL * self.config.trials:
-                raise JobError(f"study {self.name}: {_failed(study)} trials failed; see their runs")
-            self._step(study, objective)
-        return _patiently(lambda: self._result(study))
+        self._run(objective, turns, to_the_end=True)
+        return _patiently(lambda: self._result(self._load()))
 
-    def _goes_on(self, study: optuna.Study) -> bool:
-        return _told(study) < self.config.trials and _spent(study) < (self.config.timeout or math.inf)
+    def help(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns) -> None:
+        """Run trials of a study that another process runs to its end, as long as there is one to start.
+
+        Raises:
+            UsageError: the storage cannot be opened.
+        """
+        with suppress(JobError):  # the other process tells
+            self._run(objective, turns, to_the_end=False)
+
+    def _run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns, *, to_the_end: bool) -> None:
+        study = _patiently(self._open)
+        while True:
+            with turns.alone():
+                found = _patiently(lambda: self._next(study, turns))
+            if found == "over" or (found == "last" and not to_the_end):
+                return
+            if isinstance(found, str):
+                turns.pause()
+                continue
+            number, held = found
+            with held:
+                self._do(study, number, objective)
+
+    def is_over(self) -> bool:
+        """Whether its budget is used up and nothing runs."""
+        try:
+            study = self._load()
+        except KeyError:
+            return False
+        return self._used_up(study) and not _count(study, TrialState.RUNNING) and _count(study, TrialState.COMPLETE) > 0
+
+    def _used_up(self, study: optuna.Study) -> bool:
+        """Whether no further trial is to be started, provided that those that run succeed."""
+        begun = _count(study, *TOLD, TrialState.RUNNING)
+        return begun >= self.config.trials or _spent(study) >= (self.config.timeout or math.inf)
+
+    def blame(self, reason: str, turns: Turns) -> Mapping[str, Any] | None:
+        """Fail a trial whose process is gone, because the trial is what kills processes.
+
+        Returns:
+            Its values; None where no trial was interrupted.
+        """
+        study = _patiently(self._open)
+        with turns.alone():
+            found = _patiently(lambda: _interrupted(study, turns))
+            if found is None:
+                return None
+            number, held = found
+            with held:
+                _fail(study, number, reason)
+            return dict(study.get_trials(deepcopy=False)[number].params)
+
+    def forgive(self) -> None:
+        """Let a study that gave up go on: its failed trials stay failed and no longer count."""
+        study = _patiently(self._open)
+        if self._gave_up(study):
+            _patiently(lambda: study.set_user_attr(FORGIVEN, _count(study, TrialState.FAIL)))
+
+    def _gave_up(self, study: optuna.Study) -> bool:
+        failed = _count(study, TrialState.FAIL) - int(study.user_attrs.get(FORGIVEN, 0))
+        return failed > FAILURES_PER_TRIAL * self.config.trials
 
     def finished_trials(self) -> int:
         """Trials told so far (complete or pruned), 0 if the study does not exist."""
         try:
-            return _told(self._load())
+            return _count(self._load(), *TOLD)
         except KeyError:
             return 0
 
     def past_trials(self) -> list[PastTrial]:
         """All trials that are over, by number."""
         study = self._load()
-        return [_past(t, self._starts(t)) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+        return [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
 
     def importances(self) -> Importances:
         """Importances of the searched settings, seeded by the study's seed."""
@@ -157,10 +256,6 @@ class Study:
             found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(self.ranges))
         return Importances(len(finished), {k: float(v) for k, v in found.items()}, reason, self.config.seed)
 
-    def _starts(self, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether a trial has the starting settings; trial 0, or a later one where that was lost while it was drawn."""
-        return trial.params == dict(self.start)
-
     def _load(self) -> optuna.Study:
         """The study as it stands.
 
@@ -170,24 +265,25 @@ class Study:
         return _patiently(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
 
     def _open(self) -> optuna.Study:
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=open_storage(self.storage),
-            direction="maximize",
-            pruner=self._pruner(),
-            sampler=self._sampler(0),
-            load_if_exists=True,
-        )
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(dict(self.start))
-        return study
+        storage = open_storage(self.storage)
+        return optuna.create_study(study_name=self.name, storage=storage, direction="maximize", load_if_exists=True)
 
-    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+    def _view(self, study: optuna.Study, number: int) -> optuna.Study:
+        """What the sampler and the pruner see when a trial is drawn and while it runs; in memory."""
+        view = optuna.create_study(
+            study_name=self.name, direction="maximize", pruner=self._pruner(), sampler=self._sampler(number)
+        )
+        before = study.get_trials(deepcopy=False)[:number]
+        known = max(0, number - self.config.parallel + 1)
+        view.add_trials([*before[:known], *(_running(t.params, t.distributions) for t in before[known:])])
+        return view
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(
-            seed=(self.config.seed * 1_000_003 + index) % 2**31,
+            seed=(self.config.seed * 1_000_003 + number) % 2**31,
             n_startup_trials=self.config.startup_trials,
             multivariate=True,
-            constant_liar=False,
+            constant_liar=True,  # keeps away from trials that still run
         )
 
     def _pruner(self) -> optuna.pruners.BasePruner:
@@ -198,68 +294,105 @@ class Study:
             return pruners.HyperbandPruner(min_resource=max(1, self.config.warmup_epochs))
         return pruners.NopPruner()
 
-    def _step(self, study: optuna.Study, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
-        trial = _patiently(lambda: self._next_trial(study))
-        handle = _patiently(lambda: _Handle(trial))
+    def _next(self, study: optuna.Study, turns: Turns) -> _Next:
+        """The trial to do next: an interrupted one, or else one that is drawn now.
+
+        Raises:
+            JobError: too many trials failed.
+        """
+        interrupted = _interrupted(study, turns)
+        if interrupted is not None:
+            return interrupted
+        if self._gave_up(study):
+            failed = _count(study, TrialState.FAIL)
+            raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
+        trials = study.get_trials(deepcopy=False)
+        running = [t.number for t in trials if t.state == TrialState.RUNNING]
+        if self._used_up(study):
+            return "last" if running else "over"
+        number = len(trials)
+        if any(other <= number - self.config.parallel for other in running):
+            return "blocked"
+        study.add_trial(self._draw(study, number))
+        held = turns.hold(number)
+        return "blocked" if held is None else (number, held)
+
+    def _draw(self, study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
+        distributions = {key: _distribution(r) for key, r in self.ranges.items()}
+        values = dict(self.start) if number == 0 else self._view(study, number).ask(distributions).params
+        return _running(values, distributions)
+
+    def _do(self, study: optuna.Study, number: int, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
+        handle = _patiently(lambda: _Handle(study, number, self._view(study, number)))
         try:
             try:
-                value = objective(handle, dict(trial.params))
+                value = objective(handle, handle.values)
             finally:
-                _patiently(lambda: trial.set_user_attr(SECONDS, handle.seconds))
+                _patiently(handle.note_seconds)
         except Pruned:
-            _tell(study, trial.number, state=TrialState.PRUNED)
+            _tell(study, number, state=TrialState.PRUNED)
         except JobError as error:
-            reason = str(error)
-            _patiently(lambda: trial.set_user_attr("error", reason))
-            _tell(study, trial.number, state=TrialState.FAIL)
+            _fail(study, number, str(error))
         else:
-            _tell(study, trial.number, value)
-
-    def _next_trial(self, study: optuna.Study) -> optuna.Trial:
-        for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if set(frozen.params) == set(self.ranges):
-                return optuna.Trial(study, frozen._trial_id)  # interrupted: the same trial goes on
-            study.tell(frozen.number, state=TrialState.FAIL)  # interrupted while its values were drawn: drawn again
-            if "fixed_params" in frozen.system_attrs:
-                study.enqueue_trial(frozen.system_attrs["fixed_params"])
-        study.sampler = self._sampler(_told(study) + _errors(study))
-        return study.ask({key: _distribution(r) for key, r in self.ranges.items()})
+            _tell(study, number, value)
 
     def _result(self, study: optuna.Study) -> TuningResult:
-        complete, pruned, failed = (len(study.get_trials(deepcopy=False, states=(s,))) for s in STATES)
+        complete, pruned, failed = (_count(study, state) for state in STATES)
         if complete == 0:
             raise JobError(f"study {self.name}: no trial finished")
-        best, finished = study.best_trial, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        best, start = study.best_trial, study.get_trials(deepcopy=False)[0]
         return TuningResult(
             study=self.name,
-            best_values={} if self._starts(best) else dict(best.params),
+            best_values={} if best.number == start.number else dict(best.params),
             best_number=best.number,
             best_hm=float(best.value or 0.0),
             complete=complete,
             pruned=pruned,
             failed=failed,
-            start_hm=next((t.value for t in finished if self._starts(t)), None),
+            start_hm=start.value if start.state == TrialState.COMPLETE else None,
             trials=self.config.trials,
             timeout=self.config.timeout,
         )
 
 
 class _Handle:
-    """A trial as the objective sees it; epochs reported before an interruption are not reported again."""
+    """A trial as the objective sees it; epochs reported before an interruption are not reported again.
 
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-        self.number = trial.number
-        self._reported = set(trial.study.trials[trial.number].intermediate_values)
+    Args:
+        study: where it is recorded.
+        number: of the trial.
+        view: the trials before it, for the pruner.
+    """
+
+    def __init__(self, study: optuna.Study, number: int, view: optuna.Study) -> None:
+        recorded = study.get_trials(deepcopy=False)[number]
+        view.add_trial(recorded)
+        self._trial = optuna.Trial(study, recorded._trial_id)
+        self._seen = optuna.Trial(view, view.get_trials(deepcopy=False)[number]._trial_id)
+        self._reported = set(recorded.intermediate_values)
+        self.number = number
+        self.values = dict(recorded.params)
         self.seconds = 0.0
 
     def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
         self.seconds += seconds
         if epoch not in self._reported:
             _patiently(lambda: self._trial.report(hm, epoch))
+            self._seen.report(hm, epoch)
             self._reported.add(epoch)
-        if _patiently(self._trial.should_prune):
+        pruned = self._seen.should_prune()
+        _patiently(self._keep_notes)
+        if pruned:
             raise Pruned
+
+    def _keep_notes(self) -> None:
+        """Record what the pruner noted about the trial (rungs of successive halving), for the trials after it."""
+        for key, value in self._seen.storage.get_trial_system_attrs(self._seen._trial_id).items():
+            self._trial.storage.set_trial_system_attr(self._trial._trial_id, key, value)
+
+    def note_seconds(self) -> None:
+        """Record what the epochs took."""
+        self._trial.set_user_attr(SECONDS, self.seconds)
 
 
 def open_storage(uri: str) -> optuna.storages.RDBStorage:
@@ -294,6 +427,31 @@ def _is_away(error: Exception) -> bool:
     return cause is not None or disk_is_full(error)
 
 
+def _running(
+    values: Mapping[str, Any], distributions: Mapping[str, optuna.distributions.BaseDistribution]
+) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(values), distributions=dict(distributions))
+
+
+def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
+    """A trial that runs by the record, but is held by nobody; it is held now."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        held = turns.hold(trial.number)
+        if held is None:
+            continue
+        if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
+            return trial.number, held
+        with held:  # ended between the two looks
+            pass
+    return None
+
+
+def _fail(study: optuna.Study, number: int, reason: str) -> None:
+    trial = study.get_trials(deepcopy=False)[number]
+    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr("error", reason))
+    _tell(study, number, state=TrialState.FAIL)
+
+
 def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:
     """End a trial; an end that arrived although the connection broke is left as it is."""
 
@@ -309,12 +467,15 @@ STATES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts for the budget."""
 
 
-def _past(trial: optuna.trial.FrozenTrial, start: bool) -> PastTrial:
+def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
     reported = trial.intermediate_values
     hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
-    return PastTrial(trial.number, STATES[trial.state], hm, _seconds(trial), len(reported), dict(trial.params), start)
+    state, number = STATES[trial.state], trial.number
+    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0)
 
 
 def _seconds(trial: optuna.trial.FrozenTrial) -> float:
@@ -340,18 +501,8 @@ def _no_importances(hms: Sequence[float], parameters: int) -> str:
     return "all finished trials have the same HM" if len(set(hms)) == 1 else ""
 
 
-def _told(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-
-
-def _failed(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-
-
-def _errors(study: optuna.Study) -> int:
-    """Trials that failed by themselves, not by an interruption while their values were drawn."""
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return sum("error" in t.user_attrs for t in failed)
+def _count(study: optuna.Study, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))
 
 
 def _distribution(r: Range) -> optuna.distributions.BaseDistribution:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,6 +29,9 @@ from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
 from benchmark.tuning_records import log_study
+
+PAUSE_SECONDS = 0.2
+"""Between two looks at what another process holds."""
 
 State = Literal["done", "reused", "failed", "missing"]
 
@@ -118,15 +122,17 @@ class Repetition:
 
 @dataclass(frozen=True)
 class Search:
-    """The study of a method."""
+    """The study of a method: to its end, or as one more process that does trials of it."""
 
     unit: int
     parent: str
+    lane: int = 0
+    """0: to its end."""
 
     @property
     def order(self) -> tuple[int, int, int]:
         """Where it comes among the tasks of a call."""
-        return (self.unit, 1, 0)
+        return (self.unit, 1, self.lane)
 
 
 Task = Repetition | Search
@@ -193,11 +199,12 @@ class Worker:
 
     def _search(self, task: Search) -> Done:
         unit = self.units[task.unit]
-        study = study_of(unit, self.storage)
-        self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
+        study, turns = study_of(unit, self.storage), self.turns(unit)
+        if task.lane == 0:
+            self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
 
         def objective(trial: Trial, values: Mapping[str, Any]) -> float:
-            job = unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
+            job = trial_job(unit, values)
             tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
 
             def report(record: EpochRecord) -> None:
@@ -212,14 +219,22 @@ class Worker:
                 raise JobError(outcome.error)
             return float(outcome.result["validation"]["hm"])
 
+        if task.lane > 0:
+            study.help(objective, turns)
+            return Done()
+        if self.retry_failed:
+            study.forgive()
         try:
-            with self._alone(f"studies/{hashlib.sha256(study.name.encode()).hexdigest()[:16]}"):
-                tuned = study.run(objective)
+            tuned = study.run(objective, turns)
         except JobError as error:
             self.display.say(f"{unit.title}: tuning failed: {error}")
             return Done([failed_search(unit, str(error))])
         log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs)
         return Done(tuning=tuned)
+
+    def turns(self, unit: Unit) -> StudyTurns:
+        """Who works on what of the study of a unit."""
+        return StudyTurns(self, f"studies/{hashlib.sha256(study_of(unit, self.storage).name.encode()).hexdigest()[:16]}")
 
     def run_job(
         self,
@@ -238,7 +253,7 @@ class Worker:
             Pruned: from ``on_epoch``.
         """
         folder = self.runs_dir / "jobs" / job.key
-        with self._alone(f"jobs/{job.key}"):
+        with self.alone(f"jobs/{job.key}"):
             runs = self.tracker.find(kind="job", job_key=job.key)
             outcome = self._find_done(job, runs)
             failed = None if outcome or self.retry_failed else _failed_before(job, runs)
@@ -259,18 +274,30 @@ class Worker:
         return outcome
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice."""
-        lock = _lock(self.runs_dir, name)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.display.say(f"waiting for another process that works on {name}")
-            lock.acquire()
-        try:
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop while another process held it.
+        """
+        lock, patience = _lock(self.runs_dir, name), 1
+        while not _taken(lock):
+            if patience == 0:
+                self.display.say(f"waiting for another process that works on {name}")
+            patience -= 1
+            self.pause()
+        with _released(lock):
             yield
-        finally:
-            lock.release()
+
+    def pause(self) -> None:
+        """Wait a little for another process.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop.
+        """
+        if self.stop():
+            raise KeyboardInterrupt
+        time.sleep(PAUSE_SECONDS)
 
     def _find_done(self, job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
         """The finished job among its runs, if its result can be read."""
@@ -376,6 +403,50 @@ def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
     return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
 
 
+@dataclass(frozen=True)
+class StudyTurns:
+    """Who works on what of a study: locks in the runs folder, which the system takes from dead processes.
+
+    Args:
+        worker: who asks.
+        name: of the study's lock.
+    """
+
+    worker: Worker
+    name: str
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the study."""
+        return self.worker.alone(self.name)
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        """A trial, held already; None where another living process holds it."""
+        lock = _lock(self.worker.runs_dir, f"{self.name}-{trial}")
+        return _released(lock) if _taken(lock) else None
+
+    def pause(self) -> None:
+        """Wait a little."""
+        self.worker.pause()
+
+
+@contextmanager
+def _released(lock: FileLock) -> Iterator[None]:
+    """Release a lock at the end."""
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(lock: FileLock) -> bool:
+    """Take a lock, if no living process holds it."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
 def _lock(runs_dir: Path, name: str) -> FileLock:
     path = runs_dir / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -385,9 +456,7 @@ def _lock(runs_dir: Path, name: str) -> FileLock:
 def is_worked_on(runs_dir: Path, job: Job) -> bool:
     """Whether a living process holds the job's lock; the system takes it from a dead one."""
     lock = _lock(runs_dir, f"jobs/{job.key}")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if not _taken(lock):
         return True
     lock.release()
     return False
@@ -403,6 +472,11 @@ def study_of(unit: Unit, storage: str) -> Study:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
     return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
+
+
+def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
+    """The job of a trial with these searched settings."""
+    return unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
 
 
 def entry_of(outcome: Outcome, variant: str) -> Entry:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +20,7 @@ import pytest
 from benchmark.config import Range, TuningConfig
 from benchmark.errors import JobError
 from benchmark.tracking import sqlite_uri
-from benchmark.tuning import Study, Trial
+from benchmark.tuning import Study, Trial, TuningResult, open_storage
 
 RANGES = {
     "lr": Range(type="float", low=1e-5, high=1e-1, log=True),
@@ -89,15 +97,15 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(tmp_path: Path, stop_at
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 
-def test_a_kill_while_the_starting_values_are_drawn_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = Log()
-    study(tmp_path / "whole", trials=4).run(expected)
+@pytest.mark.parametrize("dies_at", [1, 2, 5])
+def test_a_kill_while_values_are_drawn_leaves_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
+    study(tmp_path / "whole", trials=4).run(Log())
     suggest, calls = optuna.Trial._suggest, 0
 
     def dying(self: optuna.Trial, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == dies_at:
             raise KeyboardInterrupt
         return suggest(self, *arguments)
 
@@ -105,10 +113,127 @@ def test_a_kill_while_the_starting_values_are_drawn_loses_nothing(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path / "broken", trials=4).run(Log())
     monkeypatch.undo()
+    study(tmp_path / "broken", trials=4).run(Log())
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+class Shared:
+    """Turns of threads of this process."""
+
+    def __init__(self) -> None:
+        self.study, self.trials = threading.Lock(), defaultdict[int, threading.Lock](threading.Lock)
+
+    def alone(self) -> AbstractContextManager[object]:
+        return self.study
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        lock = self.trials[trial]
+        return contextlib.closing(Release(lock)) if lock.acquire(blocking=False) else None
+
+    def pause(self) -> None:
+        time.sleep(0.005)
+
+
+@dataclass
+class Release:
+    lock: threading.Lock
+
+    def close(self) -> None:
+        self.lock.release()
+
+
+def side_by_side(folder: Path, objectives: Sequence[Log], **config: Any) -> TuningResult:
+    """A study run by one thread per objective; the first to its end."""
+    turns = Shared()
+    open_storage(sqlite_uri(folder / "optuna.db"))
+    with ThreadPoolExecutor(len(objectives)) as pool:
+        helpers = [pool.submit(study(folder, **config).help, objective, turns) for objective in objectives[1:]]
+        result = study(folder, **config).run(objectives[0], turns)
+        for helper in helpers:
+            helper.result(timeout=30)
+    return result
+
+
+class Slow(Log):
+    """An objective whose trials take times of their own."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.times = random.Random(seed)
+
+    def __call__(self, trial: Trial, values: Mapping[str, Any]) -> float:
+        time.sleep(self.times.choice([0, 0.02, 0.1]))
+        return super().__call__(trial, values)
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_parallel_study_is_the_same_whoever_does_its_trials(tmp_path: Path, pruner: str) -> None:
+    config = {"trials": 14, "parallel": 3, "startup_trials": 3, "warmup_epochs": 1, "pruner": pruner}
+    alone = study(tmp_path / "alone", **config).run(Log(fail=4))
+    slow = [Slow(seed, fail=4) for seed in range(3)]
+    assert side_by_side(tmp_path / "shared", slow, **config) == alone
+    assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
+    assert (alone.complete + alone.pruned, alone.failed) == (14, 1)
+    assert alone.pruned > 0
+    assert all(objective.values for objective in slow)  # each of them did some
+
+
+def test_trials_that_run_at_once_differ(tmp_path: Path) -> None:
+    mine = study(tmp_path, trials=8, parallel=8, startup_trials=1)
+    mine.run(Log())
+    assert len({tuple(t.values.items()) for t in mine.past_trials()}) == 8
+
+
+def test_other_widths_are_other_searches(tmp_path: Path) -> None:
+    for parallel in (1, 4):
+        study(tmp_path / str(parallel), trials=10, parallel=parallel, startup_trials=2).run(Log())
+    assert rows(tmp_path / "1")[:1] == rows(tmp_path / "4")[:1]
+    assert rows(tmp_path / "1") != rows(tmp_path / "4")
+
+
+def test_a_helper_leaves_the_end_to_the_first(tmp_path: Path) -> None:
+    """The last trial is held by another process; a helper does not wait for it."""
+    turns, config = Shared(), {"trials": 3, "parallel": 2}
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, **config).run(Log(stop_at=(2, 1)), turns)
+    held = turns.hold(2)
+    assert held is not None
     log = Log()
-    study(tmp_path / "broken", trials=4).run(log)
-    assert log.values == expected.values
-    assert log.values[0] == START
+    study(tmp_path, **config).help(log, turns)
+    assert log.values == []
+    assert not study(tmp_path, **config).is_over()
+    with held:
+        pass
+    study(tmp_path, **config).help(log, turns)
+    assert [number for number, _ in log.epochs] == [2] * 5
+    assert study(tmp_path, **config).is_over()
+
+
+def test_a_trial_that_kills_processes_fails_and_the_study_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, trials=3).run(Log(stop_at=(1, 2)))
+    mine = study(tmp_path, trials=3)
+    turns = Shared()
+    blamed = mine.blame("its process died", turns)
+    assert blamed == rows(tmp_path)[1][0]
+    assert mine.blame("its process died", turns) is None
+    result = mine.run(Log(), turns)
+    assert (result.complete, result.failed) == (3, 1)
+
+
+def test_a_study_that_gave_up_goes_on_where_it_is_forgiven(tmp_path: Path) -> None:
+    def broken(trial: Trial, values: Mapping[str, Any]) -> float:
+        raise JobError("broken")
+
+    mine = study(tmp_path, trials=2)
+    for _ in range(2):
+        with pytest.raises(JobError, match=r"5 trials failed.*--retry-failed"):
+            mine.run(broken)
+    mine.forgive()
+    result = mine.run(Log())
+    assert (result.complete, result.failed, result.start_hm) == (2, 5, None)
+    mine.forgive()  # no harm where it did not give up
+    assert mine.run(Log()) == result
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
