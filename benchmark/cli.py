@@ -128,13 +128,14 @@ def _call(config: Path | None, **options: Any) -> Call:
 
 
 def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
-    from benchmark.tracking import Tracker, sqlite_uri
+    from benchmark.databases import sqlite_uri
+    from benchmark.tracking import Tracker
 
     return Tracker(tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), runs_dir / "artifacts")
 
 
 def _storage(runs_dir: Path, storage: str | None) -> str:
-    from benchmark.tracking import sqlite_uri
+    from benchmark.databases import sqlite_uri
 
     return storage or sqlite_uri(runs_dir / "optuna.db")
 
@@ -250,6 +251,7 @@ def tune(
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus_per_job: GpusPerJob = None,
+    retry_failed: RetryFailed = False,
     quiet: Quiet = False,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
@@ -267,8 +269,9 @@ def tune(
     if not all(unit.tuning.trials for unit in units):
         raise UsageError("tune: say how many trials, for example --trials 30")
     tracker = _tracker(runs_dir, tracking_uri)
+    quiet = quiet or json_file == "-"
     result = _run_units(
-        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet or json_file == "-", tune_only=True
+        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet, tune_only=True, retry_failed=retry_failed
     )
     if json_file != "-":
         from benchmark.display import rows_table

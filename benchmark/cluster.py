@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmark.databases import sqlite_file
 from benchmark.errors import UsageError
 from benchmark.jobs import Unit
 from benchmark.scheduling import POLL_SECONDS, Desk, Message, WorkPlace, do_task
-from benchmark.tracking import sqlite_file
 from benchmark.training import choose_device
 from benchmark.worker import Done, Task
 

@@ -113,8 +113,19 @@ class Runner:
             open_storage(self.storage)  # a wrong address is told before hours of training
         worker = self.worker(units, call.stages)
         progress = _Progress(self, call, units, tune_only)
+
+        def left(tasks: list[Task]) -> list[Task]:
+            """The tasks that are not done yet; those done before are taken down here, without an engine."""
+            open_tasks = []
+            for task in tasks:
+                done = worker.done_before(task)
+                open_tasks += [task] if done is None else left(progress.then(task, done))
+            return open_tasks
+
         try:
-            (engine or Inline(worker)).run(progress.first_tasks(), progress.then)
+            tasks = left(progress.first_tasks())
+            if tasks:
+                (engine or Inline(worker)).run(tasks, lambda task, done: left(progress.then(task, done)))
         except Unavailable:  # the call's run stays open: the store may be what is away
             raise
         except BaseException:
@@ -136,8 +147,7 @@ class Runner:
         unit = units[task.unit]
         if isinstance(task, Search):
             return self._lost_search(units, task, error)
-        second = task.final_job(unit)
-        jobs = {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[call.stages]
+        jobs = task.jobs(unit, call.stages)
         outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
         for outcome in outcomes:
             self._record_lost(outcome.job, error)

@@ -74,8 +74,11 @@ def patiently(action: Callable[[], T], passing: Callable[[Exception], bool], wha
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short."""
-    return str(error).split("\n", 1)[0][:200]
+    """What the first cause of an error says, short."""
+    cause: BaseException = error
+    while (before := cause.__cause__ or cause.__context__) is not None:
+        cause = before
+    return str(cause).split("\n", 1)[0][:200]
 
 
 def disk_is_full(error: Exception) -> bool:

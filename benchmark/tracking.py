@@ -6,12 +6,9 @@ one seed). What a run means is in its tags; the reporter reads nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import re
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,12 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 from filelock import FileLock
 
+from benchmark.databases import is_away, set_write_ahead_logging, sqlite_file, watch_sqlite_files, without_password
 from benchmark.errors import Unavailable, UsageError
-from benchmark.patience import disk_is_full, first_line, patiently
+from benchmark.patience import first_line, patiently
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +35,6 @@ HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TI
 """What MLflow's client waits for by itself; ``patience.py`` does the rest, so that training need not stand still."""
 PAGE = 1000
 BATCH = 900
-LOCK_SECONDS = 60.0
-"""How long a SQLite file may be locked by others."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +52,6 @@ class RunRecord:
     """Seconds since the epoch."""
     end: float | None
     parent: str | None
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a ``sqlite:///`` address, None for any other."""
-    parsed = urlparse(uri)
-    return (
-        Path(unquote(parsed.path[1:] if parsed.path.startswith("//") else parsed.path)) if parsed.scheme == "sqlite" else None
-    )
-
-
-def set_write_ahead_logging(file: Path) -> None:
-    """Let several processes write to a SQLite file; it stays so. Nothing is locked where it is so already."""
-    with contextlib.closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection:
-        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection.execute("PRAGMA journal_mode=WAL")
-
-
-def sqlite_uri(path: Path) -> str:
-    """Address of a SQLite file, absolute."""
-    return f"sqlite:///{path.resolve()}"
 
 
 class Tracker:
@@ -116,6 +92,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
         for variable, value in HTTP_PATIENCE.items():
             os.environ.setdefault(variable, value)
+        watch_sqlite_files()
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
@@ -130,11 +107,11 @@ class Tracker:
         """
         what = f"tracking store {without_password(self.uri)} does not answer"
         if wait:
-            return patiently(action, _is_away, what)
+            return patiently(action, is_away, what)
         try:
             return action()
         except Exception as error:
-            if _is_away(error):
+            if is_away(error):
                 raise Unavailable(f"{what} ({first_line(error)})") from error
             raise
 
@@ -274,26 +251,6 @@ class Tracker:
             if key in wanted:
                 found.setdefault(key, run)
         return found
-
-
-def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    return re.sub(r"//[^/@]+@", "//…@", uri)
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether an error says that the store does not answer for now: no connection, locked, full, restarting."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import HTTPError, RetryError, Timeout
-    from sqlalchemy.exc import InterfaceError, OperationalError
-
-    away = (NoConnection, Timeout, RetryError, OperationalError, InterfaceError)
-    if isinstance(error, HTTPError) and error.response is not None:
-        return error.response.status_code in (502, 503, 504)
-    if isinstance(error, MlflowException):
-        return error.error_code == "TEMPORARILY_UNAVAILABLE" or isinstance(error.__cause__ or error.__context__, away)
-    return isinstance(error, away) or disk_is_full(error)
 
 
 def _record(run: Any) -> RunRecord:

@@ -18,9 +18,16 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmark.config import Range, TuningConfig
+from benchmark.databases import (
+    LOCK_SECONDS,
+    is_away,
+    set_write_ahead_logging,
+    sqlite_file,
+    watch_sqlite_files,
+    without_password,
+)
 from benchmark.errors import JobError, UsageError
-from benchmark.patience import disk_is_full, patiently
-from benchmark.tracking import LOCK_SECONDS, set_write_ahead_logging, sqlite_file, without_password
+from benchmark.patience import patiently
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -406,6 +413,7 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             set_write_ahead_logging(file)
+            watch_sqlite_files()
         options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if file is not None else {"pool_pre_ping": True}
         storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
     except Exception as error:
@@ -414,17 +422,7 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
 
 
 def _patiently(action: Callable[[], T]) -> T:
-    return patiently(action, _is_away, "the Optuna storage does not answer")
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether an error says that the storage does not answer for now: no connection, locked, full, restarting."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
-
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, (InterfaceError, OperationalError)):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None or disk_is_full(error)
+    return patiently(action, is_away, "the Optuna storage does not answer")
 
 
 def _running(

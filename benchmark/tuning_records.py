@@ -20,13 +20,16 @@ PARAMETER = "param."
 
 
 def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int) -> None:
-    """Log a study that has used up its budget.
+    """Log a study that has used up its budget, unless that was done before.
 
     Args:
         run_id: of the method.
         title: heading of the figures.
         epochs: of a trial, where the study does not search them.
     """
+    tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
+    if tags.items() <= tracker.get(run_id).tags.items():
+        return
     from benchmark.report.study_figures import Panel, history_figure, importances_figure  # matplotlib takes half a second
 
     tracker.log_json(run_id, found.as_dict(), RESULT)
@@ -37,7 +40,6 @@ def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, 
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, style=0)
         tracker.log_figure(run_id, importances_figure([panel], importances.evaluator), "importances.png")
-    tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
     tracker.tag(run_id, **tags)  # last: it says that the rest is there
 
 

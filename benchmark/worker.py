@@ -114,6 +114,11 @@ class Repetition:
         """Its stage 2, whose ``first_stage`` is its stage 1."""
         return unit.job(2, self.repetition, unit.settings.with_values(self.values) if self.values else unit.settings)
 
+    def jobs(self, unit: Unit, stages: Stages) -> list[Job]:
+        """Its jobs that a call of these stages asks for."""
+        second = self.final_job(unit)
+        return {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[stages]
+
     @property
     def order(self) -> tuple[int, int, int]:
         """Where it comes among the tasks of a call."""
@@ -179,6 +184,20 @@ class Worker:
             KeyboardInterrupt: it was stopped.
         """
         return self._search(task) if isinstance(task, Search) else self._repetition(task)
+
+    def done_before(self, task: Task) -> Done | None:
+        """What a task gave that an earlier call did; None where something of it is left to do."""
+        unit = self.units[task.unit]
+        if isinstance(task, Search):
+            return self._search(task) if study_of(unit, self.storage).is_over() else None
+        found = [self._find_done(job, self._runs(job)) for job in task.jobs(unit, self.stages)]
+        outcomes = [outcome for outcome in found if outcome is not None]
+        if len(outcomes) < len(found):
+            return None
+        for outcome in outcomes:
+            clear_checkpoints(self._folder(outcome.job))
+            self._show_end(outcome, outcome.job.title)
+        return Done([entry_of(outcome, task.variant) for outcome in outcomes])
 
     def _repetition(self, task: Repetition) -> Done:
         unit, entries = self.units[task.unit], []
@@ -252,9 +271,9 @@ class Worker:
         Raises:
             Pruned: from ``on_epoch``.
         """
-        folder = self.runs_dir / "jobs" / job.key
+        folder = self._folder(job)
         with self.alone(f"jobs/{job.key}"):
-            runs = self.tracker.find(kind="job", job_key=job.key)
+            runs = self._runs(job)
             outcome = self._find_done(job, runs)
             failed = None if outcome or self.retry_failed else _failed_before(job, runs)
             if outcome is not None:
@@ -270,8 +289,18 @@ class Worker:
             else:
                 run_id = self._job_run(job, runs, parent, tags, label or job.title)
                 outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
-        self.display.end(Ended(label or job.title, outcome.state, outcome.result, outcome.error))
+        self._show_end(outcome, label or job.title)
         return outcome
+
+    def _folder(self, job: Job) -> Path:
+        return self.runs_dir / "jobs" / job.key
+
+    def _runs(self, job: Job) -> list[RunRecord]:
+        """All runs of a job, newest first."""
+        return self.tracker.find(kind="job", job_key=job.key)
+
+    def _show_end(self, outcome: Outcome, label: str) -> None:
+        self.display.end(Ended(label, outcome.state, outcome.result, outcome.error))
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:

@@ -36,11 +36,12 @@ from tabulate import tabulate
 
 from benchmark import protocol, registry, training, tuning, worker
 from benchmark.config import Sources, resolve
+from benchmark.databases import sqlite_uri
 from benchmark.display import Lane, LiveDisplay
 from benchmark.execution import Runner
 from benchmark.jobs import Call, Unit, plan_units
 from benchmark.method import Method
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.tracking import Tracker
 from perf.training_step import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny import Bench
 
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.databases import sqlite_uri
+from benchmark.tracking import Tracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower

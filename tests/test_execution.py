@@ -17,10 +17,11 @@ from tiny import TINY, Bench, results
 
 from benchmark import jobs, registry
 from benchmark.config import Range
+from benchmark.databases import sqlite_uri
 from benchmark.errors import UsageError
 from benchmark.jobs import Call
 from benchmark.method import Method
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.tracking import Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -166,7 +167,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tiny import Bench
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.databases import sqlite_uri
+from benchmark.tracking import Tracker
 runs = Path({runs!r})
 bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
 call = bench.call("train.epochs=6", "train.batches_per_epoch=8", methods="cjme,tcaf", seeds=2, trials=3)

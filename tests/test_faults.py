@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,11 +25,12 @@ from tiny import Bench, need, results
 
 from benchmark import patience
 from benchmark.cli import main
+from benchmark.databases import sqlite_uri
 from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import job_states
 from benchmark.method import EpochRecord, Method
 from benchmark.patience import patiently
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.tracking import Tracker
 from benchmark.training import CHECKPOINT, PREVIOUS
 
 EPOCHS = "train.epochs=5"
@@ -125,6 +128,59 @@ def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
             other.run(other.call(EPOCHS, methods="avca"))
     assert not other.run(other.call(EPOCHS, methods="avca")).failed, "a full disk is no failure of the job"
     assert results(other.tracker) == results(bench.tracker)
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
+def test_a_database_file_that_is_gone_is_waited_for(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As where a file system is unmounted for a while: the file is put back as it was."""
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
+    bench.run(bench.call(EPOCHS, methods="avca", trials=2))
+    file, aside = other.runs / name, other.runs / "aside.db"
+    timers: list[threading.Timer] = []
+
+    def vanish(record: EpochRecord) -> None:
+        if len(other.display.epochs) == 8:  # in the second trial
+            file.rename(aside)
+            timers.append(threading.Timer(1.0, lambda: aside.rename(file)))
+            timers[0].start()
+        other.display.epochs.append(record)
+
+    monkeypatch.setattr(other.display, "epoch", vanish)
+    assert not other.run(other.call(EPOCHS, methods="avca", trials=2)).failed
+    timers[0].join()
+    assert results(other.tracker) == results(bench.tracker)
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
+def test_a_database_file_that_stays_away_ends_the_call_by_name_and_nothing_is_made_in_its_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None, name: str
+) -> None:
+    file = bench.runs / name
+    monkeypatch.setattr(bench.display, "epoch", lambda record: file.unlink(missing_ok=True))
+    with pytest.raises(Unavailable, match=rf"No such file or directory: .*{name}"):
+        bench.run(bench.call(EPOCHS, methods="avca", trials=2))
+    assert not file.exists()
+
+
+def test_a_database_file_that_is_replaced_is_opened_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a backup is put back."""
+    file, copy = bench.runs / "mlflow.db", bench.runs / "copy.db"
+
+    def replace(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            with contextlib.closing(sqlite3.connect(file)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+            copy.rename(file)
+            for rest in ("-wal", "-shm"):
+                Path(f"{file}{rest}").unlink(missing_ok=True)
+
+    monkeypatch.setattr(bench.display, "epoch", replace)
+    assert not bench.run(bench.call(EPOCHS, methods="avca")).failed
+    fresh = Tracker(bench.tracker.uri, bench.tracker.artifacts)
+    assert results(fresh) == results(bench.tracker)
+    assert len(results(fresh)) == 2
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.config import switches
+from benchmark.databases import sqlite_uri
 from benchmark.registry import load
-from benchmark.tracking import RunRecord, Tracker, sqlite_uri
+from benchmark.tracking import RunRecord, Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHANCE_UCF = 1 / 6

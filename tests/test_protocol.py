@@ -15,8 +15,9 @@ from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build, store_path
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
 from benchmark.data.synthetic import synthetic_config, synthetic_content, synthetic_provenance
+from benchmark.databases import sqlite_uri
 from benchmark.protocol import derive_seed, training_data
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.tracking import Tracker
 
 
 def noisy_copy(data: Path, seed: int) -> None:

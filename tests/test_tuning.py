@@ -18,8 +18,8 @@ import optuna
 import pytest
 
 from benchmark.config import Range, TuningConfig
+from benchmark.databases import sqlite_uri
 from benchmark.errors import JobError
-from benchmark.tracking import sqlite_uri
 from benchmark.tuning import Study, Trial, TuningResult, open_storage
 
 RANGES = {

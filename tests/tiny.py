@@ -9,10 +9,11 @@ from typing import NoReturn
 import pytest
 
 from benchmark import registry
+from benchmark.databases import sqlite_uri
 from benchmark.execution import CallResult, Runner
 from benchmark.jobs import Call, Unit, plan_units
 from benchmark.method import EpochRecord
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.tracking import Tracker
 from benchmark.worker import Ended
 
 TINY = [

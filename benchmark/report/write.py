@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
 from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
@@ -34,7 +35,7 @@ from benchmark.report.summary import (
     summarise,
 )
 from benchmark.report.tables import ORDER, build_tables
-from benchmark.tracking import RunRecord, Tracker, without_password
+from benchmark.tracking import RunRecord, Tracker
 
 MANIFEST = "manifest.json"
 VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}

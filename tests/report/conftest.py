@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.tracking import Tracker, sqlite_uri
+from benchmark.databases import sqlite_uri
+from benchmark.tracking import Tracker
 
 ADAPTED = "our adaptation to zero-shot learning: no code of the adapted version was published"
 TITLES = {
