@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
 from benchmark.jobs import Call, Job, Stages, Unit, call_key
+from benchmark.locks import Locks, StudyLocks
 from benchmark.provenance import dump_call, git_revision, unit_tags
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.tuning import TuningResult, open_storage
@@ -28,7 +29,7 @@ from benchmark.worker import (
     Worker,
     entry_of,
     failed_search,
-    is_worked_on,
+    lock_of,
     study_of,
     trial_job,
 )
@@ -134,6 +135,11 @@ class Runner:
         progress.close()
         return progress.result
 
+    @property
+    def locks(self) -> Locks:
+        """Who works on what."""
+        return Locks(self.runs_dir, self.display.say, self.stop)
+
     def worker(self, units: Sequence[Unit], stages: Stages) -> Worker:
         """A worker in this process."""
         return Worker(units, stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop, self.retry_failed)
@@ -154,8 +160,9 @@ class Runner:
         return Done([entry_of(outcome, task.variant) for outcome in outcomes])
 
     def _lost_search(self, units: Sequence[Unit], task: Search, error: str) -> Done | None:
-        unit, worker = units[task.unit], self.worker(units, "all")
-        values = study_of(unit, self.storage).blame(error, worker.turns(unit))
+        unit = units[task.unit]
+        study = study_of(unit, self.storage)
+        values = study.blame(error, StudyLocks(self.locks, study.name))
         if values is None:
             return Done() if task.lane > 0 else Done([failed_search(unit, error)])
         self._record_lost(trial_job(unit, values), error)
@@ -168,12 +175,13 @@ class Runner:
             self.tracker.finish(run.run_id, "FAILED")
 
     def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """The run with this identity, opened again, or a new one."""
-        found = self.tracker.find(parent=parent, **identity)
-        if not found:
-            return self.tracker.start(name, {**identity, **tags}, parent)
-        self.tracker.reopen(found[0].run_id)
-        return found[0].run_id
+        """The run with this identity, opened again, or a new one; the same for two calls at once."""
+        with self.locks.alone("calls"):
+            found = self.tracker.find(parent=parent, **identity)
+            if not found:
+                return self.tracker.start(name, {**identity, **tags}, parent)
+            self.tracker.reopen(found[0].run_id)
+            return found[0].run_id
 
 
 class _Progress:
@@ -270,6 +278,7 @@ def job_states(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path)
     """The untuned jobs of a call with their state: done, running (of a living process), interrupted, failed or missing."""
     wanted: list[Literal[1, 2]] = [1, 2] if stages == "all" else [1] if stages == "1" else [2]
     rows: list[tuple[Job, str, RunRecord | None]] = []
+    locks = Locks(runs_dir)
     names = {"FINISHED": "done", "RUNNING": "interrupted", "KILLED": "interrupted", "FAILED": "failed"}
     for unit in units:
         for repetition in unit.repetitions:
@@ -279,5 +288,5 @@ def job_states(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path)
                 done = [r for r in runs if r.status == "FINISHED"]
                 run = done[0] if done else runs[0] if runs else None
                 state = names.get(run.status, run.status) if run else "missing"
-                rows.append((job, "running" if not done and is_worked_on(runs_dir, job) else state, run))
+                rows.append((job, "running" if not done and locks.is_held(lock_of(job)) else state, run))
     return rows

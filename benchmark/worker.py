@@ -9,18 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from filelock import FileLock, Timeout
-
 from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.jobs import Job, Stages, Unit
+from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, stage_one, stage_two
 from benchmark.provenance import dump_call, environment, peak_memory_mb, unit_tags
@@ -29,9 +26,6 @@ from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
 from benchmark.tuning_records import log_study
-
-PAUSE_SECONDS = 0.2
-"""Between two looks at what another process holds."""
 
 State = Literal["done", "reused", "failed", "missing"]
 
@@ -218,7 +212,8 @@ class Worker:
 
     def _search(self, task: Search) -> Done:
         unit = self.units[task.unit]
-        study, turns = study_of(unit, self.storage), self.turns(unit)
+        study = study_of(unit, self.storage)
+        turns = StudyLocks(self.locks, study.name)
         if task.lane == 0:
             self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
 
@@ -251,9 +246,10 @@ class Worker:
         log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs)
         return Done(tuning=tuned)
 
-    def turns(self, unit: Unit) -> StudyTurns:
-        """Who works on what of the study of a unit."""
-        return StudyTurns(self, f"studies/{hashlib.sha256(study_of(unit, self.storage).name.encode()).hexdigest()[:16]}")
+    @property
+    def locks(self) -> Locks:
+        """Who works on what."""
+        return Locks(self.runs_dir, self.display.say, self.stop)
 
     def run_job(
         self,
@@ -272,7 +268,7 @@ class Worker:
             Pruned: from ``on_epoch``.
         """
         folder = self._folder(job)
-        with self.alone(f"jobs/{job.key}"):
+        with self.locks.alone(lock_of(job)):
             runs = self._runs(job)
             outcome = self._find_done(job, runs)
             failed = None if outcome or self.retry_failed else _failed_before(job, runs)
@@ -301,32 +297,6 @@ class Worker:
 
     def _show_end(self, outcome: Outcome, label: str) -> None:
         self.display.end(Ended(label, outcome.state, outcome.result, outcome.error))
-
-    @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Hold a lock of the runs folder, so that two calls at once share work instead of doing it twice.
-
-        Raises:
-            KeyboardInterrupt: the user asked to stop while another process held it.
-        """
-        lock, patience = _lock(self.runs_dir, name), 1
-        while not _taken(lock):
-            if patience == 0:
-                self.display.say(f"waiting for another process that works on {name}")
-            patience -= 1
-            self.pause()
-        with _released(lock):
-            yield
-
-    def pause(self) -> None:
-        """Wait a little for another process.
-
-        Raises:
-            KeyboardInterrupt: the user asked to stop.
-        """
-        if self.stop():
-            raise KeyboardInterrupt
-        time.sleep(PAUSE_SECONDS)
 
     def _find_done(self, job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
         """The finished job among its runs, if its result can be read."""
@@ -432,65 +402,6 @@ def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
     return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
 
 
-@dataclass(frozen=True)
-class StudyTurns:
-    """Who works on what of a study: locks in the runs folder, which the system takes from dead processes.
-
-    Args:
-        worker: who asks.
-        name: of the study's lock.
-    """
-
-    worker: Worker
-    name: str
-
-    def alone(self) -> AbstractContextManager[object]:
-        """Hold the study."""
-        return self.worker.alone(self.name)
-
-    def hold(self, trial: int) -> AbstractContextManager[object] | None:
-        """A trial, held already; None where another living process holds it."""
-        lock = _lock(self.worker.runs_dir, f"{self.name}-{trial}")
-        return _released(lock) if _taken(lock) else None
-
-    def pause(self) -> None:
-        """Wait a little."""
-        self.worker.pause()
-
-
-@contextmanager
-def _released(lock: FileLock) -> Iterator[None]:
-    """Release a lock at the end."""
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _taken(lock: FileLock) -> bool:
-    """Take a lock, if no living process holds it."""
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
-
-
-def _lock(runs_dir: Path, name: str) -> FileLock:
-    path = runs_dir / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
-
-
-def is_worked_on(runs_dir: Path, job: Job) -> bool:
-    """Whether a living process holds the job's lock; the system takes it from a dead one."""
-    lock = _lock(runs_dir, f"jobs/{job.key}")
-    if not _taken(lock):
-        return True
-    lock.release()
-    return False
-
-
 def study_of(unit: Unit, storage: str) -> Study:
     """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
     ranges = unit.ranges
@@ -501,6 +412,11 @@ def study_of(unit: Unit, storage: str) -> Study:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
     return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
+
+
+def lock_of(job: Job) -> str:
+    """Name of the lock that a process holds while it works on a job."""
+    return f"jobs/{job.key}"
 
 
 def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
