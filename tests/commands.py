@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from tiny import TINY, Bench
@@ -14,17 +15,18 @@ from tiny import TINY, Bench
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def tiny_arguments(bench: Bench, *options: str) -> list[str]:
+def tiny_arguments(bench: Bench, *options: str, do: Literal["run", "tune"] = "run") -> list[str]:
     """Arguments of ``run_benchmark.py`` for a tiny call on the synthetic data."""
-    places = ["--data-root", str(bench.data), "--runs-dir", str(bench.runs), "--reports-dir", str(bench.runs / "reports")]
-    sets = [f"--set={s}" for s in TINY]
-    return ["--dataset", "synthetic", *places, *sets, *options]
+    places = ["--data-root", str(bench.data), "--runs-dir", str(bench.runs)]
+    if do == "run":
+        places += ["--reports-dir", str(bench.runs / "reports")]
+    return [do, "--dataset", "synthetic", *places, *(f"--set={s}" for s in TINY), *options]
 
 
-def command(bench: Bench, *options: str, **env: str) -> subprocess.Popen[str]:
+def command(bench: Bench, *options: str, do: Literal["run", "tune"] = "run", **env: str) -> subprocess.Popen[str]:
     """The command line with a tiny call, started."""
     return subprocess.Popen(
-        [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(bench, *options)],
+        [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(bench, *options, do=do)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -22,6 +22,7 @@ from benchmark.errors import UsageError
 from benchmark.jobs import Call
 from benchmark.method import Method
 from benchmark.tracking import Tracker
+from benchmark.worker import Search
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -229,6 +230,47 @@ def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Pa
     keys = [r.tags["job_key"] for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
     assert len(keys) == len(set(keys))
     assert {r.status for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"} == {"FINISHED"}
+
+
+def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engines do with a search whose process died three times."""
+    call = bench.call(methods="cjme", trials=3)
+    units = bench.units(call)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.display, "start", lambda title, *sizes: exit_in(title, "trial 1"))
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(call)
+    (run,) = [r for r in bench.tracker.find(kind="job") if r.tags.get("trial") == "1"]
+    bench.tracker.reopen(run.run_id)  # as a killed process leaves it
+    search = Search(0, parent=run.parent or "")
+    assert bench.runner.lost(call, units, search, "its process died (3 times)") is None, "the search is to go on"
+    assert bench.tracker.get(run.run_id).status == "FAILED"
+    assert bench.tracker.get(run.run_id).tags["error"] == "its process died (3 times)"
+    ended = bench.runner.lost(call, units, search, "its process died (3 times)")
+    assert ended is not None, "no trial is to blame now"
+    assert [e.state for e in ended.entries] == ["failed"]
+    result = bench.run(call)
+    assert not result.failed
+    assert [(s.complete + s.pruned, s.failed) for s in result.studies] == [(3, 1)]
+
+
+def exit_in(title: str, part: str) -> None:
+    if part in title:
+        raise KeyboardInterrupt
+
+
+def test_a_call_of_which_all_is_done_asks_no_engine(bench: Bench) -> None:
+    class NoEngine:
+        def run(self, tasks: object, then: object) -> None:
+            raise AssertionError("nothing is left to do")
+
+    call = bench.call(methods="cjme", trials=2)
+    before = bench.run(call)
+    bench.display.outcomes.clear()
+    again = bench.runner.run(call, bench.units(call), engine=NoEngine())
+    assert [e.job_key for e in again.entries] == [e.job_key for e in before.entries]
+    assert {e.state for e in again.entries} == {o.state for o in bench.display.outcomes} == {"reused"}
+    assert again.studies == before.studies
 
 
 def test_a_lost_result_is_computed_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from commands import PROJECT, free_port, tiny_arguments
+from commands import PROJECT, free_port, tiny_arguments, trainers
 from tiny import Bench, need, results
 
 from benchmark.tracking import Tracker
@@ -69,19 +69,22 @@ def postgresql() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_both_storages_on_postgresql_outlive_a_stop_of_twenty_seconds(
+def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive_a_stop_of_twenty_seconds(
     postgresql: Server, bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longer = ["train.epochs=8", "train.batches_per_epoch=12"]
-    bench.run(bench.call(*longer, methods="cjme,avca", seeds=2, trials=3))
+    sets = ["train.epochs=8", "train.batches_per_epoch=12", "tuning.parallel=4"]
+    bench.run(bench.call(*sets, methods="cjme", seeds=2, trials=10))
     monkeypatch.setenv("GZSL_TRACKING_URI", postgresql.uri("mlflow"))
     monkeypatch.setenv("GZSL_STORAGE", postgresql.uri("optuna"))
-    options = ["--methods", "cjme,avca", "--seeds", "2", "--trials", "3", "--jobs", "2", *(f"--set={x}" for x in longer)]
+    options = ["--methods", "cjme", "--seeds", "2", "--trials", "10", "--jobs", "4", *(f"--set={x}" for x in sets)]
     words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
-    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    while len(list(other.runs.glob("jobs/*/best.pt"))) < 3:
+    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    most = 0
+    while len(list(other.runs.glob("jobs/*/best.pt"))) < 5:
         assert child.poll() is None
+        most = max(most, len(trainers(child, other.runs)))
         time.sleep(0.05)
+    assert most > 2, "the study's trials did not run side by side"
     postgresql.stop()
     time.sleep(20)
     assert child.poll() is None, "the call did not outlive the stop"
@@ -90,7 +93,10 @@ def test_both_storages_on_postgresql_outlive_a_stop_of_twenty_seconds(
     assert child.returncode == 0, told
     assert "does not answer" in told
     assert results(Tracker(postgresql.uri("mlflow"), other.runs / "artifacts")) == results(bench.tracker)
-    for study in optuna.study.get_all_study_summaries(postgresql.uri("optuna")):
-        trials = optuna.load_study(study_name=study.study_name, storage=postgresql.uri("optuna")).trials
-        assert len(trials) == 3
-        assert all(t.state.is_finished() for t in trials)
+    (study,) = optuna.study.get_all_study_summaries(postgresql.uri("optuna"))
+    trials, undisturbed = (
+        optuna.load_study(study_name=study.study_name, storage=storage).trials
+        for storage in (postgresql.uri("optuna"), bench.runner.storage)
+    )
+    assert [(t.state, t.params, t.value) for t in trials] == [(t.state, t.params, t.value) for t in undisturbed]
+    assert len(trials) == 10

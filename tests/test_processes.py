@@ -8,10 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import optuna
+import psutil
 import pytest
 from commands import command, trainers
 from tiny import Bench, results
 
+from benchmark.databases import sqlite_uri
 from benchmark.execution import CallResult
 from benchmark.jobs import Call
 from benchmark.processes import LocalProcesses
@@ -105,6 +108,51 @@ def test_forty_jobs_whose_processes_are_killed_twenty_times_give_the_undisturbed
     print(f"{killed} processes killed, {starts} starts")
     assert killed == 20
     assert results(other.tracker) == expected
+
+
+@pytest.mark.slow
+def test_a_study_whose_processes_are_killed_ends_with_the_trials_of_an_undisturbed_one(bench: Bench, other: Bench) -> None:
+    """Two processes do its trials, of which some are pruned; the command itself is killed as well."""
+    lengths = ("train.epochs=10", "train.batches_per_epoch=10")
+    search = ("tuning.parallel=2", "tuning.startup_trials=3", "tuning.warmup_epochs=2")
+    call = bench.call(*lengths, *search, methods="cjme", trials=12)
+    expected = bench.run(call, tune_only=True)
+    options = ["--methods", "cjme", "--trials", "12", "--jobs", "2", *(f"--set={s}" for s in (*lengths, *search))]
+    draw, killed, starts = random.Random(0), 0, 0
+    while True:
+        starts += 1
+        with command(other, *options, do="tune") as process:
+            while process.poll() is None and killed < 10:
+                time.sleep(draw.uniform(0.1, 0.8))
+                alive = trainers(process, other.runs)
+                if alive and killed in (4, 8) and starts == 1 + killed // 4:
+                    process.kill()
+                    wait_for_the_end(alive)
+                elif alive:
+                    draw.choice(alive).kill()
+                    killed += 1
+            output = process.communicate()[0]
+        if process.returncode == 0:
+            break
+        assert "Traceback" not in output
+        assert starts < 20, output
+    assert killed == 10
+    assert starts >= 3
+    (study,) = expected.studies
+    assert study.pruned > 0
+    trials, undisturbed = (
+        optuna.load_study(study_name=study.study, storage=sqlite_uri(b.runs / "optuna.db")).trials for b in (other, bench)
+    )
+    told = [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in trials]
+    assert told == [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in undisturbed]
+    assert results(other.tracker) == results(bench.tracker)
+
+
+def wait_for_the_end(processes: list[psutil.Process]) -> None:
+    """Kill processes whose command is gone, so that what they hold is free."""
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 @pytest.mark.slow
