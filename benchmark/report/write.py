@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
 from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
 from benchmark.report.figures import MethodCurve, method_curves_figure
+from benchmark.report.latex import latex_files
 from benchmark.report.published import PublishedTable
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
+from benchmark.report.sections import ReportFigure, Section
 from benchmark.report.significance import comparisons, intervals
 from benchmark.report.studies import StudyGroup, study_groups
 from benchmark.report.study_figures import importances_figure, searches_figure
@@ -72,21 +73,6 @@ class Report:
         return failed_jobs(self.results)
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report with the numbers that it shows."""
-
-    stem: str
-    title: str
-    figure: Figure
-    data: pd.DataFrame
-    """Accuracies and importances are fractions."""
-
-    def markdown(self) -> str:
-        """The line that shows it."""
-        return f"![{self.title.replace(chr(10), ', ')}]({self.stem}.png)"
-
-
 def write_report(
     tracker: Tracker,
     folder: Path,
@@ -108,8 +94,9 @@ def write_report(
     tables = build_tables(results, published)
     curves, groups = curve_figures(tracker, results), study_groups(results)
     searches = [figure for group in groups for figure in study_figures(group)]
-    sections = [*_curves_section(curves), *_searches_section(groups, searches)]
+    sections = [_curves_section(curves), _searches_section(groups, searches)]
     texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
+    texts |= latex_files(tables)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
@@ -194,18 +181,19 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
             title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
-            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data))
+            keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
+            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data, keys))
     return figures
 
 
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
     """The searches of a data set, features and mode, and their importances where there are any."""
     title = f"Best validation HM so far: {group.title}"
-    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches)]
+    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches, group.keys)]
     if group.panels:
         title = f"Importances of the searched settings: {group.title}"
         drawn = importances_figure(group.panels, f"{title}\n{group.evaluator}")
-        figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances))
+        figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances, group.keys))
     return figures
 
 
@@ -214,11 +202,11 @@ def failed_jobs(results: Results) -> list[str]:
     return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
-def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[str]) -> str:
+def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[Section]) -> str:
     """The whole report as markdown.
 
     Args:
-        sections: paragraphs of the figures.
+        sections: with the figures.
     """
     datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
     parts = [f"# Audio-visual generalised zero-shot learning: {', '.join(datasets)}"]
@@ -226,7 +214,7 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
     if unfinished:
         parts.append("**Not complete.** A call still runs or was interrupted; this report holds what is done so far.")
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
-    parts += sections
+    parts += [text for section in sections for text in section.markdown()]
     lost = failed_jobs(results)
     if lost:
         parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
@@ -235,30 +223,27 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
     return "\n\n".join(p.strip() for p in parts) + "\n"
 
 
-def _curves_section(figures: Sequence[ReportFigure]) -> list[str]:
+def _curves_section(figures: Sequence[ReportFigure]) -> Section:
     text = (
         "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
         "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
     )
-    return ["## Seen-unseen curves", text, *(f.markdown() for f in figures)] if figures else []
+    return Section("Seen-unseen curves", [text], figures)
 
 
-def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> list[str]:
-    if not groups:
-        return []
-    text = (
+def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> Section:
+    texts = [
         "Highest validation HM of a finished trial so far, by the number of trials and by what these took; pruned trials "
         "count in both, failed ones in time only. The first point is that of the starting settings. The trials stand beside "
         "each figure as CSV; the settings of each trial are in the artifact `trials.csv` of the method's run."
-    )
-    parts = ["## Searches", text]
+    ]
     if any(group.panels for group in groups):
-        parts.append(
+        texts.append(
             "Importances: the variance of validation HM over the searched ranges that each setting explains by itself, by a "
             "random forest over the finished trials, as shares that sum to 100 %. They are rough where trials are few."
         )
-    parts += [figure.markdown() for figure in figures]
-    return [*parts, *(f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without)]
+    notes = [f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without]
+    return Section("Searches", texts, figures, notes)
 
 
 def _one_line(text: str, limit: int = 500) -> str:
