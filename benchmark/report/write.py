@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -16,9 +14,23 @@ import pandas as pd
 from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
-from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
+from benchmark.report.collect import (
+    DISJOINT,
+    METRICS,
+    UNIT,
+    Results,
+    artifact_text,
+    collect,
+    curve_of,
+    digests,
+    distinct,
+    records,
+)
 from benchmark.report.figures import MethodCurve, method_curves_figure
-from benchmark.report.latex import latex_files
+from benchmark.report.install import install
+from benchmark.report.latex import latex_files, table_names
+from benchmark.report.manifest import facts
+from benchmark.report.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.published import PublishedTable
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
@@ -38,7 +50,7 @@ from benchmark.report.summary import (
 from benchmark.report.tables import ORDER, build_tables
 from benchmark.tracking import RunRecord, Tracker
 
-MANIFEST = "manifest.json"
+PAGE = "index.html"
 VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}
 CSV_METRICS = {
     "gzsl": ["seen", "unseen", "hm"],
@@ -78,6 +90,7 @@ def write_report(
     folder: Path,
     call_ids: Sequence[str] | None = None,
     published: Sequence[PublishedTable] | None = None,
+    mlflow_ui: str | None = None,
 ) -> Report:
     """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
@@ -86,10 +99,13 @@ def write_report(
         folder: created if need be; files of an earlier report in it are removed, others are left alone.
         call_ids: run ids of calls, or their beginnings.
         published: published tables; those of ``reports/published/`` if None.
+        mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
 
     Raises:
-        UsageError: no call, an unknown id, or no result yet; then the folder is left as it was.
+        UsageError: no call, an unknown id, no result yet, or an address that is none; then the folder is left as it was.
     """
+    address = mlflow_ui or (without_password(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    link = run_link(address, tracker.experiment_id)
     results = collect(tracker, call_ids)
     tables = build_tables(results, published)
     curves, groups = curve_figures(tracker, results), study_groups(results)
@@ -101,32 +117,38 @@ def write_report(
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        for figure in [*curves, *searches]:
-            figure.figure.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
-            figure.figure.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
-            figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
-        names = _install(Path(new), folder)
+        images = {figure.stem: _save(figure, Path(new)) for figure in [*curves, *searches]}
+        page = report_page(
+            title_of(results),
+            results,
+            dict(zip(table_names(tables), tables, strict=True)),
+            sections,
+            images,
+            incomplete=_incomplete(results),
+            lost=failed_jobs(results),
+            provenance=_provenance(tracker, results),
+            configs=_configs(tracker, results),
+            files=sorted(p.name for p in Path(new).iterdir()),
+            link=link,
+        )
+        (Path(new) / PAGE).write_text(page, encoding="utf-8")
+        names = install(Path(new), folder, "report.md", {"report": facts(tracker, results)})
     return Report(folder, [folder / name for name in names], tables, results)
 
 
-def _install(new: Path, folder: Path) -> list[str]:
-    """Move new files into place, report.md last, and remove what an earlier report left; returns the names."""
-    names = sorted((p.name for p in new.iterdir()), key=lambda name: (name != "report.md", name))
-    for name in set(_earlier_files(folder)) - {*names, MANIFEST}:
-        (folder / name).unlink(missing_ok=True)
-    (new / MANIFEST).write_text(json.dumps({"files": names}, indent=1), encoding="utf-8")
-    for name in [MANIFEST, *reversed(names)]:
-        os.replace(new / name, folder / name)
-    return names
+def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
+    """The configuration of each call that logged one."""
+    found = {c.run_id: artifact_text(tracker, c.run_id, "call.yaml") for c in results.calls}
+    return {call: text for call, text in found.items() if text}
 
 
-def _earlier_files(folder: Path) -> list[str]:
-    """Files that an earlier report wrote, by its manifest; plain names only, so that nothing outside can be meant."""
-    try:
-        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w][\w.+-]*", n)]
+def _save(figure: ReportFigure, folder: Path) -> bytes:
+    """Write a figure and its numbers; returns the smaller of its two images."""
+    png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
+    figure.figure.savefig(png, dpi=200)
+    figure.figure.savefig(svg, metadata={"Date": None})
+    figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+    return min(svg.read_bytes(), png.read_bytes(), key=len)
 
 
 def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None) -> dict[str, str]:
@@ -202,17 +224,26 @@ def failed_jobs(results: Results) -> list[str]:
     return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
+def title_of(results: Results) -> str:
+    """The title of a report."""
+    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
+    return f"Audio-visual generalised zero-shot learning: {', '.join(datasets)}"
+
+
+def _incomplete(results: Results) -> str:
+    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
+    return "A call still runs or was interrupted; this report holds what is done so far." if unfinished else ""
+
+
 def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[Section]) -> str:
     """The whole report as markdown.
 
     Args:
         sections: with the figures.
     """
-    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
-    parts = [f"# Audio-visual generalised zero-shot learning: {', '.join(datasets)}"]
-    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
-    if unfinished:
-        parts.append("**Not complete.** A call still runs or was interrupted; this report holds what is done so far.")
+    parts = [f"# {title_of(results)}"]
+    if incomplete := _incomplete(results):
+        parts.append(f"**Not complete.** {incomplete}")
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
     parts += [text for section in sections for text in section.markdown()]
     lost = failed_jobs(results)
@@ -254,10 +285,12 @@ def _one_line(text: str, limit: int = 500) -> str:
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
     names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
-    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
+    lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
+    lines += [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: a line per job, accuracies as fractions")
-    return "\n".join(lines) or "- no tables but that of tuning: nothing else was done"
+    return "\n".join(lines)
 
 
 def _provenance(tracker: Tracker, results: Results) -> list[str]:
