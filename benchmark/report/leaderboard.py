@@ -21,6 +21,7 @@ from benchmark.report.cells import NOTHING, mean_and_deviation
 from benchmark.report.collect import distinct, records
 from benchmark.report.install import MANIFEST, install, listed_files, read_manifest
 from benchmark.report.page import PLACE, Cell, Grid, Row, choices, number_of, render
+from benchmark.report.released import RELEASED
 
 PAGE = "index.html"
 METRICS = ("S", "U", "HM", "ZSL")
@@ -70,6 +71,11 @@ class Entry:
     def hm(self) -> float:
         """Mean harmonic mean, percent."""
         return float(self.row["HM_percent"])
+
+    @property
+    def released(self) -> bool:
+        """Whether these are weights that others trained: they do not compete with means over seeds."""
+        return str(self.row["settings"]).split(" ")[0] == RELEASED
 
     @property
     def keys(self) -> dict[str, str]:
@@ -203,7 +209,8 @@ def _numbers() -> list[str]:
 def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
     places: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
-        places.setdefault(entry.place, []).append(entry)
+        if not entry.released:
+            places.setdefault(entry.place, []).append(entry)
     several = {place[:-1] for place in places if sum(p[:-1] == place[:-1] for p in places) > 1}
     grids = [_board(i, mine, several=mine[0].place[:-1] in several) for i, mine in enumerate(places.values(), 1)]
     return render(

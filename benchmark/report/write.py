@@ -137,9 +137,9 @@ def write_report(
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
-    """The configuration of each call that logged one."""
+    """The configuration of each call that logged one: the options that are not at their defaults."""
     found = {c.run_id: artifact_text(tracker, c.run_id, "call.yaml") for c in results.calls}
-    return {call: text for call, text in found.items() if text}
+    return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
 def _save(figure: ReportFigure, folder: Path) -> bytes:
