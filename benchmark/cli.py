@@ -389,7 +389,7 @@ def report(
 ) -> None:
     """Write the tables again from the tracking store, or a leaderboard of several reports."""
     if leaderboard:
-        _emit(json_file, _write_leaderboard(folders or [], out_dir))
+        _emit(json_file, _write_leaderboard(folders or [], out_dir, show=json_file != "-"))
         return
     if folders:
         raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
@@ -398,11 +398,13 @@ def report(
     _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui))
 
 
-def _write_leaderboard(folders: Sequence[Path], site: Path) -> dict[str, Any]:
+def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:
     from benchmark.report.leaderboard import write_leaderboard
 
     board = write_leaderboard(folders, site)
-    err.print(f"Leaderboard of {len(board.reports)} reports: {board.page}", highlight=False, soft_wrap=True)
+    if show:
+        text = f"Leaderboard of {len(board.reports)} report{'s' * (len(board.reports) != 1)}: {os.path.relpath(board.page)}"
+        out.print(text, highlight=False, soft_wrap=True)
     return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}
 
 

@@ -27,7 +27,8 @@ const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.03
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
 const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
   if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
-return [...document.querySelectorAll("h1, h2, h3, p, a, th, td, button, label span, legend, summary, dt, dd, figcaption, strong, li")]
+const texts = "h1, h2, h3, p, a, th, td, button, label span, legend, summary, dt, dd, figcaption, strong, li";
+return [...document.querySelectorAll(texts)]
   .filter((e) => e.offsetParent !== null && e.textContent.trim() && !e.classList.contains("skip"))
   .map((e) => { const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
     return [e.tagName, e.textContent.trim().slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; })
