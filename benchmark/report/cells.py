@@ -68,14 +68,14 @@ class Table:
         names = list(dict.fromkeys(g for g in self.groups if g))
         if len(names) < 2:
             return [self]
-        panels = []
-        for name in names:
-            keep = [i for i, g in enumerate(self.groups) if g in ("", name)]
-            cells, bold = self.cells.iloc[:, keep], self.bold.iloc[:, keep]
-            panels.append(
-                replace(self, title=f"{self.title} – {name}", cells=cells, bold=bold, groups=[self.groups[i] for i in keep])
-            )
-        return panels
+        return [replace(self.only([name]), title=f"{self.title} – {name}") for name in names]
+
+    def only(self, names: Sequence[str]) -> Table:
+        """The same table with the columns that label rows and those of some groups."""
+        keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
+        return replace(
+            self, cells=self.cells.iloc[:, keep], bold=self.bold.iloc[:, keep], groups=[self.groups[i] for i in keep]
+        )
 
 
 @dataclass

@@ -6,15 +6,20 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 
 from benchmark.report.captions import SUPERSCRIPTS
 from benchmark.report.cells import Table
 from benchmark.report.collect import UNIT
 
 LONG = 32
-"""Rows beyond which a table may break across pages."""
-WORDY = 30
-"""Characters beyond which a column's texts wrap."""
+"""Lines beyond which a table breaks across pages."""
+HEAD = 3
+"""Lines that heads and rules take."""
+WIDTHS = (150, 210, 10_000)
+"""Characters of a row beyond which a float's groups of columns stand below one another, as far as its length allows."""
+WORDY, NARROW = 30, 22
+"""Characters beyond which a column's texts wrap, and those that a line holds where words or signs are long."""
 FITS = {"footnotesize": 130, "scriptsize": 170}
 """Characters of a row that fit across a landscape page in a size; ``tiny`` where there are more."""
 
@@ -93,49 +98,89 @@ def _name(table: Table, keys: Sequence[str]) -> str:
 
 
 def latex_table(table: Table, name: str) -> str:
-    """A table for a paper: a float that is never wider than the line or, where it is long, a table that breaks across pages."""
-    columns, width = _columns(table)
-    end = r" \\[2pt]" if "p{" in columns else r" \\"
-    rows = [
-        " & ".join(_cell(text, best) for text, best in zip(texts, bests, strict=True)) + end
-        for texts, bests in zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)
-    ]
+    """A table for a paper: a float that is never wider than the line or, where it is long, a table that breaks across pages.
+
+    Groups of columns that would make a float too wide stand below one another.
+    """
     title = latex(table.title)
     caption = rf"\caption[{{{title}}}]{{\textbf{{{title}.}} {latex(table.caption)}}}"
     notes = [rf"\par\footnotesize {latex(note)}" for note in table.notes]
-    if len(rows) > LONG:
-        return _breaking(_head(table), rows, caption, notes, columns, width, name)
+    if _lines(table) > LONG:
+        return _breaking(table, caption, notes, name)
+    parts = [line for part in _parts(table) for line in _tabular(part)]
     lines = [
         "% needs: \\usepackage{booktabs,array,graphicx}; in two columns table* instead of table",
         r"\begin{table}[htbp]",
         r"\centering",
         caption,
         rf"\label{{tab:{name}}}",
-        r"\medskip",
-        r"\sbox0{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        *_head(table),
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}}%",
-        r"\ifdim\wd0>\linewidth \resizebox{\linewidth}{!}{\usebox0}\else \usebox0\fi",
+        *parts,
         *([r"\par\medskip\begin{minipage}{\linewidth}", *notes, r"\end{minipage}"] if notes else []),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _parts(table: Table) -> list[Table]:
+    """The table cut between groups of columns, so that no part is very wide nor all of them together very long."""
+    for most in WIDTHS:
+        parts: list[list[str]] = []
+        for group in dict.fromkeys(g for g in table.groups if g):
+            if parts and _columns(table.only([*parts[-1], group]))[1] <= most:
+                parts[-1].append(group)
+            else:
+                parts.append([group])
+        if len(parts) * (_lines(table, NARROW) + HEAD) <= LONG + HEAD:
+            break
+    return [table.only(groups) for groups in parts] if len(parts) > 1 else [table]
+
+
+def _wraps(texts: Sequence[str], group: str) -> bool:
+    """Whether a column's texts are wrapped."""
+    return group == "" and any(len(text) > WORDY and " " in text for text in texts)
+
+
+def _lines(table: Table, most: int = WORDY) -> int:
+    """How many lines the rows take with so many characters in a line of wrapped text."""
+    columns = table.cells.to_numpy().T.tolist()
+    wrapped = [texts for texts, group in zip(columns, table.groups, strict=True) if _wraps(texts, group)]
+    return sum(max((ceil(len(texts[i]) / most) for texts in wrapped), default=1) or 1 for i in range(len(table.cells)))
+
+
+def _tabular(table: Table) -> list[str]:
+    """The lines of a part, scaled to the line where it is wider."""
+    columns, _ = _columns(table)
+    return [
+        r"\par\medskip",
+        r"\sbox0{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        *_head(table),
+        r"\midrule",
+        *_rows(table, columns),
+        r"\bottomrule",
+        r"\end{tabular}}%",
+        r"\ifdim\wd0>\linewidth \resizebox{\linewidth}{!}{\usebox0}\else \usebox0\fi",
+    ]
+
+
+def _rows(table: Table, columns: str) -> list[str]:
+    end = r" \\[2pt]" if "p{" in columns else r" \\"
+    return [
+        " & ".join(_cell(text, best) for text, best in zip(texts, bests, strict=True)) + end
+        for texts, bests in zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)
+    ]
+
+
 def _cell(text: str, best: bool) -> str:
     return rf"\textbf{{{latex(text)}}}" if best else latex(text)
 
 
-def _breaking(
-    head: Sequence[str], rows: Sequence[str], caption: str, notes: Sequence[str], columns: str, width: int, name: str
-) -> str:
+def _breaking(table: Table, caption: str, notes: Sequence[str], name: str) -> str:
+    """The table as one that breaks across pages, in a size in which it fits across one."""
+    (columns, width), head = _columns(table), _head(table)
     size = next((size for size, most in FITS.items() if width <= most), "tiny")
-    count = len(re.findall(r"[lr]|p\{", re.sub(r"[>@]\{[^}]*\}", "", columns)))
+    count = len(table.groups)
     lines = [
         "% needs: \\usepackage{booktabs,array,longtable}; for a page in one column",
         rf"\begingroup\{size}\setlength{{\tabcolsep}}{{3pt}}\setlength{{\LTcapwidth}}{{\linewidth}}",
@@ -154,7 +199,7 @@ def _breaking(
         r"\endfoot",
         r"\bottomrule",
         r"\endlastfoot",
-        *rows,
+        *_rows(table, columns),
         r"\end{longtable}",
         *notes,
         r"\par\endgroup",
@@ -181,7 +226,7 @@ def _columns(table: Table) -> tuple[str, int]:
     specs, width = [], 0
     for header, group, texts in zip(table.headers(), table.groups, table.cells.to_numpy().T.tolist(), strict=True):
         longest = max(map(len, [header, *texts]))
-        wraps = group == "" and longest > WORDY and any(" " in text for text in texts)
+        wraps = _wraps(texts, group)
         specs.append(r">{\raggedright\arraybackslash}p{15em}" if wraps else "r" if group else "l")
         width += 2 + min(longest, WORDY if wraps else longest)
     return "".join(specs), width

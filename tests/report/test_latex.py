@@ -73,6 +73,23 @@ def test_a_long_table_may_break_across_pages_and_repeats_its_head() -> None:
     assert r"\multicolumn{4}{l}{\tablename~\thetable, continued}" in text
 
 
+def test_groups_of_columns_that_are_too_wide_together_stand_below_one_another() -> None:
+    wide = [
+        f"{group} {name}" for group in ("HM", "ZSL", "S") for name in ("paper, which is long", "corrected, which is long", "d")
+    ]
+    cells = pd.DataFrame([["A", *(["1.00 ± 0.10"] * 9)]] * 2, columns=["Method", *wide], dtype=object)
+    groups = ["", *(name.split()[0] for name in wide)]
+    table = _table(cells=cells, bold=cells == "bold", groups=groups)
+
+    text = latex_table(table, "modes")
+
+    assert text.count(r"\begin{tabular}") == 2
+    assert text.count(r"\begin{table}") == text.count(r"\caption") == 1
+    heads = [line for line in text.splitlines() if line.startswith("Method & ")]
+    assert [len(line.split("&")) for line in heads] == [7, 4]
+    assert heads[1].startswith("Method & S paper")
+
+
 def test_tables_of_several_feature_sets_get_names_of_their_own() -> None:
     other = _table(keys=[{"features": "main"}])
 

@@ -47,6 +47,7 @@
     form.querySelector(".shown").textContent = wanted.length ? said : "";
   };
   if (form) {
+    form.hidden = false;
     form.addEventListener("change", show);
     form.addEventListener("submit", (event) => event.preventDefault());
     show();
