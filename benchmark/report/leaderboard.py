@@ -23,7 +23,7 @@ from benchmark.report.install import MANIFEST, install, listed_files, read_manif
 from benchmark.report.page import PLACE, Cell, Grid, Row, choices, number_of, render
 from benchmark.report.released import RELEASED
 
-PAGE = "index.html"
+PAGE, RESULTS = "index.html", "full.csv"
 METRICS = ("S", "U", "HM", "ZSL")
 TEXTS = ("dataset", "features", "mode", "alignment", "method", "settings")
 
@@ -158,10 +158,24 @@ def _fault(folder: Path) -> str:
         return "a leaderboard's site, not a report; name the folders of the reports"
     if not manifest:
         return f"no report ({MANIFEST} is missing or damaged); write one with: python run_benchmark.py report"
-    if not isinstance(manifest.get("report"), dict) or PAGE not in listed_files(folder):
+    facts = manifest.get("report")
+    known = isinstance(facts, dict) and isinstance(facts.get("made"), int | float) and isinstance(facts.get("units"), list)
+    if not known or PAGE not in listed_files(folder):
         return "a report of an earlier version; write it again with: python run_benchmark.py report"
     gone = [name for name in listed_files(folder) if not (folder / name).is_file()]
-    return f"files of the report are gone: {', '.join(gone)}; write it again" if gone else ""
+    if gone:
+        return f"files of the report are gone: {', '.join(gone)}; write it again"
+    missing = _missing_columns(folder / RESULTS) if RESULTS in listed_files(folder) else []
+    return f"{RESULTS} has no column {', '.join(missing)}; write the report again" if missing else ""
+
+
+def _missing_columns(file: Path) -> list[str]:
+    """Columns that a leaderboard needs and a file of results has not."""
+    try:
+        columns = set(pd.read_csv(file, nrows=0))
+    except ValueError:
+        columns = set()
+    return [name for name in (*TEXTS, "HM_percent", "seeds", "seeds_planned") if name not in columns]
 
 
 def _check_place(sources: Sequence[Source], site: Path) -> None:
@@ -187,7 +201,7 @@ def _remove(folder: Path) -> None:
 
 def _entries(source: Source) -> list[Entry]:
     """The rows of a report with a result."""
-    file = source.folder / "full.csv"
+    file = source.folder / RESULTS
     if file.name not in source.files:
         return []
     frame = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={m: [""] for m in _numbers()})

@@ -119,12 +119,18 @@ def test_all_folders_that_are_no_report_are_named_and_nothing_is_written(store: 
     (tmp_path / "older" / "manifest.json").write_text('{"files": ["report.md"]}')
     broken = report(store, tmp_path / "broken", [unit()], 1)
     (broken / "full.csv").unlink()
+    changed = report(store, tmp_path / "changed", [unit()], 1)
+    (changed / "full.csv").write_text("method,HM_percent\n")
 
     with pytest.raises(UsageError) as caught:
-        write_leaderboard([good, *(tmp_path / n for n in ("missing", "empty", "older", "broken"))], tmp_path / "site")
+        write_leaderboard(
+            [good, *(tmp_path / n for n in ("missing", "empty", "older", "broken", "changed"))], tmp_path / "site"
+        )
 
     lines = str(caught.value).splitlines()
-    for line, part in zip(lines, ("no such folder", "no report", "an earlier version", "gone: full.csv"), strict=True):
+    for line, part in zip(
+        lines, ("no such folder", "no report", "an earlier version", "gone: full.csv", "no column dataset"), strict=True
+    ):
         assert part in line
     assert not (tmp_path / "site").exists()
 
