@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 
@@ -79,16 +78,17 @@ def latex_files(tables: Sequence[Table]) -> dict[str, str]:
 
 def table_names(tables: Sequence[Table]) -> list[str]:
     """A name of its own for each table: ``gzsl``; ``gzsl-main`` where there is one for each feature set, and so on."""
-    for keys in (("features",), ("features", "dataset", "method")):
-        names = [_name(t, keys if sum(o.name == t.name for o in tables) > 1 else ()) for t in tables]
-        if len(set(names)) == len(names):
-            return names
-    counts: Counter[str] = Counter()
-    numbered = []
-    for table in tables:
-        counts[table.name] += 1
-        numbered.append(f"{table.name}-{counts[table.name]}" if sum(o.name == table.name for o in tables) > 1 else table.name)
-    return numbered
+    names: dict[int, str] = {}
+    for kind in dict.fromkeys(t.name for t in tables):
+        mine = [i for i, t in enumerate(tables) if t.name == kind]
+        numbered = [kind] if len(mine) == 1 else [f"{kind}-{number}" for number in range(1, len(mine) + 1)]
+        by_keys = ([_name(tables[i], keys) for i in mine] for keys in TELLING)
+        names |= dict(zip(mine, next((n for n in by_keys if len(set(n)) == len(mine)), numbered), strict=True))
+    return [names[i] for i in range(len(tables))]
+
+
+TELLING = ((), ("features",), ("dataset", "features"), ("dataset", "features", "method"), tuple(UNIT))
+"""What tells tables of a kind apart, the shortest first."""
 
 
 def _name(table: Table, keys: Sequence[str]) -> str:

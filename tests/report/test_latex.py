@@ -95,7 +95,9 @@ def test_tables_of_several_feature_sets_get_names_of_their_own() -> None:
 
     assert table_names([_table(), replace(_table(), name="zsl")]) == ["gzsl", "zsl"]
     assert table_names([_table(), other]) == ["gzsl-cls", "gzsl-main"]
-    assert table_names([_table(), _table()]) == ["gzsl-1", "gzsl-2"]
+    assert table_names([_table(), _table(), _table(name="zsl")]) == ["gzsl-1", "gzsl-2", "zsl"]
+    modes = [_table(keys=[{"dataset": "ucf", "features": "cls", "mode": mode}]) for mode in ("paper", "corrected")]
+    assert table_names(modes) == ["gzsl-ucf-cls-paper", "gzsl-ucf-cls-corrected"]
     assert set(latex_files([_table(), other])) == {"gzsl-cls.tex", "gzsl-main.tex", "report.tex"}
 
 
