@@ -12,6 +12,7 @@ from benchmark.report.cells import (
     NOTHING,
     Column,
     Table,
+    about,
     best,
     cell,
     mean_and_deviation,
@@ -108,7 +109,9 @@ class _Builder:
                 columns += self._published_column(dataset, metric, mine, notes)
                 columns.append(self._our_column(self._header(dataset, metric), dataset, metric, mine))
         columns = name_ours(columns)
-        return self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
+        several = ("dataset",) if len(self.datasets) > 1 else ()
+        table = self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
+        return replace(table, keys=[about(g.iloc[0], *several) for g in rows])
 
     def full(self, name: str) -> Table:
         """A row per data set, method and settings with every metric."""
@@ -123,7 +126,7 @@ class _Builder:
         seeds = [str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}" for r in lines]
         columns.append(Column("Seeds", "all", seeds))
         table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
-        return replace(table, screen=name != "full")
+        return replace(table, screen=name != "full", keys=[about(r) for r in lines])
 
     def disjoint(self, name: str) -> Table:
         """A row as in the full table: the published split beside its test-seen samples without a relative in training."""
@@ -138,7 +141,8 @@ class _Builder:
         for count in ("samples", "classes"):
             texts = [mean_and_deviation(r[f"disjoint_{count}"], float("nan"), 0) for r in lines]
             columns.append(Column(f"Remaining {count}", "all", texts))
-        return self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        return replace(table, keys=[about(r) for r in lines])
 
     def _lines(self) -> list[pd.Series]:
         return [row for _, row in self.summary.iterrows()]

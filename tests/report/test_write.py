@@ -70,7 +70,8 @@ def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit
     write_report(store.tracker, tmp_path / "report")
 
     names = {p.name for p in (tmp_path / "report").iterdir()}
-    assert names == {"report.md", "validation.csv", "results.csv", "manifest.json", "notes.txt"}
+    pages, numbers = {"report.md", "index.html", "report.tex", "validation.tex"}, {"validation.csv", "results.csv"}
+    assert names == {*pages, *numbers, "manifest.json", "notes.txt"}
 
 
 def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -144,5 +145,5 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
 
     report = write_report(store.tracker, tmp_path / "report")
 
-    assert [f.name for f in report.files] == ["report.md"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
     assert set(report.markdown) == {"tuning"}
