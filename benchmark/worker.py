@@ -362,7 +362,7 @@ class Worker:
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
-                tested = stage_two(job.task(), first, folder, job.key, listener)
+                tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
                 listener.send(wait=True)
                 result = log_stage_two(self.tracker, run_id, tested, title, job.seed)
         except Pruned:
