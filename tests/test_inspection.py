@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from benchmark.inspection import (
 )
 from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
 from benchmark.protocol import TEST_SEEN, TEST_UNSEEN, evaluation_set
+from benchmark.provenance import peak_memory_mb, restart_peak_memory
 from benchmark.training import random_states
 
 
@@ -229,3 +231,14 @@ def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, mo
     ]
     assert results(bench.tracker) == results(other.tracker), "and under the same job keys"
     assert openings == [{1}, {1}]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process")
+def test_the_peak_of_memory_is_that_of_the_job_and_not_of_those_before_it() -> None:
+    ones = np.ones(200 * 2**17)  # 200 MiB
+    high = peak_memory_mb()
+    del ones
+
+    restart_peak_memory()
+
+    assert peak_memory_mb() < high - 100
