@@ -6,20 +6,24 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
 from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
-from benchmark.report.figures import MethodCurve, method_curves_figure
+from benchmark.report.cost import costs
+from benchmark.report.explain import explain
+from benchmark.report.figures import MethodCurve, ReportFigure, best_of, method_curves_figure
 from benchmark.report.published import PublishedTable
+from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
 from benchmark.report.significance import comparisons, intervals
@@ -72,21 +76,6 @@ class Report:
         return failed_jobs(self.results)
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report with the numbers that it shows."""
-
-    stem: str
-    title: str
-    figure: Figure
-    data: pd.DataFrame
-    """Accuracies and importances are fractions."""
-
-    def markdown(self) -> str:
-        """The line that shows it."""
-        return f"![{self.title.replace(chr(10), ', ')}]({self.stem}.png)"
-
-
 def write_report(
     tracker: Tracker,
     folder: Path,
@@ -108,13 +97,14 @@ def write_report(
     tables = build_tables(results, published)
     curves, groups = curve_figures(tracker, results), study_groups(results)
     searches = [figure for group in groups for figure in study_figures(group)]
-    sections = [*_curves_section(curves), *_searches_section(groups, searches)]
+    explained = explain(tracker, results, published)
+    sections = [*_curves_section(curves), *explained.paragraphs(), *_searches_section(groups, searches)]
     texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        for figure in [*curves, *searches]:
+        for figure in [*curves, *explained.figures, *searches]:
             figure.figure.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
             figure.figure.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
             figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
@@ -157,6 +147,10 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         files["intervals.csv"] = _csv(intervals(results, published).drop(columns="slot").round(6))
     if "comparisons" in names:
         files["comparisons.csv"] = _csv(comparisons(results).round(6))
+    if "recall" in names:
+        files["recall.csv"] = _csv(recall_csv(results))
+    if "cost" in names:
+        files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
@@ -186,9 +180,9 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             if curve is not None and len(curve):
                 title = method_title(results, row["method"])
                 curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
-                points.append(curve.assign(method=row["method"], repetition=row["repetition"]))
+                points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
         if curves:
-            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen"]]
+            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
             generated = ", generated data" if "generated" in set(group["kind"]) else ""
             place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
             trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
@@ -196,6 +190,14 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
             figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data))
     return figures
+
+
+def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """A curve by beta with the column ``point``: ``best`` (highest HM of the curve), a row ``chosen`` (by calibration), or
+    empty."""
+    points = curve.assign(point=np.where(np.arange(len(curve)) == best_of(curve), "best", ""))
+    chosen = pd.DataFrame([{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}])
+    return pd.concat([points, chosen]).sort_values("beta", kind="stable")
 
 
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
@@ -238,7 +240,8 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
 def _curves_section(figures: Sequence[ReportFigure]) -> list[str]:
     text = (
         "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
-        "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
+        "chosen on validation. Hollow diamond: the highest harmonic mean of the curve, a bound that no choice on validation "
+        "can exceed, never a result. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
     )
     return ["## Seen-unseen curves", text, *(f.markdown() for f in figures)] if figures else []
 
@@ -269,7 +272,7 @@ def _one_line(text: str, limit: int = 500) -> str:
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
     names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
-    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    lines = [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: a line per job, accuracies as fractions")
     return "\n".join(lines) or "- no tables but that of tuning: nothing else was done"
