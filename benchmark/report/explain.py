@@ -37,6 +37,8 @@ PANELS = 9
 """Panels of a figure, at most; more methods or settings get further figures."""
 CLASSES = 100
 """Classes of a confusion map, at most: those with the most samples."""
+STEPS = 500
+"""Of t-SNE: half of them with exaggerated attraction, as its authors advise."""
 NOT_LOGGED = "not logged; jobs of older versions do not log it"
 MAP_NOT_LOGGED = "not logged; only jobs of repetition 0 log it, and those of older versions do not"
 COLLAPSED = "all embeddings are the same, or not finite"
@@ -210,7 +212,7 @@ def _recalls(recall: pd.DataFrame, place: Place, missing: Missing) -> list[Repor
 
 def _correlation(data: pd.DataFrame) -> str:
     rho = spearman(data["nearest_seen_cosine"], data["gzsl"])
-    return f"ρ {'not defined' if np.isnan(rho) else f'= {rho:.2f}'}, n = {len(data)}"
+    return f"ρ {'not defined' if np.isnan(rho) else f'= {rho:.2f}'}, n = {len(data)}".replace("-", "−")
 
 
 def _maps(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:
@@ -249,11 +251,13 @@ def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
 
 def _tsne(values: NDArray[np.float64]) -> NDArray[np.float64]:
     from sklearn.manifold import TSNE  # a second to import
+    from threadpoolctl import threadpool_limits
 
     start = "pca" if min(values.shape) > 1 else "random"
     perplexity = min(30.0, (len(values) - 1) / 3)
-    flat = TSNE(perplexity=perplexity, init=start, learning_rate="auto", random_state=0).fit_transform(values)
-    return np.asarray(flat, np.float64)
+    tsne = TSNE(perplexity=perplexity, init=start, learning_rate="auto", max_iter=STEPS, random_state=0)
+    with threadpool_limits(1):  # sums do not depend on the number of cores then, and busy machines are not waited for
+        return np.asarray(tsne.fit_transform(values), np.float64)
 
 
 def _confusions(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:

@@ -175,7 +175,7 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
     shown = coloured_classes(pd.concat([m.data for m in methods]))
     for axes, method in zip(panels, methods, strict=True):
         samples, classes = (method.data[method.data["kind"] == kind] for kind in ("sample", "class"))
-        for frame, size, edge in ((samples, 3.6, 0.0), (classes, 9.0, 0.9)):
+        for frame, size, edge in ((samples, 3.6, 0.0), (classes, 7.5, 1.2)):
             seen, named = frame["group"] == "seen", frame["class"].isin(shown)
             mark, grey_size = ("o", size) if frame is samples else ("P", 5.0)
             rest = frame[~seen & ~named]
@@ -185,11 +185,8 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
             axes.plot(rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3)
             for i, name in enumerate(shown):
                 mine = frame[frame["class"] == name]
-                marker = _class_marker(i) if frame is samples else "*"
-                axes.plot(
-                    mine["x"], mine["y"], marker, color=colour_of(i), markersize=size, mec="black", mew=edge, linestyle="",
-                    zorder=4 if frame is samples else 5,
-                )  # fmt: skip
+                look: dict[str, Any] = {"color": colour_of(i), "markersize": size, "mec": "black", "mew": edge}
+                axes.plot(mine["x"], mine["y"], _class_marker(i), linestyle="", zorder=4 if frame is samples else 5, **look)
         axes.set_title(method.title, fontsize=8.5, loc="left")
         axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
         axes.margins(0.05)
@@ -203,7 +200,7 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
 
 
 def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
-    """What grey points and stars are, where there are any."""
+    """What grey points and large ones are, where there are any."""
     others = set(data.loc[data["group"] == "unseen", "class"]) - set(shown)
     classes = data[data["kind"] == "class"]
     look: dict[str, Any] = {"linestyle": "", "mec": "white", "mew": 0.3}
@@ -214,8 +211,8 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
         )
     entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
     if len(classes):
-        star: dict[str, Any] = {"marker": "*", "mfc": "white", "mec": "black", "mew": 0.9, "markersize": 9, "linestyle": ""}
-        entries.append(Line2D([], [], label="embedding of an unseen class", **star))
+        own: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
+        entries.append(Line2D([], [], label="large, black edge: embedding of an unseen class", **own))
         entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look))
     return entries
 
@@ -240,14 +237,15 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
         methods: a square frame each: true classes as index, predicted ones as columns, rows that sum to 1.
     """
     size = max(len(m.data) for m in methods)
-    side = max(2.4, 0.115 * size + 0.6)
-    figure, panels = _panels(len(methods), side + 0.7, side + 0.7, title, columns=PANELS_A_ROW if size <= 24 else 2)
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
+    longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
+    side = max(2.2, 0.115 * size) + 0.6 * font * longest / 72
+    figure, panels = _panels(len(methods), side + 0.4, side + 0.6, title, columns=PANELS_A_ROW if size <= 24 else 2)
     for axes, method in zip(panels, methods, strict=True):
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="nearest")
-        axes.set_xticks(range(len(shares)), list(method.data.columns), rotation=90, fontsize=font)
-        axes.set_yticks(range(len(shares)), list(method.data.index), fontsize=font)
+        axes.set_xticks(range(len(shares)), [_short(name) for name in method.data.columns], rotation=90, fontsize=font)
+        axes.set_yticks(range(len(shares)), [_short(name) for name in method.data.index], fontsize=font)
         axes.tick_params(length=0)
         axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
         axes.set_title(method.title, fontsize=8.5, loc="left")
@@ -260,6 +258,11 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _short(name: str, limit: int = 26) -> str:
+    """A class name for an axis."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _panels(count: int, width: float, height: float, title: str, columns: int = PANELS_A_ROW) -> tuple[Figure, list[Axes]]:
