@@ -79,7 +79,8 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         for y, bar in zip(at, bars, strict=True):
             if np.isfinite(bar.low):
                 ends = np.clip([bar.low, bar.high], 0, 100)
-                axes.plot(ends, [y, y], color="black", linewidth=1.1, marker="|", markersize=7, zorder=4)
+                for colour, width in (("white", 2.0), ("black", 1.1)):  # an edge, for dark bars
+                    axes.plot(ends, [y, y], color=colour, linewidth=width, marker="|", markersize=7, mew=width, zorder=4)
             if np.isfinite(bar.published):
                 axes.plot([bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5)
             axes.annotate(
@@ -191,11 +192,13 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
         axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
         axes.margins(0.05)
     handles = [
-        Line2D([], [], marker=_class_marker(i), color=colour_of(i), linestyle="", markersize=5.5, label=name)
+        Line2D([], [], marker=_class_marker(i), color=colour_of(i), linestyle="", markersize=5.5, label=_short(name))
         for i, name in enumerate(shown)
     ]
     handles += _map_legend(pd.concat([m.data for m in methods]), shown)
-    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=min(4, 1 + len(panels)))
+    widest = 0.5 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches of an entry
+    columns = max(1, int(figure.get_figwidth() / widest))
+    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=columns)
     return figure
 
 
@@ -212,7 +215,7 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
     entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
     if len(classes):
         own: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
-        entries.append(Line2D([], [], label="large, black edge: embedding of an unseen class", **own))
+        entries.append(Line2D([], [], label="embedding of an unseen class", **own))
         entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look))
     return entries
 
@@ -240,7 +243,7 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
     longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
     side = max(2.2, 0.115 * size) + 0.6 * font * longest / 72
-    figure, panels = _panels(len(methods), side + 0.4, side + 0.6, title, columns=PANELS_A_ROW if size <= 24 else 2)
+    figure, panels = _panels(len(methods), side + 0.75, side + 0.45, title, columns=PANELS_A_ROW if size <= 24 else 2)
     for axes, method in zip(panels, methods, strict=True):
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="nearest")
@@ -254,7 +257,9 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
                 colour = "white" if shares[row, column] > 55 else "black"
                 text = f"{shares[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
-    bar = figure.colorbar(image, ax=list(panels), location="right", shrink=0.6, aspect=30, pad=0.02)
+    bar = figure.colorbar(
+        image, ax=list(panels), location="right", shrink=min(0.6, 6 / figure.get_figheight()), aspect=30, pad=0.02
+    )
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     return figure
