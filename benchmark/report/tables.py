@@ -20,8 +20,10 @@ from benchmark.report.cells import (
     published_cell,
 )
 from benchmark.report.collect import UNIT, Results
+from benchmark.report.cost import cost_table
 from benchmark.report.protocols import ablation_tables, modes_table
 from benchmark.report.published import Published, PublishedTable, differences, published_for
+from benchmark.report.recall import recall_tables
 from benchmark.report.references import references_table
 from benchmark.report.released import RELEASED
 from benchmark.report.significance import comparisons, comparisons_table, intervals, intervals_table
@@ -37,7 +39,8 @@ from benchmark.report.summary import (
 )
 
 ORDER = (
-    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "validation", "ablation", "tuning", "references",
+    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost", "validation", "ablation",
+    "tuning", "references",
 )  # fmt: skip
 """Names of tables as they stand in a report."""
 
@@ -45,7 +48,8 @@ ORDER = (
 def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None) -> list[Table]:
     """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
 
-    There is one of each for every feature set, so that different features never share a table.
+    There is one of each for every feature set, so that different features never share a table; of recalls one for each data
+    set, features, mode and alignment.
     """
     built: list[Table | None] = []
     sure, pairs = intervals(results, tables), comparisons(results)
@@ -55,7 +59,7 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
             make = _Builder(results, test, features, tables)
             built += [make.wide("gzsl", ("seen", "unseen", "hm")), make.wide("zsl", ("zsl",)), make.full("full")]
             built += [intervals_table(results, features, sure), comparisons_table(results, features, pairs)]
-            built.append(modes_table(results, test, features))
+            built += [modes_table(results, test, features), cost_table(results, features)]
             asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
             built.append(_Builder(results, asked, features, tables).disjoint("disjoint") if len(asked) else None)
         validation = results.validation[results.validation["features"] == features]
@@ -63,7 +67,7 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
         built.append(_Builder(results, validation, features, tables).full("validation") if len(validation) else None)
     for features in dict.fromkeys(u.features for u in results.units):
         built.append(references_table(results, features, tables))
-    built += [*ablation_tables(results), tuning_table(results)]
+    built += [*recall_tables(results), *ablation_tables(results), tuning_table(results)]
     return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark.databases import without_password
@@ -26,12 +28,15 @@ from benchmark.report.collect import (
     distinct,
     records,
 )
-from benchmark.report.figures import MethodCurve, method_curves_figure
+from benchmark.report.cost import costs
+from benchmark.report.explain import explain
+from benchmark.report.figures import MethodCurve, best_of, method_curves_figure
 from benchmark.report.install import install
 from benchmark.report.latex import latex_files, table_names
 from benchmark.report.manifest import facts
 from benchmark.report.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.published import PublishedTable
+from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
 from benchmark.report.sections import ReportFigure, Section
@@ -110,14 +115,15 @@ def write_report(
     tables = build_tables(results, published)
     curves, groups = curve_figures(tracker, results), study_groups(results)
     searches = [figure for group in groups for figure in study_figures(group)]
-    sections = [_curves_section(curves), _searches_section(groups, searches)]
+    explained = explain(tracker, results, published)
+    sections = [_curves_section(curves), *explained.sections, _searches_section(groups, searches)]
     texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
     texts |= latex_files(tables)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        images = {figure.stem: _save(figure, Path(new)) for figure in [*curves, *searches]}
+        images = {figure.stem: _save(figure, Path(new)) for figure in [*curves, *explained.figures, *searches]}
         page = report_page(
             title_of(results),
             results,
@@ -166,6 +172,10 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         files["intervals.csv"] = _csv(intervals(results, published).drop(columns="slot").round(6))
     if "comparisons" in names:
         files["comparisons.csv"] = _csv(comparisons(results).round(6))
+    if "recall" in names:
+        files["recall.csv"] = _csv(recall_csv(results))
+    if "cost" in names:
+        files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
@@ -195,9 +205,9 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             if curve is not None and len(curve):
                 title = method_title(results, row["method"])
                 curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
-                points.append(curve.assign(method=row["method"], repetition=row["repetition"]))
+                points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
         if curves:
-            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen"]]
+            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
             generated = ", generated data" if "generated" in set(group["kind"]) else ""
             place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
             trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
@@ -206,6 +216,14 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
             figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data, keys))
     return figures
+
+
+def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """A curve by beta with the column ``point``: ``best`` (highest HM of the curve), a row ``chosen`` (by calibration), or
+    empty."""
+    points = curve.assign(point=np.where(np.arange(len(curve)) == best_of(curve), "best", ""))
+    chosen = pd.DataFrame([{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}])
+    return pd.concat([points, chosen]).sort_values("beta", kind="stable")
 
 
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
@@ -257,7 +275,8 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
 def _curves_section(figures: Sequence[ReportFigure]) -> Section:
     text = (
         "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
-        "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
+        "chosen on validation. Hollow diamond: the highest harmonic mean of the curve, a bound that no choice on validation "
+        "can exceed, never a result. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
     )
     return Section("Seen-unseen curves", [text], figures)
 
@@ -287,7 +306,7 @@ def _files(tables: Sequence[Table]) -> str:
     names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
     lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
     lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
-    lines += [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    lines += [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: a line per job, accuracies as fractions")
     return "\n".join(lines)

@@ -100,7 +100,12 @@ def test_curve_figures_have_a_curve_per_method_with_its_data_beside(store: Any, 
 
     data = pd.read_csv(tmp_path / f"{STEM}.csv")
     assert list(dict.fromkeys(data["method"])) == ["avca", "tcaf", "mine"]
-    assert list(data) == ["method", "repetition", "beta", "seen", "unseen"]
+    assert list(data) == ["method", "repetition", "beta", "seen", "unseen", "point"]
+    marked = data[data["method"] == "tcaf"].dropna(subset=["point"]).set_index("point")
+    assert set(marked.index) == {"best", "chosen"}
+    assert list(marked.loc["chosen", ["seen", "unseen", "beta"]]) == [0.4, 0.2, 0.4]
+    harmonic = 2 * data["seen"] * data["unseen"] / (data["seen"] + data["unseen"])
+    assert harmonic[(data["method"] == "tcaf") & (data["point"] == "best")].item() == harmonic[data["method"] == "tcaf"].max()
     assert set(data["repetition"]) == {0}
     assert (tmp_path / f"{STEM}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / f"{STEM}.svg").read_text()
