@@ -1,0 +1,158 @@
+"""The command ``ui``: the pages of MLflow and Optuna on the stores of this project."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from benchmark.cli import SOME_FAILED, Json, RunsDir, Storage, TrackingUri, _emit, _storage, app, err, out
+from benchmark.databases import sqlite_file, sqlite_uri, without_password
+from benchmark.errors import UsageError
+from benchmark.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
+
+MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
+ADDRESS = "GZSL_UI_STORAGE"
+"""Variable in which optuna-dashboard is given its storage: the address may have a password."""
+DASHBOARD = (
+    "import os, sys; from optuna_dashboard._cli import main; "
+    f"sys.argv[0] = 'optuna-dashboard'; sys.argv.append(os.environ.pop('{ADDRESS}')); main()"
+)
+Port = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65534,
+        help=f"Port of MLflow, the next one for Optuna; {MLFLOW_PORT} and {OPTUNA_PORT} or free ones if not given.",
+    ),
+]
+
+
+@app.command()
+def ui(
+    port: Port = None,
+    json_file: Json = None,
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    storage: Storage = None,
+) -> None:
+    """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
+    uri, optuna = tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), _storage(runs_dir, storage)
+    _check_stores(uri, optuna)
+    addresses, programs = _programs(uri, optuna, runs_dir, port)
+    if not programs:  # all there is runs already
+        _tell(addresses, json_file)
+        return
+    with _signals() as came:
+        try:
+            with Servers(programs) as servers:
+                with err.status("starting"):
+                    servers.wait(lambda: bool(came), until_ready=True)
+                if not came:
+                    _tell(addresses, json_file, "Ctrl-C stops what was started here")
+                servers.wait(lambda: bool(came))
+        except ServerError as error:
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(SOME_FAILED) from None
+
+
+def _check_stores(uri: str, optuna: str) -> None:
+    """Refuse stores that are not there, instead of serving new and empty ones.
+
+    Raises:
+        UsageError: with what mends it.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise UsageError(
+            f"no tracking store at {file} yet; a call makes one: python run_benchmark.py --dataset demo "
+            "(or name another place with --runs-dir or --tracking-uri)"
+        )
+    if uri.startswith("http") and not answers(f"{uri.rstrip('/')}/health"):
+        raise UsageError(f"--tracking-uri {without_password(uri)}: no MLflow server answers there")
+    file = sqlite_file(optuna)
+    if file is None and "://" not in optuna:
+        raise UsageError(f"--storage {optuna}: give an address such as {sqlite_uri(Path(optuna))}")
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://", "databricks"))
+
+
+def _programs(uri: str, optuna: str, runs_dir: Path, port: int | None) -> tuple[dict[str, str], list[Program]]:
+    """Addresses by name, and the programs that must be started for them.
+
+    Raises:
+        UsageError: a port is taken that the user asked for.
+    """
+    addresses, programs = {}, list[Program]()
+    if _is_server(uri):
+        addresses["MLflow"] = without_password(uri)
+    else:
+        programs.append(_mlflow(uri, runs_dir, _port(port, MLFLOW_PORT, [])))
+    file = sqlite_file(optuna)
+    if file is None or file.exists():
+        taken = [program.port for program in programs]
+        programs.append(_dashboard(optuna, _port(None if port is None else port + 1, OPTUNA_PORT, taken)))
+    else:
+        err.print(f"note: no studies at {file} yet (tuning makes some), so optuna-dashboard is not started", soft_wrap=True)
+    return {**addresses, **{program.name: program.address for program in programs}}, programs
+
+
+def _port(wanted: int | None, usual: int, taken: list[int]) -> int:
+    if wanted is None:
+        return free_port(usual, taken)
+    if not is_free(wanted):
+        raise UsageError(f"--port: {wanted} of {LOOPBACK} is taken; choose another one, or leave --port away")
+    return wanted
+
+
+def _mlflow(uri: str, runs_dir: Path, port: int) -> Program:
+    words = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    places = ["--no-serve-artifacts", "--default-artifact-root", (runs_dir / "artifacts").resolve().as_uri()]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return Program("MLflow", [*words, *places], port, "/health", environment)
+
+
+def _dashboard(storage: str, port: int) -> Program:
+    options = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref"]
+    return Program("optuna-dashboard", [sys.executable, "-c", DASHBOARD, *options], port, "/dashboard", {ADDRESS: storage})
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals that ask to stop, as they come; without this, some of them would leave the programs behind."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(addresses: dict[str, str], json_file: str | None, note: str = "") -> None:
+    if json_file != "-":
+        for name, address in addresses.items():
+            out.print(f"{name:<17} {address}", highlight=False, soft_wrap=True)
+        if note:
+            out.print(f"[dim]{note}[/]")
+    _emit(json_file, addresses)
+    sys.stdout.flush()

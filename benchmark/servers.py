@@ -1,0 +1,168 @@
+"""Programs that serve pages on this machine: started together, watched, and stopped with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.2
+START_SECONDS = 120.0
+"""How long a program may take until it answers."""
+STOP_SECONDS = 8.0
+"""How long programs may take to stop; after that they are killed."""
+LAST_LINES = 15
+
+
+class ServerError(Exception):
+    """A program ended by itself, or does not answer; the text has its last lines."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A program that serves pages.
+
+    Args:
+        name: for people.
+        words: the command.
+        port: on which it serves.
+        path: of a page that answers once it is ready.
+        environment: variables that it gets besides those of this process; addresses with passwords belong here, since
+            anybody on the machine can read commands.
+    """
+
+    name: str
+    words: Sequence[str]
+    port: int
+    path: str = "/"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Where it serves."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+class Servers:
+    """Runs programs while it is entered, each in a session of its own: Ctrl-C reaches them through this process only."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self.programs = programs
+        self._folder = tempfile.TemporaryDirectory(prefix="gzsl-servers-")
+        self._running: dict[Program, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Servers:
+        try:
+            for program in self.programs:
+                with self._log(program).open("wb") as log:
+                    self._running[program] = subprocess.Popen(
+                        program.words,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, **program.environment},
+                        start_new_session=True,
+                    )
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _log(self, program: Program) -> Path:
+        return Path(self._folder.name) / f"{program.port}.log"
+
+    def wait(self, stopping: Callable[[], bool], *, until_ready: bool = False) -> None:
+        """Wait until ``stopping`` says so, or until all programs answer.
+
+        Raises:
+            ServerError: a program ended, or did not answer in time.
+        """
+        started = time.monotonic()
+        waited_for = set(self.programs) if until_ready else set()
+        while not stopping():
+            for program, process in self._running.items():
+                if process.poll() is not None:
+                    raise ServerError(f"{program.name} ended by itself (exit code {process.returncode})\n{self._tail(program)}")
+            waited_for = {program for program in waited_for if not answers(program.address + program.path)}
+            if until_ready and not waited_for:
+                return
+            if until_ready and time.monotonic() > started + START_SECONDS:
+                late = min(waited_for, key=lambda program: program.port)
+                raise ServerError(f"{late.name} does not answer after {START_SECONDS:.0f} s\n{self._tail(late)}")
+            time.sleep(POLL_SECONDS)
+
+    def _tail(self, program: Program) -> str:
+        lines = self._log(program).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LAST_LINES:]) or "(it printed nothing)"
+
+    def _stop(self) -> None:
+        """End all programs and what they started, whatever session that is in."""
+        processes: list[psutil.Process] = []
+        for process in self._running.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                own = psutil.Process(process.pid)
+                processes += [own, *own.children(recursive=True)]
+        for process in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+        for process in self._running.values():  # also what was started since
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for left in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+        for process in self._running.values():
+            process.wait()
+        self._folder.cleanup()
+
+
+def answers(address: str, timeout: float = 2.0) -> bool:
+    """Whether a page is there."""
+    import requests
+
+    try:
+        return requests.get(address, timeout=timeout).ok
+    except requests.RequestException:
+        return False
+
+
+def is_free(port: int) -> bool:
+    """Whether a program may listen on a port of this machine."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        if client.connect_ex((LOOPBACK, port)) == 0:  # somebody listens on all addresses, which may not keep us from binding
+            return False
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(usual: int, taken: Sequence[int] = ()) -> int:
+    """The usual port, or one that is free."""
+    if usual not in taken and is_free(usual):
+        return usual
+    while True:
+        with socket.socket() as server:
+            server.bind((LOOPBACK, 0))
+            port = int(server.getsockname()[1])
+        if port not in taken:
+            return port

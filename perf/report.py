@@ -1,0 +1,285 @@
+"""How long ``report``, ``status`` and the look-ups of ``run`` take on a large tracking store. The goal: a report within 60 s.
+
+The store is made straight in SQL, seeded: a large call of six methods on three data sets in both modes, untuned and tuned,
+which has half of the runs, and small calls of one data set and mode. Each job has the tags, settings, metrics and artifacts of
+a real one. Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
+
+- ``newest``: the report of the newest call, a small one.
+- ``all``: the report of all calls together; the settings of all their jobs are compared.
+- ``look-up``: what ``run`` and ``status`` ask of the store for each job.
+- ``by key``: the finished runs of a small call's jobs, as after each method of a call.
+
+Each measurement has a connection of its own; making it is not in the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from benchmark.databases import sqlite_uri
+from benchmark.report.write import write_report
+from benchmark.tracking import Tracker, calls
+
+RUNS, SEED, GOAL = 5_000, 0, 60.0
+METHODS = {
+    "attention_fusion": "Attention fusion", "perceiver": "Perceiver", "cjme": "CJME", "avgzslnet": "AVGZSLNet", "avca": "AVCA",
+    "tcaf": "TCAF",
+}  # fmt: skip
+DATASETS = {"vggsound": "VGGSound", "ucf": "UCF", "activitynet": "ActivityNet"}
+MODES = ("paper", "corrected")
+TRIALS = 10
+SMALL_SEEDS = 5
+EPOCHS = 10
+"""Logged epochs of a job."""
+START = 1_760_000_000_000
+"""Milliseconds since the epoch of the oldest call."""
+SETTINGS = {
+    "lr": "0.001", "weight_decay": "1e-05", "plateau": "True", "dim": "300", "depth": "6", "heads": "8", "dim_head": "64",
+    "dropout": "0.2", "margin": "1.0",
+}  # fmt: skip
+COMMON = {
+    "train.epochs": "50", "train.batches_per_epoch": "300", "train.batch_size": "64", "train.eval_batch_size": "256",
+    "train.device": "auto", "train.precision": "float32", "train.threads": "1", "lengths.train": "max", "lengths.test": "max",
+    "lengths.train_cut": "random", "protocol.seen_test": "published",
+}  # fmt: skip
+SWITCHES = ("evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule", "beta_view")
+VERSIONS = {"torch": "2.13.0", "numpy": "2.4.6", "python": "3.12.1", "git_revision": "0123456789ab", "platform": "Linux"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a call is made of."""
+
+    datasets: Sequence[str]
+    modes: Sequence[str]
+    seeds: int
+
+    @property
+    def runs(self) -> int:
+        """The call, its methods and their jobs, trials included; each seed has two stages, untuned and tuned."""
+        return 1 + len(self.datasets) * len(self.modes) * len(METHODS) * (1 + TRIALS + 4 * self.seeds)
+
+
+def shapes(runs: int) -> list[Shape]:
+    """The calls of a store with about so many runs, oldest first; the first one has about half of them."""
+    units = len(DATASETS) * len(MODES) * len(METHODS)
+    large = Shape(list(DATASETS), MODES, max(2, round((runs / 2 / units - 1 - TRIALS) / 4)))
+    names, found = list(product(DATASETS, MODES)), [large]
+    while sum(shape.runs for shape in found) < runs:
+        dataset, mode = names[len(found) % len(names)]
+        found.append(Shape([dataset], [mode], SMALL_SEEDS))
+    return found
+
+
+@dataclass
+class Filler:
+    """Fills an empty store."""
+
+    experiment: str
+    artifacts: Path
+    random: np.random.Generator
+    rows: dict[str, list[tuple[Any, ...]]] = field(
+        default_factory=lambda: {"runs": [], "tags": [], "params": [], "metrics": [], "latest_metrics": []}
+    )
+
+    def run(self, name: str, start: int, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """A finished run."""
+        run_id = self.random.bytes(16).hex()
+        uri = (self.artifacts / run_id / "artifacts").as_uri()
+        facts = (run_id, name, "LOCAL", "run_benchmark.py", "", "", "FINISHED", start, start + 60_000, "", "active", uri)
+        self.rows["runs"].append((*facts, int(self.experiment), None))
+        own = {"mlflow.runName": name, "mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py", **tags}
+        own |= {} if parent is None else {"mlflow.parentRunId": parent}
+        self.rows["tags"] += [(key, value, run_id) for key, value in own.items()]
+        return run_id
+
+    def artifact(self, run_id: str, name: str, text: str) -> None:
+        """A file of a run."""
+        folder = self.artifacts / run_id / "artifacts"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+
+    def metric(self, run_id: str, values: Mapping[str, float], step: int, time_: int) -> None:
+        """Values of a step."""
+        self.rows["metrics"] += [(key, value, time_, run_id, step, False) for key, value in values.items()]
+
+    def latest(self, run_id: str, values: Mapping[str, float], step: int, time_: int) -> None:
+        """Latest values, which stand in a table of their own."""
+        self.rows["latest_metrics"] += [(key, value, time_, step, False, run_id) for key, value in values.items()]
+
+    def call(self, shape: Shape, start: int) -> None:
+        """A call with all that it did."""
+        tags = {"kind": "call", "call_key": str(start), "command": "python run_benchmark.py", "git_revision": "0123456789ab"}
+        run_id, entries = self.run("a call", start, tags), list[dict[str, Any]]()
+        for dataset, mode, method in product(shape.datasets, shape.modes, METHODS):
+            identity = {"dataset": dataset, "features": "cls", "mode": mode, "method": method, "ablation": ""}
+            start += 1_000
+            entries += self.method(identity, shape.seeds, start, run_id)
+        self.artifact(run_id, "jobs.json", json.dumps(entries))
+
+    def method(self, identity: Mapping[str, str], seeds: int, start: int, call: str) -> Iterator[dict[str, Any]]:
+        """A method with its study and jobs; their entries of the call's list."""
+        method, mode = identity["method"], identity["mode"]
+        unit = {
+            **identity, "alignment": "official", "method_title": METHODS[method], "method_note": "", "method_inputs": "mean",
+            "method_uses": "", "dataset_title": DATASETS[identity["dataset"]], "dataset_kind": "published",
+            "dataset_caption": "", "reduced_sizes": "false", "epochs": "50", "batches_per_epoch": "300", "lengths": "max/max",
+            "alias": "",
+        }  # fmt: skip
+        tags = {**unit, "kind": "method", "tuning.trials": str(TRIALS), "tuning.pruned": "2"}
+        parent = self.run(METHODS[method], start, tags, call)
+        best = {"lr": float(self.random.uniform(1e-4, 1e-2))}
+        study = {"study": f"{method} {start}", "best_values": best, "best_number": 3, "best_hm": 0.3, "start_hm": 0.2}
+        study |= {"complete": TRIALS - 2, "pruned": 2, "failed": 0}
+        self.artifact(parent, "tuning.json", json.dumps(study))
+        trials = pd.DataFrame({"number": range(TRIALS)}).assign(
+            state=["complete"] * (TRIALS - 2) + ["pruned"] * 2, start=lambda f: f["number"] == 0,
+            value=self.random.uniform(0.1, 0.3, TRIALS), seconds=60.0, epochs=50, planned_epochs=50,
+            **{"param.lr": self.random.uniform(1e-4, 1e-2, TRIALS)},
+        )  # fmt: skip
+        self.artifact(parent, "trials.csv", trials.to_csv(index=False))
+        importances = {"values": {"lr": 0.7, "dropout": 0.3}, "trials": TRIALS - 2, "evaluator": "fANOVA", "seed": 0}
+        self.artifact(parent, "importances.json", json.dumps(importances))
+        params = {f"{method}.{k}": v for k, v in SETTINGS.items()} | COMMON | {"protocol.mode": mode}
+        params |= {"protocol.text_alignment": "official", "protocol.calibration": mode, "protocol.stage2_schedule": mode}
+        params |= {f"protocol.{name}": mode for name in SWITCHES}
+        for trial in range(TRIALS):
+            lr = {f"{method}.lr": str(self.random.uniform(1e-4, 1e-2))}
+            self.job({**unit, "variant": "trial", "trial": str(trial)}, {**params, **lr}, parent, 0, 1, start)
+        for variant, repetition, stage in product(("published", "tuned"), range(seeds), (1, 2)):
+            own = {**params, f"{method}.lr": str(best["lr"])} if variant == "tuned" else params
+            key = self.job({**unit, "variant": variant}, own, parent, repetition, stage, start)
+            facts = {"variant": variant, "repetition": repetition, "stage": stage, "job_key": key, "state": "done", "error": ""}
+            yield {**identity, **facts}
+
+    def job(
+        self, tags: Mapping[str, str], params: Mapping[str, str], parent: str, repetition: int, stage: int, start: int
+    ) -> str:
+        """A job with what it logs; its key."""
+        key = self.random.bytes(8).hex()
+        own = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition), "base_seed": "42"}
+        own |= {"repetition": str(repetition), "described": "true", "outcome": "done", "cuda_device": "", **VERSIONS}
+        run_id = self.run(f"{tags['method']} seed {repetition}", start, {**tags, **own}, parent)
+        self.rows["params"] += [(name, value, run_id) for name, value in params.items()]
+        seen, unseen = self.random.uniform(0.1, 0.5, 2)
+        values = {"seen": seen, "unseen": unseen, "hm": 2 * seen * unseen / (seen + unseen), "zsl": unseen * 1.2, "ausuc": 0.1}
+        for epoch in range(EPOCHS):
+            logged = {**{f"val/{k}": v for k, v in values.items()}, "train/total": 1 / (1 + epoch), "lr": 0.001}
+            self.metric(run_id, logged, epoch, start + epoch)
+        self.latest(run_id, logged, EPOCHS - 1, start + EPOCHS - 1)
+        final = {"calibration/beta": 0.5, "duration_seconds": 60.0, "peak_memory_mb": 700.0}
+        if stage == 1:
+            final |= {f"best/{k}": v for k, v in values.items()} | {"best/epoch": 4.0}
+        else:
+            final |= {f"test/{k}": v for k, v in values.items()} | {"epochs": 5.0}
+            final |= {f"bootstrap/{k}_{end}": v for k, v in values.items() for end in ("low", "high")}
+            t = np.linspace(0, 1, 100)
+            points = pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * (1 - t**3.5), "unseen": unseen * (1 - t[::-1] ** 3.5)})
+            self.artifact(run_id, "curve.csv", points.to_csv(index=False))
+        self.metric(run_id, final, 0, start)
+        self.latest(run_id, final, 0, start)
+        self.artifact(
+            run_id, "identity.json", json.dumps({"digest": f"data of {tags['dataset']}", "code": "c0de", "torch": "2"})
+        )
+        return key
+
+    def write(self, file: Path) -> None:
+        """Put the rows into the database."""
+        with closing(sqlite3.connect(file)) as connection:
+            columns = "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time"
+            tables = {
+                f"runs ({columns}, source_version, lifecycle_stage, artifact_uri, experiment_id, deleted_time)": "runs",
+                "tags (key, value, run_uuid)": "tags",
+                "params (key, value, run_uuid)": "params",
+                "metrics (key, value, timestamp, run_uuid, step, is_nan)": "metrics",
+                "latest_metrics (key, value, timestamp, step, is_nan, run_uuid)": "latest_metrics",
+            }
+            for table, name in tables.items():
+                rows = self.rows[name]
+                connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            connection.execute("ANALYZE")
+            connection.commit()
+
+
+def fill(folder: Path, runs: int = RUNS, seed: int = SEED) -> int:
+    """Make a store in a folder; returns the number of its runs."""
+    tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed))
+    for i, shape in enumerate(shapes(runs)):
+        filler.call(shape, START + i * 3_600_000)
+    filler.write(folder / "mlflow.db")
+    return len(filler.rows["runs"])
+
+
+def tracker_of(folder: Path) -> Tracker:
+    """A connection to the store of a folder."""
+    return Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+
+
+def measurements(folder: Path) -> dict[str, tuple[int, Callable[[Tracker], object]]]:
+    """What is measured: how often it is done in one measurement, and the action."""
+    tracker = tracker_of(folder)
+    newest, *_ = found = calls(tracker)
+    keys = [str(entry["job_key"]) for entry in tracker.read_json(newest.run_id, "jobs.json")]
+    some = keys[:: max(1, len(keys) // 20)]
+    return {
+        "newest": (1, lambda t: write_report(t, folder / "newest")),
+        "all": (1, lambda t: write_report(t, folder / "all", [call.run_id for call in found])),
+        "look-up": (len(some), lambda t: [t.find(kind="job", job_key=key) for key in some]),
+        "by key": (1, lambda t: t.by_job_key(keys)),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; exit code 1 where a report takes longer than the goal."""
+    parser = argparse.ArgumentParser(description="Time of reports and look-ups on a large tracking store.")
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of the store (%(default)s)")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these only")
+    parser.add_argument("--profile", action="store_true", help="print where the time of each measurement goes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
+    options = parser.parse_args(arguments)
+    rows, seconds = list[list[object]](), dict[str, float]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        started = time.perf_counter()
+        runs = fill(folder, options.runs)
+        print(f"store of {runs} runs made in {time.perf_counter() - started:.1f} s", flush=True)
+        for what, (times, action) in measurements(folder).items():
+            if options.only and what not in options.only:
+                continue
+            tracker, profile = tracker_of(folder), cProfile.Profile()
+            started = time.perf_counter()
+            if options.profile:
+                profile.runcall(action, tracker)
+            else:
+                action(tracker)
+            seconds[what] = (time.perf_counter() - started) / times
+            rows.append([what, f"{seconds[what]:.3f}"])
+            if options.profile:
+                pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+    print(tabulate(rows, ["what", "s"], tablefmt="github", disable_numparse=True, colalign=("left", "right")))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"runs": runs, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
+    slow = [what for what in ("newest", "all") if seconds.get(what, 0) > GOAL]
+    if slow:
+        raise SystemExit(f"over {GOAL:.0f} s: {', '.join(slow)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Command ``ui``: real servers of MLflow and Optuna on a small store, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from commands import PROJECT, free_port
+
+from benchmark.cli import main
+from benchmark.servers import Program, ServerError, Servers, is_free
+from benchmark.servers import free_port as choose_port
+from benchmark.tracking import Tracker
+from benchmark.tuning import open_storage
+
+
+@contextmanager
+def ui(runs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, started; killed with its children if the test leaves it running."""
+    words = [sys.executable, str(PROJECT / "run_benchmark.py"), "ui", "--runs-dir", str(runs), *options]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What ``ui --json`` prints once the servers answer."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line.startswith("}"):
+            break
+    assert text, process.communicate()
+    found: dict[str, str] = json.loads(text)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_both_pages_are_served_and_nothing_is_left_after_a_signal(runs: Path, tracker: Tracker, stop: int) -> None:
+    tracker.start("a call", {"kind": "call"})
+    open_storage(f"sqlite:///{runs}/optuna.db")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with ui(runs, "--json") as process:
+            found = addresses(process)
+            assert set(found) == {"MLflow", "optuna-dashboard"}
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 2
+            runs_page = requests.post(
+                f"{found['MLflow']}/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"]}, timeout=30
+            )
+            assert [run["info"]["run_name"] for run in runs_page.json()["runs"]] == ["a call"]
+            assert "Optuna" in requests.get(f"{found['optuna-dashboard']}/dashboard", timeout=30).text
+            process.send_signal(stop)
+            _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not any(_listens(address) for address in found.values())
+
+
+def _listens(address: str) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(address.rsplit(":", 1)[1]))) == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_already_is_named_and_none_is_started_for_it(runs: Path, tracker: Tracker) -> None:
+    with ui(runs, "--json") as first:
+        address = addresses(first)["MLflow"]
+        with ui(runs, "--tracking-uri", address, "--json") as second:
+            assert addresses(second) == {"MLflow": address}
+            assert second.wait(timeout=30) == 0
+        assert requests.get(f"{address}/health", timeout=30).ok
+
+
+@pytest.mark.slow
+def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stopped(runs: Path, tracker: Tracker) -> None:
+    (runs / "optuna.db").write_text("this is no database")
+    with ui(runs) as process:
+        out, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "optuna-dashboard ended by itself" in told
+    assert "StorageInternalError" in told
+    assert out == ""
+
+
+def test_without_a_store_ui_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in (
+        (["--runs-dir", str(tmp_path)], "no tracking store at"),
+        (["--tracking-uri", f"http://127.0.0.1:{free_port()}"], "no MLflow server answers there"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["ui", *arguments])
+        assert stop.value.code == 2
+        assert told in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_a_taken_port_is_an_error_where_it_was_asked_for_and_avoided_where_not(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not is_free(port)
+        assert choose_port(port) != port
+        with pytest.raises(SystemExit) as stop:
+            main(["ui", "--runs-dir", str(runs), "--port", str(port)])
+    assert stop.value.code == 2
+    assert f"--port: {port}" in capsys.readouterr().err
+
+
+def test_a_program_that_starts_another_one_in_a_session_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    parent = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True);"
+    parent += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"
+    import benchmark.servers as servers
+
+    patience, servers.STOP_SECONDS = servers.STOP_SECONDS, 0.5
+    try:
+        with Servers([Program("parent", [sys.executable, "-c", parent], free_port())]):
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+                time.sleep(0.05)
+            time.sleep(0.2)
+            pid = int((tmp_path / "pid").read_text())
+    finally:
+        servers.STOP_SECONDS = patience
+    for _ in range(50):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("the grandchild lives on")
+
+
+def test_an_ended_program_is_told_with_its_last_lines() -> None:
+    words = [sys.executable, "-c", "print('first'); print('cause of death')"]
+    with Servers([Program("a server", words, free_port())]) as running, pytest.raises(ServerError, match="cause of death"):
+        running.wait(lambda: False, until_ready=True)
