@@ -115,6 +115,8 @@ def write_report(
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
         for figure in [*curves, *searches]:
+            figure.figure.draw_without_rendering()  # lays it out
+            figure.figure.set_layout_engine("none")  # once: each file would do it again
             figure.figure.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
             figure.figure.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
             figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
@@ -280,7 +282,8 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for call in results.calls:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
-    used = [r for key, r in results.runs.items() if key in {*results.test["job_key"], *results.validation["job_key"]}]
+    in_tables = {*results.test["job_key"], *results.validation["job_key"]}
+    used = [r for key, r in results.runs.items() if key in in_tables]
     tested = [*used, *(weights.run for weights in results.released)]
     lines.append(f"Code revision: {_tag_values([*tested, *results.calls], 'git_revision')}")
     versions = (f"{label} {_tag_values(tested, tag)}" for label, tag in VERSIONS.items())
