@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
 from benchmark.databases import is_away, set_write_ahead_logging, sqlite_file, watch_sqlite_files, without_password
 from benchmark.errors import Unavailable, UsageError
 from benchmark.patience import first_line, patiently
+from benchmark.tracking_sql import Row, RunTables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +83,7 @@ class Tracker:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
+        self._tables = _tables(self.client, self.experiment_id)
 
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -95,9 +97,10 @@ class Tracker:
         watch_sqlite_files()
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
-        return client, str(client.create_experiment(experiment, artifact_location=artifacts))
+        if found is None:
+            found = client.get_experiment(client.create_experiment(experiment, artifact_location=artifacts))
+        self._folder = _local_folder(str(found.artifact_location))
+        return client, str(found.experiment_id)
 
     def _do(self, action: Callable[[], T], *, wait: bool = True) -> T:
         """Ask the store for something; wait for a store that does not answer.
@@ -202,6 +205,11 @@ class Tracker:
         Raises:
             UsageError: the run has no such artifact.
         """
+        if self._folder is not None and (own := self._folder / run_id / "artifacts").is_dir():  # 500 times as fast
+            try:
+                return (own / file).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found = self._do(lambda: self.client.download_artifacts(run_id, file, folder))
@@ -225,6 +233,9 @@ class Tracker:
 
     def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
         """Runs with these tags, newest first."""
+        if (tables := self._tables) is not None:
+            wanted = tags if parent is None else {**tags, "mlflow.parentRunId": parent}
+            return [_record_of(row) for row in self._do(lambda: tables.find(wanted, status))]
         conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status is not None:
             conditions.append(f"attributes.status = '{status}'")
@@ -245,12 +256,43 @@ class Tracker:
     def by_job_key(self, keys: Iterable[str]) -> dict[str, RunRecord]:
         """The newest finished run of each job key that has one."""
         wanted = set(keys)
+        if (tables := self._tables) is not None:
+            return {key: _record_of(row) for key, row in self._do(lambda: tables.by_job_key(wanted)).items()}
         found: dict[str, RunRecord] = {}
         for run in self.find(status="FINISHED", kind="job"):
             key = run.tags.get("job_key", "")
             if key in wanted:
                 found.setdefault(key, run)
         return found
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of a ``file:`` address or a plain path, None for any other."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") and parsed.netloc in ("", "localhost") else None
+
+
+def _tables(client: MlflowClient, experiment_id: str) -> RunTables | None:
+    """The tables of a database, None where the store is a server or its tables are not known."""
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is None or not experiment_id.isdecimal():
+        return None
+    tables = RunTables(engine, int(experiment_id))
+    return tables if tables.fits() else None
+
+
+def _record_of(row: Row) -> RunRecord:
+    return RunRecord(
+        run_id=row.run_id,
+        name=row.name,
+        status=row.status,
+        tags=row.tags,
+        params=row.params,
+        metrics=row.metrics,
+        start=row.start / 1000,
+        end=row.end / 1000 if row.end else None,
+        parent=row.tags.get("mlflow.parentRunId"),
+    )
 
 
 def _record(run: Any) -> RunRecord:
