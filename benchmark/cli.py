@@ -96,6 +96,12 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs agai
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
 ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
+MlflowUi = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow-ui", metavar="URL", help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
 
 
@@ -336,11 +342,13 @@ def report_folder(call: Call) -> str:
     return "-".join(p for p in parts if p)
 
 
-def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *, show: bool) -> dict[str, Any]:
+def _write_report(
+    tracker: Tracker, folder: Path, calls: Sequence[str] | None, *, show: bool, mlflow_ui: str | None = None
+) -> dict[str, Any]:
     from benchmark.display import show_table
     from benchmark.report.write import write_report
 
-    report = write_report(tracker, folder, calls)
+    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui)
     if show:
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files
@@ -351,7 +359,10 @@ def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *
                 show_table(out, panel.title, panel.cells, bold=panel.bold, numeric=numeric)
             for note in (table.caption, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
-        out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False)
+        page = next(f for f in report.files if f.name == "index.html")
+        out.print(
+            f"\nReport: {os.path.relpath(report.files[0])}\nPage:   {os.path.relpath(page)}", highlight=False, soft_wrap=True
+        )
     return {
         "report": str(report.files[0]),
         "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
@@ -361,18 +372,40 @@ def _write_report(tracker: Tracker, folder: Path, calls: Sequence[str] | None, *
 
 @app.command()
 def report(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")] = None,
     call: Annotated[
         list[str] | None, typer.Option(help="Run id of a benchmark call; may be repeated. Newest if not given.")
     ] = None,
     name: Report = "latest",
+    mlflow_ui: MlflowUi = None,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is.")
+    ] = False,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the leaderboard's site.")] = Path("site"),
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     reports_dir: ReportsDir = Path("reports"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the tables again from the tracking store."""
+    """Write the tables again from the tracking store, or a leaderboard of several reports."""
+    if leaderboard:
+        _emit(json_file, _write_leaderboard(folders or [], out_dir, show=json_file != "-"))
+        return
+    if folders:
+        raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
     tracker = _tracker(runs_dir, tracking_uri)
-    _emit(json_file, _write_report(tracker, reports_dir / (name or "latest"), call, show=json_file != "-"))
+    folder = reports_dir / (name or "latest")
+    _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui))
+
+
+def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:
+    from benchmark.report.leaderboard import write_leaderboard
+
+    board = write_leaderboard(folders, site)
+    if show:
+        text = f"Leaderboard of {len(board.reports)} report{'s' * (len(board.reports) != 1)}: {os.path.relpath(board.page)}"
+        out.print(text, highlight=False, soft_wrap=True)
+    return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}
 
 
 def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path, json_file: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ class LocalProcesses:
         Raises:
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
         """
-        with self._channel() as (events, halt), ProcessPool(self.jobs, context=SPAWN) as pool:
+        with self._channel() as (events, halt), ProcessPool(self.jobs, initializer=_end_with_parent, context=SPAWN) as pool:
             try:
                 self.desk.run(_Pool(self.desk.place, self.jobs, pool, events, halt), tasks, then)
             except BaseException:
@@ -52,7 +53,7 @@ class LocalProcesses:
         Both live in a process of their own, so that a killed process cannot hold a lock that others need.
         """
         manager = SyncManager(ctx=SPAWN)
-        manager.start(signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        manager.start(_begin_manager)
         events = manager.Queue()
         pump = threading.Thread(target=self._show, args=[events], daemon=True)
         pump.start()
@@ -66,6 +67,23 @@ class LocalProcesses:
     def _show(self, events: Any) -> None:
         while (message := events.get()) is not None:
             self.desk.show(message)
+
+
+def _begin_manager() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """End this process when the command that started it is gone, also where that was killed; its locks are free then."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

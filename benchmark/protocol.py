@@ -21,7 +21,16 @@ from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, replacing
-from benchmark.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
+from benchmark.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
+from benchmark.inspection import (
+    MAP_SAMPLES,
+    EmbeddingMap,
+    balanced_rows,
+    cost,
+    embedding_map,
+    nearest_seen,
+    unseen_confusion,
+)
 from benchmark.method import Batch, Classes, Method, Spec
 from benchmark.training import (
     Listener,
@@ -123,7 +132,15 @@ class StageTwo:
     best_possible: Mapping[str, float]
     """HM and beta if beta were chosen on the test data: a bound, never a result."""
     recall: Sequence[Mapping[str, Any]]
-    """A row per class: name, group, recall, recall within its group, samples."""
+    """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
+    the most similar word vector, and the cosine of the two vectors as they are used."""
+    confusion: Sequence[Mapping[str, Any]]
+    """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
+    embedding: EmbeddingMap | None
+    """Of some test samples, where it was asked for."""
+    cost: Mapping[str, float]
+    """``parameters``, ``flops_per_sample`` (``inspection.cost``)."""
+    class_names: Mapping[int, str]
     curve: Curve
     disjoint: Mapping[str, float]
     """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
@@ -213,8 +230,12 @@ def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOn
     return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
 
 
-def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
-    """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta."""
+def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener, *, with_map: bool = False) -> StageTwo:
+    """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta.
+
+    Args:
+        with_map: whether embeddings of test samples are wanted.
+    """
     epochs = first.best_epoch + 1
 
     @cache
@@ -238,7 +259,7 @@ def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Lis
     method = task.build()
     method.fit(data, loop)
     save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
-    return test(task, method, first.calibration, epochs, count_opening(folder))
+    return test(task, method, first.calibration, epochs, count_opening(folder), with_map=with_map)
 
 
 def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method, epochs: int) -> tuple[Validation, StageTwo]:
@@ -251,7 +272,7 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
     """
     section = first.development()
     found = validate(first, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), model_a)
-    return found, test(final, model_b, Calibration(**found.calibration), epochs, openings=1)
+    return found, test(final, model_b, Calibration(**found.calibration), epochs, openings=1, with_map=True)
 
 
 def count_opening(folder: Path) -> int:
@@ -268,7 +289,7 @@ def open_test(task: Task) -> Section:
     return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
 
 
-def test(task: Task, method: Method, calibration: Calibration, epochs: int, openings: int) -> StageTwo:
+def test(task: Task, method: Method, calibration: Calibration, epochs: int, openings: int, *, with_map: bool) -> StageTwo:
     """Open the test parts and score a final model at a beta chosen elsewhere."""
     section = open_test(task)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN)
@@ -276,28 +297,46 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
-    seen = set(section.classes.parts[TEST_SEEN].tolist())
-    recall = [
-        {
-            "class": section.classes.names[c],
-            "group": "seen" if c in seen else "unseen",
-            "gzsl": g,
-            "own_group": z,
-            "samples": n,
-        }
-        for c, (g, z, n) in nearest[view].recall(beta, exact=exact).items()
-    ]
+    names, size = section.classes.names, task.settings.train.eval_batch_size
+    mapped = _mapped_rows(data, task.seed) if with_map else None
     return StageTwo(
         metrics=views[view],
         views=views,
         beta=beta,
         best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
-        recall=recall,
+        recall=recall_rows(section, nearest[view], beta, exact=exact),
+        confusion=[{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest[view])],
+        embedding=None if mapped is None else embedding_map(method, data, task.rules, mapped, size),
+        cost=cost(method, data, task.rules, size, task.seed),
+        class_names=names,
         curve=curve,
         epochs=epochs,
         test_openings=openings,
     )
+
+
+def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
+    """The test samples of an embedding map: the same for all methods."""
+    labels = data.samples.labels[data.rows]
+    rows: Ints = data.rows[balanced_rows(labels, np.isin(labels, data.seen_ids), MAP_SAMPLES, seed)]
+    return rows
+
+
+def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
+    """``StageTwo.recall``: each class of the test parts with what its samples gave, by class id."""
+    table = section.classes
+    trained = np.unique(np.concatenate([table.parts[part] for part in DEVELOPMENT_PARTS]))
+    unseen = table.parts[TEST_UNSEEN]
+    rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
+    similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
+    found = []
+    for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
+        name, cosine = similar.get(c, (None, None))
+        row: dict[str, Any] = {"class": table.names[c], "group": "unseen" if c in similar else "seen"}
+        row |= {"gzsl": gzsl, "own_group": own, "samples": samples}
+        found.append(row | {"nearest_seen_class": name, "nearest_seen_cosine": cosine})
+    return found
 
 
 def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:

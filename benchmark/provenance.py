@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -64,8 +65,19 @@ def git_revision() -> str:
     return revision + ("+changes" if status else "")
 
 
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def restart_peak_memory() -> None:
+    """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
+    with suppress(OSError):  # another system, or a container that forbids it: then the peak is that of the process
+        CLEAR_REFS.write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, plus the largest of the CUDA device, in MiB."""
+    """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
     return kib / 1024 + cuda

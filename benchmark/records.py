@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from benchmark.data.store import replacing
 from benchmark.errors import Unavailable
+from benchmark.inspection import EmbeddingMap
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo
@@ -110,7 +112,13 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
     from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
 
+    tracker.log_metrics(run_id, found.cost)
     tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
+    confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
+    tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
+    if found.embedding is not None:
+        points = embedding_frame(found.embedding, found.class_names)
+        tracker.log_text(run_id, points.to_csv(index=False, float_format="%.4g"), "embedding.csv")
     curve = found.curve.thinned()
     points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
     tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
@@ -126,6 +134,23 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
         "epochs": found.epochs,
         "test_openings": found.test_openings,
     }
+
+
+def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFrame:
+    """A row per embedding: ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), and ``e0``, ``e1``, ...
+
+    Args:
+        names: of class ids.
+    """
+    values, ids = np.concatenate([found.samples, found.classes]), np.concatenate([found.labels, found.class_ids])
+    labels = pd.DataFrame(
+        {
+            "kind": np.repeat(["sample", "class"], [len(found.samples), len(found.classes)]),
+            "class": [names[int(c)] for c in ids],
+            "group": np.where(np.isin(ids, found.seen_ids), "seen", "unseen"),
+        }
+    )
+    return pd.concat([labels, pd.DataFrame(values).add_prefix("e")], axis=1)
 
 
 def _bootstrap(recall: pd.DataFrame, seed: int) -> dict[str, float]:

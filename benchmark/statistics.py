@@ -62,6 +62,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation, tied values with the mean of their ranks; NaN with fewer than three pairs or where all
+    values of one are the same."""
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(means[index], np.float64)
+
+
 def bootstrap_intervals(
     seen: tuple[ArrayLike, ArrayLike],
     unseen: tuple[ArrayLike, ArrayLike],

@@ -20,7 +20,7 @@ from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, stage_one, stage_two
-from benchmark.provenance import dump_call, environment, peak_memory_mb, unit_tags
+from benchmark.provenance import dump_call, environment, peak_memory_mb, restart_peak_memory, unit_tags
 from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
@@ -355,6 +355,7 @@ class Worker:
         listener = EpochLog(self.tracker, run_id, self.display, after_epoch)
         epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
         self.display.start(title, epochs, job.settings.train.batches_per_epoch)
+        restart_peak_memory()
         try:
             if first is None:
                 found = stage_one(job.task(), folder, job.key, listener)
@@ -362,7 +363,7 @@ class Worker:
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
-                tested = stage_two(job.task(), first, folder, job.key, listener)
+                tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
                 listener.send(wait=True)
                 result = log_stage_two(self.tracker, run_id, tested, title, job.seed)
         except Pruned:

@@ -68,6 +68,8 @@ def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None
     again = shell("report", "--report", "again")
     assert (shell.folder / "reports" / "again" / "gzsl.csv").read_text() == (folder / "gzsl.csv").read_text()
     assert "CJME" in again
+    board = json.loads(shell("report", "--leaderboard", str(folder), "--out", str(shell.folder / "site"), "--json"))
+    assert board == {"page": str(shell.folder / "site" / "index.html"), "reports": ["synthetic"], "results": 2}
 
 
 def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> None:
@@ -110,6 +112,9 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
+        (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
+        (["report", "nowhere"], "are for --leaderboard"),
+        (["report", "--mlflow-ui", "nowhere"], "no web address"),
     ],
 )
 def test_wrong_usage_is_one_clear_message_and_exit_code_2(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmark.statistics import LEVEL, bootstrap_intervals, holm, mean_interval, p_value
+from benchmark.statistics import LEVEL, bootstrap_intervals, holm, mean_interval, p_value, spearman
 
 NAN = float("nan")
 
@@ -101,6 +101,22 @@ def test_bootstrap_intervals_hold_the_truth(random: np.random.Generator) -> None
         for name, value in expected.items():
             held[name] += found[name][0] <= value <= found[name][1]
     assert all(0.91 < count / trials < 0.985 for count in held.values()), held
+
+
+@pytest.mark.parametrize("n", [3, 10, 69])
+def test_rank_correlations_are_those_of_scipy_ties_included(n: int) -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(n)
+    x, y = rng.integers(0, 6, n).astype(float), rng.normal(size=n)
+    x[0], x[1] = 0, 1  # not all the same
+
+    assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic)
+
+
+def test_a_rank_correlation_needs_three_pairs_and_values_that_differ() -> None:
+    assert np.isnan(spearman([1, 2], [2, 1]))
+    assert np.isnan(spearman([1, 1, 1], [1, 2, 3]))
 
 
 def test_no_recall_at_all_has_no_harmonic_mean() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
+from benchmark.report.collect import UNIT
 from benchmark.report.published import Published
 
 NOTHING = "–"
@@ -33,6 +36,21 @@ class Table:
     notes: Sequence[str] = ()
     screen: bool = True
     """Whether it fits a terminal; the others are in the report's files alone."""
+    keys: Sequence[Mapping[str, str]] = ()
+    """For each row what it is about (``about``), by which readers choose rows; empty: they cannot choose."""
+
+    def spans(self) -> list[tuple[str, int]]:
+        """The groups of columns in order, with the number of columns of each; empty where there are not several to head."""
+        if len({g for g in self.groups if g}) < 2:
+            return []
+        return [(group, len(list(columns))) for group, columns in groupby(self.groups)]
+
+    def headers(self) -> list[str]:
+        """The heads of the columns, without what the head of their group says already."""
+        texts = [str(c) for c in self.cells.columns]
+        if not self.spans():
+            return texts
+        return [t.removeprefix(f"{g} ") if g else t for t, g in zip(texts, self.groups, strict=True)]
 
     def markdown(self, heading: str = "###") -> str:
         """The table with title, caption and footnotes."""
@@ -50,14 +68,14 @@ class Table:
         names = list(dict.fromkeys(g for g in self.groups if g))
         if len(names) < 2:
             return [self]
-        panels = []
-        for name in names:
-            keep = [i for i, g in enumerate(self.groups) if g in ("", name)]
-            cells, bold = self.cells.iloc[:, keep], self.bold.iloc[:, keep]
-            panels.append(
-                replace(self, title=f"{self.title} – {name}", cells=cells, bold=bold, groups=[self.groups[i] for i in keep])
-            )
-        return panels
+        return [replace(self.only([name]), title=f"{self.title} – {name}") for name in names]
+
+    def only(self, names: Sequence[str]) -> Table:
+        """The same table with the columns that label rows and those of some groups."""
+        keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
+        return replace(
+            self, cells=self.cells.iloc[:, keep], bold=self.bold.iloc[:, keep], groups=[self.groups[i] for i in keep]
+        )
 
 
 @dataclass
@@ -118,13 +136,25 @@ def best(values: Sequence[float | None], competing: Sequence[tuple[str, ...]]) -
     return [v is not None and v == highest.get(c) for v, c in zip(values, competing, strict=True)]
 
 
+def about(row: Mapping[str, Any] | pd.Series, *without: str) -> dict[str, str]:
+    """What a row is about: those of ``UNIT`` that it has, but for those that it has several of."""
+    return {name: str(row[name]) for name in UNIT if name in row and name not in without}
+
+
 def plain_table(
-    name: str, title: str, caption: str, columns: Sequence[Column], notes: Sequence[str] = (), *, screen: bool = True
+    name: str,
+    title: str,
+    caption: str,
+    columns: Sequence[Column],
+    notes: Sequence[str] = (),
+    *,
+    screen: bool = True,
+    keys: Sequence[Mapping[str, str]] = (),
 ) -> Table:
     """A table in which nothing competes."""
     cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    return Table(name, title, caption, cells, bold, [c.group for c in columns], notes, screen)
+    return Table(name, title, caption, cells, bold, [c.group for c in columns], notes, screen, keys)
 
 
 def escape(text: str) -> str:

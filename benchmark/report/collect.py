@@ -31,6 +31,12 @@ COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "call", "error"
 whether the settings are known to be the published ones."""
 
 
+RECALL_COLUMNS = [
+    "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
+]  # fmt: skip
+"""Recalls (fractions) of a class of the test parts; the last two of unseen classes, missing in older stores."""
+
+
 @dataclass(frozen=True)
 class UnitFacts:
     """A method on a data set in a mode, as the call's record describes it: what captions and labels are made of."""
@@ -117,6 +123,8 @@ class Results:
     """Weights from run folders of the published code, which have rows in ``test``."""
     on_other_data: Sequence[OnOtherData] = ()
     """Released weights without a row."""
+    recall: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=RECALL_COLUMNS), compare=False)
+    """A row per class of each finished row of ``test`` that logged them (``RECALL_COLUMNS``)."""
 
     @property
     def method_runs(self) -> set[str]:
@@ -158,7 +166,8 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
         test = pd.concat([f for f in (test, _released_frame(released)) if len(f)], ignore_index=True)
         units += [_unit(w.run, call="") for w in released]
         settings |= {w.run.run_id: w.facts for w in released}
-    return Results(found, test, validation, ablation, units, problems, runs, settings, released, other)
+    recall = _recall(tracker, test)
+    return Results(found, test, validation, ablation, units, problems, runs, settings, released, other, recall)
 
 
 def _rows(
@@ -340,10 +349,25 @@ def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:
         return None
 
 
+def artifact_frame(tracker: Tracker, run_id: str, file: str) -> pd.DataFrame | None:
+    """A CSV artifact of a run, None where it has none."""
+    text = artifact_text(tracker, run_id, file)
+    return None if text is None else pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+
+
 def curve_of(tracker: Tracker, run_id: str) -> pd.DataFrame | None:
     """The seen-unseen curve of a stage-2 run (columns beta, seen, unseen; fractions), None where it was not logged."""
-    text = artifact_text(tracker, run_id, "curve.csv")
-    return None if text is None else pd.read_csv(io.StringIO(text))
+    return artifact_frame(tracker, run_id, "curve.csv")
+
+
+def _recall(tracker: Tracker, frame: pd.DataFrame) -> pd.DataFrame:
+    """``Results.recall`` of the finished jobs of a frame."""
+    found = []
+    for run_id in frame.loc[frame["state"] == "done", "run_id"]:
+        classes = artifact_frame(tracker, run_id, "recall.csv")
+        if classes is not None:
+            found.append(classes.assign(run_id=run_id).reindex(columns=RECALL_COLUMNS))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=RECALL_COLUMNS)
 
 
 def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:

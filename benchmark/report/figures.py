@@ -1,4 +1,4 @@
-"""Seen-unseen curves as figures, by matplotlib's object interface alone: no display and no global state is needed."""
+"""What figures of a report share, and seen-unseen curves: by matplotlib's object interface, without display or global state."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FAINT, GREY = "#C4C4C4", "#707070"
+
+
+def colour_of(style: int) -> str:
+    """The colour of the method of this number (its place in tables), in all figures."""
+    return COLOURS[style % len(COLOURS)]
+
+
+def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
+    """Its dashes, which tell methods of one colour apart."""
+    return DASHES[style // len(COLOURS) % len(DASHES)]
+
+
+def marker_of(style: int) -> str:
+    """Its marker."""
+    return MARKERS[style % len(MARKERS)]
 
 
 @dataclass(frozen=True)
@@ -57,32 +72,44 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
     return figure
 
 
+def best_of(points: pd.DataFrame) -> int:
+    """Row of the point of a curve with the highest harmonic mean; the first of several."""
+    return int(_harmonic_mean(points["seen"].to_numpy(float), points["unseen"].to_numpy(float)).argmax())
+
+
 def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
-    """The seen-unseen curves of several methods on one data set; a filled marker is the calibrated point of a method."""
-    figure, axes = _figure(title, width=6.4)
+    """The seen-unseen curves of several methods on one data set.
+
+    A filled marker is the point that a method's calibration chose, a hollow diamond the highest harmonic mean of its curve.
+    """
+    figure, axes = _figure(title, width=7.2)
     for curve in curves:
         seen, unseen = 100 * curve.points["seen"].to_numpy(float), 100 * curve.points["unseen"].to_numpy(float)
-        colour = COLOURS[curve.style % len(COLOURS)]
-        dash = DASHES[curve.style // len(COLOURS) % len(DASHES)]
+        colour, dash, best = colour_of(curve.style), dash_of(curve.style), best_of(curve.points)
+        chosen = (np.array([100 * curve.chosen[0]]), np.array([100 * curve.chosen[1]]))
+        highest = float(_harmonic_mean(seen, unseen)[best])
+        label = f"{curve.title}\nHM {_harmonic_mean(*chosen)[0]:.1f} %, best {highest:.1f} %"
         axes.plot(unseen, seen, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
         axes.plot(
-            [100 * curve.chosen[0]],
-            [100 * curve.chosen[1]],
+            *chosen,
             linestyle=dash,
             color=colour,
-            marker=MARKERS[curve.style % len(MARKERS)],
+            marker=marker_of(curve.style),
             markersize=8,
             markeredgecolor="white",
             markeredgewidth=0.8,
-            label=curve.title,
+            label=label,
             zorder=5,
         )
+        axes.plot([unseen[best]], [seen[best]], "D", markersize=6.5, mfc="white", mec=colour, mew=1.5, zorder=4)
     _frame(
         axes,
         max(100 * max(c.chosen[0], float(c.points["unseen"].max())) for c in curves),
         max(100 * max(c.chosen[1], float(c.points["seen"].max())) for c in curves),
     )
-    figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
+    axes.plot([], [], "o", color=GREY, markersize=8, label="chosen $\\beta$ (validation)")
+    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="best $\\beta$ of the curve (test)")
+    figure.legend(loc="outside right center", fontsize=8.5, frameon=False, handlelength=2.6, labelspacing=0.8)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title, seeds_sentence
-from benchmark.report.cells import NOTHING, Column, Table, cell, difference, mean_and_deviation, plain_table
+from benchmark.report.cells import NOTHING, Column, Table, about, cell, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, distinct, records
 from benchmark.report.released import RELEASED
 from benchmark.report.summary import (
@@ -60,7 +60,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
         if r["other_settings"]
     ]
     title = f"Modes side by side: {', '.join(distinct(titles))}, features {features}"
-    return plain_table("modes", title, caption, columns, notes)
+    return plain_table("modes", title, caption, columns, notes, keys=[about(r) for r in lines])
 
 
 def ablation_tables(results: Results) -> list[Table]:
@@ -88,4 +88,5 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         f"deviation.{generated}"
     )
     place = f"{unit.tag('dataset_title', unit.dataset)}, features {unit.features}"
-    return plain_table("ablation", f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}", caption, columns)
+    title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}"
+    return plain_table("ablation", title, caption, columns, keys=[about(r) for r in lines])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title
-from benchmark.report.cells import NOTHING, Column, Table, plain_table
+from benchmark.report.cells import NOTHING, Column, Table, about, plain_table
 from benchmark.report.collect import Results, distinct, records
 from benchmark.report.published import Published, PublishedTable, all_numbers_for
 from benchmark.report.summary import LABELS, PUBLISHED_METRICS, method_ranks
@@ -63,4 +63,4 @@ def references_table(results: Results, features: str, tables: Sequence[Published
     )
     caption += f" The data of this report are generated ({', '.join(generated)}), these numbers are not." if generated else ""
     title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
-    return plain_table("references", title, caption, columns, screen=False)
+    return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title
-from benchmark.report.cells import NOTHING, Column, Table, difference, mean_and_deviation, plain_table
+from benchmark.report.cells import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, records
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.released import RELEASED
@@ -132,7 +132,7 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
         )
     caption += " With few seeds only large differences can be told from chance."
     title = f"Intervals: {_datasets(results, mine)}, features {features}"
-    return plain_table("intervals", title, caption, columns, screen=False)
+    return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
 
 
 def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
@@ -166,7 +166,7 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
         f"{len(TESTED) * len(lines)} differences."
     )
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
-    return plain_table("comparisons", title, caption, columns, screen=False)
+    return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
 
 
 def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:

@@ -97,7 +97,8 @@ def tuning_table(results: Results) -> Table | None:
         "(published ones, or defaults). Trials count finished and pruned ones. No test data take part. "
         f"{budget_sentence(units)} {_meaning({c.header for c in columns})}"
     )
-    return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False)
+    keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
+    return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
 
 
 def _meaning(headers: set[str]) -> str:
@@ -145,6 +146,8 @@ class StudyGroup:
     stem: str
     """``<data set>-<features>-<mode>``, for names of files."""
     title: str
+    keys: Mapping[str, str]
+    """``dataset``, ``features`` and ``mode``."""
     curves: Sequence[SearchCurve]
     panels: Sequence[Panel]
     evaluator: str
@@ -185,6 +188,7 @@ def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
     return StudyGroup(
         stem=re.sub(r"[^\w.+-]", "-", f"{first.dataset}-{first.features}-{first.mode}"),
         title=place,
+        keys={"dataset": first.dataset, "features": first.features, "mode": first.mode},
         curves=curves,
         panels=panels,
         evaluator=", ".join(distinct(str((u.importances or {}).get("evaluator", "")) for u in units)),

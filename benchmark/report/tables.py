@@ -12,6 +12,7 @@ from benchmark.report.cells import (
     NOTHING,
     Column,
     Table,
+    about,
     best,
     cell,
     mean_and_deviation,
@@ -19,8 +20,10 @@ from benchmark.report.cells import (
     published_cell,
 )
 from benchmark.report.collect import UNIT, Results
+from benchmark.report.cost import cost_table
 from benchmark.report.protocols import ablation_tables, modes_table
 from benchmark.report.published import Published, PublishedTable, differences, published_for
+from benchmark.report.recall import recall_tables
 from benchmark.report.references import references_table
 from benchmark.report.released import RELEASED
 from benchmark.report.significance import comparisons, comparisons_table, intervals, intervals_table
@@ -36,7 +39,8 @@ from benchmark.report.summary import (
 )
 
 ORDER = (
-    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "validation", "ablation", "tuning", "references",
+    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost", "validation", "ablation",
+    "tuning", "references",
 )  # fmt: skip
 """Names of tables as they stand in a report."""
 
@@ -44,7 +48,8 @@ ORDER = (
 def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None) -> list[Table]:
     """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
 
-    There is one of each for every feature set, so that different features never share a table.
+    There is one of each for every feature set, so that different features never share a table; of recalls one for each data
+    set, features, mode and alignment.
     """
     built: list[Table | None] = []
     sure, pairs = intervals(results, tables), comparisons(results)
@@ -54,7 +59,7 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
             make = _Builder(results, test, features, tables)
             built += [make.wide("gzsl", ("seen", "unseen", "hm")), make.wide("zsl", ("zsl",)), make.full("full")]
             built += [intervals_table(results, features, sure), comparisons_table(results, features, pairs)]
-            built.append(modes_table(results, test, features))
+            built += [modes_table(results, test, features), cost_table(results, features)]
             asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
             built.append(_Builder(results, asked, features, tables).disjoint("disjoint") if len(asked) else None)
         validation = results.validation[results.validation["features"] == features]
@@ -62,7 +67,7 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
         built.append(_Builder(results, validation, features, tables).full("validation") if len(validation) else None)
     for features in dict.fromkeys(u.features for u in results.units):
         built.append(references_table(results, features, tables))
-    built += [*ablation_tables(results), tuning_table(results)]
+    built += [*recall_tables(results), *ablation_tables(results), tuning_table(results)]
     return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
 
 
@@ -108,7 +113,9 @@ class _Builder:
                 columns += self._published_column(dataset, metric, mine, notes)
                 columns.append(self._our_column(self._header(dataset, metric), dataset, metric, mine))
         columns = name_ours(columns)
-        return self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
+        several = ("dataset",) if len(self.datasets) > 1 else ()
+        table = self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
+        return replace(table, keys=[about(g.iloc[0], *several) for g in rows])
 
     def full(self, name: str) -> Table:
         """A row per data set, method and settings with every metric."""
@@ -123,7 +130,7 @@ class _Builder:
         seeds = [str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}" for r in lines]
         columns.append(Column("Seeds", "all", seeds))
         table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
-        return replace(table, screen=name != "full")
+        return replace(table, screen=name != "full", keys=[about(r) for r in lines])
 
     def disjoint(self, name: str) -> Table:
         """A row as in the full table: the published split beside its test-seen samples without a relative in training."""
@@ -138,7 +145,8 @@ class _Builder:
         for count in ("samples", "classes"):
             texts = [mean_and_deviation(r[f"disjoint_{count}"], float("nan"), 0) for r in lines]
             columns.append(Column(f"Remaining {count}", "all", texts))
-        return self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        return replace(table, keys=[about(r) for r in lines])
 
     def _lines(self) -> list[pd.Series]:
         return [row for _, row in self.summary.iterrows()]

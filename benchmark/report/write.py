@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
-from benchmark.report.collect import DISJOINT, METRICS, UNIT, Results, collect, curve_of, digests, distinct, records
-from benchmark.report.figures import MethodCurve, method_curves_figure
+from benchmark.report.collect import (
+    DISJOINT,
+    METRICS,
+    UNIT,
+    Results,
+    artifact_text,
+    collect,
+    curve_of,
+    digests,
+    distinct,
+    records,
+)
+from benchmark.report.cost import costs
+from benchmark.report.explain import explain
+from benchmark.report.figures import MethodCurve, best_of, method_curves_figure
+from benchmark.report.install import install
+from benchmark.report.latex import latex_files, table_names
+from benchmark.report.manifest import facts
+from benchmark.report.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.published import PublishedTable
+from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
+from benchmark.report.sections import ReportFigure, Section
 from benchmark.report.significance import comparisons, intervals
 from benchmark.report.studies import StudyGroup, study_groups
 from benchmark.report.study_figures import importances_figure, searches_figure
@@ -37,7 +55,7 @@ from benchmark.report.summary import (
 from benchmark.report.tables import ORDER, build_tables
 from benchmark.tracking import RunRecord, Tracker
 
-MANIFEST = "manifest.json"
+PAGE = "index.html"
 VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}
 CSV_METRICS = {
     "gzsl": ["seen", "unseen", "hm"],
@@ -72,26 +90,12 @@ class Report:
         return failed_jobs(self.results)
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report with the numbers that it shows."""
-
-    stem: str
-    title: str
-    figure: Figure
-    data: pd.DataFrame
-    """Accuracies and importances are fractions."""
-
-    def markdown(self) -> str:
-        """The line that shows it."""
-        return f"![{self.title.replace(chr(10), ', ')}]({self.stem}.png)"
-
-
 def write_report(
     tracker: Tracker,
     folder: Path,
     call_ids: Sequence[str] | None = None,
     published: Sequence[PublishedTable] | None = None,
+    mlflow_ui: str | None = None,
 ) -> Report:
     """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
@@ -100,48 +104,59 @@ def write_report(
         folder: created if need be; files of an earlier report in it are removed, others are left alone.
         call_ids: run ids of calls, or their beginnings.
         published: published tables; those of ``reports/published/`` if None.
+        mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
 
     Raises:
-        UsageError: no call, an unknown id, or no result yet; then the folder is left as it was.
+        UsageError: no call, an unknown id, no result yet, or an address that is none; then the folder is left as it was.
     """
+    address = mlflow_ui or (without_password(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    link = run_link(address, tracker.experiment_id)
     results = collect(tracker, call_ids)
     tables = build_tables(results, published)
     curves, groups = curve_figures(tracker, results), study_groups(results)
     searches = [figure for group in groups for figure in study_figures(group)]
-    sections = [*_curves_section(curves), *_searches_section(groups, searches)]
+    explained = explain(tracker, results, published)
+    sections = [_curves_section(curves), *explained.sections, _searches_section(groups, searches)]
     texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
+    texts |= latex_files(tables)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        for figure in [*curves, *searches]:
-            figure.figure.draw_without_rendering()  # lays it out
-            figure.figure.set_layout_engine("none")  # once: each file would do it again
-            figure.figure.savefig(Path(new) / f"{figure.stem}.png", dpi=200)
-            figure.figure.savefig(Path(new) / f"{figure.stem}.svg", metadata={"Date": None})
-            figure.data.to_csv(Path(new) / f"{figure.stem}.csv", index=False)
-        names = _install(Path(new), folder)
+        images = {figure.stem: _save(figure, Path(new)) for figure in [*curves, *explained.figures, *searches]}
+        page = report_page(
+            title_of(results),
+            results,
+            dict(zip(table_names(tables), tables, strict=True)),
+            sections,
+            images,
+            incomplete=_incomplete(results),
+            lost=failed_jobs(results),
+            provenance=_provenance(tracker, results),
+            configs=_configs(tracker, results),
+            files=sorted(p.name for p in Path(new).iterdir()),
+            link=link,
+        )
+        (Path(new) / PAGE).write_text(page, encoding="utf-8")
+        names = install(Path(new), folder, "report.md", {"report": facts(tracker, results)})
     return Report(folder, [folder / name for name in names], tables, results)
 
 
-def _install(new: Path, folder: Path) -> list[str]:
-    """Move new files into place, report.md last, and remove what an earlier report left; returns the names."""
-    names = sorted((p.name for p in new.iterdir()), key=lambda name: (name != "report.md", name))
-    for name in set(_earlier_files(folder)) - {*names, MANIFEST}:
-        (folder / name).unlink(missing_ok=True)
-    (new / MANIFEST).write_text(json.dumps({"files": names}, indent=1), encoding="utf-8")
-    for name in [MANIFEST, *reversed(names)]:
-        os.replace(new / name, folder / name)
-    return names
+def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
+    """The configuration of each call that logged one: the options that are not at their defaults."""
+    found = {c.run_id: artifact_text(tracker, c.run_id, "call.yaml") for c in results.calls}
+    return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
-def _earlier_files(folder: Path) -> list[str]:
-    """Files that an earlier report wrote, by its manifest; plain names only, so that nothing outside can be meant."""
-    try:
-        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [n for n in names if isinstance(n, str) and re.fullmatch(r"[\w][\w.+-]*", n)]
+def _save(figure: ReportFigure, folder: Path) -> bytes:
+    """Write a figure and its numbers; returns the smaller of its two images."""
+    png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
+    figure.figure.draw_without_rendering()  # lays it out
+    figure.figure.set_layout_engine("none")  # once: each of the two would do it again
+    figure.figure.savefig(png, dpi=200)
+    figure.figure.savefig(svg, metadata={"Date": None})
+    figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+    return min(svg.read_bytes(), png.read_bytes(), key=len)
 
 
 def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None) -> dict[str, str]:
@@ -159,6 +174,10 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         files["intervals.csv"] = _csv(intervals(results, published).drop(columns="slot").round(6))
     if "comparisons" in names:
         files["comparisons.csv"] = _csv(comparisons(results).round(6))
+    if "recall" in names:
+        files["recall.csv"] = _csv(recall_csv(results))
+    if "cost" in names:
+        files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
@@ -188,26 +207,35 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             if curve is not None and len(curve):
                 title = method_title(results, row["method"])
                 curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
-                points.append(curve.assign(method=row["method"], repetition=row["repetition"]))
+                points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
         if curves:
-            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen"]]
+            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
             generated = ", generated data" if "generated" in set(group["kind"]) else ""
             place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
             trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
             title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
-            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data))
+            keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
+            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data, keys))
     return figures
+
+
+def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """A curve by beta with the column ``point``: ``best`` (highest HM of the curve), a row ``chosen`` (by calibration), or
+    empty."""
+    points = curve.assign(point=np.where(np.arange(len(curve)) == best_of(curve), "best", ""))
+    chosen = pd.DataFrame([{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}])
+    return pd.concat([points, chosen]).sort_values("beta", kind="stable")
 
 
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
     """The searches of a data set, features and mode, and their importances where there are any."""
     title = f"Best validation HM so far: {group.title}"
-    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches)]
+    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches, group.keys)]
     if group.panels:
         title = f"Importances of the searched settings: {group.title}"
         drawn = importances_figure(group.panels, f"{title}\n{group.evaluator}")
-        figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances))
+        figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances, group.keys))
     return figures
 
 
@@ -216,19 +244,28 @@ def failed_jobs(results: Results) -> list[str]:
     return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
-def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[str]) -> str:
+def title_of(results: Results) -> str:
+    """The title of a report."""
+    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
+    return f"Audio-visual generalised zero-shot learning: {', '.join(datasets)}"
+
+
+def _incomplete(results: Results) -> str:
+    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
+    return "A call still runs or was interrupted; this report holds what is done so far." if unfinished else ""
+
+
+def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[Section]) -> str:
     """The whole report as markdown.
 
     Args:
-        sections: paragraphs of the figures.
+        sections: with the figures.
     """
-    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
-    parts = [f"# Audio-visual generalised zero-shot learning: {', '.join(datasets)}"]
-    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
-    if unfinished:
-        parts.append("**Not complete.** A call still runs or was interrupted; this report holds what is done so far.")
+    parts = [f"# {title_of(results)}"]
+    if incomplete := _incomplete(results):
+        parts.append(f"**Not complete.** {incomplete}")
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
-    parts += sections
+    parts += [text for section in sections for text in section.markdown()]
     lost = failed_jobs(results)
     if lost:
         parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
@@ -237,30 +274,28 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
     return "\n\n".join(p.strip() for p in parts) + "\n"
 
 
-def _curves_section(figures: Sequence[ReportFigure]) -> list[str]:
+def _curves_section(figures: Sequence[ReportFigure]) -> Section:
     text = (
         "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
-        "chosen on validation. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
+        "chosen on validation. Hollow diamond: the highest harmonic mean of the curve, a bound that no choice on validation "
+        "can exceed, never a result. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
     )
-    return ["## Seen-unseen curves", text, *(f.markdown() for f in figures)] if figures else []
+    return Section("Seen-unseen curves", [text], figures)
 
 
-def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> list[str]:
-    if not groups:
-        return []
-    text = (
+def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> Section:
+    texts = [
         "Highest validation HM of a finished trial so far, by the number of trials and by what these took; pruned trials "
         "count in both, failed ones in time only. The first point is that of the starting settings. The trials stand beside "
         "each figure as CSV; the settings of each trial are in the artifact `trials.csv` of the method's run."
-    )
-    parts = ["## Searches", text]
+    ]
     if any(group.panels for group in groups):
-        parts.append(
+        texts.append(
             "Importances: the variance of validation HM over the searched ranges that each setting explains by itself, by a "
             "random forest over the finished trials, as shares that sum to 100 %. They are rough where trials are few."
         )
-    parts += [figure.markdown() for figure in figures]
-    return [*parts, *(f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without)]
+    notes = [f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without]
+    return Section("Searches", texts, figures, notes)
 
 
 def _one_line(text: str, limit: int = 500) -> str:
@@ -271,10 +306,12 @@ def _one_line(text: str, limit: int = 500) -> str:
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
     names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
-    lines = [f"- {', '.join(names)}: the numbers of the tables, in percent, not rounded"] if names else []
+    lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
+    lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
+    lines += [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: a line per job, accuracies as fractions")
-    return "\n".join(lines) or "- no tables but that of tuning: nothing else was done"
+    return "\n".join(lines)
 
 
 def _provenance(tracker: Tracker, results: Results) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,24 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def new_store(empty_store: Path) -> Callable[[Path], FakeStore]:
+    """Makes a store in a folder."""
+
+    def make(folder: Path) -> FakeStore:
+        shutil.copy(empty_store, folder / "mlflow.db")
+        return FakeStore(Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts"))
+
+    return make
+
+
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> FakeStore:
+def store(new_store: Callable[[Path], FakeStore], tmp_path: Path) -> FakeStore:
     """A store of the test's own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return FakeStore(Tracker(sqlite_uri(tmp_path / "mlflow.db"), tmp_path / "artifacts"))
+    return new_store(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unit() -> type[FakeUnit]:
     """Makes units; test files cannot import this file."""
     return FakeUnit

@@ -71,7 +71,7 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     assert found.cells.iloc[0]["Budget"] == "3 trials"
     assert not {"Epochs saved", "Seconds", "Gain"} & set(found.cells.columns)
     assert "Epochs saved" not in found.caption
-    assert [f.name for f in report.files] == ["report.md"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
 
 
 def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> None:

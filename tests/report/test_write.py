@@ -70,7 +70,8 @@ def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit
     write_report(store.tracker, tmp_path / "report")
 
     names = {p.name for p in (tmp_path / "report").iterdir()}
-    assert names == {"report.md", "validation.csv", "results.csv", "manifest.json", "notes.txt"}
+    pages, numbers = {"report.md", "index.html", "report.tex", "validation.tex"}, {"validation.csv", "results.csv"}
+    assert names == {*pages, *numbers, "manifest.json", "notes.txt"}
 
 
 def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -99,7 +100,12 @@ def test_curve_figures_have_a_curve_per_method_with_its_data_beside(store: Any, 
 
     data = pd.read_csv(tmp_path / f"{STEM}.csv")
     assert list(dict.fromkeys(data["method"])) == ["avca", "tcaf", "mine"]
-    assert list(data) == ["method", "repetition", "beta", "seen", "unseen"]
+    assert list(data) == ["method", "repetition", "beta", "seen", "unseen", "point"]
+    marked = data[data["method"] == "tcaf"].dropna(subset=["point"]).set_index("point")
+    assert set(marked.index) == {"best", "chosen"}
+    assert list(marked.loc["chosen", ["seen", "unseen", "beta"]]) == [0.4, 0.2, 0.4]
+    harmonic = 2 * data["seen"] * data["unseen"] / (data["seen"] + data["unseen"])
+    assert harmonic[(data["method"] == "tcaf") & (data["point"] == "best")].item() == harmonic[data["method"] == "tcaf"].max()
     assert set(data["repetition"]) == {0}
     assert (tmp_path / f"{STEM}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / f"{STEM}.svg").read_text()
@@ -144,5 +150,5 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
 
     report = write_report(store.tracker, tmp_path / "report")
 
-    assert [f.name for f in report.files] == ["report.md"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
     assert set(report.markdown) == {"tuning"}

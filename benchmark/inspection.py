@@ -1,0 +1,183 @@
+"""What a tested model looks like, for figures and tables that explain its results: none of it changes a number.
+
+All of it is computed on the evaluation set that a caller opened; nothing here reads a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from benchmark.data.batching import FeatureRules, make_batch
+from benchmark.evaluation import EvaluationSet, Floats, Ints, Nearest
+from benchmark.method import Embeddings, Method
+from benchmark.training import random_states, restore_random_states
+
+MAP_SAMPLES = 400
+"""Test samples of an embedding map, at most."""
+STREAM = 4
+"""Number of the random stream beside those of the batches."""
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Some test samples and all classes in the space in which they are compared."""
+
+    samples: Floats
+    """``[M, d]`` embeddings of the samples in the reported view; where that view has none of its own, because it combines the
+    distances of others, those of the other views side by side."""
+    labels: Ints
+    """``[M]`` class ids."""
+    classes: Floats
+    """``[C, d]`` embeddings of ``class_ids``, repeated for views side by side; ``[0, d]`` where a method compares samples and
+    classes in spaces of different widths."""
+    class_ids: Ints
+    seen_ids: Ints
+    """Ids of the seen classes."""
+
+
+def nearest_seen(seen: Floats, unseen: Floats) -> tuple[Ints, NDArray[np.float64]]:
+    """For each unseen class the most similar seen one: its row, and the cosine of the two word vectors.
+
+    Args:
+        seen: word vectors ``[S, D_w]``.
+        unseen: word vectors ``[U, D_w]``.
+
+    Returns:
+        ``[U]`` rows of ``seen`` (the lower one at a tie) and ``[U]`` cosines; 0 for a vector of zeros.
+    """
+    cosines = np.asarray(_directions(unseen) @ _directions(seen).T, np.float64)
+    rows = cosines.argmax(1)
+    return rows, cosines[np.arange(len(rows)), rows]
+
+
+def _directions(vectors: Floats) -> NDArray[np.float64]:
+    x = vectors.astype(np.float64)
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0), np.float64)
+
+
+def unseen_confusion(nearest: Nearest) -> list[tuple[int, int, int]]:
+    """Unseen samples by class and by the nearest of the unseen classes: (true id, predicted id, samples), ascending.
+
+    Pairs without a sample are left out.
+    """
+    pairs = np.stack([nearest.label, nearest.unseen_class], 1)[~nearest.is_seen]
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    return [(int(true), int(predicted), int(n)) for (true, predicted), n in zip(found, counts, strict=True)]
+
+
+def balanced_rows(labels: Ints, is_seen: NDArray[np.bool_], limit: int, seed: int) -> Ints:
+    """A draw of samples without replacement, as equal over classes as their sizes allow; ascending.
+
+    Unseen samples fill at least half of the limit, where there are so many; seen ones get what is left.
+
+    Args:
+        labels: ``[N]`` class ids.
+        is_seen: ``[N]``.
+        limit: how many samples at most.
+        seed: of the draw, which depends on nothing else.
+    """
+    order = np.random.default_rng([seed, STREAM]).permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        turn[mine] = np.arange(len(mine))
+    by_turn = order[np.argsort(turn[order], kind="stable")]
+    unseen, seen = by_turn[~is_seen[by_turn]], by_turn[is_seen[by_turn]]
+    kept = unseen[: max(limit - limit // 2, limit - len(seen))]
+    return np.sort(np.concatenate([kept, seen[: limit - len(kept)]]))
+
+
+def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows: Ints, batch_size: int) -> EmbeddingMap:
+    """Embeddings of some samples and of all classes by a trained method, float32.
+
+    Args:
+        rows: of ``data.samples``.
+        batch_size: samples that are embedded at a time.
+    """
+    parts: list[Tensor] = []
+    with _looking_at(method) as device:
+        classes = method.embed_classes(torch.from_numpy(data.text).to(device)).flatten(1)
+        for start in range(0, len(rows), batch_size):
+            batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(device)
+            views = _compared(method.embed(batch), method.reported_view)
+            parts.append(torch.cat([x.flatten(1) for x in views], 1).float().cpu())
+    samples = torch.cat(parts).numpy()
+    wide = torch.cat([classes] * len(views), 1).float().cpu().numpy()
+    kept, width = (wide, data.class_ids), samples.shape[1]
+    if wide.shape[1] != width:
+        kept = (np.empty((0, width), np.float32), np.empty(0, np.int64))
+    return EmbeddingMap(samples, data.samples.labels[rows], *kept, data.seen_ids)
+
+
+def _compared(embeddings: Embeddings, view: str) -> list[Tensor]:
+    """The embeddings that the distances of a view are made of."""
+    return [embeddings.views[view]] if view in embeddings.views else list(embeddings.views.values())
+
+
+def parameter_count(method: Method) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in method.parameters() if p.requires_grad)
+
+
+def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> float | None:
+    """Floating-point operations to embed a test sample, over one batch of samples that are drawn at random.
+
+    Matrix products, convolutions and attention count, a multiply-add as 2; nothing else does, recurrent layers neither.
+    Sequence methods take the lengths of the batch, padding included where they compute on it.
+
+    Returns:
+        None where a method cannot be counted.
+    """
+    rows = np.random.default_rng([seed, STREAM]).permutation(data.rows)[:batch_size]
+    counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+    with _looking_at(method) as device:
+        batch = make_batch(data.samples, rows, rules, training=False).to(device)
+        fused = torch.backends.mha.get_fastpath_enabled()
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)  # fused layers are opaque to the counter
+            with counter:
+                method.embed(batch)
+        except Exception:  # a method that works may still be compiled or dispatch in ways that the counter cannot follow
+            return None
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() / len(rows)
+
+
+def _cpu_attention() -> dict[Any, Any]:
+    """The CPU's attention kernel, which the counter does not know by itself."""
+    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+    def count(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    return {} if kernel is None else {kernel: count}
+
+
+@contextmanager
+def _looking_at(method: Method) -> Iterator[torch.device]:
+    """Evaluation mode without gradients on the method's device; mode and all random states are as before afterwards."""
+    was_training, states = method.training, random_states()
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield next(method.parameters()).device
+    finally:
+        method.train(was_training)
+        restore_random_states(states)
+
+
+def cost(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> Mapping[str, float]:
+    """``parameters`` that are trained and, where they can be counted, ``flops_per_sample`` of embedding."""
+    flops = flops_per_sample(method, data, rules, batch_size, seed)
+    return {"parameters": float(parameter_count(method))} | ({} if flops is None else {"flops_per_sample": flops})

@@ -1,0 +1,311 @@
+"""A site of several reports: the best and the latest result of each method, all results, and the reports themselves.
+
+It is made of the reports' own files (manifest and ``full.csv``), without a tracking store, and can be served as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.errors import UsageError
+from benchmark.report.cells import NOTHING, mean_and_deviation
+from benchmark.report.collect import distinct, records
+from benchmark.report.install import MANIFEST, install, listed_files, read_manifest
+from benchmark.report.page import PLACE, Cell, Grid, Row, choices, number_of, render
+from benchmark.report.released import RELEASED
+
+PAGE, RESULTS = "index.html", "full.csv"
+METRICS = ("S", "U", "HM", "ZSL")
+TEXTS = ("dataset", "features", "mode", "alignment", "method", "settings")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A report that the site shows."""
+
+    name: str
+    """Its folder in the site."""
+    folder: Path
+    facts: Mapping[str, Any]
+    """``manifest.facts``."""
+    files: Sequence[str]
+
+    @property
+    def date(self) -> str:
+        """When its newest run ended (UTC)."""
+        return datetime.fromtimestamp(float(self.facts["made"]), UTC).strftime("%Y-%m-%d %H:%M")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a report: a method under some settings on a data set."""
+
+    source: Source
+    row: Mapping[str, Any]
+    """A line of ``full.csv``."""
+    unit: Mapping[str, Any]
+    """What the manifest says of it; empty where it says nothing."""
+    data: str
+    """Beginning of the digest of the data."""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Results of the same place compete: ``PLACE`` and the data."""
+        return (*(str(self.row[name]) for name in PLACE), self.data)
+
+    @property
+    def method(self) -> str:
+        """The method's title."""
+        return str(self.unit.get("method_title") or self.row["method"])
+
+    @property
+    def hm(self) -> float:
+        """Mean harmonic mean, percent."""
+        return float(self.row["HM_percent"])
+
+    @property
+    def released(self) -> bool:
+        """Whether these are weights that others trained: they do not compete with means over seeds."""
+        return str(self.row["settings"]).split(" ")[0] == RELEASED
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """``PLACE``, by which readers choose."""
+        return {name: str(self.row[name]) for name in PLACE}
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A written site."""
+
+    page: Path
+    reports: Sequence[Source]
+    entries: Sequence[Entry]
+
+
+def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
+    """Write a site of several reports: a page, a copy of each report below it, and ``.nojekyll`` for GitHub Pages.
+
+    Args:
+        folders: of reports, in any order.
+        site: created if need be; reports that an earlier call put there and that are not wanted any more are removed, other
+            files are left alone.
+
+    Raises:
+        UsageError: a folder holds no report, or one without what a leaderboard needs, all of them named; nothing was tested;
+            or the site lies in a report or a report in it. Then the site is left as it was.
+    """
+    sources = _sources(folders)
+    _check_place(sources, site)
+    entries = [entry for source in sources for entry in _entries(source)]
+    if not entries:
+        raise UsageError("--leaderboard: none of these reports has test results (they have no full.csv)")
+    earlier = [n for n in read_manifest(site).get("reports", []) if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
+    site.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=site) as new:
+        for source in sources:
+            copy = Path(new) / source.name
+            copy.mkdir()
+            for name in source.files:
+                shutil.copyfile(source.folder / name, copy / name)
+            (site / source.name).mkdir(exist_ok=True)
+            install(copy, site / source.name, PAGE, {"report": source.facts})
+        names = [s.name for s in sources]
+        (Path(new) / PAGE).write_text(_page(sources, entries), encoding="utf-8")
+        (Path(new) / ".nojekyll").write_text("", encoding="utf-8")
+        install(Path(new), site, PAGE, {"reports": names})
+    for name in set(earlier) - set(names):
+        _remove(site / name)
+    return Leaderboard(site / PAGE, sources, entries)
+
+
+def _sources(folders: Sequence[Path]) -> list[Source]:
+    """The reports, the newest first."""
+    if not folders:
+        raise UsageError("--leaderboard: name the folders of the reports, for example report --leaderboard reports/a reports/b")
+    faults = [f"--leaderboard {folder}: {fault}" for folder in folders if (fault := _fault(folder))]
+    if faults:
+        raise UsageError("\n".join(faults))
+    unique = list({folder.resolve(): folder for folder in folders})
+    sources = [Source("", f, read_manifest(f)["report"], listed_files(f)) for f in unique]
+    sources.sort(key=lambda s: (-float(s.facts["made"]), str(s.folder)))
+    names: list[str] = []
+    for source in sources:
+        base = re.sub(r"[^\w.+-]", "-", source.folder.name).lstrip("-.+") or "report"
+        taken = sum(n == base or n.rpartition("-")[0] == base for n in names)
+        name = base if base not in names else f"{base}-{taken + 1}"
+        while name in names:
+            name += "x"
+        names.append(name)
+    return [Source(name, s.folder, s.facts, s.files) for name, s in zip(names, sources, strict=True)]
+
+
+def _fault(folder: Path) -> str:
+    """Why a folder cannot be shown; empty where it can."""
+    if not folder.is_dir():
+        return "no such folder"
+    manifest = read_manifest(folder)
+    if "reports" in manifest:
+        return "a leaderboard's site, not a report; name the folders of the reports"
+    if not manifest:
+        return f"no report ({MANIFEST} is missing or damaged); write one with: python run_benchmark.py report"
+    facts = manifest.get("report")
+    known = isinstance(facts, dict) and isinstance(facts.get("made"), int | float) and isinstance(facts.get("units"), list)
+    if not known or PAGE not in listed_files(folder):
+        return "a report of an earlier version; write it again with: python run_benchmark.py report"
+    gone = [name for name in listed_files(folder) if not (folder / name).is_file()]
+    if gone:
+        return f"files of the report are gone: {', '.join(gone)}; write it again"
+    missing = _missing_columns(folder / RESULTS) if RESULTS in listed_files(folder) else []
+    return f"{RESULTS} has no column {', '.join(missing)}; write the report again" if missing else ""
+
+
+def _missing_columns(file: Path) -> list[str]:
+    """Columns that a leaderboard needs and a file of results has not."""
+    try:
+        columns = set(pd.read_csv(file, nrows=0))
+    except ValueError:
+        columns = set()
+    return [name for name in (*TEXTS, "HM_percent", "seeds", "seeds_planned") if name not in columns]
+
+
+def _check_place(sources: Sequence[Source], site: Path) -> None:
+    place = site.resolve()
+    for source in sources:
+        if place == source.folder or place in source.folder.parents or source.folder in place.parents:
+            raise UsageError(
+                f"--out {site}: the site and the report {source.folder} cannot lie in one another; name another folder"
+            )
+    if site.exists() and not site.is_dir():
+        raise UsageError(f"--out {site}: is a file; name a folder")
+    if (site / PAGE).exists() and "reports" not in read_manifest(site):
+        raise UsageError(f"--out {site}: holds another page ({PAGE}), which is not overwritten; name another folder")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a report that an earlier site had; files that are not of it stay."""
+    for name in [*listed_files(folder), MANIFEST]:
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _entries(source: Source) -> list[Entry]:
+    """The rows of a report with a result."""
+    file = source.folder / RESULTS
+    if file.name not in source.files:
+        return []
+    frame = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={m: [""] for m in _numbers()})
+    units = {tuple(str(u.get(n)) for n in (*PLACE, "method")): u for u in source.facts.get("units", [])}
+    data = source.facts.get("data", {})
+    entries = []
+    for row in records(frame):
+        if not pd.isna(row["HM_percent"]):
+            digests = data.get(f"{row['dataset']}/{row['features']}", [])
+            unit = units.get(tuple(str(row[n]) for n in (*PLACE, "method")), {})
+            entries.append(Entry(source, row, unit, "+".join(str(d)[:8] for d in digests)))
+    return entries
+
+
+def _numbers() -> list[str]:
+    return [f"{m}{suffix}_percent" for m in METRICS for suffix in ("", "_std")]
+
+
+def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
+    places: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        if not entry.released:
+            places.setdefault(entry.place, []).append(entry)
+    several = {place[:-1] for place in places if sum(p[:-1] == place[:-1] for p in places) > 1}
+    grids = [_board(i, mine, several=mine[0].place[:-1] in several) for i, mine in enumerate(places.values(), 1)]
+    return render(
+        "leaderboard.html",
+        title="Audio-visual generalised zero-shot learning: leaderboard",
+        choices=choices(e.keys for e in entries),
+        grids=grids,
+        everything=_everything(entries),
+        sources=sources,
+        titles={
+            s.name: ", ".join(distinct(str(u.get("dataset_title", "")) for u in s.facts.get("units", []))) for s in sources
+        },
+    )
+
+
+def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
+    """The methods of a place, the best first: its best and its latest result."""
+    methods: dict[str, list[Entry]] = {}
+    for entry in entries:
+        methods.setdefault(entry.row["method"], []).append(entry)
+    best = {m: max(mine, key=lambda e: e.hm) for m, mine in methods.items()}
+    ranked = sorted(methods, key=lambda m: -best[m].hm)
+    rows = []
+    for rank, name in enumerate(ranked, 1):
+        mine = methods[name]
+        newest = max(float(e.source.facts["made"]) for e in mine)
+        latest = max((e for e in mine if float(e.source.facts["made"]) == newest), key=lambda e: e.hm)
+        cells = [Cell(best[name].method, label=True), Cell(str(rank), rank)]
+        cells += [*_cells(best[name], bold=rank == 1), *_cells(latest, bold=False)]
+        rows.append(Row(cells, best[name].keys))
+    head = ["HM", "ZSL", "Settings", "Seeds", "Report"]
+    numeric = [True, True, False, False, False]
+    first = entries[0]
+    generated = ", generated data" if first.unit.get("generated") else ""
+    title = f"{first.unit.get('dataset_title') or first.row['dataset']}, features {first.row['features']}{generated}: "
+    title += f"mode {first.row['mode']}, {first.row['alignment']} text"
+    title += f", data {first.data or 'of unknown digest'}" if several else ""
+    spans = [("", 2), ("Best", len(head)), ("Latest", len(head))]
+    return Grid(f"board-{number}", title, spans, ["Method", "Rank", *head, *head], [False, True, *numeric, *numeric], rows)
+
+
+def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
+    return [
+        *(_number(entry, metric, bold=bold and metric == "HM") for metric in ("HM", "ZSL")),
+        Cell(_settings(entry)),
+        Cell(_seeds(entry)),
+        _link(entry.source),
+    ]
+
+
+def _number(entry: Entry, metric: str, *, bold: bool = False) -> Cell:
+    text = mean_and_deviation(
+        entry.row.get(f"{metric}_percent", float("nan")), entry.row.get(f"{metric}_std_percent", float("nan"))
+    )
+    return Cell(text, number_of(text), bold)
+
+
+def _settings(entry: Entry) -> str:
+    budget = entry.unit.get("budget")
+    settings = str(entry.row["settings"])
+    return f"{settings} ({budget})" if budget and settings.startswith("tuned") else settings
+
+
+def _seeds(entry: Entry) -> str:
+    seeds, planned = entry.row["seeds"], entry.row["seeds_planned"]
+    return str(seeds) if seeds == planned else f"{seeds} of {planned}"
+
+
+def _link(source: Source) -> Cell:
+    return Cell(f"{source.name}, {source.date}", link=f"{source.name}/{PAGE}")
+
+
+def _everything(entries: Sequence[Entry]) -> Grid:
+    """A row for each result of each report, the newest first."""
+    heads = ["Method", "Data set", "Protocol", "Settings", *METRICS, "Seeds", "Data", "Revision", "Report"]
+    numeric = [name in METRICS for name in heads]
+    rows = []
+    for e in entries:
+        dataset = f"{e.unit.get('dataset_title') or e.row['dataset']}, {e.row['features']}"
+        texts = [e.method, dataset, f"{e.row['mode']}, {e.row['alignment']} text", _settings(e)]
+        cells = [*(Cell(t, label=i == 0) for i, t in enumerate(texts)), *(_number(e, m) for m in METRICS), Cell(_seeds(e))]
+        cells += [Cell(e.data or NOTHING), Cell(str(e.source.facts.get("revision") or NOTHING)[:12])]
+        rows.append(Row([*cells, _link(e.source)], e.keys))
+    return Grid("everything", "All results of all reports", (), heads, numeric, rows)

@@ -1,0 +1,49 @@
+"""Figures of a report and the sections that hold them, for Markdown and for the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report with the numbers that it shows."""
+
+    stem: str
+    title: str
+    figure: Figure
+    data: pd.DataFrame
+    """Accuracies and importances are fractions."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """What it is about, as of a row of a table (``cells.about``), by which readers choose figures."""
+
+    @property
+    def caption(self) -> str:
+        """Its title in one line."""
+        return ", ".join(self.title.split("\n"))
+
+    def markdown(self) -> str:
+        """The line that shows it."""
+        return f"![{self.caption}]({self.stem}.png)"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under a heading. Without figures and notes there is no section."""
+
+    heading: str
+    texts: Sequence[str]
+    """Paragraphs above the figures."""
+    figures: Sequence[ReportFigure]
+    notes: Sequence[str] = ()
+    """Paragraphs below them."""
+
+    def markdown(self) -> list[str]:
+        """Its paragraphs; none where it is empty."""
+        if not self.figures and not self.notes:
+            return []
+        return [f"## {self.heading}", *self.texts, *(f.markdown() for f in self.figures), *self.notes]

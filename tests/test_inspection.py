@@ -1,0 +1,244 @@
+"""What jobs log of a tested model, for figures and tables: right on cases worked out by hand, and without any effect."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import Bench, results
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmark import inspection, protocol
+from benchmark.data.batching import FeatureRules
+from benchmark.evaluation import EvaluationSet, Nearest
+from benchmark.inspection import (
+    balanced_rows,
+    embedding_map,
+    flops_per_sample,
+    nearest_seen,
+    parameter_count,
+    unseen_confusion,
+)
+from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
+from benchmark.protocol import TEST_SEEN, TEST_UNSEEN, evaluation_set
+from benchmark.provenance import peak_memory_mb, restart_peak_memory
+from benchmark.training import random_states
+
+
+def test_the_nearest_seen_class_is_that_of_the_highest_cosine_whatever_the_lengths() -> None:
+    seen = np.array([[1, 0], [0, 5], [-1, 0]], np.float32)
+    unseen = np.array([[0, 0.1], [3, 3], [0, -2], [0, 0]], np.float32)
+
+    rows, cosines = nearest_seen(seen, unseen)
+
+    assert list(rows) == [1, 0, 0, 0], "the lower row at a tie"
+    assert list(cosines) == pytest.approx([1, np.sqrt(0.5), 0, 0])
+
+
+def test_confusion_counts_unseen_samples_among_unseen_classes_only() -> None:
+    distances = np.array(
+        [
+            [0.1, 0.9, 0.2, 0.8],  # a sample of seen class 0: no matter
+            [0.0, 0.9, 0.2, 0.8],  # of unseen class 2, nearest to a seen class, but 2 among the unseen
+            [0.5, 0.9, 0.8, 0.2],  # of 2, taken for 3
+            [0.5, 0.9, 0.8, 0.2],  # again
+            [0.5, 0.9, 0.8, 0.2],  # of 3
+        ],
+        np.float32,
+    )
+    nearest = Nearest.of(distances, np.array([0, 1, 2, 3]), np.array([0, 1]), np.array([0, 2, 2, 2, 3]))
+
+    assert unseen_confusion(nearest) == [(2, 2, 1), (2, 3, 2), (3, 3, 1)]
+
+
+def test_a_draw_is_balanced_over_classes_and_unseen_classes_come_first() -> None:
+    labels = np.repeat([0, 1, 2, 3], [50, 50, 50, 3])
+    is_seen = np.isin(labels, [0, 1])
+
+    rows = balanced_rows(labels, is_seen, limit=40, seed=7)
+
+    assert list(np.bincount(labels[rows])) == [10, 10, 17, 3], "half of them unseen; class 3 has no more than 3"
+    assert list(rows) == sorted(set(rows))
+    assert list(rows) == list(balanced_rows(labels, is_seen, limit=40, seed=7))
+    assert list(rows) != list(balanced_rows(labels, is_seen, limit=40, seed=8))
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(1000, [5, 2]), (7, [5, 2]), (6, [4, 2]), (1, [0, 1])])
+def test_a_draw_takes_what_there_is(limit: int, counts: list[int]) -> None:
+    labels = np.repeat([0, 1], [5, 2])
+
+    rows = balanced_rows(labels, labels == 0, limit, seed=0)
+
+    assert list(np.bincount(labels[rows], minlength=2)) == counts
+
+
+class Config(MethodConfig):
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    plateau: bool = False
+
+
+class Probe(Method):
+    """A linear layer on the audio, attention on the video, and noise from all generators."""
+
+    Config = Config
+    reported_view = "both"
+    inputs = "mean"
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.layer = nn.Linear(spec.audio_dim, 3)
+        self.frozen = nn.Parameter(torch.zeros(7), requires_grad=False)
+
+    def loss(self, batch: Batch, classes: Any) -> dict[str, Tensor]:
+        raise AssertionError("nothing is trained here")
+
+    def embed(self, batch: Batch) -> Embeddings:
+        torch.rand(1), np.random.rand()
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        return Embeddings({"audio": self.layer(batch.audio), "video": batch.video[:, :3]})
+
+    def embed_classes(self, text: Tensor) -> Tensor:
+        return text[:, :3]
+
+
+class Attending(Probe):
+    def embed(self, batch: Batch) -> Embeddings:
+        q = batch.audio[:, None, None, :4].expand(-1, 2, 5, -1)  # 2 heads, 5 steps, width 4
+        return Embeddings({"audio": functional.scaled_dot_product_attention(q, q, q).flatten(1)})
+
+
+class Uncountable(Probe):
+    def embed(self, batch: Batch) -> Embeddings:
+        raise RuntimeError("cannot be dispatched")
+
+
+@pytest.fixture
+def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
+    """The test parts of the synthetic data for a method of means."""
+    task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
+    return evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN), task.rules, task.spec
+
+
+def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+    data, rules, spec = tested
+    method = Probe(Config(), spec)
+
+    assert flops_per_sample(method, data, rules, 16, seed=0) == 2 * spec.audio_dim * 3
+    assert parameter_count(method) == spec.audio_dim * 3 + 3
+
+
+def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+    data, rules, spec = tested
+
+    found = flops_per_sample(Attending(Config(), spec), data, rules, 16, seed=0)
+
+    assert found == 2 * 2 * (2 * 5 * 5 * 4), "two products, two heads, 5 x 5 pairs of width 4"
+
+
+def test_a_method_that_cannot_be_counted_has_no_count(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+    data, rules, spec = tested
+
+    assert flops_per_sample(Uncountable(Config(), spec), data, rules, 16, seed=0) is None
+
+
+def test_looking_at_a_method_changes_neither_its_mode_nor_a_random_state(
+    tested: tuple[EvaluationSet, FeatureRules, Spec],
+) -> None:
+    data, rules, spec = tested
+    method = Probe(Config(), spec).train()
+    before = random_states()
+
+    flops_per_sample(method, data, rules, 16, seed=0)
+    embedding_map(method, data, rules, data.rows[:5], 2)
+
+    after = random_states()
+    assert method.training
+    assert torch.equal(before["torch"], after["torch"])
+    assert str(before["numpy"]) == str(after["numpy"])
+    assert before["python"] == after["python"]
+
+
+def test_a_map_has_samples_and_classes_in_one_space(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+    data, rules, spec = tested
+    method = Probe(Config(), spec)
+
+    found = embedding_map(method, data, rules, data.rows[:5], 2)
+
+    assert found.samples.shape == (5, 6), "the reported view has no embedding of its own: both views side by side"
+    assert np.allclose(found.samples[:, 3:], data.samples.video.means[data.rows[:5], :3])
+    assert np.allclose(found.classes, np.tile(data.text[:, :3], 2))
+    assert list(found.labels) == list(data.samples.labels[data.rows[:5]])
+
+
+def test_jobs_log_what_figures_need(bench: Bench) -> None:
+    bench.run(bench.call(methods="cjme,tcaf", seeds=2))
+
+    for run in bench.tracker.find(kind="job", stage="2"):
+        recall, confusion = (
+            pd.read_csv(io.StringIO(bench.tracker.read_text(run.run_id, f"{n}.csv"))) for n in ("recall", "confusion")
+        )
+        seen, unseen = (recall[recall["group"] == group] for group in ("seen", "unseen"))
+        assert seen[["nearest_seen_class", "nearest_seen_cosine"]].isna().all(axis=None)
+        assert unseen["nearest_seen_class"].isin(seen["class"]).all()
+        assert unseen["nearest_seen_cosine"].between(-1, 1).all()
+        right = confusion[confusion["true"] == confusion["predicted"]].set_index("true")["count"]
+        expected = (unseen.set_index("class")["own_group"] * unseen.set_index("class")["samples"]).round()
+        assert right.reindex(expected.index, fill_value=0).astype(float).to_dict() == expected.to_dict()
+        assert confusion.groupby("true")["count"].sum().to_dict() == unseen.set_index("class")["samples"].to_dict()
+        assert run.metrics["parameters"] > 0
+        assert run.metrics["flops_per_sample"] > 0
+        files = {f.path for f in bench.tracker.client.list_artifacts(run.run_id)}
+        assert ("embedding.csv" in files) == (run.tags["repetition"] == "0")
+
+
+def test_the_logged_map_is_bounded_rounded_and_holds_all_classes(bench: Bench) -> None:
+    bench.run(bench.call(methods="avca"))
+    (run,) = bench.tracker.find(kind="job", stage="2")
+
+    text = bench.tracker.read_text(run.run_id, "embedding.csv")
+
+    frame = pd.read_csv(io.StringIO(text), dtype=str)
+    samples, classes = (frame[frame["kind"] == kind] for kind in ("sample", "class"))
+    assert list(frame)[:4] == ["kind", "class", "group", "e0"]
+    assert len(samples) <= inspection.MAP_SAMPLES
+    assert set(samples["class"]) <= set(classes["class"])
+    assert classes["class"].is_unique
+    assert set(samples["group"]) == {"seen", "unseen"}
+    digits = frame.filter(regex="^e").stack().str.replace(r"e[-+]\d+$", "", regex=True).str.replace(r"[-.]", "", regex=True)
+    assert digits.str.lstrip("0").str.len().max() <= 4
+
+
+def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf", seeds=2)
+    bench.run(call)
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "cost", lambda *_: {})
+        patch.setattr(protocol, "embedding_map", lambda *_: None)
+        patch.setattr(protocol, "unseen_confusion", lambda *_: [])
+        other.run(call)
+
+    openings = [
+        {b.tracker.read_json(r.run_id, "result.json")["test_openings"] for r in b.tracker.find(kind="job", stage="2")}
+        for b in (bench, other)
+    ]
+    assert results(bench.tracker) == results(other.tracker), "and under the same job keys"
+    assert openings == [{1}, {1}]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process")
+def test_the_peak_of_memory_is_that_of_the_job_and_not_of_those_before_it() -> None:
+    ones = np.ones(200 * 2**17)  # 200 MiB
+    high = peak_memory_mb()
+    del ones
+
+    restart_peak_memory()
+
+    assert peak_memory_mb() < high - 100
