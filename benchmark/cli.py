@@ -236,7 +236,7 @@ def run(
     if len(result.failed) == len(result.entries):  # there is nothing to report
         _emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)
-    _emit(json_file, _write_report(tracker, folder, [result.run_id], show=json_file != "-"))
+    _emit(json_file, _write_report(tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-"))
     if result.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -343,12 +343,20 @@ def report_folder(call: Call) -> str:
 
 
 def _write_report(
-    tracker: Tracker, folder: Path, calls: Sequence[str] | None, *, show: bool, mlflow_ui: str | None = None
+    tracker: Tracker,
+    folder: Path,
+    calls: Sequence[str] | None,
+    *,
+    show: bool,
+    mlflow_ui: str | None = None,
+    log_to: str | None = None,
 ) -> dict[str, Any]:
     from benchmark.display import show_table
     from benchmark.report.write import write_report
 
     report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui)
+    if log_to is not None:
+        tracker.log_files(log_to, report.files, "report")
     if show:
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files

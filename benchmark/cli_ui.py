@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
+from urllib.parse import urlencode
 
 import typer
 from rich.markup import escape
 
-from benchmark.cli import SOME_FAILED, Json, RunsDir, Storage, TrackingUri, _emit, _storage, app, err, out
+from benchmark.cli import SOME_FAILED, Json, RunsDir, Storage, TrackingUri, _emit, _storage, _tracker, app, err, out
 from benchmark.databases import sqlite_file, sqlite_uri, without_password
 from benchmark.errors import UsageError
 from benchmark.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
@@ -45,9 +46,13 @@ def ui(
     storage: Storage = None,
 ) -> None:
     """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
+    from benchmark.notes import AS_TRAINING
+
     uri, optuna = tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), _storage(runs_dir, storage)
     _check_stores(uri, optuna)
+    experiment = _tracker(runs_dir, tracking_uri).experiment_id  # also tells what is wrong with a database
     addresses, programs = _programs(uri, optuna, runs_dir, port)
+    addresses["runs"] = f"{addresses['MLflow'].rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(AS_TRAINING)}"
     if not programs:  # all there is runs already
         _tell(addresses, json_file)
         return

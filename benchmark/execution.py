@@ -5,7 +5,6 @@ A lost, stopped or failed piece of work is recorded and does not stop the others
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 from benchmark.errors import Unavailable
 from benchmark.jobs import Call, Job, Stages, Unit, call_key
 from benchmark.locks import Locks, StudyLocks
+from benchmark.notes import DESCRIPTION, Means, call_name, call_note, method_metrics, method_note
 from benchmark.provenance import dump_call, git_revision, unit_tags
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.tuning import TuningResult, open_storage
@@ -191,19 +191,26 @@ class _Progress:
         self.runner, self.tracker, self.units, self.tune_only = runner, runner.tracker, units, tune_only
         run_id = runner.open_run(
             {"kind": "call", "call_key": call_key(call, units, tune_only)},
-            f"benchmark {time.strftime('%Y-%m-%d %H:%M')} · {call.dataset}",
+            call_name(call, len({unit.method.name for unit in units}), tune_only=tune_only),
             {"command": runner.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
         )
-        self.tracker.tag(run_id, **{"mlflow.note.content": f"```\n{runner.command}\n```"})
         self.tracker.log_text(run_id, dump_call(call), "call.yaml")
-        self.result = CallResult(run_id)
-        self.parents = [self._open_method(unit) for unit in units]
+        self.call, self.result = call, CallResult(run_id)
+        self.means: dict[tuple[int, str], Means] = {}
+        self.parents = [self._open_method(index) for index in range(len(units))]
+        self._describe()
         self.open_tasks = [0] * len(units)
         self.logged = time.monotonic()
 
-    def _open_method(self, unit: Unit) -> str:
+    def _describe(self) -> None:
+        places = (self.runner.command, self.parents, self.tracker.experiment_id)
+        self.tracker.tag(self.result.run_id, **{DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
+
+    def _open_method(self, index: int) -> str:
+        unit = self.units[index]
         identity = {**unit.identity(), "kind": "method", "alias": unit.alias or ""}
-        return self.runner.open_run(identity, unit.title, {**unit_tags(unit), "kind": "method"}, self.result.run_id)
+        tags = {**unit_tags(unit), "kind": "method", DESCRIPTION: method_note(unit, self.call, {}, index)}
+        return self.runner.open_run(identity, unit.title, tags, self.result.run_id)
 
     def first_tasks(self) -> list[Task]:
         """What can be done at once."""
@@ -246,6 +253,7 @@ class _Progress:
     def close(self, status: Literal["KILLED"] | None = None) -> None:
         """End the record of the call; ``KILLED`` where it was stopped."""
         self._log_entries()
+        self._describe()
         if status is not None:
             for parent, left in zip(self.parents, self.open_tasks, strict=True):
                 if left:
@@ -258,16 +266,25 @@ class _Progress:
 
     def _summarise(self, index: int) -> None:
         """Means over seeds as metrics of the method's run, so that the UI's compare view of methods is of use."""
-        unit = self.units[index]
-        entries = [e for e in self.result.entries if e.stage == 2 and e.job_key and _is_of(e, unit)]
+        unit, parent = self.units[index], self.parents[index]
+        mine = [e for e in self.result.entries if e.job_key and _is_of(e, unit)]
+        stage = max((e.stage for e in mine), default=1)
+        entries, prefix = [e for e in mine if e.stage == stage], "test/" if stage == 2 else "best/"
         runs = self.tracker.by_job_key(e.job_key for e in entries)
-        for variant in {e.variant for e in entries}:
-            mine = [runs[e.job_key].metrics for e in entries if e.variant == variant and e.job_key in runs]
-            names = {m for metrics in mine for m in metrics if m.startswith(("test/", "calibration/"))}
-            prefix = "tuned/" if variant == "tuned" else ""
-            means = {prefix + n: statistics.fmean(metrics[n] for metrics in mine) for n in names}
-            if means:
-                self.tracker.log_metrics(self.parents[index], means)
+        found: dict[bool, Means] = {}
+        for variant in dict.fromkeys(e.variant for e in entries):
+            done = [runs[e.job_key].metrics for e in entries if e.variant == variant and e.job_key in runs]
+            if done:
+                found[variant == "tuned"] = means = Means.of(done)
+                if stage == 2:
+                    self.means[index, variant] = means
+        metrics = method_metrics(found.get(False), found.get(True), prefix)
+        for tuned, means in found.items() if stage == 2 else ():
+            shown = {n: v for n, v in means.mean.items() if n.startswith(("test/", "calibration/"))}
+            metrics |= {("tuned/" if tuned else "") + name: value for name, value in shown.items()}
+        if metrics:
+            self.tracker.log_metrics(parent, metrics)
+            self.tracker.tag(parent, **{DESCRIPTION: method_note(unit, self.call, self.means, index)})
 
 
 def _is_of(entry: Entry, unit: Unit) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,19 +17,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
 from benchmark.databases import is_away, set_write_ahead_logging, sqlite_file, watch_sqlite_files, without_password
 from benchmark.errors import Unavailable, UsageError
 from benchmark.patience import first_line, patiently
+from benchmark.tracking_sql import Row, RunTables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 EXPERIMENT = "gzsl-bench"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "A run per benchmark call; below it ([+]) a run per method, below that a run per job: a stage of a "
+    "seed, or a trial of a search. The means of a method over its seeds are the metrics `1 HM`, `2 ZSL`, `3 S` and `4 U` of "
+    "its run, fractions; `tuned` stands behind those with the settings found. The description of a call leads to a comparison "
+    "of its methods, and its report is among its artifacts.",
+}
 T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -82,6 +91,7 @@ class Tracker:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
+        self._tables = _tables(self.client, self.experiment_id)
 
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -95,9 +105,13 @@ class Tracker:
         watch_sqlite_files()
         client = MlflowClient(self.uri)
         found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return client, str(found.experiment_id)
-        return client, str(client.create_experiment(experiment, artifact_location=artifacts))
+        if found is None:
+            made = client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+            found = client.get_experiment(made)
+        for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
+            client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
+        self._folder = _local_folder(str(found.artifact_location))
+        return client, str(found.experiment_id)
 
     def _do(self, action: Callable[[], T], *, wait: bool = True) -> T:
         """Ask the store for something; wait for a store that does not answer.
@@ -132,9 +146,11 @@ class Tracker:
         self._do(lambda: self.client.set_terminated(run_id, status))
 
     def tag(self, run_id: str, **tags: str) -> None:
-        """Set tags of a run."""
-        for key, value in tags.items():
-            self._do(partial(self.client.set_tag, run_id, key, value))
+        """Set tags of a run, in one call."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, value) for key, value in tags.items()]
+        self._do(lambda: self.client.log_batch(run_id, tags=entries))
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log settings; logging the same values again changes nothing."""
@@ -177,6 +193,13 @@ class Tracker:
         """Store a figure as an artifact."""
         self._do(lambda: self.client.log_figure(run_id, figure, file))
 
+    def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
+        """Store files as artifacts in a folder of the run; files of the same names are replaced."""
+        with tempfile.TemporaryDirectory() as copies:
+            for file in files:
+                shutil.copy(file, copies)
+            self._do(lambda: self.client.log_artifacts(run_id, copies, folder))
+
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         """Register the data set that a run used."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -202,6 +225,11 @@ class Tracker:
         Raises:
             UsageError: the run has no such artifact.
         """
+        if self._folder is not None and (own := self._folder / run_id / "artifacts").is_dir():  # 500 times as fast
+            try:
+                return (own / file).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found = self._do(lambda: self.client.download_artifacts(run_id, file, folder))
@@ -225,6 +253,9 @@ class Tracker:
 
     def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
         """Runs with these tags, newest first."""
+        if (tables := self._tables) is not None:
+            wanted = tags if parent is None else {**tags, "mlflow.parentRunId": parent}
+            return [_record_of(row) for row in self._do(lambda: tables.find(wanted, status))]
         conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status is not None:
             conditions.append(f"attributes.status = '{status}'")
@@ -245,12 +276,43 @@ class Tracker:
     def by_job_key(self, keys: Iterable[str]) -> dict[str, RunRecord]:
         """The newest finished run of each job key that has one."""
         wanted = set(keys)
+        if (tables := self._tables) is not None:
+            return {key: _record_of(row) for key, row in self._do(lambda: tables.by_job_key(wanted)).items()}
         found: dict[str, RunRecord] = {}
         for run in self.find(status="FINISHED", kind="job"):
             key = run.tags.get("job_key", "")
             if key in wanted:
                 found.setdefault(key, run)
         return found
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of a ``file:`` address or a plain path, None for any other."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") and parsed.netloc in ("", "localhost") else None
+
+
+def _tables(client: MlflowClient, experiment_id: str) -> RunTables | None:
+    """The tables of a database, None where the store is a server or its tables are not known."""
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is None or not experiment_id.isdecimal():
+        return None
+    tables = RunTables(engine, int(experiment_id))
+    return tables if tables.fits() else None
+
+
+def _record_of(row: Row) -> RunRecord:
+    return RunRecord(
+        run_id=row.run_id,
+        name=row.name,
+        status=row.status,
+        tags=row.tags,
+        params=row.params,
+        metrics=row.metrics,
+        start=row.start / 1000,
+        end=row.end / 1000 if row.end else None,
+        parent=row.tags.get("mlflow.parentRunId"),
+    )
 
 
 def _record(run: Any) -> RunRecord:

@@ -19,6 +19,7 @@ from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord
+from benchmark.notes import DESCRIPTION, job_name, job_note
 from benchmark.protocol import StageOne, stage_one, stage_two
 from benchmark.provenance import dump_call, environment, peak_memory_mb, restart_peak_memory, unit_tags
 from benchmark.records import EpochLog, log_stage_one, log_stage_two, write_weights_record
@@ -190,7 +191,7 @@ class Worker:
             return None
         for outcome in outcomes:
             clear_checkpoints(self._folder(outcome.job))
-            self._show_end(outcome, outcome.job.title)
+            self._show_end(outcome, label_of(outcome.job, task.variant))
         return Done([entry_of(outcome, task.variant) for outcome in outcomes])
 
     def _repetition(self, task: Repetition) -> Done:
@@ -267,7 +268,7 @@ class Worker:
         Raises:
             Pruned: from ``on_epoch``.
         """
-        folder = self._folder(job)
+        folder, variant = self._folder(job), tags["variant"]
         with self.locks.alone(lock_of(job)):
             runs = self._runs(job)
             outcome = self._find_done(job, runs)
@@ -283,9 +284,9 @@ class Worker:
                 lost = bool(runs) and runs[0].status == "FAILED"
                 outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get('error')}" if lost else "not run yet")
             else:
-                run_id = self._job_run(job, runs, parent, tags, label or job.title)
-                outcome = self._train(job, run_id, folder, first, on_epoch, label or job.title)
-        self._show_end(outcome, label or job.title)
+                run_id = self._job_run(job, runs, parent, tags)
+                outcome = self._train(job, run_id, folder, first, on_epoch, label or label_of(job, variant), variant)
+        self._show_end(outcome, label or label_of(job, variant))
         return outcome
 
     def _folder(self, job: Job) -> Path:
@@ -307,7 +308,7 @@ class Worker:
                 self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
         return None
 
-    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], title: str) -> str:
+    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str]) -> str:
         """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
         interrupted = [r for r in runs if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
         if interrupted:
@@ -318,7 +319,9 @@ class Worker:
             return interrupted[0].run_id
         identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
         seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
-        run_id = self.tracker.start(title, {**identity, **seeds, **tags, **environment()}, parent)
+        about = {DESCRIPTION: job_note(job, tags["variant"])}
+        name = job_name(job, tags["variant"], tags.get("trial"))
+        run_id = self.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
         self._describe(run_id, job)
         return run_id
 
@@ -345,6 +348,7 @@ class Worker:
         first: StageOne | None,
         on_epoch: Callable[[EpochRecord], None] | None,
         title: str,
+        variant: str,
     ) -> Outcome:
         def after_epoch(record: EpochRecord) -> None:
             if on_epoch is not None:
@@ -386,7 +390,8 @@ class Worker:
         self.tracker.log_metrics(run_id, usage)
         self.tracker.log_json(run_id, result, "result.json")
         write_weights_record(folder, job, result)
-        self.tracker.tag(run_id, outcome="done", weights=str(folder / ("best.pt" if first is None else "final.pt")))
+        weights = str(folder / ("best.pt" if first is None else "final.pt"))
+        self.tracker.tag(run_id, outcome="done", weights=weights, **{DESCRIPTION: job_note(job, variant, result)})
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)
@@ -418,6 +423,11 @@ def study_of(unit: Unit, storage: str) -> Study:
 def lock_of(job: Job) -> str:
     """Name of the lock that a process holds while it works on a job."""
     return f"jobs/{job.key}"
+
+
+def label_of(job: Job, variant: str) -> str:
+    """A job on the terminal; the same seed and stage with tuned settings has another label."""
+    return f"{job.title} · tuned" if variant == "tuned" else job.title
 
 
 def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:

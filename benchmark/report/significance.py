@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title
@@ -68,20 +69,23 @@ def comparisons(results: Results) -> pd.DataFrame:
     """
     rows, ranks = [], method_ranks(results)
     for place, jobs in _trained(results).groupby(PLACE, sort=False):
-        sides = list(jobs.groupby(["method", "settings"], sort=False))
+        groups = jobs.groupby(["method", "settings"], sort=False)
+        sides = [(key, side.set_index("seed")[list(TESTED)]) for key, side in groups]
         sides.sort(key=lambda side: ranks[str(side[0][0])])
-        for (first, mine), (second, others) in combinations(sides, 2):
+        for (first, one), (second, two) in combinations(sides, 2):
             if first[0] == second[0]:
                 continue  # one method under two settings: their rows say enough
             row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
             row |= {"method": first[0], "settings": first[1], "other": second[0], "other_settings": second[1]}
-            one, two = (side.set_index("seed")[list(TESTED)] for side in (mine, others))
-            gaps = (one - two).dropna()
+            seeds = one.index.intersection(two.index)
+            gaps = one.loc[seeds].to_numpy(float) - two.loc[seeds].to_numpy(float)
+            gaps = gaps[~np.isnan(gaps).any(axis=1)]
             row["seeds"] = len(gaps)
-            for metric in TESTED:
-                low, high = mean_interval(gaps[metric])
-                row |= {f"{metric}_difference": gaps[metric].mean(), f"{metric}_std": gaps[metric].std(ddof=1)}
-                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p_value(gaps[metric])}
+            for metric, values in zip(TESTED, gaps.T, strict=True):
+                gap = pd.Series(values)
+                low, high = mean_interval(gap)
+                row |= {f"{metric}_difference": gap.mean(), f"{metric}_std": gap.std(ddof=1)}
+                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p_value(gap)}
             rows.append(row)
     names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
     labels = ["method", "settings", "other", "other_settings", "seeds"]

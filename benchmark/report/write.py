@@ -151,6 +151,8 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
 def _save(figure: ReportFigure, folder: Path) -> bytes:
     """Write a figure and its numbers; returns the smaller of its two images."""
     png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
+    figure.figure.draw_without_rendering()  # lays it out
+    figure.figure.set_layout_engine("none")  # once: each of the two would do it again
     figure.figure.savefig(png, dpi=200)
     figure.figure.savefig(svg, metadata={"Date": None})
     figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
@@ -317,7 +319,8 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for call in results.calls:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
-    used = [r for key, r in results.runs.items() if key in {*results.test["job_key"], *results.validation["job_key"]}]
+    in_tables = {*results.test["job_key"], *results.validation["job_key"]}
+    used = [r for key, r in results.runs.items() if key in in_tables]
     tested = [*used, *(weights.run for weights in results.released)]
     lines.append(f"Code revision: {_tag_values([*tested, *results.calls], 'git_revision')}")
     versions = (f"{label} {_tag_values(tested, tag)}" for label, tag in VERSIONS.items())
