@@ -11,6 +11,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -23,6 +24,8 @@ REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
 WIDE = 100
 """Columns from which on bars say all that they can."""
+NARROWEST = 24
+"""Characters that a column of longer texts should have."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
 
@@ -219,5 +222,21 @@ def show_table(
 
 
 def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of plain values."""
-    show_table(console, title, pd.DataFrame([[str(v) for v in row] for row in rows], columns=list(columns)))
+    """Print rows of plain values; where columns would break words, the rows one below the other."""
+    texts = [[str(value) for value in row] for row in rows]
+    words = [
+        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
+    ]
+    longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
+    if least <= console.width or len(columns) < 3:
+        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
+        return
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    for first, *others in texts:
+        console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
+        for column, text in zip(columns[1:], others, strict=True):
+            if text:
+                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
+    console.print()
