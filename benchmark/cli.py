@@ -318,12 +318,13 @@ def _run_units(
     retry_failed: bool = False,
 ) -> CallResult:
     from benchmark.display import LiveDisplay
-    from benchmark.execution import Runner
+    from benchmark.execution import Runner, count_jobs
     from benchmark.interrupts import Interrupts
 
     if note := workers.note(units):
         err.print(note)
-    with LiveDisplay(out, quiet=quiet) as display, Interrupts(err.print) as interrupts:
+    jobs = count_jobs(units, call.stages, tune_only=tune_only)
+    with LiveDisplay(out, quiet=quiet, jobs=jobs) as display, Interrupts(err.print) as interrupts:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         places = (tracker, runs_dir, _storage(runs_dir, storage), display.lane())
         runner = Runner(*places, command, interrupts.stopping, retry_failed)

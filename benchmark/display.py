@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from benchmark.method import EpochRecord
@@ -19,34 +22,50 @@ if TYPE_CHECKING:
 
 REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
+WIDE = 100
+"""Columns from which on bars say all that they can."""
+NARROWEST = 24
+"""Characters that a column of longer texts should have."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
 
 class LiveDisplay:
-    """Progress of running jobs with loss, validation HM and time left, and a line for each finished job.
+    """Progress of a call with its running jobs, their epochs, batches and time left, and a line for each finished job.
 
-    Without a terminal there are no live bars, only the lines; ``quiet`` leaves out the lines of jobs too.
+    Without a terminal, or on one that cannot move its cursor, there are no live bars, only the lines; ``quiet`` leaves out the
+    lines too.
+
+    Args:
+        jobs: how many jobs the call has; without it there is no bar for all of them.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, jobs: int | None = None) -> None:
         self.console, self.quiet = console, quiet
+        wide = console.width >= WIDE
+        title = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        numbers = [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))] if wide else []
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("val HM {task.fields[hm]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            title,
+            BarColumn(bar_width=12 if wide else 6),
+            TextColumn("{task.fields[place]}", table_column=Column(no_wrap=True)),
+            *numbers,
+            _TimeLeft(),
             console=console,
             refresh_per_second=REFRESHES,
-            disable=quiet or not console.is_terminal,
+            disable=quiet or not console.is_terminal or console.is_dumb_terminal,
             transient=True,
+            expand=True,
         )
+        self.wide = wide
         self._lanes: dict[Hashable, Lane] = {}
+        self._jobs, self._done, self._trained, self._started = jobs, 0, 0, time.monotonic()
+        self._all = (
+            None if jobs is None else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
+        )
+        self.passed(0)
 
     def __enter__(self) -> LiveDisplay:
+        self._started = time.monotonic()
         self.progress.start()
         return self
 
@@ -57,6 +76,47 @@ class LiveDisplay:
         """The display of a task; 0 for this process."""
         return self._lanes.setdefault(task, Lane(self))
 
+    def passed(self, jobs: int, trained: int = 0) -> None:
+        """Count jobs as done; those that were trained now say how long the others will take."""
+        self._done += jobs
+        self._trained += trained
+        if self._all is not None and self._jobs is not None:
+            self._jobs = max(self._jobs, self._done)  # a study tries again after a failed trial
+            place = f"jobs {self._done}/{self._jobs}" if self.wide else f"{self._done}/{self._jobs}"
+            self.progress.update(self._all, completed=self._done, total=self._jobs, place=place, left=self._left())
+
+    def moved(self) -> None:
+        """Tell the time left anew."""
+        if self._all is not None:
+            self.progress.update(self._all, left=self._left())
+
+    def _left(self) -> str:
+        if self._jobs is None:
+            return ""
+        running = sum(lane.share for lane in self._lanes.values())
+        trained, open_jobs = self._trained + running, self._jobs - self._done - running
+        if trained <= 0 or open_jobs <= 0:
+            return ""
+        return _clock((time.monotonic() - self._started) * open_jobs / trained)
+
+
+class _TimeLeft(ProgressColumn):
+    """What a task says of the time left, or an estimate from its speed."""
+
+    def render(self, task: Task) -> Text:
+        told = task.fields.get("left")
+        if told is None:
+            seconds = task.time_remaining
+            told = "" if seconds is None else _clock(seconds)
+        return Text(f"{told or '-:--'} left", style="progress.remaining")
+
+
+def _clock(seconds: float) -> str:
+    """``3:05`` or ``1:03:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
 
 class Lane:
     """Shows the running job of a task."""
@@ -64,25 +124,48 @@ class Lane:
     def __init__(self, display: LiveDisplay) -> None:
         self.display, self.progress, self.console = display, display.progress, display.console
         self.task: TaskID | None = None
-        self.batches = 1
+        self.epochs, self.batches, self.share = 1, 1, 0.0
+        self.loss, self.hm = "-", "-"
+        self._shown = 0.0
 
     def start(self, title: str, epochs: int, batches: int) -> None:
-        self.batches = batches
         self.clear()
-        self.task = self.progress.add_task(escape(title), total=epochs * batches, epoch=1, epochs=epochs, loss="-", hm="-")
+        self.epochs, self.batches, self.loss, self.hm = epochs, batches, "-", "-"
+        if not self.display.wide:  # data and mode are in the lines above
+            method, *rest = title.split(" · ")
+            title = " · ".join([method, *rest[2:]])
+        self.task = self.progress.add_task(escape(title), total=epochs * batches, place="", numbers="")
+        self._show(0, 0, 0)
+
+    def _show(self, done: int, epoch: int, batch: int) -> None:
+        if self.task is None:
+            return
+        self.share = done / (self.epochs * self.batches)
+        place = f"{epoch + 1}/{self.epochs} {batch:>{len(str(self.batches))}}/{self.batches}"
+        if self.display.wide:
+            place = f"epoch {epoch + 1}/{self.epochs} batch {batch:>{len(str(self.batches))}}/{self.batches}"
+        self.progress.update(self.task, completed=done, place=place, numbers=f"loss {self.loss} val HM {self.hm}")
+        self.display.moved()
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
-        if self.task is not None:
-            done = epoch * self.batches + batch + 1
-            self.progress.update(self.task, completed=done, epoch=epoch + 1, loss=f"{loss:.3f}")
+        now = time.monotonic()
+        if now < self._shown + 0.5 / REFRESHES and batch + 1 < self.batches:  # more is not drawn
+            return
+        self._shown = now
+        self.loss = f"{loss:.3f}"
+        self._show(epoch * self.batches + batch + 1, epoch, batch + 1)
 
     def epoch(self, record: EpochRecord) -> None:
-        if self.task is not None:
-            done = (record.epoch + 1) * self.batches
-            self.progress.update(self.task, completed=done, hm=f"{100 * record.validation['hm']:.2f}")
+        self.hm = f"{100 * record.validation['hm']:.2f}"
+        self._show((record.epoch + 1) * self.batches, record.epoch, self.batches)
+
+    def passed(self, jobs: int) -> None:
+        self.clear()
+        self.display.passed(jobs)
 
     def end(self, ended: Ended) -> None:
         self.clear()
+        self.display.passed(1, trained=int(ended.state == "done"))
         if not self.display.quiet:
             text = f"{MARKS[ended.state]} {escape(ended.label)}  {escape(_summary(ended))}"
             self.console.print(text, highlight=False, soft_wrap=True)
@@ -94,7 +177,7 @@ class Lane:
     def clear(self) -> None:
         if self.task is not None:
             self.progress.remove_task(self.task)
-            self.task = None
+            self.task, self.share = None, 0.0
 
 
 def _summary(ended: Ended) -> str:
@@ -139,5 +222,21 @@ def show_table(
 
 
 def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of plain values."""
-    show_table(console, title, pd.DataFrame([[str(v) for v in row] for row in rows], columns=list(columns)))
+    """Print rows of plain values; where columns would break words, the rows one below the other."""
+    texts = [[str(value) for value in row] for row in rows]
+    words = [
+        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
+    ]
+    longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
+    if least <= console.width or len(columns) < 3:
+        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
+        return
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    for first, *others in texts:
+        console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
+        for column, text in zip(columns[1:], others, strict=True):
+            if text:
+                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
+    console.print()

@@ -287,6 +287,15 @@ class _Progress:
             self.tracker.tag(parent, **{DESCRIPTION: method_note(unit, self.call, self.means, index)})
 
 
+def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int:
+    """How many jobs a call has, trials included; all that were done before too."""
+    each = 2 if stages == "all" else 1
+    return sum(
+        unit.tuning.trials + (0 if tune_only else each * len(unit.repetitions) * (2 if unit.tuning.trials else 1))
+        for unit in units
+    )
+
+
 def _is_of(entry: Entry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())
 

@@ -196,6 +196,9 @@ class _Remote:
     def end(self, ended: Ended) -> None:
         self._tell("end", ended)
 
+    def passed(self, jobs: int) -> None:
+        self._tell("passed", jobs)
+
     def say(self, text: str) -> None:
         self._tell("say", text)
 

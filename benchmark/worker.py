@@ -46,6 +46,9 @@ class Display(Protocol):
     def end(self, ended: Ended) -> None:
         """A job ended, or was found done."""
 
+    def passed(self, jobs: int) -> None:
+        """Jobs that need no line: trials that were done before, or pruned."""
+
     def say(self, text: str) -> None:
         """A line for the user."""
 
@@ -216,7 +219,9 @@ class Worker:
         study = study_of(unit, self.storage)
         turns = StudyLocks(self.locks, study.name)
         if task.lane == 0:
-            self.display.say(f"{unit.title}: tuning, {study.finished_trials()} of {unit.tuning.trials} trials done")
+            finished = study.finished_trials()
+            self.display.say(f"{unit.title}: tuning, {finished} of {unit.tuning.trials} trials done")
+            self.display.passed(finished)
 
         def objective(trial: Trial, values: Mapping[str, Any]) -> float:
             job = trial_job(unit, values)
@@ -229,7 +234,11 @@ class Worker:
                     if record.epoch + 1 < job.settings.train.epochs:  # after its last epoch nothing is left to save
                         raise
 
-            outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
+            try:
+                outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
+            except Pruned:
+                self.display.passed(1)
+                raise
             if outcome.state == "failed":
                 raise JobError(outcome.error)
             return float(outcome.result["validation"]["hm"])

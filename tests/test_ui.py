@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import requests
 from commands import PROJECT, free_port
+from tiny import Bench, need
 
 from benchmark.cli import main
 from benchmark.servers import Program, ServerError, Servers, is_free
@@ -156,3 +158,47 @@ def test_an_ended_program_is_told_with_its_last_lines() -> None:
     words = [sys.executable, "-c", "print('first'); print('cause of death')"]
     with Servers([Program("a server", words, free_port())]) as running, pytest.raises(ServerError, match="cause of death"):
         running.wait(lambda: False, until_ready=True)
+
+
+@pytest.mark.slow
+def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matter_first(bench: Bench) -> None:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        need("chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    bench.run(bench.call(methods="cjme,avgzslnet", trials=2))
+    (call,) = bench.tracker.find(kind="call")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1600,1200"):
+        options.add_argument(argument)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")
+    with ui(bench.runs, "--json") as process:
+        found = addresses(process)
+        browser = webdriver.Chrome(options, Service(chromedriver))
+
+        def shows(*texts: str) -> list[str]:
+            """The lines of the page once it has these texts."""
+            body = "return document.body.innerText"
+            WebDriverWait(browser, 90).until(lambda page: all(t in str(page.execute_script(body)) for t in texts))
+            return str(browser.execute_script(body)).splitlines()
+
+        try:
+            browser.get(found["runs"])
+            shows("Training runs", "matching runs", "A run per benchmark call")
+            browser.get(f"{found['MLflow']}/#/experiments/{bench.tracker.experiment_id}/runs/{call.run_id}")
+            shows("Benchmark call", "Compare its methods")
+            browser.find_element("link text", "Compare its methods").click()
+            if len(browser.window_handles) > 1:
+                browser.switch_to.window(browser.window_handles[-1])
+            lines = shows("Comparing 2 Runs", "CJME · synthetic/native · paper", "1 HM tuned", "2 ZSL tuned")
+            metrics = [line for line in lines[lines.index("Metrics") :] if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line]
+            assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
+            browser.get(f"{found['optuna-dashboard']}/dashboard")
+            shows("cjme synthetic-native paper")
+        finally:
+            browser.quit()

@@ -56,6 +56,9 @@ class SilentDisplay:
     def end(self, ended: Ended) -> None:
         self.outcomes.append(ended)
 
+    def passed(self, jobs: int) -> None:
+        pass
+
     def say(self, text: str) -> None:
         pass
 
