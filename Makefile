@@ -51,6 +51,7 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.training_step
 	$(BIN)/python -m perf.overhead
+	$(BIN)/python -m perf.report --runs 1500
 
 clean:  ## remove caches and the virtual environment; results in runs/ and reports/ stay
 	rm -rf $(VENV) .setup.lock .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
