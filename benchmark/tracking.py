@@ -181,6 +181,14 @@ class Tracker:
         """All values of a metric by step; of a step logged twice the later one."""
         return sorted({m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}.items())
 
+    def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
+        """All values of metrics of runs by run and metric, then by step; those that were never logged are missing."""
+        ids = list(run_ids)
+        if (tables := self._tables) is not None:
+            return self._do(lambda: tables.histories(ids, metrics))
+        found = {(run_id, metric): dict(self.history(run_id, metric)) for run_id in ids for metric in metrics}
+        return {key: values for key, values in found.items() if values}
+
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact."""
         self._do(lambda: self.client.log_text(run_id, text, file))

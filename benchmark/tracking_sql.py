@@ -16,6 +16,7 @@ SHOWN = ("run_uuid", "name", "status", "start_time", "end_time")
 RUNS = table("runs", *map(column, (*SHOWN, "experiment_id", "lifecycle_stage")))
 TAGS, PARAMS = (table(name, *map(column, ("key", "value", "run_uuid"))) for name in ("tags", "params"))
 METRICS = table("latest_metrics", *map(column, ("key", "value", "is_nan", "run_uuid")))
+HISTORY = table("metrics", *map(column, ("key", "value", "timestamp", "step", "is_nan", "run_uuid")))
 FACTS = [RUNS.c[name] for name in SHOWN]
 AT_ONCE = 500
 """Values in one condition; databases have limits."""
@@ -47,7 +48,7 @@ class RunTables:
         """Whether the tables are those that this module knows; those of another version of MLflow may not be."""
         try:
             with self.engine.connect() as connection:
-                for known in (RUNS, TAGS, PARAMS, METRICS):
+                for known in (RUNS, TAGS, PARAMS, METRICS, HISTORY):
                     connection.execute(select(known).limit(0))
         except Exception:  # whatever it is, MLflow's client can do the same, slower
             return False
@@ -87,6 +88,21 @@ class RunTables:
                         facts[row.run_uuid] = row[: len(FACTS)]
             rows = {row.run_id: row for row in self._complete(connection, list(facts.values()))}
         return {key: rows[run_id] for key, run_id in found.items()}
+
+    def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
+        """Values by step of metrics of runs, by run and metric; of a step logged twice the later one."""
+        shown = [HISTORY.c[name] for name in ("run_uuid", "key", "step", "value", "is_nan")]
+        query = (
+            select(*shown)
+            .where(HISTORY.c.run_uuid.in_(bindparam("runs", expanding=True)), HISTORY.c.key.in_(metrics))
+            .order_by(HISTORY.c.timestamp)
+        )
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        with self.engine.connect() as connection:
+            for some in _portions(run_ids):
+                for run_id, key, step, value, is_nan in connection.execute(query, {"runs": some}):
+                    found.setdefault((run_id, key), {})[step] = float("nan") if is_nan else value
+        return found
 
     def _active(self, status: str | None) -> Select[Any]:
         query = select(*FACTS).where(RUNS.c.experiment_id == self.experiment, RUNS.c.lifecycle_stage == "active")

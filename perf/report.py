@@ -5,6 +5,7 @@ which has half of the runs, and small calls of one data set and mode. Each job h
 a real one. Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
 
 - ``newest``: the report of the newest call, a small one.
+- ``largest``: the report of the large call alone.
 - ``all``: the report of all calls together; the settings of all their jobs are compared.
 - ``look-up``: what ``run`` and ``status`` ask of the store for each job.
 - ``by key``: the finished runs of a small call's jobs, as after each method of a call.
@@ -240,6 +241,7 @@ def measurements(folder: Path) -> dict[str, tuple[int, Callable[[Tracker], objec
     some = keys[:: max(1, len(keys) // 20)]
     return {
         "newest": (1, lambda t: write_report(t, folder / "newest")),
+        "largest": (1, lambda t: write_report(t, folder / "largest", [found[-1].run_id])),
         "all": (1, lambda t: write_report(t, folder / "all", [call.run_id for call in found])),
         "look-up": (len(some), lambda t: [t.find(kind="job", job_key=key) for key in some]),
         "by key": (1, lambda t: t.by_job_key(keys)),
@@ -276,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(tabulate(rows, ["what", "s"], tablefmt="github", disable_numparse=True, colalign=("left", "right")))
     if options.json is not None:
         options.json.write_text(json.dumps({"runs": runs, "seconds": seconds}, indent=1) + "\n", encoding="utf-8")
-    slow = [what for what in ("newest", "all") if seconds.get(what, 0) > GOAL]
+    slow = [what for what in ("newest", "largest", "all") if seconds.get(what, 0) > GOAL]
     if slow:
         raise SystemExit(f"over {GOAL:.0f} s: {', '.join(slow)}")
 

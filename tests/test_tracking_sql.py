@@ -51,6 +51,18 @@ def test_runs_are_found_as_by_the_client_in_its_order(filled: Tracker, monkeypat
     assert {key: run.name for key, run in keys.items()} == {"key 0": "job 1", "key 1": "job 2"}
 
 
+def test_histories_are_those_of_the_client(filled: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run.run_id for run in filled.find(kind="job")]
+    straight = filled.histories(runs, ["hm", "loss", "none"])
+    monkeypatch.setattr(filled, "_tables", None)
+    slow = filled.histories(runs, ["hm", "loss", "none"])
+    as_text = [
+        {key: sorted((step, str(v)) for step, v in values.items()) for key, values in h.items()} for h in (straight, slow)
+    ]
+    assert as_text[0] == as_text[1]
+    assert len(straight) == 2 * len(runs)
+
+
 def test_tables_of_an_unknown_kind_are_left_to_the_client(filled: Tracker) -> None:
     assert filled._tables is not None
     with filled._tables.engine.begin() as connection:

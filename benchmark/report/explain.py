@@ -157,9 +157,10 @@ def training_epochs(tracker: Tracker, run_ids: Sequence[str] | pd.Series) -> pd.
         Columns ``epoch`` (from 1), ``seeds``, and ``_mean``, ``_low`` (least) and ``_high`` (greatest) of ``loss`` and ``hm``
         (validation, fraction); no row where nothing was logged.
     """
-    logged = []
+    logged, keys = [], {"loss": "train/total", "hm": "val/hm"}
+    histories = tracker.histories(run_ids, list(keys.values()))
     for run_id in run_ids:
-        by_metric = {name: dict(tracker.history(run_id, key)) for name, key in (("loss", "train/total"), ("hm", "val/hm"))}
+        by_metric = {name: dict(sorted(histories.get((run_id, key), {}).items())) for name, key in keys.items()}
         logged.append(pd.DataFrame(by_metric, columns=["loss", "hm"], dtype=float).rename_axis("epoch").reset_index())
     frame = pd.concat(logged, ignore_index=True) if logged else pd.DataFrame(columns=["epoch", "loss", "hm"], dtype=float)
     groups = frame.groupby("epoch")

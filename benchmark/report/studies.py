@@ -124,7 +124,8 @@ def _saved(unit: UnitFacts) -> str:
 
 def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
     """Test HM of the tuned settings - of the starting ones, a fraction for each seed that has both."""
-    mine = results.test[(results.test[UNIT] == list(unit.key)).all(axis=1) & (results.test["call"] == unit.call)]
+    mine = results.test[results.test["call"] == unit.call]
+    mine = mine[(mine[UNIT] == list(unit.key)).all(axis=1)]
     done, tuned = mine[mine["state"] == "done"], mine["variant"] == "tuned"
     after, before = (done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned))
     return list((after - before).dropna())

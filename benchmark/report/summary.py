@@ -178,7 +178,7 @@ def _pair(
 
 def method_ranks(results: Results) -> dict[str, int]:
     """Place of each method in tables and its number in figures: as published tables list them, then as the calls ran them."""
-    seen = [*results.test["method"], *results.validation["method"], *(u.method for u in results.units)]
+    seen = [*results.test["method"].unique(), *results.validation["method"].unique(), *(u.method for u in results.units)]
     return {name: rank for rank, name in enumerate(dict.fromkeys([*method_order(), *seen]))}
 
 
