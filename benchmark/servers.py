@@ -97,13 +97,26 @@ class Servers:
             for program, process in self._running.items():
                 if process.poll() is not None:
                     raise ServerError(f"{program.name} ended by itself (exit code {process.returncode})\n{self._tail(program)}")
-            waited_for = {program for program in waited_for if not answers(program.address + program.path)}
+            waited_for = {program for program in waited_for if not self._serves(program)}
             if until_ready and not waited_for:
                 return
             if until_ready and time.monotonic() > started + START_SECONDS:
                 late = min(waited_for, key=lambda program: program.port)
                 raise ServerError(f"{late.name} does not answer after {START_SECONDS:.0f} s\n{self._tail(late)}")
             time.sleep(POLL_SECONDS)
+
+    def _serves(self, program: Program) -> bool:
+        """Whether a program answers, and not another one that was faster to take its port."""
+        if not answers(program.address + program.path):
+            return False
+        try:
+            own = psutil.Process(self._running[program].pid)
+            sockets = [s for p in (own, *own.children(recursive=True)) for s in p.net_connections("tcp")]
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:  # some systems tell nobody
+            return True
+        return any(s.status == psutil.CONN_LISTEN and s.laddr.port == program.port for s in sockets)
 
     def _tail(self, program: Program) -> str:
         lines = self._log(program).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -27,10 +27,24 @@ from benchmark.tracking import Tracker
 from benchmark.tuning import open_storage
 
 
+def two_ports() -> int:
+    """A free port whose next one is free too; the usual ones would meet those of tests at the same time."""
+    return next(port for port in iter(free_port, None) if is_free(port + 1))
+
+
 @contextmanager
 def ui(runs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """The command, started; killed with its children if the test leaves it running."""
-    words = [sys.executable, str(PROJECT / "run_benchmark.py"), "ui", "--runs-dir", str(runs), *options]
+    words = [
+        sys.executable,
+        str(PROJECT / "run_benchmark.py"),
+        "ui",
+        "--runs-dir",
+        str(runs),
+        "--port",
+        str(two_ports()),
+        *options,
+    ]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -146,6 +160,19 @@ def test_a_program_that_starts_another_one_in_a_session_of_its_own_leaves_nothin
     else:
         os.kill(pid, signal.SIGKILL)
         pytest.fail("the grandchild lives on")
+
+
+def test_a_program_whose_port_another_one_has_is_not_taken_for_ready() -> None:
+    port = free_port()
+    serve = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
+    first, second = (
+        Program("first", [sys.executable, "-c", serve], port),
+        Program("second", [sys.executable, "-c", "import time; time.sleep(2); raise SystemExit('taken')"], port),
+    )
+    with Servers([first]) as running:
+        running.wait(lambda: False, until_ready=True)
+        with Servers([second]) as late, pytest.raises(ServerError, match="taken"):
+            late.wait(lambda: False, until_ready=True)
 
 
 def test_an_ended_program_is_told_with_its_last_lines() -> None:
