@@ -237,7 +237,13 @@ def test_a_slurm_job_that_is_killed_and_requeued_completes_with_the_undisturbed_
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     try:
         with one_node_slurm(folder, cpus=2) as slurm:
-            words = ["sbatch", "--parsable", *one_node, str(script), *tiny_arguments(other, *OPTIONS)]
+            words = [
+                "sbatch",
+                "--parsable",
+                *one_node,
+                str(script),
+                *tiny_arguments(other, *OPTIONS)[1:],
+            ]  # the script says run
             number = slurm.command(*words, cwd=PROJECT, **env)
             while not list(other.runs.glob("jobs/*/checkpoint.pt")):
                 assert slurm.job(number)["JobState"] in ("PENDING", "CONFIGURING", "RUNNING"), log.read_text() + slurm.logs()
