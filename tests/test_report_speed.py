@@ -17,7 +17,9 @@ def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
     assert made >= 200
     assert made == sum(shape.runs for shape in report.shapes(200))
     tracker = report.tracker_of(runs)
-    for times, action in report.measurements(runs).values():
+    found = report.measurements(runs)
+    for name in set(found) - {"largest", "all"}:  # as "newest", with more figures to draw
+        times, action = found[name]
         assert times > 0
         action(tracker)
     assert len(tracker.find(kind="job", status="FINISHED")) > 150
