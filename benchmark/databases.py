@@ -42,14 +42,14 @@ def set_write_ahead_logging(file: Path) -> None:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error says that a store does not answer for now: no connection, locked, full, restarting."""
+    """Whether an error says that a store does not answer for now: no connection, one broken off, locked, full, restarting."""
+    from requests.exceptions import ChunkedEncodingError, HTTPError, RetryError, Timeout
     from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import HTTPError, RetryError, Timeout
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (NoConnection, Timeout, RetryError, OperationalError, InterfaceError)):
+        if isinstance(cause, (NoConnection, ChunkedEncodingError, Timeout, RetryError, OperationalError, InterfaceError)):
             return True
         if isinstance(cause, HTTPError) and cause.response is not None and cause.response.status_code in (502, 503, 504):
             return True

@@ -21,11 +21,13 @@ import pytest
 import torch
 from commands import PROJECT, free_port, tiny_arguments
 from filelock import FileLock
+from mlflow import MlflowClient, MlflowException
+from mlflow.entities import Metric
 from tiny import Bench, need, results
 
 from benchmark import patience
 from benchmark.cli import main
-from benchmark.databases import sqlite_uri
+from benchmark.databases import is_away, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import job_states
 from benchmark.method import EpochRecord, Method
@@ -240,6 +242,25 @@ def test_a_result_that_cannot_be_read_for_now_is_not_taken_for_lost(bench: Bench
         with pytest.raises(Unavailable, match="the store is away"):
             bench.run(bench.call(EPOCHS, methods="cjme"))
     assert [run.run_id for run in bench.tracker.find(kind="job")] == before, "a finished job was begun again"
+
+
+def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is killed while it answers: MLflow wraps what its HTTP library says of it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        with pytest.raises(MlflowException, match="IncompleteRead") as caught:
+            MlflowClient(f"http://127.0.0.1:{listener.getsockname()[1]}").log_batch("1", metrics=[Metric("m", 1.0, 0, 0)])
+        thread.join()
+    assert is_away(caught.value)
 
 
 def test_patience_ends(hasty: None) -> None:
