@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlparse
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -96,6 +97,7 @@ class Tracker:
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows what jobs do
         from mlflow import MlflowClient  # 1.3 seconds: only when a store is opened
 
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
@@ -130,12 +132,22 @@ class Tracker:
             raise
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """Create a run and return its id."""
+        """Create a run and return its id; one run, also where the store created it and its answer was lost."""
         source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py"}
-        all_tags = {"mlflow.runName": name, **source, **tags}
+        all_tags = {"mlflow.runName": name, **source, "opening": uuid4().hex, **tags}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
-        return self._do(lambda: str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id))
+        tried = False
+
+        def create() -> str:
+            nonlocal tried
+            if tried:
+                for run in self.client.search_runs([self.experiment_id], f"tags.opening = '{all_tags['opening']}'"):
+                    return str(run.info.run_id)
+            tried = True
+            return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+
+        return self._do(create)
 
     def reopen(self, run_id: str) -> None:
         """Mark an existing run as running again."""

@@ -23,6 +23,7 @@ from commands import PROJECT, free_port, tiny_arguments
 from filelock import FileLock
 from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Metric
+from requests.exceptions import ConnectionError as NoConnection
 from tiny import Bench, need, results
 
 from benchmark import patience
@@ -261,6 +262,22 @@ def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatc
             MlflowClient(f"http://127.0.0.1:{listener.getsockname()[1]}").log_batch("1", metrics=[Metric("m", 1.0, 0, 0)])
         thread.join()
     assert is_away(caught.value)
+
+
+def test_a_run_whose_creation_was_not_answered_is_created_once(hasty: None, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, lost = bench.tracker.client.create_run, []
+
+    def unanswered(*arguments: Any, **options: Any) -> Any:
+        made = create(*arguments, **options)
+        if not lost:
+            lost.append(made.info.run_id)
+            raise NoConnection("the answer was lost")
+        return made
+
+    monkeypatch.setattr(bench.tracker.client, "create_run", unanswered)
+    assert bench.tracker.start("one", {}) == lost[0]
+    assert bench.tracker.start("two", {}) != lost[0]
+    assert len(bench.tracker.find()) == 2
 
 
 def test_patience_ends(hasty: None) -> None:
