@@ -143,7 +143,10 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
     with _looking_at(method) as device:
         batch = make_batch(data.samples, rows, rules, training=False).to(device)
         fused = torch.backends.mha.get_fastpath_enabled()
+        trained = [p for p in method.parameters() if p.requires_grad]
         try:
+            for parameter in trained:  # the counter follows gradients, and stumbles over views of parameters that have none
+                parameter.requires_grad_(False)
             torch.backends.mha.set_fastpath_enabled(False)  # fused layers are opaque to the counter
             with counter:
                 method.embed(batch)
@@ -151,6 +154,8 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
             return None
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
+            for parameter in trained:
+                parameter.requires_grad_(True)
     return counter.get_total_flops() / len(rows)
 
 

@@ -286,6 +286,8 @@ def _unit(
     train = {**card.train, **budget.train}
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
     ranges = {key: r for key, r in _ranges(method, recipe, card).items() if key not in fixed}
+    if budget.searched is not None:
+        ranges = {key: r for key, r in ranges.items() if key in budget.searched} or ranges
     settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
         raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")

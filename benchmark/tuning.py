@@ -38,7 +38,7 @@ SECONDS = "seconds"
 """User attribute of a trial: what its epochs took."""
 FORGIVEN = "forgiven_failures"
 """User attribute of a study: failed trials that no longer count, because the user asked to try again."""
-FEWEST_TRIALS = 10
+FEWEST_TRIALS = 5
 """Finished trials that importances need at least, and twice as many as there are parameters."""
 EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
 

@@ -264,7 +264,9 @@ def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatc
     assert is_away(caught.value)
 
 
-def test_a_run_whose_creation_was_not_answered_is_created_once(hasty: None, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_creation_was_not_answered_is_created_once(
+    hasty: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create, lost = bench.tracker.client.create_run, []
 
     def unanswered(*arguments: Any, **options: Any) -> Any:

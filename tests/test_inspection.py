@@ -14,7 +14,7 @@ from tiny import Bench, results
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark import inspection, protocol
+from benchmark import inspection, protocol, registry
 from benchmark.data.batching import FeatureRules
 from benchmark.evaluation import EvaluationSet, Nearest
 from benchmark.inspection import (
@@ -141,6 +141,19 @@ def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[Eva
     found = flops_per_sample(Attending(Config(), spec), data, rules, 16, seed=0)
 
     assert found == 2 * 2 * (2 * 5 * 5 * 4), "two products, two heads, 5 x 5 pairs of width 4"
+
+
+@pytest.mark.parametrize("name", registry.load().methods)
+def test_each_method_is_counted_and_stays_trainable(bench: Bench, name: str) -> None:
+    task = bench.units(bench.call(methods=name))[0].job(2, 0).task()
+    data = evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN)
+    method = task.method(task.settings.config, task.spec)
+
+    found = flops_per_sample(method, data, task.rules, 16, seed=0)
+
+    assert found is not None
+    assert found > parameter_count(method) / 10
+    assert all(p.requires_grad for p in method.parameters())
 
 
 def test_a_method_that_cannot_be_counted_has_no_count(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:

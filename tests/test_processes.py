@@ -58,6 +58,7 @@ class Deadly(Cjme):
 """
 
 
+@pytest.mark.slow
 def test_a_method_that_kills_its_process_fails_and_the_others_go_on(bench: Bench, tmp_path: Path) -> None:
     plugin = tmp_path / "deadly.py"
     plugin.write_text(DEADLY)

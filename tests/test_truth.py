@@ -54,7 +54,7 @@ def test_where_only_the_order_of_steps_tells_a_method_of_means_is_at_chance_and_
     assert zsl("avgzslnet", tmp_path / "avgzslnet", order_signal=2.0) == pytest.approx(CHANCE, abs=0.12)
 
 
-@pytest.mark.parametrize("method", ["tcaf", "avgzslnet", "avca"])
+@pytest.mark.parametrize("method", [pytest.param("tcaf", marks=pytest.mark.slow), "avgzslnet", "avca"])
 def test_a_method_recognises_unseen_classes_by_their_word_vectors(tmp_path: Path, method: str) -> None:
     assert zsl(method, tmp_path, video_signal=1.0, audio_signal=1.0) > 3 * CHANCE
 

@@ -52,6 +52,9 @@ class Budget(_Strict):
 
     train: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(0, ge=0)
+    searched: list[str] | None = Field(
+        None, description="names of the settings that studies search; None, or none of a method's: its whole space"
+    )
     seeds: int = Field(1, ge=1)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from benchmark.report.collect import Results, artifact_frame
 from benchmark.report.explain_figures import (
@@ -24,10 +23,12 @@ from benchmark.report.explain_figures import (
     scores_figure,
     training_figure,
 )
+from benchmark.report.flat_map import flat_map
 from benchmark.report.places import Place, Series, places_of
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.recall import recall_by_class
 from benchmark.report.sections import ReportFigure, Section
+from benchmark.report.side_by_side import side_by_side
 from benchmark.report.summary import IDENTITY
 from benchmark.statistics import mean_interval, spearman
 from benchmark.tracking import Tracker
@@ -37,8 +38,6 @@ PANELS = 9
 """Panels of a figure, at most; more methods or settings get further figures."""
 CLASSES = 100
 """Classes of a confusion map, at most: those with the most samples."""
-STEPS = 500
-"""Of t-SNE: half of them with exaggerated attraction, as its authors advise."""
 NOT_LOGGED = "not logged; jobs of older versions do not log it"
 MAP_NOT_LOGGED = "not logged; only jobs of repetition 0 log it, and those of older versions do not"
 COLLAPSED = "all embeddings are the same, or not finite"
@@ -78,12 +77,12 @@ def explain(tracker: Tracker, results: Results, published: Sequence[PublishedTab
     """
     missing: Missing = []
     tested, validated = places_of(results, results.test), places_of(results, results.validation)
-    recall = recall_by_class(results)
+    recall, maps = recall_by_class(results), _flat_maps(tracker, tested)
     kinds: list[tuple[str, str, list[list[ReportFigure]]]] = [
         ("Scores", SCORES_TEXT, [[scores_of(place, published)] for place in tested]),
         ("Training", TRAINING_TEXT, [_training(tracker, place, missing) for place in validated]),
         ("Recall of unseen classes", RECALL_TEXT, [_recalls(recall, place, missing) for place in tested]),
-        ("Embeddings", MAP_TEXT, [_maps(tracker, place, missing) for place in tested]),
+        ("Embeddings", MAP_TEXT, [_maps(maps, place, missing) for place in tested]),
         ("Confusion of unseen classes", CONFUSION_TEXT, [_confusions(tracker, place, missing) for place in tested]),
     ]
     sections = [Section(heading, [text], [f for figures in found for f in figures]) for heading, text, found in kinds]
@@ -202,13 +201,24 @@ def _correlation(data: pd.DataFrame) -> str:
     return f"ρ {'not defined' if np.isnan(rho) else f'= {rho:.2f}'}, n = {len(data)}".replace("-", "−")
 
 
-def _maps(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:
+def _flat_maps(tracker: Tracker, places: Sequence[Place]) -> dict[str, pd.DataFrame | None]:
+    """``flat_map`` of the first seed of all methods that logged embeddings, by run id."""
+    firsts = dict.fromkeys(_first_run(one) for place in places for one in place.series)
+    logged = {run_id: artifact_frame(tracker, run_id, "embedding.csv") for run_id in firsts}
+    frames = {run_id: frame for run_id, frame in logged.items() if frame is not None}
+    return dict(zip(frames, side_by_side(flat_map, list(frames.values())), strict=True))
+
+
+def _first_run(one: Series) -> str:
+    return str(one.jobs["run_id"].iloc[0])
+
+
+def _maps(maps: Mapping[str, pd.DataFrame | None], place: Place, missing: Missing) -> list[ReportFigure]:
     drawn, reasons = [], dict[str, str]()
     for one in place.series:
-        frame = artifact_frame(tracker, one.jobs["run_id"].iloc[0], "embedding.csv")
-        points = None if frame is None else flat_map(frame)
+        points = maps.get(_first_run(one))
         if points is None:
-            reasons[one.title] = MAP_NOT_LOGGED if frame is None else COLLAPSED
+            reasons[one.title] = COLLAPSED if _first_run(one) in maps else MAP_NOT_LOGGED
         else:
             drawn.append((one, points))
     _miss(missing, "Embedding map", place, reasons)
@@ -218,33 +228,6 @@ def _maps(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure
         figure = map_figure([Drawn(one.title, one.style, data) for one, data in chunk], title)
         figures.append(ReportFigure(place.stem(f"embedding{number}"), title, figure, _labelled(chunk), place.keys))
     return figures
-
-
-def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """Embeddings in two dimensions by t-SNE: columns ``kind``, ``class``, ``group``, ``x``, ``y``.
-
-    Args:
-        frame: ``embedding.csv``: columns ``kind``, ``class``, ``group``, ``e0``, ``e1``, ...
-
-    Returns:
-        None where there is nothing to see: fewer than three embeddings, all the same, or a value that is no number.
-    """
-    values = frame.filter(regex=r"^e\d+$").to_numpy(np.float64)
-    if len(values) < 3 or not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
-        return None
-    flat = _tsne(values)
-    return frame[["kind", "class", "group"]].assign(x=flat[:, 0], y=flat[:, 1])
-
-
-def _tsne(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    from sklearn.manifold import TSNE  # a second to import
-    from threadpoolctl import threadpool_limits
-
-    start = "pca" if min(values.shape) > 1 else "random"
-    perplexity = min(30.0, (len(values) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init=start, learning_rate="auto", max_iter=STEPS, random_state=0)
-    with threadpool_limits(1):  # sums do not depend on the number of cores then, and busy machines are not waited for
-        return np.asarray(tsne.fit_transform(values), np.float64)
 
 
 def _confusions(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:

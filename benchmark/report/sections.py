@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -47,3 +48,14 @@ class Section:
         if not self.figures and not self.notes:
             return []
         return [f"## {self.heading}", *self.texts, *(f.markdown() for f in self.figures), *self.notes]
+
+
+def save_figure(figure: ReportFigure, folder: Path) -> bytes:
+    """Write a figure and its numbers; returns the smaller of its two images."""
+    png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
+    figure.figure.draw_without_rendering()  # lays it out
+    figure.figure.set_layout_engine("none")  # once: each of the two would do it again
+    figure.figure.savefig(png, dpi=200)
+    figure.figure.savefig(svg, metadata={"Date": None})
+    figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+    return min(svg.read_bytes(), png.read_bytes(), key=len)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from benchmark.report.collect import (
 from benchmark.report.cost import costs
 from benchmark.report.explain import explain
 from benchmark.report.figures import MethodCurve, best_of, method_curves_figure
-from benchmark.report.install import install
+from benchmark.report.install import install, is_whole, listed_files, read_manifest
 from benchmark.report.latex import latex_files, table_names
 from benchmark.report.manifest import facts
 from benchmark.report.page import MLFLOW_UI, report_page, run_link
@@ -39,7 +40,8 @@ from benchmark.report.published import PublishedTable
 from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
-from benchmark.report.sections import ReportFigure, Section
+from benchmark.report.sections import ReportFigure, Section, save_figure
+from benchmark.report.side_by_side import side_by_side
 from benchmark.report.significance import comparisons, intervals
 from benchmark.report.studies import StudyGroup, study_groups
 from benchmark.report.study_figures import importances_figure, searches_figure
@@ -53,6 +55,7 @@ from benchmark.report.summary import (
     summarise,
 )
 from benchmark.report.tables import ORDER, build_tables
+from benchmark.report.unchanged import made_from
 from benchmark.tracking import RunRecord, Tracker
 
 PAGE = "index.html"
@@ -99,6 +102,8 @@ def write_report(
 ) -> Report:
     """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
+    A folder that holds just this report already is left as it is.
+
     Args:
         tracker: the store, the only source of results.
         folder: created if need be; files of an earlier report in it are removed, others are left alone.
@@ -113,17 +118,24 @@ def write_report(
     link = run_link(address, tracker.experiment_id)
     results = collect(tracker, call_ids)
     tables = build_tables(results, published)
+    texts = {**_csv_files(results, tables, published), **latex_files(tables)}
+    provenance, configs = _provenance(tracker, results), _configs(tracker, results)
+    stated = [*texts.values(), *(t.markdown() for t in tables), *provenance, *configs.values(), link]
+    inputs = made_from(results, stated)
+    if read_manifest(folder).get("made_from") == inputs and is_whole(folder):
+        return Report(folder, [folder / name for name in listed_files(folder)], tables, results)
     curves, groups = curve_figures(tracker, results), study_groups(results)
     searches = [figure for group in groups for figure in study_figures(group)]
     explained = explain(tracker, results, published)
     sections = [_curves_section(curves), *explained.sections, _searches_section(groups, searches)]
-    texts = {"report.md": report_markdown(tracker, results, tables, sections), **_csv_files(results, tables, published)}
-    texts |= latex_files(tables)
+    texts["report.md"] = report_markdown(results, tables, sections, provenance)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        images = {figure.stem: _save(figure, Path(new)) for figure in [*curves, *explained.figures, *searches]}
+        figures = [*curves, *explained.figures, *searches]
+        saved = side_by_side(partial(save_figure, folder=Path(new)), figures)
+        images = {figure.stem: image for figure, image in zip(figures, saved, strict=True)}
         page = report_page(
             title_of(results),
             results,
@@ -132,13 +144,13 @@ def write_report(
             images,
             incomplete=_incomplete(results),
             lost=failed_jobs(results),
-            provenance=_provenance(tracker, results),
-            configs=_configs(tracker, results),
+            provenance=provenance,
+            configs=configs,
             files=sorted(p.name for p in Path(new).iterdir()),
             link=link,
         )
         (Path(new) / PAGE).write_text(page, encoding="utf-8")
-        names = install(Path(new), folder, "report.md", {"report": facts(tracker, results)})
+        names = install(Path(new), folder, "report.md", {"made_from": inputs, "report": facts(tracker, results)})
     return Report(folder, [folder / name for name in names], tables, results)
 
 
@@ -146,17 +158,6 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
     """The configuration of each call that logged one: the options that are not at their defaults."""
     found = {c.run_id: artifact_text(tracker, c.run_id, "call.yaml") for c in results.calls}
     return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
-
-
-def _save(figure: ReportFigure, folder: Path) -> bytes:
-    """Write a figure and its numbers; returns the smaller of its two images."""
-    png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
-    figure.figure.draw_without_rendering()  # lays it out
-    figure.figure.set_layout_engine("none")  # once: each of the two would do it again
-    figure.figure.savefig(png, dpi=200)
-    figure.figure.savefig(svg, metadata={"Date": None})
-    figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
-    return min(svg.read_bytes(), png.read_bytes(), key=len)
 
 
 def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None) -> dict[str, str]:
@@ -255,11 +256,12 @@ def _incomplete(results: Results) -> str:
     return "A call still runs or was interrupted; this report holds what is done so far." if unfinished else ""
 
 
-def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table], sections: Sequence[Section]) -> str:
+def report_markdown(results: Results, tables: Sequence[Table], sections: Sequence[Section], provenance: Sequence[str]) -> str:
     """The whole report as markdown.
 
     Args:
         sections: with the figures.
+        provenance: a line for each fact.
     """
     parts = [f"# {title_of(results)}"]
     if incomplete := _incomplete(results):
@@ -269,7 +271,7 @@ def report_markdown(tracker: Tracker, results: Results, tables: Sequence[Table],
     lost = failed_jobs(results)
     if lost:
         parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
-    parts += ["## Provenance", "\n".join(f"- {line}" for line in _provenance(tracker, results))]
+    parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]
     parts += ["## Files", _files(tables)]
     return "\n\n".join(p.strip() for p in parts) + "\n"
 

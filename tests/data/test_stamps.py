@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark import registry
 from benchmark.data.cards import CARDS_DIR, Card, find_card, load_cards
 from benchmark.data.stamps import ARRAYS, StampsSource, build_stamps, divide, read_source
 from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
 from benchmark.errors import UsageError
+from benchmark.jobs import Call, plan_units
 
 SOURCE = CARDS_DIR / "stamps"
 
@@ -129,6 +131,13 @@ def test_the_alias_demo_is_stamps_with_a_small_budget() -> None:
     assert found.name == "stamps"
     assert budget is not None
     assert not found.published_order
+
+
+def test_studies_of_the_demo_search_two_settings_of_each_method(tmp_path: Path) -> None:
+    for trials, data in ((None, "demo"), (4, "stamps")):
+        for unit in plan_units(Call(dataset=data, methods="all", trials=trials), registry.load(), tmp_path):
+            assert (len(unit.ranges) == 2) == (data == "demo")
+            assert unit.tuning.trials == (trials or 6)
 
 
 def test_a_damaged_source_is_a_usage_error(card: Card, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from tiny import Bench
 
 from benchmark.report.collect import collect
 from benchmark.report.cost import costs
-from benchmark.report.explain import CLASSES, PANELS, explain, flat_map, scores_of, square, training_epochs
+from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
 from benchmark.report.explain_figures import COLOURED_CLASSES, Drawn, coloured_classes, confusion_figure, map_figure
 from benchmark.report.figures import colour_of
+from benchmark.report.flat_map import flat_map
 from benchmark.report.places import places_of
 from benchmark.report.recall import recall_by_class, recall_csv
 from benchmark.report.summary import method_ranks

@@ -137,7 +137,7 @@ def test_curves_and_importances_stand_in_the_report_with_their_numbers(store: An
     call = store.call([unit(trials=4), unit(method="avca", trials=4), unit(method="cjme", trials=4)])
     log_search(store, call)
     log_search(store, call, "avca")
-    few = {**IMPORTANCES, "values": {}, "reason": "3 finished trials, at least 10 are needed"}
+    few = {**IMPORTANCES, "values": {}, "reason": "3 finished trials, at least 5 are needed"}
     log_search(store, call, "cjme", importances=few)
 
     write_report(store.tracker, tmp_path)
@@ -146,7 +146,7 @@ def test_curves_and_importances_stand_in_the_report_with_their_numbers(store: An
     for stem in ("tuning-stamps-native-paper", "importances-stamps-native-paper"):
         assert f"({stem}.png)" in text
         assert (tmp_path / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
-    assert "No importances on Stamps (native), mode paper: CJME (3 finished trials, at least 10 are needed)." in text
+    assert "No importances on Stamps (native), mode paper: CJME (3 finished trials, at least 5 are needed)." in text
     searches = pd.read_csv(tmp_path / "tuning-stamps-native-paper.csv")
     assert list(dict.fromkeys(searches["method"])) == ["CJME", "AVCA", "TCAF"]
     assert list(searches[searches["method"] == "TCAF"]["best_so_far"]) == [0.4, 0.4, 0.4, 0.4, 0.45]

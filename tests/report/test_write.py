@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from side_by_side_work import process_and_square
 
 from benchmark.errors import UsageError
+from benchmark.report import unchanged
 from benchmark.report.figures import COLOURS, seen_unseen_figure
+from benchmark.report.side_by_side import side_by_side
 from benchmark.report.write import write_report
 
 STEM = "curve-stamps-native-paper-corrected-untuned"
@@ -72,6 +76,51 @@ def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit
     names = {p.name for p in (tmp_path / "report").iterdir()}
     pages, numbers = {"report.md", "index.html", "report.tex", "validation.tex"}, {"validation.csv", "results.csv"}
     assert names == {*pages, *numbers, "manifest.json", "notes.txt"}
+
+
+def test_a_report_is_written_again_only_where_something_changed(store: Any, unit: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    first = store.call([unit()])
+    written = write_report(store.tracker, folder)
+    before = times(folder)
+
+    assert write_report(store.tracker, folder).files == written.files
+    assert times(folder) == before
+
+    (folder / f"{STEM}.svg").write_text("changed")
+    write_report(store.tracker, folder)
+    assert "<svg" in (folder / f"{STEM}.svg").read_text()
+    (folder / "gzsl.csv").unlink()
+    write_report(store.tracker, folder)
+    assert (folder / "gzsl.csv").is_file()
+
+    write_report(store.tracker, folder, mlflow_ui="http://elsewhere:80")
+    assert "http://elsewhere:80" in (folder / "index.html").read_text()
+    store.call([unit(scores=[(0.5, 0.2), (0.5, 0.3)])])
+    write_report(store.tracker, folder)
+    assert first not in (folder / "report.md").read_text()
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
+
+
+def test_other_code_writes_a_report_anew(store: Any, unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "report"
+    store.call([unit()])
+    write_report(store.tracker, folder)
+    before = times(folder)
+    monkeypatch.setattr(unchanged, "_code", lambda: b"other")
+    write_report(store.tracker, folder)
+    assert [name for name, time in times(folder).items() if time == before[name]] == []
+
+
+def test_several_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    many = side_by_side(process_and_square, range(9))
+    assert [square for _, square in many] == [n * n for n in range(9)]
+    assert os.getpid() not in {process for process, _ in many}
+    assert {process for process, _ in side_by_side(process_and_square, range(7))} == {os.getpid()}, "too few to share"
 
 
 def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
