@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import demo_report
 import pandas as pd
 import psutil
 import pytest
@@ -125,16 +126,16 @@ def test_an_address_where_nothing_listens_is_told_in_bounded_time(cluster: Modul
 
 @pytest.mark.slow
 def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(cluster: ModuleType, bench: Bench) -> None:
-    """All methods, seeds and trials of the demo, smaller."""
+    """All methods and seeds of the demo with fewer and smaller trials."""
     small = [
         "--dataset",
         "demo",
         "--methods",
         "all",
         "--trials",
-        "2",
+        "5",
         "--set=train.epochs=1",
-        "--set=train.batches_per_epoch=8",
+        "--set=train.batches_per_epoch=4",
     ]
     with command(bench, *small, "--executor", "ray", "--ray-address", "local", "--jobs", "2", **TOKEN) as process:
         wait_for_a_checkpoint(bench, process)
@@ -155,6 +156,7 @@ def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(cl
         assert (table["seeds"] == 2).all()
     assert "n = 2 seeds" in (report / "report.md").read_text()
     assert "Jobs without a result" not in (report / "report.md").read_text()
+    demo_report.check(report)
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
-    bench.run(bench.call(methods="cjme,avgzslnet", trials=2))
+    bench.run(bench.call(dataset="demo", methods="cjme,avgzslnet", trials=2, seeds=1))
     (call,) = bench.tracker.find(kind="call")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -216,10 +216,10 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
             browser.find_element("link text", "Compare its methods").click()
             if len(browser.window_handles) > 1:
                 browser.switch_to.window(browser.window_handles[-1])
-            lines = shows("Comparing 2 Runs", "CJME · synthetic/native · paper", "1 HM tuned", "2 ZSL tuned")
+            lines = shows("Comparing 2 Runs", "CJME · stamps/native · paper", "1 HM tuned", "2 ZSL tuned")
             metrics = [line for line in lines[lines.index("Metrics") :] if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line]
             assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
             browser.get(f"{found['optuna-dashboard']}/dashboard")
-            shows("cjme synthetic-native paper")
+            shows("cjme stamps-native paper")
         finally:
             browser.quit()

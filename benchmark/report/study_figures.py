@@ -17,6 +17,7 @@ TRIAL_AXIS = "Trial"
 TOLD_AXIS = "Finished and pruned trials"
 TIME_AXIS = "Training and validation time of the trials"
 IMPORTANCE_AXIS = "Importance (% of the variance that single settings explain)"
+SETTING_AXIS = "Searched setting (name)"
 PANELS_A_ROW = 3
 
 
@@ -146,6 +147,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
         axes.set_title(panel.title, fontsize=8.5, loc="left")
         _plain(axes)
     figure.supxlabel(IMPORTANCE_AXIS, fontsize=8.5)
+    figure.supylabel(SETTING_AXIS, fontsize=8.5)
     return figure
 
 
