@@ -15,6 +15,8 @@ from benchmark.tracking import Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEEDS = 4
+METHODS = "cjme,avgzslnet,avca"
+"""Those with the highest ZSL on these data by far, and the quickest."""
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +33,7 @@ def zsl(folder: Path, tracker: Tracker, *options: str) -> dict[str, list[float]]
 
 
 def test_the_best_method_is_better_with_class_names_than_with_shuffled_ones(tmp_path: Path, tracker: Tracker) -> None:
-    results = zsl(tmp_path, tracker, "--methods", "all")
+    results = zsl(tmp_path, tracker, "--methods", METHODS)
     best = max(results, key=lambda m: statistics.fmean(results[m]))
     control = zsl(tmp_path, tracker, "--methods", best, "--set", "protocol.text_alignment=shuffled")[best]
     values = results[best]

@@ -74,7 +74,18 @@ TINY = [
 
 def test_all_methods_on_ucf_give_both_tables(trial: Trial) -> None:
     trial.command("data", "import", "ucf", "--features", "cls", "--from", str(trial.make("UCF", "--fraction", "0.1")), "--generated")  # fmt: skip # noqa: E501
-    trial.command("run", "--methods", "all", "--dataset", "ucf", "--report", "ucf", *SMALL)
+    trial.command(
+        "run",
+        "--methods",
+        "all",
+        "--dataset",
+        "ucf",
+        "--report",
+        "ucf",
+        *SMALL,
+        "--set=train.epochs=1",
+        "--set=train.batches_per_epoch=5",
+    )
     for name in ("gzsl", "zsl"):
         methods = {row["method"] for row in trial.table("ucf", name)}
         assert len(methods) == 6, methods
@@ -121,7 +132,7 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial)
     ):
         folder = trial.make(dataset, "--features", "main", "--fraction", "0.001", *options)
         trial.command("data", "import", name, "--features", "main", "--from", str(folder), "--generated")
-    small = [*SMALL, "--set=train.batches_per_epoch=4", "--set=lengths.train=8", "--set=lengths.test=16"]
+    small = [*TINY, "--set=lengths.train=8", "--set=lengths.test=16"]
     names = ["--dataset", "activitynet,vggsound", "--features", "main", "--report", "both"]
     trial.command("run", "--methods", "all", *names, *small)
     rows = trial.table("both", "gzsl")
