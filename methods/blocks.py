@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ __all__ = [
     "Attention",
     "FeedForward",
     "Perceptron",
+    "Places",
     "Projection",
     "SequenceConfig",
     "SequenceMethod",
@@ -71,6 +72,33 @@ class Perceptron(nn.Sequential):
         super().__init__(*first, nn.Linear(hidden, outputs), *([nn.ReLU()] if last_relu else []))
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of packed sequences ``[M, D]`` stand in padded ones ``[B, N, D]``; the first B rows are first tokens."""
+
+    index: Tensor
+    """``[M]`` places in the flattened ``[B * N]``."""
+    batch: int
+    length: int
+
+    @classmethod
+    def behind_a_first_token(cls, *masks: Tensor) -> Places:
+        """Of a token for each sequence and the real steps of several modalities, from their masks ``[B, T]``."""
+        batch, length = len(masks[0]), 1 + sum(mask.shape[1] for mask in masks)
+        places = torch.arange(batch * length, device=masks[0].device).view(batch, length)
+        parts = torch.split(places[:, 1:], [mask.shape[1] for mask in masks], dim=1)
+        return cls(torch.cat([places[:, 0], *(part[mask] for part, mask in zip(parts, masks, strict=True))]), batch, length)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """``[M, D]`` to ``[B, N, D]``, zeros where nothing stands."""
+        places = x.new_zeros(self.batch * self.length, x.shape[1])
+        return places.index_copy(0, self.index, x).view(self.batch, self.length, -1)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The inverse of ``pad``."""
+        return x.flatten(0, 1).index_select(0, self.index)
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases in query, key and value; scale dim_head^-0.5; output Linear and dropout."""
 
@@ -89,14 +117,30 @@ class Attention(nn.Module):
         ``mask`` is bool, ``[B, Q, K]`` or ``[B, 1, K]``, True where a query sees a key; no row may be all False.
         """
         context = x if context is None else context
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query(x), self.key(context), self.value(context))
-        )
-        mask = None if mask is None else mask.unsqueeze(1)
-        gathered = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: Tensor = self.dropout(self.out(gathered.transpose(1, 2).flatten(2)))
+        out: Tensor = self.dropout(self.out(self._gather(self.query(x), self.key(context), self.value(context), mask)))
         return out
+
+    def packed(self, x: Tensor, places: Places, mask: Tensor, *, first_only: bool = False) -> Tensor:
+        """``forward`` of packed sequences ``[M, dim]`` that attend to themselves, without the padded tokens.
+
+        Args:
+            mask: ``[B, N, N]`` of the padded sequences.
+            first_only: whether only the first token of each sequence is wanted, ``[B, dim]``.
+        """
+        k, v = places.pad(self.key(x)), places.pad(self.value(x))
+        if first_only:
+            q = self.query(x[: places.batch]).unsqueeze(1)
+            gathered = self._gather(q, k, v, mask[:, :1]).squeeze(1)
+        else:
+            gathered = places.pick(self._gather(places.pad(self.query(x)), k, v, mask))
+        out: Tensor = self.dropout(self.out(gathered))
+        return out
+
+    def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``."""
+        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
+        mask = None if mask is None else mask.unsqueeze(1)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Sequential):
@@ -119,53 +163,63 @@ class TransformerLayer(nn.Module):
         self.attention = Attention(dim, heads=heads, dim_head=dim_head, dropout=dropout)
         self.feed_forward = FeedForward(dim, mlp_dim, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
-        """``[B, N, dim]`` to ``[B, N, dim]``, or only its first ``queries`` rows, which spares the last layer's rest.
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``[B, N, dim]`` to ``[B, N, dim]``; ``mask`` as in ``Attention``."""
+        x = x + self.attention(self.norms[0](x), mask=mask)
+        out: Tensor = x + self.feed_forward(self.norms[-1](x))
+        return out
 
-        ``mask`` as in ``Attention``.
-        """
-        context = self.norms[0](x)
-        if queries is not None:
-            x, mask = x[:, :queries], None if mask is None else mask[:, :queries]
-        x = x + self.attention(context[:, : x.shape[1]], context, mask)
+    def packed(self, x: Tensor, places: Places, mask: Tensor, *, first_only: bool = False) -> Tensor:
+        """The same of packed sequences, ``[M, dim]`` to ``[M, dim]``, or to ``[B, dim]``; as in ``Attention.packed``."""
+        gathered = self.attention.packed(self.norms[0](x), places, mask, first_only=first_only)
+        x = x[: len(gathered)] + gathered
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
         return out
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One modality as a sequence of tokens."""
+    """One modality as a sequence of tokens, packed: only the real steps are there."""
 
     x: Tensor
-    """``[B, T, dim]``; values of padded steps mean nothing."""
+    """``[M, dim]``: the real steps of the first sample, then those of the second, ..."""
     mask: Tensor
     """``[B, T]`` bool, True where the step is real."""
 
+    def padded(self) -> Tensor:
+        """``[B, T, dim]`` with zeros at padded steps."""
+        return self.x.new_zeros(*self.mask.shape, self.x.shape[-1]).index_put((self.mask,), self.x)
+
     def mean(self) -> Tensor:
         """Temporal mean over the real steps, ``[B, dim]``; zeros for a sample without any."""
-        weight = self.mask.unsqueeze(-1).to(self.x.dtype)
-        return (self.x * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return self.padded().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1).to(self.x.dtype)
 
 
-def encode_steps(encoder: nn.Module, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
-    """Apply a per-row network to every step of ``[B, T, D]``.
+def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
+    """Apply a per-step network to the real steps of ``[B, T, D]``: packed, ``[M, outputs]``.
 
-    In training with ``padding_in_statistics`` the padded steps pass too and enter BatchNorm statistics (published
-    behaviour). Otherwise only real steps do, and padded ones become zeros; in evaluation this changes no real step.
+    In training with ``padding_in_statistics`` the padded steps, which are zeros, pass too and enter BatchNorm statistics
+    (published behaviour). Of zeros the first Linear gives its bias, so that only the layers behind it compute them.
     """
-    if padding_in_statistics and encoder.training:
-        everything: Tensor = encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return everything
-    real: Tensor = encoder(x[mask])
-    return real.new_zeros(*x.shape[:2], real.shape[-1]).index_put((mask,), real)
+    index = mask.flatten().nonzero().squeeze(1)
+    real = x.flatten(0, 1).index_select(0, index)
+    if not (padding_in_statistics and encoder.training):
+        out: Tensor = encoder(real)
+        return out
+    first, *others = cast(list[nn.Module], list(encoder))
+    hidden: Tensor = first(real)
+    everything = cast(Tensor, first.bias).to(hidden.dtype).expand(mask.numel(), -1).index_copy(0, index, hidden)
+    for layer in others:
+        everything = layer(everything)
+    return everything.index_select(0, index)
 
 
 class TokenStage(nn.Module):
     """Encoded steps and their times to tokens (TCAF).
 
     token = Linear_modality([features, position + modality + padding]), then dropout. The position of time t is a learnt
-    Linear of the Fourier features [sin, cos](2 pi [t, t] M) with a fixed random M ``[2, size / 2]`` ~ N(0, scale^2).
-    Padded steps also get a learnt padding embedding.
+    Linear of the Fourier features [sin, cos](2 pi [t, t] M) with a fixed random M ``[2, size / 2]`` ~ N(0, scale^2). The
+    padding embedding stands at padded steps alone, which nothing reads.
     """
 
     def __init__(self, dim: int, *, size: int, scale: float, dropout: float) -> None:
@@ -179,7 +233,7 @@ class TokenStage(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, audio: Tokens, audio_times: Tensor, video: Tokens, video_times: Tensor) -> tuple[Tokens, Tokens]:
-        """Tokens of both modalities from their encoded steps ``[B, T, dim]`` and times ``[B, T]``."""
+        """Tokens of both modalities from their encoded steps and times ``[B, T]``."""
         return (
             self._tokens(audio, audio_times, self.audio, self.modality[0]),
             self._tokens(video, video_times, self.video, self.modality[1]),
@@ -188,11 +242,10 @@ class TokenStage(nn.Module):
     def _tokens(self, steps: Tokens, times: Tensor, projection: nn.Module, modality: Tensor) -> Tokens:
         # element-wise, not a matrix product: reduced precision in 2 pi t M would destroy the phases
         frequencies = self.get_buffer("frequencies")
-        turns = (2 * math.pi * times.to(frequencies.dtype)).unsqueeze(-1)
+        turns = (2 * math.pi * times[steps.mask].to(frequencies.dtype)).unsqueeze(-1)
         phase = turns * frequencies[0] + turns * frequencies[1]
         position = self.position(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        padding = torch.where(steps.mask.unsqueeze(-1), 0.0, self.padding)
-        extra = (position + modality + padding).to(steps.x.dtype)
+        extra = (position + modality + 0.0 * self.padding).to(steps.x.dtype)  # no real step has it; Adam decays it all the same
         return Tokens(self.dropout(projection(torch.cat([steps.x, extra], dim=-1))), steps.mask)
 
 

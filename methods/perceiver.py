@@ -64,7 +64,7 @@ class Perceiver(SequenceMethod):
 
     def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
         """theta_o from the mean of the latents, ``[B, d]``."""
-        tokens = torch.cat([audio.x, video.x], dim=1)
+        tokens = torch.cat([audio.padded(), video.padded()], dim=1)
         mask = torch.cat([audio.mask, video.mask], dim=1).unsqueeze(1)
         x = self.latents.expand(len(tokens), -1, -1).to(tokens.dtype)
         for block in self.blocks:

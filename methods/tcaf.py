@@ -15,7 +15,7 @@ ECCV 2022, arXiv:2207.09966.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from methods.blocks import (
     AFFINE,
     ONE_LAYER,
     TWO_LAYERS,
+    Places,
     SequenceConfig,
     SequenceMethod,
     Tokens,
@@ -112,13 +113,14 @@ class Tcaf(SequenceMethod):
 
     def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
         """theta_o from the class token, ``[B, d]``."""
-        class_token = self.class_token.expand(len(audio.x), -1, -1).to(audio.x.dtype)
-        x = torch.cat([class_token, audio.x, video.x], dim=1)
+        class_tokens = self.class_token[0].expand(len(audio.mask), -1).to(audio.x.dtype)
+        x = torch.cat([class_tokens, audio.x, video.x])
+        places = Places.behind_a_first_token(audio.mask, video.mask)
         mask = attention_mask(audio.mask, video.mask, self.config.sees)
-        for layer in self.layers[:-1]:
-            x = layer(x, mask)
-        x = self.layers[-1](x, mask, queries=1)  # only the class token is read
-        return {"joint": self.sample_projection(x[:, 0])}
+        *layers, last = cast(list[TransformerLayer], list(self.layers))
+        for layer in layers:
+            x = layer.packed(x, places, mask)
+        return {"joint": self.sample_projection(last.packed(x, places, mask, first_only=True))}  # only the class token is read
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,15 +1,21 @@
-"""Seconds of a training step of each method at its published sizes for UCF, cls features: data, step, extra pass.
+"""Time of a training step of each method at its published sizes for UCF, by what it is spent on, and the share of the
+machine's matrix-product speed that it reaches.
 
-Run with ``make bench`` or ``python -m perf.training_step [METHODS] [STEPS]``. Features are generated with the dimensions and
-lengths of UCF (video 5 to 17 steps, audio 3 to 11); nothing is learnt.
+Run with ``make bench`` or ``python -m perf.training_step``; ``-h`` lists the options. Features are generated with the sizes
+and lengths of UCF (``cls``: video 5 to 17 steps, audio 3 to 11; ``main``: 3 to 10 of both); nothing is learnt. The peak is that
+of a product of two 2048 x 2048 matrices, the fastest of several before and after, with as many threads.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import tempfile
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -19,8 +25,10 @@ from benchmark.config import Sources, resolve
 from benchmark.data.batching import with_evaluation_times
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
-from benchmark.method import Method
+from benchmark.method import Batch, Method
 from benchmark.protocol import Task, training_data
+from benchmark.training import check_gradients, finite_losses
+from perf import flops
 
 LIKE_UCF = {
     "train_classes": 30,
@@ -33,54 +41,144 @@ LIKE_UCF = {
     "video_steps": (5, 17),
     "order_signal": 0.0,
 }
+LIKE_UCF_MAIN = {**LIKE_UCF, "audio_dim": 512, "video_dim": 512, "audio_steps": (3, 10), "video_steps": (3, 10)}
+SIZES = {"cls": LIKE_UCF, "main": LIKE_UCF_MAIN}
+PARTS = ("data", "forward", "backward", "checks", "optimiser", "extra pass")
 
 
-def measure(method: type[Method], recipe: object, folder: Path, steps: int) -> list[object]:
-    """Milliseconds of data, step and extra pass, and parameters."""
-    cards = load_cards()
-    store = open_or_build(cards["synthetic"], None, folder, overrides=LIKE_UCF)
-    settings = resolve(method, recipe, Sources("ucf", "cls", True, {}, {}), "paper", {"protocol": {"text_alignment": "corrected"}})  # type: ignore[arg-type] # fmt: skip # noqa: E501
-    task = Task(method, settings, cards["ucf"].features["cls"], store, seed=0, dataset=cards["ucf"])
-    data = training_data(task, task.development(), ["stage_1_train"])
-    model = task.build().train()
-    optimizer = model.optimizer()
-    batches = data.batches.epoch(0, 0, steps + 1, settings.train.batch_size)
-    totals = [0.0, 0.0, 0.0]
-    for i in range(steps + 1):
+@dataclass(frozen=True)
+class Step:
+    """Mean seconds of the parts of a step."""
+
+    method: str
+    features: str
+    mode: str
+    batch: int
+    seconds: dict[str, float]
+    needed: float | None
+    """Operations that a step needs (``flops.tcaf_step``), the extra pass apart; None where there is no formula."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def speed(self) -> float | None:
+        """Needed operations a second, without the extra pass."""
+        return None if self.needed is None else self.needed / (self.total - self.seconds["extra pass"])
+
+
+class Bench:
+    """A method at its published sizes with batches to train on."""
+
+    def __init__(self, method: type[Method], recipe: Any, features: str, mode: str, folder: Path) -> None:
+        self.features, self.mode, cards = features, mode, load_cards()
+        store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
+        overrides = {"protocol": {"text_alignment": "corrected"}}
+        self.settings = resolve(method, recipe, Sources("ucf", features, True, {}, {}), mode, overrides)
+        task = Task(method, self.settings, cards["ucf"].features[features], store, seed=0, dataset=cards["ucf"])
+        self.data = training_data(task, task.development(), ["stage_1_train"])
+        self.spec, self.model = task.spec, task.build().train()
+        self.optimizer = self.model.optimizer()
+
+    def steps(self, count: int) -> Step:
+        """Mean of some steps; one more before them warms up."""
+        sums: dict[str, float] = defaultdict(float)
+        batches = self.data.batches.epoch(0, 0, count + 1, self.settings.train.batch_size)
+        needed = []
+        for i in range(count + 1):
+            parts: dict[str, float] = defaultdict(float)
+            batch = self._timed(parts, "data", lambda: next(batches))
+            self._step(batch, parts)
+            if i:
+                needed.append(self._needed(batch))
+                for name, seconds in parts.items():
+                    sums[name] += seconds / count
+        known = [n for n in needed if n is not None]
+        mean = sum(known) / len(known) if known else None
+        seconds = {name: sums[name] for name in PARTS}
+        return Step(self.model.title, self.features, self.mode, self.settings.train.batch_size, seconds, mean)
+
+    def _step(self, batch: Batch, parts: dict[str, float]) -> None:
+        """As ``training.Loop`` does it."""
+        classes, model = self.data.batches.classes, self.model
+        losses = self._timed(parts, "forward", lambda: model.loss(batch, classes))
+        self._timed(parts, "checks", lambda: finite_losses(losses, 0, 0))
+        self.optimizer.zero_grad(set_to_none=True)
+        self._timed(parts, "backward", lambda: losses["total"].backward())  # type: ignore[no-untyped-call]
+        self._timed(parts, "checks", lambda: check_gradients(model, 0, 0))
+        self._timed(parts, "optimiser", self.optimizer.step)
+        if self.settings.protocol.extra_bn_pass == "paper":
+            with torch.no_grad():
+                self._timed(
+                    parts, "extra pass", lambda: model.after_step(with_evaluation_times(batch, self.data.batches.rules))
+                )
+
+    def _timed(self, parts: dict[str, float], name: str, action: Any) -> Any:
         started = time.perf_counter()
-        batch = next(batches)
-        assembled = time.perf_counter()
-        loss = model.loss(batch, data.batches.classes)["total"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        stepped = time.perf_counter()
-        with torch.no_grad():
-            model.after_step(with_evaluation_times(batch, data.batches.rules))
-        ended = time.perf_counter()
-        if i > 0:  # the first step warms up
-            for j, seconds in enumerate((assembled - started, stepped - assembled, ended - stepped)):
-                totals[j] += 1000 * seconds / steps
-    share = totals[0] / sum(totals)
-    return [
-        method.title,
-        settings.train.batch_size,
-        *totals,
-        f"{100 * share:.1f} %",
-        sum(p.numel() for p in model.parameters()),
-    ]
+        result = action()
+        parts[name] += time.perf_counter() - started
+        return result
+
+    def _needed(self, batch: Batch) -> float | None:
+        if self.model.name != "tcaf" or batch.audio_mask is None or batch.video_mask is None:
+            return None
+        lengths = [mask.sum(1).tolist() for mask in (batch.audio_mask, batch.video_mask)]
+        return flops.tcaf_step(self.model.config, self.spec, *lengths, classes=len(self.data.batches.classes.text))
+
+
+def peak(size: int = 2048, times: int = 10) -> float:
+    """Operations a second of a product of two square matrices, the fastest of some."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(times):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def row(step: Step, top: float) -> dict[str, Any]:
+    """A line of the table."""
+    speed = step.speed()
+    return {
+        "method": step.method,
+        "features": step.features,
+        "mode": step.mode,
+        "batch": step.batch,
+        **{f"{name} (ms)": round(1000 * seconds, 2) for name, seconds in step.seconds.items()},
+        "step (ms)": round(1000 * step.total, 1),
+        "data (%)": round(100 * step.seconds["data"] / step.total, 1),
+        "needed (GFLOP)": None if step.needed is None else round(step.needed / 1e9, 1),
+        "of peak (%)": None if speed is None else round(100 * speed / top, 1),
+    }
 
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--features", default="cls,main")
+    parser.add_argument("--modes", default="paper,corrected")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
     found = registry.load()
-    names = sys.argv[1] if len(sys.argv) > 1 else "all"
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    steps = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(m, found.recipe(m), Path(folder), steps) for m in found.select(names)]
-    columns = ["method", "batch", "data ms", "step ms", "extra pass ms", "data share", "parameters"]
-    print(tabulate(rows, columns, tablefmt="github", floatfmt=".1f"))
-    print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} thread(s), CPU")
+        before = peak()
+        for method in found.select(options.methods):
+            for features in options.features.split(","):
+                for mode in options.modes.split(","):
+                    bench = Bench(method, found.recipe(method), features, mode, Path(folder))
+                    torch.set_num_threads(options.threads)
+                    steps.append(bench.steps(options.steps))
+    top = max(before, peak())
+    rows = [row(step, top) for step in steps]
+    print(f"{options.threads} threads, matrix products at {top / 1e9:.0f} GFLOP/s; 'of peak' leaves out the extra pass\n")
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    if options.json:
+        options.json.write_text(json.dumps({"threads": options.threads, "peak": top, "steps": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ TINY = AttentionFusion.Config(
 
 def tokens(*lengths: int, steps: int) -> Tokens:
     mask = torch.arange(steps) < torch.tensor(lengths)[:, None]
-    return Tokens(torch.randn(len(lengths), steps, 4), mask)
+    return Tokens(torch.randn(sum(lengths), 4), mask)
 
 
 def test_default_parameters_have_the_published_widths() -> None:
@@ -43,8 +43,8 @@ def test_gate_mixes_the_branches_per_output_dimension() -> None:
     model.gate.load_state_dict({"weight": weight, "bias": torch.tensor([0.0, -0.5])})
     with torch.no_grad():
         out = model.fuse(audio, video)
-        a = model.audio_projection(torch.stack([audio.x[0, 0], audio.x[1].mean(0)]))
-        v = model.video_projection(torch.stack([video.x[0].mean(0), video.x[1, 0]]))
+        a = model.audio_projection(torch.stack([audio.x[0], audio.x[1:].mean(0)]))
+        v = model.video_projection(torch.stack([video.x[:3].mean(0), video.x[3]]))
 
     z = torch.stack([1 / (1 + torch.exp(-a[:, 0])), 1 / (1 + torch.exp(-(2 * v[:, 1] - 0.5)))], dim=1)
     torch.testing.assert_close(out["audio"], a)

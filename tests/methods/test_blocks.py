@@ -14,7 +14,7 @@ from benchmark.method import Batch, Classes, Method, Spec
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
-from methods.blocks import Attention, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
+from methods.blocks import Attention, Places, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
 from methods.cjme import Cjme, surer_modality
 from methods.perceiver import Perceiver
 from methods.tcaf import Tcaf, attention_mask
@@ -99,12 +99,51 @@ def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
     torch.testing.assert_close(attention(x, mask=mask[:, None, :]), expected)
 
 
-def test_layer_with_fewer_queries_gives_the_first_rows_of_the_whole() -> None:
+@pytest.mark.parametrize("shared_norm", [True, False])
+def test_packed_layers_give_values_and_gradients_of_padded_ones(shared_norm: bool) -> None:
     torch.manual_seed(0)
-    layer = TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=True)
-    x, mask = torch.randn(2, 4, 6), torch.ones(2, 4, 4).tril().bool()
+    first, second = (
+        TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=shared_norm) for _ in range(2)
+    )
+    audio, video = (torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 2]), (4, [4, 1, 2])))
+    real = torch.cat([torch.ones(3, 1, dtype=torch.bool), audio, video], dim=1)
+    x = torch.randn(3, 8, 6, requires_grad=True)
+    mask = attention_mask(audio, video, "cross")
+    weights = [*first.parameters(), *second.parameters(), x]
 
-    torch.testing.assert_close(layer(x, mask, queries=1), layer(x, mask)[:, :1])
+    plain = second(first(x, mask), mask)[:, 0]
+    expected = torch.autograd.grad(plain.sin().sum(), weights)
+    places = Places.behind_a_first_token(audio, video)
+    rows = torch.cat([x[:, 0], x[:, 1:4][audio], x[:, 4:][video]])
+    packed = second.packed(first.packed(rows, places, mask), places, mask, first_only=True)
+    found = torch.autograd.grad(packed.sin().sum(), weights)
+
+    torch.testing.assert_close(packed, plain)
+    torch.testing.assert_close(second.packed(rows, places, mask), places.pick(second(x, mask)))
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(places.pad(rows), x * real.unsqueeze(-1))
+
+
+@pytest.mark.parametrize("padding_in_statistics", [True, False])
+def test_encoding_steps_gives_what_a_network_over_all_steps_gives(padding_in_statistics: bool) -> None:
+    """Padded steps pass the layers behind the first one, or none of them."""
+    torch.manual_seed(0)
+    encoder = Projection(3, 4, hidden=5, dropout=0.4).train()
+    plain = Projection(3, 4, hidden=5, dropout=0.4).train()
+    plain.load_state_dict(encoder.state_dict())
+    mask = torch.arange(4) < torch.tensor([2, 4, 1])[:, None]
+    x = torch.randn(3, 4, 3) * mask.unsqueeze(-1)
+
+    torch.manual_seed(1)
+    found = encode_steps(encoder, x, mask, padding_in_statistics)
+    torch.manual_seed(1)
+    expected = plain(x.flatten(0, 1))[mask.flatten()] if padding_in_statistics else plain(x[mask])
+
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(dict(encoder.named_buffers()), dict(plain.named_buffers()))
+    found.sin().sum().backward()
+    expected.sin().sum().backward()
+    torch.testing.assert_close(*([p.grad for p in network.parameters()] for network in (encoder, plain)))
 
 
 def test_attention_mask_lets_a_step_see_the_class_token_and_real_steps_of_the_other_modality() -> None:
@@ -125,19 +164,19 @@ def test_token_stage_equals_its_formula() -> None:
     stage = TokenStage(3, size=4, scale=2.0, dropout=0.0)
     x, times = torch.randn(1, 2, 3), torch.tensor([[0.5, 1.5]])
     mask = torch.tensor([[True, False]])
-    video = Tokens(x, mask)
+    video = Tokens(x[mask], mask)
 
     _, tokens = stage(video, times, video, times)
 
-    for step, padding in ((0, 0.0), (1, 1.0)):
-        phase = 2 * torch.pi * times[0, step] * stage.get_buffer("frequencies").sum(0)
-        position = stage.position(torch.cat([phase.sin(), phase.cos()]))
-        extra = position + stage.modality[1] + padding * stage.padding[0]
-        torch.testing.assert_close(tokens.x[0, step], stage.video(torch.cat([x[0, step], extra])), atol=1e-5, rtol=1e-5)
+    phase = 2 * torch.pi * times[0, 0] * stage.get_buffer("frequencies").sum(0)
+    extra = stage.position(torch.cat([phase.sin(), phase.cos()])) + stage.modality[1]
+    torch.testing.assert_close(tokens.x[0], stage.video(torch.cat([x[0, 0], extra])), atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(tokens.x.sum(), [stage.padding])
+    assert not gradient.any(), "it is there, so that Adam decays the padding embedding"
 
 
 def test_mean_of_tokens_counts_real_steps_only() -> None:
-    tokens = Tokens(torch.tensor([[[2.0], [4.0], [99.0]]]), torch.tensor([[True, True, False]]))
+    tokens = Tokens(torch.tensor([[2.0], [4.0]]), torch.tensor([[True, True, False]]))
 
     assert tokens.mean().item() == 3.0
 

@@ -75,9 +75,9 @@ def test_block_looks_at_the_real_tokens_then_at_itself() -> None:
 def test_embedding_is_the_projected_norm_of_the_mean_latent() -> None:
     torch.manual_seed(0)
     model = Perceiver(TINY, SPEC).eval()
-    audio = Tokens(torch.randn(1, 2, 4), torch.tensor([[True, False]]))
-    video = Tokens(torch.randn(1, 3, 4), torch.tensor([[True, True, False]]))
-    real = torch.cat([audio.x[:, :1], video.x[:, :2]], dim=1)
+    audio = Tokens(torch.randn(1, 4), torch.tensor([[True, False]]))
+    video = Tokens(torch.randn(2, 4), torch.tensor([[True, True, False]]))
+    real = torch.cat([audio.x, video.x])[None]
     with torch.no_grad():
         out = model.fuse(audio, video)["joint"]
         latents = model.blocks[0](model.latents[None], real, torch.ones(1, 1, 3, dtype=torch.bool))

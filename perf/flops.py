@@ -1,0 +1,62 @@
+"""Floating-point operations that a training step of TCAF needs: real steps alone, and nothing whose result is not used.
+
+A multiply-add counts as 2. Matrix products and attention count; element-wise work does not. ``tests/test_perf.py`` compares the
+formula with torch's counter on a batch without padding, in which nothing is spared but in the last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from benchmark.method import Spec
+
+
+def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int], classes: int) -> float:
+    """Forward and backward of a batch whose samples have these numbers of real steps.
+
+    The backward of a product costs two, or one where the input needs no gradient (features, word vectors, times).
+    """
+    c, batch = config, len(audio_steps)
+    audio, video = sum(audio_steps), sum(video_steps)
+    tokens, inner = batch + audio + video, c.heads * c.dim_head
+    leaves = (audio * spec.audio_dim + video * spec.video_dim) * c.encoder_hidden
+    leaves += (audio + video) * c.token_size**2  # of the positions
+    leaves += (batch + classes) * spec.text_dim * c.embedding_dim  # word projections
+    inside = (audio + video) * (c.encoder_hidden * c.dim + (c.dim + c.token_size) * c.dim)
+    feed_forward = 2 * c.dim * c.mlp_dim
+    inside += (c.depth - 1) * tokens * (4 * c.dim * inner + feed_forward)
+    inside += tokens * 2 * c.dim * inner + batch * (2 * c.dim * inner + feed_forward)  # the last layer: the class token's row
+    pairs = [pairs_of(a, v, c.sees) for a, v in zip(audio_steps, video_steps, strict=True)]
+    inside += 2 * inner * ((c.depth - 1) * sum(pairs) + tokens)
+    inside += batch * (c.dim * c.decoder_hidden + c.decoder_hidden * c.embedding_dim)  # O_proj
+    inside += batch * (c.embedding_dim * c.decoder_hidden + c.decoder_hidden * spec.text_dim)  # D_o
+    inside += batch * c.embedding_dim * (spec.text_dim + classes)  # D_w and cross-entropy
+    return 2.0 * (2 * leaves + 3 * inside)
+
+
+def pairs_of(audio: int, video: int, sees: str) -> int:
+    """Pairs of tokens of a sample that attend to each other, the class token's included."""
+    steps = {"cross": 2 * audio * video, "self": audio**2 + video**2, "all": (audio + video) ** 2}[sees]
+    return steps + 2 * (audio + video) + 1
+
+
+def counter() -> FlopCounterMode:
+    """Torch's counter, which is told of the CPU's attention; its backward costs two forwards, what it computes anew apart."""
+
+    def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    def backward(_: object, query: Sequence[int], key: Sequence[int], value: Sequence[int], *__: object, **___: object) -> int:
+        return 2 * forward(query, key, value)
+
+    ops = torch.ops.aten
+    kernels = {
+        "_scaled_dot_product_flash_attention_for_cpu": forward,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": backward,
+    }
+    known = {getattr(ops, name): count for name, count in kernels.items() if hasattr(ops, name)}
+    return FlopCounterMode(display=False, custom_mapping=known)

@@ -1,0 +1,38 @@
+"""The formula by which perf/ tells necessary operations, against torch's counter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.method import Batch, Classes, Spec
+from methods.tcaf import Tcaf
+from perf import flops
+
+SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=1.0, video_seconds=1.0)
+SIZES: dict[str, Any] = {
+    "dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "decoder_hidden": 9, "token_size": 4, "mlp_dim": 6, "heads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_necessary_operations_are_those_that_torch_counts_where_nothing_is_padded_or_masked(depth: int) -> None:
+    config = Tcaf.Config(**SIZES, depth=depth, dim_head=4, sees="all")
+    model = Tcaf(config, SPEC).train()
+    ones, text, label = torch.ones(3, 4, dtype=torch.bool), torch.randn(4, 6), torch.tensor([0, 1, 3])
+    times = torch.arange(4.0).expand(3, 4)
+    batch = Batch(torch.randn(3, 4, 5), torch.randn(3, 4, 7), ones, ones, times, times, label, text[label])
+    counter = flops.counter()
+
+    with counter:
+        model.loss(batch, Classes(text))["total"].backward()
+
+    assert flops.tcaf_step(config, SPEC, [4] * 3, [4] * 3, classes=4) == counter.get_total_flops()
+
+
+def test_of_pairs_only_those_that_see_each_other_count() -> None:
+    assert flops.pairs_of(2, 3, "all") == 36
+    assert flops.pairs_of(2, 3, "cross") == 2 * 6 + 2 * 5 + 1
+    assert flops.pairs_of(2, 3, "self") == 4 + 9 + 2 * 5 + 1
