@@ -338,7 +338,7 @@ def test_importances_that_cannot_be_told_say_why(tmp_path: Path) -> None:
     one = Study("s", sqlite_uri(tmp_path / "one.db"), {"depth": RANGES["depth"]}, {"depth": 2}, TuningConfig(trials=2))
     one.run(lambda trial, values: 0.01 * values["depth"])
 
-    assert few.importances().reason == "4 finished trials, at least 5 are needed"
+    assert few.importances().reason == "4 finished trials, at least 6 are needed"
     assert flat.importances().reason == "all finished trials have the same HM"
     assert one.importances().reason == "a single setting is searched"
     assert not {**few.importances().values, **flat.importances().values, **one.importances().values}
