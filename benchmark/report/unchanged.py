@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def made_from(results: Results, texts: Iterable[str]) -> str:
     runs = [*results.runs.values(), *(weights.run for weights in results.released)]
     facts = {
         "calls": [[c.run_id, c.status, c.start] for c in results.calls],
-        "runs": [asdict(run) for run in sorted(runs, key=lambda run: run.run_id)],
+        "runs": [vars(run) for run in sorted(runs, key=lambda run: run.run_id)],
         "units": [_unit(unit) for unit in results.units],
         "texts": list(texts),
     }
