@@ -139,7 +139,7 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
         None where a method cannot be counted.
     """
     rows = np.random.default_rng([seed, STREAM]).permutation(data.rows)[:batch_size]
-    counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+    counter = FlopCounterMode(display=False, custom_mapping=cpu_attention())
     with _looking_at(method) as device:
         batch = make_batch(data.samples, rows, rules, training=False).to(device)
         fused = torch.backends.mha.get_fastpath_enabled()
@@ -159,7 +159,7 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
     return counter.get_total_flops() / len(rows)
 
 
-def _cpu_attention() -> dict[Any, Any]:
+def cpu_attention() -> dict[Any, Any]:
     """The CPU's attention kernel, which the counter does not know by itself."""
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark.inspection import cpu_attention
 from benchmark.method import Spec
 
 
@@ -47,16 +48,10 @@ def pairs_of(audio: int, video: int, sees: str) -> int:
 def counter() -> FlopCounterMode:
     """Torch's counter, which is told of the CPU's attention; its backward costs two forwards, what it computes anew apart."""
 
-    def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
-        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    forward = cpu_attention()
+    backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
-    def backward(_: object, query: Sequence[int], key: Sequence[int], value: Sequence[int], *__: object, **___: object) -> int:
-        return 2 * forward(query, key, value)
+    def twice(_: object, *arguments: Any, **options: Any) -> int:
+        return 2 * sum(count(*arguments, **options) for count in forward.values())
 
-    ops = torch.ops.aten
-    kernels = {
-        "_scaled_dot_product_flash_attention_for_cpu": forward,
-        "_scaled_dot_product_flash_attention_for_cpu_backward": backward,
-    }
-    known = {getattr(ops, name): count for name, count in kernels.items() if hasattr(ops, name)}
-    return FlopCounterMode(display=False, custom_mapping=known)
+    return FlopCounterMode(display=False, custom_mapping={**forward, **({} if backward is None else {backward: twice})})

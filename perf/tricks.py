@@ -1,7 +1,7 @@
 """What each thing that a training step spares is worth: the step without it over the step with it, TCAF at its published sizes.
 
 Run with ``make bench`` or ``python -m perf.tricks``; ``-h`` lists the options. Steps of both forms alternate in one run; that
-they give the same is tested in ``tests/methods``.
+they give the same is tested in ``tests/methods``, but for Adam.
 """
 
 from __future__ import annotations
