@@ -254,6 +254,9 @@ def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatc
         with connection:
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # closing with a part of the request unread would reset the connection
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer, args=(listener,))
