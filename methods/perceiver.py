@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.method import Field, Spec, register
-from methods.blocks import Attention, SequenceConfig, SequenceMethod, Tokens
+from methods.blocks import Attention, Dropout, SequenceConfig, SequenceMethod, Tokens
 
 BIBTEX = """@inproceedings{jaegle2021perceiver,
   author    = {Jaegle, Andrew and Gimeno, Felix and Brock, Andrew and Zisserman, Andrew and Vinyals, Oriol
@@ -101,7 +101,7 @@ class GatedFeedForward(nn.Module):
         super().__init__()
         self.enter = nn.Linear(dim, 2 * hidden)
         self.leave = nn.Linear(hidden, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., dim]`` to ``[..., dim]``."""

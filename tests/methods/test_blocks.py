@@ -14,7 +14,7 @@ from benchmark.method import Batch, Classes, Method, Spec
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
-from methods.blocks import Attention, Places, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
+from methods.blocks import Attention, Dropout, Places, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
 from methods.cjme import Cjme, surer_modality
 from methods.perceiver import Perceiver
 from methods.tcaf import Tcaf, attention_mask
@@ -85,6 +85,27 @@ def test_projection_gives_its_momentum_to_the_last_norm_of_two_layers_only() -> 
 
     assert [x.momentum for x in norms] == [0.1, 0.99]
     assert [x.momentum for x in single] == [0.1]
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    x = torch.full((400, 301), 2.0, requires_grad=True)
+    dropout = Dropout(0.3).train()
+    torch.manual_seed(0)
+    y = dropout(x)
+    torch.manual_seed(0)
+    assert torch.equal(y, dropout(x)), "the draws follow torch's generator"
+    assert not torch.equal(y, dropout(x))
+    dropped = y == 0
+    assert torch.allclose(y[~dropped], torch.tensor(2 / 0.7), rtol=1e-4)
+    for share in (dropped.float().mean(0), dropped.float().mean(1)):  # 5 deviations of a share of 301 and more
+        assert (share - 0.3).abs().max() < 0.133
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.007)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad == 0, dropped)
+    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(Dropout(0.0).train()(x), x)
+    assert not Dropout(1.0).train()(x).any()
 
 
 def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
