@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -145,20 +145,14 @@ class Attention(nn.Module):
             mask: ``[B, N, N]`` of the padded sequences.
             first_only: whether only the first token of each sequence is wanted, ``[B, dim]``.
         """
+        k, v = places.pad(self.key(x)), places.pad(self.value(x))
         if first_only:
-            k, v = self._together(x, places, self.key, self.value)
             q = self.query(x[: places.batch]).unsqueeze(1)
             gathered = self._gather(q, k, v, mask[:, :1]).squeeze(1)
         else:
-            q, k, v = self._together(x, places, self.query, self.key, self.value)
-            gathered = places.pick(self._gather(q, k, v, mask))
+            gathered = places.pick(self._gather(places.pad(self.query(x)), k, v, mask))
         out: Tensor = self.dropout(self.out(gathered))
         return out
-
-    def _together(self, x: Tensor, places: Places, *layers: nn.Linear) -> Sequence[Tensor]:
-        """What layers make of packed sequences, in one product, padded: ``[B, N, heads * dim_head]`` each."""
-        product = functional.linear(x, torch.cat([layer.weight for layer in layers]))
-        return places.pad(product).chunk(len(layers), dim=-1)
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``."""

@@ -83,21 +83,11 @@ def plain_dropout() -> AbstractContextManager[object]:
     return patch.object(blocks.Dropout, "forward", nn.Dropout.forward)
 
 
-def three_products() -> AbstractContextManager[object]:
-    """Queries, keys and values are a product each."""
-
-    def together(self: blocks.Attention, x: Tensor, places: Places, *layers: nn.Linear) -> list[Tensor]:
-        return [places.pad(layer(x)) for layer in layers]
-
-    return patch.object(blocks.Attention, "_together", together)
-
-
 TRICKS: dict[str, tuple[Callable[[], AbstractContextManager[object]], str]] = {
     "padded tokens are left out of the transformer": (padded_tokens, "corrected"),
     "the last layer computes the class token alone": (whole_last_layer, "corrected"),
     "padded steps are not multiplied by the first layer": (zeros_through_the_first_layer, "paper"),
     "dropout draws 16 bits an element": (plain_dropout, "corrected"),
-    "queries, keys and values are one product": (three_products, "corrected"),
     "Adam is fused": (plain_adam, "corrected"),
 }
 
