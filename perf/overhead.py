@@ -230,7 +230,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table; exit code 1 where the share is not below the goal."""
     parser = argparse.ArgumentParser(description="Share of the training time that the harness costs.")
     parser.add_argument("--epochs", type=int, default=2, help="epochs to measure (%(default)s)")
     parser.add_argument("--batches", type=int, default=5, help="batches of an epoch to measure (%(default)s)")
@@ -248,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{sentence}\n\ntorch {torch.__version__}, {torch.get_num_threads()} thread(s), CPU")
     if options.json is not None:
         options.json.write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+    if found.share() >= GOAL:
+        raise SystemExit(f"{100 * found.share():.2f} % is not below the goal")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from tiny import Bench
+from tiny import Bench, need
 
 from benchmark.databases import sqlite_uri
 from benchmark.tracking import Tracker
@@ -26,7 +26,7 @@ SHARED = Path(os.environ.get("GZSL_SHARED", Path(__file__).resolve().parents[2] 
 def shared() -> Path:
     """The folder of reference data; tests that need it are skipped where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"no reference data at {SHARED} (set GZSL_SHARED)")
+        need(f"no reference data at {SHARED} (set GZSL_SHARED)")
     return SHARED
 
 

@@ -18,7 +18,15 @@ from benchmark.report.tables import build_tables
 from benchmark.tracking import Tracker
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
-SIZES = {"default-like": Sizes(), "other sizes": SMALL, "fixed length": replace(SMALL, lengths=4)}
+PUBLISHED_TCAF = Sizes(512, 512, depth=6, heads=8, dim_head=64, mlp=128, embedding=64, extra={"lr": 7e-5})
+"""Of UCF cls, as in ``search_spaces/tcaf.yaml``."""
+PUBLISHED = {
+    "tcaf": PUBLISHED_TCAF,
+    "avca": Sizes(hidden=512, decoder=512, depth=1),
+    "cjme": Sizes(hidden=1024),
+    "avgzslnet": Sizes(hidden=1024),
+}
+SIZES = {"middling sizes": Sizes(), "other sizes": SMALL, "fixed length": replace(SMALL, lengths=4)}
 
 
 @pytest.fixture
@@ -28,16 +36,17 @@ def place(tmp_path: Path, runs: Path) -> Place:
 
 @pytest.mark.parametrize(
     ("method", "sizes"),
-    [(m, s) for m in CLASS_OF for s in SIZES if m == "tcaf" or s != "fixed length"],
+    [(m, s) for m in CLASS_OF for s in (*SIZES, "published sizes") if m == "tcaf" or s != "fixed length"],
 )
 def test_published_weights_give_the_numbers_of_a_plain_evaluation(
     place: Place, method: str, sizes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    states = tuple(fit(method, SIZES[sizes], make_state(method, SIZES[sizes], seed), place.data, seed) for seed in (1, 2))
-    expected = plain_evaluation(method, SIZES[sizes], *states, place.data)
+    its = PUBLISHED[method] if sizes == "published sizes" else SIZES[sizes]
+    states = tuple(fit(method, its, make_state(method, its, seed), place.data, seed) for seed in (1, 2))
+    expected = plain_evaluation(method, its, *states, place.data)
     assert expected["hm"] > 0
     assert expected["beta"] > 0
-    stage_a, stage_b = write_run(place.folder, method, SIZES[sizes], states=(states[0], states[1]))
+    stage_a, stage_b = write_run(place.folder, method, its, states=(states[0], states[1]))
     numbers = place.evaluate(stage_a, stage_b, "--features", "cls")
     assert numbers == {name: round(value, 2) for name, value in expected.items()}
     shown = capsys.readouterr().out
@@ -69,10 +78,6 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     again = place.evaluate(*write_run(place.folder / "other", "avca", SMALL, states=(make_state("avca", SMALL, 5),) * 2))
     digests = {r.tags["weights_digest"] for r in tracker.find(kind=KIND)}
     assert len(digests) == 2, again
-
-
-PUBLISHED_TCAF = Sizes(512, 512, depth=6, heads=8, dim_head=64, mlp=128, embedding=64, extra={"lr": 7e-5})
-"""Of UCF cls, as in ``search_spaces/tcaf.yaml``."""
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
+from tiny import QuietListener
 
 from benchmark import registry
 from benchmark.jobs import Call, plan_units
@@ -20,21 +22,10 @@ TRAINING = [
     *(f"avgzslnet.{s}" for s in ("hidden=128", "dropout=0.2")),
     *(f"avca.{s}" for s in ("dim=48", "encoder_hidden=64", "projection_hidden=64", "dim_head=16", "momentum=0.1")),
     *(f"cjme.{s}" for s in ("hidden=128", "dropout=0")),
+    *(f"attention_fusion.{s}" for s in ("dim=64", "encoder_hidden=64", "decoder_hidden=64", "lr=0.002")),
+    *(f"perceiver.{s}" for s in ("dim=64", "depth=1", "latents=8", "heads=4", "dim_head=16", "encoder_hidden=64", "lr=0.002")),
 ]
 SAMPLES = ["train_samples=40", "test_unseen_samples=30", "seen_bias=0", "noise=0.3"]
-
-
-class Quiet:
-    """Hears of progress and says nothing."""
-
-    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        pass
-
-    def on_note(self, text: str) -> None:
-        pass
-
-    def on_epoch(self, record: object) -> None:
-        pass
 
 
 def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
@@ -44,8 +35,8 @@ def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
     settings = [*TRAINING, *(f"data.{s}" for s in data), *extra]
     call = Call(methods=method, dataset="synthetic", mode="corrected", settings=settings)
     task = plan_units(call, registry.load(), folder)[0].job(2, 0).task()
-    first = stage_one(task, folder / "1", "k", Quiet())
-    return stage_two(task, first, folder / "2", "k", Quiet()).metrics["zsl"]
+    first = stage_one(task, folder / "1", "k", QuietListener())
+    return stage_two(task, first, folder / "2", "k", QuietListener()).metrics["zsl"]
 
 
 @pytest.mark.slow
@@ -60,10 +51,15 @@ def test_a_method_recognises_unseen_classes_by_their_word_vectors(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["tcaf", "avgzslnet", "avca"])
+@pytest.mark.parametrize("method", registry.load().methods)
 def test_with_shuffled_word_vectors_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
+    """Other data and another permutation for each seed. A permutation may happen to say something of six classes, so that
+    single results scatter widely; their mean is at chance within three standard errors."""
     values = [
         zsl(method, tmp_path / str(seed), "protocol.text_alignment=shuffled", f"data.seed={seed}", video_signal=1.0)
-        for seed in range(3)
+        for seed in range(5)
     ]
-    assert sum(values) / 3 < CHANCE + 0.2, values
+    error = statistics.stdev(values) / len(values) ** 0.5
+    print(method, values, error)
+    assert statistics.fmean(values) < CHANCE + max(3 * error, 0.05), values
+    assert statistics.fmean(values) < 2 * CHANCE, values

@@ -36,6 +36,19 @@ def need(missing: str) -> NoReturn:
     (pytest.fail if os.environ.get("GZSL_ALL_TESTS") == "required" else pytest.skip)(missing)
 
 
+class QuietListener:
+    """Hears of a training's progress and keeps nothing."""
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        pass
+
+    def on_note(self, text: str) -> None:
+        pass
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        pass
+
+
 class SilentDisplay:
     """Keeps what a user would have seen."""
 

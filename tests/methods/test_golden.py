@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import need
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +30,12 @@ from methods.tcaf import Tcaf
 SHARED = Path(os.environ.get("GZSL_SHARED", Path(__file__).parents[2].parent / "shared"))
 GOLDEN = SHARED / "golden"
 
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"golden numbers not found in {GOLDEN} (set GZSL_SHARED)")
+
+@pytest.fixture(autouse=True)
+def _golden() -> None:
+    if not GOLDEN.is_dir():
+        need(f"golden numbers not found in {GOLDEN} (set GZSL_SHARED)")
+
 
 METHODS: dict[str, type[Method]] = {"tcaf": Tcaf, "avca": Avca, "cjme": Cjme, "avgzslnet": AvgzslNet}
 VIEWS = {
