@@ -41,6 +41,7 @@ from benchmark.errors import Unavailable, UsageError
 if TYPE_CHECKING:
     from benchmark.execution import CallResult
     from benchmark.jobs import Call, Unit
+    from benchmark.status import StudyState
     from benchmark.tracking import Tracker
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -72,11 +73,16 @@ data_app = typer.Typer(no_args_is_help=True, help="Import, build, show and check
 app.add_typer(data_app, name="data")
 
 
-def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
+def _tracking_uri(runs_dir: Path, tracking_uri: str | None) -> str:
     from benchmark.databases import sqlite_uri
+
+    return tracking_uri or sqlite_uri(runs_dir / "mlflow.db")
+
+
+def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     from benchmark.tracking import Tracker
 
-    return Tracker(tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), runs_dir / "artifacts")
+    return Tracker(_tracking_uri(runs_dir, tracking_uri), runs_dir / "artifacts")
 
 
 def _storage(runs_dir: Path, storage: str | None) -> str:
@@ -139,10 +145,10 @@ def run(
     call = options.call()
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, places.data_root)
-    tracker = _tracker(places.runs_dir, places.tracking_uri)
     if dry_run:
-        _show_jobs(tracker, units, call.stages, places.runs_dir, json_file)
+        _show_jobs(call, units, places, json_file)
         return
+    tracker = _tracker(places.runs_dir, places.tracking_uri)
     folder = reports_dir / (report_name or report_folder(call))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
@@ -317,28 +323,49 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
     return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}
 
 
-def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path, json_file: str | None) -> None:
+def _show_jobs(call: Call, units: list[Unit], places: Places, json_file: str | None) -> None:
+    """What of a call is done; a store that is not there yet is not created."""
+    from benchmark.databases import has_table
     from benchmark.display import rows_table
-    from benchmark.execution import job_states
-    from benchmark.worker import study_of
+    from benchmark.status import JobState, Stores, StudyState, call_states
 
-    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages, runs_dir)]  # fmt: skip # noqa: E501
-    if json_file != "-":
-        rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
-        for unit in units:
-            if unit.tuning.trials:
-                name = study_of(unit, "").name
-                out.print(f"tuning: {unit.tuning.trials} trials of study {name!r}, then the seeds again if settings differ")
-    _emit(json_file, [dict(zip(("job", "key", "state", "reason"), row, strict=True)) for row in rows])
+    runs_dir = places.runs_dir
+    known = has_table(_tracking_uri(runs_dir, places.tracking_uri), "experiments")
+    tracker = _tracker(runs_dir, places.tracking_uri) if known else None
+    states = call_states(units, call.stages, Stores(tracker, _storage(runs_dir, places.storage), runs_dir))
+    _emit(json_file, [asdict(state) for state in states])
+    if json_file == "-":
+        return
+    jobs = [(s.job, s.key, s.state, s.reason) for s in states if isinstance(s, JobState)]
+    rows_table(out, "Jobs", ["job", "key", "state", "reason"], jobs)
+    studies = [s for s in states if isinstance(s, StudyState)]
+    if studies:
+        columns = ["study", "state", "finished", "pruned", "running", "interrupted", "failed", "missing", "reason"]
+        counts = [(s.finished, s.pruned, s.running, s.interrupted, s.failed, s.missing) for s in studies]
+        rows = [(s.study, s.state, *count, _reasons(s)) for s, count in zip(studies, counts, strict=True)]
+        rows_table(out, "Studies, trials", columns, rows)
+    for study in studies:
+        then = "then the seeds again if settings differ"
+        if study.best_hm is not None:
+            then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {_settings_text(study.best_values)}"
+        out.print(f"{study.unit}: {study.trials} trials, {then}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _reasons(study: StudyState) -> str:
+    """Why a study or its trials failed, trials of one reason together."""
+    trials: dict[str, list[str]] = {}
+    for number, reason in study.failures.items():
+        trials.setdefault(reason, []).append(str(number))
+    of_trials = [f"trial{'s' * (len(n) > 1)} {', '.join(n)}: {reason}" for reason, n in trials.items()]
+    return "; ".join([*([study.reason] if study.reason else []), *of_trials])
 
 
 @app.command()
 @with_options
 def status(options: CallOptions, places: Places, json_file: Json = None) -> None:
-    """Show which jobs of a call are done, running, interrupted, failed (with the reason) or missing."""
+    """Show which jobs and trials of a call are done, running, interrupted, failed (with the reason) or missing."""
     call = options.call()
-    tracker, units = _tracker(places.runs_dir, places.tracking_uri), _plan(call, places.data_root)
-    _show_jobs(tracker, units, call.stages, places.runs_dir, json_file)
+    _show_jobs(call, _plan(call, places.data_root), places, json_file)
 
 
 @app.command(name="list")
