@@ -14,19 +14,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
 from benchmark import __version__
+from benchmark.cli_options import (
+    CallOptions,
+    DataRoot,
+    Json,
+    MlflowUi,
+    Places,
+    Plugin,
+    Quiet,
+    Report,
+    ReportsDir,
+    RetryFailed,
+    RunsDir,
+    SearchOptions,
+    TrackingUri,
+    with_options,
+)
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from benchmark.execution import CallResult
     from benchmark.jobs import Call, Unit
+    from benchmark.status import StudyState
     from benchmark.tracking import Tracker
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -57,87 +72,17 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Import, build, show and check feature stores.")
 app.add_typer(data_app, name="data")
 
-DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", help="Folder of the feature stores.")]
-RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", help="Folder of everything that runs write.")]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow store; a SQLite file in the runs folder if not given."),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage; a SQLite file in the runs folder if not given."),
-]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", help="Machine-readable results, to FILE (a name with a suffix), or to the screen without one."),
-]
-Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
-Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
-Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
-Features = Annotated[str | None, typer.Option(help="Feature set; the data set's default if not given.")]
-ModeOption = Annotated[str | None, typer.Option(help="paper (as published), corrected, or both.")]
-Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
-Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
-BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
-Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
-Ablate = Annotated[
-    str | None,
-    typer.Option(
-        "--ablate-protocol",
-        metavar="[SWITCHES]",
-        help="Mode paper, then the same with each protocol switch corrected alone, then mode corrected; "
-        "names separated by commas choose switches.",
-    ),
-]
-InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
-Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
-ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
-MlflowUi = Annotated[
-    str | None,
-    typer.Option(
-        "--mlflow-ui", metavar="URL", help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
 
+def _tracking_uri(runs_dir: Path, tracking_uri: str | None) -> str:
+    from benchmark.databases import sqlite_uri
 
-def _call(config: Path | None, **options: Any) -> Call:
-    """The call of a configuration file and options, which win.
-
-    Raises:
-        UsageError: the file cannot be read, or a value does not fit; all are listed.
-    """
-    from benchmark.errors import near, validation_message
-    from benchmark.jobs import Call
-
-    values: dict[str, Any] = {}
-    if config is not None:
-        try:
-            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"--config {config}: cannot be read ({error})") from None
-        if not isinstance(values, dict):
-            raise UsageError(f"--config {config}: holds no options; write OPTION: VALUE, a line each")
-        unknown = [str(k) for k in values if k not in Call.model_fields]
-        if unknown:
-            raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
-    given = {k: v for k, v in options.items() if v is not None and v != []}
-    try:
-        call = Call.model_validate({**values, **{k: v for k, v in given.items() if k != "settings"}})
-    except ValidationError as error:
-        raise UsageError(validation_message(error, "options")) from None
-    return call.model_copy(update={"settings": [*call.settings, *given.get("settings", [])]})
+    return tracking_uri or sqlite_uri(runs_dir / "mlflow.db")
 
 
 def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
-    from benchmark.databases import sqlite_uri
     from benchmark.tracking import Tracker
 
-    return Tracker(tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), runs_dir / "artifacts")
+    return Tracker(_tracking_uri(runs_dir, tracking_uri), runs_dir / "artifacts")
 
 
 def _storage(runs_dir: Path, storage: str | None) -> str:
@@ -181,21 +126,10 @@ def root(
 
 
 @app.command()
+@with_options
 def run(
-    methods: Methods = None,
-    dataset: Dataset = None,
-    features: Features = None,
-    mode: ModeOption = None,
-    stages: Stages = None,
-    seeds: Seeds = None,
-    base_seed: BaseSeed = None,
-    trials: Trials = None,
-    timeout: Timeout = None,
-    set_: Set = None,
-    ablate: Ablate = None,
-    config: Config = None,
-    plugin: Plugin = None,
-    in_memory: InMemory = None,
+    options: CallOptions,
+    places: Places,
     retry_failed: RetryFailed = False,
     jobs: Jobs = None,
     executor: Executor = "local",
@@ -203,32 +137,22 @@ def run(
     gpus_per_job: GpusPerJob = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
     report_name: Report = None,
+    reports_dir: ReportsDir = Path("reports"),
     quiet: Quiet = False,
     json_file: Json = None,
-    data_root: DataRoot = Path("data"),
-    runs_dir: RunsDir = Path("runs"),
-    reports_dir: ReportsDir = Path("reports"),
-    tracking_uri: TrackingUri = None,
-    storage: Storage = None,
 ) -> None:
     """Train, tune, test and report methods on data sets. What is done already is not done again."""
-    call = _call(
-        config, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
-        base_seed=base_seed, trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
-        ablate=[name.strip() for name in ablate.split(",")] if ablate is not None else None,
-    )  # fmt: skip
+    call = options.call()
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
-    units = _plan(call, data_root)
-    tracker = _tracker(runs_dir, tracking_uri)
+    units = _plan(call, places.data_root)
     if dry_run:
-        _show_jobs(tracker, units, call.stages, runs_dir, json_file)
+        _show_jobs(call, units, places, json_file)
         return
+    tracker = _tracker(places.runs_dir, places.tracking_uri)
     folder = reports_dir / (report_name or report_folder(call))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
-    result = _run_units(
-        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet or json_file == "-", retry_failed=retry_failed
-    )
+    result = _run_units(call, units, tracker, places, workers, quiet=quiet or json_file == "-", retry_failed=retry_failed)
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
         text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
@@ -242,43 +166,27 @@ def run(
 
 
 @app.command()
+@with_options
 def tune(
-    methods: Methods = None,
-    dataset: Dataset = None,
-    features: Features = None,
-    mode: ModeOption = None,
-    base_seed: BaseSeed = None,
-    trials: Trials = None,
-    timeout: Timeout = None,
-    set_: Set = None,
-    plugin: Plugin = None,
-    in_memory: InMemory = None,
+    options: SearchOptions,
+    places: Places,
+    retry_failed: RetryFailed = False,
     jobs: Jobs = None,
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus_per_job: GpusPerJob = None,
-    retry_failed: RetryFailed = False,
     quiet: Quiet = False,
     json_file: Json = None,
-    data_root: DataRoot = Path("data"),
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-    storage: Storage = None,
 ) -> None:
     """Search for settings on the validation parts only; nothing is tested."""
-    call = _call(
-        None, methods=methods, dataset=dataset, features=features, mode=mode, base_seed=base_seed,
-        trials=trials, timeout=timeout, settings=set_, plugins=plugin, in_memory=in_memory,
-    )  # fmt: skip
+    call = options.call()
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
-    units = _plan(call, data_root)
+    units = _plan(call, places.data_root)
     if not all(unit.tuning.trials for unit in units):
         raise UsageError("tune: say how many trials, for example --trials 30")
-    tracker = _tracker(runs_dir, tracking_uri)
+    tracker = _tracker(places.runs_dir, places.tracking_uri)
     quiet = quiet or json_file == "-"
-    result = _run_units(
-        call, units, tracker, data_root, runs_dir, storage, workers, quiet=quiet, tune_only=True, retry_failed=retry_failed
-    )
+    result = _run_units(call, units, tracker, places, workers, quiet=quiet, tune_only=True, retry_failed=retry_failed)
     if json_file != "-":
         from benchmark.display import rows_table
 
@@ -308,9 +216,7 @@ def _run_units(
     call: Call,
     units: list[Unit],
     tracker: Tracker,
-    data_root: Path,
-    runs_dir: Path,
-    storage: str | None,
+    places: Places,
     workers: Workers,
     *,
     quiet: bool,
@@ -326,9 +232,9 @@ def _run_units(
     jobs = count_jobs(units, call.stages, tune_only=tune_only)
     with LiveDisplay(out, quiet=quiet, jobs=jobs) as display, Interrupts(err.print) as interrupts:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        places = (tracker, runs_dir, _storage(runs_dir, storage), display.lane())
-        runner = Runner(*places, command, interrupts.stopping, retry_failed)
-        engine = workers.engine(runner, call, units, data_root, display.lane, tune_only=tune_only)
+        storage = _storage(places.runs_dir, places.storage)
+        runner = Runner(tracker, places.runs_dir, storage, display.lane(), command, interrupts.stopping, retry_failed)
+        engine = workers.engine(runner, call, units, places.data_root, display.lane, tune_only=tune_only)
         try:
             return runner.run(call, units, tune_only=tune_only, engine=engine)
         except KeyboardInterrupt:
@@ -417,43 +323,49 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
     return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}
 
 
-def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path, json_file: str | None) -> None:
+def _show_jobs(call: Call, units: list[Unit], places: Places, json_file: str | None) -> None:
+    """What of a call is done; a store that is not there yet is not created."""
+    from benchmark.databases import has_table
     from benchmark.display import rows_table
-    from benchmark.execution import job_states
-    from benchmark.worker import study_of
+    from benchmark.status import JobState, Stores, StudyState, call_states
 
-    rows = [(job.title, job.key, state, (run.tags.get("error", "") if run and state != "done" else "")) for job, state, run in job_states(tracker, units, stages, runs_dir)]  # fmt: skip # noqa: E501
-    if json_file != "-":
-        rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
-        for unit in units:
-            if unit.tuning.trials:
-                name = study_of(unit, "").name
-                out.print(f"tuning: {unit.tuning.trials} trials of study {name!r}, then the seeds again if settings differ")
-    _emit(json_file, [dict(zip(("job", "key", "state", "reason"), row, strict=True)) for row in rows])
+    runs_dir = places.runs_dir
+    known = has_table(_tracking_uri(runs_dir, places.tracking_uri), "experiments")
+    tracker = _tracker(runs_dir, places.tracking_uri) if known else None
+    states = call_states(units, call.stages, Stores(tracker, _storage(runs_dir, places.storage), runs_dir))
+    _emit(json_file, [asdict(state) for state in states])
+    if json_file == "-":
+        return
+    jobs = [(s.job, s.key, s.state, s.reason) for s in states if isinstance(s, JobState)]
+    rows_table(out, "Jobs", ["job", "key", "state", "reason"], jobs)
+    studies = [s for s in states if isinstance(s, StudyState)]
+    if studies:
+        columns = ["study", "state", "finished", "pruned", "running", "interrupted", "failed", "missing", "reason"]
+        counts = [(s.finished, s.pruned, s.running, s.interrupted, s.failed, s.missing) for s in studies]
+        rows = [(s.study, s.state, *count, _reasons(s)) for s, count in zip(studies, counts, strict=True)]
+        rows_table(out, "Studies, trials", columns, rows)
+    for study in studies:
+        then = "then the seeds again if settings differ"
+        if study.best_hm is not None:
+            then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {_settings_text(study.best_values)}"
+        out.print(f"{study.unit}: {study.trials} trials, {then}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _reasons(study: StudyState) -> str:
+    """Why a study or its trials failed, trials of one reason together."""
+    trials: dict[str, list[str]] = {}
+    for number, reason in study.failures.items():
+        trials.setdefault(reason, []).append(str(number))
+    of_trials = [f"trial{'s' * (len(n) > 1)} {', '.join(n)}: {reason}" for reason, n in trials.items()]
+    return "; ".join([*([study.reason] if study.reason else []), *of_trials])
 
 
 @app.command()
-def status(
-    methods: Methods = None,
-    dataset: Dataset = None,
-    features: Features = None,
-    mode: ModeOption = None,
-    stages: Stages = None,
-    seeds: Seeds = None,
-    base_seed: BaseSeed = None,
-    set_: Set = None,
-    plugin: Plugin = None,
-    json_file: Json = None,
-    data_root: DataRoot = Path("data"),
-    runs_dir: RunsDir = Path("runs"),
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Show which jobs of a call are done, running, interrupted, failed (with the reason) or missing."""
-    call = _call(
-        None, methods=methods, dataset=dataset, features=features, mode=mode, stages=stages, seeds=seeds,
-        base_seed=base_seed, settings=set_, plugins=plugin,
-    )  # fmt: skip
-    _show_jobs(_tracker(runs_dir, tracking_uri), _plan(call, data_root), call.stages, runs_dir, json_file)
+@with_options
+def status(options: CallOptions, places: Places, json_file: Json = None) -> None:
+    """Show which jobs and trials of a call are done, running, interrupted, failed (with the reason) or missing."""
+    call = options.call()
+    _show_jobs(call, _plan(call, places.data_root), places, json_file)
 
 
 @app.command(name="list")

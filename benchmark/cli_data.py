@@ -14,7 +14,8 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from benchmark.cli import DataRoot, Features, Json, ReportsDir, _emit, data_app, out
+from benchmark.cli import _emit, data_app, out
+from benchmark.cli_options import DataRoot, Features, Json, ReportsDir
 from benchmark.display import rows_table, show_table
 from benchmark.errors import UsageError
 

@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 import typer
 from rich.markup import escape
 
-from benchmark.cli import SOME_FAILED, Json, RunsDir, Storage, TrackingUri, _emit, _storage, _tracker, app, err, out
+from benchmark.cli import SOME_FAILED, _emit, _storage, _tracker, app, err, out
+from benchmark.cli_options import Json, RunsDir, Storage, TrackingUri
 from benchmark.databases import sqlite_file, sqlite_uri, without_password
 from benchmark.errors import UsageError
 from benchmark.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free

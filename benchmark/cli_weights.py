@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.cli import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, _emit, _tracker, app, err, out
+from benchmark.cli import _emit, _tracker, app, err, out
+from benchmark.cli_options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri
 from benchmark.display import rows_table
 from benchmark.errors import UsageError
 

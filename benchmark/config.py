@@ -6,6 +6,7 @@ sizes and training of the data set's card, the budget of an alias, mode ``correc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,6 +138,16 @@ class Range(_Settings):
             raise ValueError("a logarithmic range starts above 0 and has no step")
         return self
 
+    def samples(self) -> dict[str, Any]:
+        """What a setting must accept to be searched, by name: both ends and a value between them, or all choices."""
+        if self.type == "categorical":
+            return {f"choices[{i}]": choice for i, choice in enumerate(self.choices or [])}
+        low, high = self.low or 0.0, self.high or 0.0
+        if self.type == "int":
+            return {"low": low, "high": high}
+        between = min(high, low + self.step) if self.step else low + (high - low) / math.e  # no whole number by chance
+        return {"low": low, "high": high, "between low and high": between}
+
     def contains(self, value: Any) -> bool:
         """Whether a value can be drawn from the range (steps apart)."""
         if self.type == "categorical":
@@ -211,7 +222,8 @@ def load_recipe(path: Path, method: type[Method]) -> Recipe:
     """The recipe of a method, checked against its Config.
 
     Raises:
-        UsageError: all errors of the file at once: YAML, unknown fields, ranges that do not hold the published value.
+        UsageError: all errors of the file at once: YAML, unknown fields, ranges that do not hold the published value or that
+            hold values which the method does not accept.
     """
     try:
         recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -226,12 +238,9 @@ def load_recipe(path: Path, method: type[Method]) -> Recipe:
 
 
 def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
-    fields = [*method.Config.model_fields, *(f"train.{name}" for name in TrainConfig.model_fields)]
     if recipe.method != method.name:
         yield f"method: is {recipe.method!r}, expected {method.name!r}"
-    for key in recipe.search:
-        if key not in fields:
-            yield f"search.{key}: {method.title} has no such setting; {near(key, fields)}"
+    yield from range_problems("search", recipe.search, method)
     for dataset, sets in recipe.published.items():
         for features, published in sets.items():
             place = f"published.{dataset}.{features}"
@@ -247,6 +256,34 @@ def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
             for key, value in published.config.items():
                 if key in recipe.search and not recipe.search[key].contains(value):
                     yield f"{place}.config.{key}: the published value {value!r} lies outside the search range"
+
+
+def range_problems(place: str, ranges: Mapping[str, Range], method: type[Method]) -> Iterable[str]:
+    """What is wrong with search ranges: unknown settings, and ends or choices that the method or training does not accept.
+
+    Each value is tried alone. Values that do not fit together fail their trial.
+
+    Args:
+        place: where the ranges stand, for the messages.
+    """
+    fields = [*method.Config.model_fields, *(f"train.{name}" for name in TrainConfig.model_fields)]
+    for key, searched in ranges.items():
+        if key not in fields:
+            yield f"{place}.{key}: {method.title} has no such setting; {near(key, fields)}"
+            continue
+        model: type[BaseModel] = TrainConfig if key.startswith("train.") else method.Config
+        name = key.removeprefix("train.")
+        for which, value in searched.samples().items():
+            try:
+                model.model_validate({name: value})
+            except ValidationError as error:
+                wrong = [e["msg"] for e in error.errors() if e["loc"][:1] == (name,)]
+                if wrong:
+                    owner = "training" if model is TrainConfig else method.title
+                    yield (
+                        f"{place}.{key}: {which}: {wrong[0]} (got {value!r}); "
+                        f"search only values that {owner} accepts for {name!r}, or change the limits of its Config"
+                    )
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

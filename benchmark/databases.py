@@ -41,6 +41,26 @@ def set_write_ahead_logging(file: Path) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
 
 
+def has_table(uri: str, name: str) -> bool:
+    """Whether a database is there and has a table; nothing is created to find out.
+
+    True for what does not answer or is no database, so that opening it tells what is wrong.
+    """
+    from sqlalchemy import create_engine, inspect
+
+    file = sqlite_file(uri)
+    if file is not None and not file.is_file():
+        return False
+    try:
+        engine = create_engine(uri)
+        try:
+            return inspect(engine).has_table(name)
+        finally:
+            engine.dispose()
+    except Exception:
+        return True
+
+
 def is_away(error: Exception) -> bool:
     """Whether an error says that a store does not answer for now: no connection, one broken off, locked, full, restarting."""
     from requests.exceptions import ChunkedEncodingError, HTTPError, RetryError, Timeout

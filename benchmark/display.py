@@ -24,6 +24,8 @@ REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
 WIDE = 100
 """Columns from which on bars say all that they can."""
+USUAL = 70
+"""Columns from which on loss and validation HM have room, shortened."""
 NARROWEST = 24
 """Characters that a column of longer texts should have."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
@@ -43,7 +45,7 @@ class LiveDisplay:
         self.console, self.quiet = console, quiet
         wide = console.width >= WIDE
         title = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        numbers = [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))] if wide else []
+        numbers = [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))] if console.width >= USUAL else []
         self.progress = Progress(
             title,
             BarColumn(bar_width=12 if wide else 6),
@@ -118,6 +120,10 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
 class Lane:
     """Shows the running job of a task."""
 
@@ -125,12 +131,13 @@ class Lane:
         self.display, self.progress, self.console = display, display.progress, display.console
         self.task: TaskID | None = None
         self.epochs, self.batches, self.share = 1, 1, 0.0
-        self.loss, self.hm = "-", "-"
+        self.loss: float | None = None
+        self.hm: float | None = None  # of the last epoch, percent
         self._shown = 0.0
 
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.clear()
-        self.epochs, self.batches, self.loss, self.hm = epochs, batches, "-", "-"
+        self.epochs, self.batches, self.loss, self.hm = epochs, batches, None, None
         if not self.display.wide:  # data and mode are in the lines above
             method, *rest = title.split(" · ")
             title = " · ".join([method, *rest[2:]])
@@ -142,9 +149,11 @@ class Lane:
             return
         self.share = done / (self.epochs * self.batches)
         place = f"{epoch + 1}/{self.epochs} {batch:>{len(str(self.batches))}}/{self.batches}"
+        numbers = f"{_number(self.loss, 2)} HM {_number(self.hm, 1)}"
         if self.display.wide:
             place = f"epoch {epoch + 1}/{self.epochs} batch {batch:>{len(str(self.batches))}}/{self.batches}"
-        self.progress.update(self.task, completed=done, place=place, numbers=f"loss {self.loss} val HM {self.hm}")
+            numbers = f"loss {_number(self.loss, 3)} val HM {_number(self.hm, 2)}"
+        self.progress.update(self.task, completed=done, place=place, numbers=numbers)
         self.display.moved()
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
@@ -152,11 +161,11 @@ class Lane:
         if now < self._shown + 0.5 / REFRESHES and batch + 1 < self.batches:  # more is not drawn
             return
         self._shown = now
-        self.loss = f"{loss:.3f}"
+        self.loss = loss
         self._show(epoch * self.batches + batch + 1, epoch, batch + 1)
 
     def epoch(self, record: EpochRecord) -> None:
-        self.hm = f"{100 * record.validation['hm']:.2f}"
+        self.hm = 100 * record.validation["hm"]
         self._show((record.epoch + 1) * self.batches, record.epoch, self.batches)
 
     def passed(self, jobs: int) -> None:

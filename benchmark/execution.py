@@ -16,7 +16,7 @@ from benchmark.jobs import Call, Job, Stages, Unit, call_key
 from benchmark.locks import Locks, StudyLocks
 from benchmark.notes import DESCRIPTION, Means, call_name, call_note, method_metrics, method_note
 from benchmark.provenance import dump_call, git_revision, unit_tags
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.tracking import Tracker
 from benchmark.tuning import TuningResult, open_storage
 from benchmark.worker import (
     Display,
@@ -29,7 +29,6 @@ from benchmark.worker import (
     Worker,
     entry_of,
     failed_search,
-    lock_of,
     study_of,
     trial_job,
 )
@@ -298,21 +297,3 @@ def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int
 
 def _is_of(entry: Entry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())
-
-
-def job_states(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path) -> list[tuple[Job, str, RunRecord | None]]:
-    """The untuned jobs of a call with their state: done, running (of a living process), interrupted, failed or missing."""
-    wanted: list[Literal[1, 2]] = [1, 2] if stages == "all" else [1] if stages == "1" else [2]
-    rows: list[tuple[Job, str, RunRecord | None]] = []
-    locks = Locks(runs_dir)
-    names = {"FINISHED": "done", "RUNNING": "interrupted", "KILLED": "interrupted", "FAILED": "failed"}
-    for unit in units:
-        for repetition in unit.repetitions:
-            for stage in wanted:
-                job = unit.job(stage, repetition)
-                runs = tracker.find(kind="job", job_key=job.key)
-                done = [r for r in runs if r.status == "FINISHED"]
-                run = done[0] if done else runs[0] if runs else None
-                state = names.get(run.status, run.status) if run else "missing"
-                rows.append((job, "running" if not done and locks.is_held(lock_of(job)) else state, run))
-    return rows

@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.config import Mode, Range, Recipe, Settings, Sources, TuningConfig, parse_overrides, resolve, switches
+from benchmark.config import (
+    Mode,
+    Range,
+    Recipe,
+    Settings,
+    Sources,
+    TuningConfig,
+    parse_overrides,
+    range_problems,
+    resolve,
+    switches,
+)
 from benchmark.data.cards import Budget, Card, find_card, load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
@@ -285,7 +296,7 @@ def _unit(
     budget = budget or Budget()
     train = {**card.train, **budget.train}
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
-    ranges = {key: r for key, r in _ranges(method, recipe, card).items() if key not in fixed}
+    ranges = {key: r for key, r in search_ranges(method, recipe, card).items() if key not in fixed}
     if budget.searched is not None:
         ranges = {key: r for key, r in ranges.items() if key in budget.searched} or ranges
     settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
@@ -326,16 +337,20 @@ def _unit(
     )
 
 
-def _ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str, Range]:
-    """Search ranges of the recipe, with those of the card in their place."""
-    own = card.search.get(method.name, {})
+def search_ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str, Range]:
+    """Search ranges of the recipe, with those of the card in their place.
+
+    Raises:
+        UsageError: ranges of the card that are none, or that the method does not accept; all are listed.
+    """
+    own, place = card.search.get(method.name, {}), f"card {card.name} in datasets/: search.{method.name}"
     try:
         changed = {key: Range.model_validate(value) for key, value in own.items() if value is not None}
     except ValidationError as error:
-        raise UsageError(validation_message(error, f"card {card.name}: search.{method.name}")) from None
-    unknown = [key for key in changed if key not in method.Config.model_fields and not key.startswith("train.")]
-    if unknown:
-        raise UsageError(f"card {card.name}: search.{method.name}: {near(unknown[0], method.Config.model_fields)}")
+        raise UsageError(validation_message(error, place)) from None
+    problems = list(range_problems(place, changed, method))
+    if problems:
+        raise UsageError("\n".join(problems))
     return {k: r for k, r in {**(recipe.search if recipe else {}), **changed}.items() if own.get(k, r) is not None}
 
 

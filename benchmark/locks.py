@@ -63,7 +63,9 @@ class Locks:
             yield
 
     def is_held(self, name: str) -> bool:
-        """Whether a living process, this one too, holds something."""
+        """Whether a living process, this one too, holds something; no file is created to find out."""
+        if not (self.folder / f"{name}.lock").is_file():
+            return False
         held = self.hold(name)
         if held is None:
             return True
@@ -104,6 +106,10 @@ class StudyLocks:
     def hold(self, trial: int) -> AbstractContextManager[object] | None:
         """A trial, held already and until its end; None where another living process holds it."""
         return self.locks.hold(f"{self._name}-{trial}")
+
+    def is_held(self, trial: int) -> bool:
+        """Whether a living process works on a trial."""
+        return self.locks.is_held(f"{self._name}-{trial}")
 
     def pause(self) -> None:
         """Wait a little for the trials of others."""

@@ -204,17 +204,19 @@ class Loop:
         size = self.train.batches_per_epoch
         for i, batch in enumerate(data.batches.epoch(self.seed, epoch, size, self.train.batch_size)):
             batch = batch.to(device)
-            with self.autocast():
-                losses = method.loss(batch, classes)
+            losses_of = partial(self._losses, method, batch, classes)
+            losses = losses_of()
             values = finite_losses(losses, epoch, i)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
             if scaler.is_enabled():
                 scaler.unscale_(optimizer)
             else:
-                check_gradients(method, epoch, i)
+                check_gradients(method, epoch, i, losses_of)
             scaler.step(optimizer)
             scaler.update()
+            if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale was small enough, so it is not float16's range
+                check_gradients(method, epoch, i, losses_of)
             if self.extra_pass:
                 with torch.no_grad(), self.autocast():
                     method.after_step(with_evaluation_times(batch, data.batches.rules))
@@ -222,6 +224,10 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             self.listener.on_batch(epoch, i, values["total"])
         return {name: total / size for name, total in sums.items()}
+
+    def _losses(self, method: Method, batch: Batch, classes: Classes) -> dict[str, Tensor]:
+        with self.autocast():
+            return method.loss(batch, classes)
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
         better = record.validation["hm"] > state.best_hm
@@ -315,18 +321,37 @@ def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[
     return values
 
 
-def check_gradients(method: Method, epoch: int, batch: int) -> None:
+def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
     """Look for gradients that are not finite.
 
+    Args:
+        losses: computes the loss parts of the batch again, to find out which of them broke.
+
     Raises:
-        JobError: names the parameters, epoch and batch.
+        JobError: names the parameters, the loss parts, epoch and batch.
     """
     named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
     norms = torch.stack(torch._foreach_norm([g for _, g in named]))
     if not bool(torch.isfinite(norms.sum())):
         finite = torch.isfinite(norms).tolist()
         broken = [n for (n, _), fine in zip(named, finite, strict=True) if not fine]
-        raise JobError(f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}")
+        parts = " and ".join(repr(n) for n in broken_parts(method, losses()))
+        raise JobError(
+            f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}"
+            f"{f' (of loss {parts})' if parts else ''}; a smaller learning rate or precision=float32 may mend it"
+        )
+
+
+def broken_parts(method: Method, losses: Mapping[str, Tensor]) -> list[str]:
+    """Loss parts whose own gradients are not finite; the total is named only where no part is."""
+    parameters = [p for p in method.parameters() if p.requires_grad]
+
+    def breaks(loss: Tensor) -> bool:
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        return not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+
+    broken = [name for name, loss in losses.items() if loss.requires_grad and breaks(loss)]
+    return [name for name in broken if name != "total"] or broken
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

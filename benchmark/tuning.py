@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from benchmark.config import Range, TuningConfig
 from benchmark.databases import (
     LOCK_SECONDS,
+    has_table,
     is_away,
     set_write_ahead_logging,
     sqlite_file,
@@ -36,6 +37,8 @@ FAILURES_PER_TRIAL = 2
 """A study gives up after this many failed trials for each wanted one."""
 SECONDS = "seconds"
 """User attribute of a trial: what its epochs took."""
+ERROR = "error"
+"""User attribute of a trial: why it failed."""
 FORGIVEN = "forgiven_failures"
 """User attribute of a study: failed trials that no longer count, because the user asked to try again."""
 FEWEST_TRIALS = 5
@@ -137,6 +140,23 @@ class PastTrial:
     """Searched settings."""
     start: bool
     """Whether it is trial 0, which has the starting settings."""
+    error: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as it stands."""
+
+    past: Sequence[PastTrial]
+    begun: Sequence[int]
+    """Trials that are not over, whether somebody works on them or not."""
+    used_up: bool
+    """Whether no further trial is to be started, provided that those that are begun succeed."""
+    result: TuningResult | None
+    """What it found; None where it is not over, or gave nothing."""
+    failure: str
+    """Why it gives nothing; empty where it does or may."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +260,16 @@ class Study:
         failed = _count(study, TrialState.FAIL) - int(study.user_attrs.get(FORGIVEN, 0))
         return failed > FAILURES_PER_TRIAL * self.config.trials
 
+    def _check(self, study: optuna.Study) -> None:
+        """Refuse to go on with a study that gave up.
+
+        Raises:
+            JobError: too many trials failed.
+        """
+        if self._gave_up(study):
+            failed = _count(study, TrialState.FAIL)
+            raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
+
     def finished_trials(self) -> int:
         """Trials told so far (complete or pruned), 0 if the study does not exist."""
         try:
@@ -251,6 +281,28 @@ class Study:
         """All trials that are over, by number."""
         study = self._load()
         return [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+
+    def look(self) -> StudyRecord | None:
+        """The study as it stands; None where it was not begun. Nothing is created.
+
+        Raises:
+            UsageError: the storage cannot be opened.
+        """
+        if not has_table(self.storage, "studies"):
+            return None
+        try:
+            study = self._load()
+        except KeyError:
+            return None
+        past = [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+        begun = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        used_up, result, failure = self._used_up(study), None, ""
+        try:
+            self._check(study)
+            result = self._result(study) if used_up and not begun else None
+        except JobError as error:
+            failure = str(error)
+        return StudyRecord(past, begun, used_up, result, failure)
 
     def importances(self) -> Importances:
         """Importances of the searched settings, seeded by the study's seed."""
@@ -310,9 +362,7 @@ class Study:
         interrupted = _interrupted(study, turns)
         if interrupted is not None:
             return interrupted
-        if self._gave_up(study):
-            failed = _count(study, TrialState.FAIL)
-            raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
+        self._check(study)
         trials = study.get_trials(deepcopy=False)
         running = [t.number for t in trials if t.state == TrialState.RUNNING]
         if self._used_up(study):
@@ -446,7 +496,7 @@ def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
 
 def _fail(study: optuna.Study, number: int, reason: str) -> None:
     trial = study.get_trials(deepcopy=False)[number]
-    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr("error", reason))
+    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr(ERROR, reason))
     _tell(study, number, state=TrialState.FAIL)
 
 
@@ -473,7 +523,8 @@ def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
     reported = trial.intermediate_values
     hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
     state, number = STATES[trial.state], trial.number
-    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0)
+    error = str(trial.user_attrs.get(ERROR, ""))
+    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0, error)
 
 
 def _seconds(trial: optuna.trial.FrozenTrial) -> float:

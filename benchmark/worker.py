@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from benchmark.errors import JobError, Unavailable, UsageError
+from pydantic import ValidationError
+
+from benchmark.errors import JobError, Unavailable, UsageError, validation_message
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord
@@ -224,7 +226,12 @@ class Worker:
             self.display.passed(finished)
 
         def objective(trial: Trial, values: Mapping[str, Any]) -> float:
-            job = trial_job(unit, values)
+            label = f"{unit.title} · trial {trial.number}"
+            try:
+                job = trial_job(unit, values)
+            except JobError as error:
+                self.display.end(Ended(label, "failed", {}, str(error)))
+                raise
             tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
 
             def report(record: EpochRecord) -> None:
@@ -235,7 +242,7 @@ class Worker:
                         raise
 
             try:
-                outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=f"{unit.title} · trial {trial.number}")
+                outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=label)
             except Pruned:
                 self.display.passed(1)
                 raise
@@ -440,8 +447,16 @@ def label_of(job: Job, variant: str) -> str:
 
 
 def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
-    """The job of a trial with these searched settings."""
-    return unit.job(1, unit.repetitions[0], unit.settings.with_values(values))
+    """The job of a trial with these searched settings.
+
+    Raises:
+        JobError: the method does not accept them together.
+    """
+    try:
+        settings = unit.settings.with_values(values)
+    except ValidationError as error:
+        raise JobError(validation_message(error, f"searched settings of {unit.title}")) from None
+    return unit.job(1, unit.repetitions[0], settings)
 
 
 def entry_of(outcome: Outcome, variant: str) -> Entry:

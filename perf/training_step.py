@@ -105,7 +105,7 @@ class Bench:
         self._timed(parts, "checks", lambda: finite_losses(losses, 0, 0))
         self.optimizer.zero_grad(set_to_none=True)
         self._timed(parts, "backward", lambda: losses["total"].backward())  # type: ignore[no-untyped-call]
-        self._timed(parts, "checks", lambda: check_gradients(model, 0, 0))
+        self._timed(parts, "checks", lambda: check_gradients(model, 0, 0, dict))
         self._timed(parts, "optimiser", self.optimizer.step)
         if self.settings.protocol.extra_bn_pass == "paper":
             with torch.no_grad():

@@ -84,6 +84,34 @@ def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> Non
     assert [j["key"] for j in status] == [j["key"] for j in jobs]
 
 
+def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> None:
+    places = ["--runs-dir", str(shell.folder / "none")]
+    options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--timeout", "900", *places, *SETS]
+    text = shell("status", *options)
+    assert "cjme synthetic-native paper" in text
+    assert "2 trials, then the seeds again if settings differ" in text
+    *jobs, study = json.loads(shell("status", *options, "--json"))
+    assert [j["state"] for j in jobs] == ["missing"] * 2
+    assert (study["state"], study["trials"], study["timeout"], study["missing"]) == ("missing", 2, 900, 2)
+    config = shell.folder / "call.yaml"
+    config.write_text("{methods: cjme, dataset: synthetic, ablate: [calibration]}")
+    ablation = json.loads(shell("run", "--config", str(config), "--dry-run", *places, "--json", *SETS))
+    assert [j["key"] for j in ablation[:2]] == [j["key"] for j in jobs]
+    assert len(ablation) == 4
+    assert json.loads(shell("status", "--config", str(config), *places, "--json", *SETS)) == ablation
+    assert not (shell.folder / "none").exists()
+
+
+def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> None:
+    options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS]
+    shell("tune", *options, "--quiet")
+    first, second, study, *tuned = json.loads(shell("run", *options, "--dry-run", "--json"))
+    assert [first["state"], second["state"]] == ["done", "missing"], "trial 0 is stage 1 of the first seed"
+    assert (study["state"], study["finished"] + study["pruned"], study["missing"]) == ("done", 2, 0)
+    assert [j["state"] for j in tuned] == (["done", "missing"] if study["best_values"] else [])
+    assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
+
+
 def test_tune_prints_the_best_settings(shell: Shell) -> None:
     text = shell("tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS)
     assert "best val HM" in text

@@ -18,7 +18,9 @@ from benchmark.config import (
     protocol_for,
     resolve,
 )
+from benchmark.data.cards import load_cards
 from benchmark.errors import UsageError
+from benchmark.jobs import search_ranges
 
 METHODS = registry.load()
 UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})
@@ -87,6 +89,23 @@ def test_a_recipe_reports_all_its_errors_at_once(tmp_path: Path) -> None:
         load_recipe(path, METHODS.get("tcaf"))
     for part in ("expected 'tcaf'", "layers", "epochs", "lies outside the search range", "no such setting; "):
         assert part in str(error.value), part
+
+
+def test_the_ranges_of_a_card_are_checked_as_those_of_a_recipe() -> None:
+    tcaf = METHODS.get("tcaf")
+    wrong = {
+        "dropout": {"type": "float", "low": 0, "high": 2},
+        "width": {"type": "int", "low": 1, "high": 2},
+        "train.epoch": {"type": "int", "low": 1, "high": 2},
+        "train.epochs": {"type": "categorical", "choices": [5, 0]},
+    }
+    card = load_cards()["stamps"].model_copy(update={"search": {"tcaf": wrong}})
+    with pytest.raises(UsageError) as error:
+        search_ranges(tcaf, METHODS.recipe(tcaf), card)
+    lines = str(error.value).splitlines()
+    for line, part in zip(lines, ("high: ", "no such setting", "'train.epochs'", "choices[1]: "), strict=True):
+        assert line.startswith("card stamps in datasets/: search.tcaf."), line
+        assert part in line, line
 
 
 @pytest.mark.parametrize(

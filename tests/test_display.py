@@ -26,6 +26,7 @@ def run_two_jobs(console: Console, *, quiet: bool = False) -> str:
         lane.end(Ended(TITLE, "done", RESULT, ""))
         lane.start(TITLE, 2, 4)
         lane.batch(0, 3, 0.5)
+        lane.epoch(EpochRecord(0, {"total": 0.5}, {"hm": 0.25}, 0.001, 1.0))
         if not display.progress.disable:
             paper = Console(file=io.StringIO(), width=console.width)
             paper.print(display.progress.get_renderable())
@@ -47,17 +48,34 @@ def test_live_progress_shows_all_jobs_epochs_batches_and_time_left() -> None:
     shown = run_two_jobs(console(140))
     assert "jobs 1/3" in shown
     assert "epoch 1/2 batch 4/4" in shown
-    assert "loss 0.500" in shown
+    assert "loss 0.500 val HM 25.00" in shown
     assert shown.count("left") == 2
 
 
-@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("width", [40, 60, 70, 80, 99])
 def test_on_a_narrow_terminal_each_bar_keeps_its_line_and_the_seed_is_seen(width: int) -> None:
     lines = run_two_jobs(console(width, NO_COLOR="1")).splitlines()
     assert len(lines) == 2
     assert "1/3" in lines[0]
     assert "1/2 4/4" in lines[1]
     assert width < 60 or "seed 0" in lines[1]
+    assert width < 70 or "0.50 HM 25.0" in lines[1]
+
+
+def test_on_a_usual_terminal_loss_and_hm_are_seen_in_long_trainings_too() -> None:
+    title = "Attention fusion · vggsound/main · corrected · seed 10 · stage 1 · tuned"
+    screen = console(80, NO_COLOR="1")
+    with LiveDisplay(screen, jobs=3) as display:
+        lane = display.lane()
+        lane.start(title, 50, 300)
+        lane.epoch(EpochRecord(9, {"total": 0.5}, {"hm": 0.072}, 0.001, 1.0))
+        lane.batch(10, 299, 12.5)
+        paper = Console(file=io.StringIO(), width=80)
+        paper.print(display.progress.get_renderable())
+    line = text_of(paper).splitlines()[1]
+    assert "11/50 300/300 12.50 HM 7.2 " in line
+    assert line.startswith("Attention fusion · seed 10")
+    assert "left" in line
 
 
 @pytest.mark.parametrize("screen", [console(140, terminal=False), console(140, TERM="dumb")])

@@ -30,9 +30,9 @@ from benchmark import patience
 from benchmark.cli import main
 from benchmark.databases import is_away, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
-from benchmark.execution import job_states
 from benchmark.method import EpochRecord, Method
 from benchmark.patience import patiently
+from benchmark.status import Stores, call_states
 from benchmark.tracking import Tracker
 from benchmark.training import CHECKPOINT, PREVIOUS
 
@@ -330,7 +330,7 @@ def test_status_tells_running_from_interrupted(bench: Bench, monkeypatch: pytest
     units = bench.units(bench.call(EPOCHS, methods="avca"))
 
     def states() -> list[str]:
-        return [state for _, state, _ in job_states(bench.tracker, units, "all", bench.runs)]
+        return [s.state for s in call_states(units, "all", Stores(bench.tracker, bench.runner.storage, bench.runs))]
 
     assert states() == ["interrupted", "missing"]
     with FileLock(bench.runs / "jobs" / f"{units[0].job(1, 0).key}.lock"):

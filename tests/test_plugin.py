@@ -69,7 +69,56 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
     command = [sys.executable, "-m", "pytest", "tests/contract", "-k", "linear", "-p", "no:cacheprovider", "-n0"]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed" in done.stdout
+    assert "8 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("searched", "says"),
+    [
+        (
+            "dropout: {type: float, low: 0.1, high: 50}",
+            r"linear\.yaml: search\.dropout: high: Input should be less than 1 \(got 50",
+        ),
+        (
+            "dropout: {type: float, low: -1, high: 0.5}",
+            r"linear\.yaml: search\.dropout: low: .*greater than or equal to 0 \(got -1",
+        ),
+        (
+            "dropout: {type: categorical, choices: [0.1, some]}",
+            r"linear\.yaml: search\.dropout: choices\[1\]: .*number.*\(got 'some'",
+        ),
+        ("train.epochs: {type: float, low: 1, high: 9}", r"search\.train\.epochs: between low and high: .*integer"),
+    ],
+)
+def test_a_range_with_values_that_the_method_refuses_is_told_before_anything_runs(
+    bench: Bench, plugin: Path, searched: str, says: str
+) -> None:
+    plugin.with_suffix(".yaml").write_text(f"method: linear\nsearch: {{{searched}}}\n")
+    with pytest.raises(UsageError, match=says) as error:
+        bench.units(bench.call(methods="linear", plugins=[plugin]))
+    assert "or change the limits of its Config" in str(error.value)
+
+
+def test_values_that_do_not_fit_together_fail_their_trial_alone(bench: Bench, plugin: Path) -> None:
+    plugin.write_text(
+        METHOD.replace("import torch\n", "import torch\nfrom pydantic import model_validator\n").replace(
+            'description="dropout of the inputs")\n',
+            'description="dropout of the inputs")\n'
+            "        @model_validator(mode='after')\n"
+            "        def _fits(self):\n"
+            "            if self.dropout > 0 and self.lr != 0.25:\n"
+            "                raise ValueError('dropout wants another rate')\n"
+            "            return self\n",
+        )
+    )
+    result = bench.run(bench.call(methods="linear,cjme", trials=1, plugins=[plugin]))
+    assert not result.failed
+    result = bench.run(bench.call(methods="linear,cjme", trials=2, plugins=[plugin]))
+    assert {(e.method, e.variant, e.state) for e in result.failed} == {("linear", "tuned", "failed")}
+    assert any(e.method == "cjme" and e.variant == "tuned" for e in result.entries), "the other method goes on"
+    told = [o for o in bench.display.outcomes if o.state == "failed"]
+    assert told
+    assert "dropout wants another rate" in told[0].error
 
 
 def test_a_plugin_that_registers_nothing_or_cannot_be_read_says_so(tmp_path: Path) -> None:

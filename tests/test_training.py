@@ -182,6 +182,56 @@ def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_p
         model.fit(data, loop)
 
 
+def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_path: Path) -> None:
+    job = task(bench, "cjme")
+    model = job.build()
+    plain = model.loss
+    parts: list[str] = []
+
+    def breaking(batch: Any, classes: Any) -> dict[str, Tensor]:
+        losses = plain(batch, classes)
+        parts[:] = [name for name in losses if name != "total"]
+        weight = next(model.parameters())
+        zero = (0 * weight).sum().sqrt()  # finite, and its gradient is 0 * infinity
+        return {**losses, parts[0]: losses[parts[0]] + zero, "total": losses["total"] + zero}
+
+    model.loss = breaking  # type: ignore[method-assign]
+    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    with pytest.raises(JobError, match=r"gradient of .* is not finite in epoch 0, batch 0") as error:
+        model.fit(data, loop)
+    assert f"(of loss {parts[0]!r}); a smaller learning rate" in str(error.value)
+
+
+@pytest.mark.parametrize("broken_batches", [5, 1000])
+def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_batches: int
+) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda **_: scaler)
+    job = task(bench, "cjme", "train.batches_per_epoch=20", "train.epochs=1")
+    model, steps = job.build(), 0
+    name, parameter = next(iter(model.named_parameters()))
+    before = parameter.detach().clone()
+
+    def breaking(gradient: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return gradient * (float("nan") if steps <= broken_batches else 1.0)
+
+    parameter.register_hook(breaking)
+    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    if broken_batches < 17:
+        model.fit(data, loop)
+        assert scaler.get_scale() == 2.0 ** (16 - broken_batches)
+        assert not torch.equal(parameter, before)
+    else:  # 65536 is halved below 1 by the 17th
+        with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 16 .of loss '"):
+            model.fit(data, loop)
+        assert torch.equal(parameter, before)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(bench: Bench, tmp_path: Path) -> None:
     fit(task(bench, "cjme"), tmp_path, Recorder())
     job = task(bench, "cjme")

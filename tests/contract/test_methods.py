@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmark import registry
+from benchmark.config import TrainConfig
 from benchmark.data.cards import load_cards
+from benchmark.jobs import search_ranges
 from benchmark.method import Batch, Classes, Method, Spec
 
 PLUGINS = [Path(p) for p in os.environ.get("GZSL_CONTRACT_PLUGINS", "").split(os.pathsep) if p]
@@ -176,3 +178,14 @@ def test_every_setting_is_documented_and_the_recipe_fits(name: str) -> None:
     assert cls.bibtex.lstrip().startswith("@")
     recipe = FOUND.recipe(cls)
     assert recipe is not None, f"search_spaces/{name}.yaml is missing"
+
+
+def test_both_ends_of_every_search_range_are_settings_the_method_accepts(name: str) -> None:
+    cls = FOUND.get(name)
+    for card in load_cards().values():
+        ranges = search_ranges(cls, FOUND.recipe(cls), card)
+        assert ranges, f"search_spaces/{name}.yaml has no search ranges"
+        for field, searched in ranges.items():
+            model = TrainConfig if field.startswith("train.") else cls.Config
+            for value in searched.choices or (searched.low, searched.high):
+                model.model_validate({field.removeprefix("train."): value})

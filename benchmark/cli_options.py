@@ -1,0 +1,176 @@
+"""The options of the commands. Those that several commands have stand here once; ``with_options`` gives them to a command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from benchmark.errors import UsageError, near, validation_message
+
+if TYPE_CHECKING:
+    from benchmark.jobs import Call
+
+DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", help="Folder of the feature stores.")]
+RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", help="Folder of everything that runs write.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow store; a SQLite file in the runs folder if not given."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage; a SQLite file in the runs folder if not given."),
+]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", help="Machine-readable results, to FILE (a name with a suffix), or to the screen without one."),
+]
+Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
+Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
+Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
+Features = Annotated[str | None, typer.Option(help="Feature set; the data set's default if not given.")]
+ModeOption = Annotated[str | None, typer.Option(help="paper (as published), corrected, or both.")]
+Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
+Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
+BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
+Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
+Ablate = Annotated[
+    str | None,
+    typer.Option(
+        "--ablate-protocol",
+        metavar="[SWITCHES]",
+        help="Mode paper, then the same with each protocol switch corrected alone, then mode corrected; "
+        "names separated by commas choose switches.",
+    ),
+]
+InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
+Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
+ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
+MlflowUi = Annotated[
+    str | None,
+    typer.Option(
+        "--mlflow-ui", metavar="URL", help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What decides which studies a call has."""
+
+    methods: Methods = None
+    dataset: Dataset = None
+    features: Features = None
+    mode: ModeOption = None
+    base_seed: BaseSeed = None
+    trials: Trials = None
+    timeout: Timeout = None
+    set_: Set = None
+    plugin: Plugin = None
+    in_memory: InMemory = None
+
+    def call(self) -> Call:
+        """The call of these options.
+
+        Raises:
+            UsageError: a value does not fit; all are listed.
+        """
+        return _call({CALL_FIELDS.get(name, name): value for name, value in vars(self).items()}, None)
+
+
+@dataclass(frozen=True)
+class CallOptions(SearchOptions):
+    """What decides which jobs a call has."""
+
+    stages: Stages = None
+    seeds: Seeds = None
+    ablate: Ablate = None
+    config: Config = None
+
+    def call(self) -> Call:
+        """The call of the configuration file and the other options, which win.
+
+        Raises:
+            UsageError: the file cannot be read, or a value does not fit; all are listed.
+        """
+        options = {CALL_FIELDS.get(name, name): value for name, value in vars(self).items() if name != "config"}
+        if self.ablate is not None:
+            options["ablate"] = [name.strip() for name in self.ablate.split(",")]
+        return _call(options, self.config)
+
+
+CALL_FIELDS = {"set_": "settings", "plugin": "plugins"}
+"""Fields of a call that have another name than their option."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data and records lie."""
+
+    data_root: DataRoot = Path("data")
+    runs_dir: RunsDir = Path("runs")
+    tracking_uri: TrackingUri = None
+    storage: Storage = None
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads it: in place of a parameter that is a dataclass, an option for each of its fields."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)}
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        command(**made, **given)
+
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            hints = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                parameter.replace(name=f.name, default=f.default, annotation=hints[f.name]) for f in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter)
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return called
+
+
+def _call(options: dict[str, Any], config: Path | None) -> Call:
+    """The call of a configuration file and options, which win.
+
+    Raises:
+        UsageError: the file cannot be read, or a value does not fit; all are listed.
+    """
+    from benchmark.jobs import Call
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError(f"--config {config}: cannot be read ({error})") from None
+        if not isinstance(values, dict):
+            raise UsageError(f"--config {config}: holds no options; write OPTION: VALUE, a line each")
+        unknown = [str(k) for k in values if k not in Call.model_fields]
+        if unknown:
+            raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
+    given = {k: v for k, v in options.items() if v is not None and v != []}
+    try:
+        call = Call.model_validate({**values, **{k: v for k, v in given.items() if k != "settings"}})
+    except ValidationError as error:
+        raise UsageError(validation_message(error, "options")) from None
+    return call.model_copy(update={"settings": [*call.settings, *given.get("settings", [])]})
