@@ -285,6 +285,19 @@ def test_a_run_whose_creation_was_not_answered_is_created_once(
     assert len(bench.tracker.find()) == 2
 
 
+def test_an_experiment_that_another_process_made_at_the_same_moment_is_taken(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, looks = MlflowClient.get_experiment_by_name, []
+
+    def too_early(self: MlflowClient, name: str) -> Any:
+        looks.append(name)
+        return find(self, name) if len(looks) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    assert Tracker(tracker.uri, tracker.artifacts).experiment_id == tracker.experiment_id
+
+
 def test_patience_ends(hasty: None) -> None:
     def away() -> None:
         raise ConnectionError("nobody there")
