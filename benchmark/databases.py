@@ -110,7 +110,14 @@ def watch_sqlite_files() -> None:
 
 
 _known: set[str] = set()
-"""SQLite files that this process has opened, without symbolic links."""
+"""SQLite files that this process has opened or expects, without symbolic links."""
+
+
+def expect(uri: str) -> None:
+    """Say that a store is there: where its SQLite file is not, that counts as away, and no new one is made."""
+    file = sqlite_file(uri)
+    if file is not None:
+        _known.add(os.path.realpath(file))
 
 
 def _before_opening(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlparse
 from uuid import uuid4
 
-from benchmark.databases import is_away, opening, without_password
+from benchmark.databases import expect, is_away, opening, without_password
 from benchmark.errors import Unavailable, UsageError
 from benchmark.patience import first_line, patiently
 from benchmark.tracking_sql import Row, RunTables
@@ -87,6 +87,17 @@ class Tracker:
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
         self._tables = _tables(self.client, self.experiment_id)
 
+    @classmethod
+    def waiting(cls, uri: str, artifacts: Path) -> Tracker:
+        """A connection to a store that another process has open: it is waited for, and no new one is made in its place.
+
+        Raises:
+            UsageError: the store cannot be opened although it answers.
+            Unavailable: it did not answer within ``patience()`` seconds.
+        """
+        expect(uri)
+        return patiently(lambda: cls(uri, artifacts), is_away, _no_answer(uri))
+
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -116,7 +127,7 @@ class Tracker:
         Raises:
             Unavailable: it does not answer, or did not within ``patience()`` seconds.
         """
-        what = f"tracking store {without_password(self.uri)} does not answer"
+        what = _no_answer(self.uri)
         if wait:
             return patiently(action, is_away, what)
         try:
@@ -299,6 +310,10 @@ class Tracker:
             if key in wanted:
                 found.setdefault(key, run)
         return found
+
+
+def _no_answer(uri: str) -> str:
+    return f"tracking store {without_password(uri)} does not answer"
 
 
 def _local_folder(uri: str) -> Path | None:
