@@ -6,14 +6,19 @@ import contextlib
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
+
+from filelock import FileLock
 
 from benchmark.patience import disk_is_full
 
 LOCK_SECONDS = 60.0
 """How long a SQLite file may be locked by others."""
+ONE_OPENS = 0x677A736C
+"""Number of PostgreSQL's advisory lock that a process holds while it opens a store; each database has its own."""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -61,6 +66,34 @@ def has_table(uri: str, name: str) -> bool:
         return True
 
 
+@contextlib.contextmanager
+def opening(uri: str) -> Iterator[None]:
+    """Held while a store is opened, by one process at once: what makes tables in a new one fails where another does so too.
+
+    A SQLite file has write-ahead logging afterwards. The lock is a file beside it, or PostgreSQL's own.
+
+    Raises:
+        OperationalError: a SQLite file that was there is gone, or the database does not answer (``is_away``).
+    """
+    file = sqlite_file(uri)
+    if file is not None:
+        watch_sqlite_files()
+        if os.path.realpath(file) in _known:
+            _identity(str(file))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            yield
+            set_write_ahead_logging(file)
+    elif urlparse(uri).scheme.split("+")[0] == "postgresql":
+        from sqlalchemy import NullPool, create_engine, func, select
+
+        with create_engine(uri, poolclass=NullPool).begin() as connection:  # the lock ends with the transaction
+            connection.execute(select(func.pg_advisory_xact_lock(ONE_OPENS)))
+            yield
+    else:
+        yield
+
+
 def is_away(error: Exception) -> bool:
     """Whether an error says that a store does not answer for now: no connection, one broken off, locked, full, restarting."""
     from requests.exceptions import ChunkedEncodingError, HTTPError, RetryError, Timeout
@@ -70,6 +103,8 @@ def is_away(error: Exception) -> bool:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (NoConnection, ChunkedEncodingError, Timeout, RetryError, OperationalError, InterfaceError)):
+            return True
+        if isinstance(cause, sqlite3.OperationalError):  # not by way of SQLAlchemy
             return True
         if isinstance(cause, HTTPError) and cause.response is not None and cause.response.status_code in (502, 503, 504):
             return True
@@ -95,11 +130,18 @@ def watch_sqlite_files() -> None:
 
 
 _known: set[str] = set()
-"""SQLite files that this process has opened."""
+"""SQLite files that this process has opened or expects, without symbolic links."""
+
+
+def expect(uri: str) -> None:
+    """Say that a store is there: where its SQLite file is not, that counts as away, and no new one is made."""
+    file = sqlite_file(uri)
+    if file is not None:
+        _known.add(os.path.realpath(file))
 
 
 def _before_opening(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-    if dialect.name == "sqlite" and arguments and arguments[0] in _known:
+    if dialect.name == "sqlite" and arguments and os.path.realpath(arguments[0]) in _known:
         _identity(arguments[0])
 
 
@@ -108,7 +150,7 @@ def _opened(connection: Any, record: Any) -> None:
         file = connection.execute("PRAGMA database_list").fetchone()[2]
         if file:
             record.info["file"] = (file, _identity(file))
-            _known.add(file)
+            _known.add(os.path.realpath(file))
 
 
 def _check(connection: Any, record: Any, proxy: Any) -> None:

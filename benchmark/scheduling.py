@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmark import registry
+from benchmark.databases import expect
 from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import Runner
 from benchmark.jobs import Call, Unit, call_key, plan_units
@@ -230,11 +231,13 @@ def do_task(place: WorkPlace, task: Task, line: Line) -> Done:
 
 
 def _worker(place: WorkPlace, display: Display) -> Worker:
+    """The worker of a call that has opened both stores; where one is away by now, it is waited for."""
     units = plan_units(place.call, registry.load(place.call.plugins), place.data_root)
     if call_key(place.call, units, place.tune_only) != place.key:
         raise UsageError(
             "code, data, the version of torch or the device differ from those that this call was started with; start it again"
         )
-    tracker = Tracker(place.tracking_uri, place.artifacts)
+    expect(place.storage)
+    tracker = Tracker.waiting(place.tracking_uri, place.artifacts)
     places = (tracker, place.runs_dir, place.storage, display)
     return Worker(units, place.call.stages, *places, retry_failed=place.retry_failed)

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlparse
 from uuid import uuid4
 
-from filelock import FileLock
-
-from benchmark.databases import is_away, set_write_ahead_logging, sqlite_file, watch_sqlite_files, without_password
+from benchmark.databases import expect, is_away, opening, without_password
 from benchmark.errors import Unavailable, UsageError
 from benchmark.patience import first_line, patiently
 from benchmark.tracking_sql import Row, RunTables
@@ -68,7 +66,8 @@ class Tracker:
     """A connection to a tracking store.
 
     Args:
-        uri: any MLflow tracking address; a SQLite file is created, safely also by several processes at once.
+        uri: any MLflow tracking address; a SQLite file and tables of a database are created, safely also by several processes
+            at once.
         artifacts: folder for artifacts of a database (a server has its own place).
 
     Raises:
@@ -77,16 +76,10 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
         self.uri, self.artifacts = uri, artifacts
-        file = sqlite_file(uri)
+        server = urlparse(uri).scheme.startswith(("http", "databricks"))
         try:
-            if file is None:
-                server = urlparse(uri).scheme.startswith(("http", "databricks"))
+            with opening(uri):
                 self.client, self.experiment_id = self._connect(experiment, None if server else artifacts.resolve().as_uri())
-            else:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(f"{file}.lock"):
-                    self.client, self.experiment_id = self._connect(experiment, artifacts.resolve().as_uri())
-                    set_write_ahead_logging(file)
         except UsageError:
             raise
         except Exception as error:
@@ -94,22 +87,35 @@ class Tracker:
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
         self._tables = _tables(self.client, self.experiment_id)
 
+    @classmethod
+    def waiting(cls, uri: str, artifacts: Path) -> Tracker:
+        """A connection to a store that another process has open: it is waited for, and no new one is made in its place.
+
+        Raises:
+            UsageError: the store cannot be opened although it answers.
+            Unavailable: it did not answer within ``patience()`` seconds.
+        """
+        expect(uri)
+        return patiently(lambda: cls(uri, artifacts), is_away, _no_answer(uri))
+
     def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows what jobs do
-        from mlflow import MlflowClient  # 1.3 seconds: only when a store is opened
+        from mlflow import MlflowClient, MlflowException  # 1.3 seconds: only when a store is opened
 
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         for variable, value in HTTP_PATIENCE.items():
             os.environ.setdefault(variable, value)
-        watch_sqlite_files()
         client = MlflowClient(self.uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            made = client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
-            found = client.get_experiment(made)
+        if client.get_experiment_by_name(experiment) is None:
+            try:
+                client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process of a server, at the same moment
+                    raise
+        found: Any = client.get_experiment_by_name(experiment)
         for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
             client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
         self._folder = _local_folder(str(found.artifact_location))
@@ -121,7 +127,7 @@ class Tracker:
         Raises:
             Unavailable: it does not answer, or did not within ``patience()`` seconds.
         """
-        what = f"tracking store {without_password(self.uri)} does not answer"
+        what = _no_answer(self.uri)
         if wait:
             return patiently(action, is_away, what)
         try:
@@ -304,6 +310,10 @@ class Tracker:
             if key in wanted:
                 found.setdefault(key, run)
         return found
+
+
+def _no_answer(uri: str) -> str:
+    return f"tracking store {without_password(uri)} does not answer"
 
 
 def _local_folder(uri: str) -> Path | None:

@@ -18,15 +18,7 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmark.config import Range, TuningConfig
-from benchmark.databases import (
-    LOCK_SECONDS,
-    has_table,
-    is_away,
-    set_write_ahead_logging,
-    sqlite_file,
-    watch_sqlite_files,
-    without_password,
-)
+from benchmark.databases import LOCK_SECONDS, has_table, is_away, opening, sqlite_file, without_password
 from benchmark.errors import JobError, UsageError
 from benchmark.patience import patiently
 
@@ -453,19 +445,16 @@ class _Handle:
 
 
 def open_storage(uri: str) -> optuna.storages.RDBStorage:
-    """An Optuna storage; a SQLite file is created and set to write-ahead logging.
+    """An Optuna storage; a SQLite file and tables are created, safely also by several processes at once.
 
     Raises:
         UsageError: it cannot be opened.
     """
-    file = sqlite_file(uri)
+    is_file = sqlite_file(uri) is not None
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True}
     try:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            set_write_ahead_logging(file)
-            watch_sqlite_files()
-        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if file is not None else {"pool_pre_ping": True}
-        storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
+        with opening(uri):
+            storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
     except Exception as error:
         raise UsageError(f"--storage {without_password(uri)}: cannot be opened ({type(error).__name__}: {error})") from error
     return storage

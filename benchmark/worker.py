@@ -232,7 +232,7 @@ class Worker:
             except JobError as error:
                 self.display.end(Ended(label, "failed", {}, str(error)))
                 raise
-            tags = {"variant": "trial", "trial": str(trial.number), "study": study.name}
+            tags = {"tuned": "false", "variant": "trial", "trial": str(trial.number), "study": study.name}
 
             def report(record: EpochRecord) -> None:
                 try:
@@ -326,7 +326,7 @@ class Worker:
 
     def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str]) -> str:
         """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
-        interrupted = [r for r in runs if r.status != "FINISHED" and r.tags.get("outcome") != "pruned"]
+        interrupted = [r for r in runs if r.status != "FINISHED" and not _pruned_before(r, tags)]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
             self.tracker.tag(interrupted[0].run_id, outcome="", error="")
@@ -422,6 +422,15 @@ def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
     if not runs or runs[0].tags.get("outcome") != "failed":
         return None
     return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
+
+
+def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
+    """Whether a run is that of another trial with the same settings, which was pruned.
+
+    Args:
+        tags: of the job to do. A run of the same trial was interrupted before the study knew of its end.
+    """
+    return run.tags.get("outcome") == "pruned" and any(run.tags.get(k) != tags.get(k) for k in ("study", "trial"))
 
 
 def study_of(unit: Unit, storage: str) -> Study:

@@ -9,13 +9,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 import yaml
+from done_once import times_done
 from tiny import TINY, Bench, results
 
-from benchmark import jobs, registry
+from benchmark import jobs, registry, tuning
 from benchmark.config import Range
 from benchmark.databases import sqlite_uri
 from benchmark.errors import UsageError
@@ -50,6 +52,7 @@ def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Be
     assert {"train/total", "val/seen", "val/unseen", "val/hm", "val/zsl"} <= set(first.metrics)
     assert len(bench.tracker.history(first.run_id, "val/hm")) == 3
     assert "test/hm" in methods[0].metrics
+    assert {j.tags["tuned"] for j in jobs if j.tags["variant"] == "trial"} == {"false"}
 
 
 def test_a_second_call_repeats_nothing(bench: Bench) -> None:
@@ -161,6 +164,9 @@ def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench,
         bench.units(bench.call(methods="cjme", trials=2))
 
 
+PRUNING = ["train.epochs=6", "train.batches_per_epoch=8", "tuning.startup_trials=1", "tuning.warmup_epochs=1"]
+"""Settings with which some trials are pruned."""
+
 CHILD = """
 import os, sys
 sys.path[:0] = [{project!r}, {tests!r}]
@@ -172,7 +178,7 @@ from benchmark.databases import sqlite_uri
 from benchmark.tracking import Tracker
 runs = Path({runs!r})
 bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
-call = bench.call("train.epochs=6", "train.batches_per_epoch=8", methods="cjme,tcaf", seeds=2, trials=3)
+call = bench.call(*{sets!r}, methods="cjme,tcaf", seeds=2, trials=4)
 print("ready", flush=True)
 bench.run(call)
 """
@@ -180,7 +186,8 @@ bench.run(call)
 
 def start(runs: Path, data: Path) -> subprocess.Popen[str]:
     """The call in a process of its own."""
-    code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), runs=str(runs), data=str(data))
+    places = {"project": str(PROJECT), "tests": str(PROJECT / "tests"), "runs": str(runs), "data": str(data)}
+    code = CHILD.format(**places, sets=PRUNING)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -199,7 +206,7 @@ def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
 def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
 ) -> None:
-    call = bench.call("train.epochs=6", "train.batches_per_epoch=8", methods="cjme,tcaf", seeds=2, trials=3)
+    call = bench.call(*PRUNING, methods="cjme,tcaf", seeds=2, trials=4)
     bench.run(call)
     killed = tmp_path / "killed"
     other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
@@ -210,8 +217,7 @@ def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     assert done
     assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
     assert results(other.tracker) == results(bench.tracker)
-    keys = [r.tags["job_key"] for r in other.tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
-    assert len(keys) == len(set(keys)), "an interrupted job got a second run"
+    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}, "an interrupted job got a second run"
     for run in other.tracker.find(kind="job", status="FINISHED"):
         steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
         assert steps == list(range(len(steps)))
@@ -227,9 +233,32 @@ def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Pa
         assert p.stdout is not None
         p.stdout.close()
     tracker = Tracker(sqlite_uri(both / "mlflow.db"), both / "artifacts")
-    keys = [r.tags["job_key"] for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"]
-    assert len(keys) == len(set(keys))
-    assert {r.status for r in tracker.find(kind="job") if r.tags.get("outcome") != "pruned"} == {"FINISHED"}
+    jobs = tracker.find(kind="job")
+    assert set(times_done(jobs).values()) == {1}
+    assert any(r.tags.get("outcome") == "pruned" for r in jobs), "no trial was pruned: choose another seed"
+    assert {r.status for r in jobs if r.tags.get("outcome") != "pruned"} == {"FINISHED"}
+
+
+def test_a_pruned_trial_that_the_study_does_not_know_of_yet_goes_on_in_its_run(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = bench.call(*PRUNING, methods="cjme", trials=4)
+    bench.run(call)
+    tell = tuning._tell
+
+    def stopped(study: Any, number: int, value: float | None = None, state: Any = None) -> None:
+        if value is None:
+            raise KeyboardInterrupt
+        tell(study, number, value, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_tell", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            other.run(call)
+    other.run(call)
+    assert times_done(other.tracker.find(kind="job")) == times_done(bench.tracker.find(kind="job"))
+    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}
+    assert any(r.tags.get("outcome") == "pruned" for r in other.tracker.find(kind="job")), "nothing was pruned"
 
 
 def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,22 +19,25 @@ from typing import Any
 
 import pytest
 import torch
-from commands import PROJECT, free_port, tiny_arguments
+from commands import PROJECT, free_port, tiny_arguments, trainers
 from filelock import FileLock
 from mlflow import MlflowClient, MlflowException
 from mlflow.entities import Metric
 from requests.exceptions import ConnectionError as NoConnection
 from tiny import Bench, need, results
 
-from benchmark import patience
+from benchmark import databases, patience, scheduling
 from benchmark.cli import main
 from benchmark.databases import is_away, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
 from benchmark.method import EpochRecord, Method
 from benchmark.patience import patiently
+from benchmark.scheduling import Desk
 from benchmark.status import Stores, call_states
 from benchmark.tracking import Tracker
 from benchmark.training import CHECKPOINT, PREVIOUS
+from benchmark.tuning import open_storage
+from benchmark.worker import study_of
 
 EPOCHS = "train.epochs=5"
 
@@ -285,6 +288,19 @@ def test_a_run_whose_creation_was_not_answered_is_created_once(
     assert len(bench.tracker.find()) == 2
 
 
+def test_an_experiment_that_another_process_made_at_the_same_moment_is_taken(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, looks = MlflowClient.get_experiment_by_name, []
+
+    def too_early(self: MlflowClient, name: str) -> Any:
+        looks.append(name)
+        return find(self, name) if len(looks) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    assert Tracker(tracker.uri, tracker.artifacts).experiment_id == tracker.experiment_id
+
+
 def test_patience_ends(hasty: None) -> None:
     def away() -> None:
         raise ConnectionError("nobody there")
@@ -363,7 +379,7 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_tracking_server_that_goes_away_loses_nothing(
     bench: Bench, other: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of a call, back after some seconds; two processes work meanwhile."""
+    """Killed in the middle of a call, back after a while; two processes work meanwhile, are killed too, and others start."""
     longer = ["train.epochs=8", "train.batches_per_epoch=12"]
     bench.run(bench.call(*longer, methods="cjme,avca", seeds=2, trials=2))
     port = free_port()
@@ -373,15 +389,55 @@ def test_a_tracking_server_that_goes_away_loses_nothing(
     words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
     with server(tmp_path, port):
         Tracker(f"http://127.0.0.1:{port}", tmp_path / "unused")
-        child = subprocess.Popen(words)
+        child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         while len(list(other.runs.glob("jobs/*/best.pt"))) < 2:
             assert child.poll() is None
             time.sleep(0.05)
-    time.sleep(10)  # the server is gone
+    time.sleep(5)  # the server is gone
+    workers = trainers(child, other.runs)
+    assert workers, "nobody works"
+    for worker in workers:
+        worker.kill()
+    time.sleep(40)
     assert child.poll() is None, "the call did not outlive the server"
     with server(tmp_path, port):
-        assert child.wait(timeout=600) == 0
+        _, told = child.communicate(timeout=600)
+        assert child.returncode == 0, told
+        assert "does not answer" in told
         assert results(Tracker(f"http://127.0.0.1:{port}", tmp_path / "unused")) == results(bench.tracker)
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
+def test_a_process_that_starts_while_a_database_file_is_gone_waits_for_it_and_makes_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
+    call = bench.call(methods="cjme", trials=1)
+    units = bench.units(call)
+    place = Desk.of(bench.runner, call, units, bench.data, lambda task: bench.display).place
+    open_storage(bench.runner.storage)
+    monkeypatch.setattr(databases, "_known", set())  # as in a new process
+    file, aside, made = bench.runs / name, bench.runs / "aside.db", list[bool]()
+
+    def put_back() -> None:
+        made.append(file.exists())
+        aside.rename(file)
+
+    file.rename(aside)
+    timer = threading.Timer(2.0, put_back)
+    timer.start()
+    worker = scheduling._worker(place, bench.display)
+    assert (worker.tracker.find(), study_of(units[0], worker.storage).finished_trials()) == ([], 0)
+    timer.join()
+    assert made == [False], "an empty file was made in its place"
+
+
+def test_a_process_that_starts_while_the_server_is_away_does_not_take_it_for_a_wrong_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Unavailable, match=r"tracking store http://127.0.0.1:9 does not answer \(.*refused.*waited 0 s"):
+        Tracker.waiting("http://127.0.0.1:9", tmp_path)
 
 
 def test_an_unreachable_server_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 from commands import PROJECT, free_port, tiny_arguments, trainers
+from opening_at_once import open_at_once
 from tiny import Bench, need, results
 
 from benchmark.tracking import Tracker
@@ -31,12 +32,15 @@ class Server:
         self.run("initdb", "-D", folder / "data", "-U", "gzsl", "--auth=trust", "-E", "UTF8")
         self.start()
         for name in ("mlflow", "optuna"):
-            self.run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "gzsl", name)
+            self.create(name)
 
     def run(self, program: str, *arguments: object) -> None:
         command = [*self.before, str(self.programs / program), *map(str, arguments)]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def create(self, database: str) -> None:
+        self.run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "gzsl", database)
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
@@ -67,6 +71,16 @@ def postgresql() -> Iterator[Server]:
             capture_output=True,
         )
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_processes_that_open_new_databases_at_once_all_open_them(postgresql: Server, tmp_path: Path) -> None:
+    databases = {"tracking": ["mlflow", "mlflow2"], "storages": ["optuna", *(f"optuna{i}" for i in range(2, 6))]}
+    for name in ("mlflow2", *databases["storages"][1:]):
+        postgresql.create(name)
+    tracking, storages = ([postgresql.uri(name) for name in names] for names in databases.values())
+    open_at_once(3, tracking, storages, tmp_path)
+    assert all(Tracker(uri, tmp_path).find() == [] for uri in tracking)
+    assert all(optuna.storages.RDBStorage(uri).get_all_studies() == [] for uri in storages)
 
 
 def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive_a_stop_of_twenty_seconds(

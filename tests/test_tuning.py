@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+from opening_at_once import open_at_once
 
 from benchmark.config import Range, TuningConfig
 from benchmark.databases import sqlite_uri
@@ -115,6 +116,12 @@ def test_a_kill_while_values_are_drawn_leaves_no_trial(tmp_path: Path, monkeypat
     monkeypatch.undo()
     study(tmp_path / "broken", trials=4).run(Log())
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def test_processes_that_open_new_storages_at_once_all_open_them(tmp_path: Path) -> None:
+    storages = [sqlite_uri(tmp_path / f"{i}.db") for i in range(6)]
+    open_at_once(2, [], storages, tmp_path)
+    assert all(optuna.storages.RDBStorage(uri).get_all_studies() == [] for uri in storages)
 
 
 class Shared:
