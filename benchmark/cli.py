@@ -80,7 +80,9 @@ Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
 Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
 BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
 Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds of trials, in all, after which a study starts no more; alone or with --trials.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
 Ablate = Annotated[
     str | None,
@@ -272,8 +274,8 @@ def tune(
     )  # fmt: skip
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, data_root)
-    if not all(unit.tuning.trials for unit in units):
-        raise UsageError("tune: say how many trials, for example --trials 30")
+    if not all(unit.tuning.searches for unit in units):
+        raise UsageError("tune: say how many trials or seconds of them, for example --trials 30 or --timeout 3600")
     tracker = _tracker(runs_dir, tracking_uri)
     quiet = quiet or json_file == "-"
     result = _run_units(
@@ -426,9 +428,9 @@ def _show_jobs(tracker: Tracker, units: list[Unit], stages: str, runs_dir: Path,
     if json_file != "-":
         rows_table(out, "Jobs", ["job", "key", "state", "reason"], rows)
         for unit in units:
-            if unit.tuning.trials:
+            if unit.tuning.searches:
                 name = study_of(unit, "").name
-                out.print(f"tuning: {unit.tuning.trials} trials of study {name!r}, then the seeds again if settings differ")
+                out.print(f"tuning: {unit.tuning.budget} in study {name!r}, then the seeds again if settings differ")
     _emit(json_file, [dict(zip(("job", "key", "state", "reason"), row, strict=True)) for row in rows])
 
 

@@ -84,6 +84,14 @@ def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> Non
     assert [j["key"] for j in status] == [j["key"] for j in jobs]
 
 
+def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
+    options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
+    assert "tuning: 0.001 s of trials in study" in " ".join(shell("run", "--dry-run", *options).split())
+    text = " ".join(shell("run", *options).split())
+    assert "tuning, 0 trials done of 0.001 s of trials" in text
+    assert "Tuning budget: 0.001 s of trials per method, data set and mode" in text
+
+
 def test_tune_prints_the_best_settings(shell: Shell) -> None:
     text = shell("tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS)
     assert "best val HM" in text
@@ -107,6 +115,8 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"], "--stages 2 with --timeout"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "leave --trials away"),
         (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "are for --leaderboard"),
         (["report", "--mlflow-ui", "nowhere"], "no web address"),
