@@ -182,8 +182,8 @@ def tune(
     call = options.call()
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, places.data_root)
-    if not all(unit.tuning.trials for unit in units):
-        raise UsageError("tune: say how many trials, for example --trials 30")
+    if not all(unit.tuning.searches for unit in units):
+        raise UsageError("tune: say how many trials or seconds of them, for example --trials 30 or --timeout 3600")
     tracker = _tracker(places.runs_dir, places.tracking_uri)
     quiet = quiet or json_file == "-"
     result = _run_units(call, units, tracker, places, workers, quiet=quiet, tune_only=True, retry_failed=retry_failed)
@@ -341,14 +341,16 @@ def _show_jobs(call: Call, units: list[Unit], places: Places, json_file: str | N
     studies = [s for s in states if isinstance(s, StudyState)]
     if studies:
         columns = ["study", "state", "finished", "pruned", "running", "interrupted", "failed", "missing", "reason"]
-        counts = [(s.finished, s.pruned, s.running, s.interrupted, s.failed, s.missing) for s in studies]
+        counts = [
+            (s.finished, s.pruned, s.running, s.interrupted, s.failed, "" if s.missing is None else s.missing) for s in studies
+        ]
         rows = [(s.study, s.state, *count, _reasons(s)) for s, count in zip(studies, counts, strict=True)]
         rows_table(out, "Studies, trials", columns, rows)
     for study in studies:
         then = "then the seeds again if settings differ"
         if study.best_hm is not None:
             then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {_settings_text(study.best_values)}"
-        out.print(f"{study.unit}: {study.trials} trials, {then}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"{study.unit}: {study.budget}, {then}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _reasons(study: StudyState) -> str:

@@ -41,7 +41,9 @@ Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
 Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
 BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
 Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds after which a study starts no further trial.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds of trials, in all, after which a study starts no more; alone or with --trials.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
 Ablate = Annotated[
     str | None,

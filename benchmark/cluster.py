@@ -235,7 +235,7 @@ class _Workers:
     def room(self) -> int:
         """What fits on the machines that are there now; one at least, which waits for a machine."""
         machines = [node for node in ray.nodes() if node["Alive"]]
-        tunes = any(unit.tuning.trials for unit in self.cluster.units)
+        tunes = any(unit.tuning.searches for unit in self.cluster.units)
         check_storages(self.cluster.desk.place, {node["NodeManagerHostname"] for node in machines}, tunes=tunes)
         fit = sum(self.share.fits(node["Resources"]) for node in machines)
         if fit == 0 and not self.told:

@@ -106,7 +106,12 @@ def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
 class TuningConfig(_Settings):
     """Search for settings on the validation parts."""
 
-    trials: int = Field(0, ge=0, le=100_000, description="finished trials in all, published settings included; 0: no tuning")
+    trials: int | None = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="finished trials in all, published settings included; 0: no tuning; null: timeout alone",
+    )
     timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which no further one starts")
     pruner: Literal["median", "hyperband", "none"] = "median"
     startup_trials: int = Field(5, ge=1, description="random trials before the sampler learns, and before anything is pruned")
@@ -115,6 +120,17 @@ class TuningConfig(_Settings):
         1, ge=1, le=1000, description="trials that may run at once, each drawn without the results of the others"
     )
     seed: int = Field(0, ge=0)
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a study at all."""
+        return self.trials != 0
+
+    @property
+    def budget(self) -> str:
+        """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
+        trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
+        return trials if self.timeout is None else f"{self.timeout:g} s of trials" + (f", at most {trials}" if trials else "")
 
 
 class Range(_Settings):

@@ -109,7 +109,7 @@ class Runner:
         Args:
             engine: who does the work; this process if None.
         """
-        if any(unit.tuning.trials for unit in units):
+        if any(unit.tuning.searches for unit in units):
             open_storage(self.storage)  # a wrong address is told before hours of training
         worker = self.worker(units, call.stages)
         progress = _Progress(self, call, units, tune_only)
@@ -223,7 +223,8 @@ class _Progress:
 
     def _searches(self, index: int) -> list[Task]:
         tuning = self.units[index].tuning
-        return [Search(index, self.parents[index], lane) for lane in range(min(tuning.parallel, tuning.trials))]
+        lanes = min(tuning.parallel, tuning.trials or tuning.parallel)
+        return [Search(index, self.parents[index], lane) for lane in range(lanes)]
 
     def then(self, task: Task, done: Done) -> list[Task]:
         """Take down what a task gave; returns what can be done now."""
@@ -233,7 +234,7 @@ class _Progress:
             if done.tuning is not None:
                 self.result.studies.append(done.tuning)
                 tasks = [] if self.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
-        elif unit.tuning.trials > 0 and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
+        elif unit.tuning.searches and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
             tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
@@ -286,13 +287,14 @@ class _Progress:
             self.tracker.tag(parent, **{DESCRIPTION: method_note(unit, self.call, self.means, index)})
 
 
-def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int:
-    """How many jobs a call has, trials included; all that were done before too."""
-    each = 2 if stages == "all" else 1
-    return sum(
-        unit.tuning.trials + (0 if tune_only else each * len(unit.repetitions) * (2 if unit.tuning.trials else 1))
-        for unit in units
-    )
+def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int | None:
+    """How many jobs a call has, trials included; all that were done before too. None where seconds alone bound a search."""
+    each, jobs = 2 if stages == "all" else 1, 0
+    for unit in units:
+        if unit.tuning.trials is None:
+            return None
+        jobs += unit.tuning.trials + (0 if tune_only else each * len(unit.repetitions) * (2 if unit.tuning.searches else 1))
+    return jobs
 
 
 def _is_of(entry: Entry, unit: Unit) -> bool:

@@ -54,7 +54,9 @@ class Call(BaseModel):
         None, min_length=1, description="these repetitions only, instead of seeds"
     )
     base_seed: int = Field(BASE_SEED, ge=0)
-    trials: int | None = Field(None, ge=0, description="tuning trials per method; 0, or what the alias says")
+    trials: int | None = Field(
+        None, ge=0, description="tuning trials per method; what the alias says, without limit where timeout bounds them, or 0"
+    )
     timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which a study starts no more")
     settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
     ablate: list[str] | None = Field(
@@ -226,8 +228,9 @@ def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
     """Refuse an ablation that would not compare what it says."""
     if call.mode != "paper":
         raise UsageError(f"--ablate-protocol starts from mode paper; leave --mode {call.mode} away (its row is added)")
-    if call.trials:
-        raise UsageError("--ablate-protocol compares protocols under one setting and tunes nothing; use --trials 0")
+    if call.trials or call.timeout is not None:
+        option = "use --trials 0" if call.trials else "leave --timeout away"
+        raise UsageError(f"--ablate-protocol compares protocols under one setting and tunes nothing; {option}")
     if call.stages != "all":
         raise UsageError("--ablate-protocol needs both stages; leave --stages away")
     known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
@@ -302,22 +305,21 @@ def _unit(
     settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
         raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
-    trials = budget.trials if call.trials is None else call.trials
-    tuning = TuningConfig.model_validate({"trials": trials, "timeout": call.timeout, **overrides.get("tuning", {})})
-    if tuning.trials > 0 and not ranges:
+    tuning = _tuning(call, budget, overrides.get("tuning", {}))
+    option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
+    if tuning.searches and not ranges:
         raise UsageError(
-            f"--trials {tuning.trials}: {method.title} has no search space; write search_spaces/{method.name}.yaml, "
-            "or use --trials 0"
+            f"{option}: {method.title} has no search space; write search_spaces/{method.name}.yaml, or use --trials 0"
         )
     outside = [k for k, v in settings.searchable().items() if k in ranges and not ranges[k].contains(v)]
-    if tuning.trials > 0 and outside:
+    if tuning.searches and outside:
         listed = ", ".join(f"{k}={settings.searchable()[k]}" for k in outside)
         raise UsageError(
-            f"--trials {tuning.trials}: {method.title} on {card.name} starts from {listed}, outside the search range; "
+            f"{option}: {method.title} on {card.name} starts from {listed}, outside the search range; "
             f"widen the range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
         )
-    if tuning.trials > 0 and call.stages == "2":
-        raise UsageError("--stages 2 with --trials: a study trains stage 1; use --stages all, or --trials 0")
+    if tuning.searches and call.stages == "2":
+        raise UsageError(f"--stages 2 with {option.split()[0]}: a study trains stage 1; use --stages all, or --trials 0")
     seeds = call.seeds or budget.seeds
     return Unit(
         method=method,
@@ -335,6 +337,27 @@ def _unit(
         repetitions=list(dict.fromkeys(call.repetitions)) if call.repetitions is not None else list(range(seeds)),
         base_seed=call.base_seed,
     )
+
+
+def _tuning(call: Call, budget: Budget, given: Mapping[str, Any]) -> TuningConfig:
+    """How far a study goes, the same for every method.
+
+    Args:
+        given: settings of ``--set tuning.…``, which win.
+
+    Raises:
+        UsageError: seconds for no trials.
+    """
+    asked = {"trials": call.trials, "timeout": call.timeout, **given}
+    if asked["trials"] is None:
+        asked["trials"] = budget.trials or (0 if asked["timeout"] is None else None)
+    tuning = TuningConfig.model_validate(asked)
+    if not tuning.searches and tuning.timeout is not None:
+        raise UsageError(
+            f"--timeout {tuning.timeout:g} bounds a search, and --trials 0 asks for none; leave --trials away for a search of "
+            "these seconds, or --timeout for none"
+        )
+    return tuning
 
 
 def search_ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str, Range]:
@@ -359,7 +382,7 @@ def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
     work = [
         [unit.job(2, repetition).key for repetition in unit.repetitions]
         + [unit.mode, unit.tuning.model_dump(), unit.alias]
-        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.trials else [])
+        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.searches else [])
         for unit in units
     ]
     text = json.dumps([work, call.stages, tune_only, call.dataset], sort_keys=True)

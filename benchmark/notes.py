@@ -102,8 +102,9 @@ def call_note(
         means: by the method's place and kind of settings, as far as there are any.
     """
     compare = urlencode({"runs": json.dumps(list(runs)[:COMPARED]), "experiments": json.dumps([experiment]), **AS_TRAINING})
-    seeds, trials = len(units[0].repetitions), units[0].tuning.trials
-    facts = f"{call.dataset}, mode {call.mode}, {seeds} seed{'s' * (seeds != 1)}, {trials or 'no'} tuning trials"
+    seeds, tuning = len(units[0].repetitions), units[0].tuning
+    search = f"tuning budget {tuning.budget}" if tuning.searches else "no tuning"
+    facts = f"{call.dataset}, mode {call.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
     parts = [f"**Benchmark call**: {facts}. [Compare its methods](#/compare-runs?{compare})"]
     rows = [[unit.title, *row] for i, unit in enumerate(units) for row in _rows(means, i)]
     if rows:

@@ -56,8 +56,10 @@ class StudyState:
     state: State
     reason: str
     """Why it gave nothing."""
-    trials: int
-    """Budget; failed trials do not count."""
+    budget: str
+    """As captions name it; failed trials do not count."""
+    trials: int | None
+    """None: bounded by seconds alone."""
     timeout: float | None
     """Budget in seconds."""
     finished: int
@@ -65,8 +67,8 @@ class StudyState:
     running: int
     interrupted: int
     failed: int
-    missing: int
-    """Trials that are still to be begun."""
+    missing: int | None
+    """Trials that are still to be begun; None where only seconds bound them."""
     failures: Mapping[int, str]
     """Why trials failed, by number."""
     best_trial: int | None
@@ -82,7 +84,7 @@ def call_states(units: Sequence[Unit], stages: Stages, stores: Stores) -> list[J
     found: list[JobState | StudyState] = []
     for unit in units:
         found += _jobs(unit, stages, stores, unit.variant)
-        if unit.tuning.trials:
+        if unit.tuning.searches:
             study = study_state(unit, stores)
             found.append(study)
             if study.best_values:
@@ -118,7 +120,8 @@ def study_state(unit: Unit, stores: Stores) -> StudyState:
     begun = {number: locks.is_held(number) for number in (record.begun if record else ())}
     count = Counter(trial.state for trial in past)
     running = sum(begun.values())
-    left = unit.tuning.trials - count["complete"] - count["pruned"] - len(begun)
+    trials = unit.tuning.trials
+    left = None if trials is None else trials - count["complete"] - count["pruned"] - len(begun)
     result = record.result if record else None
     state: State = "interrupted" if past or begun else "missing"
     if running:
@@ -132,7 +135,8 @@ def study_state(unit: Unit, stores: Stores) -> StudyState:
         unit=unit.title,
         state=state,
         reason=record.failure if record else "",
-        trials=unit.tuning.trials,
+        budget=unit.tuning.budget,
+        trials=trials,
         timeout=unit.tuning.timeout,
         finished=count["complete"],
         pruned=count["pruned"],

@@ -26,7 +26,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 T = TypeVar("T")
 FAILURES_PER_TRIAL = 2
-"""A study gives up after this many failed trials for each wanted one."""
+"""A study gives up after this many failed trials for each wanted one; without a number of these, for each told one."""
 SECONDS = "seconds"
 """User attribute of a trial: what its epochs took."""
 ERROR = "error"
@@ -106,8 +106,8 @@ class TuningResult:
     failed: int
     start_hm: float | None
     """Validation HM of the starting settings, trial 0, fraction; None where that was not finished."""
-    trials: int
-    """Budget: told trials wanted in all."""
+    trials: int | None
+    """Budget: told trials wanted in all; None where the seconds alone bound them."""
     timeout: float | None
     """Budget: seconds of trials after which no further one started."""
 
@@ -224,7 +224,8 @@ class Study:
     def _used_up(self, study: optuna.Study) -> bool:
         """Whether no further trial is to be started, provided that those that run succeed."""
         begun = _count(study, *TOLD, TrialState.RUNNING)
-        return begun >= self.config.trials or _spent(study) >= (self.config.timeout or math.inf)
+        wanted = math.inf if self.config.trials is None else self.config.trials
+        return begun >= wanted or _spent(study) >= (self.config.timeout or math.inf)
 
     def blame(self, reason: str, turns: Turns) -> Mapping[str, Any] | None:
         """Fail a trial whose process is gone, because the trial is what kills processes.
@@ -250,7 +251,10 @@ class Study:
 
     def _gave_up(self, study: optuna.Study) -> bool:
         failed = _count(study, TrialState.FAIL) - int(study.user_attrs.get(FORGIVEN, 0))
-        return failed > FAILURES_PER_TRIAL * self.config.trials
+        wanted = self.config.trials
+        if wanted is None:  # bounded by seconds, of which trials that fail at once take none
+            wanted = max(_count(study, *TOLD), self.config.startup_trials)
+        return failed > FAILURES_PER_TRIAL * wanted
 
     def _check(self, study: optuna.Study) -> None:
         """Refuse to go on with a study that gave up.

@@ -222,7 +222,7 @@ class Worker:
         turns = StudyLocks(self.locks, study.name)
         if task.lane == 0:
             finished = study.finished_trials()
-            self.display.say(f"{unit.title}: tuning, {finished} of {unit.tuning.trials} trials done")
+            self.display.say(f"{unit.title}: tuning, {finished} trials done of {unit.tuning.budget}")
             self.display.passed(finished)
 
         def objective(trial: Trial, values: Mapping[str, Any]) -> float:

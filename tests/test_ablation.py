@@ -60,6 +60,7 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
         ({"ablate": ["calibratoin"]}, "calibration"),
         ({"ablate": ["all"], "mode": "corrected"}, "starts from mode paper"),
         ({"ablate": ["all"], "trials": 3}, "tunes nothing"),
+        ({"ablate": ["all"], "timeout": 60}, "leave --timeout away"),
         ({"ablate": ["all"], "stages": "1"}, "both stages"),
     ],
 )

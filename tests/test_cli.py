@@ -112,6 +112,14 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
     assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
 
 
+def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
+    options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
+    assert "0.001 s of trials, then the seeds" in " ".join(shell("run", "--dry-run", *options).split())
+    text = " ".join(shell("run", *options).split())
+    assert "tuning, 0 trials done of 0.001 s of trials" in text
+    assert "Tuning budget: 0.001 s of trials per method, data set and mode" in text
+
+
 def test_tune_prints_the_best_settings(shell: Shell) -> None:
     text = shell("tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS)
     assert "best val HM" in text
@@ -135,6 +143,8 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"], "--stages 2 with --timeout"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "leave --trials away"),
         (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "are for --leaderboard"),
         (["report", "--mlflow-ui", "nowhere"], "no web address"),

@@ -21,10 +21,11 @@ from benchmark import jobs, registry, tuning
 from benchmark.config import Range
 from benchmark.databases import sqlite_uri
 from benchmark.errors import UsageError
+from benchmark.execution import count_jobs
 from benchmark.jobs import Call
 from benchmark.method import Method
 from benchmark.tracking import Tracker
-from benchmark.worker import Search
+from benchmark.worker import Search, study_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -149,6 +150,16 @@ def test_settings_changed_by_the_user_are_not_called_published_or_default(bench:
     changed = plain.model_copy(update={"settings": ["cjme.margin=0.5"]})
     longer = plain.model_copy(update={"settings": ["train.epochs=7"]})
     assert [bench.units(c)[0].variant for c in (plain, changed, longer)] == ["default", "user-set", "default"]
+
+
+def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Bench) -> None:
+    units = bench.units(bench.call(methods="cjme,tcaf", timeout=60))
+    assert [(u.tuning.searches, u.tuning.trials, u.tuning.budget) for u in units] == [(True, None, "60 s of trials")] * 2
+    assert count_jobs(units, "all", tune_only=False) is None
+    both = bench.units(bench.call(methods="cjme", timeout=60, trials=1))[0]
+    assert both.tuning.budget == "60 s of trials, at most 1 trial"
+    assert study_of(units[0], "").name == study_of(both, "").name, "another budget is no other study"
+    assert not bench.units(bench.call(methods="cjme"))[0].tuning.searches
 
 
 def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:

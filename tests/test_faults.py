@@ -26,7 +26,7 @@ from mlflow.entities import Metric
 from requests.exceptions import ConnectionError as NoConnection
 from tiny import Bench, need, results
 
-from benchmark import databases, patience, scheduling
+from benchmark import databases, patience, scheduling, tuning
 from benchmark.cli import main
 from benchmark.databases import is_away, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
@@ -168,6 +168,35 @@ def test_a_database_file_that_stays_away_ends_the_call_by_name_and_nothing_is_ma
     with pytest.raises(Unavailable, match=rf"No such file or directory: .*{name}"):
         bench.run(bench.call(EPOCHS, methods="avca", trials=2))
     assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
+def test_a_locked_database_is_waited_for(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tuning, "LOCK_SECONDS", 0.1)  # Optuna's connections give up at once; MLflow's wait for 20 seconds
+    call = bench.call(EPOCHS, methods="avca", trials=2)
+    expected = bench.run(call)
+    seconds, locked = 3.0, list[float]()
+    timers: list[threading.Timer] = []
+
+    def lock(record: EpochRecord) -> None:
+        if len(other.display.epochs) == 8:  # in the second trial
+            connection = sqlite3.connect(other.runs / name, isolation_level=None, check_same_thread=False)
+            connection.execute("BEGIN EXCLUSIVE")
+            locked.append(time.monotonic())
+            timers.append(threading.Timer(seconds, connection.close))
+            timers[0].start()
+        other.display.epochs.append(record)
+
+    monkeypatch.setattr(other.display, "epoch", lock)
+    found = other.run(call)
+    assert time.monotonic() - locked[0] >= seconds, "nothing was written meanwhile"
+    timers[0].join()
+    assert not found.failed
+    assert results(other.tracker) == results(bench.tracker)
+    assert found.studies == expected.studies
+    for key, run in bench.tracker.by_job_key(results(bench.tracker)).items():
+        again = other.tracker.by_job_key([key])[key]
+        assert other.tracker.history(again.run_id, "val/hm") == bench.tracker.history(run.run_id, "val/hm")
 
 
 def test_a_database_file_that_is_replaced_is_opened_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

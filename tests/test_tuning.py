@@ -319,6 +319,22 @@ def test_a_budget_in_seconds_is_a_total_over_calls(tmp_path: Path) -> None:
     assert (result.complete, result.timeout) == (2, 15)
 
 
+def test_a_budget_in_seconds_alone_is_not_bounded_by_a_number_of_trials(tmp_path: Path) -> None:
+    mine = study(tmp_path, trials=None, pruner="none", timeout=115)
+    result = mine.run(Log())
+    assert (result.complete, result.trials, result.timeout) == (12, None, 115)  # ten seconds each
+    assert mine.is_over()
+    assert not study(tmp_path, trials=None, pruner="none", timeout=125).is_over()
+
+
+def test_a_study_bounded_by_seconds_gives_up_where_trials_fail_at_once(tmp_path: Path) -> None:
+    def broken(trial: Trial, values: Mapping[str, Any]) -> float:
+        raise JobError("broken")
+
+    with pytest.raises(JobError, match=r"7 trials failed"):
+        study(tmp_path, trials=None, timeout=1000, startup_trials=3).run(broken)
+
+
 def test_trials_that_tell_no_seconds_use_up_the_time_too(tmp_path: Path) -> None:
     result = study(tmp_path, timeout=1e-6).run(lambda trial, values: 0.5)
     assert result.complete == 1

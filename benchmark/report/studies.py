@@ -19,14 +19,15 @@ from benchmark.report.summary import method_ranks
 class Budget:
     """What a study might use up."""
 
-    trials: int
-    """Finished and pruned trials; more than were asked for where the study had them from earlier calls."""
+    trials: int | None
+    """Finished and pruned trials; more than were asked for where the study had them from earlier calls. None: the seconds alone
+    bound them."""
     seconds: float | None
     """Seconds of trials after which no further one starts; None without such a limit."""
 
     def __str__(self) -> str:
-        trials = f"{self.trials} trial{'s' * (self.trials != 1)}"
-        return trials if self.seconds is None else f"{self.seconds:g} s of trials, at most {trials}"
+        trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
+        return trials if self.seconds is None else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
 
 
 def budget_of(unit: UnitFacts) -> Budget | None:
@@ -34,7 +35,8 @@ def budget_of(unit: UnitFacts) -> Budget | None:
     if not unit.trials:
         return None
     study = unit.study or {}
-    return Budget(max(unit.trials, study.get("trials", 0)), study.get("timeout"))
+    wanted = study.get("trials", 0)
+    return Budget(None if wanted is None else max(unit.trials, wanted), study.get("timeout"))
 
 
 def budget_sentence(units: Sequence[UnitFacts]) -> str:

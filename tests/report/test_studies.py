@@ -110,6 +110,17 @@ def test_budgets_in_seconds_are_equal_whatever_number_of_trials_they_gave(store:
     assert set(found.cells["Budget"]) == {"36.5 s of trials, at most 100 trials"}
 
 
+def test_a_budget_in_seconds_alone_names_no_trials(store: Any, unit: Any) -> None:
+    call = store.call([unit(trials=4), unit(method="avca", trials=7)])
+    log_search(store, call, trials=None, timeout=36.5)
+    log_search(store, call, "avca", trials=None, timeout=36.5, complete=6)
+
+    found = tables(store)["tuning"]
+
+    assert "Tuning budget: 36.5 s of trials per method" in found.caption
+    assert set(found.cells["Budget"]) == {"36.5 s of trials"}
+
+
 def test_trials_of_earlier_calls_count_as_budget(store: Any, unit: Any) -> None:
     call = store.call([unit(trials=9)])
     log_search(store, call, trials=4, complete=8)
