@@ -75,8 +75,9 @@ class Grid:
 
 
 def number_of(text: str) -> float | None:
-    """The number that a cell's text begins with, such as the mean of ``12.34 ± 0.56``."""
-    found = re.match(r"(?:< )?([+-]?\d+(?:\.\d+)?)", text.replace("−", "-"))
+    """The number that a cell's text begins with, such as the mean of ``12.34 ± 0.56``; thousands may be set apart by commas."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("−", "-"))
+    found = re.match(r"(?:< )?([+-]?\d+(?:\.\d+)?)", plain)
     return float(found[1]) if found else None
 
 

@@ -105,6 +105,9 @@ def test_numbers_are_sorted_by_their_mean(page: Element) -> None:
     assert [number_of(t) for t in ("12.30 ± 4.00", "-1.5 to 2", "+3.00*", "−2", "< 0.001", "–", "failed")] == [
         12.3, -1.5, 3, -2, 0.001, None, None,
     ]  # fmt: skip
+    assert [number_of(t) for t in ("999", "1,024", "260,480", "1,234,567.8 ± 0.1", "3, 200 more", "1,2")] == [
+        999, 1024, 260_480, 1_234_567.8, 3, 1,
+    ]  # fmt: skip
     cells = [td for td in page.all("td", class_="number") if "±" in td.text]
     assert cells
     assert all(float(td.attributes["data-sort"]) == float(td.text.split()[0]) for td in cells)
