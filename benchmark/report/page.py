@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,6 +27,7 @@ from benchmark.report.released import RELEASED
 from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs
 from benchmark.report.sections import Section
 from benchmark.report.summary import LABELS, settings_text, summarise
+from benchmark.tracking import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
 MLFLOW_UI = "http://127.0.0.1:5000"
@@ -144,7 +145,7 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
     """The runs of a method as a table.
 
     Args:
-        link: address to which a run's id is added.
+        link: ``run_link``.
     """
     numeric = [name not in LABELLING for name in COLUMNS]
     rows = []
@@ -153,7 +154,11 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
             Cell(text, number_of(text) if numeric[j] else None, label=j == 0, title=run.error if COLUMNS[j] == "State" else "")
             for j, text in enumerate(run.cells)
         ]
-        last = Cell(run.run_id[:8], link=link + run.run_id) if run.run_id else Cell(run.error or "none")
+        last = (
+            Cell(run.run_id[:8], link=f"{link}{run.run_id}?{urlencode(AS_TRAINING)}")
+            if run.run_id
+            else Cell(run.error or "none")
+        )
         rows.append(Row([*cells, last], run.keys))
     return Grid(name, title, (), [*COLUMNS, "Run"], [*numeric, False], rows)
 

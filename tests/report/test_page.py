@@ -130,7 +130,7 @@ def test_a_method_leads_to_its_runs_and_these_to_mlflow(store: Any, unit: Any, t
     assert "loss is not a number" in lines[1][-1]
     links = [a.attributes["href"] for a in runs.all("a")]
     ids = {run.run_id for run in store.tracker.find(kind="job", method="tcaf")}
-    assert {link.rpartition("/")[2] for link in links} == ids
+    assert {link.rpartition("/")[2] for link in links} == {f"{run_id}?workflowType=machine_learning" for run_id in ids}
     assert all(link.startswith(f"https://mlflow.example.org/lab/#/experiments/{experiment}/runs/") for link in links)
 
 
