@@ -24,7 +24,7 @@ from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table, mean_and_deviation
 from benchmark.report.collect import Results, records
 from benchmark.report.released import RELEASED
-from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs
+from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs, resolved_settings
 from benchmark.report.sections import Section
 from benchmark.report.summary import LABELS, settings_text, summarise
 from benchmark.tracking import AS_TRAINING
@@ -225,6 +225,7 @@ def report_page(
         lost=lost,
         provenance=provenance,
         configs=configs,
+        settings=resolved_settings(results),
         files=files,
     )
 

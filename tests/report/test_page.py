@@ -161,6 +161,19 @@ def test_provenance_is_on_the_page(store: Any, unit: Any, tmp_path: Path) -> Non
     assert "Not complete." in text
 
 
+def test_all_settings_of_each_method_are_on_the_page(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(tuned=[(0.5, 0.3)], trials=3, params={"tcaf.lr": "0.00007"}), unit("avca", epochs=21)])
+
+    blocks = page_of(store, tmp_path).all("details", class_="settings")
+
+    names = [block.all("summary")[0].text for block in blocks]
+    assert [name.split(":")[0] for name in names] == [
+        "Settings of AVCA, default", "Settings of TCAF, default", "Settings of TCAF, tuned",
+    ]  # fmt: skip
+    assert "train.epochs: 21" in blocks[0].all("pre")[0].text.splitlines()
+    assert "tcaf.lr: 0.00007" in blocks[1].all("pre")[0].text.splitlines()
+
+
 def test_a_report_without_tests_has_a_page_too(store: Any, unit: Any, tmp_path: Path) -> None:
     store.call([unit()], stages="1")
     assert "nothing was tested" in page_of(store, tmp_path).text
