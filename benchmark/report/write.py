@@ -44,7 +44,7 @@ from benchmark.report.released import RELEASED
 from benchmark.report.sections import ReportFigure, Section, save_figure
 from benchmark.report.side_by_side import side_by_side
 from benchmark.report.significance import comparisons, intervals
-from benchmark.report.studies import StudyGroup, study_groups
+from benchmark.report.studies import StudyGroup, study_groups, tuning_csv
 from benchmark.report.study_figures import importances_figure, searches_figure
 from benchmark.report.summary import (
     ablation_effects,
@@ -183,6 +183,8 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         files["recall.csv"] = _csv(recall_csv(results))
     if "cost" in names:
         files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
+    if "tuning" in names:
+        files["tuning.csv"] = _csv(tuning_csv(results).round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
@@ -311,7 +313,7 @@ def _one_line(text: str, limit: int = 500) -> str:
 
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
-    names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
+    names = [f"`{n}.csv`" for n in ORDER if n in present]
     lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
     lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
     lines += [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []

@@ -199,5 +199,5 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
 
     report = write_report(store.tracker, tmp_path / "report")
 
-    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
     assert set(report.markdown) == {"tuning"}
