@@ -215,7 +215,9 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         context="validation+test",
     )
     tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
-    tracker.log_json(run_id, log_stage_two(tracker, run_id, evaluation.result, title, seed=0), "result.json")
+    tracker.log_json(
+        run_id, log_stage_two(tracker, run_id, evaluation.result, title, seed=0, method=method.name), "result.json"
+    )
     tracker.finish(run_id)
     return replace(evaluation, run_id=run_id)
 

@@ -24,6 +24,10 @@ from benchmark.cli_options import (
     DataRoot,
     Json,
     MlflowUi,
+    OnlyDatasets,
+    OnlyFeatures,
+    OnlyMethods,
+    OnlyMode,
     Places,
     Plugin,
     Quiet,
@@ -41,6 +45,7 @@ from benchmark.errors import Unavailable, UsageError
 if TYPE_CHECKING:
     from benchmark.execution import CallResult
     from benchmark.jobs import Call, Unit
+    from benchmark.report.choice import Choice
     from benchmark.status import StudyState
     from benchmark.tracking import Tracker
 
@@ -257,11 +262,12 @@ def _write_report(
     show: bool,
     mlflow_ui: str | None = None,
     log_to: str | None = None,
+    choice: Choice | None = None,
 ) -> dict[str, Any]:
     from benchmark.display import show_table
     from benchmark.report.write import write_report
 
-    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui)
+    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice)
     if log_to is not None:
         tracker.log_files(log_to, report.files, "report")
     if show:
@@ -289,8 +295,13 @@ def _write_report(
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")] = None,
     call: Annotated[
-        list[str] | None, typer.Option(help="Run id of a benchmark call; may be repeated. Newest if not given.")
+        list[str] | None,
+        typer.Option(help="Run id of a benchmark call, or all of them: all; may be repeated. Newest if not given."),
     ] = None,
+    methods: OnlyMethods = None,
+    dataset: OnlyDatasets = None,
+    features: OnlyFeatures = None,
+    mode: OnlyMode = None,
     name: Report = "latest",
     mlflow_ui: MlflowUi = None,
     leaderboard: Annotated[
@@ -303,6 +314,13 @@ def report(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the tables again from the tracking store, or a leaderboard of several reports."""
+    from benchmark.report.choice import Choice
+
+    choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
+    if leaderboard and (call or choice):
+        raise UsageError(
+            "report --leaderboard: --call, --methods, --dataset, --features and --mode choose for the reports in it"
+        )
     if leaderboard:
         _emit(json_file, _write_leaderboard(folders or [], out_dir, show=json_file != "-"))
         return
@@ -310,7 +328,7 @@ def report(
         raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
     tracker = _tracker(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
-    _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui))
+    _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice))
 
 
 def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:

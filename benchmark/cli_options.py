@@ -59,6 +59,10 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs agai
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
 Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
 ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
+OnlyMethods = Annotated[str | None, typer.Option("--methods", help="Only these methods, separated by commas.")]
+OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only these data sets, separated by commas.")]
+OnlyFeatures = Annotated[str | None, typer.Option("--features", help="Only these feature sets, separated by commas.")]
+OnlyMode = Annotated[str | None, typer.Option("--mode", help="Only paper or corrected.")]
 MlflowUi = Annotated[
     str | None,
     typer.Option(

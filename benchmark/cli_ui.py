@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def ui(
     storage: Storage = None,
 ) -> None:
     """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
-    from benchmark.notes import AS_TRAINING
+    from benchmark.tracking import AS_TRAINING
 
     uri, optuna = tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), _storage(runs_dir, storage)
     _check_stores(uri, optuna)
@@ -63,11 +64,24 @@ def ui(
                 with err.status("starting"):
                     servers.wait(lambda: bool(came), until_ready=True)
                 if not came:
-                    _tell(addresses, json_file, "Ctrl-C stops what was started here")
+                    links = _links_note(addresses["MLflow"], uri, runs_dir, tracking_uri)
+                    _tell(addresses, json_file, "\n".join([*links, "Ctrl-C stops what was started here"]))
                 servers.wait(lambda: bool(came))
         except ServerError as error:
             err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(SOME_FAILED) from None
+
+
+def _links_note(address: str, uri: str, runs_dir: Path, tracking_uri: str | None) -> list[str]:
+    """The command that makes a report's page lead to this address, where it would lead to another one; else nothing."""
+    from benchmark.report.page import MLFLOW_UI
+
+    if _is_server(uri) or address.rstrip("/") == MLFLOW_UI:
+        return []
+    places = [] if runs_dir == Path("runs") else ["--runs-dir", str(runs_dir)]
+    places += [] if tracking_uri is None else ["--tracking-uri", without_password(tracking_uri)]
+    command = shlex.join(["python", "run_benchmark.py", "report", *places, "--mlflow-ui", address])
+    return [f"Pages of reports lead to {MLFLOW_UI}; to have one lead here: {command}"]
 
 
 def _check_stores(uri: str, optuna: str) -> None:
@@ -159,6 +173,6 @@ def _tell(addresses: dict[str, str], json_file: str | None, note: str = "") -> N
         for name, address in addresses.items():
             out.print(f"{name:<17} {address}", highlight=False, soft_wrap=True)
         if note:
-            out.print(f"[dim]{note}[/]")
+            out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
     _emit(json_file, addresses)
     sys.stdout.flush()

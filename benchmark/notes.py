@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from benchmark.jobs import Call, Job, Unit
+from benchmark.tracking import AS_TRAINING
 
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run."""
@@ -24,8 +25,6 @@ LONGEST = 7_500
 FIRST = {"hm": "1 HM", "zsl": "2 ZSL", "seen": "3 S", "unseen": "4 U"}
 """Names of a method's means, fractions: MLflow's pages sort metrics by name, and a digit comes before all others."""
 ON_VALIDATION = {"hm": "5 validation HM", "zsl": "6 validation ZSL"}
-AS_TRAINING = {"workflowType": "machine_learning"}
-"""In the addresses of MLflow's pages: else they show what is of use for chat models."""
 COMPARED = 60
 """Methods in the address of a comparison at most."""
 

@@ -98,11 +98,12 @@ def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
 
 
-def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int) -> dict[str, Any]:
+def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int, method: str) -> dict[str, Any]:
     """Log the results on the test parts; returns them as plain types.
 
     Args:
         seed: of the bootstrap over test samples.
+        method: its name, by which figures have their colours.
     """
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
@@ -111,6 +112,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     metrics |= {f"bootstrap/{name}": value for name, value in intervals.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
     from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
+    from benchmark.report.published import method_number
 
     tracker.log_metrics(run_id, found.cost)
     tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
@@ -123,7 +125,8 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
     tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
     chosen = (found.metrics["unseen"], found.metrics["seen"])
-    tracker.log_figure(run_id, seen_unseen_figure(points, chosen, found.beta, title), "curve.png")
+    figure = seen_unseen_figure(points, chosen, found.beta, title, method_number(method))
+    tracker.log_figure(run_id, figure, "curve.png")
     return {
         "metrics": dict(found.metrics),
         "views": {view: dict(values) for view, values in found.views.items()},

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
+AS_TRAINING = {"workflowType": "machine_learning"}
+"""In the addresses of MLflow's pages: else they show what is of use for chat models."""
 EXPERIMENT = "gzsl-bench"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",

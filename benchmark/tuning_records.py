@@ -19,26 +19,28 @@ PARAMETER = "param."
 """Stands before the names of searched settings, so that none is taken for another column."""
 
 
-def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int) -> None:
+def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, method: str) -> None:
     """Log a study that has used up its budget, unless that was done before.
 
     Args:
         run_id: of the method.
         title: heading of the figures.
         epochs: of a trial, where the study does not search them.
+        method: its name, by which figures have their colours.
     """
     tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
     if tags.items() <= tracker.get(run_id).tags.items():
         return
+    from benchmark.report.published import method_number
     from benchmark.report.study_figures import Panel, history_figure, importances_figure  # matplotlib takes half a second
 
     tracker.log_json(run_id, found.as_dict(), RESULT)
     trials, importances = trials_frame(study.past_trials(), list(study.ranges), epochs), study.importances()
     tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
     tracker.log_json(run_id, asdict(importances), IMPORTANCES)
-    tracker.log_figure(run_id, history_figure(trials, title), "tuning-history.png")
+    tracker.log_figure(run_id, history_figure(trials, title, method_number(method)), "tuning-history.png")
     if importances.values:
-        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, style=0)
+        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, method_number(method))
         tracker.log_figure(run_id, importances_figure([panel], importances.evaluator), "importances.png")
     tracker.tag(run_id, **tags)  # last: it says that the rest is there
 

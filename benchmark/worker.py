@@ -260,7 +260,7 @@ class Worker:
         except JobError as error:
             self.display.say(f"{unit.title}: tuning failed: {error}")
             return Done([failed_search(unit, str(error))])
-        log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs)
+        log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs, unit.method.name)
         return Done(tuning=tuned)
 
     @property
@@ -385,7 +385,7 @@ class Worker:
             else:
                 tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
                 listener.send(wait=True)
-                result = log_stage_two(self.tracker, run_id, tested, title, job.seed)
+                result = log_stage_two(self.tracker, run_id, tested, title, job.seed, job.unit.method.name)
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
             self.tracker.finish(run_id, "KILLED")

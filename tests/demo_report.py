@@ -20,7 +20,7 @@ AXES = {
 }
 OF_STUDIES = ("tuning", "importances")
 """The other figures are there for the starting settings and for the tuned ones."""
-TABLES = ("gzsl", "zsl", "full", "intervals", "comparisons", "recall", "cost")
+TABLES = ("gzsl", "zsl", "full", "intervals", "comparisons", "recall", "cost", "tuning")
 
 
 def check(folder: Path) -> None:

@@ -148,6 +148,8 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "are for --leaderboard"),
         (["report", "--mlflow-ui", "nowhere"], "no web address"),
+        (["report", "--methods", ","], "no name in it"),
+        (["report", "--leaderboard", "nowhere", "--mode", "paper"], "choose for the reports in it"),
     ],
 )
 def test_wrong_usage_is_one_clear_message_and_exit_code_2(

@@ -21,6 +21,7 @@ from commands import PROJECT, free_port
 from tiny import Bench, need
 
 from benchmark.cli import main
+from benchmark.cli_ui import _links_note
 from benchmark.servers import Program, ServerError, Servers, is_free
 from benchmark.servers import free_port as choose_port
 from benchmark.tracking import Tracker
@@ -223,3 +224,13 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
             shows("cjme stamps-native paper")
         finally:
             browser.quit()
+
+
+def test_where_pages_of_reports_lead_elsewhere_ui_says_how_to_mend_it() -> None:
+    usual, other, store = "http://127.0.0.1:5000", "http://127.0.0.1:5003", "sqlite:///runs/mlflow.db"
+    assert _links_note(usual, store, Path("runs"), None) == []
+    assert _links_note("https://mlflow.example.org", "https://mlflow.example.org", Path("runs"), None) == []
+    (told,) = _links_note(other, store, Path("my runs"), None)
+    assert told.endswith(f"python run_benchmark.py report --runs-dir 'my runs' --mlflow-ui {other}")
+    (told,) = _links_note(other, "postgresql://u:secret@h/b", Path("runs"), "postgresql://u:secret@h/b")
+    assert "secret" not in told

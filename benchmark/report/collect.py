@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError, near
+from benchmark.report.choice import Choice
 from benchmark.report.released import KIND, RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
 from benchmark.report.switches import differing, switched, told_apart
 from benchmark.tracking import RunRecord, Tracker, calls
 
+ALL_CALLS = "all"
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
 DISJOINT = ("disjoint_seen", "disjoint_hm", "disjoint_samples", "disjoint_classes")
 """Without the test-seen samples that have a relative in training; only where a job was asked for them."""
@@ -125,6 +127,8 @@ class Results:
     """Released weights without a row."""
     recall: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=RECALL_COLUMNS), compare=False)
     """A row per class of each finished row of ``test`` that logged them (``RECALL_COLUMNS``)."""
+    choice: Choice = field(default_factory=Choice)
+    """What of the calls this is, with the names of data sets for aliases."""
 
     @property
     def method_runs(self) -> set[str]:
@@ -132,22 +136,31 @@ class Results:
         return {u.run_id for u in self.units}
 
 
-def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
+def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Choice | None = None) -> Results:
     """Everything that the store knows of some calls.
 
     Args:
-        call_ids: run ids (or their beginnings) of benchmark calls; the newest call if None. Where two calls have the same
-            row with the same settings, the newer one counts.
+        call_ids: run ids (or their beginnings) of benchmark calls, ``ALL_CALLS`` for every one; the newest call if None. Where
+            two calls have the same row with the same settings, the newer one counts.
+        choice: the part of it that is wanted; all of it if None.
 
     Raises:
-        UsageError: no call in the store, an unknown id, or calls without any result.
+        UsageError: no call in the store, an unknown id, calls without any result, or a choice that they do not have.
     """
     weights = released_runs(tracker)
     alone = bool(weights) and call_ids is None and not calls(tracker)
     found = [] if alone else find_calls(tracker, call_ids)
     entries = [(call, entry) for call in found for entry in _entries(tracker, call)]
-    runs = tracker.by_job_key(entry["job_key"] for _, entry in entries if entry["job_key"])
     units = _units(tracker, found)
+    if choice:
+        places = {(entry["dataset"], entry["features"]) for _, entry in entries}
+        weights = [w for w in weights if alone or place_of(w) in places]
+        choice = choice.resolved([*(entry for _, entry in entries), *(u.tags for u in units), *(w.tags for w in weights)])
+        entries = [(call, entry) for call, entry in entries if choice.has(entry)]
+        units, weights = [u for u in units if choice.has(u.tags)], [w for w in weights if choice.has(w.tags)]
+        found = [call for call in found if call.run_id in {*(c.run_id for c, _ in entries), *(u.call for u in units)}]
+        alone = alone or not found
+    runs = tracker.by_job_key(entry["job_key"] for _, entry in entries if entry["job_key"])
     if not runs and not any(u.study for u in units) and not alone:
         raise UsageError(_without_results(tracker, found, entries))
     rows = _rows(entries, runs, units)
@@ -167,7 +180,9 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None) -> Results:
         units += [_unit(w.run, call="") for w in released]
         settings |= {w.run.run_id: w.facts for w in released}
     recall = _recall(tracker, test)
-    return Results(found, test, validation, ablation, units, problems, runs, settings, released, other, recall)
+    return Results(
+        found, test, validation, ablation, units, problems, runs, settings, released, other, recall, choice or Choice()
+    )
 
 
 def _rows(
@@ -225,7 +240,7 @@ def _identity(tracker: Tracker, run_id: str) -> dict[str, Any]:
 
 
 def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
-    """The calls of these ids, newest first; the newest one if None.
+    """The calls of these ids, newest first; the newest one if None, every one for ``ALL_CALLS``.
 
     Raises:
         UsageError: the store holds no call, or none (or several) of an id; near ones are named.
@@ -235,6 +250,8 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
         raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: python run_benchmark.py --dataset demo")
     if ids is None:
         return known[:1]
+    if ALL_CALLS in ids:
+        return known
     chosen: set[str] = set()
     for wanted in ids:
         hits = [c.run_id for c in known if wanted and c.run_id.startswith(wanted)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,8 @@ def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
 
 
 def marker_of(style: int) -> str:
-    """Its marker."""
-    return MARKERS[style % len(MARKERS)]
+    """Its marker; methods of one colour have different ones."""
+    return MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class MethodCurve:
     """Number of the method; the same number always gets the same colour and marker."""
 
 
-def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str) -> Figure:
+def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str, style: int = 0) -> Figure:
     """The seen-unseen curve of one model.
 
     Args:
@@ -56,15 +57,17 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
         chosen: unseen and seen accuracy at the calibrated beta, fractions.
         beta: the calibrated beta.
         title: heading of the figure.
+        style: number of the method.
     """
     figure, axes = _figure(title, width=5.2)
     seen, unseen = 100 * points["seen"].to_numpy(float), 100 * points["unseen"].to_numpy(float)
     hm = _harmonic_mean(seen, unseen)
     best = int(hm.argmax())
     u, s = 100 * chosen[0], 100 * chosen[1]
-    axes.plot(unseen, seen, color=COLOURS[0], linewidth=1.8, label="all $\\beta$", zorder=3)
+    axes.plot(unseen, seen, color=colour_of(style), linewidth=1.8, label="all $\\beta$", zorder=3)
     at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
-    axes.plot([u], [s], "o", color=COLOURS[1], markersize=8, label=f"calibrated, $\\beta$ = {beta:.3g}: {at}", zorder=5)
+    look: dict[str, Any] = {"color": colour_of(style), "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
+    axes.plot([u], [s], marker_of(style), label=f"calibrated, $\\beta$ = {beta:.3g}: {at}", zorder=5, **look)
     label = f"highest on the curve, $\\beta$ = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
     axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,9 +24,10 @@ from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table, mean_and_deviation
 from benchmark.report.collect import Results, records
 from benchmark.report.released import RELEASED
-from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs
+from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs, resolved_settings
 from benchmark.report.sections import Section
 from benchmark.report.summary import LABELS, settings_text, summarise
+from benchmark.tracking import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
 MLFLOW_UI = "http://127.0.0.1:5000"
@@ -75,8 +76,9 @@ class Grid:
 
 
 def number_of(text: str) -> float | None:
-    """The number that a cell's text begins with, such as the mean of ``12.34 ± 0.56``."""
-    found = re.match(r"(?:< )?([+-]?\d+(?:\.\d+)?)", text.replace("−", "-"))
+    """The number that a cell's text begins with, such as the mean of ``12.34 ± 0.56``; thousands may be set apart by commas."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("−", "-"))
+    found = re.match(r"(?:< )?([+-]?\d+(?:\.\d+)?)", plain)
     return float(found[1]) if found else None
 
 
@@ -143,7 +145,7 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
     """The runs of a method as a table.
 
     Args:
-        link: address to which a run's id is added.
+        link: ``run_link``.
     """
     numeric = [name not in LABELLING for name in COLUMNS]
     rows = []
@@ -152,7 +154,11 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
             Cell(text, number_of(text) if numeric[j] else None, label=j == 0, title=run.error if COLUMNS[j] == "State" else "")
             for j, text in enumerate(run.cells)
         ]
-        last = Cell(run.run_id[:8], link=link + run.run_id) if run.run_id else Cell(run.error or "none")
+        last = (
+            Cell(run.run_id[:8], link=f"{link}{run.run_id}?{urlencode(AS_TRAINING)}")
+            if run.run_id
+            else Cell(run.error or "none")
+        )
         rows.append(Row([*cells, last], run.keys))
     return Grid(name, title, (), [*COLUMNS, "Run"], [*numeric, False], rows)
 
@@ -219,6 +225,7 @@ def report_page(
         lost=lost,
         provenance=provenance,
         configs=configs,
+        settings=resolved_settings(results),
         files=files,
     )
 

@@ -149,6 +149,12 @@ def method_order(tables: Sequence[PublishedTable] | None = None) -> list[str]:
     return list(dict.fromkeys(name for names in sorted(lists, key=len, reverse=True) for name in names))
 
 
+def method_number(method: str) -> int:
+    """Number of a method in figures of its own runs: its place in published tables, behind all of these where it has none."""
+    order = method_order()
+    return order.index(method) if method in order else len(order)
+
+
 def _matching(
     dataset: str, features: str, method: str, origins: Sequence[Origin], tables: Sequence[PublishedTable] | None
 ) -> list[Published]:

@@ -48,6 +48,21 @@ def method_runs(results: Results) -> list[MethodRuns]:
     return [MethodRuns(m, method_title(results, m), [_run(results, r) for r in lines if r["method"] == m]) for m in methods]
 
 
+def resolved_settings(results: Results) -> dict[str, str]:
+    """All settings of the first job of each method and kind of settings, a line each, by what names that job."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    ranks = method_ranks(results)
+    lines = records(pd.concat([f for f in (results.validation, results.test) if len(f)] or [results.test], ignore_index=True))
+    for row in sorted(lines, key=lambda r: ranks[r["method"]]):
+        known = results.settings.get(row["job_key"] or row["run_id"])
+        if known:
+            data = f"{dataset_title(results, row['dataset'])}, {row['features']}, mode {row['mode']}, {row['alignment']} text"
+            name = f"{method_title(results, row['method'])}, {settings_text(row['variant'], '')}: {data}"
+            text = "\n".join(f"{setting}: {value}" for setting, value in sorted(known.items()))
+            found.setdefault((row["method"], row["variant"]), (name, text))
+    return dict(found.values())
+
+
 def _run(results: Results, row: Mapping[str, Any]) -> Run:
     switch = f", {row['ablation']} corrected" if _known(row.get("ablation")) else ""
     settings = settings_text(row["variant"], str(row["settings"]) if _known(row.get("settings")) else "")

@@ -9,6 +9,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+PIXELS = 90
+"""Of a browser for an inch of a figure: its texts of 8 points are 10 pixels high then."""
+WIDE = 8.0
+"""Inches."""
+
 
 @dataclass(frozen=True)
 class ReportFigure:
@@ -21,6 +26,17 @@ class ReportFigure:
     """Accuracies and importances are fractions."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """What it is about, as of a row of a table (``cells.about``), by which readers choose figures."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in a browser's pixels at which its texts can be read."""
+        width, height = self.figure.get_size_inches()
+        return round(PIXELS * float(width)), round(PIXELS * float(height))
+
+    @property
+    def wide(self) -> bool:
+        """Whether a page gives it a line of its own, as figures with panels side by side need."""
+        return self.size[0] >= PIXELS * WIDE
 
     @property
     def caption(self) -> str:

@@ -14,11 +14,11 @@ from benchmark.report.cells import NOTHING, Column, Table, about, difference, me
 from benchmark.report.collect import Results, records
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.released import RELEASED
-from benchmark.report.summary import IDENTITY, LABELS, method_ranks, order_rows, settings_text, slot_of
+from benchmark.report.summary import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text, slot_of
 from benchmark.statistics import LEVEL, holm, mean_interval, p_value
 
 TESTED = ("hm", "zsl")
-"""Metrics by which methods are compared."""
+"""Metrics by which methods are compared: the only ones that are tested, so that p-values are corrected for no others."""
 PLACE = ["dataset", "features", "mode", "alignment", "slot"]
 """What methods that are compared have in common; corrections for many tests are within it, metric by metric."""
 SIGNIFICANT = "*"
@@ -27,16 +27,16 @@ SIGNIFICANT = "*"
 def _trained(results: Results) -> pd.DataFrame:
     """Finished stage-2 jobs that were trained here, with their ``slot``, accuracies in percent."""
     done = results.test[(results.test["state"] == "done") & (results.test["variant"] != RELEASED)]
-    return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in TESTED})
+    return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS})
 
 
 def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
-    Columns: ``variant``, ``seeds``, and for each metric of ``TESTED``: its mean; ``_low`` and ``_high``, the 95 % interval of
-    the mean over seeds; ``_samples_low`` and ``_samples_high``, the first seed's 95 % interval over test samples;
-    ``_published``; where that is comparable ``_to_published`` (ours - published), ``_p`` of the one-sample t-test and
-    ``_p_holm``, corrected for the methods of a place.
+    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``, the 95 % interval
+    of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the first seed's 95 % interval over test
+    samples; ``_published``; where that is comparable ``_to_published`` (ours - published), and of ``TESTED`` ``_p`` of the
+    one-sample t-test and ``_p_holm``, corrected for the methods of a place.
     """
     rows = []
     for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
@@ -45,7 +45,7 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
         row |= {"variant": first["variant"], "seeds": len(jobs)}
         found = published_for(row["dataset"], row["features"], row["method"], tables)
         logged = results.runs[first["job_key"]].metrics
-        for metric in TESTED:
+        for metric in PUBLISHED_METRICS:
             low, high = mean_interval(jobs[metric])
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
             for end in ("low", "high"):
@@ -53,10 +53,12 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
             value = getattr(found.numbers, metric) if found else None
             apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
             gaps = jobs[metric] - (float("nan") if apart else value)
-            row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean(), f"{metric}_p": p_value(gaps)}
+            row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean()}
+            row |= {f"{metric}_p": p_value(gaps)} if metric in TESTED else {}
         rows.append(row)
-    names = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published", "_p"]
-    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", *(m + name for m in TESTED for name in names)])
+    ends = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
+    names = [m + end for m in PUBLISHED_METRICS for end in (*ends, *(["_p"] if m in TESTED else []))]
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", *names])
     return _corrected(order_rows(frame, method_ranks(results)))
 
 
@@ -102,18 +104,26 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
-    """Intervals of a feature set; None where no method has two seeds.
+    """Intervals of a feature set and differences to published numbers; None where there are neither.
+
+    With one seed there is no interval over seeds and no test; the interval over samples and the differences stay.
 
     Args:
         frame: of ``intervals``.
     """
     mine = frame[frame["features"] == features]
-    if not (mine["seeds"] > 1).any():
+    said = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
+    if mine[said].isna().all(axis=None):
         return None
     lines = records(mine)
     columns = [*_labels(results, lines), Column("n", "", [str(r["seeds"]) for r in lines])]
-    for metric in TESTED:
+    for metric in PUBLISHED_METRICS:
         label = LABELS[metric]
+        if metric not in TESTED:
+            if mine[f"{metric}_to_published"].notna().any():
+                gaps = [difference(r[f"{metric}_to_published"], float("nan")) for r in lines]
+                columns.append(Column(f"{label} − published", label, gaps))
+            continue
         columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
         columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
         columns.append(Column(f"{label} 95 % over samples", label, [_range(r, f"{metric}_samples") for r in lines]))
@@ -122,13 +132,14 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             columns.append(Column(f"{label} − published", label, gaps))
             columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
     caption = (
-        "In %. Over seeds: Student's t interval of the mean of n seeds. Over samples: bootstrap of the test samples within "
-        "each class, first seed, model and beta fixed (percentile interval, 2,000 draws)."
+        "In %. Over seeds: Student's t interval of the mean of n seeds, from two on. Over samples: bootstrap of the test "
+        "samples within each class, first seed, model and beta fixed (percentile interval, 2,000 draws)."
     )
     if any(c.header.endswith("published") for c in columns):
         caption += (
-            f" To published: mean of ours − the published number, where the two are comparable, with the one-sample t-test; p "
-            f"is corrected for the methods of a data set, protocol and kind of settings (Holm). {SIGNIFICANT} p < {LEVEL:.2g}."
+            " To published: mean of ours − the published number, where the two are comparable, with the one-sample t-test of "
+            "HM and ZSL from two seeds on; p is corrected for the methods of a data set, protocol and kind of settings (Holm). "
+            f"{SIGNIFICANT} p < {LEVEL:.2g}."
         )
     caption += " With few seeds only large differences can be told from chance."
     title = f"Intervals: {_datasets(results, mine)}, features {features}"

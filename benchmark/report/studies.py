@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,36 @@ def tuning_table(results: Results) -> Table | None:
     )
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
     return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
+
+
+def tuning_csv(results: Results) -> pd.DataFrame:
+    """The numbers of ``tuning_table``, a row per study.
+
+    Columns: ``UNIT``, ``study``, trials by how they ended, ``seconds`` of all trials, ``best_trial``, in percent validation HM
+    of trial 0 (``start``) and of the best, in percentage points their ``gain`` and the gain in test HM (mean over
+    ``test_seeds`` and deviation), and ``settings_found`` as JSON.
+    """
+    rows = []
+    for unit in studies(results):
+        s = unit.study or {}
+        start, gains = s.get("start_hm"), 100 * pd.Series(_test_gains(results, unit), dtype=float)
+        rows.append(
+            {
+                **dict(zip(UNIT, unit.key, strict=True)),
+                "study": s["study"],
+                **{f"trials_{state}": s[state] for state in ("complete", "pruned", "failed")},
+                "seconds": None if unit.search is None else unit.search["seconds"].sum(),
+                "best_trial": s["best_number"],
+                "validation_HM_start_percent": None if start is None else 100 * start,
+                "validation_HM_percent": 100 * s["best_hm"],
+                "validation_HM_gain": None if start is None else 100 * (s["best_hm"] - start),
+                "test_HM_gain": gains.mean(),
+                "test_HM_gain_std": gains.std(ddof=1),
+                "test_seeds": len(gains),
+                "settings_found": json.dumps(s["best_values"]),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _meaning(headers: set[str]) -> str:

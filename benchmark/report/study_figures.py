@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.report.figures import COLOURS, DASHES, GREY, MARKERS
+from benchmark.report.figures import GREY, colour_of, dash_of, marker_of
 
 HM_AXIS = "Validation HM (%)"
 TRIAL_AXIS = "Trial"
@@ -56,22 +56,24 @@ def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def history_figure(trials: pd.DataFrame, title: str) -> Figure:
+def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
     """The trials of one study: validation HM of each, the best so far; pruned and failed ones and the start are marked.
 
     Args:
         trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and ``seconds``.
+        style: number of the method.
     """
     figure, axes = _figure(title, 6.4, 4.0)
     hm = 100 * trials["value"].astype(float)
     complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
     best = 100 * best_so_far(trials)["best_so_far"]
-    axes.plot(trials["number"], best, color=COLOURS[0], linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
+    colour = colour_of(style)
+    axes.plot(trials["number"], best, color=colour, linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
     shown = complete & ~trials["start"]
-    axes.plot(trials["number"][shown], hm[shown], "o", color=COLOURS[0], markersize=5, label="finished", zorder=4)
+    axes.plot(trials["number"][shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
     if pruned.any():
         label = "pruned: highest of its epochs"
-        axes.plot(trials["number"][pruned], hm[pruned], "x", color=COLOURS[1], markersize=6, mew=1.4, label=label, zorder=4)
+        axes.plot(trials["number"][pruned], hm[pruned], "x", color=GREY, markersize=6, mew=1.4, label=label, zorder=4)
     if failed.any():
         at = axes.get_xaxis_transform()
         axes.plot(
@@ -105,9 +107,9 @@ def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
     for curve in curves:
         found = curve.points.dropna(subset=["best_so_far"])
         style = {
-            "color": COLOURS[curve.style % len(COLOURS)],
-            "linestyle": DASHES[curve.style // len(COLOURS) % len(DASHES)],
-            "marker": MARKERS[curve.style % len(MARKERS)],
+            "color": colour_of(curve.style),
+            "linestyle": dash_of(curve.style),
+            "marker": marker_of(curve.style),
         }
         risen = found["best_so_far"].diff().fillna(1).gt(0).to_numpy().nonzero()[0].tolist()
         for axes, along in ((by_trials, found["told"]), (by_seconds, found["seconds_so_far"] / seconds)):
@@ -140,7 +142,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
         axes = figure.add_subplot(rows, columns, i + 1)
         named = sorted(panel.values.items(), key=lambda item: item[1])
         percents = [100 * value for _, value in named]
-        bars = axes.barh([name for name, _ in named], percents, color=COLOURS[panel.style % len(COLOURS)], height=0.65)
+        bars = axes.barh([name for name, _ in named], percents, color=colour_of(panel.style), height=0.65)
         axes.bar_label(bars, [f"{p:.0f}" for p in percents], padding=2, fontsize=7)
         axes.set_xlim(0, 112)
         axes.set_xticks(range(0, 101, 25))

@@ -17,6 +17,7 @@ import pandas as pd
 from benchmark.databases import without_password
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
+from benchmark.report.choice import Choice
 from benchmark.report.collect import (
     DISJOINT,
     METRICS,
@@ -43,7 +44,7 @@ from benchmark.report.released import RELEASED
 from benchmark.report.sections import ReportFigure, Section, save_figure
 from benchmark.report.side_by_side import side_by_side
 from benchmark.report.significance import comparisons, intervals
-from benchmark.report.studies import StudyGroup, study_groups
+from benchmark.report.studies import StudyGroup, study_groups, tuning_csv
 from benchmark.report.study_figures import importances_figure, searches_figure
 from benchmark.report.summary import (
     ablation_effects,
@@ -99,6 +100,7 @@ def write_report(
     call_ids: Sequence[str] | None = None,
     published: Sequence[PublishedTable] | None = None,
     mlflow_ui: str | None = None,
+    choice: Choice | None = None,
 ) -> Report:
     """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
@@ -107,16 +109,18 @@ def write_report(
     Args:
         tracker: the store, the only source of results.
         folder: created if need be; files of an earlier report in it are removed, others are left alone.
-        call_ids: run ids of calls, or their beginnings.
+        call_ids: run ids of calls, or their beginnings; ``all`` for every call.
         published: published tables; those of ``reports/published/`` if None.
         mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
+        choice: the methods, data sets, feature sets and modes that are wanted; all if None.
 
     Raises:
-        UsageError: no call, an unknown id, no result yet, or an address that is none; then the folder is left as it was.
+        UsageError: no call, an unknown id or name, no result yet, or an address that is none; then the folder is left as it
+            was.
     """
     address = mlflow_ui or (without_password(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
-    results = collect(tracker, call_ids)
+    results = collect(tracker, call_ids, choice)
     tables = build_tables(results, published)
     texts = {**_csv_files(results, tables, published), **latex_files(tables)}
     provenance, configs = _provenance(tracker, results), _configs(tracker, results)
@@ -179,6 +183,8 @@ def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[Pu
         files["recall.csv"] = _csv(recall_csv(results))
     if "cost" in names:
         files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
+    if "tuning" in names:
+        files["tuning.csv"] = _csv(tuning_csv(results).round(6))
     if "references" in names:
         files["references.csv"] = _csv(references(results, published))
     if "ablation" in names:
@@ -307,7 +313,7 @@ def _one_line(text: str, limit: int = 500) -> str:
 
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
-    names = [f"`{n}.csv`" for n in ORDER if n in present - {"tuning"}]
+    names = [f"`{n}.csv`" for n in ORDER if n in present]
     lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
     lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
     lines += [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []
@@ -321,6 +327,8 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for call in results.calls:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
+    if results.choice:
+        lines.append(f"Only a part of what these calls hold: `{results.choice}`")
     in_tables = {*results.test["job_key"], *results.validation["job_key"]}
     used = [r for key, r in results.runs.items() if key in in_tables]
     tested = [*used, *(weights.run for weights in results.released)]

@@ -199,6 +199,29 @@ def test_a_page_loads_nothing_fits_its_width_and_can_be_read(
     assert reader.requests() == [site + page]
 
 
+def test_figures_can_be_read_and_open_large(reader: Reader) -> None:
+    narrow = reader.script("return innerWidth < 640")
+    for wide, share, natural, box in reader.script(
+        "return [...document.querySelectorAll('figure.plot')].map((f) => [f.classList.contains('wide'),"
+        " f.offsetWidth / f.parentElement.offsetWidth, Number(f.querySelector('img').getAttribute('width')),"
+        " f.querySelector('img').offsetWidth])"
+    ):
+        assert box >= natural if narrow else (share > 0.99) == wide
+    assert reader.script(VISIBLE, "figure.wide") > 0
+    reader.press("figure.wide a.enlarge")
+
+    title = reader.find("#large-title").text
+    assert title == reader.script("return document.querySelector('figure.wide figcaption span').textContent")
+    shown, before = (reader.script(f"return document.querySelector('{s} img').offsetWidth") for s in ("#large", "figure.wide"))
+    assert shown > before
+    assert reader.script("return document.querySelector('#large img').naturalWidth") > 0
+    assert not reader.overflows()
+    reader.press("#close-large", "\ue00c")  # Escape
+    assert not reader.script("return document.getElementById('large').open")
+    assert reader.script("return document.activeElement.className") == "enlarge"
+    assert reader.complaints() == []
+
+
 def test_the_choice_of_light_or_dark_is_kept(reader: Reader) -> None:
     ground = "return getComputedStyle(document.body).backgroundColor"
     light = reader.script(ground)

@@ -61,7 +61,7 @@ def test_the_page_needs_nothing_beside_it(page: Element) -> None:
 
 
 def test_headings_tables_and_images_are_there_for_every_reader(page: Element) -> None:
-    levels = [int(h.tag[1]) for h in page.all("h1", "h2", "h3") if h.attributes.get("id") != "panel-title"]
+    levels = [int(h.tag[1]) for h in page.all("h1", "h2", "h3") if h.attributes.get("id") not in ("panel-title", "large-title")]
     ids = [
         e.attributes["id"]
         for e in page.all(*["a", "button", "caption", "details", "dialog", "div", "figure", "h2", "h3", "main", "p"])
@@ -105,6 +105,9 @@ def test_numbers_are_sorted_by_their_mean(page: Element) -> None:
     assert [number_of(t) for t in ("12.30 ± 4.00", "-1.5 to 2", "+3.00*", "−2", "< 0.001", "–", "failed")] == [
         12.3, -1.5, 3, -2, 0.001, None, None,
     ]  # fmt: skip
+    assert [number_of(t) for t in ("999", "1,024", "260,480", "1,234,567.8 ± 0.1", "3, 200 more", "1,2")] == [
+        999, 1024, 260_480, 1_234_567.8, 3, 1,
+    ]  # fmt: skip
     cells = [td for td in page.all("td", class_="number") if "±" in td.text]
     assert cells
     assert all(float(td.attributes["data-sort"]) == float(td.text.split()[0]) for td in cells)
@@ -127,7 +130,7 @@ def test_a_method_leads_to_its_runs_and_these_to_mlflow(store: Any, unit: Any, t
     assert "loss is not a number" in lines[1][-1]
     links = [a.attributes["href"] for a in runs.all("a")]
     ids = {run.run_id for run in store.tracker.find(kind="job", method="tcaf")}
-    assert {link.rpartition("/")[2] for link in links} == ids
+    assert {link.rpartition("/")[2] for link in links} == {f"{run_id}?workflowType=machine_learning" for run_id in ids}
     assert all(link.startswith(f"https://mlflow.example.org/lab/#/experiments/{experiment}/runs/") for link in links)
 
 
@@ -156,6 +159,19 @@ def test_provenance_is_on_the_page(store: Any, unit: Any, tmp_path: Path) -> Non
     for part in (call, "run_benchmark.py --methods all", "abc123def456", "torch 2.9.0", "digest-of-stamps", "methods: tcaf"):
         assert part in text
     assert "Not complete." in text
+
+
+def test_all_settings_of_each_method_are_on_the_page(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(tuned=[(0.5, 0.3)], trials=3, params={"tcaf.lr": "0.00007"}), unit("avca", epochs=21)])
+
+    blocks = page_of(store, tmp_path).all("details", class_="settings")
+
+    names = [block.all("summary")[0].text for block in blocks]
+    assert [name.split(":")[0] for name in names] == [
+        "Settings of AVCA, default", "Settings of TCAF, default", "Settings of TCAF, tuned",
+    ]  # fmt: skip
+    assert "train.epochs: 21" in blocks[0].all("pre")[0].text.splitlines()
+    assert "tcaf.lr: 0.00007" in blocks[1].all("pre")[0].text.splitlines()
 
 
 def test_a_report_without_tests_has_a_page_too(store: Any, unit: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def test_the_table_tells_budget_pruning_and_gains(store: Any, unit: Any) -> None
         assert meaning in found.caption
 
 
+def test_the_table_has_its_numbers_as_csv(store: Any, unit: Any, tmp_path: Path) -> None:
+    call = store.call([unit(scores=[(0.4, 0.2), (0.5, 0.3)], tuned=[(0.4, 0.4), (0.5, 0.5)], trials=4)])
+    log_search(store, call)
+
+    write_report(store.tracker, tmp_path)
+
+    row = pd.read_csv(tmp_path / "tuning.csv").iloc[0]
+    assert (row["method"], row["trials_complete"], row["trials_pruned"], row["seconds"]) == ("tcaf", 3, 1, 36)
+    assert (row["validation_HM_percent"], row["validation_HM_gain"]) == pytest.approx((45, 5))
+    assert (row["test_HM_gain"], row["test_HM_gain_std"]) == pytest.approx((12.916667, 0.589256))
+    assert json.loads(row["settings_found"]) == {"lr": 2e-3, "depth": 6}
+    assert "`tuning.csv`" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: Any, tmp_path: Path) -> None:
     store.call([unit(scores=[], trials=3)])
 
@@ -71,7 +86,7 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     assert found.cells.iloc[0]["Budget"] == "3 trials"
     assert not {"Epochs saved", "Seconds", "Gain"} & set(found.cells.columns)
     assert "Epochs saved" not in found.caption
-    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
 
 
 def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> None:

@@ -15,7 +15,8 @@ from side_by_side_work import process_and_square
 
 from benchmark.errors import UsageError
 from benchmark.report import unchanged
-from benchmark.report.figures import COLOURS, seen_unseen_figure
+from benchmark.report.figures import COLOURS, colour_of, marker_of, seen_unseen_figure
+from benchmark.report.published import method_number, method_order
 from benchmark.report.side_by_side import side_by_side
 from benchmark.report.write import write_report
 
@@ -182,6 +183,19 @@ def test_a_figure_of_a_method_at_zero_can_be_drawn() -> None:
 
 def test_colours_are_told_apart() -> None:
     assert len(set(COLOURS)) == len(COLOURS) >= 6
+    several = 3 * len(COLOURS)
+    assert len({(colour_of(i), marker_of(i)) for i in range(several)}) == several
+
+
+def test_the_figure_of_a_run_has_the_colour_of_its_method() -> None:
+    points = pd.DataFrame({"beta": [0.0, 1.0], "seen": [0.6, 0.0], "unseen": [0.0, 0.4]})
+
+    axes = seen_unseen_figure(points, (0.1, 0.2), 0.4, "title", method_number("tcaf")).axes[0]
+
+    number = method_order().index("tcaf")
+    assert axes.lines[0].get_color() == colour_of(number) != colour_of(0)
+    assert axes.lines[1].get_marker() == marker_of(number)
+    assert method_number("mine") == len(method_order())
 
 
 def test_reporting_imports_no_torch_and_no_method() -> None:
@@ -199,5 +213,5 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
 
     report = write_report(store.tracker, tmp_path / "report")
 
-    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.tex"]
+    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
     assert set(report.markdown) == {"tuning"}

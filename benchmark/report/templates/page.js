@@ -74,6 +74,29 @@
     document.getElementById("close").addEventListener("click", () => panel.close());
   }
 
+  // A figure opens large; without this its link leads to the file beside the page.
+  const large = document.getElementById("large");
+  if (large && large.showModal) {
+    const place = document.getElementById("large-body");
+    for (const link of all("a.enlarge")) {
+      link.setAttribute("aria-haspopup", "dialog");
+      link.addEventListener("click", (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        const image = link.querySelector("img").cloneNode();
+        image.loading = "eager";
+        image.width = 1.5 * Number(image.getAttribute("width"));
+        image.removeAttribute("height");
+        document.getElementById("large-title").textContent = link.closest("figure").querySelector("figcaption span").textContent;
+        place.replaceChildren(image);
+        large.showModal();
+      });
+    }
+    large.addEventListener("close", () => place.replaceChildren());
+    large.addEventListener("click", (event) => event.target === large && large.close());
+    document.getElementById("close-large").addEventListener("click", () => large.close());
+  }
+
   // Light or dark: the system's choice until the reader makes one.
   const root = document.documentElement;
   const button = document.getElementById("theme");
