@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, marker_of
 
@@ -252,18 +253,11 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     for i, (axes, method) in enumerate(zip(panels, methods, strict=True)):
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
-        labels, below = [_short(name) for name in names[i]], i + across
-        if i % across and names[i] == names[i - 1]:
-            axes.set_yticks([])
-        else:
-            axes.set_yticks(range(len(shares)), labels, fontsize=font)
-            axes.set_ylabel(TRUE_AXIS)
-        if below < len(methods) and names[i] == names[below]:
-            axes.set_xticks([])
-        else:
-            axes.set_xticks(range(len(shares)), labels, rotation=90, fontsize=font)
-            axes.set_xlabel(PREDICTED_AXIS)
+        below = i + across
+        _name_classes(axes.xaxis, names[i], named=below >= len(methods) or names[i] != names[below], fontsize=font, rotation=90)
+        _name_classes(axes.yaxis, names[i], named=i % across == 0 or names[i] != names[i - 1], fontsize=font)
         axes.tick_params(length=0)
+        axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
         axes.set_title(method.title, fontsize=8.5, loc="left")
         if size <= 12:
             for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
@@ -276,6 +270,15 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any) -> None:
+    """A tick for each class, with its name or, where a neighbour has it, without: most of a figure's time goes into names."""
+    if named:
+        axis.set_ticks(range(len(names)), [_short(name) for name in names], **look)
+    else:
+        axis.set_major_locator(FixedLocator(range(len(names))))
+        axis.set_major_formatter(NullFormatter())
 
 
 def _short(name: str, limit: int = 26) -> str:
