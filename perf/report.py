@@ -3,8 +3,8 @@
 The store is made straight in SQL, seeded: a large call of six methods on three data sets in both modes, untuned and tuned,
 which has half of the runs, and small calls of one data set and mode. Each job has the tags, settings and metrics of a real one,
 and those of its artifacts that a report reads: ``recall.csv``, ``confusion.csv`` and ``curve.csv`` of each final job, and
-``embedding.csv`` of those of repetition 0. Classes and samples are as many as the data sets' cards say, and embeddings as wide
-as with published settings; names and numbers are drawn. Samples of a class lie around a centre, for maps to find.
+``embedding.csv`` and the map of those of repetition 0. Classes and samples are as many as the data sets' cards say, and
+embeddings as wide as with published settings; names and numbers are drawn.
 
 Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
 
@@ -42,6 +42,7 @@ from benchmark.data.cards import load_cards
 from benchmark.databases import sqlite_uri
 from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
 from benchmark.records import embedding_frame
+from benchmark.report.flat_map import LOGGED
 from benchmark.report.write import write_report
 from benchmark.tracking import Tracker, calls
 
@@ -136,6 +137,8 @@ class Filler:
     experiment: str
     artifacts: Path
     random: np.random.Generator
+    maps: bool = True
+    """Whether jobs have logged their maps; those of older versions have not, and reports lay them out."""
     rows: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=lambda: {"runs": [], "tags": [], "params": [], "metrics": [], "latest_metrics": []}
     )
@@ -277,7 +280,11 @@ class Filler:
         samples = centres[labels] + self.random.normal(size=(len(labels), width))
         values = [np.maximum(0, x).round(4) for x in (samples, centres)]  # zeros as behind a ReLU
         found_map = EmbeddingMap(values[0], labels, values[1], ids, ids[: data.seen])
-        self.artifact(run_id, "embedding.csv", embedding_frame(found_map, dict(enumerate(data.names))).to_csv(index=False))
+        frame = embedding_frame(found_map, dict(enumerate(data.names)))
+        self.artifact(run_id, "embedding.csv", frame.to_csv(index=False))
+        if self.maps:
+            flat = frame[["kind", "class", "group"]].assign(x=frame["e0"], y=frame["e1"])  # a layout takes as long to read
+            self.artifact(run_id, LOGGED, flat.to_csv(index=False))
 
     def write(self, file: Path) -> None:
         """Put the rows into the database."""
@@ -297,10 +304,14 @@ class Filler:
             connection.commit()
 
 
-def fill(folder: Path, runs: int = RUNS, seed: int = SEED) -> int:
-    """Make a store in a folder; returns the number of its runs."""
+def fill(folder: Path, runs: int = RUNS, seed: int = SEED, *, maps: bool = True) -> int:
+    """Make a store in a folder; returns the number of its runs.
+
+    Args:
+        maps: whether jobs have logged their maps.
+    """
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed))
+    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed), maps)
     for i, shape in enumerate(shapes(runs)):
         filler.call(shape, START + i * 3_600_000)
     filler.write(folder / "mlflow.db")
@@ -331,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; exit code 1 where a report takes longer than the goal."""
     parser = argparse.ArgumentParser(description="Time of reports and look-ups on a large tracking store.")
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of the store (%(default)s)")
+    parser.add_argument("--without-maps", action="store_true", help="as of older jobs, whose maps reports have to lay out")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these only")
     parser.add_argument("--profile", action="store_true", help="print where the time of each measurement goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
@@ -339,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started = time.perf_counter()
-        runs = fill(folder, options.runs)
+        runs = fill(folder, options.runs, maps=not options.without_maps)
         print(f"store of {runs} runs made in {time.perf_counter() - started:.1f} s", flush=True)
         for what, (times, action) in measurements(folder).items():
             if options.only and what not in options.only:
