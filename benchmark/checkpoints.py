@@ -19,7 +19,7 @@ from benchmark.errors import UsageError
 from benchmark.method import Method
 from benchmark.protocol import StageTwo, Task, evaluate_weights
 from benchmark.provenance import environment
-from benchmark.records import log_stage_two
+from benchmark.records import log_map, log_stage_two
 from benchmark.report.collect import find_calls
 from benchmark.report.released import KIND
 from benchmark.tracking import Tracker
@@ -218,6 +218,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
     tracker.log_json(
         run_id, log_stage_two(tracker, run_id, evaluation.result, title, seed=0, method=method.name), "result.json"
     )
+    log_map(tracker, run_id, evaluation.result)
     tracker.finish(run_id)
     return replace(evaluation, run_id=run_id)
 

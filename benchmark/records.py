@@ -5,6 +5,7 @@ Names of metrics and artifacts stand here; what is measured is the protocol's af
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,8 +120,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
     tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
     if found.embedding is not None:
-        points = embedding_frame(found.embedding, found.class_names)
-        tracker.log_text(run_id, points.to_csv(index=False, float_format="%.4g"), "embedding.csv")
+        tracker.log_text(run_id, embedding_csv(found.embedding, found.class_names), "embedding.csv")
     curve = found.curve.thinned()
     points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
     tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
@@ -137,6 +137,29 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
         "epochs": found.epochs,
         "test_openings": found.test_openings,
     }
+
+
+def log_map(tracker: Tracker, run_id: str, found: StageTwo) -> None:
+    """Log the map of the embeddings, where there are any, so that reports need not lay it out.
+
+    It takes seconds and 100 MiB: peak memory is measured before. The embeddings are taken as they were logged, rounded.
+    """
+    if found.embedding is None:
+        return
+    from benchmark.report.flat_map import LOGGED, flat_map
+
+    text = embedding_csv(found.embedding, found.class_names)
+    try:
+        flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
+    except Exception:  # whatever it is, a picture must not cost the job its result; reports try by themselves
+        return
+    if flat is not None:
+        tracker.log_text(run_id, flat.to_csv(index=False), LOGGED)
+
+
+def embedding_csv(found: EmbeddingMap, names: Mapping[int, str]) -> str:
+    """``embedding_frame`` as text, four significant digits."""
+    return str(embedding_frame(found, names).to_csv(index=False, float_format="%.4g"))
 
 
 def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFrame:

@@ -1,8 +1,12 @@
 """How long ``report``, ``status`` and the look-ups of ``run`` take on a large tracking store. The goal: a report within 60 s.
 
 The store is made straight in SQL, seeded: a large call of six methods on three data sets in both modes, untuned and tuned,
-which has half of the runs, and small calls of one data set and mode. Each job has the tags, settings, metrics and artifacts of
-a real one. Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
+which has half of the runs, and small calls of one data set and mode. Each job has the tags, settings and metrics of a real one,
+and those of its artifacts that a report reads: ``recall.csv``, ``confusion.csv`` and ``curve.csv`` of each final job, and
+``embedding.csv`` and the map of those of repetition 0. Classes and samples are as many as the data sets' cards say, and
+embeddings as wide as with published settings; names and numbers are drawn.
+
+Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
 
 - ``newest``: the report of the newest call, a small one.
 - ``largest``: the report of the large call alone.
@@ -25,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,7 +38,11 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from benchmark.data.cards import load_cards
 from benchmark.databases import sqlite_uri
+from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
+from benchmark.records import embedding_frame
+from benchmark.report.flat_map import LOGGED
 from benchmark.report.write import write_report
 from benchmark.tracking import Tracker, calls
 
@@ -42,11 +51,13 @@ METHODS = {
     "attention_fusion": "Attention fusion", "perceiver": "Perceiver", "cjme": "CJME", "avgzslnet": "AVGZSLNet", "avca": "AVCA",
     "tcaf": "TCAF",
 }  # fmt: skip
+WIDTHS = {"cjme": 128, "avgzslnet": 128}
+"""Of embeddings in a map, 64 for the other methods; these two have two views side by side."""
 DATASETS = {"vggsound": "VGGSound", "ucf": "UCF", "activitynet": "ActivityNet"}
 MODES = ("paper", "corrected")
 TRIALS = 10
 SMALL_SEEDS = 5
-EPOCHS = 10
+EPOCHS = 50
 """Logged epochs of a job."""
 START = 1_760_000_000_000
 """Milliseconds since the epoch of the oldest call."""
@@ -60,6 +71,7 @@ COMMON = {
     "lengths.train_cut": "random", "protocol.seen_test": "published",
 }  # fmt: skip
 SWITCHES = ("evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule", "beta_view")
+LOSSES = ("total", "triplet", "reconstruction", "regression")
 VERSIONS = {"torch": "2.13.0", "numpy": "2.4.6", "python": "3.12.1", "git_revision": "0123456789ab", "platform": "Linux"}
 
 
@@ -75,6 +87,36 @@ class Shape:
     def runs(self) -> int:
         """The call, its methods and their jobs, trials included; each seed has two stages, untuned and tuned."""
         return 1 + len(self.datasets) * len(self.modes) * len(METHODS) * (1 + TRIALS + 4 * self.seeds)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The classes of a data set's test parts."""
+
+    names: Sequence[str]
+    """Seen ones first."""
+    seen: int
+    samples: np.ndarray
+    """``[C]``"""
+    nearest: Sequence[str]
+    """The nearest seen class of each unseen one."""
+    cosines: np.ndarray
+
+
+@cache
+def tested(dataset: str) -> Tested:
+    """The classes of a published data set: as many with as many samples as its card says, under names that are drawn."""
+    features, random = load_cards()[dataset].features["cls"], np.random.default_rng(SEED)
+    seen, unseen = (features.classes[f"stage_2_test_{group}"] for group in ("seen", "unseen"))
+    letters = np.array(list("abcdefghijklmnoprstuvwy"))
+    names = [f"{''.join(random.choice(letters, random.integers(5, 20)))} {i}" for i in range(seen + unseen)]
+    counts = [features.samples[f"stage_2_test_{group}"] for group in ("seen", "unseen")]
+    shares = zip(counts, (seen, unseen), strict=True)
+    samples = np.concatenate(
+        [1 + random.multinomial(n - classes, random.dirichlet(np.full(classes, 5.0))) for n, classes in shares]
+    )
+    nearest = [names[i] for i in random.integers(0, seen, unseen)]
+    return Tested(names, seen, samples, nearest, random.uniform(0.3, 0.9, unseen))
 
 
 def shapes(runs: int) -> list[Shape]:
@@ -95,6 +137,8 @@ class Filler:
     experiment: str
     artifacts: Path
     random: np.random.Generator
+    maps: bool = True
+    """Whether jobs have logged their maps; those of older versions have not, and reports lay them out."""
     rows: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=lambda: {"runs": [], "tags": [], "params": [], "metrics": [], "latest_metrics": []}
     )
@@ -181,7 +225,9 @@ class Filler:
         seen, unseen = self.random.uniform(0.1, 0.5, 2)
         values = {"seen": seen, "unseen": unseen, "hm": 2 * seen * unseen / (seen + unseen), "zsl": unseen * 1.2, "ausuc": 0.1}
         for epoch in range(EPOCHS):
-            logged = {**{f"val/{k}": v for k, v in values.items()}, "train/total": 1 / (1 + epoch), "lr": 0.001}
+            logged = {**{f"val/{k}": v for k, v in values.items()}, "val/beta": 0.5}
+            logged |= {f"train/{name}": self.random.uniform(0.9, 1.1) / (1 + epoch) for name in LOSSES}
+            logged |= {"lr": 0.001, "epoch_seconds": 60.0}
             self.metric(run_id, logged, epoch, start + epoch)
         self.latest(run_id, logged, EPOCHS - 1, start + EPOCHS - 1)
         final = {"calibration/beta": 0.5, "duration_seconds": 60.0, "peak_memory_mb": 700.0}
@@ -190,15 +236,55 @@ class Filler:
         else:
             final |= {f"test/{k}": v for k, v in values.items()} | {"epochs": 5.0}
             final |= {f"bootstrap/{k}_{end}": v for k, v in values.items() for end in ("low", "high")}
-            t = np.linspace(0, 1, 100)
+            final |= {"parameters": 3e6, "flops_per_sample": 2e9}
+            t = np.linspace(0, 1, 500)
             points = pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * (1 - t**3.5), "unseen": unseen * (1 - t[::-1] ** 3.5)})
             self.artifact(run_id, "curve.csv", points.to_csv(index=False))
+            self.looks(run_id, tested(tags["dataset"]), unseen, WIDTHS.get(tags["method"], 64) if repetition == 0 else None)
         self.metric(run_id, final, 0, start)
         self.latest(run_id, final, 0, start)
         self.artifact(
             run_id, "identity.json", json.dumps({"digest": f"data of {tags['dataset']}", "code": "c0de", "torch": "2"})
         )
         return key
+
+    def looks(self, run_id: str, data: Tested, accuracy: float, width: int | None) -> None:
+        """What explains the results of a final job: recall, confusion and, of a width if any, embeddings.
+
+        Args:
+            accuracy: the recall of a class on average.
+        """
+        count, unseen = len(data.names), data.names[data.seen :]
+        rates = self.random.beta(4 * accuracy, 4 * (1 - accuracy), (2, count))
+        gzsl, own = self.random.binomial(data.samples, np.sort(rates, axis=0)) / data.samples
+        recall = pd.DataFrame({"class": data.names, "group": ["seen"] * data.seen + ["unseen"] * len(unseen)})
+        recall = recall.assign(
+            gzsl=gzsl, own_group=own, samples=data.samples, nearest_seen_class=None, nearest_seen_cosine=np.nan
+        )
+        recall.loc[data.seen :, "nearest_seen_class"] = data.nearest
+        recall.loc[data.seen :, "nearest_seen_cosine"] = data.cosines
+        self.artifact(run_id, "recall.csv", recall.sort_values("class").to_csv(index=False))
+        counts = []
+        for true, (n, rate) in enumerate(zip(data.samples[data.seen :], own[data.seen :], strict=True)):
+            shares = (1 - rate) * self.random.dirichlet(np.full(len(unseen), 0.1))
+            shares[true] += rate
+            found = self.random.multinomial(n, shares / shares.sum())
+            counts += [(unseen[true], unseen[predicted], found[predicted]) for predicted in np.flatnonzero(found)]
+        confusion = pd.DataFrame(counts, columns=["true", "predicted", "count"]).sort_values(["true", "predicted"])
+        self.artifact(run_id, "confusion.csv", confusion.to_csv(index=False))
+        if width is None:
+            return
+        ids, half = np.arange(count), MAP_SAMPLES // 2
+        labels = np.sort(np.concatenate([np.resize(ids[: data.seen], half), np.resize(ids[data.seen :], half)]))
+        centres = self.random.normal(size=(count, width))
+        samples = centres[labels] + self.random.normal(size=(len(labels), width))
+        values = [np.maximum(0, x).round(4) for x in (samples, centres)]  # zeros as behind a ReLU
+        found_map = EmbeddingMap(values[0], labels, values[1], ids, ids[: data.seen])
+        frame = embedding_frame(found_map, dict(enumerate(data.names)))
+        self.artifact(run_id, "embedding.csv", frame.to_csv(index=False))
+        if self.maps:
+            flat = frame[["kind", "class", "group"]].assign(x=frame["e0"], y=frame["e1"])  # a layout takes as long to read
+            self.artifact(run_id, LOGGED, flat.to_csv(index=False))
 
     def write(self, file: Path) -> None:
         """Put the rows into the database."""
@@ -218,10 +304,14 @@ class Filler:
             connection.commit()
 
 
-def fill(folder: Path, runs: int = RUNS, seed: int = SEED) -> int:
-    """Make a store in a folder; returns the number of its runs."""
+def fill(folder: Path, runs: int = RUNS, seed: int = SEED, *, maps: bool = True) -> int:
+    """Make a store in a folder; returns the number of its runs.
+
+    Args:
+        maps: whether jobs have logged their maps.
+    """
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed))
+    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed), maps)
     for i, shape in enumerate(shapes(runs)):
         filler.call(shape, START + i * 3_600_000)
     filler.write(folder / "mlflow.db")
@@ -252,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; exit code 1 where a report takes longer than the goal."""
     parser = argparse.ArgumentParser(description="Time of reports and look-ups on a large tracking store.")
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of the store (%(default)s)")
+    parser.add_argument("--without-maps", action="store_true", help="as of older jobs, whose maps reports have to lay out")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these only")
     parser.add_argument("--profile", action="store_true", help="print where the time of each measurement goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
@@ -260,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started = time.perf_counter()
-        runs = fill(folder, options.runs)
+        runs = fill(folder, options.runs, maps=not options.without_maps)
         print(f"store of {runs} runs made in {time.perf_counter() - started:.1f} s", flush=True)
         for what, (times, action) in measurements(folder).items():
             if options.only and what not in options.only:

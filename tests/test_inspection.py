@@ -28,6 +28,8 @@ from benchmark.inspection import (
 from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
 from benchmark.protocol import TEST_SEEN, TEST_UNSEEN, evaluation_set
 from benchmark.provenance import peak_memory_mb, restart_peak_memory
+from benchmark.report.collect import artifact_frame
+from benchmark.report.flat_map import LOGGED, flat_map
 from benchmark.training import random_states
 
 
@@ -210,6 +212,17 @@ def test_jobs_log_what_figures_need(bench: Bench) -> None:
         assert run.metrics["flops_per_sample"] > 0
         files = {f.path for f in bench.tracker.client.list_artifacts(run.run_id)}
         assert ("embedding.csv" in files) == (run.tags["repetition"] == "0")
+
+
+def test_a_job_logs_the_map_that_a_report_would_lay_out(bench: Bench) -> None:
+    bench.run(bench.call(methods="cjme", seeds=2))
+
+    for run in bench.tracker.find(kind="job", stage="2"):
+        logged = artifact_frame(bench.tracker, run.run_id, LOGGED)
+        embedded = artifact_frame(bench.tracker, run.run_id, "embedding.csv")
+        assert (logged is None) == (embedded is None) == (run.tags["repetition"] == "1")
+        if logged is not None and embedded is not None:
+            pd.testing.assert_frame_equal(logged, flat_map(embedded))
 
 
 def test_the_logged_map_is_bounded_rounded_and_holds_all_classes(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from perf import report
@@ -12,10 +13,10 @@ from perf import report
 
 @pytest.mark.slow
 def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
-    made = report.fill(runs, 200)
+    made = report.fill(runs, 900)  # from which on there are small calls
 
-    assert made >= 200
-    assert made == sum(shape.runs for shape in report.shapes(200))
+    assert made >= 900
+    assert made == sum(shape.runs for shape in report.shapes(900))
     tracker = report.tracker_of(runs)
     found = report.measurements(runs)
     for name in set(found) - {"largest", "all"}:  # as "newest", with more figures to draw
@@ -23,7 +24,13 @@ def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
         assert times > 0
         action(tracker)
     assert len(tracker.find(kind="job", status="FINISHED")) > 150
-    assert {"gzsl.csv", "comparisons.csv", "report.md"} <= {f.name for f in (runs / "newest").iterdir()}
+    files = {f.name for f in (runs / "newest").iterdir()}
+    assert {"gzsl.csv", "comparisons.csv", "recall.csv", "cost.csv", "report.md"} <= files
+    kinds = ("curve", "scores", "training", "recall", "embedding", "confusion", "tuning", "importances")
+    assert not {kind for kind in kinds if not any(f.startswith(f"{kind}-") and f.endswith(".png") for f in files)}
+    assert "## Figures without data" not in (runs / "newest" / "report.md").read_text(encoding="utf-8")
+    costs = pd.read_csv(runs / "newest" / "cost.csv")
+    assert costs[["parameters", "flops_per_sample"]].notna().all(axis=None)
     shutil.rmtree(runs)
 
 

@@ -23,7 +23,7 @@ from benchmark.report.explain_figures import (
     scores_figure,
     training_figure,
 )
-from benchmark.report.flat_map import flat_map
+from benchmark.report.flat_map import LOGGED, flat_map
 from benchmark.report.places import Place, Series, places_of
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.recall import recall_by_class
@@ -202,11 +202,13 @@ def _correlation(data: pd.DataFrame) -> str:
 
 
 def _flat_maps(tracker: Tracker, places: Sequence[Place]) -> dict[str, pd.DataFrame | None]:
-    """``flat_map`` of the first seed of all methods that logged embeddings, by run id."""
+    """``flat_map`` of the first seed of all methods that logged embeddings, by run id; read where the job logged it too."""
     firsts = dict.fromkeys(_first_run(one) for place in places for one in place.series)
-    logged = {run_id: artifact_frame(tracker, run_id, "embedding.csv") for run_id in firsts}
-    frames = {run_id: frame for run_id, frame in logged.items() if frame is not None}
-    return dict(zip(frames, side_by_side(flat_map, list(frames.values())), strict=True))
+    logged = {run_id: artifact_frame(tracker, run_id, LOGGED) for run_id in firsts}
+    embedded = {run_id: artifact_frame(tracker, run_id, "embedding.csv") for run_id in firsts if logged[run_id] is None}
+    frames = {run_id: frame for run_id, frame in embedded.items() if frame is not None}
+    made = dict(zip(frames, side_by_side(flat_map, list(frames.values())), strict=True))
+    return {run_id: frame for run_id, frame in logged.items() if frame is not None} | made
 
 
 def _first_run(one: Series) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, marker_of
 
@@ -236,19 +237,25 @@ def _class_marker(number: int) -> str:
 def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     """Share of the samples of each unseen class that are taken for each unseen class, a heat map per method.
 
+    Classes are named once where neighbours have the same ones: on the left of a row of panels, below a column of them.
+
     Args:
         methods: a square frame each: true classes as index, predicted ones as columns, rows that sum to 1.
     """
     size = max(len(m.data) for m in methods)
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
     longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
-    side = max(2.2, 0.115 * size) + 0.6 * font * longest / 72
-    figure, panels = _panels(len(methods), side + 0.75, side + 0.45, title, columns=PANELS_A_ROW if size <= 24 else 2)
-    for axes, method in zip(panels, methods, strict=True):
+    across, names = min(len(methods), PANELS_A_ROW if size <= 24 else 2), [list(m.data.index) for m in methods]
+    down, alike = -(-len(methods) // across), all(mine == names[0] for mine in names)
+    side, room = max(2.2, 0.115 * size) + 0.45, 0.3 + 0.6 * font * longest / 72
+    width, height = (side + room / (count if alike else 1) for count in (across, down))
+    figure, panels = _panels(len(methods), width, height, title, columns=across)
+    for i, (axes, method) in enumerate(zip(panels, methods, strict=True)):
         shares = 100 * method.data.to_numpy(float)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="nearest")
-        axes.set_xticks(range(len(shares)), [_short(name) for name in method.data.columns], rotation=90, fontsize=font)
-        axes.set_yticks(range(len(shares)), [_short(name) for name in method.data.index], fontsize=font)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
+        below = i + across
+        _name_classes(axes.xaxis, names[i], named=below >= len(methods) or names[i] != names[below], fontsize=font, rotation=90)
+        _name_classes(axes.yaxis, names[i], named=i % across == 0 or names[i] != names[i - 1], fontsize=font)
         axes.tick_params(length=0)
         axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
         axes.set_title(method.title, fontsize=8.5, loc="left")
@@ -263,6 +270,15 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any) -> None:
+    """A tick for each class, with its name or, where a neighbour has it, without: most of a figure's time goes into names."""
+    if named:
+        axis.set_ticks(range(len(names)), [_short(name) for name in names], **look)
+    else:
+        axis.set_major_locator(FixedLocator(range(len(names))))
+        axis.set_major_formatter(NullFormatter())
 
 
 def _short(name: str, limit: int = 26) -> str:

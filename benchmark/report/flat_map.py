@@ -1,4 +1,4 @@
-"""Embeddings in two dimensions, for the maps of a report."""
+"""Embeddings in two dimensions, for the maps of a report: jobs lay out and log theirs, reports do it where a job did not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 STEPS = 500
 """Of t-SNE: half of them with exaggerated attraction, as its authors advise."""
+LOGGED = "map-1.csv"
+"""The artifact with a job's map. Its number is that of the layout: change it with the settings here, and reports lay out anew
+what jobs logged by other ones."""
 
 
 def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """Embeddings in two dimensions by t-SNE: columns ``kind``, ``class``, ``group``, ``x``, ``y``.
+    """Embeddings in two dimensions by t-SNE: columns ``kind``, ``class``, ``group``, ``x``, ``y`` (three decimals).
 
     Args:
         frame: ``embedding.csv``: columns ``kind``, ``class``, ``group``, ``e0``, ``e1``, ...
@@ -22,7 +25,7 @@ def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
     values = frame.filter(regex=r"^e\d+$").to_numpy(np.float64)
     if len(values) < 3 or not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
         return None
-    flat = _tsne(values)
+    flat = _tsne(values).round(3)
     return frame[["kind", "class", "group"]].assign(x=flat[:, 0], y=flat[:, 1])
 
 

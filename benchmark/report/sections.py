@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+DPI = 200
+"""Of PNG files."""
 PIXELS = 90
 """Of a browser for an inch of a figure: its texts of 8 points are 10 pixels high then."""
 WIDE = 8.0
@@ -69,9 +73,13 @@ class Section:
 def save_figure(figure: ReportFigure, folder: Path) -> bytes:
     """Write a figure and its numbers; returns the smaller of its two images."""
     png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
-    figure.figure.draw_without_rendering()  # lays it out
-    figure.figure.set_layout_engine("none")  # once: each of the two would do it again
-    figure.figure.savefig(png, dpi=200)
-    figure.figure.savefig(svg, metadata={"Date": None})
+    drawn = figure.figure
+    if (engine := drawn.get_layout_engine()) is not None:
+        engine.execute(drawn)
+        drawn.set_layout_engine("none")  # once: each of the two would do it again
+    drawn.dpi = DPI
+    # ``savefig`` would draw each of the two twice
+    FigureCanvasAgg(drawn).print_png(png)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
     figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
     return min(svg.read_bytes(), png.read_bytes(), key=len)

@@ -89,8 +89,9 @@ def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
     """``<metric>`` of the jobs in percent and ``<metric>_effect``, the difference to the base job of the same seed in
     percentage points: means and deviations (``_std``) over seeds."""
     row: dict[str, float] = {}
+    ours, theirs = (100 * _by_seed(frame)[list(METRICS)].astype(float) for frame in (jobs, base))
     for metric in METRICS:
-        values, before = (100 * _by_seed(frame)[metric].astype(float) for frame in (jobs, base))
+        values, before = ours[metric], theirs[metric]
         effects = values - before
         row |= {metric: values.mean(), f"{metric}_std": values.std(ddof=1)}
         row |= {f"{metric}_effect": effects.mean(), f"{metric}_effect_std": effects.std(ddof=1)}

@@ -16,7 +16,7 @@ from benchmark.report.cost import costs
 from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
 from benchmark.report.explain_figures import COLOURED_CLASSES, Drawn, coloured_classes, confusion_figure, map_figure
 from benchmark.report.figures import colour_of
-from benchmark.report.flat_map import flat_map
+from benchmark.report.flat_map import LOGGED, flat_map
 from benchmark.report.places import places_of
 from benchmark.report.recall import recall_by_class, recall_csv
 from benchmark.report.summary import method_ranks
@@ -224,6 +224,19 @@ def test_a_map_of_embeddings_is_the_same_each_time_and_empty_where_there_is_noth
     assert flat_map(frame[["kind", "class", "group", "e0"]].head(4)) is not None
 
 
+def test_a_map_that_a_job_logged_is_drawn_as_it_is(store: Any, unit: Any) -> None:
+    store.call([unit()])
+    details(store)
+    (run,) = store.tracker.find(kind="job", stage="2", repetition="0")
+    logged = pd.DataFrame({"kind": "sample", "class": list("abc"), "group": "unseen", "x": [1.5, 2, 3], "y": [4.5, 5, 6]})
+    store.tracker.log_text(run.run_id, logged.to_csv(index=False), LOGGED)
+
+    figures = explain(store.tracker, collect(store.tracker)).figures
+
+    drawn = next(f for f in figures if f.stem.startswith("embedding"))
+    assert drawn.data[["class", "x", "y"]].to_numpy().tolist() == logged[["class", "x", "y"]].to_numpy().tolist()
+
+
 def test_many_methods_and_classes_give_more_figures_and_not_larger_ones(store: Any, unit: Any) -> None:
     units = [unit(method=f"m{i}", scores=[(0.4, 0.2)]) for i in range(PANELS + 1)]
     store.call(units)
@@ -256,6 +269,17 @@ def test_a_heat_map_names_all_classes() -> None:
     figure = confusion_figure([Drawn("TCAF", 5, pd.DataFrame(np.eye(69), names, names))], "title")
 
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == names
+
+
+def test_heat_maps_of_the_same_classes_name_them_once() -> None:
+    same, other = (pd.DataFrame(np.eye(3), list(names), list(names)) for names in ("abc", "abd"))
+
+    figures = [confusion_figure([Drawn(t, i, d) for i, (t, d) in enumerate(zip("123", x, strict=True))], "title")
+               for x in ([same, same, same], [same, other, other])]  # fmt: skip
+
+    named = [[[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes[:3]] for figure in figures]
+    assert named == [[list("abc"), [""] * 3, [""] * 3], [list("abc"), list("abd"), [""] * 3]]
+    assert all(t.get_text() for axes in figures[0].axes[:3] for t in axes.get_xticklabels()), "nothing is below"
 
 
 def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, unit: Any) -> None:
