@@ -88,12 +88,12 @@ class SearchOptions:
     in_memory: InMemory = None
 
     def call(self) -> Call:
-        """The call of these options.
+        """The call of these options and, where there is one, of the configuration file, over which they win.
 
         Raises:
-            UsageError: a value does not fit; all are listed.
+            UsageError: the file cannot be read, or a value does not fit; all are listed.
         """
-        return _call({CALL_FIELDS.get(name, name): value for name, value in vars(self).items()}, None)
+        return _call({CALL_FIELDS.get(name, name): value for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,6 @@ class CallOptions(SearchOptions):
     seeds: Seeds = None
     ablate: Ablate = None
     config: Config = None
-
-    def call(self) -> Call:
-        """The call of the configuration file and the other options, which win.
-
-        Raises:
-            UsageError: the file cannot be read, or a value does not fit; all are listed.
-        """
-        options = {CALL_FIELDS.get(name, name): value for name, value in vars(self).items() if name != "config"}
-        if self.ablate is not None:
-            options["ablate"] = [name.strip() for name in self.ablate.split(",")]
-        return _call(options, self.config)
 
 
 CALL_FIELDS = {"set_": "settings", "plugin": "plugins"}
@@ -155,14 +144,12 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _call(options: dict[str, Any], config: Path | None) -> Call:
-    """The call of a configuration file and options, which win.
-
-    Raises:
-        UsageError: the file cannot be read, or a value does not fit; all are listed.
-    """
+def _call(options: dict[str, Any]) -> Call:
     from benchmark.jobs import Call
 
+    config: Path | None = options.pop("config", None)
+    if options.get("ablate") is not None:
+        options["ablate"] = [name.strip() for name in options["ablate"].split(",")]
     values: dict[str, Any] = {}
     if config is not None:
         try:

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import typer
 from rich.markup import escape
 
-from benchmark.cli import SOME_FAILED, _emit, _storage, _tracker, app, err, out
+from benchmark.cli import SOME_FAILED, _emit, _storage, _tracker, _tracking_uri, app, err, out
 from benchmark.cli_options import Json, RunsDir, Storage, TrackingUri
 from benchmark.databases import sqlite_file, sqlite_uri, without_password
 from benchmark.errors import UsageError
@@ -50,7 +50,7 @@ def ui(
     """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
     from benchmark.tracking import AS_TRAINING
 
-    uri, optuna = tracking_uri or sqlite_uri(runs_dir / "mlflow.db"), _storage(runs_dir, storage)
+    uri, optuna = _tracking_uri(runs_dir, tracking_uri), _storage(runs_dir, storage)
     _check_stores(uri, optuna)
     experiment = _tracker(runs_dir, tracking_uri).experiment_id  # also tells what is wrong with a database
     addresses, programs = _programs(uri, optuna, runs_dir, port)

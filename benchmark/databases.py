@@ -52,6 +52,7 @@ def has_table(uri: str, name: str) -> bool:
     True for what does not answer or is no database, so that opening it tells what is wrong.
     """
     from sqlalchemy import create_engine, inspect
+    from sqlalchemy.exc import SQLAlchemyError
 
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
@@ -62,7 +63,7 @@ def has_table(uri: str, name: str) -> bool:
             return inspect(engine).has_table(name)
         finally:
             engine.dispose()
-    except Exception:
+    except (SQLAlchemyError, ImportError):  # no answer, no database, no driver, or the address of a server
         return True
 
 

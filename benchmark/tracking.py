@@ -111,13 +111,14 @@ class Tracker:
         for variable, value in HTTP_PATIENCE.items():
             os.environ.setdefault(variable, value)
         client = MlflowClient(self.uri)
-        if client.get_experiment_by_name(experiment) is None:
+        found: Any = client.get_experiment_by_name(experiment)
+        if found is None:
             try:
                 client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process of a server, at the same moment
                     raise
-        found: Any = client.get_experiment_by_name(experiment)
+            found = client.get_experiment_by_name(experiment)
         for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
             client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
         self._folder = _local_folder(str(found.artifact_location))

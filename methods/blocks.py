@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, with a sixth of the time on the CPU, where torch draws slowly and with one thread.
+    """torch's dropout, with cheaper draws on the CPU (docs/performance.md).
 
     An element gets 16 random bits, so that the probability is rounded to a multiple of 2^-16; the scale is that of the rounded
     one, and the expectation stays exact.
