@@ -112,7 +112,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     intervals = _bootstrap(recall, seed)
     metrics |= {f"bootstrap/{name}": value for name, value in intervals.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
-    from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
+    from benchmark.report.figures import as_written, seen_unseen_figure  # matplotlib takes half a second
     from benchmark.report.published import method_number
 
     tracker.log_metrics(run_id, found.cost)
@@ -126,7 +126,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
     chosen = (found.metrics["unseen"], found.metrics["seen"])
     figure = seen_unseen_figure(points, chosen, found.beta, title, method_number(method))
-    tracker.log_figure(run_id, figure, "curve.png")
+    tracker.log_figure(run_id, as_written(figure), "curve.png")
     return {
         "metrics": dict(found.metrics),
         "views": {view: dict(values) for view, values in found.views.items()},

@@ -31,6 +31,7 @@ def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, 
     tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
     if tags.items() <= tracker.get(run_id).tags.items():
         return
+    from benchmark.report.figures import as_written
     from benchmark.report.published import method_number
     from benchmark.report.study_figures import Panel, history_figure, importances_figure  # matplotlib takes half a second
 
@@ -38,10 +39,10 @@ def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, 
     trials, importances = trials_frame(study.past_trials(), list(study.ranges), epochs), study.importances()
     tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
     tracker.log_json(run_id, asdict(importances), IMPORTANCES)
-    tracker.log_figure(run_id, history_figure(trials, title, method_number(method)), "tuning-history.png")
+    tracker.log_figure(run_id, as_written(history_figure(trials, title, method_number(method))), "tuning-history.png")
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, method_number(method))
-        tracker.log_figure(run_id, importances_figure([panel], importances.evaluator), "importances.png")
+        tracker.log_figure(run_id, as_written(importances_figure([panel], importances.evaluator)), "importances.png")
     tracker.tag(run_id, **tags)  # last: it says that the rest is there
 
 

@@ -15,7 +15,7 @@ AXES = {
     "recall": ("Cosine to the nearest seen class (no unit)", "Recall among all classes (%)"),
     "embedding": ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)"),
     "confusion": ("Predicted class (name)", "True class (name)"),
-    "tuning": ("Finished and pruned trials", "Validation HM (%)", "Training and validation time of the trials"),
+    "tuning": ("Finished and pruned trials (number)", "Validation HM (%)", "Training and validation time of the trials"),
     "importances": ("Importance (% of the variance that single settings explain)", "Searched setting (name)"),
 }
 OF_STUDIES = ("tuning", "importances")

@@ -129,6 +129,10 @@ class Results:
     """A row per class of each finished row of ``test`` that logged them (``RECALL_COLUMNS``)."""
     choice: Choice = field(default_factory=Choice)
     """What of the calls this is, with the names of data sets for aliases."""
+    made: dict[str, list[tuple[tuple[Any, ...], pd.DataFrame]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Frames that were made of this, by the function and its arguments (``once.py``)."""
 
     @property
     def method_runs(self) -> set[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ def explain(tracker: Tracker, results: Results, published: Sequence[PublishedTab
 
 
 SCORES_TEXT = (
-    "HM and ZSL: mean over seeds with Student's t interval, cut at the edge of the picture where it is wider. Diamond: the "
-    "published value, where it was measured under the same protocol, data and settings."
+    "HM and ZSL: mean over seeds with Student's t interval, cut at the edge of the picture where it is wider "
+    "(arrow). Diamond: the published value, where it was measured under the same protocol, data and settings."
 )
 TRAINING_TEXT = (
     "Training loss and validation HM of stage 1 after each epoch: mean over seeds, and the range of the seeds as a band. "
@@ -130,7 +131,9 @@ def scores_of(place: Place, published: Sequence[PublishedTable] | None) -> Repor
             rows.append({"method": one.method, "settings": one.settings, "metric": metric, "seeds": len(values), **numbers})
         drawn.append(Bars(one.title, one.style, bars))
     title = f"HM and ZSL: {place.title}"
-    return ReportFigure(place.stem("scores"), title, scores_figure(drawn, SCORES, title), pd.DataFrame(rows), place.keys)
+    return ReportFigure(
+        place.stem("scores"), title, partial(scores_figure, drawn, SCORES, title), pd.DataFrame(rows), place.keys
+    )
 
 
 def _training(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:
@@ -145,7 +148,7 @@ def _training(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFi
     if not drawn:
         return []
     title = f"Training, stage 1: {place.title}"
-    figure = training_figure([Drawn(one.title, one.style, data) for one, data in drawn], title)
+    figure = partial(training_figure, [Drawn(one.title, one.style, data) for one, data in drawn], title)
     return [ReportFigure(place.stem("training"), title, figure, _labelled(drawn), place.keys)]
 
 
@@ -156,13 +159,12 @@ def training_epochs(tracker: Tracker, run_ids: Sequence[str] | pd.Series) -> pd.
         Columns ``epoch`` (from 1), ``seeds``, and ``_mean``, ``_low`` (least) and ``_high`` (greatest) of ``loss`` and ``hm``
         (validation, fraction); no row where nothing was logged.
     """
-    logged, keys = [], {"loss": "train/total", "hm": "val/hm"}
-    histories = tracker.histories(run_ids, list(keys.values()))
+    rows, keys, nan = [], ("train/total", "val/hm"), float("nan")
+    histories = tracker.histories(run_ids, keys)
     for run_id in run_ids:
-        by_metric = {name: dict(sorted(histories.get((run_id, key), {}).items())) for name, key in keys.items()}
-        logged.append(pd.DataFrame(by_metric, columns=["loss", "hm"], dtype=float).rename_axis("epoch").reset_index())
-    frame = pd.concat(logged, ignore_index=True) if logged else pd.DataFrame(columns=["epoch", "loss", "hm"], dtype=float)
-    groups = frame.groupby("epoch")
+        losses, scores = (histories.get((run_id, key), {}) for key in keys)
+        rows += [(epoch, losses.get(epoch, nan), scores.get(epoch, nan)) for epoch in sorted({*losses, *scores})]
+    groups = pd.DataFrame(rows, columns=["epoch", "loss", "hm"], dtype=float).groupby("epoch")
     columns = {f"{name}_{end}": (name, how) for name in ("loss", "hm") for end, how in ENDS.items()}
     epochs = groups.agg(seeds=("hm", "size"), **columns).reset_index()
     return pd.DataFrame(epochs.assign(epoch=epochs["epoch"].astype(int) + 1))
@@ -190,9 +192,8 @@ def _recalls(recall: pd.DataFrame, place: Place, missing: Missing) -> list[Repor
     for number, chunk in _chunks(drawn):
         title = f"Recall of unseen classes: {place.title}"
         panels = [Drawn(f"{one.title}\n{_correlation(data)}", one.style, data) for one, data in chunk]
-        figures.append(
-            ReportFigure(place.stem(f"recall{number}"), title, recall_figure(panels, title), _labelled(chunk), place.keys)
-        )
+        figure = partial(recall_figure, panels, title)
+        figures.append(ReportFigure(place.stem(f"recall{number}"), title, figure, _labelled(chunk), place.keys))
     return figures
 
 
@@ -227,7 +228,7 @@ def _maps(maps: Mapping[str, pd.DataFrame | None], place: Place, missing: Missin
     figures = []
     for number, chunk in _chunks(drawn):
         title = f"Embeddings of test samples: {place.title}"
-        figure = map_figure([Drawn(one.title, one.style, data) for one, data in chunk], title)
+        figure = partial(map_figure, [Drawn(one.title, one.style, data) for one, data in chunk], title)
         figures.append(ReportFigure(place.stem(f"embedding{number}"), title, figure, _labelled(chunk), place.keys))
     return figures
 
@@ -249,7 +250,7 @@ def _confusions(tracker: Tracker, place: Place, missing: Missing) -> list[Report
         panels = [Drawn(one.title, one.style, square(data)) for one, data in chunk]
         most = max(data["true"].nunique() for _, data in chunk)
         drawn_title = title if most <= CLASSES else f"{title}\n{CLASSES} of {most} classes, those with the most samples"
-        figure = confusion_figure(panels, drawn_title)
+        figure = partial(confusion_figure, panels, drawn_title)
         figures.append(ReportFigure(place.stem(f"confusion{number}"), title, figure, _labelled(chunk), place.keys))
     return figures
 

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogFormatter, MaxNLocator, NullFormatter
 
-from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, marker_of
+from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, heading, marker_of, plain
 
 LOSS_AXIS = "Training loss (no unit)"
 HM_AXIS = "Validation HM (%)"
@@ -71,7 +71,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         titles: of the metrics, by their names in ``Bars.values``.
     """
     figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(methods)), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    heading(figure, title)
     at = np.arange(len(methods))
     for axes, (metric, name) in zip(np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True):
         bars = [m.values[metric] for m in methods]
@@ -82,6 +82,8 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
                 ends = np.clip([bar.low, bar.high], 0, 100)
                 for colour, width in (("white", 2.0), ("black", 1.1)):  # an edge, for dark bars
                     axes.plot(ends, [y, y], color=colour, linewidth=width, marker="|", markersize=7, mew=width, zorder=4)
+                if ends[1] > right:
+                    axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
             if np.isfinite(bar.published):
                 axes.plot([bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5)
             axes.annotate(
@@ -98,7 +100,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         axes.set_yticks(at, [m.title for m in methods])
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
         axes.label_outer()
-        _plain(axes)
+        plain(axes)
     handles = [Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval of the mean over seeds")]
     if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
         handles = []
@@ -125,7 +127,7 @@ def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
         methods: columns ``epoch`` (from 1), and ``_mean``, ``_low`` and ``_high`` of ``loss`` and ``hm`` (fraction).
     """
     figure = Figure(figsize=(9.6, 4.0), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    heading(figure, title)
     losses, scores = figure.subplots(1, 2)
     for method in methods:
         look: dict[str, Any] = {"color": colour_of(method.style), "linestyle": dash_of(method.style), "linewidth": 1.5}
@@ -138,10 +140,12 @@ def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
     values = pd.concat([m.data["loss_mean"] for m in methods]).dropna()
     if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
         losses.set_yscale("log")
+        losses.yaxis.set_major_formatter(LogFormatter())
+        losses.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     for axes, label in ((losses, LOSS_AXIS), (scores, HM_AXIS)):
         axes.set(xlabel=EPOCH_AXIS, ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain(axes)
+        plain(axes)
     scores.set_ylim(bottom=0)
     figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
     return figure
@@ -215,7 +219,7 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
         )
     entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
     if len(classes):
-        own: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
+        own: dict[str, Any] = {"marker": "o", "mfc": GREY, "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
         entries.append(Line2D([], [], label="embedding of an unseen class", **own))
         entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look))
     return entries
@@ -291,10 +295,10 @@ def _panels(count: int, width: float, height: float, title: str, columns: int = 
     across = min(columns, count)
     rows = -(-count // across)
     figure = Figure(figsize=(max(5.6, width * across), height * rows + 0.7), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    heading(figure, title)
     panels = [figure.add_subplot(rows, across, i + 1) for i in range(count)]
     for axes in panels:
-        _plain(axes)
+        plain(axes)
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
     return figure, panels
@@ -305,8 +309,3 @@ def _span(values: pd.Series) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     room = max(0.02, 0.06 * (high - low))
     return low - room, high + room
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)

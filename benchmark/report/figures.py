@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 UNSEEN_AXIS = "Unseen accuracy U (%)"
@@ -19,6 +21,28 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FAINT, GREY = "#C4C4C4", "#707070"
+LETTERS = 13.0
+"""Of a heading, to the inch."""
+
+
+def heading(figure: Figure, title: str) -> None:
+    """Put a title above a figure, in as many lines as its width takes."""
+    room = int(LETTERS * float(figure.get_figwidth()))
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+
+
+def as_written(figure: Figure) -> Figure:
+    """The figure with texts as they are written: names may have dollar signs, which are no formulas."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """No frame on top and on the right, small numbers."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
 
 def colour_of(style: int) -> str:
@@ -64,11 +88,11 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
     hm = _harmonic_mean(seen, unseen)
     best = int(hm.argmax())
     u, s = 100 * chosen[0], 100 * chosen[1]
-    axes.plot(unseen, seen, color=colour_of(style), linewidth=1.8, label="all $\\beta$", zorder=3)
+    axes.plot(unseen, seen, color=colour_of(style), linewidth=1.8, label="all β", zorder=3)
     at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
     look: dict[str, Any] = {"color": colour_of(style), "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
-    axes.plot([u], [s], marker_of(style), label=f"calibrated, $\\beta$ = {beta:.3g}: {at}", zorder=5, **look)
-    label = f"highest on the curve, $\\beta$ = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
+    axes.plot([u], [s], marker_of(style), label=f"calibrated, β = {beta:.3g}: {at}", zorder=5, **look)
+    label = f"highest on the curve, β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
     axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
@@ -110,18 +134,17 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
         max(100 * max(c.chosen[0], float(c.points["unseen"].max())) for c in curves),
         max(100 * max(c.chosen[1], float(c.points["seen"].max())) for c in curves),
     )
-    axes.plot([], [], "o", color=GREY, markersize=8, label="chosen $\\beta$ (validation)")
-    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="best $\\beta$ of the curve (test)")
+    axes.plot([], [], "o", color=GREY, markersize=8, label="chosen β (validation)")
+    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="best β of the curve (test)")
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False, handlelength=2.6, labelspacing=0.8)
     return figure
 
 
 def _figure(title: str, width: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+    heading(figure, title)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    plain(axes)
     return figure, axes
 
 

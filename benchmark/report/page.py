@@ -25,7 +25,7 @@ from benchmark.report.cells import Table, mean_and_deviation
 from benchmark.report.collect import Results, records
 from benchmark.report.released import RELEASED
 from benchmark.report.runs import COLUMNS, LABELLING, Run, method_runs, resolved_settings
-from benchmark.report.sections import Section
+from benchmark.report.sections import Picture, Section
 from benchmark.report.summary import LABELS, settings_text, summarise
 from benchmark.tracking import AS_TRAINING
 
@@ -185,7 +185,7 @@ def report_page(
     results: Results,
     tables: Mapping[str, Table],
     sections: Sequence[Section],
-    images: Mapping[str, bytes],
+    pictures: Mapping[str, Picture],
     *,
     incomplete: str,
     lost: Sequence[str],
@@ -198,7 +198,7 @@ def report_page(
 
     Args:
         tables: by name of their file.
-        images: by stem of their figure, as SVG or PNG.
+        pictures: by stem of their figure.
         incomplete: a sentence where the report is not complete.
         lost: a sentence for each job without a result.
         configs: text of the configuration of each call.
@@ -221,7 +221,7 @@ def report_page(
         methods=methods,
         has_runs={m.method: f"runs-{i}" for i, (m, _) in enumerate(methods)},
         sections=[s for s in sections if s.markdown()],
-        images={stem: _data_uri(content) for stem, content in images.items()},
+        pictures=pictures,
         lost=lost,
         provenance=provenance,
         configs=configs,
@@ -249,7 +249,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _code, "data_uri": _data_uri}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "

@@ -10,6 +10,7 @@ import pandas as pd
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import NOTHING, Column, Table, plain_table
 from benchmark.report.collect import UNIT, Results, records
+from benchmark.report.once import once
 from benchmark.report.summary import IDENTITY, method_ranks, order_rows, settings_text, slot_of
 
 RECALLS = ("gzsl", "own_group")
@@ -17,6 +18,7 @@ RECALLS = ("gzsl", "own_group")
 SIMILAR = ("nearest_seen_class", "nearest_seen_cosine")
 
 
+@once
 def recall_by_class(results: Results) -> pd.DataFrame:
     """A row per method, kind of settings (``IDENTITY``) and class: means over seeds, in percent.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from benchmark.report.figures import as_written
 
 DPI = 200
 """Of PNG files."""
@@ -25,22 +27,12 @@ class ReportFigure:
 
     stem: str
     title: str
-    figure: Figure
+    draw: Callable[[], Figure]
+    """Makes the figure; processes that save figures draw them, so that it must be one that they can import."""
     data: pd.DataFrame
     """Accuracies and importances are fractions."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """What it is about, as of a row of a table (``cells.about``), by which readers choose figures."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in a browser's pixels at which its texts can be read."""
-        width, height = self.figure.get_size_inches()
-        return round(PIXELS * float(width)), round(PIXELS * float(height))
-
-    @property
-    def wide(self) -> bool:
-        """Whether a page gives it a line of its own, as figures with panels side by side need."""
-        return self.size[0] >= PIXELS * WIDE
 
     @property
     def caption(self) -> str:
@@ -50,6 +42,22 @@ class ReportFigure:
     def markdown(self) -> str:
         """The line that shows it."""
         return f"![{self.caption}]({self.stem}.png)"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a page shows it."""
+
+    content: bytes
+    """SVG or PNG."""
+    width: int
+    """In a browser's pixels, as ``height``: that at which its texts can be read."""
+    height: int
+
+    @property
+    def wide(self) -> bool:
+        """Whether a page gives it a line of its own, as figures with panels side by side need."""
+        return self.width >= PIXELS * WIDE
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,11 @@ class Section:
         return [f"## {self.heading}", *self.texts, *(f.markdown() for f in self.figures), *self.notes]
 
 
-def save_figure(figure: ReportFigure, folder: Path) -> bytes:
-    """Write a figure and its numbers; returns the smaller of its two images."""
+def save_figure(figure: ReportFigure, folder: Path) -> Picture:
+    """Draw a figure and write it and its numbers; returns the smaller of its two images."""
     png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
-    drawn = figure.figure
+    drawn = as_written(figure.draw())
+    width, height = (round(PIXELS * float(inches)) for inches in drawn.get_size_inches())
     if (engine := drawn.get_layout_engine()) is not None:
         engine.execute(drawn)
         drawn.set_layout_engine("none")  # once: each of the two would do it again
@@ -82,4 +91,4 @@ def save_figure(figure: ReportFigure, folder: Path) -> bytes:
     FigureCanvasAgg(drawn).print_png(png)  # type: ignore[no-untyped-call]
     FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
     figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
-    return min(svg.read_bytes(), png.read_bytes(), key=len)
+    return Picture(min(svg.read_bytes(), png.read_bytes(), key=len), width, height)

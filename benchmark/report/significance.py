@@ -12,6 +12,7 @@ import pandas as pd
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, records
+from benchmark.report.once import once
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.released import RELEASED
 from benchmark.report.summary import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text, slot_of
@@ -30,6 +31,7 @@ def _trained(results: Results) -> pd.DataFrame:
     return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS})
 
 
+@once
 def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
@@ -62,6 +64,7 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
     return _corrected(order_rows(frame, method_ranks(results)))
 
 
+@once
 def comparisons(results: Results) -> pd.DataFrame:
     """A row per pair of methods of a place (``PLACE``), in percentage points.
 

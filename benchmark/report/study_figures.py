@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.report.figures import GREY, colour_of, dash_of, marker_of
+from benchmark.report.figures import GREY, colour_of, dash_of, heading, marker_of, plain
 
 HM_AXIS = "Validation HM (%)"
-TRIAL_AXIS = "Trial"
-TOLD_AXIS = "Finished and pruned trials"
+TRIAL_AXIS = "Trial (number)"
+TOLD_AXIS = "Finished and pruned trials (number)"
 TIME_AXIS = "Training and validation time of the trials"
 IMPORTANCE_AXIS = "Importance (% of the variance that single settings explain)"
 SETTING_AXIS = "Searched setting (name)"
@@ -101,7 +101,7 @@ def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
 def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
     """The best validation HM so far of several methods, by trials and by the time that these took."""
     figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    heading(figure, title)
     by_trials, by_seconds = figure.subplots(1, 2, sharey=True)
     unit, seconds = _time_unit(max(float(c.points["seconds_so_far"].max()) for c in curves))
     for curve in curves:
@@ -121,7 +121,7 @@ def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
     for axes, label in ((by_trials, TOLD_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
         axes.set(xlabel=label, ylabel=HM_AXIS if axes is by_trials else "")
         axes.set_xlim(left=0)
-        _plain(axes)
+        plain(axes)
     by_trials.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
     return figure
@@ -137,7 +137,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
     rows = -(-len(panels) // columns)
     tallest = max(len(p.values) for p in panels)
     figure = Figure(figsize=(max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+    heading(figure, title)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         named = sorted(panel.values.items(), key=lambda item: item[1])
@@ -147,7 +147,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
         axes.set_xlim(0, 112)
         axes.set_xticks(range(0, 101, 25))
         axes.set_title(panel.title, fontsize=8.5, loc="left")
-        _plain(axes)
+        plain(axes)
     figure.supxlabel(IMPORTANCE_AXIS, fontsize=8.5)
     figure.supylabel(SETTING_AXIS, fontsize=8.5)
     return figure
@@ -160,12 +160,7 @@ def _time_unit(longest: float) -> tuple[str, float]:
 
 def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    heading(figure, title)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10, loc="left")
-    _plain(axes)
+    plain(axes)
     return figure, axes
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)

@@ -139,13 +139,13 @@ def write_report(
             (Path(new) / name).write_text(text, encoding="utf-8")
         figures = [*curves, *explained.figures, *searches]
         saved = side_by_side(partial(save_figure, folder=Path(new)), figures)
-        images = {figure.stem: image for figure, image in zip(figures, saved, strict=True)}
+        pictures = {figure.stem: picture for figure, picture in zip(figures, saved, strict=True)}
         page = report_page(
             title_of(results),
             results,
             dict(zip(table_names(tables), tables, strict=True)),
             sections,
-            images,
+            pictures,
             incomplete=_incomplete(results),
             lost=failed_jobs(results),
             provenance=provenance,
@@ -223,7 +223,7 @@ def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
             title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
             stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
             keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
-            figures.append(ReportFigure(stem, title, method_curves_figure(curves, title), data, keys))
+            figures.append(ReportFigure(stem, title, partial(method_curves_figure, curves, title), data, keys))
     return figures
 
 
@@ -238,10 +238,11 @@ def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
     """The searches of a data set, features and mode, and their importances where there are any."""
     title = f"Best validation HM so far: {group.title}"
-    figures = [ReportFigure(f"tuning-{group.stem}", title, searches_figure(group.curves, title), group.searches, group.keys)]
+    drawn = partial(searches_figure, group.curves, title)
+    figures = [ReportFigure(f"tuning-{group.stem}", title, drawn, group.searches, group.keys)]
     if group.panels:
         title = f"Importances of the searched settings: {group.title}"
-        drawn = importances_figure(group.panels, f"{title}\n{group.evaluator}")
+        drawn = partial(importances_figure, group.panels, f"{title}\n{group.evaluator}")
         figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances, group.keys))
     return figures
 

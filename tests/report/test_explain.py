@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,21 @@ from tiny import Bench
 from benchmark.report.collect import collect
 from benchmark.report.cost import costs
 from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
-from benchmark.report.explain_figures import COLOURED_CLASSES, Drawn, coloured_classes, confusion_figure, map_figure
+from benchmark.report.explain_figures import (
+    COLOURED_CLASSES,
+    Bar,
+    Bars,
+    Drawn,
+    coloured_classes,
+    confusion_figure,
+    map_figure,
+    scores_figure,
+)
 from benchmark.report.figures import colour_of
 from benchmark.report.flat_map import LOGGED, flat_map
 from benchmark.report.places import places_of
 from benchmark.report.recall import recall_by_class, recall_csv
+from benchmark.report.sections import ReportFigure, save_figure
 from benchmark.report.summary import method_ranks
 from benchmark.report.write import Report, write_report
 
@@ -67,7 +79,7 @@ def check_figures(report: Report, tracker: Any) -> None:
             assert len(pd.read_csv(report.folder / f"{stem}.csv")) > 0
             assert f"({stem}.png)" in report.files[0].read_text()
     for figure in explain(tracker, report.results).figures:
-        for axes in figure.figure.axes:
+        for axes in figure.draw().axes:
             assert axes.get_ylabel() or len(axes.get_shared_y_axes().get_siblings(axes)) > 1, figure.stem
             assert axes.get_xlabel() or axes.get_label() == "<colorbar>", figure.stem
 
@@ -181,7 +193,7 @@ def test_a_recall_figure_says_the_rank_correlation(store: Any, unit: Any) -> Non
 
     figure = next(f for f in explain(store.tracker, collect(store.tracker)).figures if f.stem.startswith("recall"))
 
-    assert figure.figure.axes[0].get_title(loc="left") == "TCAF\nρ = 0.80, n = 4"
+    assert figure.draw().axes[0].get_title(loc="left") == "TCAF\nρ = 0.80, n = 4"
 
 
 def test_costs_are_means_over_seeds_of_both_stages(store: Any, unit: Any) -> None:
@@ -247,8 +259,8 @@ def test_many_methods_and_classes_give_more_figures_and_not_larger_ones(store: A
     confusions = [f for f in figures if f.stem.startswith("confusion")]
     assert [f.stem for f in confusions] == [f"confusion-{STAMPS}", f"confusion-2-{STAMPS}"]
     assert confusions[0].data["true"].nunique() == CLASSES + 20, "the file holds them all"
-    assert all(len(f.figure.axes[0].get_xticks()) == CLASSES for f in confusions)
-    assert all(max(f.figure.get_size_inches()) < 80 for f in figures)
+    assert all(len(f.draw().axes[0].get_xticks()) == CLASSES for f in confusions)
+    assert all(max(f.draw().get_size_inches()) < 80 for f in figures)
 
 
 def test_a_map_tells_only_so_many_unseen_classes_apart() -> None:
@@ -290,7 +302,7 @@ def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, u
     results = collect(store.tracker)
 
     assert method_ranks(results)["tcaf"] == alone
-    bars = scores_of(places_of(results, results.test)[0], None).figure.axes[0].patches
+    bars = scores_of(places_of(results, results.test)[0], None).draw().axes[0].patches
     assert len({patch.get_facecolor() for patch in bars}) == 3
     assert colour_of(alone) == colour_of(method_ranks(results)["tcaf"])
 
@@ -299,3 +311,18 @@ def test_recall_without_a_test_is_an_empty_frame(store: Any, unit: Any) -> None:
     store.call([unit()], stages="1")
 
     assert recall_by_class(collect(store.tracker)).empty
+
+
+def test_texts_of_figures_are_drawn_as_they_are_written_and_titles_in_as_many_lines_as_fit(tmp_path: Path) -> None:
+    bars = [Bars("Pay $5 or $6", 0, {"hm": Bar(20.0, -60.0, 100.0, float("nan"))})]
+    title = "HM: " + "a data set with a long name, " * 6
+    figure = ReportFigure("prices", title, partial(scores_figure, bars, {"hm": "HM"}, title), pd.DataFrame({"a": [1]}))
+
+    picture = save_figure(figure, tmp_path)
+
+    drawn = (tmp_path / "prices.svg").read_text()
+    assert "<!-- Pay $5 or $6 -->" in drawn
+    assert figure.draw().get_suptitle() == "\n".join(textwrap.wrap(title, 117))
+    assert picture.wide
+    markers = [line.get_marker() for line in figure.draw().axes[0].lines]
+    assert ">" in markers  # the interval goes on behind the edge

@@ -186,7 +186,7 @@ def test_the_history_marks_start_pruned_and_failed_trials_in_percent() -> None:
     axes = history_figure(TRIALS, "title").axes[0]
 
     lines = {str(line.get_label()): line for line in axes.lines}
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Trial", "Validation HM (%)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Trial (number)", "Validation HM (%)")
     assert list(lines["best so far"].get_ydata()) == pytest.approx([40, 40, 40, 40, 45])
     assert (list(lines["starting settings"].get_xdata()), list(lines["starting settings"].get_ydata())) == ([0], [40])
     assert list(lines["pruned: highest of its epochs"].get_xdata()) == [3]
