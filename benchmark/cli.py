@@ -307,7 +307,7 @@ def report(
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is.")
     ] = False,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the leaderboard's site.")] = Path("site"),
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the leaderboard's site; site if not given.")] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     reports_dir: ReportsDir = Path("reports"),
@@ -322,10 +322,12 @@ def report(
             "report --leaderboard: --call, --methods, --dataset, --features and --mode choose for the reports in it"
         )
     if leaderboard:
-        _emit(json_file, _write_leaderboard(folders or [], out_dir, show=json_file != "-"))
+        _emit(json_file, _write_leaderboard(folders or [], out_dir or Path("site"), show=json_file != "-"))
         return
     if folders:
         raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
+    if out_dir is not None:
+        raise UsageError("report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER")
     tracker = _tracker(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
     _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice))

@@ -1,5 +1,5 @@
-"""Whether a report of tuned methods has every table and figure, with names on the axes and numbers beside: ``python
-tests/demo_report.py reports/demo``."""
+"""Whether a report of tuned methods has every table and figure, with names on the axes and numbers beside, and a page that a
+browser shows without complaint: ``python tests/demo_report.py reports/demo``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from report.reader import WIDTHS, Reader, chromium, served
 
 AXES = {
     "curve": ("Unseen accuracy U (%)", "Seen accuracy S (%)"),
@@ -43,6 +44,27 @@ def check(folder: Path) -> None:
     assert page.count("<img ") == len(list(folder.glob("*.svg")))
 
 
+def check_page(folder: Path) -> None:
+    """Fail where a browser, wide or narrow, complains, asks for anything else, or does not sort or open what is clicked."""
+    with served(folder) as address, chromium() as browser:
+        for width in WIDTHS:
+            reader = Reader(browser, f"{address}index.html", width)
+            heads = reader.script(
+                "return [...document.querySelectorAll('table thead tr:last-child th')].map((h) => h.innerText)"
+            )
+            at = [text.strip() for text in heads].index("HM")
+            reader.press(f"table thead tr:last-child th:nth-child({at + 1}) button")
+            means = [float(text.split()[0].rstrip("‡")) for text in reader.column(at)]
+            assert means == sorted(means, reverse=True), means
+            reader.press("a.runs")
+            assert reader.script("return document.getElementById('panel').open"), width
+            reader.press("#close")
+            assert not reader.overflows(), width
+            assert reader.complaints() == [], width
+            assert reader.requests() == [f"{address}index.html"], width
+
+
 if __name__ == "__main__":
     check(Path(sys.argv[1]))
+    check_page(Path(sys.argv[1]))
     print(f"{sys.argv[1]}: all tables and figures are there")

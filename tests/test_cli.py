@@ -147,6 +147,7 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "leave --trials away"),
         (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "are for --leaderboard"),
+        (["report", "--out", "nowhere"], "--out is for --leaderboard"),
         (["report", "--mlflow-ui", "nowhere"], "no web address"),
         (["report", "--methods", ","], "no name in it"),
         (["report", "--leaderboard", "nowhere", "--mode", "paper"], "choose for the reports in it"),

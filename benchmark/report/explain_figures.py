@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, heading, marker_of, plain
 
@@ -277,12 +277,11 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
 
 
 def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any) -> None:
-    """A tick for each class, with its name or, where a neighbour has it, without: most of a figure's time goes into names."""
+    """The name of each class, or nothing where a neighbour has them: most of a figure's time goes into names."""
     if named:
         axis.set_ticks(range(len(names)), [_short(name) for name in names], **look)
     else:
-        axis.set_major_locator(FixedLocator(range(len(names))))
-        axis.set_major_formatter(NullFormatter())
+        axis.set_ticks([])
 
 
 def _short(name: str, limit: int = 26) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import json
-import os
-import shutil
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from report.reader import WIDTHS, Reader, chromium, served
 from tiny import need
 
 from benchmark.report.leaderboard import write_leaderboard
@@ -19,7 +15,6 @@ from benchmark.report.write import write_report
 
 pytestmark = pytest.mark.slow
 PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "corrected"}
-WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 VISIBLE = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent !== null).length"
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -36,13 +31,6 @@ return [...document.querySelectorAll(texts)]
 """
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a word."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def site(new_store: Any, unit: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a leaderboard with one report, ``report/``."""
@@ -54,79 +42,21 @@ def site(new_store: Any, unit: Any, tmp_path_factory: pytest.TempPathFactory) ->
     store.call([*units, unit(), unit(method="perceiver", trials=3, tuned=[(0.5, 0.2)])])
     write_report(store.tracker, folder / "report")
     write_leaderboard([folder / "report"], folder / "site")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder / "site"))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
+    with served(folder / "site") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
     """Chromium without a screen."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        need("chromium: apt-get install chromium chromium-driver")
-    try:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        need("selenium: pip install -c constraints.txt -e '.[dev]'")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options, Service(chromedriver))
-    yield browser
-    browser.quit()
-
-
-class Reader:
-    """What a reader does with a page, and what the browser notes of it."""
-
-    def __init__(self, driver: Any, address: str, width: str, scheme: str = "light") -> None:
-        self.driver = driver
-        wide, high = WIDTHS[width]
-        metrics = {"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": width == "phone"}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        scheme_of_system = [{"name": "prefers-color-scheme", "value": scheme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme_of_system})
-        driver.get(address)
-        driver.execute_script("localStorage.clear()")
-        for log in ("browser", "performance"):
-            driver.get_log(log)
-        driver.get(address)
-
-    def script(self, text: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(text, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def press(self, selector: str, key: str = "\ue007") -> None:
-        """Press a key (Enter) on an element."""
-        element = self.find(selector)
-        self.script("arguments[0].focus()", element)
-        element.send_keys(key)
-
-    def column(self, number: int) -> list[str]:
-        """Texts of a column of the first table."""
-        cells = "return [...document.querySelector('table').tBodies[0].rows].map((r) => r.cells[arguments[0]].textContent)"
-        return list(self.script(cells, number))
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self) -> list[str]:
-        """Addresses that were asked for since the page was opened."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")]
-
-    def overflows(self) -> bool:
-        return bool(self.script("return document.documentElement.scrollWidth > innerWidth"))
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(chromium())
+        except ImportError:
+            need("selenium: pip install -c constraints.txt -e '.[dev]'")
+        except FileNotFoundError as error:
+            need(str(error))
+        yield browser
 
 
 @pytest.fixture(params=list(WIDTHS))
