@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,8 +22,8 @@ __all__ = [
     "Attention",
     "Dropout",
     "FeedForward",
+    "Groups",
     "Perceptron",
-    "Places",
     "Projection",
     "SequenceConfig",
     "SequenceMethod",
@@ -54,7 +54,8 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        return x * (bits >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        kept = torch.ge(bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False))  # 1 or 0, of the type of x
+        return x * kept.mul_(2**16 / (2**16 - dropped))
 
 
 class Projection(nn.Sequential):
@@ -91,30 +92,68 @@ class Perceptron(nn.Sequential):
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the rows of packed sequences ``[M, D]`` stand in padded ones ``[B, N, D]``; the first B rows are first tokens."""
+class Groups:
+    """Sequences of a first token and steps, sorted by length, in groups that are padded to their own longest one.
 
-    index: Tensor
-    """``[M]`` places in the flattened ``[B * N]``."""
-    batch: int
-    length: int
+    Their tokens are rows ``[R, D]``: those of the first sequence of the first group, padded, then those of the second, ...
+    """
+
+    rows: Tensor
+    """``[R]``: for each row its place among all first tokens, then all real steps of a modality, then those of the next.
+    Padded rows repeat the first token of their sequence: what they become is read by nobody."""
+    shapes: Sequence[tuple[int, int]]
+    """Sequences and tokens of each, of every group."""
+    kinds: Sequence[Tensor]
+    """``[n, L]`` for each group: 0 for the first token, 1, 2, ... for the steps of a modality, ``PADDED``."""
+    firsts: Tensor
+    """``[B]`` rows of the first tokens."""
+    back: Tensor
+    """``[B]`` places of the batch's samples among ``firsts``."""
 
     @classmethod
-    def behind_a_first_token(cls, *masks: Tensor) -> Places:
-        """Of a token for each sequence and the real steps of several modalities, from their masks ``[B, T]``."""
-        batch, length = len(masks[0]), 1 + sum(mask.shape[1] for mask in masks)
-        places = torch.arange(batch * length, device=masks[0].device).view(batch, length)
-        parts = torch.split(places[:, 1:], [mask.shape[1] for mask in masks], dim=1)
-        return cls(torch.cat([places[:, 0], *(part[mask] for part, mask in zip(parts, masks, strict=True))]), batch, length)
+    def of(cls, *masks: Tensor, size: int | None = None) -> Groups:
+        """Of a first token for each sample and the real steps of several modalities, from their masks ``[B, T]``.
 
-    def pad(self, x: Tensor) -> Tensor:
-        """``[M, D]`` to ``[B, N, D]``, zeros where nothing stands."""
-        places = x.new_zeros(self.batch * self.length, x.shape[1])
-        return places.index_copy(0, self.index, x).view(self.batch, self.length, -1)
+        Args:
+            size: sequences of a group; by default few on the CPU, where attention to padded tokens costs time, and all
+                elsewhere, where many small pieces do.
+        """
+        batch, device = len(masks[0]), masks[0].device
+        counts = [mask.sum(1) for mask in masks]
+        length = 1 + torch.stack(counts).sum(0)
+        at = torch.arange(int(length.max()), device=device)
+        rows = torch.arange(batch, device=device)[:, None].expand(-1, len(at))
+        kinds = torch.where(at == 0, 0, PADDED).expand(batch, -1)
+        begin, before = torch.ones_like(length), batch
+        for kind, count in enumerate(counts, 1):
+            step = at - begin[:, None]
+            inside = (step >= 0) & (step < count[:, None])
+            rows = torch.where(inside, before + (count.cumsum(0) - count)[:, None] + step, rows)
+            kinds = torch.where(inside, kind, kinds)
+            begin, before = begin + count, before + int(count.sum())
+        order = length.argsort(stable=True)
+        groups = torch.split(order, size or (GROUP if device.type == "cpu" else batch))
+        longest = [int(length[group[-1]]) for group in groups]
+        shapes = [(len(group), n) for group, n in zip(groups, longest, strict=True)]
+        starts = torch.tensor([n for count, n in shapes for _ in range(count)]).cumsum(0)
+        firsts = torch.cat([starts.new_zeros(1), starts[:-1]]).to(device)
+        pieces = [(group, n) for group, n in zip(groups, longest, strict=True)]
+        return cls(
+            torch.cat([rows[group, :n].flatten() for group, n in pieces]),
+            shapes,
+            [kinds[group, :n] for group, n in pieces],
+            firsts,
+            order.argsort(),
+        )
 
-    def pick(self, x: Tensor) -> Tensor:
-        """The inverse of ``pad``."""
-        return x.flatten(0, 1).index_select(0, self.index)
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Rows ``[R, D]`` as ``[n, L, D]`` for each group."""
+        parts = torch.split(x, [n * length for n, length in self.shapes])
+        return [part.view(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+PADDED = -1
+GROUP = 8
 
 
 class Attention(nn.Module):
@@ -138,19 +177,21 @@ class Attention(nn.Module):
         out: Tensor = self.dropout(self.out(self._gather(self.query(x), self.key(context), self.value(context), mask)))
         return out
 
-    def packed(self, x: Tensor, places: Places, mask: Tensor, *, first_only: bool = False) -> Tensor:
-        """``forward`` of packed sequences ``[M, dim]`` that attend to themselves, without the padded tokens.
+    def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
+        """``forward`` of groups of sequences, rows ``[R, dim]``, that attend to themselves.
 
         Args:
-            mask: ``[B, N, N]`` of the padded sequences.
+            masks: ``[n, L, L]`` for each group.
             first_only: whether only the first token of each sequence is wanted, ``[B, dim]``.
         """
-        k, v = places.pad(self.key(x)), places.pad(self.value(x))
+        keys, values = groups.split(self.key(x)), groups.split(self.value(x))
         if first_only:
-            q = self.query(x[: places.batch]).unsqueeze(1)
-            gathered = self._gather(q, k, v, mask[:, :1]).squeeze(1)
+            of_firsts = self.query(x.index_select(0, groups.firsts)).unsqueeze(1)
+            queries, masks = of_firsts.split([n for n, _ in groups.shapes]), [mask[:, :1] for mask in masks]
         else:
-            gathered = places.pick(self._gather(places.pad(self.query(x)), k, v, mask))
+            queries = groups.split(self.query(x))
+        pieces = zip(queries, keys, values, masks, strict=True)
+        gathered = torch.cat([self._gather(q, k, v, mask).flatten(0, 1) for q, k, v, mask in pieces])
         out: Tensor = self.dropout(self.out(gathered))
         return out
 
@@ -187,10 +228,10 @@ class TransformerLayer(nn.Module):
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
         return out
 
-    def packed(self, x: Tensor, places: Places, mask: Tensor, *, first_only: bool = False) -> Tensor:
-        """The same of packed sequences, ``[M, dim]`` to ``[M, dim]``, or to ``[B, dim]``; as in ``Attention.packed``."""
-        gathered = self.attention.packed(self.norms[0](x), places, mask, first_only=first_only)
-        x = x[: len(gathered)] + gathered
+    def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
+        """The same of groups of sequences, ``[R, dim]`` to ``[R, dim]``, or to ``[B, dim]``; as in ``Attention.grouped``."""
+        gathered = self.attention.grouped(self.norms[0](x), groups, masks, first_only=first_only)
+        x = (x.index_select(0, groups.firsts) if first_only else x) + gathered
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
         return out
 

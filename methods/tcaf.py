@@ -24,8 +24,9 @@ from benchmark.method import Field, MethodConfig, Spec, register
 from methods.blocks import (
     AFFINE,
     ONE_LAYER,
+    PADDED,
     TWO_LAYERS,
-    Places,
+    Groups,
     SequenceConfig,
     SequenceMethod,
     Tokens,
@@ -114,13 +115,14 @@ class Tcaf(SequenceMethod):
     def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
         """theta_o from the class token, ``[B, d]``."""
         class_tokens = self.class_token[0].expand(len(audio.mask), -1).to(audio.x.dtype)
-        x = torch.cat([class_tokens, audio.x, video.x])
-        places = Places.behind_a_first_token(audio.mask, video.mask)
-        mask = attention_mask(audio.mask, video.mask, self.config.sees)
+        groups = Groups.of(audio.mask, video.mask)
+        masks = [attention_mask(kinds, self.config.sees) for kinds in groups.kinds]
+        x = torch.cat([class_tokens, audio.x, video.x]).index_select(0, groups.rows)
         *layers, last = cast(list[TransformerLayer], list(self.layers))
         for layer in layers:
-            x = layer.packed(x, places, mask)
-        return {"joint": self.sample_projection(last.packed(x, places, mask, first_only=True))}  # only the class token is read
+            x = layer.grouped(x, groups, masks)
+        first = last.grouped(x, groups, masks, first_only=True)  # only the class token is read
+        return {"joint": self.sample_projection(first.index_select(0, groups.back))}
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,19 +152,15 @@ class Tcaf(SequenceMethod):
         return cls.Config(**settings, sees="all" if all(seen) else "cross" if seen[0] else "self")
 
 
-def attention_mask(audio: Tensor, video: Tensor, sees: Sees) -> Tensor:
-    """Which token sees which, bool ``[B, N, N]`` with N = 1 + T_a + T_v, from the masks ``[B, T]`` of real steps.
+def attention_mask(kinds: Tensor, sees: Sees) -> Tensor:
+    """Which token sees which, bool ``[B, N, N]``, from their kinds ``[B, N]``: 0 class token, 1 audio, 2 video, ``PADDED``.
 
-    Nobody sees padded steps. Padded steps themselves see what a real step in their place would see: their values are
-    read nowhere, and no row is empty.
+    Nobody sees padded tokens. These see what others of their kind would see, so that no row is empty; nobody reads them.
     """
-    class_token = audio.new_ones(len(audio), 1)
-    keys = torch.cat([class_token, audio, video], dim=1)
-    kind = torch.cat([keys.new_full((n,), k, dtype=torch.int64) for k, n in enumerate((1, audio.shape[1], video.shape[1]))])
-    same = kind[:, None] == kind[None, :]
-    with_class = (kind[:, None] == 0) | (kind[None, :] == 0)
+    queries, keys = kinds[:, :, None], kinds[:, None, :]
+    same, with_class = queries == keys, (queries == 0) | (keys == 0)
     pairs = {"cross": ~same | with_class, "self": same | with_class, "all": torch.ones_like(same)}[sees]
-    return keys[:, None, :] & pairs
+    return pairs & (keys != PADDED)
 
 
 def _published_names(depth: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -17,11 +17,12 @@ from unittest.mock import patch
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark import registry
 from benchmark.method import Method
 from methods import blocks
-from methods.blocks import Places, Tokens, TransformerLayer
+from methods.blocks import PADDED, Groups, Tokens, TransformerLayer
 from methods.tcaf import Tcaf, attention_mask
 from perf.training_step import Bench
 
@@ -32,7 +33,8 @@ def padded_tokens() -> AbstractContextManager[object]:
     def fuse(self: Tcaf, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
         first = self.class_token.expand(len(audio.mask), -1, -1)
         x = torch.cat([first, audio.padded(), video.padded()], dim=1)
-        mask = attention_mask(audio.mask, video.mask, self.config.sees)
+        steps = [torch.where(tokens.mask, kind, PADDED) for kind, tokens in enumerate((audio, video), 1)]
+        mask = attention_mask(functional.pad(torch.cat(steps, dim=1), (1, 0)), self.config.sees)
         *layers, last = self.layers
         for layer in layers:
             x = layer(x, mask)
@@ -45,13 +47,20 @@ def padded_tokens() -> AbstractContextManager[object]:
 
 def whole_last_layer() -> AbstractContextManager[object]:
     """The last layer computes all tokens, of which the class tokens are read."""
-    packed = TransformerLayer.packed
+    grouped = TransformerLayer.grouped
 
-    def whole(self: TransformerLayer, x: Tensor, places: Places, mask: Tensor, *, first_only: bool = False) -> Tensor:
-        out = packed(self, x, places, mask)
-        return out[: places.batch] if first_only else out
+    def whole(
+        self: TransformerLayer, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False
+    ) -> Tensor:
+        out = grouped(self, x, groups, masks)
+        return out.index_select(0, groups.firsts) if first_only else out
 
-    return patch.object(TransformerLayer, "packed", whole)
+    return patch.object(TransformerLayer, "grouped", whole)
+
+
+def one_group() -> AbstractContextManager[object]:
+    """All sequences are padded to the longest of the batch."""
+    return patch.object(blocks, "GROUP", 2**16)
 
 
 def zeros_through_the_first_layer() -> AbstractContextManager[object]:
@@ -84,7 +93,8 @@ def plain_dropout() -> AbstractContextManager[object]:
 
 
 TRICKS: dict[str, tuple[Callable[[], AbstractContextManager[object]], str]] = {
-    "padded tokens are left out of the transformer": (padded_tokens, "corrected"),
+    "sequences stand in groups of like length": (one_group, "corrected"),
+    "no padding of each modality by itself": (padded_tokens, "corrected"),
     "the last layer computes the class token alone": (whole_last_layer, "corrected"),
     "padded steps are not multiplied by the first layer": (zeros_through_the_first_layer, "paper"),
     "dropout draws 16 bits an element": (plain_dropout, "corrected"),

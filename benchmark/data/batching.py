@@ -106,8 +106,10 @@ def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]
 
 
 def _normalise(x: Tensor, dim: int) -> None:
-    """Divide by the Euclidean norm along a dimension, in place; torch's own norm takes seven times as long along the steps."""
-    x /= x.square().sum(dim, keepdim=True).sqrt_().clamp_(min=1e-12)
+    """Divide by the Euclidean norm along a dimension, in place; torch's own norm is fast along the last one alone."""
+    last = dim == x.ndim - 1
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True) if last else x.square().sum(dim, keepdim=True).sqrt_()
+    x /= norm.clamp_(min=1e-12)
 
 
 def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> Tensor:

@@ -14,7 +14,7 @@ from benchmark.method import Batch, Classes, Method, Spec
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
-from methods.blocks import Attention, Dropout, Places, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
+from methods.blocks import PADDED, Attention, Dropout, Groups, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
 from methods.cjme import Cjme, surer_modality
 from methods.perceiver import Perceiver
 from methods.tcaf import Tcaf, attention_mask
@@ -121,7 +121,8 @@ def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
 
 
 @pytest.mark.parametrize("shared_norm", [True, False])
-def test_packed_layers_give_values_and_gradients_of_padded_ones(shared_norm: bool) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, None])
+def test_layers_over_groups_give_values_and_gradients_of_padded_ones(shared_norm: bool, size: int | None) -> None:
     torch.manual_seed(0)
     first, second = (
         TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=shared_norm) for _ in range(2)
@@ -129,20 +130,40 @@ def test_packed_layers_give_values_and_gradients_of_padded_ones(shared_norm: boo
     audio, video = (torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 2]), (4, [4, 1, 2])))
     real = torch.cat([torch.ones(3, 1, dtype=torch.bool), audio, video], dim=1)
     x = torch.randn(3, 8, 6, requires_grad=True)
-    mask = attention_mask(audio, video, "cross")
+    kinds = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2]).where(real, PADDED)
+    mask = attention_mask(kinds, "cross")
     weights = [*first.parameters(), *second.parameters(), x]
 
     plain = second(first(x, mask), mask)[:, 0]
     expected = torch.autograd.grad(plain.sin().sum(), weights)
-    places = Places.behind_a_first_token(audio, video)
-    rows = torch.cat([x[:, 0], x[:, 1:4][audio], x[:, 4:][video]])
-    packed = second.packed(first.packed(rows, places, mask), places, mask, first_only=True)
-    found = torch.autograd.grad(packed.sin().sum(), weights)
+    groups = Groups.of(audio, video, size=size)
+    masks = [attention_mask(mine, "cross") for mine in groups.kinds]
+    rows = torch.cat([x[:, 0], x[:, 1:4][audio], x[:, 4:][video]]).index_select(0, groups.rows)
+    hidden = first.grouped(rows, groups, masks)
+    grouped = second.grouped(hidden, groups, masks, first_only=True).index_select(0, groups.back)
+    found = torch.autograd.grad(grouped.sin().sum(), weights)
 
-    torch.testing.assert_close(packed, plain)
-    torch.testing.assert_close(second.packed(rows, places, mask), places.pick(second(x, mask)))
+    torch.testing.assert_close(grouped, plain)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(places.pad(rows), x * real.unsqueeze(-1))
+    every = second.grouped(hidden, groups, masks)
+    torch.testing.assert_close(every.index_select(0, groups.firsts).index_select(0, groups.back), plain)
+
+
+def test_groups_hold_sequences_of_like_lengths_and_all_of_their_tokens() -> None:
+    audio, video = (torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 0, 2]), (4, [4, 1, 1, 2])))
+
+    groups = Groups.of(audio, video, size=2)
+
+    assert groups.shapes == [(2, 5), (2, 6)]  # of lengths 2 and 5, then 5 and 6
+    assert [k.tolist() for k in groups.kinds] == [
+        [[0, 2, PADDED, PADDED, PADDED], [0, 1, 1, 1, 2]],
+        [[0, 1, 1, 2, 2, PADDED], [0, 1, 2, 2, 2, 2]],
+    ]
+    # rows 0 to 3: first tokens; 4 to 9: audio steps; 10 to 17: video steps
+    assert groups.rows.tolist() == [2, 15, 2, 2, 2, 1, 5, 6, 7, 14, 3, 8, 9, 16, 17, 3, 0, 4, 10, 11, 12, 13]
+    assert groups.firsts[groups.back].tolist() == [16, 5, 0, 10]
+    pieces = groups.split(torch.arange(22.0)[:, None])
+    assert [piece.flatten().tolist() for piece in pieces] == [list(range(10)), list(range(10, 22))]
 
 
 @pytest.mark.parametrize("padding_in_statistics", [True, False])
@@ -168,16 +189,18 @@ def test_encoding_steps_gives_what_a_network_over_all_steps_gives(padding_in_sta
 
 
 def test_attention_mask_lets_a_step_see_the_class_token_and_real_steps_of_the_other_modality() -> None:
-    audio, video = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+    kinds = torch.tensor([[0, 1, 1, 2, PADDED]])
 
-    cross = attention_mask(audio, video, "cross")[0].int().tolist()
-    own = attention_mask(audio, video, "self")[0].int().tolist()
-    everything = attention_mask(audio, video, "all")[0].int().tolist()
+    cross = attention_mask(kinds, "cross")[0].int().tolist()
+    own = attention_mask(kinds, "self")[0].int().tolist()
+    everything = attention_mask(kinds, "all")[0].int().tolist()
 
-    # order of tokens: class, audio, audio, video, padded video
-    assert cross == [[1, 1, 1, 1, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]
-    assert own == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0]]
+    assert cross[:4] == [[1, 1, 1, 1, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 0, 0]]
+    assert own[:4] == [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0]]
     assert everything == [[1, 1, 1, 1, 0]] * 5
+    for seen in (cross, own):
+        assert any(seen[4]), "no row may be empty"
+        assert not seen[4][4]
 
 
 def test_token_stage_equals_its_formula() -> None:
