@@ -92,6 +92,7 @@ def import_(
 def build(
     dataset: Name,
     features: Features = None,
+    json_file: Json = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Build a data set that needs no download."""
@@ -101,7 +102,9 @@ def build(
     if card.builder is None:
         raise UsageError(f"data set {card.name!r} is not built but imported. {card.obtain}")
     store = open_or_build(card, name, data_root)
-    out.print(f"{store.path}: {len(store.ids)} samples, digest {store.digest[:16]}", highlight=False)
+    if json_file != "-":
+        out.print(f"{store.path}: {len(store.ids)} samples, digest {store.digest[:16]}", highlight=False)
+    _emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": len(store.ids)})
 
 
 @data_app.command()

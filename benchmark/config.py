@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from benchmark.budget import Budget
 from benchmark.data.synthetic import SyntheticConfig
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
@@ -127,10 +128,9 @@ class TuningConfig(_Settings):
         return self.trials != 0
 
     @property
-    def budget(self) -> str:
-        """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
-        trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
-        return trials if self.timeout is None else f"{self.timeout:g} s of trials" + (f", at most {trials}" if trials else "")
+    def budget(self) -> Budget:
+        """What a study may use up."""
+        return Budget(self.trials, self.timeout)
 
 
 class Range(_Settings):

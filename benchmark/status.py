@@ -135,7 +135,7 @@ def study_state(unit: Unit, stores: Stores) -> StudyState:
         unit=unit.title,
         state=state,
         reason=record.failure if record else "",
-        budget=unit.tuning.budget,
+        budget=str(unit.tuning.budget),
         trials=trials,
         timeout=unit.tuning.timeout,
         finished=count["complete"],

@@ -10,25 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.budget import Budget
 from benchmark.report.cells import NOTHING, Column, Table, difference, plain_table
 from benchmark.report.collect import UNIT, Results, UnitFacts, distinct
 from benchmark.report.study_figures import Panel, SearchCurve, best_so_far
 from benchmark.report.summary import method_ranks
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a study might use up."""
-
-    trials: int | None
-    """Finished and pruned trials; more than were asked for where the study had them from earlier calls. None: the seconds alone
-    bound them."""
-    seconds: float | None
-    """Seconds of trials after which no further one starts; None without such a limit."""
-
-    def __str__(self) -> str:
-        trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
-        return trials if self.seconds is None else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
 
 
 def budget_of(unit: UnitFacts) -> Budget | None:

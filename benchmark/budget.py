@@ -1,0 +1,21 @@
+"""What a search of settings may use up, as a call says it and as reports tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A total over all calls."""
+
+    trials: int | None
+    """Finished and pruned trials; in reports more than were asked for where the study had them from earlier calls. None: the
+    seconds alone bound them."""
+    seconds: float | None
+    """Seconds of trials after which no further one starts; None without such a limit."""
+
+    def __str__(self) -> str:
+        """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
+        trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
+        return trials if self.seconds is None else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
