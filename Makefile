@@ -51,6 +51,7 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.training_step
 	$(BIN)/python -m perf.tricks
+	$(BIN)/python -m perf.evaluation
 	$(BIN)/python -m perf.overhead
 	$(BIN)/python -m perf.report --runs 1500
 

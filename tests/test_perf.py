@@ -1,15 +1,21 @@
-"""The formula by which perf/ tells necessary operations, against torch's counter."""
+"""What perf/ measures with: the formula of necessary operations, against torch's counter, and peak memory; its parts run."""
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import flops
+from perf import evaluation, flops, resident
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
 SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=1.0, video_seconds=1.0)
 SIZES: dict[str, Any] = {
@@ -36,3 +42,35 @@ def test_of_pairs_only_those_that_see_each_other_count() -> None:
     assert flops.pairs_of(2, 3, "all") == 36
     assert flops.pairs_of(2, 3, "cross") == 2 * 6 + 2 * 5 + 1
     assert flops.pairs_of(2, 3, "self") == 4 + 9 + 2 * 5 + 1
+
+
+def test_the_evaluation_of_a_test_set_is_timed() -> None:
+    seconds = evaluation.measure(evaluation.DRAWN, 600, 7, Path(), 1)
+
+    assert set(seconds) == {"embed and rank", "grid", "curve"}
+    assert all(value > 0 for value in seconds.values())
+
+
+@linux
+@pytest.mark.slow
+def test_evaluation_keeps_a_block_of_distances_and_not_the_matrix() -> None:
+    _, peak = resident.watched(evaluation.measure, evaluation.DRAWN, 50_000, 2_000, Path(), 1)  # a matrix of 400 MB
+
+    assert peak.own - peak.start < 100e6
+
+
+@linux
+@pytest.mark.slow
+def test_the_peak_of_a_function_is_seen_from_outside() -> None:
+    size, peak = resident.watched(allocate, 300_000_000)
+
+    assert size == 300_000_000
+    assert peak.own - peak.start > 250e6
+    assert peak.whole >= peak.own > 0
+
+
+def allocate(size: int) -> int:
+    """Hold so many bytes for a while."""
+    held = np.ones(size, np.uint8)
+    time.sleep(0.1)
+    return len(held)
