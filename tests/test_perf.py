@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.data.store import PARTS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import evaluation, flops, resident
+from perf import evaluation, flops, generated, resident, store
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
@@ -74,3 +75,26 @@ def allocate(size: int) -> int:
     held = np.ones(size, np.uint8)
     time.sleep(0.1)
     return len(held)
+
+
+def test_a_generated_store_has_the_size_that_was_asked_for_and_the_parts_of_ucf(tmp_path: Path) -> None:
+    made = generated.generate(tmp_path / "store.h5", "main", generated.samples_of(0.04, "main"))
+
+    assert made.path.stat().st_size == pytest.approx(0.04e9, rel=0.05)
+    assert [len(made.class_parts[part]) for part in PARTS] == [30, 30, 12, 42, 6]
+    assert all(set(made.class_parts[part]) == set(made.labels[made.parts == i]) for i, part in enumerate(PARTS))
+    assert (made.audio_dim, made.video_dim, made.text_dim) == (512, 512, 300)
+
+
+def test_the_official_layout_that_is_imported_has_no_faults(tmp_path: Path) -> None:
+    (row,) = store.importing(tmp_path, [60], rounds=1)
+
+    assert row["samples"] >= 60
+    assert row["import (s)"] > 0
+
+
+def test_all_ways_of_reading_are_measured(tmp_path: Path) -> None:
+    rows = store.reading(tmp_path, 150, rounds=1)
+
+    assert len(rows) == 12
+    assert all(row["MB/s"] > 0 for row in rows)
