@@ -53,6 +53,7 @@ bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.tricks
 	$(BIN)/python -m perf.evaluation
 	$(BIN)/python -m perf.store
+	$(BIN)/python -m perf.memory
 	$(BIN)/python -m perf.overhead
 	$(BIN)/python -m perf.report --runs 1500
 

@@ -14,7 +14,7 @@ import torch
 from benchmark.data.store import PARTS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import evaluation, flops, generated, resident, store
+from perf import evaluation, flops, generated, memory, resident, store
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
@@ -98,3 +98,20 @@ def test_all_ways_of_reading_are_measured(tmp_path: Path) -> None:
 
     assert len(rows) == 12
     assert all(row["MB/s"] > 0 for row in rows)
+
+
+def test_the_bound_of_memory_is_3_gb_for_a_store_of_30() -> None:
+    assert memory.bound(30) == pytest.approx(3e9)
+
+
+@linux
+@pytest.mark.slow
+def test_training_on_a_store_of_1_gb_stays_within_the_bound(tmp_path: Path) -> None:
+    path = tmp_path / "store.h5"
+    resident.watched(memory.make, path, 1.0, "cls")
+    try:
+        _, peak = resident.watched(memory.work, path, "tcaf", 5, 1, False)
+    finally:
+        path.unlink()
+
+    assert 300e6 < peak.own < memory.bound(1.0)
