@@ -54,6 +54,7 @@ bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.evaluation
 	$(BIN)/python -m perf.store
 	$(BIN)/python -m perf.memory
+	$(BIN)/python -W ignore -m perf.side_by_side --rounds 3
 	$(BIN)/python -m perf.overhead
 	$(BIN)/python -m perf.report --runs 1500
 
