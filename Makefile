@@ -51,6 +51,10 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.training_step
 	$(BIN)/python -m perf.tricks
+	$(BIN)/python -m perf.evaluation
+	$(BIN)/python -m perf.store
+	$(BIN)/python -m perf.memory
+	$(BIN)/python -W ignore -m perf.side_by_side --rounds 3
 	$(BIN)/python -m perf.overhead
 	$(BIN)/python -m perf.report --runs 1500
 

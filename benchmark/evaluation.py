@@ -120,7 +120,9 @@ class Nearest:
 
     def at(self, beta: float, *, exact: bool = False) -> Scores:
         """S, U and ZSL at one beta."""
-        weight = self._weights()
+        return self._scores(beta, self._weights(), exact)
+
+    def _scores(self, beta: float, weight: Doubles, exact: bool = False) -> Scores:
         right = (self.predict(beta, exact=exact) == self.label) * weight
         zsl = (self.unseen_class == self.label) * weight
         return Scores(
@@ -132,8 +134,8 @@ class Nearest:
 
     def best_on_grid(self, grid: Floats = GRID) -> Scores:
         """Scores at the grid's beta with the highest HM; the first maximum wins."""
-        scores = [self.at(float(beta)) for beta in grid]
-        return max(scores, key=lambda s: s.hm)
+        weight = self._weights()
+        return max((self._scores(float(beta), weight) for beta in grid), key=lambda s: s.hm)
 
     def recall(self, beta: float, *, exact: bool = False) -> dict[int, tuple[float, float, int]]:
         """Class id -> recall among all classes at ``beta``, recall among the classes of its own group, samples."""

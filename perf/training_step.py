@@ -70,15 +70,20 @@ class Step:
 class Bench:
     """A method at its published sizes with batches to train on."""
 
-    def __init__(self, method: type[Method], recipe: Any, features: str, mode: str, folder: Path) -> None:
-        self.features, self.mode, cards = features, mode, load_cards()
-        store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
-        overrides = {"protocol": {"text_alignment": "corrected"}}
-        self.settings = resolve(method, recipe, Sources("ucf", features, True, {}, {}), mode, overrides)
-        task = Task(method, self.settings, cards["ucf"].features[features], store, seed=0, dataset=cards["ucf"])
+    def __init__(self, task: Task, features: str, mode: str) -> None:
+        self.features, self.mode, self.settings = features, mode, task.settings
         self.data = training_data(task, task.development(), ["stage_1_train"])
         self.spec, self.model = task.spec, task.build().train()
         self.optimizer = self.model.optimizer()
+
+    @classmethod
+    def published(cls, method: type[Method], recipe: Any, features: str, mode: str, folder: Path) -> Bench:
+        """On generated features, whose store is made in the folder."""
+        cards = load_cards()
+        store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
+        overrides = {"protocol": {"text_alignment": "corrected"}}
+        settings = resolve(method, recipe, Sources("ucf", features, True, {}, {}), mode, overrides)
+        return cls(Task(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
 
     def steps(self, count: int) -> Step:
         """Mean of some steps; one more before them warms up."""
@@ -170,7 +175,7 @@ def main() -> None:
         for method in found.select(options.methods):
             for features in options.features.split(","):
                 for mode in options.modes.split(","):
-                    bench = Bench(method, found.recipe(method), features, mode, Path(folder))
+                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder))
                     torch.set_num_threads(options.threads)
                     steps.append(bench.steps(options.steps))
     top = max(before, peak())

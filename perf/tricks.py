@@ -118,7 +118,7 @@ def main() -> None:
                 benches = {}
                 for name, form in forms.items():
                     with form():
-                        benches[name] = Bench(method, found.recipe(method), features, mode, Path(folder))
+                        benches[name] = Bench.published(method, found.recipe(method), features, mode, Path(folder))
                 torch.set_num_threads(options.threads)
                 seconds: dict[str, list[float]] = {name: [] for name in forms}
                 for _ in range(options.rounds):

@@ -1,15 +1,23 @@
-"""The formula by which perf/ tells necessary operations, against torch's counter."""
+"""What perf/ measures with: the formula of necessary operations, against torch's counter, and peak memory; its parts run."""
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from benchmark import registry
+from benchmark.data.store import PARTS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import flops
+from perf import evaluation, flops, generated, memory, resident, side_by_side, store
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
 SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=1.0, video_seconds=1.0)
 SIZES: dict[str, Any] = {
@@ -36,3 +44,92 @@ def test_of_pairs_only_those_that_see_each_other_count() -> None:
     assert flops.pairs_of(2, 3, "all") == 36
     assert flops.pairs_of(2, 3, "cross") == 2 * 6 + 2 * 5 + 1
     assert flops.pairs_of(2, 3, "self") == 4 + 9 + 2 * 5 + 1
+
+
+def test_the_evaluation_of_a_test_set_is_timed() -> None:
+    seconds = evaluation.measure(evaluation.DRAWN, 600, 7, Path(), 1)
+
+    assert set(seconds) == {"embed and rank", "grid", "curve"}
+    assert all(value > 0 for value in seconds.values())
+
+
+@linux
+@pytest.mark.slow
+def test_evaluation_keeps_a_block_of_distances_and_not_the_matrix() -> None:
+    _, peak = resident.watched(evaluation.measure, evaluation.DRAWN, 50_000, 2_000, Path(), 1)  # a matrix of 400 MB
+
+    assert peak.own - peak.start < 100e6
+
+
+@linux
+@pytest.mark.slow
+def test_the_peak_of_a_function_is_seen_from_outside() -> None:
+    size, peak = resident.watched(allocate, 300_000_000)
+
+    assert size == 300_000_000
+    assert peak.own - peak.start > 250e6
+    assert peak.whole >= peak.own > 0
+
+
+def allocate(size: int) -> int:
+    """Hold so many bytes for a while."""
+    held = np.ones(size, np.uint8)
+    time.sleep(0.1)
+    return len(held)
+
+
+def test_a_generated_store_has_the_size_that_was_asked_for_and_the_parts_of_ucf(tmp_path: Path) -> None:
+    made = generated.generate(tmp_path / "store.h5", "main", generated.samples_of(0.04, "main"))
+
+    assert made.path.stat().st_size == pytest.approx(0.04e9, rel=0.05)
+    assert [len(made.class_parts[part]) for part in PARTS] == [30, 30, 12, 42, 6]
+    assert all(set(made.class_parts[part]) == set(made.labels[made.parts == i]) for i, part in enumerate(PARTS))
+    assert (made.audio_dim, made.video_dim, made.text_dim) == (512, 512, 300)
+
+
+def test_the_official_layout_that_is_imported_has_no_faults(tmp_path: Path) -> None:
+    (row,) = store.importing(tmp_path, [60], rounds=1)
+
+    assert row["samples"] >= 60
+    assert row["import (s)"] > 0
+
+
+def test_all_ways_of_reading_are_measured(tmp_path: Path) -> None:
+    rows = store.reading(tmp_path, 150, rounds=1)
+
+    assert len(rows) == 12
+    assert all(row["MB/s"] > 0 for row in rows)
+
+
+def test_the_bound_of_memory_is_3_gb_for_a_store_of_30() -> None:
+    assert memory.bound(30) == pytest.approx(3e9)
+
+
+@linux
+@pytest.mark.slow
+def test_training_on_a_store_of_1_gb_stays_within_the_bound(tmp_path: Path) -> None:
+    path = tmp_path / "store.h5"
+    resident.watched(memory.make, path, 1.0, "cls")
+    try:
+        _, peak = resident.watched(memory.work, path, "tcaf", 5, 1, False)
+    finally:
+        path.unlink()
+
+    assert 300e6 < peak.own < memory.bound(1.0)
+
+
+@pytest.mark.parametrize("name", ["avca", "avgzslnet", "cjme"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_seeds_side_by_side_take_the_steps_that_they_take_apart(name: str) -> None:
+    method, text = registry.load().get(name), torch.randn(4, 6)
+    off = {field: 0.0 for field in method.Config.model_fields if field.endswith("dropout")}
+
+    def batch(negative: Batch | None = None) -> Batch:
+        label = torch.randint(0, 4, (8,))
+        return Batch(torch.randn(8, 5), torch.randn(8, 7), label=label, text=text[label], negative=negative)
+
+    models = [method(method.Config(**off, weight_decay=0.0), SPEC) for _ in range(3)]
+    seeds = side_by_side.Seeds(models, [batch(batch()) for _ in models], Classes(text))
+
+    for _ in range(3):
+        np.testing.assert_allclose(seeds.together(), seeds.apart(), rtol=1e-4)

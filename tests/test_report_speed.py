@@ -23,6 +23,10 @@ def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
         times, action = found[name]
         assert times > 0
         action(tracker)
+    (passed, used), *others = report.timed(runs, ["look-up"], profiled=False).values()
+    assert not others
+    assert passed > 0
+    assert used >= 0
     assert len(tracker.find(kind="job", status="FINISHED")) > 150
     files = {f.name for f in (runs / "newest").iterdir()}
     assert {"gzsl.csv", "comparisons.csv", "recall.csv", "cost.csv", "report.md"} <= files

@@ -163,8 +163,8 @@ def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype:
     for start, stop in frame_blocks(offsets, modality.dim * 8):
         block = np.asarray(modality.frames[offsets[start] : offsets[stop]]).astype(dtype)  # means are of what is stored
         frames[offsets[start] : offsets[stop]] = block
-        sums = np.add.reduceat(block, offsets[start:stop] - offsets[start], axis=0, dtype=np.float64)
-        means[start:stop] = sums / np.diff(offsets[start : stop + 1])[:, None]
+        samples = np.split(block, offsets[start + 1 : stop] - offsets[start])  # reduceat is much slower
+        means[start:stop] = np.stack([x.mean(0, dtype=np.float64) for x in samples])
 
 
 def frame_blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int]]:

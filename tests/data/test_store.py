@@ -115,6 +115,30 @@ def test_what_is_written_is_read(
         assert all(r.offsets[0] == 0 and r.offsets[-1] == len(r.frames) for r in read)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_means_are_sums_of_float64_in_the_order_of_the_steps(tmp_path: Path, dtype: Any) -> None:
+    written = content([(1, 40), (300, 2), (9, 9)], [0, 1, 3])
+    write_store(tmp_path / "store.h5", written, dtype)
+    store = FeatureStore(tmp_path / "store.h5")
+    for section in (store.development("corrected"), store.open_test("corrected")):
+        for data in (section.samples.audio, section.samples.video):
+            assert data.frames is not None
+            assert data.offsets is not None
+            sums = np.add.reduceat(data.frames, data.offsets[:-1], axis=0, dtype=np.float64)
+            np.testing.assert_array_equal(data.means, (sums / data.lengths[:, None]).astype("f4"))
+
+
+def test_float16_stays_float16_in_memory_and_is_the_same_as_mapped(tmp_path: Path) -> None:
+    write_store(tmp_path / "half.h5", content([(3, 4), (2, 5)], [0, 3]), "float16")
+    mapped, held = (FeatureStore(tmp_path / "half.h5", in_memory=held) for held in (False, True))
+    for name in ("audio", "video"):
+        a, b = (getattr(store.development("corrected").samples, name) for store in (mapped, held))
+        assert b.frames.dtype == np.float16
+        assert isinstance(a.frames, np.memmap)
+        assert not isinstance(b.frames, np.memmap)
+        np.testing.assert_array_equal(a.frames, b.frames)
+
+
 @settings(max_examples=20, deadline=None)
 @given(written=contents())
 def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.TempPathFactory, written: StoreContent) -> None:

@@ -1,0 +1,139 @@
+"""Peak memory of training and evaluating on a store of N GB with ``--in-memory`` off, and how long the loop waits for data.
+
+Run with ``make bench`` or ``python -m perf.memory``; ``-h`` lists the options. Features are generated with UCF's dimensions and
+lengths (``cls``). A fresh process makes the store and another one runs both stages of a method, with its published settings in
+mode ``corrected`` and short epochs: validation and test take all their samples, and training draws from all of its. What counts
+is ``RssAnon`` of ``/proc/<pid>/status``, which another process reads every 5 ms: resident memory without pages of mapped files,
+which the system takes back when it needs them. ``VmHWM``, the highest resident size with them, is shown beside. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from tabulate import tabulate
+
+from benchmark.data.batching import TrainingBatches
+from benchmark.data.store import FeatureStore
+from benchmark.method import Batch, EpochRecord
+from benchmark.protocol import stage_one, stage_two
+from perf.generated import forget, generate, samples_of, task_on
+from perf.resident import Resident, watched
+
+FIXED, PER_GB = 1.2e9, 0.06e9
+"""The bound in bytes: 3 GB for a store of 30 GB."""
+
+
+def bound(gigabytes: float) -> float:
+    """Bytes that training and evaluating on a store may hold at most, mapped pages aside."""
+    return FIXED + PER_GB * gigabytes
+
+
+class Silent:
+    """Hears of progress and says nothing."""
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        pass
+
+    def on_note(self, text: str) -> None:
+        pass
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        pass
+
+
+def make(path: Path, gigabytes: float, features: str) -> int:
+    """Write the store; returns its samples."""
+    return len(generate(path, features, samples_of(gigabytes, features)).ids)
+
+
+def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dict[str, float]:
+    """Both stages, an epoch each; seconds of the whole, of the training batches, and of waiting for these.
+
+    Args:
+        cold: whether the system is asked to drop its cached pages of the file first.
+    """
+    if cold:
+        forget(path)
+    task = task_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads)
+    waited, trained = 0.0, 0.0
+    epoch = TrainingBatches.epoch
+
+    def timed(self: TrainingBatches, *arguments: int) -> Iterator[Batch]:
+        nonlocal waited, trained
+        began, drawn = time.perf_counter(), epoch(self, *arguments)
+        for _ in range(batches):
+            started = time.perf_counter()
+            batch = next(drawn)
+            waited += time.perf_counter() - started
+            yield batch
+        trained += time.perf_counter() - began
+
+    started = time.perf_counter()
+    with patch.object(TrainingBatches, "epoch", timed), tempfile.TemporaryDirectory() as folder:
+        first = stage_one(task, Path(folder), "first", Silent())
+        (Path(folder) / "second").mkdir()
+        stage_two(task, first, Path(folder) / "second", "second", Silent())
+    return {"both stages": time.perf_counter() - started, "training batches": trained, "waiting for data": waited}
+
+
+def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, cold: bool) -> dict[str, Any]:
+    """A line of the table."""
+    seconds, memory = watched(work, path, method, batches, threads, cold)
+    return {
+        "method": method,
+        "store (GB)": round(path.stat().st_size / 1e9, 1),
+        "file": "cold" if cold else "cached",
+        **sizes(memory),
+        "bound (MB)": round(bound(gigabytes) / 1e6),
+        **{f"{name} (s)": round(value, 1) for name, value in seconds.items()},
+        "waiting (%)": round(100 * seconds["waiting for data"] / seconds["training batches"], 1),
+    }
+
+
+def sizes(memory: Resident) -> dict[str, int]:
+    """Columns of peak memory."""
+    return {"own memory, peak (MB)": round(memory.own / 1e6), "with mapped files, peak (MB)": round(memory.whole / 1e6)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; exit code 1 where the bound is passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gb", type=float, default=1.0, help="size of the store (%(default)s); it is deleted afterwards")
+    parser.add_argument("--folder", type=Path, help="where it is made; a temporary folder by default")
+    parser.add_argument("--files", default="cold,cached", help="before a method runs: its pages dropped, or left as they are")
+    parser.add_argument("--features", default="cls", choices=["cls", "main"])
+    parser.add_argument("--methods", default="tcaf,avca")
+    parser.add_argument("--batches", type=int, default=20, help="of an epoch (%(default)s); there is one in each stage")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path, started = Path(folder) / "store.h5", time.perf_counter()
+        samples, memory = watched(make, path, options.gb, options.features)
+        took, most = time.perf_counter() - started, memory.own / 1e6
+        print(f"{samples} samples written in {took:.0f} s, own memory at most {most:.0f} MB\n", flush=True)
+        rows = [
+            row(path, options.gb, name, options.batches, options.threads, way == "cold")
+            for name in options.methods.split(",")
+            for way in options.files.split(",")
+        ]
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    if options.json is not None:
+        found = {"gb": options.gb, "samples": samples, "making": sizes(memory), "threads": options.threads, "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    over = [r for r in rows if r["own memory, peak (MB)"] > r["bound (MB)"]]
+    if over:
+        raise SystemExit(f"over the bound: {', '.join(str(r['method']) for r in over)}")
+
+
+if __name__ == "__main__":
+    main()
