@@ -25,9 +25,6 @@ except ImportError:
 av.logging.set_level(av.logging.PANIC)  # what is wrong is told in the table of problems
 logging.getLogger("libav").setLevel(logging.CRITICAL)
 
-VIDEO_FILES = frozenset(
-    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"}
-)
 ENDS_EARLY = 0.9
 """A stream that has less than this of the length that its header says is noted."""
 Picture = NDArray[np.uint8]
@@ -61,10 +58,10 @@ def pictures(path: Path, rate: int | None, note: Note) -> Iterator[Picture]:
             turns = round(frame.rotation / 90) % 4
             for kept in timed.push(frame):
                 count += 1
-                yield np.rot90(kept.to_ndarray(format="rgb24"), turns)
+                yield np.rot90(_rgb(kept), turns)
         for kept in timed.end():
             count += 1
-            yield np.rot90(kept.to_ndarray(format="rgb24"), turns)
+            yield np.rot90(_rgb(kept), turns)
         if not count:
             raise UnreadableVideo("no picture can be decoded")
         _note_early_end(container, stream, timed.seconds, note)
@@ -118,6 +115,14 @@ def sound(path: Path, rate: int, note: Note, *, sixteen_bit: bool = False) -> It
         if resampler is not None:
             yield resampler.end()
             _note_early_end(container, stream, seconds, note)
+
+
+def _rgb(frame: Any) -> Picture:
+    try:
+        picture: Picture = frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UnreadableVideo(f"a picture cannot be converted: {getattr(error, 'strerror', None) or error}") from None
+    return picture
 
 
 def _open(path: Path) -> Any:
@@ -182,7 +187,10 @@ class _Timed:
         if (frame.width, frame.height, frame.format.name) != self._first:
             width, height, form = self._first
             frame = frame.reformat(width, height, form)
-        self._graph.vpush(frame)
+        try:
+            self._graph.vpush(frame)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise UnreadableVideo(f"its rate cannot be converted: {getattr(error, 'strerror', None) or error}") from None
         yield from self._pull()
 
     def end(self) -> Iterator[Any]:

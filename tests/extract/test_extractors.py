@@ -15,57 +15,10 @@ from PIL import Image
 
 from benchmark.errors import UsageError
 from benchmark.extract import weights_files
-from benchmark.extract.extractor import EXTRACTORS, Extractor, find_extractor, load_extractors
+from benchmark.extract.extractor import Extractor, find_extractor, load_extractors
 from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
 from benchmark.extract.weights_files import given_files, read_file, read_weights
-
-TINY = '''
-"""An extractor of loudness and brightness."""
-import numpy as np
-import torch
-
-from benchmark.extract.extractor import Clip, Extractor, Sound, WeightsFile, register
-
-
-@register
-class Tiny(Extractor):
-    name, title, version = "tiny", "Tiny", 1
-    audio_dim, video_dim = 2, 3
-    audio_seconds = video_seconds = 0.5
-    sound, clip = Sound(8000, 4000, 4000), Clip(10, 5, pad=True)
-    weights_files = (WeightsFile("scale", "scale.pt", "two factors", "nowhere"),)
-
-    def __init__(self, weights, quirks, device):
-        super().__init__(weights, quirks, device)
-        self.factors = weights["scale"]["factors"].numpy()
-
-    @classmethod
-    def expected(cls, weights):
-        return {"factors": torch.empty(2, device="meta")}
-
-    @classmethod
-    def random(cls, weights):
-        return {"factors": torch.tensor([1.0, 2.0])}
-
-    def prepare(self, picture):
-        return picture.mean((0, 1), dtype=np.float32)[:, None, None] / 255
-
-    def audio(self, waveforms):
-        return (np.abs(waveforms).mean(1, keepdims=True) * self.factors).astype(np.float32)
-
-    def video(self, clips):
-        return clips.mean((1, 3, 4))
-'''
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Any:
-    """A plug-in whose features are cheap; forgotten again afterwards."""
-    path = tmp_path / "tiny_extractor.py"
-    path.write_text(TINY)
-    yield path
-    EXTRACTORS.pop("tiny", None)
 
 
 def unbuilt(kind: type[Extractor], *quirks: str) -> Any:
