@@ -27,6 +27,8 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 ENDS_EARLY = 0.9
 """A stream that has less than this of the length that its header says is noted."""
+LONGEST_STILL = 600.0
+"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there."""
 Picture = NDArray[np.uint8]
 Note = Callable[[str], None]
 
@@ -55,6 +57,9 @@ def pictures(path: Path, rate: int | None, note: Note) -> Iterator[Picture]:
         timed = _Timed(rate, stream)
         turns = count = 0
         for frame in _decoded(container, stream, note):
+            if (gap := timed.gap(frame)) > LONGEST_STILL:
+                note(f"video breaks off: its times leap by {gap:.0f} s")
+                break
             turns = round(frame.rotation / 90) % 4
             for kept in timed.push(frame):
                 count += 1
@@ -169,6 +174,12 @@ class _Timed:
         self._start: int | None = None
         self.seconds = 0.0
         """Up to the end of the last frame that came."""
+
+    def gap(self, frame: Any) -> float:
+        """Seconds between the end of the last frame and the beginning of this one."""
+        if frame.pts is None or self._start is None:
+            return 0.0
+        return float((frame.pts - self._next) * (frame.time_base or self._stream.time_base))
 
     def push(self, frame: Any) -> Iterator[Any]:
         base = frame.time_base or self._stream.time_base

@@ -54,6 +54,13 @@ def test_a_variable_rate_repeats_a_picture_until_the_next_one(tmp_path: Path) ->
     assert found[26] > found[10] + 12
 
 
+def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.08, 5000.0, 5000.04]
+    found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
+    assert len(found) <= 4
+    assert notes[0].startswith("video breaks off: its times leap by 5000 s")
+
+
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
 def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tuple[int, int]) -> None:
     """The white corner of the stored picture is turned by so many degrees, counted against the clock."""

@@ -206,6 +206,23 @@ def test_a_wrong_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command) -> None:
+    quirks = 'quirks = frozenset({"own_rate", "sixteen_bit"})'
+    command.tiny.write_text(command.tiny.read_text().replace("weights_files =", f"{quirks}\n    weights_files =", 1))
+    command.video_set.quirks = ["own_rate", "sixteen_bit"]
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mov", Clip(codec="mpeg4", rate=30, sound="pcm_f32le"))
+    features = {}
+    for more in ([], ["--published-preprocessing"]):
+        assert command(*more)["extracted"] == 9
+        with h5py.File(command.results / f"{sample}.h5") as f:
+            features[len(more)] = f["audio"][:], f["video"][:]
+    assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 pictures at 10 a second, 33 at the video's own rate
+    difference = np.abs(features[0][0] - features[1][0]).max()
+    assert 0 < difference < 1e-4
+    assert FeatureStore(command.store).provenance["published_quirks"] == ["own_rate", "sixteen_bit"]
+
+
 @pytest.mark.parametrize(("extractor", "named"), [(Main, []), (Main, ["bgr"])])
 def test_published_preprocessing_is_refused_where_there_is_none(extractor: type[Extractor], named: list[str]) -> None:
     with pytest.raises(UsageError, match="leave the option out"):

@@ -36,7 +36,8 @@ FEATURES = {  # sizes and seconds per step of audio and video
 
 
 class VideoSet:
-    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the part and class of each sample.
+    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the part and class of each sample,
+    ``quirks`` the published quirks that the card names.
 
     Args:
         root: where it lies.
@@ -47,6 +48,7 @@ class VideoSet:
     def __init__(self, root: Path, each: int = 1, seconds: float = 1.1) -> None:
         self.root, self.lists, self.videos = root, root / "lists", root / "videos"
         self.seconds = seconds
+        self.quirks: list[str] = []
         self.samples = {
             f"v_{name}_g{number:02d}_c{i:02d}": (part, name)
             for number, (part, names) in enumerate(CLASSES.items())
@@ -109,7 +111,7 @@ class VideoSet:
                 "audio": {"extractor": name, "dim": audio, "seconds": audio_seconds},
                 "video": {"extractor": name, "dim": video, "seconds": video_seconds},
                 "text_dim": 300,
-                "published_quirks": ["bgr", "inverted"] if name == "cls" else [],
+                "published_quirks": self.quirks,
             }
 
         return Card.model_validate(
