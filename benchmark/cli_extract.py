@@ -83,6 +83,10 @@ def videos(
         Path | None, typer.Option(help="Folder of the results by video; beside the store, with .extract, if not given.")
     ] = None,
     text: Annotated[Path | None, typer.Option(help="File of the word vectors; looked for if not given.")] = None,
+    official: Annotated[
+        Path | None,
+        typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
+    ] = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     plugin: ExtractorPlugin = None,
@@ -97,6 +101,8 @@ def videos(
     from benchmark.extract.plan import make_plan
     from benchmark.extract.results import ResultFolder
 
+    if official is not None and shard is not None:
+        raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
     if merge and shard is not None:
         raise UsageError("--merge and --shard: first extract all shards, then merge them")
     part = Shard.parse(shard) if shard is not None else Shard()
@@ -119,10 +125,13 @@ def videos(
         rows = [*plan.rows, *rows]
         assembled = _assemble(task, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
+    written = _write_official(task, extractor, official) if official is not None else None
     _show_problems(rows, place, quiet=task.quiet)
     if not task.quiet:
         _show_result(task, shard, done, assembled)
-    _emit(json_file, _as_json(task, shard, done, assembled, rows))
+        if written is not None:
+            out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
+    _emit(json_file, {**_as_json(task, shard, done, assembled, rows), "official": str(written) if written else None})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
 
@@ -224,6 +233,15 @@ def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Path:
+    from benchmark.data.official_layout import official_places
+    from benchmark.data.store import FeatureStore
+    from benchmark.extract.official_files import write_official
+
+    rate = extractor.clip.rate or 0
+    return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
 
 
 def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:

@@ -20,7 +20,9 @@ from extract.videos import Clip, write_video
 
 from benchmark import cli
 from benchmark.data import cards
+from benchmark.data.official_layout import import_official
 from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.unpickle import load_pickle
 from benchmark.data.verify import verify_store
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard, chosen_quirks
@@ -198,6 +200,26 @@ def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path:
     assert done == [3, 3, 3]
     said = command("--merge")
     assert (said["digest"], said["extracted"]) == (digest, 0)
+
+
+def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp_path: Path) -> None:
+    made = command.video_set
+    split = made.lists / "class-split" / "tiny_split"
+    for path in split.iterdir():  # spelt otherwise than in all_class.txt, as in the lists of UCF
+        path.write_text(path.read_text().replace(",Bowling", ",BowLing").replace("Bowling\n", "BowLing\n"))
+    said = command("--write-official-layout", tmp_path / "official")
+    root = tmp_path / "official" / "Sports"
+    assert said["official"] == str(root)
+    report = import_official(made.card(), "tiny", root, tmp_path / "sequences.h5", form="sequences")
+    assert report.digest == said["digest"]
+    import_official(made.card(), "tiny", tmp_path / "official", tmp_path / "means.h5", form="means")
+    with h5py.File(tmp_path / "means.h5") as means, h5py.File(command.store) as store:
+        for modality in ("audio", "video"):
+            np.testing.assert_array_equal(means[modality]["means"][:], store[modality]["means"][:])
+    found = load_pickle(root / "features" / "tiny_features_non_averaged" / "audio" / "stage_2_train" / "Archery.pkl")
+    listed = [s for s, (part, name) in made.samples.items() if name == "Archery" and part.startswith("stage_1")]
+    assert sorted(name.decode() for name in found["video_names"]) == sorted(listed)
+    assert found["fps"] == [10] * len(listed)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0"])
