@@ -96,6 +96,7 @@ def videos(
     """Extract features of all listed videos into a feature store. Goes on after an interruption, video by video."""
     from benchmark.data.cards import find_card, load_cards
     from benchmark.data.locate import store_path
+    from benchmark.extract.assembly import refuse_to_spoil
     from benchmark.extract.extraction import Shard, chosen_quirks, identity
     from benchmark.extract.extractor import find_extractor
     from benchmark.extract.plan import make_plan
@@ -118,7 +119,9 @@ def videos(
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
     results = ResultFolder(place, identity(extractor, loaded.record, quirks), no_sound)
-    task = _Task(card, name, plan, results, target, dtype, loaded.generated or card.kind == "generated", json_file == "-")
+    generated = loaded.generated or card.kind == "generated"
+    refuse_to_spoil(target, generated)
+    task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
     done = _merge(task) if merge else _extract(task, part, extractor, loaded, quirks, device)
     rows, assembled = done.rows, None
     if shard is None:
@@ -174,15 +177,26 @@ def _extract(
     task: _Task, shard: Shard, extractor: type[Extractor], loaded: Weights, quirks: frozenset[str], device: str
 ) -> Extracted:
     from benchmark.extract.extraction import extract
-    from benchmark.training import choose_device
 
-    built = extractor(loaded.states, quirks, str(choose_device(device)))
+    built = extractor(loaded.states, quirks, _device(device))
     try:
         with _progress("videos") as show:
             return extract(task.plan, shard, built, task.results, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from benchmark.training import choose_device
+
+    try:
+        return str(torch.empty(0, device=choose_device(name)).device)
+    except (UsageError, RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name}: cannot be used ({reason:.100}); give --device cpu") from None
 
 
 def _merge(task: _Task) -> Extracted:

@@ -40,6 +40,25 @@ class Assembled:
     """Classes that have no sample left."""
 
 
+def refuse_to_spoil(target: Path, generated: bool) -> None:
+    """See that a trial does not replace features that are real.
+
+    Raises:
+        UsageError: it would.
+    """
+    if not generated or not target.is_file():
+        return
+    try:
+        real = not FeatureStore(target).generated
+    except UsageError:
+        return  # what cannot be read is replaced
+    if real:
+        raise UsageError(
+            f"{target}: holds features that are not generated, which a trial must not replace; give another --data-root, "
+            "or move the file away"
+        )
+
+
 def assemble(
     plan: Plan,
     card: Card,

@@ -25,6 +25,7 @@ from benchmark.data.store import PARTS, FeatureStore
 from benchmark.data.unpickle import load_pickle
 from benchmark.data.verify import verify_store
 from benchmark.errors import UsageError
+from benchmark.extract import extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
 from benchmark.extract.extractor import Extractor
 from benchmark.extract.sets.cls import Cls
@@ -182,6 +183,56 @@ def test_other_weights_extract_everything_again(command: Command, tmp_path: Path
     store = FeatureStore(command.store)
     assert not store.generated
     assert len(store.provenance["weights"]["scale"]["sha256"]) == 64
+
+
+def test_a_trial_does_not_replace_real_features(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
+    real = command("--weights", tmp_path, weights=False)["digest"]
+    command(code=2)
+    assert "which a trial must not replace" in capsys.readouterr().err.replace("\n", " ")
+    assert FeatureStore(command.store).digest == real
+    command("--data-root", tmp_path / "trials")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused(command: Command, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command("--device", device, code=2)
+    assert f"--device {device}: cannot be used" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_done(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, begun = extraction._compute, 0
+
+    def interrupted(*arguments: Any) -> bool:
+        nonlocal begun
+        begun += 1
+        if begun == 4:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(extraction, "_compute", interrupted)
+    command(code=130)
+    assert not command.store.exists()
+    assert command()["resumed"] == 3
+
+
+def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = extraction._compute
+    bad = next(iter(command.video_set.samples))
+
+    def failing(video: Path, *arguments: Any) -> bool:
+        if video.stem == bad:
+            raise RuntimeError("out of memory")
+        return compute(video, *arguments)
+
+    monkeypatch.setattr(extraction, "_compute", failing)
+    assert command(code=1)["extracted"] == 8
+    assert command.problems()[bad] == ("RuntimeError: out of memory; tried again next time", True)
+    monkeypatch.setattr(extraction, "_compute", compute)
+    again = command()
+    assert (again["extracted"], again["resumed"]) == (1, 8)
 
 
 def test_without_weights_nothing_is_extracted(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
