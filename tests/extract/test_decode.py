@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,31 +152,3 @@ def test_windows_are_those_of_the_whole_waveform(length: int, hop: int, size: in
     wanted = [wave[i : i + length].tolist() for i in range(0, len(wave) - length + 1, hop)]
     blocks = [wave[i : i + size] for i in range(0, len(wave), size)]
     assert [window.tolist() for window in windows(blocks, length, hop)] == wanted
-
-
-LONG = """
-import sys
-from pathlib import Path
-from benchmark.extract.decode import pictures, sound
-from benchmark.extract.steps import clips, windows
-
-path = Path(sys.argv[1])
-steps = sum(1 for _ in clips(pictures(path, 25, print), 16, pad=True))
-steps += sum(1 for _ in windows(sound(path, 16000, print), 15600, 15360))
-status = Path("/proc/self/status").read_text()
-print(steps, next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.slow
-def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
-    peaks = []
-    for seconds in (4, 1200):
-        clip = Clip(seconds=seconds, rate=10, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
-        path = write_video(tmp_path / f"{seconds}.mkv", clip)
-        done = subprocess.run([sys.executable, "-c", LONG, str(path)], capture_output=True, text=True, check=True)
-        steps, peak = map(int, done.stdout.split()[-2:])
-        assert steps == -(-seconds * 25 // 16) + int((seconds * 16_000 - 15_600) / 15_360) + 1
-        peaks.append(peak / 1024)
-    print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 60

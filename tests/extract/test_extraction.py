@@ -403,3 +403,49 @@ def test_an_extraction_killed_three_times_gives_the_same_store(command: Command,
     said = command()
     assert (said["digest"], said["resumed"], said["extracted"]) == (undisturbed, 3, 6)
     assert not list(command.results.glob(".*.partial"))
+
+
+# Memory
+
+LONG = """
+import sys
+from pathlib import Path
+import numpy as np
+from benchmark.extract import extraction
+from benchmark.extract.extractor import Extractor
+from benchmark.extract.results import ResultFolder
+from benchmark.extract.sets.cls import Cls
+
+class WithoutNetworks(Cls):
+    def __init__(self):
+        Extractor.__init__(self, {}, frozenset(), "cpu")
+
+    def audio(self, waveforms):
+        return np.ones((len(waveforms), self.audio_dim), np.float32)
+
+    def video(self, clips):
+        return np.ones((len(clips), self.video_dim), np.float32)
+
+with ResultFolder(Path(sys.argv[2]), {}, "skip").writing("long") as (file, features):
+    extraction._compute(Path(sys.argv[1]), WithoutNetworks(), features, "skip", [])
+    status = Path("/proc/self/status").read_text()
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    print(features.steps("audio"), features.steps("video"), peak)
+"""
+
+
+@pytest.mark.slow
+def test_a_video_of_twenty_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    peaks = []
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    for seconds in (20, 1200):
+        clip = Clip(seconds=seconds, rate=10, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
+        path = write_video(tmp_path / f"{seconds}.mkv", clip)
+        command = [sys.executable, "-c", LONG, str(path), str(tmp_path / "results")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        audio, video, peak = map(int, done.stdout.split())
+        assert audio == (seconds * 16_000 - 15_600) // 15_360 + 1
+        assert video == -(-seconds * 25 // 16)
+        peaks.append(peak / 1024)
+    print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
+    assert peaks[1] < peaks[0] + 40  # its features alone are 31 MB, its sound 77 MB as floats
