@@ -426,7 +426,7 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of usage become one message and exit code 2."""
-    from benchmark import cli_data, cli_ui, cli_weights  # noqa: F401 - register their commands
+    from benchmark import cli_data, cli_extract, cli_ui, cli_weights  # noqa: F401 - register their commands
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments

@@ -97,12 +97,23 @@ def _attempt(registry: Registry, name: str, read: Callable[[], object]) -> None:
 
 
 def _load_plugin(path: Path) -> None:
+    name = import_file(path)
+    if not any(cls.__module__ == name for cls in REGISTERED.values()):
+        raise UsageError(f"--plugin {path.resolve()}: registers no method; decorate a Method with @register(...)")
+
+
+def import_file(path: Path) -> str:
+    """Import a ``--plugin`` file once and give the name of its module.
+
+    Raises:
+        UsageError: it is missing or cannot be imported.
+    """
     path = path.resolve()
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")
     name = f"gzsl_bench_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     if name in sys.modules:
-        return
+        return name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"--plugin {path}: not a Python file")
@@ -113,8 +124,7 @@ def _load_plugin(path: Path) -> None:
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
-    if not any(cls.__module__ == name for cls in REGISTERED.values()):
-        raise UsageError(f"--plugin {path}: registers no method; decorate a Method with @register(...)")
+    return name
 
 
 def source_file(method: type[Method]) -> Path:

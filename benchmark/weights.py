@@ -76,24 +76,31 @@ class Weights:
                 skeleton = self.method(self.config, spec).state_dict()
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"{self.record}: no {self.method.title} can be built with these sizes ({error!s:.150})") from None
-        problems = list(self._problems(skeleton))
+        problems = list(state_problems(self.state, skeleton))
         if problems:
             listed = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
             raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {listed}")
 
-    def _problems(self, wanted: Mapping[str, Tensor]) -> Iterator[str]:
-        yield from (f"missing {name}" for name in sorted(wanted.keys() - self.state.keys()))
-        yield from (f"extra {name}" for name in sorted(self.state.keys() - wanted.keys()))
-        for name in sorted(wanted.keys() & self.state.keys()):
-            found, like = self.state[name], wanted[name]
-            if found.shape != like.shape:
-                yield f"{name} is {list(found.shape)}, not {list(like.shape)}"
-            elif found.is_complex() or found.is_floating_point() != like.is_floating_point():
-                yield f"{name} holds {found.dtype}, not {like.dtype}"
-            elif not bool(torch.isfinite(found.to(like.dtype)).all()):
-                yield f"{name} is not finite"
-            elif name.endswith("running_var") and bool((found < 0).any()):
-                yield f"{name} has negative variances"
+
+def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """What keeps tensors from being those of a network, a phrase for each.
+
+    Args:
+        state: the tensors by name.
+        wanted: tensors of the same names, shapes and kinds; their values do not matter.
+    """
+    yield from (f"missing {name}" for name in sorted(wanted.keys() - state.keys()))
+    yield from (f"extra {name}" for name in sorted(state.keys() - wanted.keys()))
+    for name in sorted(wanted.keys() & state.keys()):
+        found, like = state[name], wanted[name]
+        if found.shape != like.shape:
+            yield f"{name} is {list(found.shape)}, not {list(like.shape)}"
+        elif found.is_complex() or found.is_floating_point() != like.is_floating_point():
+            yield f"{name} holds {found.dtype}, not {like.dtype}"
+        elif not bool(torch.isfinite(found.to(like.dtype)).all()):
+            yield f"{name} is not finite"
+        elif name.endswith("running_var") and bool((found < 0).any()):
+            yield f"{name} has negative variances"
 
 
 def digest_of(*weights: Weights) -> str:
@@ -115,14 +122,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     loaded = load_tensors(path)
     content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     model, epoch = content.get("model"), content.get("epoch")
-    if not isinstance(model, dict) or not all(isinstance(n, str) and _is_plain(x) for n, x in model.items()):
+    if not isinstance(model, dict) or not all(isinstance(n, str) and is_plain(x) for n, x in model.items()):
         raise UsageError(f"{path}: holds no state dict of plain tensors under the key 'model'")
     if type(epoch) is not int or not 0 <= epoch <= MAX_EPOCHS:
         raise UsageError(f"{path}: holds no number of epochs under the key 'epoch'")
     return content
 
 
-def _is_plain(x: object) -> bool:
+def is_plain(x: object) -> bool:
     return isinstance(x, Tensor) and x.layout == torch.strided and not (x.is_meta or x.is_quantized or x.is_nested)
 
 

@@ -28,6 +28,10 @@ class ModalityCard(_Strict):
     published_scale: float | None = Field(None, gt=0, description="what published code divides by, where it differs")
 
 
+Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
+"""What the published extraction of some features did besides what is described of it (docs/extraction.md)."""
+
+
 class FeatureSetCard(_Strict):
     """One feature set of a data set, with the counts that its published lists have."""
 
@@ -37,6 +41,7 @@ class FeatureSetCard(_Strict):
     text_dim: int = Field(gt=0)
     classes: dict[str, int] = Field(default_factory=dict, description="expected classes per part")
     samples: dict[str, int] = Field(default_factory=dict, description="expected samples per part")
+    published_quirks: tuple[Quirk, ...] = Field((), description="what `extract --published-preprocessing` repeats")
 
 
 class OfficialLayout(_Strict):

@@ -13,6 +13,7 @@ MENDS: dict[str, str] = {
     "refused pickle": "fetch it again from a source you trust; nothing of it was run",
     "unreadable file": "the file is truncated or damaged: fetch or extract it again",
     "missing class list": "take class-split/ from the published code bases",
+    "missing sample list": "take class-split/ from the published code bases; the lists say which videos are wanted",
     "missing class file": "extract or fetch the features of that class, for both modalities",
     "ambiguous class file": "keep one of the files that differ in upper and lower case only",
     "unknown class name": "every name of a list must be in class-split/all_class.txt",

@@ -19,6 +19,7 @@ from tiny import Bench
 from benchmark import (
     cli,
     cli_data,  # noqa: F401 - registers the data commands
+    cli_extract,  # noqa: F401 - registers the extract commands
     cli_weights,  # noqa: F401 - registers evaluate and export
     jobs,
     registry,

@@ -1,0 +1,188 @@
+"""From the results of all videos to the feature store that ``run`` uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from benchmark.data.cards import Card
+from benchmark.data.import_staging import fingerprint
+from benchmark.data.oddities import list_oddities
+from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.errors import UsageError
+from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
+
+log = logging.getLogger(__name__)
+
+ASSEMBLY_VERSION = 1
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The store of an extraction."""
+
+    digest: str
+    already: bool
+    """It was there, made from the same results."""
+    parts: Mapping[str, int]
+    """Samples of each part."""
+    rows: Sequence[Row]
+    """Classes that have no sample left."""
+
+
+def refuse_to_spoil(target: Path, generated: bool) -> None:
+    """See that a trial does not replace features that are real.
+
+    Raises:
+        UsageError: it would.
+    """
+    if not generated or not target.is_file():
+        return
+    try:
+        real = not FeatureStore(target).generated
+    except UsageError:
+        return  # what cannot be read is replaced
+    if real:
+        raise UsageError(
+            f"{target}: holds features that are not generated, which a trial must not replace; give another --data-root, "
+            "or move the file away"
+        )
+
+
+def assemble(
+    plan: Plan,
+    card: Card,
+    features: str,
+    results: ResultFolder,
+    outcomes: Mapping[str, Outcome],
+    target: Path,
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+    generated: bool = False,
+) -> Assembled:
+    """Write the store of all samples that have features.
+
+    Args:
+        plan: the samples and lists.
+        card: the data set.
+        features: name of the feature set.
+        results: the features of each video.
+        outcomes: sample id -> what became of its video.
+        target: the store; left as it is where it was made from the same.
+        dtype: of the stored frames.
+        generated: mark the store as holding generated data.
+
+    Raises:
+        UsageError: a part has no sample left, a value is too large for float16, or another process writes this store.
+    """
+    kept = [w for w in plan.wanted if w.sample in outcomes and outcomes[w.sample].problem is None]
+    counts = {part: sum(w.part == part for w in kept) for part in PARTS}
+    empty = [part for part, count in counts.items() if not count]
+    if empty:
+        raise UsageError(f"{target}: not written: {', '.join(empty)} would have no sample; extract more videos")
+    _check_range([outcomes[w.sample] for w in kept], dtype)
+    provenance = _provenance(plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated)
+    rows = _classes_without_samples(plan, kept)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+            digest = _current(target, provenance)
+            if digest is not None:
+                return Assembled(digest, True, counts, rows)
+            write_store(target, _content(plan, kept, results, outcomes, provenance), dtype)
+    except Timeout:
+        raise UsageError(f"{target}: another process writes this store; wait for it to end") from None
+    return Assembled(FeatureStore(target).digest, False, counts, rows)
+
+
+def _check_range(outcomes: Sequence[Outcome], dtype: str) -> None:
+    large = [o.sample for o in outcomes if dtype == "float16" and max((o.peaks or {}).values()) > FLOAT16_MAX]
+    if large:
+        raise UsageError(f"too large for float16: {len(large):,} samples, among them {large[0]}; give --dtype float32")
+
+
+def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Row]:
+    found = {(w.part, w.label) for w in kept}
+    return [
+        Row(f"{part}/{plan.lists.names[label]}", "", "class without samples", left_out=True)
+        for part in PARTS
+        for label in plan.lists.parts[part].classes
+        if (part, label) not in found
+    ]
+
+
+def _provenance(
+    plan: Plan, card: Card, features: str, results: ResultFolder, outcomes: Sequence[Outcome], dtype: str, generated: bool
+) -> dict[str, Any]:
+    """What the store is made from; of the videos their number and one digest, since there may be a hundred thousand."""
+    sha = hashlib.sha256()
+    for outcome in outcomes:
+        sha.update(f"{outcome.sample} {outcome.source.sha256}\n".encode())
+    lists = [fingerprint(path, plan.root if path.is_relative_to(plan.root) else path.parent) for path in plan.lists.files]
+    return {
+        "importer": "extract",
+        "importer_version": ASSEMBLY_VERSION,
+        "card": card.name,
+        "features": features,
+        "dtype": dtype,
+        "generated": generated,
+        **results.identity,
+        "without_sound": results.without_sound,
+        "videos": {"count": len(outcomes), "sha256": sha.hexdigest()},
+        "lists": [{"path": f.path, "sha256": f.sha256} for f in lists],
+        "list_oddities": [asdict(found) for found in list_oddities(plan.lists)],
+    }
+
+
+def _current(target: Path, provenance: Mapping[str, Any]) -> str | None:
+    """The digest of the store, where it is there and made from the same."""
+    if not target.is_file():
+        return None
+    try:
+        store = FeatureStore(target)
+    except UsageError as error:
+        log.warning("%s; writing it again", error)
+        return None
+    return store.digest if store.provenance == json.loads(json.dumps(provenance)) else None
+
+
+def _content(
+    plan: Plan,
+    kept: Sequence[Wanted],
+    results: ResultFolder,
+    outcomes: Mapping[str, Outcome],
+    provenance: Mapping[str, Any],
+) -> StoreContent:
+    lists = plan.lists
+
+    def modality(name: str) -> ModalityContent:
+        dim = results.identity["dims"][name]
+        frames: Any = ResultFrames(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
+        return ModalityContent(dim, frames=frames, offsets=frames.offsets)
+
+    return StoreContent(
+        dataset=provenance["card"],
+        features=provenance["features"],
+        generated=provenance["generated"],
+        class_names=lists.names,
+        class_parts={part: lists.parts[part].classes for part in PARTS},
+        vector_names=lists.vector_names,
+        vectors=lists.vectors,
+        own_vector=lists.own_vector,
+        ids=[w.sample for w in kept],
+        labels=np.array([w.label for w in kept], np.int64),
+        parts=np.array([PARTS.index(w.part) for w in kept], np.uint8),
+        audio=modality("audio"),
+        video=modality("video"),
+        provenance=provenance,
+    )

@@ -1,0 +1,226 @@
+"""Decoding with PyAV, a picture and a block of sound at a time, however long a video is. The only place that imports av.
+
+What cannot be decoded at all raises ``UnreadableVideo``. What is odd but leaves something to use is noted, and the rest goes
+on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import UsageError
+from benchmark.extract.resampling import Resampler
+
+try:
+    import av
+except ImportError:
+    raise UsageError("videos are decoded with PyAV, which is not installed: pip install 'gzsl-bench[extract]'") from None
+
+av.logging.set_level(av.logging.PANIC)  # what is wrong is told in the table of problems
+logging.getLogger("libav").setLevel(logging.CRITICAL)
+
+ENDS_EARLY = 0.9
+"""A stream that has less than this of the length that its header says is noted."""
+LONGEST_STILL = 600.0
+"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there."""
+Picture = NDArray[np.uint8]
+Note = Callable[[str], None]
+
+
+class UnreadableVideo(Exception):
+    """Nothing of a file can be used; says why."""
+
+
+def pictures(path: Path, rate: int | None, note: Note) -> Iterator[Picture]:
+    """The pictures of a video, upright, ``[height, width, 3]`` in red, green, blue.
+
+    Args:
+        path: the file.
+        rate: pictures a second: some are dropped or repeated so that each stands at its time. None: as they come.
+        note: is told what is odd.
+
+    Raises:
+        UnreadableVideo: it cannot be opened, has no video stream, or no picture can be decoded.
+    """
+    with _open(path) as container:
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            raise UnreadableVideo("no video stream")
+        stream = streams[0]
+        stream.thread_type = "AUTO"
+        timed = _Timed(rate, stream)
+        turns = count = 0
+        for frame in _decoded(container, stream, note):
+            if (gap := timed.gap(frame)) > LONGEST_STILL:
+                note(f"video breaks off: its times leap by {gap:.0f} s")
+                break
+            turns = round(frame.rotation / 90) % 4
+            for kept in timed.push(frame):
+                count += 1
+                yield np.rot90(_rgb(kept), turns)
+        for kept in timed.end():
+            count += 1
+            yield np.rot90(_rgb(kept), turns)
+        if not count:
+            raise UnreadableVideo("no picture can be decoded")
+        _note_early_end(container, stream, timed.seconds, note)
+
+
+def has_sound(path: Path) -> bool:
+    """Whether a file has a stream of sound.
+
+    Raises:
+        UnreadableVideo: it cannot be opened.
+    """
+    with _open(path) as container:
+        return bool(container.streams.audio)
+
+
+def sound(path: Path, rate: int, note: Note, *, sixteen_bit: bool = False) -> Iterator[NDArray[np.float64]]:
+    """The sound of a video in blocks ``[samples]``: the mean of the channels, in -1 to 1; nothing where there is none.
+
+    Args:
+        path: the file.
+        rate: samples a second.
+        note: is told what is odd.
+        sixteen_bit: round each channel to 16 bits first, as a detour over WAV files does.
+
+    Raises:
+        UnreadableVideo: it cannot be opened.
+    """
+    with _open(path) as container:
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        floats: Any = None
+        resampler: Resampler | None = None
+        form = None
+        seconds = 0.0
+        for frame in _decoded(container, stream, note):
+            if (frame.format.name, frame.layout.name, frame.sample_rate) != form:  # the first one, or a change on the way
+                if resampler is not None and form is not None and frame.sample_rate != form[2]:
+                    yield resampler.end()
+                    resampler = None
+                form = (frame.format.name, frame.layout.name, frame.sample_rate)
+                floats = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+                resampler = resampler or Resampler(frame.sample_rate, rate)
+            assert resampler is not None
+            seconds += frame.samples / frame.sample_rate
+            for part in floats.resample(frame):
+                channels = part.to_ndarray().astype(np.float64)
+                if sixteen_bit:
+                    channels = np.clip(np.round(channels * 2**15), -(2**15), 2**15 - 1) / 2**15
+                yield resampler.push(channels.mean(0))
+        if resampler is not None:
+            yield resampler.end()
+            _note_early_end(container, stream, seconds, note)
+
+
+def _rgb(frame: Any) -> Picture:
+    try:
+        picture: Picture = frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UnreadableVideo(f"a picture cannot be converted: {getattr(error, 'strerror', None) or error}") from None
+    return picture
+
+
+def _open(path: Path) -> Any:
+    try:
+        return av.open(str(path), metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableVideo(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
+    """Frames of a stream; packets that cannot be decoded are left out, and the file may break off."""
+    packets = iter(container.demux(stream))
+    damaged = 0
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except (av.error.FFmpegError, ValueError) as error:
+            note(f"{stream.type} breaks off: {getattr(error, 'strerror', None) or error}")
+            break
+        try:
+            yield from packet.decode()
+        except (av.error.FFmpegError, ValueError):
+            damaged += 1
+    if damaged:
+        note(f"{damaged} {stream.type} packets cannot be decoded and were left out")
+
+
+def _note_early_end(container: Any, stream: Any, seconds: float, note: Note) -> None:
+    promised = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+    if seconds < ENDS_EARLY * promised:
+        note(f"{stream.type} ends after {seconds:.1f} s of {promised:.1f} s")
+
+
+class _Timed:
+    """Frames at a constant rate by ffmpeg's filter ``fps``, all in the size and pixel format of the first one."""
+
+    def __init__(self, rate: int | None, stream: Any) -> None:
+        self._rate, self._stream = rate, stream
+        self._graph: Any = None
+        self._first: Any = None
+        self._next = 0
+        self._start: int | None = None
+        self.seconds = 0.0
+        """Up to the end of the last frame that came."""
+
+    def gap(self, frame: Any) -> float:
+        """Seconds between the end of the last frame and the beginning of this one."""
+        if frame.pts is None or self._start is None:
+            return 0.0
+        return float((frame.pts - self._next) * (frame.time_base or self._stream.time_base))
+
+    def push(self, frame: Any) -> Iterator[Any]:
+        base = frame.time_base or self._stream.time_base
+        step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
+        if frame.pts is None:  # raw streams have no times
+            frame.pts, frame.time_base = self._next, base
+        self._start = frame.pts if self._start is None else self._start
+        self._next = frame.pts + step
+        self.seconds = float((self._next - self._start) * base)
+        if self._rate is None:
+            yield frame
+            return
+        if self._graph is None:
+            self._first = (frame.width, frame.height, frame.format.name)
+            self._graph = self._make_graph(frame, base)
+        if (frame.width, frame.height, frame.format.name) != self._first:
+            width, height, form = self._first
+            frame = frame.reformat(width, height, form)
+        try:
+            self._graph.vpush(frame)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise UnreadableVideo(f"its rate cannot be converted: {getattr(error, 'strerror', None) or error}") from None
+        yield from self._pull()
+
+    def end(self) -> Iterator[Any]:
+        if self._graph is not None:
+            self._graph.vpush(None)
+            yield from self._pull()
+
+    def _make_graph(self, frame: Any, base: Any) -> Any:
+        graph = av.filter.Graph()
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+        fps, sink = graph.add("fps", f"fps={self._rate}"), graph.add("buffersink")
+        source.link_to(fps)
+        fps.link_to(sink)
+        graph.configure()
+        return graph
+
+    def _pull(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return

@@ -1,0 +1,233 @@
+"""Extracting: one video after the other, each of them resumable, none of them able to stop the others.
+
+Which samples and videos there are is in ``plan.py``, how a video is decoded in ``decode.py``, what becomes of all of them in
+``assembly.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.class_files import MODALITIES
+from benchmark.data.import_staging import SourceFile, fingerprint
+from benchmark.errors import UsageError
+from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.extractor import Extractor
+from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
+from benchmark.extract.steps import batches, clips, windows
+
+NO_SOUND = "no sound"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every ``of``-th listed sample from the ``number``-th on; the numbers begin at 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """``3/16``.
+
+        Raises:
+            UsageError: it is not that.
+        """
+        first, slash, second = text.partition("/")
+        if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+            raise UsageError(f"--shard {text}: give number and count, such as 3/16 for the third of sixteen")
+        return Shard(int(first), int(second))
+
+    def share(self, plan: Plan) -> Sequence[Wanted]:
+        """Its videos. Who has which follows from the lists alone, so that shards agree wherever the videos lie."""
+        mine = set(sorted(plan.listed)[self.number - 1 :: self.of])
+        return [w for w in plan.wanted if w.sample in mine]
+
+
+@dataclass
+class Extracted:
+    """What became of the videos of a call."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """Sample id -> what became of its video; without those that are tried again with the next call."""
+    rows: list[Row] = field(default_factory=list)
+    resumed: int = 0
+    """Videos that an earlier call had done."""
+
+
+def identity(extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str]) -> dict[str, Any]:
+    """All that decides features besides the videos.
+
+    Args:
+        weights: what is recorded of the weights.
+    """
+    return {
+        "extractor": extractor.name,
+        "extractor_version": extractor.version,
+        "dims": {"audio": extractor.audio_dim, "video": extractor.video_dim},
+        "weights": {name: {k: v for k, v in record.items() if k != "file"} or record for name, record in weights.items()},
+        "published_quirks": sorted(quirks),
+    }
+
+
+def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str) -> frozenset[str]:
+    """The published quirks of a feature set, as its card names them.
+
+    Raises:
+        UsageError: the card names none, or the extractor cannot repeat one.
+    """
+    unknown = sorted(set(named) - extractor.quirks)
+    if not named or unknown:
+        what = f"the extractor cannot repeat {', '.join(unknown)}" if unknown else "its card names no published quirks"
+        raise UsageError(f"--published-preprocessing: {dataset}, features {extractor.name}: {what}; leave the option out")
+    return frozenset(named)
+
+
+def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolder, progress: Progress) -> Extracted:
+    """Extract the videos of a shard that are not done yet.
+
+    Raises:
+        UsageError: results cannot be written.
+    """
+    done = Extracted()
+    wanted = shard.share(plan)
+    for i, w in enumerate(wanted):
+        progress("videos", i, len(wanted))
+        outcome = results.read(w.sample, w.video, plan.videos)
+        if outcome is not None:
+            done.resumed += 1
+        else:
+            try:
+                outcome = _extract_one(w, plan.videos, extractor, results)
+            except OSError as error:
+                raise UsageError(
+                    f"{results.folder}: cannot be written ({error.strerror or error}); mend that and give the command again: "
+                    "it goes on"
+                ) from None
+            except Exception as error:  # a library may fail on one video in any way; the others go on
+                file = w.video.relative_to(plan.videos).as_posix()
+                done.rows.append(Row(w.sample, file, f"{type(error).__name__}: {error!s:.120}; tried again next time", True))
+                continue
+        done.outcomes[w.sample] = outcome
+    progress("videos", len(wanted), len(wanted))
+    done.rows += _problem_rows(done.outcomes)
+    return done
+
+
+def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
+    """What earlier calls made of all videos, and the videos that none has done."""
+    done, missing = Extracted(), []
+    for i, w in enumerate(plan.wanted):
+        progress("results", i, len(plan.wanted))
+        outcome = results.read(w.sample, w.video, plan.videos)
+        if outcome is None:
+            missing.append(w)
+        else:
+            done.outcomes[w.sample] = outcome
+    done.resumed = len(done.outcomes)
+    done.rows += _problem_rows(done.outcomes)
+    return done, missing
+
+
+def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """What was wrong or odd with the videos."""
+    rows = []
+    for outcome in outcomes.values():
+        rows += [Row(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
+        if outcome.problem is not None:
+            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem, left_out=True))
+    return rows
+
+
+def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome:
+    try:
+        source = fingerprint(w.video, root)
+    except OSError as error:
+        raise RuntimeError(f"cannot be read: {error.strerror}") from None
+    with results.writing(w.sample) as (file, features):
+        notes: list[str] = []
+        silent = False
+        try:
+            silent = _compute(w.video, extractor, features, results.without_sound, notes)
+        except Silent:
+            features.clear()
+            outcome = Outcome(w.sample, source, NO_SOUND, tuple(notes), without_sound=results.without_sound)
+        except UnreadableVideo as error:
+            features.clear()
+            outcome = Outcome(w.sample, source, str(error), tuple(notes))
+        else:
+            outcome = _finished(w.sample, source, extractor, features, notes)
+            outcome = replace(outcome, without_sound=results.without_sound if silent else None)
+        results.record(file, outcome)
+    return outcome
+
+
+def _finished(sample: str, source: SourceFile, extractor: Extractor, features: VideoFeatures, notes: list[str]) -> Outcome:
+    steps = {modality: features.steps(modality) for modality in MODALITIES}
+    if not all(steps.values()):
+        features.clear()
+        short = " and ".join(modality for modality in MODALITIES if not steps[modality])
+        return Outcome(sample, source, f"too short: {short} of less than one step", tuple(notes))
+    if extractor.paired and steps["audio"] != steps["video"]:
+        steps = dict.fromkeys(MODALITIES, min(steps.values()))
+        features.cut(steps["audio"])
+    return Outcome(sample, source, None, tuple(notes), steps, dict(features.peaks))
+
+
+class Silent(Exception):
+    """A video has no sound and is to be left out."""
+
+
+def _compute(video: Path, extractor: Extractor, features: VideoFeatures, without_sound: str, notes: list[str]) -> bool:
+    """Both sequences of a video, a few steps at a time; whether it got zero sound.
+
+    Raises:
+        UnreadableVideo: it has no pictures.
+        Silent: it has no sound and is to be left out.
+    """
+    if without_sound == "skip" and not has_sound(video):
+        raise Silent
+    timing = extractor.timing
+    prepared = (extractor.prepare(picture) for picture in pictures(video, timing.rate, notes.append))
+    for batch in batches(clips(prepared, timing.length, pad=timing.pad), extractor.batch):
+        features.append("video", extractor.video(batch))
+    spec, heard = extractor.sound, _Count()
+    blocks = sound(video, spec.rate, notes.append, sixteen_bit="sixteen_bit" in extractor.repeated)
+    for batch in batches(windows(heard.through(blocks), spec.window, spec.hop), extractor.batch):
+        features.append("audio", extractor.audio(batch))
+    if heard.samples:
+        return False
+    if without_sound == "skip":
+        raise Silent
+    notes.append(f"{NO_SOUND}: zero sound instead")
+    seconds = features.steps("video") * extractor.video_seconds
+    for batch in batches(windows(_silence(seconds, spec.rate), spec.window, spec.hop), extractor.batch):
+        features.append("audio", extractor.audio(batch))
+    return True
+
+
+class _Count:
+    """Counts the samples of a waveform that passes through."""
+
+    samples = 0
+
+    def through(self, blocks: Iterator[NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
+        for block in blocks:
+            self.samples += len(block)
+            yield block
+
+
+def _silence(seconds: float, rate: int) -> Iterator[NDArray[np.float64]]:
+    """Zeros, a second at a time."""
+    left = round(seconds * rate)
+    while left > 0:
+        yield np.zeros(min(left, rate))
+        left -= rate

@@ -1,0 +1,165 @@
+"""What an extractor is: a feature set's two networks and what comes before and after them. And finding extractors.
+
+An extractor is one file: in ``benchmark/extract/sets/``, or anywhere with ``--plugin``. It says names, dimensions and times,
+and computes features of windows of sound and clips of pictures; decoding, cutting, resuming and storing are not its business.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.errors import UsageError, near
+from benchmark.registry import import_file
+
+SETS_DIR = Path(__file__).with_name("sets")
+Features = NDArray[np.float32]
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights that an extractor needs from the user."""
+
+    name: str
+    """How it is called on the command line."""
+    file: str
+    """Its usual file name."""
+    what: str
+    published: str
+    """Where it was published."""
+    key: str | None = None
+    """Where the file holds more than the state dict: the entry that is it."""
+    ignored: tuple[str, ...] = ()
+    """Beginnings of names that the file may have and the extractor does not use."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound that a step is made from."""
+
+    rate: int
+    """Samples a second, mono."""
+    window: int
+    """Samples of a step."""
+    hop: int
+    """Samples between the beginnings of two steps."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The pictures that a step is made from."""
+
+    rate: int | None
+    """Pictures a second; None for those that the video has."""
+    length: int
+    """Pictures of a step."""
+    pad: bool
+    """Whether the last step is filled up with zeros; else what is left over is dropped."""
+
+
+class Extractor(ABC):
+    """Base class of extractors. Subclasses set all class attributes that have no value here.
+
+    Args:
+        weights: for each of ``weights_files`` its tensors by name; complete, of the right shapes, and finite.
+        quirks: names of published quirks to repeat, of those that ``quirks`` names.
+        device: a torch device, such as ``cpu`` or ``cuda:1``.
+    """
+
+    name: ClassVar[str]
+    """Also the name of the feature set."""
+    title: ClassVar[str]
+    version: ClassVar[int]
+    """Raise it when the same videos would give other features."""
+    audio_dim: ClassVar[int]
+    video_dim: ClassVar[int]
+    audio_seconds: ClassVar[float]
+    video_seconds: ClassVar[float]
+    """Seconds between two steps."""
+    sound: ClassVar[Sound]
+    clip: ClassVar[Clip]
+    weights_files: ClassVar[Sequence[WeightsFile]]
+    quirks: ClassVar[frozenset[str]] = frozenset()
+    """Published quirks that it can repeat."""
+    paired: ClassVar[bool] = False
+    """Whether a step of sound and a step of pictures are of the same moment: the longer sequence is cut to the shorter one."""
+    batch: ClassVar[int] = 8
+    """Steps that are computed together."""
+
+    def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
+        self.repeated = quirks
+        self.device = device
+
+    @classmethod
+    @abstractmethod
+    def expected(cls, weights: str) -> State:
+        """Tensors on the device ``meta`` with the names, shapes and kinds that a file of weights must have."""
+
+    @classmethod
+    @abstractmethod
+    def random(cls, weights: str) -> State:
+        """Weights for trials, always the same ones."""
+
+    @property
+    def timing(self) -> Clip:
+        """``clip``, or what a quirk makes of it."""
+        return Clip(None, self.clip.length, self.clip.pad) if "own_rate" in self.repeated else self.clip
+
+    @abstractmethod
+    def prepare(self, picture: NDArray[np.uint8]) -> Features:
+        """A picture ``[height, width, 3]`` (red, green, blue) as the network takes it, ``[3, H, W]``."""
+
+    @abstractmethod
+    def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
+        """Windows of sound ``[N, window]``, in -1 to 1 -> ``[N, audio_dim]``."""
+
+    @abstractmethod
+    def video(self, clips: Features) -> Features:
+        """Clips of prepared pictures ``[N, length, 3, H, W]`` -> ``[N, video_dim]``."""
+
+
+EXTRACTORS: dict[str, type[Extractor]] = {}
+"""All extractors that were imported, by name."""
+
+
+def register(extractor: type[Extractor]) -> type[Extractor]:
+    """Class decorator: makes an extractor known under its name; a later one replaces an earlier one."""
+    EXTRACTORS[extractor.name] = extractor
+    return extractor
+
+
+def load_extractors(plugins: Sequence[Path] = ()) -> Mapping[str, type[Extractor]]:
+    """Extractors of ``benchmark/extract/sets/`` and of ``--plugin`` files, by name.
+
+    Raises:
+        UsageError: a plug-in is missing, cannot be imported, or registers no extractor.
+    """
+    for path in sorted(SETS_DIR.glob("*.py")):
+        if path.stem != "__init__":
+            importlib.import_module(f"{__package__}.sets.{path.stem}")
+    for plugin in plugins:
+        module = import_file(plugin)
+        if not any(extractor.__module__ == module for extractor in EXTRACTORS.values()):
+            raise UsageError(f"--plugin {plugin}: registers no extractor; decorate an Extractor with @register")
+    return dict(sorted(EXTRACTORS.items()))
+
+
+def find_extractor(name: str, plugins: Sequence[Path] = ()) -> type[Extractor]:
+    """The extractor of a feature set.
+
+    Raises:
+        UsageError: there is none of that name; or as ``load_extractors``.
+    """
+    known = load_extractors(plugins)
+    if name not in known:
+        raise UsageError(f"no extractor for feature set {name!r}: {near(name, known)}; --plugin FILE.py adds one")
+    return known[name]

@@ -1,0 +1,43 @@
+"""Pictures as networks take them: resized, cropped, scaled to 0-1, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from benchmark.errors import UsageError
+
+try:
+    from PIL import Image
+except ImportError:
+    raise UsageError("pictures are resized with Pillow, which is not installed: pip install 'gzsl-bench[extract]'") from None
+
+Picture = NDArray[np.uint8]
+Prepared = NDArray[np.float32]
+
+
+def smooth_resize(picture: Picture, height: int, width: int) -> Picture:
+    """Bilinear, with smoothing where it shrinks, as torchvision resizes a PIL image; ``[height, width, 3]``."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def normalise(picture: Picture, mean: Sequence[float], std: Sequence[float]) -> Prepared:
+    """``[H, W, 3]`` of 0-255 -> ``[3, H, W]``: scaled to 0-1, less the mean, by the standard deviation of each channel."""
+    scaled = (picture.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    prepared: Prepared = np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
+    return prepared
+
+
+def short_side(prepared: Prepared, size: int) -> Prepared:
+    """``[3, H, W]`` with the shorter side brought to ``size``: bilinear, without smoothing."""
+    height, width = prepared.shape[1:]
+    if min(height, width) == size:
+        return prepared
+    target = (size, width * size // height) if height <= width else (height * size // width, size)
+    resized = functional.interpolate(torch.from_numpy(prepared)[None], target, mode="bilinear")
+    out: Prepared = resized[0].numpy()
+    return out

@@ -1,0 +1,96 @@
+"""Writing a feature store as a folder in the official layout, for users of other code."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from benchmark.data.cards import OfficialLayout
+from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
+from benchmark.data.class_lists import UNION_PART
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, replacing
+from benchmark.errors import UsageError
+
+PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
+"""Part of the layout -> parts of a store whose samples it has."""
+
+
+def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate: int, folder: Path) -> Path:
+    """Write lists, word vectors, sequences and means; one class of one part is in memory at a time.
+
+    Args:
+        store: what is written.
+        root: data set folder whose ``class-split`` is copied.
+        layout: names of the folder and of the file of word vectors.
+        rate: pictures a second, which the files of sequences name.
+        folder: where the data set folder is made, or written over.
+
+    Returns:
+        The data set folder.
+
+    Raises:
+        UsageError: the store has no sequences, or the folder cannot be written.
+    """
+    store.require_sequences("the official layout")
+    target = (folder / layout.folder).resolve()
+    try:
+        if target != root.resolve():
+            shutil.copytree(root / "class-split", target / "class-split", dirs_exist_ok=True)
+        places = {form: target / "features" / name.format(store.features) for form, name in FOLDER.items()}
+        for place in places.values():
+            _write_vectors(store, place / "text" / layout.text_file)
+        with h5py.File(store.path, "r") as file:
+            for part, sources in PARTS_OF.items():
+                for name, rows in _classes(store, target, part, sources).items():
+                    for modality in MODALITIES:
+                        frames = _frames(file[modality], rows)
+                        ids = [store.ids[row].encode() for row in rows]
+                        at = Path(modality, part, name)
+                        _write_sequences(places["sequences"] / at, frames, ids, rate)
+                        _write_means(places["means"] / at, np.asarray(file[modality]["means"][rows]), ids)
+    except OSError as error:
+        raise UsageError(
+            f"{target}: cannot be written ({error.strerror or error}); choose another folder or make room"
+        ) from None
+    return target
+
+
+def _write_vectors(store: FeatureStore, path: Path) -> None:
+    vectors: Any = dict(zip(store.vector_names, store.vectors, strict=True))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, vectors, allow_pickle=True)
+
+
+def _classes(store: FeatureStore, target: Path, part: str, sources: Sequence[str]) -> dict[str, Ints]:
+    """Class, spelt as in the list of the part -> rows of its samples, classes without any left out."""
+    path = target / "class-split" / f"{store.features}_split" / f"{part}.txt"
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    spelt = {line.strip().casefold(): line.strip() for line in lines}
+    of_part = np.isin(store.parts, [PARTS.index(source) for source in sources])
+    labels = np.unique(store.labels[of_part])
+    names = {int(label): store.class_names[label] for label in labels}
+    return {
+        spelt.get(name.casefold(), name): np.flatnonzero(of_part & (store.labels == label)) for label, name in names.items()
+    }
+
+
+def _frames(group: h5py.Group, rows: Ints) -> list[Any]:
+    offsets = group["offsets"]
+    return [np.asarray(group["frames"][int(offsets[row]) : int(offsets[row + 1])], np.float32) for row in rows]
+
+
+def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], rate: int) -> None:
+    with replacing(path.with_name(path.name + SUFFIX["sequences"])) as temporary, open(temporary, "wb") as file:
+        pickle.dump({"features": list(frames), "video_names": list(ids), "fps": [rate] * len(ids)}, file)
+
+
+def _write_means(path: Path, means: Any, ids: Sequence[bytes]) -> None:
+    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w") as file:
+        file["data"] = means
+        file["video_urls"] = np.array(ids)

@@ -1,0 +1,139 @@
+"""What is to be extracted: the samples of a data set's lists, and the video of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.data.audit import text_places
+from benchmark.data.cards import Card
+from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
+from benchmark.data.official_layout import official_places, official_root
+from benchmark.data.problems import ImportProblems, ProblemLog
+from benchmark.data.store import PARTS
+from benchmark.errors import UsageError
+
+VIDEO_FILES = frozenset(
+    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"}
+)
+"""Ends of the names of files that are taken for videos, in small letters."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of problems."""
+
+    sample: str
+    file: str
+    what: str
+    left_out: bool
+    """Whether the sample has no features because of it; else they were made all the same."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A listed sample and its video."""
+
+    sample: str
+    part: str
+    label: int
+    video: Path
+
+
+@dataclass
+class Plan:
+    """All samples of the lists, those without a video among ``rows``."""
+
+    root: Path
+    """The data set folder, which has ``class-split``."""
+    videos: Path
+    lists: ClassLists
+    listed: list[str] = field(default_factory=list)
+    """All listed samples of listed classes."""
+    wanted: list[Wanted] = field(default_factory=list)
+    """In the order of a store: by part, class id, sample id."""
+    rows: list[Row] = field(default_factory=list)
+
+
+def make_plan(card: Card, features: str, videos: Path, source: Path, text: Path | None) -> Plan:
+    """Read the lists of a feature set and look for the videos of their samples.
+
+    Args:
+        card: the data set.
+        features: name of the feature set.
+        videos: folder of the videos, searched with all its folders; a video is named as its sample.
+        source: folder in the official layout, of which ``class-split`` and the word vectors are read.
+        text: file of the word vectors; looked for if None.
+
+    Raises:
+        ImportProblems: faults of the lists, all of them.
+        UsageError: a folder or a sample list is missing, or no sample has a video.
+    """
+    if not videos.is_dir():
+        raise UsageError(f"--videos {videos}: no such folder")
+    if text is not None and not text.is_file():
+        raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
+    root = official_root(card, source)
+    layout = official_places(card)
+    texts = [text.resolve()] if text else text_places(root, source, features, layout.text_file)
+    places = ListPlaces(root, features, layout, texts)
+    problems = ProblemLog()
+    lists = read_lists(places, card.features[features].text_dim, problems, ProblemLog())
+    _check_samples(places, lists, problems)
+    if problems:
+        raise ImportProblems(str(root), list(problems))
+    plan = Plan(root, videos.resolve(), lists)
+    _find_videos(plan)
+    if not plan.wanted:
+        raise UsageError(
+            f"--videos {videos}: no video of {len(plan.rows):,} listed samples; a video is named as its sample, "
+            f"such as {plan.rows[0].sample}.mp4, in any folder below"
+        )
+    return plan
+
+
+def _check_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> None:
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        if lists.parts[part].samples is None:
+            problems.add("missing sample list", places.shown(places.part(part, "csv")))
+        for sample in lists.parts[part].kept():
+            if sample in seen:
+                problems.add("duplicate sample id", f"{sample} in {seen[sample]} and {part}")
+            seen.setdefault(sample, part)
+
+
+def _find_videos(plan: Plan) -> None:
+    by_name = _video_files(plan.videos)
+    by_folded: dict[str, list[Path]] = {}
+    for name, paths in by_name.items():
+        by_folded.setdefault(name.casefold(), []).extend(paths)
+    for part in PARTS:
+        for sample, label in sorted(plan.lists.parts[part].kept().items(), key=lambda item: (item[1], item[0])):
+            plan.listed.append(sample)
+            found = by_name.get(sample) or by_folded.get(sample.casefold(), [])
+            if not found:
+                plan.rows.append(Row(sample, "", "no video of this name", left_out=True))
+                continue
+            if len(found) > 1:
+                others = ", ".join(path.relative_to(plan.videos).as_posix() for path in found[1:])
+                plan.rows.append(Row(sample, _shown(plan, found[0]), f"not read, of the same name: {others}", left_out=False))
+            plan.wanted.append(Wanted(sample, part, label, found[0]))
+
+
+def _shown(plan: Plan, path: Path) -> str:
+    return path.relative_to(plan.videos).as_posix()
+
+
+def _video_files(folder: Path) -> Mapping[str, list[Path]]:
+    """File name without its end -> files, in the order of their paths."""
+    found: dict[str, list[Path]] = {}
+    for base, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(base, name)
+            if path.suffix.casefold() in VIDEO_FILES:
+                found.setdefault(path.stem, []).append(path)
+    return found

@@ -1,0 +1,162 @@
+"""What was extracted of each video: a file of its own, written in one step, so that a killed extraction goes on.
+
+A file holds the features of a video, or why there are none, and what it was made from. It counts as long as that is the same.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.class_files import MODALITIES
+from benchmark.data.import_staging import SourceFile, unchanged
+from benchmark.data.store import Floats, replacing
+
+CHUNK_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video."""
+
+    sample: str
+    source: SourceFile
+    problem: str | None = None
+    """Why there are no features."""
+    notes: tuple[str, ...] = ()
+    """What was odd and did not prevent them."""
+    steps: Mapping[str, int] | None = None
+    """Steps by modality; None where there are no features."""
+    peaks: Mapping[str, float] | None = None
+    """Largest absolute value by modality."""
+    without_sound: str | None = None
+    """For a video without sound: what was done about it."""
+
+
+class VideoFeatures:
+    """The features of a video while they are computed: they go to the disk, batch by batch."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self.peaks = dict.fromkeys(MODALITIES, 0.0)
+
+    def append(self, modality: str, features: Floats) -> None:
+        """Further steps ``[n, dim]``.
+
+        Raises:
+            ValueError: they are not finite.
+        """
+        if not np.isfinite(features).all():
+            raise ValueError(f"{modality} features are not finite")
+        if modality not in self._file:
+            dim = features.shape[1]
+            self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
+        data = self._file[modality]
+        data.resize(len(data) + len(features), 0)
+        data[len(data) - len(features) :] = features
+        self.peaks[modality] = max(self.peaks[modality], float(np.abs(features).max(initial=0)))
+
+    def steps(self, modality: str) -> int:
+        return len(self._file[modality]) if modality in self._file else 0
+
+    def cut(self, steps: int) -> None:
+        """Keep the first steps of both modalities."""
+        for modality in MODALITIES:
+            self._file[modality].resize(steps, 0)
+
+    def clear(self) -> None:
+        for modality in MODALITIES:
+            if modality in self._file:
+                del self._file[modality]
+
+
+class ResultFolder:
+    """The files of one extraction.
+
+    Args:
+        folder: where they lie.
+        identity: all that decides features besides the video; a file of another identity does not count.
+        without_sound: what is done about videos without sound; only their own files depend on it.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], without_sound: str) -> None:
+        self.folder = folder
+        self.without_sound = without_sound
+        self.identity = json.loads(json.dumps(identity))
+
+    def path(self, sample: str) -> Path:
+        return self.folder / f"{quote(sample, safe='')}.h5"
+
+    def read(self, sample: str, video: Path, root: Path) -> Outcome | None:
+        """What became of a video, where that is known and still holds.
+
+        Args:
+            sample: its id.
+            video: its file as it is now.
+            root: the folder that paths are relative to.
+        """
+        try:
+            with h5py.File(self.path(sample), "r") as f:
+                recorded = json.loads(f.attrs["outcome"])
+        except (OSError, KeyError, ValueError, RuntimeError):
+            return None
+        source = SourceFile(**recorded["outcome"].pop("source"))
+        same = recorded["identity"] == self.identity and source.path == video.relative_to(root).as_posix()
+        same = same and recorded["outcome"]["without_sound"] in (None, self.without_sound)
+        if not same or not unchanged(source, root):
+            return None
+        notes = tuple(recorded["outcome"].pop("notes"))
+        return Outcome(source=source, notes=notes, **recorded["outcome"])
+
+    @contextmanager
+    def writing(self, sample: str) -> Iterator[tuple[h5py.File, VideoFeatures]]:
+        """A new file, which is there once the block has ended well."""
+        for left in self.folder.glob(f".{glob.escape(self.path(sample).name)}.*.partial"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        with replacing(self.path(sample)) as temporary, h5py.File(temporary, "w") as f:
+            yield f, VideoFeatures(f)
+
+    def record(self, file: h5py.File, outcome: Outcome) -> None:
+        file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)
+
+
+class ResultFrames:
+    """Features of videos one after the other, in the order given; a slice reads them from the files of their videos."""
+
+    def __init__(self, results: ResultFolder, modality: str, outcomes: Sequence[Outcome], dim: int) -> None:
+        self._paths = [results.path(outcome.sample) for outcome in outcomes]
+        self._modality = modality
+        self._dim = dim
+        lengths = [(outcome.steps or {})[modality] for outcome in outcomes]
+        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._dim
+
+    def __getitem__(self, rows: slice) -> Floats:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("features of videos are read in order")
+        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
+        position = start
+        video = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        while position < stop:
+            first, end = int(self.offsets[video]), min(stop, int(self.offsets[video + 1]))
+            with h5py.File(self._paths[video], "r") as f:
+                out[position - start : end - start] = f[self._modality][position - first : end - first]
+            position, video = end, video + 1
+        return out

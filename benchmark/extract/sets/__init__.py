@@ -1,0 +1,1 @@
+"""The extractors that ship with the project, one file each, found by their place."""

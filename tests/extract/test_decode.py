@@ -1,0 +1,154 @@
+"""Decoding of real files: rates, turns, channels, damage, and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extract.videos import Clip, write_video
+
+from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.steps import batches, clips, windows
+
+CODECS = {
+    "h264.mp4": Clip(rate=30),
+    "mpeg4.avi": Clip(codec="mpeg4", sound="libmp3lame"),
+    "vp8.webm": Clip(codec="libvpx", sound="libopus", sound_rate=48_000, rate=15),
+    "mjpeg.mov": Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le", sound_rate=22_050, layout="mono", rate=24),
+    "hevc.mkv": Clip(codec="libx265", rate=60, size=(96, 64)),
+    "raw.h264": Clip(sound=None),
+}
+
+
+def decoded(path: Path, rate: int | None = 25) -> tuple[list[float], list[str]]:
+    """Mean brightness of each picture, and notes."""
+    notes: list[str] = []
+    return [float(p.mean()) for p in pictures(path, rate, notes.append)], notes
+
+
+def heard(path: Path, rate: int = 16_000) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *sound(path, rate, lambda note: None)])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_any_rate_becomes_25_pictures_a_second_at_their_times(tmp_path: Path, name: str) -> None:
+    found, notes = decoded(write_video(tmp_path / name, CODECS[name]))
+    assert abs(len(found) - 50) <= 1
+    assert notes == []
+    wanted = 20 + 20 * np.arange(len(found)) / 25
+    assert np.abs(np.array(found) - wanted).max() < 7  # a level of 2 a tenth of a second, and what the codec loses
+
+
+def test_without_a_rate_pictures_come_as_they_are(tmp_path: Path) -> None:
+    assert len(decoded(write_video(tmp_path / "v.mp4", Clip(rate=30)), None)[0]) == 60
+
+
+def test_a_variable_rate_repeats_a_picture_until_the_next_one(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.08, 1.0, 1.04, 1.08]
+    found, _ = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
+    assert 27 <= len(found) <= 29
+    np.testing.assert_allclose(found[4:24], found[3], atol=1)
+    assert found[26] > found[10] + 12
+
+
+def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.08, 5000.0, 5000.04]
+    found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
+    assert len(found) <= 4
+    assert notes[0].startswith("video breaks off: its times leap by 5000 s")
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tuple[int, int]) -> None:
+    """The white corner of the stored picture is turned by so many degrees, counted against the clock."""
+
+    def picture(seconds: float) -> np.ndarray:
+        stored = np.zeros((48, 64, 3), np.uint8)
+        stored[:24, :32] = 255
+        return stored
+
+    path = write_video(tmp_path / "v.mp4", Clip(seconds=0.4, rotation=rotation, picture=picture, sound=None))
+    first = next(pictures(path, 25, lambda note: None))
+    assert first.shape == ((64, 48, 3) if rotation % 180 else (48, 64, 3))
+    halves = [np.array_split(half, 2, axis=1) for half in np.array_split(first, 2, axis=0)]
+    assert halves[corner[0]][corner[1]].mean() > 200
+    assert first.mean() < 80
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if CODECS[name].sound])
+def test_sound_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, name: str) -> None:
+    clip = CODECS[name]
+    path = write_video(tmp_path / name, clip)
+    assert has_sound(path)
+    wave = heard(path)
+    assert abs(len(wave) / 16_000 - 2) < 0.1
+    middle = wave[8000:24_000]
+    spectrum = np.abs(np.fft.rfft(middle))
+    assert spectrum.argmax() == 440
+    assert np.sqrt(2 * (middle**2).mean()) == pytest.approx(0.5 if clip.layout == "mono" else 0.375, rel=0.05)
+
+
+def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mov", Clip(sound="pcm_f32le"))
+    plain = np.concatenate(list(sound(path, 44_100, lambda note: None)))
+    rounded = np.concatenate(list(sound(path, 44_100, lambda note: None, sixteen_bit=True)))
+    assert 0 < np.abs(plain - rounded).max() <= 0.5 / 2**15
+    np.testing.assert_array_equal(rounded * 2**16, np.round(rounded * 2**16))
+
+
+def test_a_silent_video_has_pictures_and_no_sound(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", Clip(sound=None))
+    assert not has_sound(path)
+    assert len(heard(path)) == 0
+    assert len(decoded(path)[0]) == 50
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world" * 1000])
+def test_an_empty_or_foreign_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(content)
+    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_sound(path)):
+        with pytest.raises(UnreadableVideo, match="cannot be opened"):
+            read()
+
+
+def test_a_file_without_pictures_is_unreadable(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44_100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44_100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(UnreadableVideo, match="no video stream"):
+        decoded(path)
+
+
+def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.avi", CODECS["mpeg4.avi"])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found, notes = decoded(path)
+    assert 5 < len(found) < 45
+    assert len(notes) == 1
+    assert "video ends after" in notes[0]
+
+
+def test_clips_cut_without_overlap_and_pad_the_last_with_zeros() -> None:
+    found = list(clips((np.full(2, i + 1.0) for i in range(5)), 2, pad=True))
+    assert [clip[:, 0].tolist() for clip in found] == [[1, 2], [3, 4], [5, 0]]
+    assert len(list(clips((np.ones(2) for _ in range(5)), 2, pad=False))) == 2
+    assert len(list(clips((np.ones(2) for _ in range(4)), 2, pad=True))) == 2
+    assert [len(batch) for batch in batches(found, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize(("length", "hop"), [(5, 5), (7, 5), (3, 5)])
+@pytest.mark.parametrize("size", [1, 4, 50])
+def test_windows_are_those_of_the_whole_waveform(length: int, hop: int, size: int) -> None:
+    wave = np.arange(33.0)
+    wanted = [wave[i : i + length].tolist() for i in range(0, len(wave) - length + 1, hop)]
+    blocks = [wave[i : i + size] for i in range(0, len(wave), size)]
+    assert [window.tolist() for window in windows(blocks, length, hop)] == wanted

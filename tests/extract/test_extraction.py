@@ -1,0 +1,451 @@
+"""Extraction of a folder of real videos: the store, problems that stop nothing, shards, and going on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from extract.video_set import KINDS, VideoSet
+from extract.videos import Clip, write_video
+
+from benchmark import cli
+from benchmark.data import cards
+from benchmark.data.official_layout import import_official
+from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.unpickle import load_pickle
+from benchmark.data.verify import verify_store
+from benchmark.errors import UsageError
+from benchmark.extract import extraction
+from benchmark.extract.extraction import Shard, chosen_quirks
+from benchmark.extract.extractor import Extractor
+from benchmark.extract.sets.cls import Cls
+from benchmark.extract.sets.main import Main
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Command:
+    """The command ``extract`` on a set of videos with the tiny extractor."""
+
+    def __init__(self, video_set: VideoSet, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.video_set, self.tiny, self.data = video_set, tiny, data
+        self.store = data / "sports-tiny.h5"
+        self.results = data / "sports-tiny.h5.extract"
+        monkeypatch.setattr(cards, "load_cards", lambda: {"sports": video_set.card()})
+
+    def words(self, *more: object, weights: bool = True) -> list[str]:
+        chosen = ["--random-weights"] if weights else []
+        places = ["--videos", self.video_set.videos, "--lists", self.video_set.lists, "--data-root", self.data]
+        return [str(w) for w in ("extract", "sports", *places, "--plugin", self.tiny, *chosen, *more)]
+
+    def __call__(self, *more: object, code: int = 0, weights: bool = True) -> dict[str, Any]:
+        """Give the command, check its exit code, and give what ``--json`` says."""
+        file = self.data.parent / "out.json"
+        file.unlink(missing_ok=True)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(self.words("--json", file, *more, weights=weights))
+        assert (ended.value.code or 0) == code
+        content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        return content
+
+    def problems(self) -> dict[str, tuple[str, bool]]:
+        """Sample -> what, and whether it is left out, of the table's file."""
+        with open(self.results / "problems.csv", newline="") as file:
+            return {row["sample"]: (row["what"], row["left_out"] == "True") for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(video_set, tiny, tmp_path / "data", monkeypatch)
+
+
+def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> None:
+    said = command()
+    assert (said["extracted"], said["resumed"], said["problems"]) == (9, 0, [])
+    store = FeatureStore(command.store)
+    assert verify_store(command.store, command.video_set.card()) == []
+    assert store.digest == said["digest"]
+    assert store.generated
+    assert set(store.ids) == command.video_set.samples.keys()
+    for sample, part, label in zip(store.ids, store.parts, store.labels, strict=True):
+        assert (PARTS[part], store.class_names[label]) == command.video_set.samples[sample]
+    with h5py.File(command.store) as f:  # 1.1 s: two steps of sound, two or three of pictures, the last one padded
+        assert set(np.diff(f["audio/offsets"][:])) == {2}
+        assert set(np.diff(f["video/offsets"][:])) <= {2, 3}
+
+
+def test_features_are_those_of_the_video(command: Command) -> None:
+    sample = next(iter(command.video_set.samples))
+    command.video_set.seconds = 1.0
+    command.video_set.write_video(sample, ".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le"))
+    command()
+    with h5py.File(command.results / f"{sample}.h5") as f:
+        audio, video = f["audio"][:], f["video"][:]
+    loudness = 0.375 * 2 / np.pi  # mean of a rectified sine, of channels of 0.5 and 0.25
+    np.testing.assert_allclose(audio, [[loudness, 2 * loudness]] * 2, rtol=1e-2)
+    rng = np.random.default_rng([len(sample), *sample.encode()])
+    np.testing.assert_allclose(video, [rng.integers(0, 255, (12, 16, 3), np.uint8).mean((0, 1)) / 255] * 2, atol=0.02)
+
+
+def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    made = command.video_set
+    extra = {
+        f"v_Archery_g00_c{i}": ("stage_1_train", "Archery") for i in ("silent", "empty", "foreign", "short", "cut", "missing")
+    }
+    made.samples |= extra
+    for path in (made.lists / "class-split" / "tiny_split").glob("stage_[12]_train.csv"):
+        path.write_text(path.read_text().rstrip() + "".join(f"\n{sample},Archery" for sample in extra) + "\n")
+    silent, empty, foreign, short, cut, missing = extra
+    made.write_video(silent, ".mp4", Clip(sound=None))
+    (made.videos / f"{empty}.mp4").write_bytes(b"")
+    (made.videos / f"{foreign}.avi").write_text("<html>not found</html>" * 100)
+    write_video(made.videos / f"{short}.mp4", Clip(seconds=0.3))
+    content = made.write_video(cut, *KINDS[1]).read_bytes()
+    made.files[cut].write_bytes(content[: len(content) * 2 // 3])
+    doubled = next(iter(made.samples))
+    write_video(made.videos / "zz" / f"{doubled}.mp4", Clip(seconds=0.3))
+    said = command(code=1)
+    told = command.problems()
+    assert told[silent] == ("no sound", True)
+    assert told[empty][0].startswith("cannot be opened")
+    assert told[foreign][0].startswith("cannot be opened")
+    assert told[short] == ("too short: audio of less than one step", True)
+    assert "ends after" in told[cut][0]
+    assert not told[cut][1]
+    assert told[missing] == ("no video of this name", True)
+    assert told[doubled] == (f"not read, of the same name: zz/{doubled}.mp4", False)
+    assert len(said["problems"]) == len(told) + ("audio ends" in str(said["problems"]) and told[cut][0].startswith("audio"))
+    assert set(FeatureStore(command.store).ids) == made.samples.keys() - {silent, empty, foreign, short, missing}
+    assert command(code=1)["digest"] == said["digest"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(command.words())
+    screen = capsys.readouterr().out
+    assert "no video of this name" in screen
+    assert "is there already" in screen
+
+
+def test_silent_videos_get_zero_sound_if_the_user_says_so(command: Command) -> None:
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mp4", Clip(sound=None))
+    said = command("--no-sound", "zeros")
+    assert command.problems() == {sample: ("no sound: zero sound instead", False)}
+    assert len(FeatureStore(command.store).ids) == 9
+    with h5py.File(command.results / f"{sample}.h5") as f:
+        np.testing.assert_array_equal(f["audio"][:], np.zeros((len(f["video"]), 2)))
+    skipped = command(code=1)
+    assert (skipped["extracted"], skipped["resumed"]) == (1, 8)  # the others do not depend on it
+    assert command.problems()[sample] == ("no sound", True)
+    assert command.problems()["stage_1_train/Archery"] == ("class without samples", True)
+    assert command("--no-sound", "zeros")["digest"] == said["digest"]
+
+
+def test_a_part_without_any_sample_is_no_store(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for sample, (part, _) in command.video_set.samples.items():
+        if part == "stage_2_test_unseen":
+            command.video_set.files[sample].unlink()
+    command(code=2)
+    assert "stage_2_test_unseen would have no sample" in capsys.readouterr().err.replace("\n", " ")
+    assert not command.store.exists()
+    assert len(command.problems()) == 1
+
+
+def test_what_is_done_is_not_done_again(command: Command) -> None:
+    first = command()
+    again = command()
+    assert (again["extracted"], again["resumed"], again["digest"]) == (0, 9, first["digest"])
+
+
+def test_a_changed_video_is_extracted_again(command: Command) -> None:
+    first = command()
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mp4", Clip(sound_rate=32_000, tone=1000))
+    second = command()
+    assert (second["extracted"], second["resumed"]) == (1, 8)
+    assert second["digest"] != first["digest"]
+
+
+def test_other_weights_extract_everything_again(command: Command, tmp_path: Path) -> None:
+    command()
+    torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
+    said = command("--weights", tmp_path, weights=False)
+    assert (said["extracted"], said["resumed"]) == (9, 0)
+    store = FeatureStore(command.store)
+    assert not store.generated
+    assert len(store.provenance["weights"]["scale"]["sha256"]) == 64
+
+
+def test_a_trial_does_not_replace_real_features(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
+    real = command("--weights", tmp_path, weights=False)["digest"]
+    command(code=2)
+    assert "which a trial must not replace" in capsys.readouterr().err.replace("\n", " ")
+    assert FeatureStore(command.store).digest == real
+    command("--data-root", tmp_path / "trials")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused(command: Command, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command("--device", device, code=2)
+    assert f"--device {device}: cannot be used" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_done(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, begun = extraction._compute, 0
+
+    def interrupted(*arguments: Any) -> bool:
+        nonlocal begun
+        begun += 1
+        if begun == 4:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    monkeypatch.setattr(extraction, "_compute", interrupted)
+    command(code=130)
+    assert not command.store.exists()
+    assert command()["resumed"] == 3
+
+
+def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = extraction._compute
+    bad = next(iter(command.video_set.samples))
+
+    def failing(video: Path, *arguments: Any) -> bool:
+        if video.stem == bad:
+            raise RuntimeError("out of memory")
+        return compute(video, *arguments)
+
+    monkeypatch.setattr(extraction, "_compute", failing)
+    assert command(code=1)["extracted"] == 8
+    assert command.problems()[bad] == ("RuntimeError: out of memory; tried again next time", True)
+    monkeypatch.setattr(extraction, "_compute", compute)
+    again = command()
+    assert (again["extracted"], again["resumed"]) == (1, 8)
+
+
+def test_without_weights_nothing_is_extracted(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(code=2, weights=False)
+    assert "scale: two factors, usually scale.pt, from nowhere" in capsys.readouterr().err
+    assert not command.data.exists()
+
+
+def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path: Path) -> None:
+    digest = command("--work", tmp_path / "whole")["digest"]
+    command.store.unlink()
+    done = [command("--shard", f"{i}/3")["extracted"] for i in (1, 2)]
+    command("--merge", code=2)
+    assert not command.store.exists()
+    done.append(command("--shard", "3/3")["extracted"])
+    assert done == [3, 3, 3]
+    said = command("--merge")
+    assert (said["digest"], said["extracted"]) == (digest, 0)
+
+
+def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp_path: Path) -> None:
+    made = command.video_set
+    split = made.lists / "class-split" / "tiny_split"
+    for path in split.iterdir():  # spelt otherwise than in all_class.txt, as in the lists of UCF
+        path.write_text(path.read_text().replace(",Bowling", ",BowLing").replace("Bowling\n", "BowLing\n"))
+    said = command("--write-official-layout", tmp_path / "official")
+    root = tmp_path / "official" / "Sports"
+    assert said["official"] == str(root)
+    report = import_official(made.card(), "tiny", root, tmp_path / "sequences.h5", form="sequences")
+    assert report.digest == said["digest"]
+    import_official(made.card(), "tiny", tmp_path / "official", tmp_path / "means.h5", form="means")
+    with h5py.File(tmp_path / "means.h5") as means, h5py.File(command.store) as store:
+        for modality in ("audio", "video"):
+            np.testing.assert_array_equal(means[modality]["means"][:], store[modality]["means"][:])
+    found = load_pickle(root / "features" / "tiny_features_non_averaged" / "audio" / "stage_2_train" / "Archery.pkl")
+    listed = [s for s, (part, name) in made.samples.items() if name == "Archery" and part.startswith("stage_1")]
+    assert sorted(name.decode() for name in found["video_names"]) == sorted(listed)
+    assert found["fps"] == [10] * len(listed)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0"])
+def test_a_wrong_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="such as 3/16"):
+        Shard.parse(text)
+
+
+def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command) -> None:
+    quirks = 'quirks = frozenset({"own_rate", "sixteen_bit"})'
+    command.tiny.write_text(command.tiny.read_text().replace("weights_files =", f"{quirks}\n    weights_files =", 1))
+    command.video_set.quirks = ["own_rate", "sixteen_bit"]
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mov", Clip(codec="mpeg4", rate=30, sound="pcm_f32le"))
+    features = {}
+    for more in ([], ["--published-preprocessing"]):
+        assert command(*more)["extracted"] == 9
+        with h5py.File(command.results / f"{sample}.h5") as f:
+            features[len(more)] = f["audio"][:], f["video"][:]
+    assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 pictures at 10 a second, 33 at the video's own rate
+    difference = np.abs(features[0][0] - features[1][0]).max()
+    assert 0 < difference < 1e-4
+    assert FeatureStore(command.store).provenance["published_quirks"] == ["own_rate", "sixteen_bit"]
+
+
+@pytest.mark.parametrize(("extractor", "named"), [(Main, []), (Main, ["bgr"])])
+def test_published_preprocessing_is_refused_where_there_is_none(extractor: type[Extractor], named: list[str]) -> None:
+    with pytest.raises(UsageError, match="leave the option out"):
+        chosen_quirks(extractor, named, "ucf")
+
+
+def test_the_cards_name_quirks_that_the_extractor_knows() -> None:
+    named = {name: cards.load_cards()[name].features["cls"].published_quirks for name in ("ucf", "vggsound", "activitynet")}
+    assert named == {
+        "ucf": ("bgr", "inverted", "own_rate", "sixteen_bit"),
+        "vggsound": ("bgr", "inverted", "sixteen_bit"),
+        "activitynet": ("bgr", "sixteen_bit"),
+    }
+    for quirks in named.values():
+        assert chosen_quirks(Cls, quirks, "any") == set(quirks)
+
+
+@pytest.mark.parametrize("name", ["cls", "main"])
+def test_needed_weights_are_listed_with_names_and_shapes(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["extract", "weights", name, "--json", str(tmp_path / "out.json")])
+    assert not ended.value.code
+    listed = {entry["name"]: entry for entry in json.loads((tmp_path / "out.json").read_text())}
+    if name == "cls":
+        assert listed["c3d"]["tensors"]["fc8.weight"] == [487, 4096]
+        assert listed["vggish_pca"]["tensors"] == {"pca_eigen_vectors": [128, 128], "pca_means": [128, 1]}
+    else:
+        assert listed["selavi"]["tensors"]["audio_network.base.conv1.weight"] == [64, 1, 7, 7]
+
+
+def test_a_given_file_is_checked_and_its_sha256_shown(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
+    words = ["extract", "weights", "tiny", "--plugin", str(command.tiny), "--weights", f"scale={tmp_path / 'scale.pt'}"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--json"])
+    assert not ended.value.code
+    assert len(json.loads(capsys.readouterr().out)[0]["sha256"]) == 64
+    torch.save({"factors": torch.zeros(3)}, tmp_path / "scale.pt")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+
+
+# Kills
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from benchmark import cli
+from benchmark.data import cards
+from benchmark.extract import extraction, results
+
+card, stop = cards.Card.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2]
+cards.load_cards = lambda: {"sports": card}
+begun = 0
+
+def wait(place):
+    if place == stop:
+        print(place, flush=True)
+        time.sleep(60)
+
+compute = extraction._compute
+def slow(*arguments):
+    global begun
+    begun += 1
+    compute(*arguments)
+    wait(f"computed {begun}")
+
+record = results.ResultFolder.record
+def recording(self, file, outcome):
+    record(self, file, outcome)
+    file.flush()
+    wait(f"recorded {begun}")
+
+extraction._compute = slow
+results.ResultFolder.record = recording
+cli.main(sys.argv[3:])
+"""
+
+
+def kill_at(command: Command, stop: str) -> None:
+    card = command.data.parent / "card.json"
+    card.write_text(command.video_set.card().model_dump_json())
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(card), stop, *command.words()], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == stop
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+
+
+@pytest.mark.slow
+def test_an_extraction_killed_three_times_gives_the_same_store(command: Command, tmp_path: Path) -> None:
+    undisturbed = command("--work", tmp_path / "undisturbed")["digest"]
+    command.store.unlink()
+    for stop in ("computed 2", "recorded 3", "computed 1"):
+        kill_at(command, stop)
+        assert not command.store.exists()
+    assert list(command.results.glob(".*.partial"))
+    said = command()
+    assert (said["digest"], said["resumed"], said["extracted"]) == (undisturbed, 3, 6)
+    assert not list(command.results.glob(".*.partial"))
+
+
+# Memory
+
+LONG = """
+import sys
+from pathlib import Path
+import numpy as np
+from benchmark.extract import extraction
+from benchmark.extract.extractor import Extractor
+from benchmark.extract.results import ResultFolder
+from benchmark.extract.sets.cls import Cls
+
+class WithoutNetworks(Cls):
+    def __init__(self):
+        Extractor.__init__(self, {}, frozenset(), "cpu")
+
+    def audio(self, waveforms):
+        return np.ones((len(waveforms), self.audio_dim), np.float32)
+
+    def video(self, clips):
+        return np.ones((len(clips), self.video_dim), np.float32)
+
+with ResultFolder(Path(sys.argv[2]), {}, "skip").writing("long") as (file, features):
+    extraction._compute(Path(sys.argv[1]), WithoutNetworks(), features, "skip", [])
+    status = Path("/proc/self/status").read_text()
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    print(features.steps("audio"), features.steps("video"), peak)
+"""
+
+
+@pytest.mark.slow
+def test_a_video_of_twenty_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    peaks = []
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    for seconds in (20, 1200):
+        clip = Clip(seconds=seconds, rate=10, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
+        path = write_video(tmp_path / f"{seconds}.mkv", clip)
+        command = [sys.executable, "-c", LONG, str(path), str(tmp_path / "results")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        audio, video, peak = map(int, done.stdout.split())
+        assert audio == (seconds * 16_000 - 15_600) // 15_360 + 1
+        assert video == -(-seconds * 25 // 16)
+        peaks.append(peak / 1024)
+    print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
+    assert peaks[1] < peaks[0] + 40  # its features alone are 31 MB, its sound 77 MB as floats
