@@ -165,7 +165,8 @@ FAULTS: dict[str, Callable[[Any], None]] = {
 
 
 def test_every_kind_of_fault_is_tried_here() -> None:
-    assert set(FAULTS) == set(MENDS)
+    of_extraction = {"missing sample list"}  # tests/extract
+    assert set(FAULTS) == set(MENDS) - of_extraction
 
 
 @pytest.mark.parametrize("kind", FAULTS)

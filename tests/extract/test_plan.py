@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmark.data.cards import load_cards
+from benchmark.data.problems import ImportProblems
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard
@@ -60,3 +62,12 @@ def test_shards_divide_the_lists_whatever_videos_are_there(shared: Path, tmp_pat
 def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no video of [\d,]+ listed samples; a video is named as its sample"):
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)
+
+
+def test_a_sample_list_that_is_missing_is_told_with_its_place(shared: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "UCF"
+    shutil.copytree(shared / "official" / LISTS / "UCF", lists, copy_function=shutil.copyfile)
+    (lists / "class-split" / "cls_split" / "stage_1_val_seen.csv").unlink()
+    with pytest.raises(ImportProblems, match=r"missing sample list") as caught:
+        make_plan(load_cards()["ucf"], "cls", tmp_path, lists, None)
+    assert "stage_1_val_seen.csv" in str(caught.value)
