@@ -33,7 +33,7 @@ demo: $(READY)  ## train, tune, test and report all six methods on the shipped d
 	$(BIN)/python run_benchmark.py --methods all --dataset demo --jobs $(JOBS)
 
 test: $(READY)  ## run the fast tests
-	$(BIN)/python -m pytest -n $(XDIST)
+	$(BIN)/python -m pytest -n $(XDIST) --durations 15
 
 test-slow: $(READY)  ## run the slow tests
 	$(BIN)/python -m pytest -n $(XDIST) --dist worksteal --timeout 1800 --durations 20 -m slow
