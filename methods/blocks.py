@@ -153,7 +153,9 @@ class Groups:
 
 
 PADDED = -1
+"""The kind of a padded token."""
 GROUP = 8
+"""Sequences of a group on the CPU."""
 
 
 class Attention(nn.Module):
