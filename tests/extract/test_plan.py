@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from extract.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
+from benchmark.data.problems import MENDS, ImportProblems
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard
@@ -60,3 +62,12 @@ def test_shards_divide_the_lists_whatever_videos_are_there(shared: Path, tmp_pat
 def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no video of [\d,]+ listed samples; a video is named as its sample"):
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)
+
+
+def test_a_part_without_sample_list_is_told(video_set: VideoSet) -> None:
+    (video_set.lists / "class-split" / "tiny_split" / "stage_1_val_seen.csv").unlink()
+    with pytest.raises(ImportProblems, match="stage_1_val_seen") as caught:
+        make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None)
+    assert [(problem.kind, problem.mend) for problem in caught.value.problems] == [
+        ("missing sample list", MENDS["missing sample list"])
+    ]
