@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from benchmark.cli import _emit, data_app, out
-from benchmark.cli_options import DataRoot, Features, Json, ReportsDir
+from benchmark.cli_options import DataRoot, Features, Json, ReportsDir, Vectors
 from benchmark.display import rows_table, show_table
 from benchmark.errors import UsageError
 
@@ -56,6 +56,7 @@ def import_(
     features: Features = None,
     form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Which published form to read.")] = "auto",
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
+    vectors: Vectors = None,
     force: Annotated[bool, typer.Option("--force", help="Import again although nothing changed.")] = False,
     generated: Annotated[
         bool, typer.Option("--generated", help="The features are generated: every table will say so.")
@@ -73,7 +74,7 @@ def import_(
     target = store_path(data_root, card.name, name)
     with _progress("import") as show:
         report = import_official(
-            card, name, source, target, form=form, dtype=dtype, force=force, generated=generated, progress=show
+            card, name, source, target, form, dtype, show, vectors=vectors, force=force, generated=generated
         )
     state = "was imported already" if report.already else "imported"
     if report.resumed:

@@ -25,6 +25,7 @@ from benchmark.data.import_staging import SourceFile, StagedClass, StagedFrames,
 from benchmark.data.oddities import list_oddities
 from benchmark.data.problems import ImportProblems, Problem, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class _Plan:
     form: Form
     dtype: Dtype
     generated: bool
+    vectors: Path | None
 
     @property
     def dims(self) -> dict[str, int]:
@@ -99,9 +101,11 @@ class _Plan:
     def files(self) -> Path:
         return self.root / "features" / FOLDER[self.form].format(self.features)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, lists: ClassLists) -> dict[str, Any]:
         """All that decides the store besides the content of the files."""
+        given = {"word_vectors": lists.vectors_record} if lists.vectors_record else {}
         return {
+            **given,
             "importer": "official layout",
             "importer_version": IMPORTER_VERSION,
             "card": self.card.name,
@@ -123,6 +127,7 @@ def import_official(
     dtype: Dtype = "float32",
     progress: Progress | None = None,
     *,
+    vectors: Path | None = None,
     force: bool = False,
     generated: bool = False,
 ) -> ImportReport:
@@ -136,6 +141,7 @@ def import_official(
         form: which published form; ``auto`` takes sequences where there are any.
         dtype: of the stored frames.
         progress: called with (what, done, total).
+        vectors: file of the word vectors, see ``word_vectors.py``, in place of those of the layout.
         force: import again even where the store is there and its sources have not changed.
         generated: mark the store as holding generated data, as trial folders do.
 
@@ -143,7 +149,8 @@ def import_official(
         ImportProblems: faults of the folder, all of them.
         UsageError: no such folder or feature set, another import is running, or the disk is full.
     """
-    plan = _plan(card, features, source, target, form, dtype, generated)
+    given = check_vectors_file(vectors) if vectors is not None else None
+    plan = _plan(card, features, source, target, form, dtype, generated, given)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
@@ -159,7 +166,16 @@ def import_official(
         ) from None
 
 
-def _plan(card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool) -> _Plan:
+def _plan(
+    card: Card,
+    features: str | None,
+    source: Path,
+    target: Path,
+    form: str,
+    dtype: Dtype,
+    generated: bool,
+    vectors: Path | None,
+) -> _Plan:
     name, feature_set = card.feature_set(features)
     root = official_root(card, source)
     folders = {f: root / "features" / FOLDER[f].format(name) for f in FORMS}
@@ -169,7 +185,7 @@ def _plan(card: Card, features: str | None, source: Path, target: Path, form: st
         looked = " and ".join(f"{folders[f].relative_to(root.parent)}/*/*/*{SUFFIX[f]}" for f in wanted)
         raise UsageError(f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}")
     is_generated = generated or card.kind == "generated"
-    return _Plan(card, name, feature_set, root, target, found, dtype, is_generated)
+    return _Plan(card, name, feature_set, root, target, found, dtype, is_generated, vectors)
 
 
 def official_root(card: Card, source: Path) -> Path:
@@ -204,7 +220,7 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     folders = [plan.files] + [plan.root / "features" / FOLDER[f].format(plan.features) for f in FORMS if f != plan.form]
     layout = official_places(plan.card)
     texts = [folder / "text" / layout.text_file for folder in folders]
-    places = ListPlaces(plan.root, plan.features, layout, texts)
+    places = ListPlaces(plan.root, plan.features, layout, texts, plan.vectors)
     lists = read_lists(places, plan.feature_set.text_dim, problems, notes)
     wanted = _wanted(plan, lists, problems, notes)
     if not problems and not force:
@@ -212,7 +228,7 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
         if store is not None:
             counts = _counts(plan, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
             return ImportReport(plan.target, plan.form, plan.dtype, store.digest, True, 0, counts, list(notes))
-    staging = _open_staging(plan)
+    staging = _open_staging(plan, lists)
     staged, resumed = _stage(plan, wanted, staging, problems, progress)
     _check_samples(plan, lists, staged, problems)
     counts = _counts(plan, lists, [sum(len(c.ids) for w, c in staged if w.part == part) for part in PARTS], notes)
@@ -226,8 +242,9 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     return ImportReport(plan.target, plan.form, plan.dtype, digest, False, resumed, counts, list(notes))
 
 
-def _open_staging(plan: _Plan) -> Staging:
-    header = {key: value for key, value in plan.identity().items() if key not in ("dtype", "generated", "dims")}
+def _open_staging(plan: _Plan, lists: ClassLists) -> Staging:
+    no_matter = ("dtype", "generated", "dims", "word_vectors")
+    header = {key: value for key, value in plan.identity(lists).items() if key not in no_matter}
     return Staging(plan.target.with_name(f"{plan.target.name}.import"), header, plan.dims)
 
 
@@ -263,7 +280,7 @@ def _already(plan: _Plan, lists: ClassLists, wanted: Sequence[_Wanted]) -> Featu
         log.warning("%s is there but is no store of this importer (%s); it will be replaced", plan.target, error)
         return None
     paths = [*lists.files, *(w.paths[m] for w in wanted for m in MODALITIES)]
-    same = identity == plan.identity() and [f.path for f in files] == [_relative(plan, path) for path in paths]
+    same = identity == plan.identity(lists) and [f.path for f in files] == [_relative(plan, path) for path in paths]
     return store if same and all(unchanged(recorded, plan.root) for recorded in files) else None
 
 
@@ -355,7 +372,7 @@ def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, Sta
         parts=np.repeat([PARTS.index(w.part) for w, _ in staged], sizes).astype(np.uint8),
         audio=_modality(plan, "audio", entries, staging),
         video=_modality(plan, "video", entries, staging),
-        provenance={**plan.identity(), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},
+        provenance={**plan.identity(lists), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},
     )
 
 

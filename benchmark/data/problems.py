@@ -19,7 +19,7 @@ MENDS: dict[str, str] = {
     "unknown class name": "every name of a list must be in class-split/all_class.txt",
     "repeated class name": "name each class once; upper and lower case do not count",
     "missing manual name": "add the class to the class name table",
-    "missing word vector": "the word vectors must have the manual name of each class",
+    "missing word vector": "the word vectors must have the manual name of each class; a fastText .bin makes them of any name",
     "broken list": "sample lists are CSV with the columns filename and label, the name table with original and manual",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
     "audio and video out of step": "both files of a class must hold the same samples in the same order",
