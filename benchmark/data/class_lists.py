@@ -114,6 +114,19 @@ def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: P
     return lists
 
 
+def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> dict[str, tuple[str, int]]:
+    """Listed sample of a listed class -> its part and class id; every part must have a list, and a sample stands in one."""
+    found: dict[str, tuple[str, int]] = {}
+    for part in PARTS:
+        if lists.parts[part].samples is None:
+            problems.add("missing sample list", places.shown(places.part(part, "csv")))
+        for sample, label in lists.parts[part].kept().items():
+            if sample in found:
+                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {part}")
+            found.setdefault(sample, (part, label))
+    return found
+
+
 def class_ids(names: Sequence[str]) -> dict[str, int]:
     """Folded name -> class id, of sorted names."""
     return {name.casefold(): i for i, name in enumerate(names)}

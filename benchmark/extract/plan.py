@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmark.data.audit import text_places
 from benchmark.data.cards import Card
-from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
+from benchmark.data.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
 from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
@@ -80,7 +80,7 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Pa
     places = ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
     problems = ProblemLog()
     lists = read_lists(places, card.features[features].text_dim, problems, ProblemLog())
-    _check_samples(places, lists, problems)
+    listed_samples(places, lists, problems)
     if problems:
         raise ImportProblems(str(root), list(problems))
     plan = Plan(root, videos.resolve(), lists)
@@ -91,17 +91,6 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Pa
             f"such as {plan.rows[0].sample}.mp4, in any folder below"
         )
     return plan
-
-
-def _check_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> None:
-    seen: dict[str, str] = {}
-    for part in PARTS:
-        if lists.parts[part].samples is None:
-            problems.add("missing sample list", places.shown(places.part(part, "csv")))
-        for sample in lists.parts[part].kept():
-            if sample in seen:
-                problems.add("duplicate sample id", f"{sample} in {seen[sample]} and {part}")
-            seen.setdefault(sample, part)
 
 
 def _find_videos(plan: Plan) -> None:
