@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmark.data.audit import text_places
+from benchmark.data.cards import load_cards
+from benchmark.data.class_lists import ListPlaces, read_lists
 from benchmark.data.official_layout import import_official
-from benchmark.data.problems import ImportProblems
+from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import FeatureStore
 from benchmark.data.unpickle import UnreadableFile
 from benchmark.data.word_vectors import check_vectors_file, read_word_vectors
@@ -238,3 +241,20 @@ def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_pro
         take(folder, tmp_path / "s.h5", Model(WORDS, dim=6).write(tmp_path / "wiki.bin"))
     with pytest.raises(ImportProblems, match=r"unreadable word vectors \(1\): .*wiki\.bin: a quantised fastText model"):
         take(folder, tmp_path / "s.h5", Model(WORDS, quantised=True).write(tmp_path / "wiki.bin"))
+
+
+@pytest.mark.parametrize("name", ["ucf", "vggsound", "activitynet"])
+def test_a_model_names_and_orders_the_vectors_as_the_published_files_do(shared: Path, tmp_path: Path, name: str) -> None:
+    card = load_cards()[name]
+    assert card.official is not None
+    root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
+    texts = text_places(root, root, "cls", card.official.text_file)
+    model = Model(WORDS, dim=300).write(tmp_path / "wiki.bin")
+    published, made = (
+        read_lists(ListPlaces(root, "cls", card.official, texts, vectors), 300, problems := ProblemLog(), ProblemLog())
+        for vectors in (None, model)
+    )
+    assert not problems
+    assert made.vector_names == published.vector_names
+    assert made.own_vector == published.own_vector
+    assert made.vectors.shape == published.vectors.shape
