@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from benchmark.cli import _emit, data_app, out
-from benchmark.cli_options import DataRoot, Features, Json, ReportsDir
+from benchmark.cli_options import DataRoot, Features, Json, ReportsDir, Vectors
 from benchmark.display import rows_table, show_table
 from benchmark.errors import UsageError
 
@@ -54,8 +54,13 @@ def import_(
     dataset: Name,
     source: Annotated[Path, typer.Option("--from", help="Folder in the official layout.", exists=False)],
     features: Features = None,
+    extracted: Annotated[
+        Path | None,
+        typer.Option(help="File or folder of what the published extraction scripts wrote; --from then has the lists alone."),
+    ] = None,
     form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Which published form to read.")] = "auto",
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
+    vectors: Vectors = None,
     force: Annotated[bool, typer.Option("--force", help="Import again although nothing changed.")] = False,
     generated: Annotated[
         bool, typer.Option("--generated", help="The features are generated: every table will say so.")
@@ -63,21 +68,29 @@ def import_(
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Turn a folder in the official layout into a feature store. Resumes after an interruption."""
+    """Turn a folder in the official layout, or extracted features, into a feature store. Resumes after an interruption."""
+    from benchmark.data.extracted_lists import import_extracted
     from benchmark.data.locate import store_path
     from benchmark.data.official_layout import import_official
 
     card, name = _card(dataset, features)
     if card.official is None:
         raise UsageError(f"data set {card.name!r} has no official layout; build it with: data build {card.name}")
+    if extracted is not None and form == "means":
+        raise UsageError("--extracted and --form means: extracted files hold sequences; leave --form out, the store has both")
     target = store_path(data_root, card.name, name)
     with _progress("import") as show:
-        report = import_official(
-            card, name, source, target, form=form, dtype=dtype, force=force, generated=generated, progress=show
-        )
+        if extracted is not None:
+            report = import_extracted(
+                card, name, source, extracted, target, dtype, show, vectors=vectors, force=force, generated=generated
+            )
+        else:
+            report = import_official(
+                card, name, source, target, form, dtype, show, vectors=vectors, force=force, generated=generated
+            )
     state = "was imported already" if report.already else "imported"
     if report.resumed:
-        state += f" ({report.resumed} class files were read before the interruption)"
+        state += f" ({report.resumed} files were read before the interruption)"
     parts = [{"part": part, **asdict(count)} for part, count in report.parts.items()]
     if json_file != "-":
         out.print(f"{report.target}: {state}; {report.form}, {report.dtype}, digest {report.digest[:16]}", highlight=False)

@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from typer.core import TyperGroup
 
 from benchmark.cli import INTERRUPTED, SOME_FAILED, _emit, app, err, out
-from benchmark.cli_options import DataRoot, Features, Json
+from benchmark.cli_options import DataRoot, Features, Json, Vectors
 from benchmark.display import rows_table
 from benchmark.errors import UsageError
 
@@ -82,7 +82,7 @@ def videos(
     work: Annotated[
         Path | None, typer.Option(help="Folder of the results by video; beside the store, with .extract, if not given.")
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="File of the word vectors; looked for if not given.")] = None,
+    vectors: Vectors = None,
     official: Annotated[
         Path | None,
         typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
@@ -114,7 +114,7 @@ def videos(
     quirks: frozenset[str] = frozenset()
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
-    plan = make_plan(card, name, folder, lists, text)
+    plan = make_plan(card, name, folder, lists, vectors)
     loaded = _weights(extractor, weights or [], random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")

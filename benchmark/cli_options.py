@@ -36,6 +36,10 @@ Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more m
 Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
 Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
 Features = Annotated[str | None, typer.Option(help="Feature set; the data set's default if not given.")]
+Vectors = Annotated[
+    Path | None,
+    typer.Option(help="Word vectors: FILE.bin of fastText, FILE.vec or FILE.npy; those of the layout if not given."),
+]
 ModeOption = Annotated[str | None, typer.Option(help="paper (as published), corrected, or both.")]
 Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
 Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]

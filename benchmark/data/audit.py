@@ -18,6 +18,7 @@ from benchmark.data.class_files import FOLDER
 from benchmark.data.class_lists import UNION_PART, ListPlaces, read_lists
 from benchmark.data.feature_statistics import FeatureStatistics, feature_statistics
 from benchmark.data.groups import Origin, origin_rule, relatives
+from benchmark.data.importing import Progress
 from benchmark.data.oddities import (
     DROPPED,
     Oddity,
@@ -28,7 +29,7 @@ from benchmark.data.oddities import (
     problem_oddities,
     vector_oddities,
 )
-from benchmark.data.official_layout import Progress, official_places, official_root
+from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, TEST_PARTS, FeatureStore, Floats
 from benchmark.errors import UsageError

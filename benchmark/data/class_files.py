@@ -64,7 +64,7 @@ def read_class(
         read = _read_file(paths[modality], form, shown, faults)
         if read is not None:
             ids[modality], arrays = read
-            frames[modality], peaks[modality] = _checked(ids[modality], arrays, dims[modality], form, shown, faults)
+            frames[modality], peaks[modality] = check_frames(ids[modality], arrays, dims[modality], form, shown, faults)
     if len(ids) == len(MODALITIES):
         _check_ids(ids, paths["audio"].relative_to(root).as_posix(), faults)
     problems.extend(faults)
@@ -136,9 +136,10 @@ def _names(names: Any) -> list[str]:
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
 
 
-def _checked(
+def check_frames(
     ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, faults: ProblemLog
 ) -> tuple[list[Floats], float]:
+    """The arrays ``[t, dim]`` that are as they should be, and the largest absolute value; faults of the others are told."""
     good: list[Floats] = []
     peak = 0.0
     for sample, x in zip(ids, arrays, strict=True):

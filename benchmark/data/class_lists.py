@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from benchmark.data.cards import OfficialLayout
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict
+from benchmark.data.word_vectors import read_word_vectors, vectors_record
 
 UNION_PART = "stage_2_train"
 
@@ -51,6 +53,8 @@ class ClassLists:
     vector_names: list[str] = field(default_factory=list)
     vectors: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     own_vector: list[int] = field(default_factory=list)
+    vectors_record: dict[str, Any] | None = None
+    """What is known of the file that was given for the word vectors; it is not among ``files``."""
     spellings: dict[str, list[str]] = field(default_factory=dict)
     """Spelling that differs from the class's name in upper and lower case only -> the files that have it."""
 
@@ -72,6 +76,8 @@ class ListPlaces:
     layout: OfficialLayout
     text_files: Sequence[Path]
     """Where the word vectors may lie, the preferred place first."""
+    vectors: Path | None = None
+    """File given for them instead, see ``word_vectors.py``."""
 
     @property
     def all_classes(self) -> Path:
@@ -88,7 +94,7 @@ class ListPlaces:
         """All list files that are there, word vectors included."""
         parts = [self.part(part, kind) for part in (*PARTS, UNION_PART) for kind in ("txt", "csv")]
         table = self.root / "class-split" / self.layout.names_file
-        text = next((path for path in self.text_files if path.is_file()), None)
+        text = None if self.vectors else next((path for path in self.text_files if path.is_file()), None)
         files = [self.all_classes, table, *parts, *([text] if text else [])]
         return [path for path in files if path.is_file()]
 
@@ -106,6 +112,19 @@ def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: P
         _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, notes), lists.parts, problems)
     _read_vectors(places, lists, text_dim, problems)
     return lists
+
+
+def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> dict[str, tuple[str, int]]:
+    """Listed sample of a listed class -> its part and class id; every part must have a list, and a sample stands in one."""
+    found: dict[str, tuple[str, int]] = {}
+    for part in PARTS:
+        if lists.parts[part].samples is None:
+            problems.add("missing sample list", places.shown(places.part(part, "csv")))
+        for sample, label in lists.parts[part].kept().items():
+            if sample in found:
+                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {part}")
+            found.setdefault(sample, (part, label))
+    return found
 
 
 def class_ids(names: Sequence[str]) -> dict[str, int]:
@@ -195,20 +214,23 @@ def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartLi
 def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems: ProblemLog) -> None:
     """Word vectors sorted by manual name, and for each class the row of its own."""
     names_file = places.root / "class-split" / places.layout.names_file
-    path = next((path for path in places.text_files if path.is_file()), None)
+    path = places.vectors or next((path for path in places.text_files if path.is_file()), None)
     if not names_file.is_file():
         problems.add("missing class list", places.shown(names_file))
     if path is None:
         problems.add("missing class list", f"word vectors: {' or '.join(map(places.shown, places.text_files))}")
     if path is None or not names_file.is_file():
         return
+    rows = _table(places, names_file, ("original", "manual"), problems)
+    vectors: Mapping[str, Floats]
     try:
-        vectors = load_npy_dict(path)
+        vectors = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
     except RefusedPickle as refusal:
         problems.add("refused pickle", f"{places.shown(path)}: {refusal.name}")
         return
     except UnreadableFile as error:
-        problems.add("unreadable file", str(error).replace(str(path), places.shown(path)))
+        kind = "unreadable word vectors" if places.vectors else "unreadable file"
+        problems.add(kind, str(error).replace(str(path), places.shown(path)))
         return
     wrong = [name for name in sorted(vectors) if len(vectors[name]) != text_dim]
     for name in wrong:
@@ -216,8 +238,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems
     for name in sorted(vectors):
         if not np.isfinite(vectors[name]).all():
             problems.add("not a number or infinite", f"word vector {name!r}")
-    rows = _table(places, names_file, ("original", "manual"), problems)
     lists.vector_names = sorted(vectors)
+    lists.vectors_record = vectors_record(path, vectors) if places.vectors else None
     if vectors and not wrong:
         lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
     if rows is not None:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import FeatureSetCard
-from benchmark.data.official_layout import Progress
+from benchmark.data.importing import Progress
 from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
 from benchmark.data.store import frame_blocks as blocks
 

@@ -12,10 +12,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,39 +158,80 @@ class Staging:
 
     def append(self, part: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
         """Append the frames of a class; on return they and the journal's line are on the disk."""
-        places = {}
-        for modality in MODALITIES:
-            frames = content.frames[modality]
-            with open(self.path(modality), "r+b") as f:
-                start = self._end(modality)
-                f.seek(start * self.dims[modality] * 4)
-                for x in frames:
-                    f.write(np.ascontiguousarray(x, "<f4").data)
-                f.truncate()
-                f.flush()
-                os.fsync(f.fileno())
-            places[modality] = StagedModality(start, [len(x) for x in frames], content.peaks[modality])
-        staged = StagedClass(part, name, content.ids, list(sources), places["audio"], places["video"])
+        with self.appending() as appender:
+            for i, sample in enumerate(content.ids):
+                appender.add(sample, {m: content.frames[m][i] for m in MODALITIES}, content.peaks)
+            return appender.commit(part, name, sources)
+
+    @contextmanager
+    def appending(self) -> Iterator[Appender]:
+        """What takes samples one by one. What it has not committed is written over by the next one."""
+        with ExitStack() as stack:
+            files = {m: stack.enter_context(open(self.path(m), "r+b")) for m in MODALITIES}
+            starts = {m: self._end(m) for m in MODALITIES}
+            for modality, file in files.items():
+                file.seek(starts[modality] * self.dims[modality] * 4)
+            yield Appender(files, starts, self._commit)
+
+    def _commit(self, staged: StagedClass) -> None:
         with open(self._journal, "ab") as f:
             f.write(json.dumps(asdict(staged)).encode() + b"\n")
             f.flush()
             os.fsync(f.fileno())
-        self.classes[part, name] = staged
-        return staged
+        self.classes[staged.part, staged.name] = staged
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class StagedFrames:
-    """Frames of staged classes one after the other, in the order given; a slice reads its rows from the flat file."""
+class Appender:
+    """Writes the frames of samples one after the other into the flat files; ``Staging.appending`` makes it."""
 
-    def __init__(self, staging: Staging, modality: str, classes: Sequence[StagedClass]) -> None:
+    def __init__(
+        self, files: Mapping[str, BinaryIO], starts: Mapping[str, int], journal: Callable[[StagedClass], None]
+    ) -> None:
+        self._files = files
+        self._starts = starts
+        self._journal = journal
+        self._ids: list[str] = []
+        self._lengths: dict[str, list[int]] = {m: [] for m in MODALITIES}
+        self._peaks = dict.fromkeys(MODALITIES, 0.0)
+
+    def add(self, sample: str, frames: Mapping[str, Floats], peaks: Mapping[str, float]) -> None:
+        """A sample's frames ``[t, dim]`` by modality, and at least their largest absolute values."""
+        self._ids.append(sample)
+        for modality in MODALITIES:
+            self._files[modality].write(np.ascontiguousarray(frames[modality], "<f4").data)
+            self._lengths[modality].append(len(frames[modality]))
+            self._peaks[modality] = max(self._peaks[modality], peaks[modality])
+
+    def commit(self, part: str, name: str, sources: Sequence[SourceFile]) -> StagedClass:
+        """Name what was added; on return it and the journal's line are on the disk."""
+        for file in self._files.values():
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        places = {m: StagedModality(self._starts[m], self._lengths[m], self._peaks[m]) for m in MODALITIES}
+        staged = StagedClass(part, name, self._ids, list(sources), places["audio"], places["video"])
+        self._journal(staged)
+        return staged
+
+
+class StagedFrames:
+    """Frames from ranges of rows of a flat file, one after the other in the order given; a slice reads its rows.
+
+    Args:
+        staging: has the file.
+        modality: whose file.
+        starts: first row of each range.
+        stops: row after the last one of each range.
+    """
+
+    def __init__(self, staging: Staging, modality: str, starts: Sequence[int], stops: Sequence[int]) -> None:
         self._path = staging.path(modality)
         self._dim = staging.dims[modality]
-        self._starts = np.array([c.modality(modality).start for c in classes], np.int64)
-        ends = np.cumsum([c.modality(modality).stop - c.modality(modality).start for c in classes])
-        self._bounds: Ints = np.concatenate([[0], ends]).astype(np.int64)
+        self._starts = np.asarray(starts, np.int64)
+        self._bounds: Ints = np.concatenate([[0], np.cumsum(np.asarray(stops, np.int64) - self._starts)])
 
     def __len__(self) -> int:
         return int(self._bounds[-1])

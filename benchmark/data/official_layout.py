@@ -8,64 +8,36 @@ not read.
 
 from __future__ import annotations
 
-import errno
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from benchmark.data.cards import Card, FeatureSetCard, OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX, Form, list_class_files, read_class
 from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
 from benchmark.data.import_staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
+from benchmark.data.importing import (
+    FLOAT16_MAX,
+    Dtype,
+    ImportReport,
+    Progress,
+    earlier_store,
+    only_import,
+    part_counts,
+)
 from benchmark.data.oddities import list_oddities
-from benchmark.data.problems import ImportProblems, Problem, ProblemLog
+from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
-
-log = logging.getLogger(__name__)
 
 IMPORTER_VERSION = 1
 RECORDS = ("files", "list_oddities")
 """What the provenance holds besides the plan's identity."""
 FORMS: tuple[Form, ...] = ("sequences", "means")
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-Progress = Callable[[str, int, int], None]
-Dtype = Literal["float32", "float16"]
-
-
-@dataclass(frozen=True)
-class PartCount:
-    """Counts of one part: what its lists say, what its files hold, what the card expects."""
-
-    classes: int
-    expected_classes: int | None
-    listed: int | None
-    """Listed samples of listed classes; None without a sample list."""
-    dropped: int
-    """Listed samples of unlisted classes."""
-    found: int
-    expected: int | None
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import did."""
-
-    target: Path
-    form: Form
-    dtype: Dtype
-    digest: str
-    already: bool
-    """The store was there, from the same files: nothing was done."""
-    resumed: int
-    """Classes of parts that an earlier, interrupted import had read."""
-    parts: Mapping[str, PartCount]
-    notes: Sequence[Problem]
 
 
 @dataclass(frozen=True)
@@ -90,6 +62,7 @@ class _Plan:
     form: Form
     dtype: Dtype
     generated: bool
+    vectors: Path | None
 
     @property
     def dims(self) -> dict[str, int]:
@@ -99,9 +72,11 @@ class _Plan:
     def files(self) -> Path:
         return self.root / "features" / FOLDER[self.form].format(self.features)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, lists: ClassLists) -> dict[str, Any]:
         """All that decides the store besides the content of the files."""
+        given = {"word_vectors": lists.vectors_record} if lists.vectors_record else {}
         return {
+            **given,
             "importer": "official layout",
             "importer_version": IMPORTER_VERSION,
             "card": self.card.name,
@@ -123,6 +98,7 @@ def import_official(
     dtype: Dtype = "float32",
     progress: Progress | None = None,
     *,
+    vectors: Path | None = None,
     force: bool = False,
     generated: bool = False,
 ) -> ImportReport:
@@ -136,6 +112,7 @@ def import_official(
         form: which published form; ``auto`` takes sequences where there are any.
         dtype: of the stored frames.
         progress: called with (what, done, total).
+        vectors: file of the word vectors, see ``word_vectors.py``, in place of those of the layout.
         force: import again even where the store is there and its sources have not changed.
         generated: mark the store as holding generated data, as trial folders do.
 
@@ -143,23 +120,22 @@ def import_official(
         ImportProblems: faults of the folder, all of them.
         UsageError: no such folder or feature set, another import is running, or the disk is full.
     """
-    plan = _plan(card, features, source, target, form, dtype, generated)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
-            return _import(plan, progress or (lambda what, done, total: None), force)
-    except Timeout:
-        raise UsageError(f"{target}: another import to this file is running; wait for it to end") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UsageError(
-            f"{target}: the disk is full; an import needs about twice the size of its class files. "
-            "Make room and give the command again: it carries on"
-        ) from None
+    given = check_vectors_file(vectors) if vectors is not None else None
+    plan = _plan(card, features, source, target, form, dtype, generated, given)
+    with only_import(target):
+        return _import(plan, progress or (lambda what, done, total: None), force)
 
 
-def _plan(card: Card, features: str | None, source: Path, target: Path, form: str, dtype: Dtype, generated: bool) -> _Plan:
+def _plan(
+    card: Card,
+    features: str | None,
+    source: Path,
+    target: Path,
+    form: str,
+    dtype: Dtype,
+    generated: bool,
+    vectors: Path | None,
+) -> _Plan:
     name, feature_set = card.feature_set(features)
     root = official_root(card, source)
     folders = {f: root / "features" / FOLDER[f].format(name) for f in FORMS}
@@ -169,7 +145,7 @@ def _plan(card: Card, features: str | None, source: Path, target: Path, form: st
         looked = " and ".join(f"{folders[f].relative_to(root.parent)}/*/*/*{SUFFIX[f]}" for f in wanted)
         raise UsageError(f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}")
     is_generated = generated or card.kind == "generated"
-    return _Plan(card, name, feature_set, root, target, found, dtype, is_generated)
+    return _Plan(card, name, feature_set, root, target, found, dtype, is_generated, vectors)
 
 
 def official_root(card: Card, source: Path) -> Path:
@@ -204,18 +180,20 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     folders = [plan.files] + [plan.root / "features" / FOLDER[f].format(plan.features) for f in FORMS if f != plan.form]
     layout = official_places(plan.card)
     texts = [folder / "text" / layout.text_file for folder in folders]
-    places = ListPlaces(plan.root, plan.features, layout, texts)
+    places = ListPlaces(plan.root, plan.features, layout, texts, plan.vectors)
     lists = read_lists(places, plan.feature_set.text_dim, problems, notes)
     wanted = _wanted(plan, lists, problems, notes)
     if not problems and not force:
         store = _already(plan, lists, wanted)
         if store is not None:
-            counts = _counts(plan, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
+            counts = part_counts(plan.feature_set, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
             return ImportReport(plan.target, plan.form, plan.dtype, store.digest, True, 0, counts, list(notes))
-    staging = _open_staging(plan)
+    staging = _open_staging(plan, lists)
     staged, resumed = _stage(plan, wanted, staging, problems, progress)
     _check_samples(plan, lists, staged, problems)
-    counts = _counts(plan, lists, [sum(len(c.ids) for w, c in staged if w.part == part) for part in PARTS], notes)
+    counts = part_counts(
+        plan.feature_set, lists, [sum(len(c.ids) for w, c in staged if w.part == part) for part in PARTS], notes
+    )
     if problems:
         raise ImportProblems(str(plan.root), list(problems))
     progress("writing the store", 0, 1)
@@ -226,8 +204,9 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     return ImportReport(plan.target, plan.form, plan.dtype, digest, False, resumed, counts, list(notes))
 
 
-def _open_staging(plan: _Plan) -> Staging:
-    header = {key: value for key, value in plan.identity().items() if key not in ("dtype", "generated", "dims")}
+def _open_staging(plan: _Plan, lists: ClassLists) -> Staging:
+    no_matter = ("dtype", "generated", "dims", "word_vectors")
+    header = {key: value for key, value in plan.identity(lists).items() if key not in no_matter}
     return Staging(plan.target.with_name(f"{plan.target.name}.import"), header, plan.dims)
 
 
@@ -253,17 +232,12 @@ def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: Problem
 
 def _already(plan: _Plan, lists: ClassLists, wanted: Sequence[_Wanted]) -> FeatureStore | None:
     """The store, where it is there and made from these files as they are now."""
-    if not plan.target.is_file():
+    store = earlier_store(plan.target, plan.identity(lists), "files", RECORDS)
+    if store is None:
         return None
-    try:
-        store = FeatureStore(plan.target)
-        files = [SourceFile(**recorded) for recorded in store.provenance["files"]]
-        identity = {key: value for key, value in store.provenance.items() if key not in RECORDS}
-    except (UsageError, KeyError, TypeError) as error:
-        log.warning("%s is there but is no store of this importer (%s); it will be replaced", plan.target, error)
-        return None
+    files = [SourceFile(**recorded) for recorded in store.provenance["files"]]
     paths = [*lists.files, *(w.paths[m] for w in wanted for m in MODALITIES)]
-    same = identity == plan.identity() and [f.path for f in files] == [_relative(plan, path) for path in paths]
+    same = [f.path for f in files] == [_relative(plan, path) for path in paths]
     return store if same and all(unchanged(recorded, plan.root) for recorded in files) else None
 
 
@@ -316,25 +290,6 @@ def _check_samples(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wante
                 problems.add("too large for float16", example)
 
 
-def _counts(plan: _Plan, lists: ClassLists, found: Sequence[int], notes: ProblemLog) -> dict[str, PartCount]:
-    """Counts of each part; fewer samples than listed, and other counts than the card's, are notes."""
-    counts = {}
-    for part, n in zip(PARTS, found, strict=True):
-        listing = lists.parts[part]
-        listed = None if listing.samples is None else len(listing.kept())
-        expected_classes, expected = plan.feature_set.classes.get(part), plan.feature_set.samples.get(part)
-        dropped = len(listing.samples or {}) - (listed or 0)
-        counts[part] = PartCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
-        if listed is not None and n < listed:
-            notes.add("fewer samples than listed", f"{part}: {n:,} of {listed:,}", listed - n)
-        if expected is not None and (listed if listed is not None else n) != expected:
-            notes.add("other counts than the card's", f"{part}: {listed or n:,} samples, the card has {expected:,}")
-        if expected_classes is not None and len(listing.classes) != expected_classes:
-            example = f"{part}: {len(listing.classes)} classes, the card has {expected_classes}"
-            notes.add("other counts than the card's", example)
-    return counts
-
-
 def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], staging: Staging) -> StoreContent:
     """Staged classes in the order of the store: by part, then class id, then sample id."""
     entries = [entry for _, entry in staged]
@@ -355,12 +310,15 @@ def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, Sta
         parts=np.repeat([PARTS.index(w.part) for w, _ in staged], sizes).astype(np.uint8),
         audio=_modality(plan, "audio", entries, staging),
         video=_modality(plan, "video", entries, staging),
-        provenance={**plan.identity(), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},
+        provenance={**plan.identity(lists), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},
     )
 
 
 def _modality(plan: _Plan, name: str, entries: Sequence[StagedClass], staging: Staging) -> ModalityContent:
-    frames: Any = StagedFrames(staging, name, entries)  # read by slices, as an array would be
+    places = [entry.modality(name) for entry in entries]
+    frames: Any = StagedFrames(
+        staging, name, [p.start for p in places], [p.stop for p in places]
+    )  # read by slices, as an array
     if plan.form == "means":
         return ModalityContent(plan.dims[name], means=frames)
     lengths = [n for entry in entries for n in entry.modality(name).lengths]

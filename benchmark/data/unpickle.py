@@ -55,47 +55,47 @@ def shown(value: object) -> str:
     return str(value)[:40] if isinstance(value, np.dtype) else type(value).__name__
 
 
-class _Refusal(Exception):
+class Refusal(Exception):
     """Raised inside the interpreter; carries what was refused."""
 
 
 def _reconstruct(kind: object, shape: object, typecode: object) -> NDArray[Any]:
     """numpy's empty array before its state arrives; a size claimed here would be allocated at once."""
     if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
-        raise _Refusal(f"numpy _reconstruct of {shown(kind)} with shape {shown(shape)}")
+        raise Refusal(f"numpy _reconstruct of {shown(kind)} with shape {shown(shape)}")
     return np.ndarray((0,), "b")
 
 
 def _dtype(spec: object, align: object = False, copy: object = True) -> np.dtype[Any]:
     if not isinstance(spec, str) or not _PLAIN_DTYPE.fullmatch(spec):
-        raise _Refusal(f"numpy dtype {shown(spec)}")
+        raise Refusal(f"numpy dtype {shown(spec)}")
     return np.dtype(spec, False, True)  # a copy: its state is set later
 
 
 def _scalar(dtype: object, raw: object = b"") -> Any:
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
-        raise _Refusal(f"numpy scalar of {shown(dtype)}")
+        raise Refusal(f"numpy scalar of {shown(dtype)}")
     return np.frombuffer(raw, dtype)[0] if raw else dtype.type()
 
 
 def _frombuffer(buffer: object, dtype: object, shape: object, order: object, axis_order: object = None) -> NDArray[Any]:
     plain = isinstance(dtype, np.dtype) and not dtype.hasobject and isinstance(buffer, bytes | bytearray)
-    if not plain or order not in ("C", "F") or axis_order is not None or not _is_shape(shape):
-        raise _Refusal(f"numpy _frombuffer of {shown(dtype)} with shape {shown(shape)}")
+    if not plain or order not in ("C", "F") or axis_order is not None or not is_shape(shape):
+        raise Refusal(f"numpy _frombuffer of {shown(dtype)} with shape {shown(shape)}")
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     """Bytes as protocols 0 to 2 write them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refusal(f"_codecs.encode with encoding {shown(encoding)}")
+        raise Refusal(f"_codecs.encode with encoding {shown(encoding)}")
     return text.encode("latin1")
 
 
 def _bytes(*args: object) -> bytes:
     if args:
-        raise _Refusal("builtins.bytes with arguments")
+        raise Refusal("builtins.bytes with arguments")
     return b""
 
 
@@ -108,14 +108,14 @@ def _bytearray(*args: object) -> bytearray:
 def _container(kind: Callable[..., Any]) -> Callable[..., Any]:
     def build(*args: object) -> Any:
         if len(args) > 1 or (args and not isinstance(args[0], list)):
-            raise _Refusal(f"{kind.__name__} of {shown(args)}")
+            raise Refusal(f"{kind.__name__} of {shown(args)}")
         return kind(*args)
 
     return build
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """A function that a pickle may call. The wrapper keeps the function itself out of the pickle's reach."""
 
     function: Callable[..., Any]
@@ -123,18 +123,18 @@ class _Call:
 
 _NDARRAY = "<numpy.ndarray>"
 """What ``numpy.ndarray`` becomes: a word that ``_reconstruct`` knows, not the class."""
-_ALLOWED: dict[tuple[str, str], object] = {
+ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Call(_dtype),
-    ("_codecs", "encode"): _Call(_encode),
-    ("collections", "OrderedDict"): _Call(_container(dict)),
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Call(_reconstruct) for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _Call(_scalar) for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _Call(_frombuffer) for core in ("core", "_core")},
-    **{(builtins, "bytes"): _Call(_bytes) for builtins in ("builtins", "__builtin__")},
-    **{(builtins, "bytearray"): _Call(_bytearray) for builtins in ("builtins", "__builtin__")},
-    **{(builtins, "set"): _Call(_container(set)) for builtins in ("builtins", "__builtin__")},
-    **{(builtins, "frozenset"): _Call(_container(frozenset)) for builtins in ("builtins", "__builtin__")},
+    ("numpy", "dtype"): Call(_dtype),
+    ("_codecs", "encode"): Call(_encode),
+    ("collections", "OrderedDict"): Call(_container(dict)),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): Call(_reconstruct) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): Call(_scalar) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): Call(_frombuffer) for core in ("core", "_core")},
+    **{(builtins, "bytes"): Call(_bytes) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "bytearray"): Call(_bytearray) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "set"): Call(_container(set)) for builtins in ("builtins", "__builtin__")},
+    **{(builtins, "frozenset"): Call(_container(frozenset)) for builtins in ("builtins", "__builtin__")},
 }
 
 
@@ -143,14 +143,14 @@ class _Namespace(dict[str, Any]):
 
 
 _NAMESPACE = "<argparse.Namespace>"
-"""What the class of stored arguments becomes: a word that ``_Interpreter`` knows, not the class."""
+"""What the class of stored arguments becomes: a word that ``Interpreter`` knows, not the class."""
 
 
 def _path(*parts: object) -> str:
     if not all(isinstance(part, str) for part in parts):
-        raise _Refusal(f"a path of {shown(parts)}")
+        raise Refusal(f"a path of {shown(parts)}")
     if sum(len(str(part)) for part in parts) > MAX_PATH:
-        raise _Refusal(f"a path of more than {MAX_PATH:,} characters")
+        raise Refusal(f"a path of more than {MAX_PATH:,} characters")
     first, *rest = (str(part) for part in parts or (".",))
     return "/".join([first.rstrip("/") if rest else first, *rest])
 
@@ -158,17 +158,17 @@ def _path(*parts: object) -> str:
 def _reconstructor(kind: object, base: object, state: object) -> _Namespace:
     """How protocols 0 and 1 make an object without calling its class."""
     if kind != _NAMESPACE or base != "<object>" or state is not None:
-        raise _Refusal(f"copyreg._reconstructor of {shown(kind)}")
+        raise Refusal(f"copyreg._reconstructor of {shown(kind)}")
     return _Namespace()
 
 
 MAX_PATH = 4096
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 _ARGUMENTS: dict[tuple[str, str], object] = {
-    **_ALLOWED,
+    **ALLOWED,
     **{(module, "Namespace"): _NAMESPACE for module in ("argparse", "configargparse")},
-    **{(module, name): _Call(_path) for module in ("pathlib", "pathlib._local") for name in _PATHS},
-    **{(module, "_reconstructor"): _Call(_reconstructor) for module in ("copyreg", "copy_reg")},
+    **{(module, name): Call(_path) for module in ("pathlib", "pathlib._local") for name in _PATHS},
+    **{(module, "_reconstructor"): Call(_reconstructor) for module in ("copyreg", "copy_reg")},
     **{(module, "object"): "<object>" for module in ("builtins", "__builtin__")},
 }
 """What the stored arguments of a training run may name."""
@@ -191,11 +191,11 @@ def checked_scalar(dtype: object, raw: object = b"") -> Any:
     return _scalar(dtype.dtype if isinstance(dtype, CheckedDtype) else dtype, raw)
 
 
-def _is_shape(shape: object) -> bool:
+def is_shape(shape: object) -> bool:
     return isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape)
 
 
-class _Bounded:
+class Bounded:
     """A file that refuses to read beyond its end before anything is allocated for it."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -211,7 +211,7 @@ class _Bounded:
         return self._file.readline()
 
 
-class _Interpreter(pickle._Unpickler):
+class Interpreter(pickle._Unpickler):
     """The pure Python unpickler of the standard library with the instructions that call or allocate replaced."""
 
     stack: list[Any]
@@ -219,7 +219,7 @@ class _Interpreter(pickle._Unpickler):
     read: Callable[[int], bytes]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: _Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]) -> None:
+    def __init__(self, file: Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]) -> None:
         super().__init__(file, encoding="latin1")
         self._size = file.size
         self._left = ALLOCATED_PER_BYTE * file.size + 2**20
@@ -230,26 +230,26 @@ class _Interpreter(pickle._Unpickler):
         try:
             return self._table[module, name]
         except KeyError:
-            raise _Refusal(f"{module}.{name}") from None
+            raise Refusal(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise _Refusal(f"persistent id {shown(pid)}")
+        raise Refusal(f"persistent id {shown(pid)}")
 
     def get_extension(self, code: int) -> NoReturn:
-        raise _Refusal(f"extension code {code}")
+        raise Refusal(f"extension code {code}")
 
     def call(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if type(function) is not _Call or type(arguments) is not tuple:
-            raise _Refusal(f"a call of {shown(function)}")
+        if type(function) is not Call or type(arguments) is not tuple:
+            raise Refusal(f"a call of {shown(function)}")
         self.stack[-1] = function.function(*arguments)
         self._spend(sys.getsizeof(self.stack[-1]))
 
     def _spend(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise _Refusal(f"more than {ALLOCATED_PER_BYTE} times the memory of the file")
+            raise Refusal(f"more than {ALLOCATED_PER_BYTE} times the memory of the file")
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -261,36 +261,36 @@ class _Interpreter(pickle._Unpickler):
         elif type(target) is _Namespace and type(state) is dict and all(type(name) is str for name in state):
             target.update(state)
         else:
-            raise _Refusal(f"state for {shown(target)}")
+            raise Refusal(f"state for {shown(target)}")
 
     def _set_array(self, array: NDArray[Any], state: Any) -> None:
         _, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        if not _is_shape(shape) or not isinstance(dtype, np.dtype):
-            raise _Refusal(f"numpy array state of shape {shown(shape)}")
+        if not is_shape(shape) or not isinstance(dtype, np.dtype):
+            raise Refusal(f"numpy array state of shape {shown(shape)}")
         count = math.prod(shape)
         if dtype.hasobject:
             fits = self._allow_objects and type(raw) is list and len(raw) == count
         else:
             fits = dtype.itemsize > 0 and type(raw) is bytes and len(raw) == count * dtype.itemsize
         if not fits:
-            raise _Refusal(f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill")
+            raise Refusal(f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill")
         self._spend(0 if raw is None else len(raw))
         array.__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
     def instantiate(self) -> NoReturn:
-        raise _Refusal("an instance of a class")
+        raise Refusal("an instance of a class")
 
     def new_object(self) -> None:
         arguments, kind = self.stack.pop(), self.stack[-1]
         if kind != _NAMESPACE or arguments != ():
-            raise _Refusal(f"an instance of {shown(kind)}")
+            raise Refusal(f"an instance of {shown(kind)}")
         self.stack[-1] = _Namespace()
 
     def byte_array(self) -> None:
         n = int.from_bytes(self.read(8), "little")
         if n > self._size:
-            raise _Refusal(f"an allocation of {n:,} bytes by a file of {self._size:,}")
+            raise Refusal(f"an allocation of {n:,} bytes by a file of {self._size:,}")
         self.append(bytearray(self.read(n)))
 
     for _op in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX):
@@ -308,15 +308,19 @@ def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
         plain and state[5] in (-1, dtype.itemsize) and state[6] in (-1, dtype.alignment) and state[7:] in ((), (dtype.flags,))
     )
     if not same or state[1] not in ("<", ">", "=", "|"):
-        raise _Refusal(f"numpy dtype state {shown(state)}")
+        raise Refusal(f"numpy dtype state {shown(state)}")
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
-def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool, table: Mapping[tuple[str, str], object] = _ALLOWED) -> Any:
-    size = path.stat().st_size
+def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool, table: Mapping[tuple[str, str], object] = ALLOWED) -> Any:
+    return run(path, Interpreter(Bounded(file, path.stat().st_size), allow_objects=allow_objects, table=table))
+
+
+def run(path: Path, interpreter: Interpreter) -> Any:
+    """What a pickle makes, its faults told as ``load_pickle`` does."""
     try:
-        return _Interpreter(_Bounded(file, size), allow_objects=allow_objects, table=table).load()
-    except _Refusal as refusal:
+        return interpreter.load()
+    except Refusal as refusal:
         raise RefusedPickle(path, str(refusal)) from None
     except KeyError as error:
         raise UnreadableFile(f"{path}: damaged pickle (unknown instruction or memo {error})") from None
@@ -331,7 +335,7 @@ def load_pickle(path: Path) -> Any:
         RefusedPickle: it asks for a global outside the table, an instance, or more memory than its bytes fill.
         UnreadableFile: it cannot be opened, is truncated or damaged.
     """
-    return _load(path, _ALLOWED)
+    return _load(path, ALLOWED)
 
 
 def load_arguments(path: Path) -> dict[str, Any]:

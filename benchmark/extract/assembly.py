@@ -139,6 +139,7 @@ def _provenance(
         **results.identity,
         "without_sound": results.without_sound,
         "videos": {"count": len(outcomes), "sha256": sha.hexdigest()},
+        **({"word_vectors": plan.lists.vectors_record} if plan.lists.vectors_record else {}),
         "lists": [{"path": f.path, "sha256": f.sha256} for f in lists],
         "list_oddities": [asdict(found) for found in list_oddities(plan.lists)],
     }

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from benchmark.data.audit import text_places
 from benchmark.data.cards import Card
-from benchmark.data.class_lists import ClassLists, ListPlaces, read_lists
+from benchmark.data.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
 from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
+from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
 VIDEO_FILES = frozenset(
@@ -57,7 +58,7 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
 
 
-def make_plan(card: Card, features: str, videos: Path, source: Path, text: Path | None) -> Plan:
+def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Path | None) -> Plan:
     """Read the lists of a feature set and look for the videos of their samples.
 
     Args:
@@ -65,7 +66,7 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, text: Path 
         features: name of the feature set.
         videos: folder of the videos, searched with all its folders; a video is named as its sample.
         source: folder in the official layout, of which ``class-split`` and the word vectors are read.
-        text: file of the word vectors; looked for if None.
+        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
 
     Raises:
         ImportProblems: faults of the lists, all of them.
@@ -73,15 +74,13 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, text: Path 
     """
     if not videos.is_dir():
         raise UsageError(f"--videos {videos}: no such folder")
-    if text is not None and not text.is_file():
-        raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
+    given = check_vectors_file(vectors) if vectors is not None else None
     root = official_root(card, source)
     layout = official_places(card)
-    texts = [text.resolve()] if text else text_places(root, source, features, layout.text_file)
-    places = ListPlaces(root, features, layout, texts)
+    places = ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
     problems = ProblemLog()
     lists = read_lists(places, card.features[features].text_dim, problems, ProblemLog())
-    _check_samples(places, lists, problems)
+    listed_samples(places, lists, problems)
     if problems:
         raise ImportProblems(str(root), list(problems))
     plan = Plan(root, videos.resolve(), lists)
@@ -92,17 +91,6 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, text: Path 
             f"such as {plan.rows[0].sample}.mp4, in any folder below"
         )
     return plan
-
-
-def _check_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> None:
-    seen: dict[str, str] = {}
-    for part in PARTS:
-        if lists.parts[part].samples is None:
-            problems.add("missing sample list", places.shown(places.part(part, "csv")))
-        for sample in lists.parts[part].kept():
-            if sample in seen:
-                problems.add("duplicate sample id", f"{sample} in {seen[sample]} and {part}")
-            seen.setdefault(sample, part)
 
 
 def _find_videos(plan: Plan) -> None:

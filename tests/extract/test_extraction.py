@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from data.fasttext_model import Model
 from extract.video_set import KINDS, VideoSet
 from extract.videos import Clip, write_video
 
@@ -95,6 +96,28 @@ def test_features_are_those_of_the_video(command: Command) -> None:
     np.testing.assert_allclose(audio, [[loudness, 2 * loudness]] * 2, rtol=1e-2)
     rng = np.random.default_rng([len(sample), *sample.encode()])
     np.testing.assert_allclose(video, [rng.integers(0, 255, (12, 16, 3), np.uint8).mean((0, 1)) / 255] * 2, atol=0.02)
+
+
+def test_word_vectors_come_from_a_given_model(command: Command) -> None:
+    (command.video_set.lists / "w2v_features" / "vectors.npy").unlink()
+    model = Model(["archery"], dim=300)
+    said = command("--vectors", model.write(command.data.parent / "wiki.bin"))
+    store = FeatureStore(command.store)
+    assert store.vector_names == ["archery", "bowling", "diving", "fencing"]
+    for name, vector in zip(store.vector_names, store.vectors, strict=True):
+        expected = model.vector(name)
+        np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), rtol=1e-5, atol=1e-6)
+    assert store.provenance["word_vectors"]["file"] == "wiki.bin"
+    again = command("--vectors", Model(["archery"], dim=300, seed=1).write(command.data.parent / "wiki.bin"))
+    assert (again["resumed"], again["digest"] == said["digest"]) == (9, False)
+
+
+def test_vectors_that_cannot_be_read_are_told_before_any_video(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command("--vectors", command.data.parent / "wiki.bin", code=2)
+    assert "no such file" in capsys.readouterr().err
+    command("--vectors", Model(["archery"], quantised=True).write(command.data.parent / "wiki.bin"), code=2)
+    assert "a quantised fastText model" in " ".join(capsys.readouterr().err.split())
+    assert not command.results.exists()
 
 
 def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,120 @@
+"""What all imports into a feature store have in common: the lock, the report, counts, and whether it is there already."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from benchmark.data.cards import FeatureSetCard
+from benchmark.data.class_files import Form
+from benchmark.data.class_lists import ClassLists
+from benchmark.data.problems import Problem, ProblemLog
+from benchmark.data.store import PARTS, FeatureStore
+from benchmark.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+Progress = Callable[[str, int, int], None]
+Dtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Counts of one part: what its lists say, what its files hold, what the card expects."""
+
+    classes: int
+    expected_classes: int | None
+    listed: int | None
+    """Listed samples of listed classes; None without a sample list."""
+    dropped: int
+    """Listed samples of unlisted classes."""
+    found: int
+    expected: int | None
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    target: Path
+    form: Form
+    dtype: Dtype
+    digest: str
+    already: bool
+    """The store was there, from the same files: nothing was done."""
+    resumed: int
+    """Classes of parts, or extracted files, that an earlier, interrupted import had read."""
+    parts: Mapping[str, PartCount]
+    notes: Sequence[Problem]
+
+
+@contextmanager
+def only_import(target: Path) -> Iterator[None]:
+    """See that no other import writes the store meanwhile, and say what mends a full disk.
+
+    Raises:
+        UsageError: another import is running, or the disk is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise UsageError(f"{target}: another import to this file is running; wait for it to end") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UsageError(
+            f"{target}: the disk is full; an import needs about twice the size of its class files. "
+            "Make room and give the command again: it carries on"
+        ) from None
+
+
+def earlier_store(target: Path, identity: Mapping[str, Any], needed: str, records: Sequence[str]) -> FeatureStore | None:
+    """The store, where it is there and its provenance is this identity, besides the records of its files.
+
+    Args:
+        target: the store.
+        identity: all that decides it besides the content of the files.
+        needed: what the provenance must hold besides: the record of the files.
+        records: all that it may hold besides.
+    """
+    if not target.is_file():
+        return None
+    try:
+        store = FeatureStore(target)
+        store.provenance[needed]
+    except (UsageError, KeyError) as error:
+        log.warning("%s is there but is no store of this importer (%s); it will be replaced", target, error)
+        return None
+    return store if {key: value for key, value in store.provenance.items() if key not in records} == identity else None
+
+
+def part_counts(
+    feature_set: FeatureSetCard, lists: ClassLists, found: Sequence[int], notes: ProblemLog
+) -> dict[str, PartCount]:
+    """Counts of each part; fewer samples than listed, and other counts than the card's, are notes."""
+    counts = {}
+    for part, n in zip(PARTS, found, strict=True):
+        listing = lists.parts[part]
+        listed = None if listing.samples is None else len(listing.kept())
+        expected_classes, expected = feature_set.classes.get(part), feature_set.samples.get(part)
+        dropped = len(listing.samples or {}) - (listed or 0)
+        counts[part] = PartCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
+        if listed is not None and n < listed:
+            notes.add("fewer samples than listed", f"{part}: {n:,} of {listed:,}", listed - n)
+        if expected is not None and (listed if listed is not None else n) != expected:
+            notes.add("other counts than the card's", f"{part}: {listed or n:,} samples, the card has {expected:,}")
+        if expected_classes is not None and len(listing.classes) != expected_classes:
+            example = f"{part}: {len(listing.classes)} classes, the card has {expected_classes}"
+            notes.add("other counts than the card's", example)
+    return counts
