@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.data.cards import OfficialLayout
-from benchmark.data.problems import ProblemLog
+from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict
 
@@ -106,6 +106,24 @@ def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: P
         _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, notes), lists.parts, problems)
     _read_vectors(places, lists, text_dim, problems)
     return lists
+
+
+def manual_names(places: ListPlaces) -> list[str]:
+    """The manual names of all classes, sorted: the names that word vectors have.
+
+    Raises:
+        ImportProblems: the class name table is missing or broken.
+    """
+    path = places.root / "class-split" / places.layout.names_file
+    problems = ProblemLog()
+    rows = None
+    if path.is_file():
+        rows = _table(places, path, ("original", "manual"), problems)
+    else:
+        problems.add("missing class list", places.shown(path))
+    if rows is None:
+        raise ImportProblems(str(places.root), list(problems))
+    return sorted({manual for _, manual in rows})
 
 
 def class_ids(names: Sequence[str]) -> dict[str, int]:
