@@ -339,12 +339,12 @@ def weights_(
     chosen = [find_extractor(name, plugin or [])] if name else list(load_extractors(plugin or []).values())
     described = [entry for extractor in chosen for entry in _describe(extractor, weights or [])]
     if json_file != "-":
-        columns = ["extractor", "name", "usual file", "what", "published at", "licence", "tensors", "numbers"]
-        rows = [[*list(e.values())[:5], e["licence"] or "", len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
+        columns = ["extractor", "name", "usual file", "what", "published at", "tensors", "numbers"]
+        rows = [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
         rows_table(out, "Weights", columns, rows)
-        checked = [(e["name"], e["file"] or "not given", e["sha256"] or "") for e in described]
+        checked = [(e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described]
         if weights or any(e["file"] for e in described):
-            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256"], checked)
+            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256", "licence"], checked)
         if name and not weights:
             for entry in described:
                 tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]

@@ -39,6 +39,7 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
     """
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise UsageError(
             "class names are encoded by sentence-transformers, which is not installed: pip install 'gzsl-bench[encoders]'"
@@ -46,6 +47,7 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
     path = MINILM.path()
     with open(path, "rb") as file:
         MINILM.check(path, hashlib.file_digest(file, "sha256").hexdigest())
+    disable_progress_bar()
     encoder = SentenceTransformer(str(path.parent), device="cpu", local_files_only=True)
     vectors: NDArray[np.float32] = encoder.encode(list(names), normalize_embeddings=True, show_progress_bar=False)
     return vectors.astype(np.float32)
