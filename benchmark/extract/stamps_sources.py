@@ -82,10 +82,8 @@ def rebuild(sources: Path, shipped: Path, target: Path, progress: Progress) -> l
     vectors = sentence_vectors([str(name) for name in z["class_names"]])
     views = _views(folder, [str(path) for path in z["image_path"]], extractor, progress)
     steps, lengths = _steps(recordings, extractor, progress)
-    differing = np.flatnonzero(np.array(lengths) != np.diff(z["audio_offset"]))
-    if len(differing):
-        raise UsageError(f"{recordings[differing[0]]}: not as many steps of sound as shipped; {_VERSION}")
-    found = {"visual": views, "audio": steps}
+    kept = _as_shipped(lengths, np.diff(z["audio_offset"]), recordings)
+    found = {"visual": views, "audio": steps[kept]}
     agreements = [
         *(_agreement(name, values, _dequantised(z, name)) for name, values in found.items()),
         _agreement("text_minilm", vectors, z["text_minilm"].astype(np.float32)),
@@ -218,6 +216,20 @@ def _first_windows(path: Path, spec: Sound) -> Iterator[NDArray[Any]]:
         raise UsageError(f"{path}: {error}; {_VERSION}") from None
     waveform = np.pad(np.concatenate(blocks), (0, max(0, SHORTEST - length)))
     return windows([waveform[:needed]], spec.window, spec.hop)
+
+
+def _as_shipped(lengths: Sequence[int], shipped: NDArray[Any], recordings: Sequence[Path]) -> NDArray[np.bool_]:
+    """Which steps are kept: a recording may have one more than was shipped, where a resampler had lost its end.
+
+    Raises:
+        UsageError: a recording has fewer steps, or more than one more.
+    """
+    more = np.array(lengths) - shipped
+    wrong = np.flatnonzero((more < 0) | (more > 1))
+    if len(wrong):
+        i = wrong[0]
+        raise UsageError(f"{recordings[i]}: has {lengths[i]} steps of sound, where {shipped[i]} are shipped; {_VERSION}")
+    return np.concatenate([np.arange(length) < n for length, n in zip(lengths, shipped, strict=True)])
 
 
 def _quantised(name: str, values: Floats) -> dict[str, NDArray[Any]]:

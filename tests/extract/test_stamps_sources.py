@@ -104,6 +104,15 @@ def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         list(stamps_sources._first_windows(tmp_path / "v.ogg", Packaged.sound))
 
 
+def test_a_step_more_than_shipped_is_left_out_and_a_step_fewer_is_refused() -> None:
+    recordings = [Path("a.ogg"), Path("b.ogg")]
+    kept = stamps_sources._as_shipped([3, 4], np.array([3, 3]), recordings)
+    assert kept.tolist() == [True] * 6 + [False]
+    for lengths in ([3, 2], [3, 5]):
+        with pytest.raises(UsageError, match=r"b\.ogg: has \d steps of sound, where 3 are shipped"):
+            stamps_sources._as_shipped(lengths, np.array([3, 3]), recordings)
+
+
 def test_bytes_hold_features_to_half_a_step() -> None:
     values = np.random.default_rng(0).normal(size=(20, 5, 7)).astype(np.float32)
     values[:, :, 0] = 3  # a dimension that never changes
