@@ -105,6 +105,13 @@ def import_(
 def build(
     dataset: Name,
     features: Features = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-sources",
+            help="Of stamps: compute the shipped features again from Debian's package in this folder, and compare them.",
+        ),
+    ] = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
@@ -114,10 +121,38 @@ def build(
     card, name = _card(dataset, features)
     if card.builder is None:
         raise UsageError(f"data set {card.name!r} is not built but imported. {card.obtain}")
+    if sources is not None:
+        _rebuild(card, sources, data_root, json_file)
+        return
     store = open_or_build(card, name, data_root)
     if json_file != "-":
         out.print(f"{store.path}: {len(store.ids)} samples, digest {store.digest[:16]}", highlight=False)
     _emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": len(store.ids)})
+
+
+def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) -> None:
+    """Compute shipped features again, beside the shipped ones, and show how far they agree."""
+    from benchmark.data.cards import CARDS_DIR
+    from benchmark.data.stamps import ARRAYS
+
+    if card.builder != "stamps":
+        raise UsageError(f"--from-sources: data set {card.name!r} is generated and has no sources; leave the option out")
+    from benchmark.extract.stamps_sources import AGREEMENT, rebuild
+
+    target = data_root / f"{card.name}-rebuilt" / ARRAYS
+    with _progress("pictures") as show:
+        agreements = rebuild(sources, CARDS_DIR / card.name / ARRAYS, target, show)
+    if json_file != "-":
+        rows = [(a.features, f"{a.values:,}", f"{a.correlation:.5f}", f"{a.lowest:.5f}") for a in agreements]
+        rows_table(out, "Agreement with the shipped features", ["features", "values", "correlation", "lowest of a row"], rows)
+        out.print(f"{target}: written", highlight=False, soft_wrap=True)
+    _emit(json_file, {"file": str(target), "agreement": [asdict(a) for a in agreements]})
+    differing = [a.features for a in agreements if a.correlation < AGREEMENT]
+    if differing:
+        raise UsageError(
+            f"{target}: {', '.join(differing)} correlate with the shipped features by less than {AGREEMENT}; "
+            "see docs/extraction.md for the versions that they were made with"
+        )
 
 
 @data_app.command()

@@ -306,6 +306,24 @@ def _as_json(
     }
 
 
+@extract_app.command()
+def names(
+    dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
+    lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
+    target: Annotated[Path, typer.Option("--to", help="The .npy file to write, for --text.")],
+    json_file: Json = None,
+) -> None:
+    """Encode class names by all-MiniLM-L6-v2 into a file of word vectors of 384 numbers."""
+    from benchmark.data.cards import find_card, load_cards
+    from benchmark.extract.sentences import DIM, write_class_vectors
+
+    card, _ = find_card(dataset, load_cards())
+    count = write_class_vectors(card, lists, target)
+    if json_file != "-":
+        out.print(f"{target}: {count} class names, {DIM} numbers each", highlight=False, soft_wrap=True)
+    _emit(json_file, {"file": str(target), "names": count, "dim": DIM})
+
+
 @extract_app.command(name="weights")
 def weights_(
     name: Annotated[str | None, typer.Argument(help="Name of an extractor; all of them if not given.")] = None,
@@ -322,13 +340,12 @@ def weights_(
     described = [entry for extractor in chosen for entry in _describe(extractor, weights or [])]
     if json_file != "-":
         columns = ["extractor", "name", "usual file", "what", "published at", "tensors", "numbers"]
-        rows_table(
-            out, "Weights", columns, [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
-        )
-        if weights:
-            checked = [(e["name"], e["file"] or "not given", e["sha256"] or "") for e in described]
-            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256"], checked)
-        elif name:
+        rows = [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
+        rows_table(out, "Weights", columns, rows)
+        checked = [(e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described]
+        if weights or any(e["file"] for e in described):
+            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256", "licence"], checked)
+        if name and not weights:
             for entry in described:
                 tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]
                 rows_table(out, f"{entry['name']}: {entry['what']}", ["tensor", "shape"], tensors)
@@ -349,6 +366,7 @@ def _describe(extractor: type[Extractor], given: Sequence[str]) -> Iterator[dict
             "usual file": needed.file,
             "what": needed.what,
             "published at": needed.published,
+            "licence": needed.package.licence if needed.package else None,
             "tensors": {name: list(x.shape) for name, x in expected.items()},
             "numbers": sum(x.numel() for x in expected.values()),
             "file": str(files[needed.name]) if needed.name in files else None,

