@@ -310,7 +310,7 @@ def _as_json(
 def names(
     dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
     lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
-    target: Annotated[Path, typer.Option("--to", help="The .npy file to write, for --text.")],
+    target: Annotated[Path, typer.Option("--to", help="The .npy file to write, for --vectors.")],
     json_file: Json = None,
 ) -> None:
     """Encode class names by all-MiniLM-L6-v2 into a file of word vectors of 384 numbers."""

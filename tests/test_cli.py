@@ -102,6 +102,7 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
     assert not (shell.folder / "none").exists()
 
 
+@pytest.mark.slow
 def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS]
     shell("tune", *options, "--quiet")
@@ -239,6 +240,7 @@ def test_a_failed_job_is_named_and_the_exit_code_is_1(shell: Shell) -> None:
     assert "CJME" in text
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_runs_again(shell: Shell, tracker: Tracker) -> None:
     shell("--methods", "cjme", "--dataset", "synthetic", "--quiet", *SETS)
     config = shell.folder / "config.yaml"

@@ -116,6 +116,7 @@ def test_a_full_disk_is_waited_for(bench: Bench, other: Bench, monkeypatch: pyte
     assert results(other.tracker) == results(bench.tracker)
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
     assert results(other.tracker) == results(bench.tracker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
 def test_a_database_file_that_is_gone_is_waited_for(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str
@@ -170,6 +172,7 @@ def test_a_database_file_that_stays_away_ends_the_call_by_name_and_nothing_is_ma
     assert not file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
 def test_a_locked_database_is_waited_for(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(tuning, "LOCK_SECONDS", 0.1)  # Optuna's connections give up at once; MLflow's wait for 20 seconds

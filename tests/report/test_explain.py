@@ -249,6 +249,7 @@ def test_a_map_that_a_job_logged_is_drawn_as_it_is(store: Any, unit: Any) -> Non
     assert drawn.data[["class", "x", "y"]].to_numpy().tolist() == logged[["class", "x", "y"]].to_numpy().tolist()
 
 
+@pytest.mark.slow
 def test_many_methods_and_classes_give_more_figures_and_not_larger_ones(store: Any, unit: Any) -> None:
     units = [unit(method=f"m{i}", scores=[(0.4, 0.2)]) for i in range(PANELS + 1)]
     store.call(units)
