@@ -217,6 +217,19 @@ class Appender:
         return staged
 
 
+def pieces(bounds: Ints, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The segments that rows ``start`` to ``stop`` lie in, each with its first row of these and the one after its last.
+
+    Args:
+        bounds: first row of each segment, and the one after the last.
+    """
+    segment = int(np.searchsorted(bounds, start, side="right")) - 1
+    while start < stop:
+        end = min(stop, int(bounds[segment + 1]))
+        yield segment, start, end
+        start, segment = end, segment + 1
+
+
 class StagedFrames:
     """Frames from ranges of rows of a flat file, one after the other in the order given; a slice reads its rows.
 
@@ -245,14 +258,10 @@ class StagedFrames:
         if step != 1:
             raise IndexError("staged frames are read in order")
         out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
-        segment = int(np.searchsorted(self._bounds, start, side="right")) - 1
-        position = start
         with open(self._path, "rb", buffering=0) as f:
-            while position < stop:
-                end = min(stop, int(self._bounds[segment + 1]))
-                f.seek((int(self._starts[segment]) + position - int(self._bounds[segment])) * self._dim * 4)
-                _read_into(f, out[position - start : end - start])
-                position, segment = end, segment + 1
+            for segment, first, end in pieces(self._bounds, start, stop):
+                f.seek((int(self._starts[segment]) + first - int(self._bounds[segment])) * self._dim * 4)
+                _read_into(f, out[first - start : end - start])
         return out
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.store import Floats
+from benchmark.data.store import Floats, replacing
 from benchmark.data.unpickle import UnreadableFile, load_npy_dict
 from benchmark.errors import UsageError
 
@@ -244,6 +244,13 @@ def _text_header(path: Path, line: bytes) -> tuple[int, int]:
             f"{path}: not a .vec file: its first line must be the count of words and the dimension, but is {line[:40]!r}"
         )
     return int(fields[0]), int(fields[1])
+
+
+def write_word_vectors(path: Path, names: Sequence[str], vectors: Floats) -> None:
+    """Write vectors ``[N, dim]`` of names as word vectors are published: a dict in a ``.npy`` file."""
+    found: Any = dict(zip(names, vectors, strict=True))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, found, allow_pickle=True)
 
 
 def _npy_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from benchmark.data.cards import Card
 from benchmark.data.import_staging import fingerprint
+from benchmark.data.importing import FLOAT16_MAX, Dtype
 from benchmark.data.oddities import list_oddities
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
@@ -24,7 +25,6 @@ from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
 log = logging.getLogger(__name__)
 
 ASSEMBLY_VERSION = 1
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def assemble(
     outcomes: Mapping[str, Outcome],
     target: Path,
     *,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Dtype = "float32",
     generated: bool = False,
 ) -> Assembled:
     """Write the store of all samples that have features.

@@ -6,7 +6,7 @@ Which samples and videos there are is in ``plan.py``, how a video is decoded in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.import_staging import SourceFile, fingerprint
+from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
 from benchmark.extract.extractor import Extractor
@@ -24,7 +25,6 @@ from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.steps import batches, clips, windows
 
 NO_SOUND = "no sound"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

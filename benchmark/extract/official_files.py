@@ -15,6 +15,7 @@ from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, replacing
+from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 
 PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
@@ -44,7 +45,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
             shutil.copytree(root / "class-split", target / "class-split", dirs_exist_ok=True)
         places = {form: target / "features" / name.format(store.features) for form, name in FOLDER.items()}
         for place in places.values():
-            _write_vectors(store, place / "text" / layout.text_file)
+            write_word_vectors(place / "text" / layout.text_file, store.vector_names, store.vectors)
         with h5py.File(store.path, "r") as file:
             for part, sources in PARTS_OF.items():
                 for name, rows in _classes(store, target, part, sources).items():
@@ -59,12 +60,6 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
             f"{target}: cannot be written ({error.strerror or error}); choose another folder or make room"
         ) from None
     return target
-
-
-def _write_vectors(store: FeatureStore, path: Path) -> None:
-    vectors: Any = dict(zip(store.vector_names, store.vectors, strict=True))
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, vectors, allow_pickle=True)
 
 
 def _classes(store: FeatureStore, target: Path, part: str, sources: Sequence[str]) -> dict[str, Ints]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.class_files import MODALITIES
-from benchmark.data.import_staging import SourceFile, unchanged
+from benchmark.data.import_staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats, replacing
 
 CHUNK_ROWS = 16
@@ -152,11 +152,8 @@ class ResultFrames:
         if step != 1:
             raise IndexError("features of videos are read in order")
         out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
-        position = start
-        video = int(np.searchsorted(self.offsets, start, side="right")) - 1
-        while position < stop:
-            first, end = int(self.offsets[video]), min(stop, int(self.offsets[video + 1]))
+        for video, first, end in pieces(self.offsets, start, stop):
+            before = int(self.offsets[video])
             with h5py.File(self._paths[video], "r") as f:
-                out[position - start : end - start] = f[self._modality][position - first : end - first]
-            position, video = end, video + 1
+                out[first - start : end - start] = f[self._modality][first - before : end - before]
         return out

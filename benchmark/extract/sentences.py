@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from benchmark.data.cards import Card
 from benchmark.data.class_lists import ListPlaces, manual_names
 from benchmark.data.official_layout import official_places, official_root
-from benchmark.data.store import replacing
+from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 from benchmark.extract.packages import Package
 
@@ -69,7 +68,5 @@ def write_class_vectors(card: Card, lists: Path, target: Path) -> int:
         UsageError: as ``sentence_vectors``.
     """
     names = manual_names(ListPlaces(official_root(card, lists), "", official_places(card), []))
-    vectors: Any = dict(zip(names, sentence_vectors(names), strict=True))
-    with replacing(target) as temporary, open(temporary, "wb") as file:
-        np.save(file, vectors, allow_pickle=True)
+    write_word_vectors(target, names, sentence_vectors(names))
     return len(names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from benchmark.data.importing import Progress
 from benchmark.data.stamps import ARRAYS
 from benchmark.data.store import Floats, replacing
 from benchmark.errors import UsageError
@@ -45,7 +46,6 @@ AGREEMENT = 0.99
 """Correlation from which on features count as the same."""
 SOUND_ENDS = (".ogg", ".wav")
 BYTE_MAX = 255
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
