@@ -50,7 +50,9 @@ format: $(READY)  ## format the code
 
 bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -m perf.training_step
+	$(BIN)/python -m perf.bounds
 	$(BIN)/python -m perf.tricks
+	$(BIN)/python -m perf.stage
 	$(BIN)/python -m perf.evaluation
 	$(BIN)/python -m perf.store
 	$(BIN)/python -m perf.memory

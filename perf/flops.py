@@ -22,11 +22,24 @@ def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: 
     The backward of a product costs two, or one where the input needs no gradient (features, word vectors, times).
     """
     c, batch = config, len(audio_steps)
-    audio, video = sum(audio_steps), sum(video_steps)
+    leaves, inside = _embedding(c, spec, audio_steps, video_steps)
+    leaves += (batch + classes) * spec.text_dim * c.embedding_dim  # word projections
+    inside += batch * (c.embedding_dim * c.decoder_hidden + c.decoder_hidden * spec.text_dim)  # D_o
+    inside += batch * c.embedding_dim * (spec.text_dim + classes)  # D_w and cross-entropy
+    return 2.0 * (2 * leaves + 3 * inside)
+
+
+def tcaf_embedding(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int]) -> float:
+    """Forward alone of samples that are embedded to be evaluated."""
+    return 2.0 * sum(_embedding(config, spec, audio_steps, video_steps))
+
+
+def _embedding(c: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int]) -> tuple[int, int]:
+    """Multiply-adds of embedding samples: those whose input needs no gradient, and the others."""
+    batch, audio, video = len(audio_steps), sum(audio_steps), sum(video_steps)
     tokens, inner = batch + audio + video, c.heads * c.dim_head
     leaves = (audio * spec.audio_dim + video * spec.video_dim) * c.encoder_hidden
     leaves += (audio + video) * c.token_size**2  # of the positions
-    leaves += (batch + classes) * spec.text_dim * c.embedding_dim  # word projections
     inside = (audio + video) * (c.encoder_hidden * c.dim + (c.dim + c.token_size) * c.dim)
     feed_forward = 2 * c.dim * c.mlp_dim
     inside += (c.depth - 1) * tokens * (4 * c.dim * inner + feed_forward)
@@ -34,9 +47,7 @@ def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: 
     pairs = [pairs_of(a, v, c.sees) for a, v in zip(audio_steps, video_steps, strict=True)]
     inside += 2 * inner * ((c.depth - 1) * sum(pairs) + tokens)
     inside += batch * (c.dim * c.decoder_hidden + c.decoder_hidden * c.embedding_dim)  # O_proj
-    inside += batch * (c.embedding_dim * c.decoder_hidden + c.decoder_hidden * spec.text_dim)  # D_o
-    inside += batch * c.embedding_dim * (spec.text_dim + classes)  # D_w and cross-entropy
-    return 2.0 * (2 * leaves + 3 * inside)
+    return leaves, inside
 
 
 def pairs_of(audio: int, video: int, sees: str) -> int:

@@ -13,18 +13,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from tabulate import tabulate
 
-from benchmark.data.batching import TrainingBatches
 from benchmark.data.store import FeatureStore
-from benchmark.method import Batch, EpochRecord
-from benchmark.protocol import stage_one, stage_two
+from perf import stage
 from perf.generated import forget, generate, samples_of, task_on
 from perf.resident import Resident, watched
 
@@ -37,52 +34,20 @@ def bound(gigabytes: float) -> float:
     return FIXED + PER_GB * gigabytes
 
 
-class Silent:
-    """Hears of progress and says nothing."""
-
-    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        pass
-
-    def on_note(self, text: str) -> None:
-        pass
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        pass
-
-
 def make(path: Path, gigabytes: float, features: str) -> int:
     """Write the store; returns its samples."""
     return len(generate(path, features, samples_of(gigabytes, features)).ids)
 
 
 def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dict[str, float]:
-    """Both stages, an epoch each; seconds of the whole, of the training batches, and of waiting for these.
+    """Both stages, an epoch each; seconds by what they were spent on (``stage.run``).
 
     Args:
         cold: whether the system is asked to drop its cached pages of the file first.
     """
     if cold:
         forget(path)
-    task = task_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads)
-    waited, trained = 0.0, 0.0
-    epoch = TrainingBatches.epoch
-
-    def timed(self: TrainingBatches, *arguments: int) -> Iterator[Batch]:
-        nonlocal waited, trained
-        began, drawn = time.perf_counter(), epoch(self, *arguments)
-        for _ in range(batches):
-            started = time.perf_counter()
-            batch = next(drawn)
-            waited += time.perf_counter() - started
-            yield batch
-        trained += time.perf_counter() - began
-
-    started = time.perf_counter()
-    with patch.object(TrainingBatches, "epoch", timed), tempfile.TemporaryDirectory() as folder:
-        first = stage_one(task, Path(folder), "first", Silent())
-        (Path(folder) / "second").mkdir()
-        stage_two(task, first, Path(folder) / "second", "second", Silent())
-    return {"both stages": time.perf_counter() - started, "training batches": trained, "waiting for data": waited}
+    return stage.run(task_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads))
 
 
 def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, cold: bool) -> dict[str, Any]:
@@ -94,8 +59,8 @@ def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, c
         "file": "cold" if cold else "cached",
         **sizes(memory),
         "bound (MB)": round(bound(gigabytes) / 1e6),
-        **{f"{name} (s)": round(value, 1) for name, value in seconds.items()},
-        "waiting (%)": round(100 * seconds["waiting for data"] / seconds["training batches"], 1),
+        **{f"{name} (s)": round(seconds[name], 1) for name in (stage.WHOLE, stage.BATCHES, stage.WAITING)},
+        "waiting (%)": round(100 * seconds[stage.WAITING] / seconds[stage.BATCHES], 1),
     }
 
 

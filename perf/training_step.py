@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.method import Batch, Method
 from benchmark.protocol import Task, training_data
-from benchmark.training import check_gradients, finite_losses
+from benchmark.training import autocast_for, check_gradients, finite_losses
 from perf import flops
 
 LIKE_UCF = {
@@ -53,6 +54,7 @@ class Step:
     method: str
     features: str
     mode: str
+    precision: str
     batch: int
     seconds: dict[str, float]
     needed: float | None
@@ -74,14 +76,16 @@ class Bench:
         self.features, self.mode, self.settings = features, mode, task.settings
         self.data = training_data(task, task.development(), ["stage_1_train"])
         self.spec, self.model = task.spec, task.build().train()
-        self.optimizer = self.model.optimizer()
+        self.optimizer, self.autocast = self.model.optimizer(), autocast_for(self.settings.train)
 
     @classmethod
-    def published(cls, method: type[Method], recipe: Any, features: str, mode: str, folder: Path) -> Bench:
+    def published(
+        cls, method: type[Method], recipe: Any, features: str, mode: str, folder: Path, precision: str = "float32"
+    ) -> Bench:
         """On generated features, whose store is made in the folder."""
         cards = load_cards()
         store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
-        overrides = {"protocol": {"text_alignment": "corrected"}}
+        overrides = {"protocol": {"text_alignment": "corrected"}, "train": {"precision": precision}}
         settings = resolve(method, recipe, Sources("ucf", features, True, {}, {}), mode, overrides)
         return cls(Task(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
 
@@ -101,19 +105,21 @@ class Bench:
         known = [n for n in needed if n is not None]
         mean = sum(known) / len(known) if known else None
         seconds = {name: sums[name] for name in PARTS}
-        return Step(self.model.title, self.features, self.mode, self.settings.train.batch_size, seconds, mean)
+        train = self.settings.train
+        return Step(self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, mean)
 
     def _step(self, batch: Batch, parts: dict[str, float]) -> None:
         """As ``training.Loop`` does it."""
         classes, model = self.data.batches.classes, self.model
-        losses = self._timed(parts, "forward", lambda: model.loss(batch, classes))
+        with self.autocast():
+            losses = self._timed(parts, "forward", lambda: model.loss(batch, classes))
         self._timed(parts, "checks", lambda: finite_losses(losses, 0, 0))
         self.optimizer.zero_grad(set_to_none=True)
         self._timed(parts, "backward", lambda: losses["total"].backward())  # type: ignore[no-untyped-call]
         self._timed(parts, "checks", lambda: check_gradients(model, 0, 0, dict))
         self._timed(parts, "optimiser", self.optimizer.step)
         if self.settings.protocol.extra_bn_pass == "paper":
-            with torch.no_grad():
+            with torch.no_grad(), self.autocast():
                 self._timed(
                     parts, "extra pass", lambda: model.after_step(with_evaluation_times(batch, self.data.batches.rules))
                 )
@@ -149,6 +155,7 @@ def row(step: Step, top: float) -> dict[str, Any]:
         "method": step.method,
         "features": step.features,
         "mode": step.mode,
+        "precision": step.precision,
         "batch": step.batch,
         **{f"{name} (ms)": round(1000 * seconds, 2) for name, seconds in step.seconds.items()},
         "step (ms)": round(1000 * step.total, 1),
@@ -164,6 +171,7 @@ def main() -> None:
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls,main")
     parser.add_argument("--modes", default="paper,corrected")
+    parser.add_argument("--precisions", default="float32", help="such as float32,bfloat16 (%(default)s)")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -174,8 +182,8 @@ def main() -> None:
         before = peak()
         for method in found.select(options.methods):
             for features in options.features.split(","):
-                for mode in options.modes.split(","):
-                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder))
+                for mode, precision in product(options.modes.split(","), options.precisions.split(",")):
+                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder), precision)
                     torch.set_num_threads(options.threads)
                     steps.append(bench.steps(options.steps))
     top = max(before, peak())

@@ -15,7 +15,7 @@ from benchmark import registry
 from benchmark.data.store import PARTS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import evaluation, flops, generated, memory, resident, side_by_side, store
+from perf import bounds, evaluation, flops, generated, memory, resident, side_by_side, stage, store, training_step
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
@@ -44,6 +44,57 @@ def test_of_pairs_only_those_that_see_each_other_count() -> None:
     assert flops.pairs_of(2, 3, "all") == 36
     assert flops.pairs_of(2, 3, "cross") == 2 * 6 + 2 * 5 + 1
     assert flops.pairs_of(2, 3, "self") == 4 + 9 + 2 * 5 + 1
+
+
+def test_of_an_embedding_all_counts_but_words_and_decoders_and_the_backward() -> None:
+    config, steps = Tcaf.Config(**SIZES, depth=2, dim_head=4), ([2, 3], [4, 1])
+    model = Tcaf(config, SPEC).eval()
+    counter = flops.counter()
+    masks = [torch.arange(4) < torch.tensor(lengths)[:, None] for lengths in ([4, 4], [4, 4])]
+    times = torch.arange(4.0).expand(2, 4)
+    with counter, torch.no_grad():
+        model.embed(Batch(torch.randn(2, 4, 5), torch.randn(2, 4, 7), *masks, times, times))
+
+    everything = Tcaf.Config(**SIZES, depth=2, dim_head=4, sees="all")
+    assert flops.tcaf_embedding(everything, SPEC, [4, 4], [4, 4]) == counter.get_total_flops()
+    assert flops.tcaf_embedding(config, SPEC, *steps) < flops.tcaf_embedding(config, SPEC, [4, 4], [4, 4])
+
+
+def test_whole_stages_are_timed_by_what_they_are_spent_on(tmp_path: Path) -> None:
+    small = generated.generate(tmp_path / "store.h5", "main", 60)
+    task = generated.task_on(small, "cjme", epochs=2, batches_per_epoch=3, batch_size=8, threads=1)
+
+    seconds = stage.run(task)
+
+    parts = (stage.BATCHES, stage.VALIDATION, stage.CHECKPOINTS, stage.TEST)
+    assert 0 < seconds[stage.WAITING] < seconds[stage.BATCHES]
+    assert all(seconds[part] > 0 for part in parts)
+    assert sum(seconds[part] for part in parts) <= seconds[stage.WHOLE]
+
+
+def test_an_epoch_needs_its_batches_and_the_embedding_of_what_it_is_validated_on(tmp_path: Path) -> None:
+    task = generated.task_on(generated.generate(tmp_path / "store.h5", "main", 60), "tcaf", batch_size=8)
+
+    one, two = stage.needed(task, 1), stage.needed(task, 2)
+
+    assert one is not None
+    assert two is not None
+    assert 0.1 * one < two - one < one  # a batch, and validation beside it
+    assert stage.needed(generated.task_on(task.store, "avca"), 1) is None
+
+
+def test_the_shares_of_a_step_by_kind_of_operation_are_a_whole(tmp_path: Path) -> None:
+    found = registry.load()
+    method = found.get("avgzslnet")
+    bench = training_step.Bench.published(method, found.recipe(method), "main", "corrected", tmp_path)
+
+    shares = bounds.of(bench, 1, top=1e12)
+
+    products = shares.pop("products, of peak")
+    assert 0 < products < 100
+    assert shares[bounds.PRODUCTS] > 5
+    assert shares[bounds.OPTIMISER] > 0
+    assert sum(shares.values()) == pytest.approx(100, abs=0.5)
 
 
 def test_the_evaluation_of_a_test_set_is_timed() -> None:

@@ -14,6 +14,7 @@ from benchmark.execution import CallResult, Runner
 from benchmark.jobs import Call, Unit, plan_units
 from benchmark.method import EpochRecord
 from benchmark.tracking import Tracker
+from benchmark.training import Listener
 from benchmark.worker import Ended
 
 TINY = [
@@ -36,17 +37,8 @@ def need(missing: str) -> NoReturn:
     (pytest.fail if os.environ.get("GZSL_ALL_TESTS") == "required" else pytest.skip)(missing)
 
 
-class QuietListener:
+class QuietListener(Listener):
     """Hears of a training's progress and keeps nothing."""
-
-    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        pass
-
-    def on_note(self, text: str) -> None:
-        pass
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        pass
 
 
 class SilentDisplay:

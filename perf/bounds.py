@@ -1,0 +1,82 @@
+"""What bounds a training step of each method at its published sizes: where torch's profiler finds its time.
+
+Run with ``make bench`` or ``python -m perf.bounds``; ``-h`` lists the options. Operations are counted by the time in
+themselves, without those that they call. Recording them takes time too, about a twentieth of a step; it counts as Python's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.profiler import ProfilerActivity, profile
+
+from benchmark import registry
+from perf.training_step import Bench, peak
+
+PRODUCTS, ATTENTION, OPTIMISER, DRAWS, MOVES = "products", "attention", "optimiser", "draws", "moves"
+KINDS = {
+    PRODUCTS: ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    ATTENTION: ("aten::_scaled_dot_product",),
+    OPTIMISER: ("aten::_fused_adam_",),
+    DRAWS: ("aten::random_", "aten::ge"),
+    MOVES: ("aten::copy_", "aten::cat", "aten::fill_", "aten::index", "aten::zero_"),
+}
+"""Kind -> beginnings of the names of its operations: matrix products, attention, Adam, what dropout draws, copying and joining.
+All others are element-wise or sums (norms, activations, losses)."""
+OTHER, PYTHON = "other operations", "Python"
+
+
+def of(bench: Bench, steps: int, top: float) -> dict[str, Any]:
+    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of ``top``, operations a second."""
+    bench.steps(1)
+    seconds = operations = 0.0
+    spent: dict[str, float] = defaultdict(float)
+    for _ in range(steps):  # a record of many steps takes gigabytes
+        with profile(activities=[ProfilerActivity.CPU], with_flops=True) as record:
+            started = time.perf_counter()
+            bench.steps(0)  # one to warm up, which is the one that is recorded
+            seconds += time.perf_counter() - started
+        for event in record.key_averages():
+            kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), OTHER)
+            spent[kind] += event.self_cpu_time_total * 1e-6
+            operations += event.flops if kind == PRODUCTS else 0
+    shares = {kind: round(100 * spent[kind] / seconds, 1) for kind in (*KINDS, OTHER)}
+    speed = round(100 * operations / spent[PRODUCTS] / top, 1)
+    return {**shares, PYTHON: round(100 - sum(shares.values()), 1), "products, of peak": speed}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--features", default="cls,main")
+    parser.add_argument("--modes", default="corrected")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    found, rows = registry.load(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for method in found.select(options.methods):
+            for features in options.features.split(","):
+                for mode in options.modes.split(","):
+                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder))
+                    torch.set_num_threads(options.threads)
+                    named = {"method": method.title, "features": features, "mode": mode}
+                    rows.append(named | of(bench, options.steps, peak()))
+    print(f"{options.threads} threads; shares of a step in percent\n")
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    if options.json:
+        options.json.write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Where the time of whole stages goes: training batches, waiting for data, validation, checkpoints, the test.
+
+Run with ``make bench`` or ``python -m perf.stage``; ``-h`` lists the options. Both stages of a method at its published sizes in
+mode ``corrected``, on a generated store with UCF's dimensions, lengths and numbers of samples, without tracking (see
+``perf.overhead``). Epochs are short (``--batches``); seconds at the published length are computed: an epoch has so many batches
+more, and one validation and one checkpoint as here. For TCAF also the share of the machine's matrix-product peak that a whole
+epoch at that length reaches, counting needed operations alone (``perf/flops.py``), those of the validation too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from tabulate import tabulate
+
+from benchmark import protocol, registry
+from benchmark.data.batching import TrainingBatches
+from benchmark.evaluation import Ints
+from benchmark.method import Batch
+from benchmark.protocol import TRAIN, VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
+from benchmark.training import Listener, Loop
+from perf import flops
+from perf.generated import generate, task_on
+from perf.training_step import peak
+
+BATCHES, WAITING, VALIDATION, CHECKPOINTS, TEST = "training batches", "waiting for data", "validation", "checkpoints", "test"
+WHOLE = "both stages"
+UCF_SAMPLES = 6394
+"""Samples of training, validation and test."""
+
+
+class Silent(Listener):
+    """Hears of progress and says nothing."""
+
+
+def run(task: Task) -> dict[str, float]:
+    """Both stages in a temporary folder; seconds by what they were spent on. Waiting is part of the training batches."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    def timed(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds[what] += time.perf_counter() - started
+
+        return wrapper
+
+    drawn = TrainingBatches.epoch
+
+    def epoch(self: TrainingBatches, *arguments: int) -> Iterator[Batch]:
+        batches = drawn(self, *arguments)
+        while (batch := timed(next, WAITING)(batches, None)) is not None:
+            yield batch
+
+    watched: list[tuple[Any, str, str]] = [
+        (Loop, "_epoch", BATCHES),
+        (protocol, "validate", VALIDATION),
+        (Loop, "_select", CHECKPOINTS),
+        (Loop, "_save", CHECKPOINTS),
+        (protocol, "test", TEST),
+    ]
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        stack.enter_context(patch.object(TrainingBatches, "epoch", epoch))
+        for owner, name, what in watched:
+            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), what)))
+        started = time.perf_counter()
+        first = stage_one(task, Path(folder), "first", Silent())
+        (Path(folder) / "second").mkdir()
+        stage_two(task, first, Path(folder) / "second", "second", Silent())
+        seconds[WHOLE] = time.perf_counter() - started
+    return dict(seconds)
+
+
+def needed(task: Task, batches: int) -> float | None:
+    """Operations that an epoch of stage 1 with its validation needs; None where there is no formula."""
+    if task.method.name != "tcaf":
+        return None
+    section, spec, config = task.development(), task.spec, task.settings.config
+    samples, sampler = section.samples, training_data(task, section, [TRAIN]).batches.sampler
+
+    def steps(rows: Ints) -> tuple[list[int], list[int]]:
+        return samples.audio.lengths[rows].tolist(), samples.video.lengths[rows].tolist()
+
+    drawn, _ = sampler.epoch(task.seed, 0, batches, task.settings.train.batch_size)
+    trained = sum(flops.tcaf_step(config, spec, *steps(rows), classes=len(sampler.class_ids)) for rows in drawn)
+    return trained + flops.tcaf_embedding(config, spec, *steps(samples.rows(VAL_SEEN, VAL_UNSEEN)))
+
+
+def row(task: Task, published: int, top: float) -> dict[str, Any]:
+    """A line of the table.
+
+    Args:
+        published: batches of an epoch at the published length.
+        top: the machine's peak, operations a second.
+    """
+    train = task.settings.train
+    seconds, epochs = run(task), 2 * train.epochs
+    batch = seconds[BATCHES] / (epochs * train.batches_per_epoch)
+    validation, checkpoint = seconds[VALIDATION] / epochs, seconds[CHECKPOINTS] / epochs
+    epoch, operations = published * batch + validation + checkpoint, needed(task, published)
+    rest = seconds[WHOLE] - sum(seconds[part] for part in (BATCHES, VALIDATION, CHECKPOINTS, TEST))
+    return {
+        "method": task.method.title,
+        "features": task.store.features,
+        "batch (ms)": round(1000 * batch, 1),
+        "waiting for data (%)": round(100 * seconds[WAITING] / seconds[BATCHES], 1),
+        "validation (s)": round(validation, 2),
+        "checkpoint (s)": round(checkpoint, 2),
+        "test (s)": round(seconds[TEST], 2),
+        "rest (s)": round(rest, 2),
+        "batches of an epoch": published,
+        "epoch (s)": round(epoch, 1),
+        "validation (%)": round(100 * validation / epoch, 1),
+        "checkpoint (%)": round(100 * checkpoint / epoch, 1),
+        "of peak (%)": None if operations is None else round(100 * operations / epoch / top, 1),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--features", default="cls")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batches", type=int, default=10, help="of an epoch (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    found, rows = registry.load(), []
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for features in options.features.split(","):
+            store = generate(Path(folder) / f"{features}.h5", features, UCF_SAMPLES)
+            for method in found.select(options.methods):
+                published = task_on(store, method.name).settings.train.batches_per_epoch
+                short = {"epochs": options.epochs, "batches_per_epoch": options.batches, "threads": options.threads}
+                rows.append(row(task_on(store, method.name, **short), published, peak()))
+    print(f"{options.threads} threads, both stages with {options.epochs} x {options.batches} batches each\n")
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    if options.json:
+        options.json.write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
