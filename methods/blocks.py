@@ -198,9 +198,16 @@ class Attention(nn.Module):
         return out
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``."""
+        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``; on the CPU never in 16 bits."""
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
         mask = None if mask is None else mask.unsqueeze(1)
+        if q.device.type == "cpu" and q.dtype.itemsize == 2:  # whose backward takes ten times as long there
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(q.float(), k.float(), v.float(), mask)
+        return self._attend(q, k, v, mask)
+
+    @staticmethod
+    def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 

@@ -120,6 +120,26 @@ def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
     torch.testing.assert_close(attention(x, mask=mask[:, None, :]), expected)
 
 
+def test_attention_of_reduced_precision_is_computed_in_float32_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(6, heads=2, dim_head=3, dropout=0.0), torch.randn(2, 4, 6)
+    taken: list[torch.dtype] = []
+    plain = nn.functional.scaled_dot_product_attention
+
+    def spied(*qkv: Tensor, **options: Any) -> Tensor:
+        taken.extend(x.dtype for x in qkv)
+        return plain(*qkv, **options)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert attention.query(x).dtype == torch.bfloat16
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nn.functional, "scaled_dot_product_attention", spied)
+            reduced = attention(x)
+
+    assert set(taken) == {torch.float32}
+    torch.testing.assert_close(reduced.float(), attention(x), rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("shared_norm", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 3, None])
 def test_layers_over_groups_give_values_and_gradients_of_padded_ones(shared_norm: bool, size: int | None) -> None:
