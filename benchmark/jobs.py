@@ -159,7 +159,7 @@ class Job:
             "seed": self.seed,
             "stage": self.stage,
             "code": code_version(self.unit.method),
-            "device": choose_device(self.settings.train.device).type,
+            "device": choose_device(self.settings.train.device, self.settings.train.precision).type,
             "torch": str(torch.__version__),
         }
 

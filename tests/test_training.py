@@ -245,6 +245,21 @@ def test_mixed_precision_trains_and_validates(bench: Bench, tmp_path: Path) -> N
     assert recorder.records[0].losses["total"] > 0
 
 
+@pytest.mark.parametrize(("supported", "notes"), [(True, 0), (False, 1)])
+def test_a_user_is_told_where_reduced_precision_is_the_slower_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool, notes: int
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    recorder = Recorder()
+    fit(task(bench, "avca", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
+    assert len([n for n in recorder.notes if "float32 is many times as fast" in n]) == notes
+
+
+def test_float16_on_a_cpu_is_refused_before_anything_is_trained(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="not for CPUs"):
+        _ = bench.units(bench.call("train.precision=float16", "train.device=cpu", methods="cjme"))[0].job(1, 0).key
+
+
 def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
     job = task(bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0")
     data = protocol.training_data(job, job.development(), ["stage_1_train"])
