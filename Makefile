@@ -8,7 +8,7 @@ XDIST ?= 2
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench always clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,17 +48,19 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure speed and memory (see perf/)
-	$(BIN)/python -m perf.training_step
-	$(BIN)/python -m perf.bounds
-	$(BIN)/python -m perf.tricks
-	$(BIN)/python -m perf.stage
-	$(BIN)/python -m perf.evaluation
-	$(BIN)/python -m perf.store
-	$(BIN)/python -m perf.memory
-	$(BIN)/python -W ignore -m perf.side_by_side --rounds 3
-	$(BIN)/python -m perf.overhead
-	$(BIN)/python -m perf.report --runs 1500
+# One of them: make bench/stage.md. Each writes a markdown table and the same numbers as JSON.
+BENCHMARKS := training_step bounds tricks stage evaluation store memory side_by_side overhead report
+OPTIONS_side_by_side := --rounds 3
+OPTIONS_report := --runs 1500
+
+bench: $(BENCHMARKS:%=bench/%.md)  ## measure speed and memory (see perf/); tables and JSON in bench/
+
+bench/%.md: $(READY) always
+	@mkdir -p bench
+	$(BIN)/python -W ignore -m perf.$* $(OPTIONS_$*) --json bench/$*.json > $@
+	@cat $@
+
+always:
 
 clean:  ## remove caches and the virtual environment; results in runs/ and reports/ stay
 	rm -rf $(VENV) .setup.lock .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -7,6 +7,7 @@ they give the same is tested in ``tests/methods``, but for Adam and for dropout'
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--features", default="cls,main")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found, rows = registry.load(), []
     method = found.get("tcaf")
@@ -129,6 +131,9 @@ def main() -> None:
                 rows.append([trick, features, mode, *(1000 * statistics.median(seconds[n]) for n in forms), ratio])
     headers = ["what is spared", "features", "mode", "step (ms)", "without it (ms)", "ratio"]
     print(tabulate(rows, headers, tablefmt="github", floatfmt=("", "", "", ".0f", ".0f", ".2f")))
+    if options.json:
+        named = [dict(zip(headers, row, strict=True)) for row in rows]
+        options.json.write_text(json.dumps({"threads": options.threads, "rows": named}, indent=1))
 
 
 if __name__ == "__main__":
