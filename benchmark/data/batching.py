@@ -108,14 +108,13 @@ def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]
 def _normalise(x: Tensor, *, over_time: bool) -> None:
     """Divide ``[B, T, D]`` by the Euclidean norm over its steps or over its channels, in place.
 
-    Over steps a sample at a time, which stays in the processor's cache, and by numpy, whose calls are the cheaper ones; torch's
-    own norm is fast over channels alone.
+    Over steps a sample at a time, which stays in the processor's cache; torch's own norm is fast over channels alone.
     """
     if not over_time:
         x /= torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_(min=1e-12)
         return
-    for sample in x.numpy():
-        sample /= np.maximum(np.sqrt(np.square(sample).sum(0)), 1e-12)
+    for sample in x:
+        sample /= sample.square().sum(0).sqrt_().clamp_(min=1e-12)
 
 
 def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> Tensor:
