@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,16 @@ OTHER, PYTHON = "other operations", "Python"
 
 
 def of(bench: Bench, steps: int, top: float) -> dict[str, Any]:
-    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of ``top``, operations a second."""
+    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of ``top``, operations a second.
+
+    Products *alone* are those of two matrices in the sizes of the step's, again and again, so that they stay in the caches.
+    """
     bench.steps(1)
     seconds = operations = 0.0
     spent: dict[str, float] = defaultdict(float)
+    sizes: Counter[tuple[int, int, int]] = Counter()
     for _ in range(steps):  # a record of many steps takes gigabytes
-        with profile(activities=[ProfilerActivity.CPU], with_flops=True) as record:
+        with profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True) as record:
             started = time.perf_counter()
             bench.steps(0)  # one to warm up, which is the one that is recorded
             seconds += time.perf_counter() - started
@@ -48,9 +53,26 @@ def of(bench: Bench, steps: int, top: float) -> dict[str, Any]:
             kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), OTHER)
             spent[kind] += event.self_cpu_time_total * 1e-6
             operations += event.flops if kind == PRODUCTS else 0
+        for event in record.key_averages(group_by_input_shape=True):
+            if event.key in ("aten::mm", "aten::addmm"):
+                (rows, inner), (_, columns) = [shape for shape in event.input_shapes if len(shape) == 2][-2:]
+                sizes[rows, inner, columns] += event.count
     shares = {kind: round(100 * spent[kind] / seconds, 1) for kind in (*KINDS, OTHER)}
     speed = round(100 * operations / spent[PRODUCTS] / top, 1)
-    return {**shares, PYTHON: round(100 - sum(shares.values()), 1), "products, of peak": speed}
+    alone = sum(2 * m * k * n * times for (m, k, n), times in sizes.items())
+    alone /= sum(seconds_alone(*size) * times for size, times in sizes.items())
+    speeds = {"products, of peak": speed, "alone, of peak": round(100 * alone / top, 1)}
+    return {**shares, PYTHON: round(100 - sum(shares.values()), 1), **speeds}
+
+
+def seconds_alone(rows: int, inner: int, columns: int) -> float:
+    """Seconds of a product of two matrices, the fastest of some."""
+    a, b, best = torch.randn(rows, inner), torch.randn(inner, columns), math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def main() -> None:
