@@ -23,11 +23,20 @@ from benchmark.data.class_files import MODALITIES
 from benchmark.data.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
 from benchmark.data.extracted_files import Samples, read_file
 from benchmark.data.import_staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
-from benchmark.data.importing import FLOAT16_MAX, Dtype, ImportReport, Progress, earlier_store, only_import, part_counts
+from benchmark.data.importing import (
+    FLOAT16_MAX,
+    Dtype,
+    ImportReport,
+    Progress,
+    earlier_store,
+    only_import,
+    part_counts,
+    write_staged,
+)
 from benchmark.data.oddities import list_oddities
 from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ImportProblems, ProblemLog
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
 from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
@@ -161,11 +170,7 @@ def _import(plan: _Plan, places: ListPlaces, progress: Progress, force: bool) ->
     counts = part_counts(plan.feature_set, lists, [sum(samples[s][0] == part for s in reading.seen) for part in PARTS], notes)
     if problems:
         raise ImportProblems(f"{plan.base}, lists of {plan.root}", list(problems))
-    progress("writing the store", 0, 1)
-    write_store(plan.target, _content(plan, lists, staged, staging, samples), plan.dtype)
-    progress("writing the store", 1, 1)
-    staging.remove()
-    digest = FeatureStore(plan.target).digest
+    digest = write_staged(plan.target, _content(plan, lists, staged, staging, samples), plan.dtype, staging, progress)
     return ImportReport(plan.target, "sequences", plan.dtype, digest, False, reading.resumed, counts, list(notes))
 
 

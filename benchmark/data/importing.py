@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.class_files import Form
 from benchmark.data.class_lists import ClassLists
+from benchmark.data.import_staging import Staging
 from benchmark.data.problems import Problem, ProblemLog
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import PARTS, FeatureStore, StoreContent, write_store
 from benchmark.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,15 @@ def earlier_store(target: Path, identity: Mapping[str, Any], needed: str, record
         log.warning("%s is there but is no store of this importer (%s); it will be replaced", target, error)
         return None
     return store if {key: value for key, value in store.provenance.items() if key not in records} == identity else None
+
+
+def write_staged(target: Path, content: StoreContent, dtype: Dtype, staging: Staging, progress: Progress) -> str:
+    """Write a store and remove what was staged for it; the digest of its content."""
+    progress("writing the store", 0, 1)
+    write_store(target, content, dtype)
+    progress("writing the store", 1, 1)
+    staging.remove()
+    return FeatureStore(target).digest
 
 
 def part_counts(

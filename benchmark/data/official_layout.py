@@ -27,10 +27,11 @@ from benchmark.data.importing import (
     earlier_store,
     only_import,
     part_counts,
+    write_staged,
 )
 from benchmark.data.oddities import list_oddities
 from benchmark.data.problems import ImportProblems, ProblemLog
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
 from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
@@ -196,11 +197,7 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     )
     if problems:
         raise ImportProblems(str(plan.root), list(problems))
-    progress("writing the store", 0, 1)
-    write_store(plan.target, _content(plan, lists, staged, staging), plan.dtype)
-    progress("writing the store", 1, 1)
-    staging.remove()
-    digest = FeatureStore(plan.target).digest
+    digest = write_staged(plan.target, _content(plan, lists, staged, staging), plan.dtype, staging, progress)
     return ImportReport(plan.target, plan.form, plan.dtype, digest, False, resumed, counts, list(notes))
 
 
