@@ -79,6 +79,9 @@ def videos(
         str | None, typer.Option(help="Extract a share only, such as 3/16; --merge then writes the store.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the store from the results of all shards.")] = False,
+    segments: Annotated[
+        Path | None, typer.Option(help="Annotations of whole videos as ActivityNet has them: samples are cut from these.")
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the results by video; beside the store, with .extract, if not given.")
     ] = None,
@@ -114,7 +117,7 @@ def videos(
     quirks: frozenset[str] = frozenset()
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
-    plan = make_plan(card, name, folder, lists, vectors)
+    plan = make_plan(card, name, folder, lists, vectors, segments)
     loaded = _weights(extractor, weights or [], random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
