@@ -86,12 +86,13 @@ def test_sample_ids_of_vggsound_say_where_a_clip_begins() -> None:
     assert [named_clips(load_cards()[name]) for name in ("ucf", "activitynet", "stamps")] == [None] * 3
 
 
-def segmented(made: VideoSet, file: Path) -> dict[str, Any]:
+def segmented(made: VideoSet, file: Path, *, empty: bool = False) -> dict[str, Any]:
     """Turn each sample of the set into the second segment of a whole video, ``v_<id>``, and give the annotations."""
     annotations = {}
     for number, (sample, (_, name)) in enumerate(list(made.samples.items())):
         made.files.pop(sample).unlink()
-        write_video(made.videos / f"v_{sample}.mp4", Clip(seconds=4, tone=200.0 + 50 * number))
+        path = made.videos / f"v_{sample}.mp4"
+        path.touch() if empty else write_video(path, Clip(seconds=4, tone=200.0 + 50 * number))
         annotations[sample] = [(0.0, 1.0, name), (1.7, 2.9, name)]
     made.samples = {f"{sample}_1": where for sample, where in made.samples.items()}
     for path in (made.lists / "class-split" / "tiny_split").glob("*.csv"):
@@ -113,7 +114,11 @@ def test_segments_become_a_store_and_are_told_where_they_are_not_there(
     again = command("--segments", file)
     assert (again["resumed"], again["digest"]) == (9, said["digest"])
 
-    name = annotations[first][1][2]
+    name, videos = annotations[first][1][2], FeatureStore(command.store).provenance["videos"]
+    annotations[first][1] = (1.7, 2.901, name)
+    same = command("--segments", annotate(file, **annotations))
+    assert (same["extracted"], same["digest"]) == (1, said["digest"])
+    assert FeatureStore(command.store).provenance["videos"] != videos
     annotations[first][1] = (1.2, 2.9, name)
     changed = command("--segments", annotate(file, **annotations))
     assert (changed["extracted"], changed["resumed"]) == (1, 8)
@@ -128,23 +133,12 @@ def test_segments_become_a_store_and_are_told_where_they_are_not_there(
     assert told[f"{third}_1"] == (f"a.json has no segment 1 of {third}: it has 1, counted from 0", True)
 
 
-def test_a_store_of_other_segments_is_not_current(command: Command, tmp_path: Path) -> None:  # noqa: F811
-    """Even where the features are the same."""
-    file = tmp_path / "a.json"
-    annotations = segmented(command.video_set, file)
-    command("--segments", file)
-    before = FeatureStore(command.store).provenance["videos"]
-    first = next(iter(annotations))
-    annotations[first][1] = (1.7, 2.901, annotations[first][1][2])
-    command("--segments", annotate(file, **annotations))
-    assert FeatureStore(command.store).provenance["videos"] != before
-
-
 def test_a_video_of_its_own_comes_first_and_other_labels_are_told(video_set: VideoSet, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    annotations = segmented(video_set, file)
+    annotations = segmented(video_set, file, empty=True)
     first, second, third, *_ = annotations
-    own = write_video(video_set.videos / f"{first}_1.mp4", Clip(seconds=1))
+    own = video_set.videos / f"{first}_1.mp4"
+    own.touch()
     annotations[second][1] = (1.7, 2.9, "Another class")
     annotations[third][1] = (1.7, 2.9, annotations[third][1][2].upper() + "!")
     (video_set.videos / f"v_{third}.mp4").rename(video_set.videos / f"{third}.webm")
@@ -161,7 +155,7 @@ def test_a_video_of_its_own_comes_first_and_other_labels_are_told(video_set: Vid
 
 def test_a_whole_video_that_is_not_there_is_named(video_set: VideoSet, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    first = next(iter(segmented(video_set, file)))
+    first = next(iter(segmented(video_set, file, empty=True)))
     (video_set.videos / f"v_{first}.mp4").unlink()
     plan = make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None, file)
     assert [(row.sample, row.what) for row in plan.rows] == [

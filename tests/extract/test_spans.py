@@ -26,6 +26,7 @@ LOSSY = {
     "mpeg4.avi": replace(TELLS, codec="mpeg4", sound="libmp3lame"),
     "vp8.webm": replace(TELLS, codec="libvpx", sound="libopus", sound_rate=48_000, rate=30),
     "h264.ts": replace(TELLS, sound="mp2"),
+    "open-gop.mkv": replace(TELLS, options={"x264-params": "open-gop=1:keyint=60:bframes=3"}),
     "raw.h264": replace(TELLS, sound=None),
 }
 LATE = {"mpeg4.avi": (0.04, 1105 / 44_100), "h264.ts": (481 / 44_100, 481 / 44_100)}
