@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from benchmark.config import LengthConfig, Mode, Recipe, Settings, Sources, TrainConfig, resolve
 from benchmark.data.cards import Card
 from benchmark.data.store import FeatureStore
+from benchmark.data.verify import data_caption
 from benchmark.errors import UsageError
 from benchmark.method import Method
 from benchmark.protocol import StageTwo, Task, evaluate_weights
@@ -185,7 +186,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         "dataset": card.name,
         "dataset_title": card.title,
         "dataset_kind": "generated" if store.generated else card.kind,
-        "dataset_caption": card.caption,
+        "dataset_caption": data_caption(store, card),
         "features": features,
         "mode": settings.protocol.mode,
         "alignment": settings.protocol.text_alignment,

@@ -79,6 +79,9 @@ def videos(
         str | None, typer.Option(help="Extract a share only, such as 3/16; --merge then writes the store.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the store from the results of all shards.")] = False,
+    segments: Annotated[
+        Path | None, typer.Option(help="Annotations of whole videos as ActivityNet has them: samples are cut from these.")
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the results by video; beside the store, with .extract, if not given.")
     ] = None,
@@ -114,7 +117,7 @@ def videos(
     quirks: frozenset[str] = frozenset()
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
-    plan = make_plan(card, name, folder, lists, vectors)
+    plan = make_plan(card, name, folder, lists, vectors, segments)
     loaded = _weights(extractor, weights or [], random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
@@ -288,7 +291,14 @@ def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Ass
         return
     state = "is there already" if assembled.already else "written"
     out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
-    rows_table(out, "Parts", ["part", "samples"], list(assembled.parts.items()))
+    listed = _listed(task)
+    rows = [(part, n, listed[part], f"{100 * (1 - n / listed[part]):.1f} %") for part, n in assembled.parts.items()]
+    rows_table(out, "Parts", ["part", "samples", "listed", "missing"], rows)
+
+
+def _listed(task: _Task) -> dict[str, int]:
+    """Listed samples of each part."""
+    return {part: len(samples.kept()) for part, samples in task.plan.lists.parts.items()}
 
 
 def _as_json(
@@ -298,6 +308,7 @@ def _as_json(
         "store": str(task.target) if assembled else None,
         "digest": assembled.digest if assembled else None,
         "parts": dict(assembled.parts) if assembled else None,
+        "listed": _listed(task),
         "results": str(task.results.folder),
         "shard": shard,
         "extracted": len(done.outcomes) - done.resumed,

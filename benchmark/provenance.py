@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import yaml
 
+from benchmark.data.verify import data_caption
 from benchmark.jobs import Call, Unit
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,9 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         "method_uses": ", ".join(unit.method.uses).replace("_", " "),
         "dataset_title": unit.card.title,
         "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
-        "dataset_caption": ", ".join([unit.card.caption, *(f"{k}={v}" for k, v in unit.data_settings.items())]),
+        "dataset_caption": ", ".join(
+            [data_caption(unit.store, unit.card), *(f"{k}={v}" for k, v in unit.data_settings.items())]
+        ),
         "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
         "epochs": str(unit.settings.train.epochs),
         "batches_per_epoch": str(unit.settings.train.batches_per_epoch),

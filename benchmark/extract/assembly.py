@@ -127,7 +127,8 @@ def _provenance(
     """What the store is made from; of the videos their number and one digest, since there may be a hundred thousand."""
     sha = hashlib.sha256()
     for outcome in outcomes:
-        sha.update(f"{outcome.sample} {outcome.source.sha256}\n".encode())
+        cut = f" {outcome.span.start!r} {outcome.span.end!r}" if outcome.span else ""
+        sha.update(f"{outcome.sample} {outcome.source.sha256}{cut}\n".encode())
     lists = [fingerprint(path, plan.root if path.is_relative_to(plan.root) else path.parent) for path in plan.lists.files]
     return {
         "importer": "extract",

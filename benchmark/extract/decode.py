@@ -7,7 +7,9 @@ on.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UsageError
 from benchmark.extract.resampling import Resampler
+from benchmark.extract.segments import Span
 
 try:
     import av
@@ -27,6 +30,11 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 ENDS_EARLY = 0.9
 """A stream that has less than this of the length that its header says is noted."""
+SECOND = av.time_base
+"""Times are compared in microseconds, ffmpeg's unit for times of a whole file."""
+RUN_UPS = (1, 10)
+"""Seconds before a span at which decoding is tried to begin. Some are needed: sound is not good at once after a leap, and some
+kinds of files are read from the first keyframe behind the place that is asked for."""
 LONGEST_STILL = 600.0
 """Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there."""
 Picture = NDArray[np.uint8]
@@ -37,39 +45,52 @@ class UnreadableVideo(Exception):
     """Nothing of a file can be used; says why."""
 
 
-def pictures(path: Path, rate: int | None, note: Note) -> Iterator[Picture]:
+def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None) -> Iterator[Picture]:
     """The pictures of a video, upright, ``[height, width, 3]`` in red, green, blue.
 
     Args:
         path: the file.
         rate: pictures a second: some are dropped or repeated so that each stands at its time. None: as they come.
         note: is told what is odd.
+        span: only these seconds, as if they were a video of their own. What lies before is leapt over, not decoded.
 
     Raises:
-        UnreadableVideo: it cannot be opened, has no video stream, or no picture can be decoded.
+        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or it ends before the span.
     """
-    with _open(path) as container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    with _open_at(path, "video", span) as container:
+        streams = _streams(container, "video")
         if not streams:
             raise UnreadableVideo("no video stream")
         stream = streams[0]
         stream.thread_type = "AUTO"
-        timed = _Timed(rate, stream)
-        turns = count = 0
-        for frame in _decoded(container, stream, note):
-            if (gap := timed.gap(frame)) > LONGEST_STILL:
-                note(f"video breaks off: its times leap by {gap:.0f} s")
-                break
-            turns = round(frame.rotation / 90) % 4
-            for kept in timed.push(frame):
-                count += 1
-                yield np.rot90(_rgb(kept), turns)
-        for kept in timed.end():
+        timed = _Timed(rate, stream, *_bounds(container, span))
+        wanted = None if span is None or rate is None else max(1, math.floor((span.end - span.start) * rate + 0.5))
+        count = 0
+        for picture in islice(_upright(timed, _decoded(container, stream, note), note), wanted):
             count += 1
-            yield np.rot90(_rgb(kept), turns)
+            yield picture
+        if not count and span is not None and timed.seconds > -math.inf:
+            ends = span.start + timed.seconds
+            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures end at {ends:.1f} s")
         if not count:
             raise UnreadableVideo("no picture can be decoded")
-        _note_early_end(container, stream, timed.seconds, note)
+        _note_early_end(container, stream, timed.seconds, note, span)
+
+
+def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Picture]:
+    """Frames as pictures, up to the first one behind the span: a picture lasts until the next one."""
+    turns = 0
+    for frame in frames:
+        if (gap := timed.gap(frame)) > LONGEST_STILL:
+            note(f"video breaks off: its times leap by {gap:.0f} s")
+            break
+        turns = round(frame.rotation / 90) % 4
+        for kept in timed.push(frame):
+            yield np.rot90(_rgb(kept), turns)
+        if timed.over:
+            return
+    for kept in timed.end():
+        yield np.rot90(_rgb(kept), turns)
 
 
 def has_sound(path: Path) -> bool:
@@ -82,19 +103,22 @@ def has_sound(path: Path) -> bool:
         return bool(container.streams.audio)
 
 
-def sound(path: Path, rate: int, note: Note, *, sixteen_bit: bool = False) -> Iterator[NDArray[np.float64]]:
+def sound(
+    path: Path, rate: int, note: Note, span: Span | None = None, *, sixteen_bit: bool = False
+) -> Iterator[NDArray[np.float64]]:
     """The sound of a video in blocks ``[samples]``: the mean of the channels, in -1 to 1; nothing where there is none.
 
     Args:
         path: the file.
         rate: samples a second.
         note: is told what is odd.
+        span: only these seconds, to the sample; silence where the sound begins later. What lies before is leapt over.
         sixteen_bit: round each channel to 16 bits first, as a detour over WAV files does.
 
     Raises:
         UnreadableVideo: it cannot be opened.
     """
-    with _open(path) as container:
+    with _open_at(path, "audio", span) as container:
         if not container.streams.audio:
             return
         stream = container.streams.audio[0]
@@ -102,7 +126,7 @@ def sound(path: Path, rate: int, note: Note, *, sixteen_bit: bool = False) -> It
         resampler: Resampler | None = None
         form = None
         seconds = 0.0
-        for frame in _decoded(container, stream, note):
+        for frame, first, last in _within(_decoded(container, stream, note), *_bounds(container, span)):
             if (frame.format.name, frame.layout.name, frame.sample_rate) != form:  # the first one, or a change on the way
                 if resampler is not None and form is not None and frame.sample_rate != form[2]:
                     yield resampler.end()
@@ -111,15 +135,40 @@ def sound(path: Path, rate: int, note: Note, *, sixteen_bit: bool = False) -> It
                 floats = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
                 resampler = resampler or Resampler(frame.sample_rate, rate)
             assert resampler is not None
-            seconds += frame.samples / frame.sample_rate
+            seconds += (last - first) / frame.sample_rate
+            for silent in range(first, 0, frame.sample_rate):
+                yield resampler.push(np.zeros(min(-silent, frame.sample_rate)))
             for part in floats.resample(frame):
-                channels = part.to_ndarray().astype(np.float64)
+                channels = part.to_ndarray()[:, max(0, first) : last].astype(np.float64)
                 if sixteen_bit:
                     channels = np.clip(np.round(channels * 2**15), -(2**15), 2**15 - 1) / 2**15
                 yield resampler.push(channels.mean(0))
         if resampler is not None:
             yield resampler.end()
-            _note_early_end(container, stream, seconds, note)
+            _note_early_end(container, stream, seconds, note, span)
+
+
+def _within(frames: Iterator[Any], start: float, end: float) -> Iterator[tuple[Any, int, int]]:
+    """Frames of sound with the first of their samples that is wanted and the one behind the last.
+
+    The first one is negative where the sound begins later than the span: so many samples are missing before it.
+    """
+    left = (end - start) / SECOND
+    begun = start == -math.inf
+    for frame in frames:
+        first = 0
+        if not begun:
+            first = round((start - _time(frame)) * frame.sample_rate / SECOND)
+            if first >= frame.samples:
+                continue
+            begun = True
+        last = round(min(frame.samples, first + left * frame.sample_rate))  # counted: the times of many files are rounded
+        if last <= 0:
+            return
+        yield frame, first, last
+        left -= (last - first) / frame.sample_rate
+        if left * frame.sample_rate < 0.5:
+            return
 
 
 def _rgb(frame: Any) -> Picture:
@@ -135,6 +184,44 @@ def _open(path: Path) -> Any:
         return av.open(str(path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UnreadableVideo(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _streams(container: Any, kind: str) -> list[Any]:
+    return [s for s in getattr(container.streams, kind) if not s.disposition & av.stream.Disposition.attached_pic]
+
+
+def _bounds(container: Any, span: Span | None) -> tuple[float, float]:
+    """Microseconds of a span by the clock of a file, which need not begin at 0."""
+    if span is None:
+        return -math.inf, math.inf
+    zero = container.start_time or 0
+    return zero + round(span.start * SECOND), zero + round(span.end * SECOND)
+
+
+def _time(frame: Any) -> float:
+    """Microseconds at which a frame or packet begins; 0 where that is not known."""
+    return round(frame.pts * frame.time_base * SECOND) if frame.pts is not None else 0
+
+
+def _open_at(path: Path, kind: str, span: Span | None) -> Any:
+    """An open file that is read from a little before a span on: from its beginning, where it cannot be leapt in."""
+    container = _open(path)
+    streams = _streams(container, kind)
+    start, _ = _bounds(container, span)
+    targets = [start - seconds * SECOND for seconds in RUN_UPS if start - seconds * SECOND > (container.start_time or 0)]
+    if not streams or not targets:
+        return container
+    for target in targets:
+        try:
+            container.seek(int(target))
+            landed = next(packet for packet in container.demux(streams[0]) if packet.is_keyframe)
+            if landed.pts is not None and _time(landed) <= start:
+                container.seek(int(target))  # again, since packets were read
+                return container
+        except (av.error.FFmpegError, ValueError, StopIteration):
+            pass
+    container.close()
+    return _open(path)
 
 
 def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
@@ -157,23 +244,34 @@ def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
         note(f"{damaged} {stream.type} packets cannot be decoded and were left out")
 
 
-def _note_early_end(container: Any, stream: Any, seconds: float, note: Note) -> None:
-    promised = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+def _note_early_end(container: Any, stream: Any, seconds: float, note: Note, span: Span | None) -> None:
+    promised = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / SECOND
+    if span is not None:
+        promised = span.end - span.start
     if seconds < ENDS_EARLY * promised:
         note(f"{stream.type} ends after {seconds:.1f} s of {promised:.1f} s")
 
 
 class _Timed:
-    """Frames at a constant rate by ffmpeg's filter ``fps``, all in the size and pixel format of the first one."""
+    """Frames at a constant rate by ffmpeg's filter ``fps``, all in the size and pixel format of the first one.
 
-    def __init__(self, rate: int | None, stream: Any) -> None:
+    Args:
+        rate: frames a second; None leaves them as they come, and lets through those between ``start`` and ``end`` only.
+        stream: theirs.
+        start, end: microseconds; the frame that is seen at ``start`` becomes the first one. Infinite where all are wanted.
+    """
+
+    def __init__(self, rate: int | None, stream: Any, start: float, end: float) -> None:
         self._rate, self._stream = rate, stream
+        self._from, self._to = start, end
         self._graph: Any = None
         self._first: Any = None
         self._next = 0
         self._start: int | None = None
-        self.seconds = 0.0
-        """Up to the end of the last frame that came."""
+        self.seconds = -math.inf
+        """From the first frame, or from ``start``, to the end of the last frame that came."""
+        self.over = False
+        """Whether a frame from ``end`` on has come."""
 
     def gap(self, frame: Any) -> float:
         """Seconds between the end of the last frame and the beginning of this one."""
@@ -188,9 +286,12 @@ class _Timed:
             frame.pts, frame.time_base = self._next, base
         self._start = frame.pts if self._start is None else self._start
         self._next = frame.pts + step
-        self.seconds = float((self._next - self._start) * base)
+        self.seconds = float(self._next * base) - max(float(self._start * base), self._from / SECOND)
+        time = round(frame.pts * base * SECOND)
+        self.over = time >= self._to
         if self._rate is None:
-            yield frame
+            if self._from <= time < self._to:
+                yield frame
             return
         if self._graph is None:
             self._first = (frame.width, frame.height, frame.format.name)
@@ -212,7 +313,8 @@ class _Timed:
     def _make_graph(self, frame: Any, base: Any) -> Any:
         graph = av.filter.Graph()
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
-        fps, sink = graph.add("fps", f"fps={self._rate}"), graph.add("buffersink")
+        start = f":start_time={self._from / SECOND:.6f}" if self._from > -math.inf else ""
+        fps, sink = graph.add("fps", f"fps={self._rate}{start}"), graph.add("buffersink")
         source.link_to(fps)
         fps.link_to(sink)
         graph.configure()

@@ -22,6 +22,7 @@ from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
 from benchmark.extract.extractor import Extractor
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
+from benchmark.extract.segments import Span
 from benchmark.extract.steps import batches, clips, windows
 
 NO_SOUND = "no sound"
@@ -101,7 +102,7 @@ def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolde
     wanted = shard.share(plan)
     for i, w in enumerate(wanted):
         progress("videos", i, len(wanted))
-        outcome = results.read(w.sample, w.video, plan.videos)
+        outcome = results.read(w.sample, w.video, plan.videos, w.span)
         if outcome is not None:
             done.resumed += 1
         else:
@@ -127,7 +128,7 @@ def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Ext
     done, missing = Extracted(), []
     for i, w in enumerate(plan.wanted):
         progress("results", i, len(plan.wanted))
-        outcome = results.read(w.sample, w.video, plan.videos)
+        outcome = results.read(w.sample, w.video, plan.videos, w.span)
         if outcome is None:
             missing.append(w)
         else:
@@ -156,7 +157,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         notes: list[str] = []
         silent = False
         try:
-            silent = _compute(w.video, extractor, features, results.without_sound, notes)
+            silent = _compute(w.video, extractor, features, results.without_sound, notes, w.span)
         except Silent:
             features.clear()
             outcome = Outcome(w.sample, source, NO_SOUND, tuple(notes), without_sound=results.without_sound)
@@ -166,6 +167,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         else:
             outcome = _finished(w.sample, source, extractor, features, notes)
             outcome = replace(outcome, without_sound=results.without_sound if silent else None)
+        outcome = replace(outcome, span=w.span)
         results.record(file, outcome)
     return outcome
 
@@ -186,8 +188,15 @@ class Silent(Exception):
     """A video has no sound and is to be left out."""
 
 
-def _compute(video: Path, extractor: Extractor, features: VideoFeatures, without_sound: str, notes: list[str]) -> bool:
-    """Both sequences of a video, a few steps at a time; whether it got zero sound.
+def _compute(
+    video: Path,
+    extractor: Extractor,
+    features: VideoFeatures,
+    without_sound: str,
+    notes: list[str],
+    span: Span | None = None,
+) -> bool:
+    """Both sequences of a video or of a span of it, a few steps at a time; whether it got zero sound.
 
     Raises:
         UnreadableVideo: it has no pictures.
@@ -196,11 +205,11 @@ def _compute(video: Path, extractor: Extractor, features: VideoFeatures, without
     if without_sound == "skip" and not has_sound(video):
         raise Silent
     timing = extractor.timing
-    prepared = (extractor.prepare(picture) for picture in pictures(video, timing.rate, notes.append))
+    prepared = (extractor.prepare(picture) for picture in pictures(video, timing.rate, notes.append, span))
     for batch in batches(clips(prepared, timing.length, pad=timing.pad), extractor.batch):
         features.append("video", extractor.video(batch))
     spec, heard = extractor.sound, _Count()
-    blocks = sound(video, spec.rate, notes.append, sixteen_bit="sixteen_bit" in extractor.repeated)
+    blocks = sound(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
     for batch in batches(windows(heard.through(blocks), spec.window, spec.hop), extractor.batch):
         features.append("audio", extractor.audio(batch))
     if heard.samples:

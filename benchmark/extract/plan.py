@@ -15,11 +15,14 @@ from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
 from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
+from benchmark.extract.segments import Rule, Span, annotated_segments, named_clips
 
 VIDEO_FILES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"}
 )
 """Ends of the names of files that are taken for videos, in small letters."""
+WHOLE_NAMES = ("{}", "v_{}")
+"""How files of whole videos are named by the videos' ids."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Wanted:
     part: str
     label: int
     video: Path
+    span: Span | None = None
+    """What the sample is of the video; None for all of it."""
 
 
 @dataclass
@@ -58,8 +63,12 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
 
 
-def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Path | None) -> Plan:
+def make_plan(
+    card: Card, features: str, videos: Path, source: Path, vectors: Path | None, segments: Path | None = None
+) -> Plan:
     """Read the lists of a feature set and look for the videos of their samples.
+
+    A sample that has no video of its own may be cut from a whole one, as ``segments`` or the card's sample ids say.
 
     Args:
         card: the data set.
@@ -67,13 +76,15 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Pa
         videos: folder of the videos, searched with all its folders; a video is named as its sample.
         source: folder in the official layout, of which ``class-split`` and the word vectors are read.
         vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+        segments: file of the segments of whole videos, see ``segments.py``.
 
     Raises:
         ImportProblems: faults of the lists, all of them.
-        UsageError: a folder or a sample list is missing, or no sample has a video.
+        UsageError: a folder or a sample list is missing, the segments cannot be read, or no sample has a video.
     """
     if not videos.is_dir():
         raise UsageError(f"--videos {videos}: no such folder")
+    rule = annotated_segments(segments) if segments is not None else named_clips(card)
     given = check_vectors_file(vectors) if vectors is not None else None
     root = official_root(card, source)
     layout = official_places(card)
@@ -84,31 +95,50 @@ def make_plan(card: Card, features: str, videos: Path, source: Path, vectors: Pa
     if problems:
         raise ImportProblems(str(root), list(problems))
     plan = Plan(root, videos.resolve(), lists)
-    _find_videos(plan)
+    _find_videos(plan, rule)
     if not plan.wanted:
         raise UsageError(
             f"--videos {videos}: no video of {len(plan.rows):,} listed samples; a video is named as its sample, "
-            f"such as {plan.rows[0].sample}.mp4, in any folder below"
+            f"such as {plan.rows[0].sample}.mp4, in any folder below, or cut from a whole one (docs/extraction.md)"
         )
     return plan
 
 
-def _find_videos(plan: Plan) -> None:
+def _find_videos(plan: Plan, rule: Rule | None) -> None:
     by_name = _video_files(plan.videos)
     by_folded: dict[str, list[Path]] = {}
     for name, paths in by_name.items():
         by_folded.setdefault(name.casefold(), []).extend(paths)
+
+    def named(name: str) -> list[Path]:
+        return by_name.get(name) or by_folded.get(name.casefold(), [])
+
     for part in PARTS:
         for sample, label in sorted(plan.lists.parts[part].kept().items(), key=lambda item: (item[1], item[0])):
             plan.listed.append(sample)
-            found = by_name.get(sample) or by_folded.get(sample.casefold(), [])
+            found = named(sample)
+            cut = rule(sample) if rule and not found else None
+            if cut is not None:
+                found = [path for form in WHOLE_NAMES for path in named(form.format(cut.video))]
             if not found:
-                plan.rows.append(Row(sample, "", "no video of this name", left_out=True))
+                whole = f", nor of the whole video {cut.video}" if cut else ""
+                plan.rows.append(Row(sample, "", f"no video of this name{whole}", left_out=True))
+                continue
+            file = _shown(plan, found[0])
+            if cut is not None and cut.span is None:
+                plan.rows.append(Row(sample, file, cut.problem, left_out=True))
                 continue
             if len(found) > 1:
-                others = ", ".join(path.relative_to(plan.videos).as_posix() for path in found[1:])
-                plan.rows.append(Row(sample, _shown(plan, found[0]), f"not read, of the same name: {others}", left_out=False))
-            plan.wanted.append(Wanted(sample, part, label, found[0]))
+                others = ", ".join(_shown(plan, path) for path in found[1:])
+                plan.rows.append(Row(sample, file, f"not read, of the same name: {others}", left_out=False))
+            if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
+                other = f"the segment is annotated as {cut.label!r}, the sample is listed as {plan.lists.names[label]!r}"
+                plan.rows.append(Row(sample, file, other, left_out=False))
+            plan.wanted.append(Wanted(sample, part, label, found[0], cut.span if cut else None))
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _shown(plan: Plan, path: Path) -> str:

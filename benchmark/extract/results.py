@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.import_staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats, replacing
+from benchmark.extract.segments import Span
 
 CHUNK_ROWS = 16
 
@@ -41,6 +42,8 @@ class Outcome:
     """Largest absolute value by modality."""
     without_sound: str | None = None
     """For a video without sound: what was done about it."""
+    span: Span | None = None
+    """What the sample is of the video; None for all of it."""
 
 
 class VideoFeatures:
@@ -97,13 +100,14 @@ class ResultFolder:
     def path(self, sample: str) -> Path:
         return self.folder / f"{quote(sample, safe='')}.h5"
 
-    def read(self, sample: str, video: Path, root: Path) -> Outcome | None:
+    def read(self, sample: str, video: Path, root: Path, span: Span | None = None) -> Outcome | None:
         """What became of a video, where that is known and still holds.
 
         Args:
             sample: its id.
             video: its file as it is now.
             root: the folder that paths are relative to.
+            span: what the sample is of the video.
         """
         try:
             with h5py.File(self.path(sample), "r") as f:
@@ -113,10 +117,12 @@ class ResultFolder:
         source = SourceFile(**recorded["outcome"].pop("source"))
         same = recorded["identity"] == self.identity and source.path == video.relative_to(root).as_posix()
         same = same and recorded["outcome"]["without_sound"] in (None, self.without_sound)
+        recorded_span = recorded["outcome"].pop("span", None)  # results of earlier versions have none
+        same = same and recorded_span == (list(span) if span else None)
         if not same or not unchanged(source, root):
             return None
         notes = tuple(recorded["outcome"].pop("notes"))
-        return Outcome(source=source, notes=notes, **recorded["outcome"])
+        return Outcome(source=source, notes=notes, span=span, **recorded["outcome"])
 
     @contextmanager
     def writing(self, sample: str) -> Iterator[tuple[h5py.File, VideoFeatures]]:

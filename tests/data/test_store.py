@@ -24,7 +24,7 @@ from benchmark.data.store import (
     replacing,
     write_store,
 )
-from benchmark.data.verify import verify_store
+from benchmark.data.verify import data_caption, verify_store
 from benchmark.errors import UsageError
 
 CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
@@ -310,6 +310,23 @@ def test_counts_that_differ_from_the_cards_are_notes(tmp_path: Path) -> None:
     assert [finding.severity for finding in findings] == ["note"]
     assert "stage_1_train: 2 classes, the card has 9" in findings[0].text
     assert "stage_1_val_seen: 4 samples, the card has 7" in findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("generated", "samples", "told"),
+    [
+        (False, {"stage_1_train": 4, "stage_1_val_seen": 7, "stage_2_test_seen": 9}, "ours, 6 of 20 listed samples missing"),
+        (False, {"stage_1_train": 3, "stage_2_train": 90}, "ours"),  # more than listed; a union of other parts
+        (True, {"stage_1_train": 1_000}, "ours"),
+    ],
+)
+def test_captions_say_how_many_listed_samples_are_missing(
+    tmp_path: Path, generated: bool, samples: dict[str, int], told: str
+) -> None:
+    write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), generated=generated))
+    card = tiny_card(samples=samples).model_copy(update={"caption": "ours"})
+    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card) == told
+    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card.model_copy(update={"caption": ""})) == told[len("ours, ") :]
 
 
 def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
