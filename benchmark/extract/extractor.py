@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.errors import UsageError, near
+from benchmark.extract.calls import Calls
 from benchmark.extract.packages import Package
 from benchmark.registry import import_file
 
@@ -96,11 +98,13 @@ class Extractor(ABC):
     paired: ClassVar[bool] = False
     """Whether a step of sound and a step of pictures are of the same moment: the longer sequence is cut to the shorter one."""
     batch: ClassVar[int] = 8
-    """Steps that are computed together."""
+    """Steps that are computed together, but on a CPU, where that gains nothing."""
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
         self.repeated = quirks
         self.device = device
+        rows = 1 if torch.device(device).type == "cpu" else self.batch
+        self.calls = Calls({"audio": self.audio, "video": self.video}, rows, kept=2 * self.batch)
 
     @classmethod
     @abstractmethod
