@@ -22,6 +22,7 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     from benchmark.data.cards import Card
     from benchmark.extract.assembly import Assembled
+    from benchmark.extract.devices import Job
     from benchmark.extract.extraction import Extracted, Shard
     from benchmark.extract.extractor import Extractor
     from benchmark.extract.plan import Plan, Row
@@ -88,7 +89,13 @@ def videos(
         typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
     ] = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; a process for each of several: cuda:0,cuda:1 or cpu,cpu.")
+    ] = "auto",
+    decoders: Annotated[
+        int | None,
+        typer.Option(help="Videos that each device works on at a time; by its kind and the cores if not given.", min=1),
+    ] = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
@@ -97,10 +104,12 @@ def videos(
     from benchmark.data.cards import find_card, load_cards
     from benchmark.data.locate import store_path
     from benchmark.extract.assembly import refuse_to_spoil
+    from benchmark.extract.devices import Job
     from benchmark.extract.extraction import Shard, chosen_quirks, identity
     from benchmark.extract.extractor import find_extractor
     from benchmark.extract.plan import make_plan
     from benchmark.extract.results import ResultFolder
+    from benchmark.extract.weights_files import load_weights
 
     if official is not None and shard is not None:
         raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
@@ -115,14 +124,15 @@ def videos(
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
     plan = make_plan(card, name, folder, lists, vectors)
-    loaded = _weights(extractor, weights or [], random_weights)
+    loaded = load_weights(extractor, weights or [], random=random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
     results = ResultFolder(place, identity(extractor, loaded.record, quirks), no_sound)
     generated = loaded.generated or card.kind == "generated"
     refuse_to_spoil(target, generated)
     task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
-    done = _merge(task) if merge else _extract(task, part, extractor, loaded, quirks, device)
+    job = Job(name, plugin or [], weights or [], random_weights, quirks, plan.videos, results)
+    done = _merge(task) if merge else _extract(task, part, job, loaded, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
@@ -165,23 +175,18 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _weights(extractor: type[Extractor], given: Sequence[str], random: bool) -> Weights:
-    from benchmark.extract.weights_files import given_files, random_weights, read_weights
-
-    if random and given:
-        raise UsageError("--random-weights and --weights: give one of them")
-    return random_weights(extractor) if random else read_weights(extractor, given_files(extractor, given))
-
-
-def _extract(
-    task: _Task, shard: Shard, extractor: type[Extractor], loaded: Weights, quirks: frozenset[str], device: str
-) -> Extracted:
+def _extract(task: _Task, shard: Shard, job: Job, loaded: Weights, device: str, decoders: int | None) -> Extracted:
+    from benchmark.extract.devices import default_decoders, extract_on
     from benchmark.extract.extraction import extract
+    from benchmark.extract.extractor import EXTRACTORS
 
-    built = extractor(loaded.states, quirks, _device(device))
+    devices = [_device(name) for name in device.split(",")]
+    each = decoders or default_decoders(devices)
     try:
         with _progress("videos") as show:
-            return extract(task.plan, shard, built, task.results, show)
+            if len(devices) * each > 1:
+                return extract_on(task.plan, shard, job, devices, each, show)
+            return extract(task.plan, shard, EXTRACTORS[job.extractor](loaded.states, job.quirks, *devices), job.results, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
