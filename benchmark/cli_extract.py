@@ -92,6 +92,9 @@ def videos(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; a process for each of several: cuda:0,cuda:1 or cpu,cpu.")
     ] = "auto",
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the networks; results of another one do not count.")
+    ] = "float32",
     decoders: Annotated[
         int | None,
         typer.Option(help="Videos that each device works on at a time; by its kind and the cores if not given.", min=1),
@@ -127,12 +130,12 @@ def videos(
     loaded = load_weights(extractor, weights or [], random=random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
-    results = ResultFolder(place, identity(extractor, loaded.record, quirks), no_sound)
+    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
     generated = loaded.generated or card.kind == "generated"
     refuse_to_spoil(target, generated)
     task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
-    job = Job(name, plugin or [], weights or [], random_weights, quirks, plan.videos, results)
-    done = _merge(task) if merge else _extract(task, part, job, loaded, device, decoders)
+    job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+    done = _merge(task) if merge else _extract(task, part, job, extractor, loaded, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
@@ -175,18 +178,27 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _extract(task: _Task, shard: Shard, job: Job, loaded: Weights, device: str, decoders: int | None) -> Extracted:
+def _extract(
+    task: _Task,
+    shard: Shard,
+    job: Job,
+    extractor: type[Extractor],
+    loaded: Weights,
+    device: str,
+    decoders: int | None,
+) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
     from benchmark.extract.extraction import extract
-    from benchmark.extract.extractor import EXTRACTORS
 
     devices = [_device(name) for name in device.split(",")]
+    if job.precision == "float16" and "cpu" in devices:
+        raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
     each = decoders or default_decoders(devices)
     try:
         with _progress("videos") as show:
             if len(devices) * each > 1:
                 return extract_on(task.plan, shard, job, devices, each, show)
-            return extract(task.plan, shard, EXTRACTORS[job.extractor](loaded.states, job.quirks, *devices), job.results, show)
+            return extract(task.plan, shard, job.put(extractor, loaded, devices[0]), job.results, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None

@@ -22,10 +22,10 @@ from joblib import cpu_count
 from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Extracted, Shard, attempt, collect, identity, to_try_again
-from benchmark.extract.extractor import Extractor, find_extractor
+from benchmark.extract.extractor import Extractor, Precision, find_extractor
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
-from benchmark.extract.weights_files import load_weights
+from benchmark.extract.weights_files import Weights, load_weights
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
@@ -42,6 +42,7 @@ class Job:
     """As the user gave them."""
     random_weights: bool
     quirks: frozenset[str]
+    precision: Precision
     videos: Path
     """The folder that paths are relative to."""
     results: ResultFolder
@@ -54,9 +55,15 @@ class Job:
         """
         kind = find_extractor(self.extractor, self.plugins)
         loaded = load_weights(kind, self.weights, random=self.random_weights)
-        if json.loads(json.dumps(identity(kind, loaded.record, self.quirks))) != self.results.identity:
+        if json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision))) != self.results.identity:
             raise UsageError("the extractor or its weights changed after the command was given; give it again")
-        return kind(loaded.states, self.quirks, device)
+        return self.put(kind, loaded, device)
+
+    def put(self, kind: type[Extractor], loaded: Weights, device: str) -> Extractor:
+        """The extractor with its weights on a device."""
+        extractor = kind(loaded.states, self.quirks, device)
+        extractor.use(self.precision)
+        return extractor
 
 
 def default_decoders(devices: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from benchmark.data.import_staging import SourceFile, fingerprint
 from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
-from benchmark.extract.extractor import Extractor
+from benchmark.extract.extractor import Extractor, Precision
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.steps import clips, windows
@@ -67,11 +67,14 @@ class Extracted:
 Work = Callable[[Iterator[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
 
 
-def identity(extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str]) -> dict[str, Any]:
+def identity(
+    extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str], precision: Precision = "float32"
+) -> dict[str, Any]:
     """All that decides features besides the videos.
 
     Args:
         weights: what is recorded of the weights.
+        precision: of the networks; float32 is not named.
     """
     return {
         "extractor": extractor.name,
@@ -79,6 +82,7 @@ def identity(extractor: type[Extractor], weights: Mapping[str, Any], quirks: fro
         "dims": {"audio": extractor.audio_dim, "video": extractor.video_dim},
         "weights": {name: {k: v for k, v in record.items() if k != "file"} or record for name, record in weights.items()},
         "published_quirks": sorted(quirks),
+        **({"precision": precision} if precision != "float32" else {}),
     }
 
 

@@ -183,3 +183,16 @@ def test_the_place_in_a_call_and_the_other_rows_change_no_bit(built: Extractor, 
             others[place] = step
             found.add(network(others)[place].tobytes())
     assert len(found) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["audio", "video"])
+@pytest.mark.parametrize("kind", [Cls, Main])
+def test_bfloat16_features_are_near_those_of_float32(kind: type[Extractor], modality: str) -> None:
+    extractor = kind(random_weights(kind).states, frozenset(), "cpu")
+    step = random_steps(extractor, modality, 1)
+    wanted = getattr(extractor, modality)(step)
+    extractor.use("bfloat16")
+    found = getattr(extractor, modality)(step)
+    assert found.dtype == np.float32
+    assert 0 < np.linalg.norm(found - wanted) < 2e-2 * np.linalg.norm(wanted)

@@ -133,7 +133,7 @@ def test_no_process_outlives_the_command(command: Command, tmp_path: Path, how: 
 def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path: Path) -> None:
     results = ResultFolder(tmp_path, {"weights": "others"}, "skip")
     with pytest.raises(UsageError, match="changed after the command was given"):
-        Job("tiny", [tiny], [], True, frozenset(), tmp_path, results).build("cpu")
+        Job("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
 
 
 def test_a_cpu_decodes_one_video_at_a_time_and_others_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
