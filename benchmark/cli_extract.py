@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress, TaskID
 from typer.core import TyperGroup
 
 from benchmark.cli import INTERRUPTED, SOME_FAILED, _emit, app, err, out
 from benchmark.cli_options import DataRoot, Features, Json, Vectors
-from benchmark.display import rows_table
+from benchmark.display import counted, rows_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; its file has all."""
-LINE_SECONDS = 30.0
-"""Between two lines of progress where there is no terminal."""
 
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
@@ -195,7 +190,7 @@ def _extract(
         raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
     each = decoders or default_decoders(devices)
     try:
-        with _progress("videos") as show:
+        with counted(out, err) as show:
             if len(devices) * each > 1:
                 return extract_on(task.plan, shard, job, devices, each, show)
             return extract(task.plan, shard, job.put(extractor, loaded, devices[0]), job.results, show)
@@ -219,7 +214,7 @@ def _device(name: str) -> str:
 def _merge(task: _Task) -> Extracted:
     from benchmark.extract.extraction import recorded
 
-    with _progress("results") as show:
+    with counted(out, err) as show:
         done, missing = recorded(task.plan, task.results, show)
     if missing:
         raise UsageError(
@@ -240,30 +235,6 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
     except UsageError:
         _show_problems(rows, task.results.folder, quiet=task.quiet)
         raise
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """What is done and the time left: a bar on a terminal, else a line now and then."""
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
-        task: TaskID = progress.add_task(what, total=None)
-        started = said = time.monotonic()
-
-        def show(text: str, done: int, total: int) -> None:
-            nonlocal said
-            progress.update(task, description=f"{text} {done:,} of {total:,}", completed=done, total=total)
-            now = time.monotonic()
-            if not out.is_terminal and done and now - said >= LINE_SECONDS:
-                left = (now - started) / done * (total - done)
-                err.print(f"{text}: {done:,} of {total:,}, about {_duration(left)} left", highlight=False)
-                said = now
-
-        yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Path:

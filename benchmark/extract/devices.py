@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -105,14 +106,15 @@ class _Workers:
         self.threads = max(1, torch.get_num_threads() // share)
         self.lanes: dict[Connection, _Lane] = {}
 
-    def run(self, videos: Iterator[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+        left = deque(videos)
         try:
-            for device in self.devices:
+            for device in self.devices[: len(videos)]:
                 self._start(device)
             while self.lanes:
                 for end in wait(list(self.lanes)):
                     assert isinstance(end, Connection)
-                    yield from self._listen(end, videos)
+                    yield from self._listen(end, left)
         finally:
             for process in {id(lane.process): lane.process for lane in self.lanes.values()}.values():
                 process.terminate()
@@ -126,18 +128,18 @@ class _Workers:
             theirs.close()
             self.lanes[ours] = _Lane(device, process)
 
-    def _listen(self, end: Connection, videos: Iterator[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
         """Take what a thread has to say, and give it its next video; or see that its process died."""
         lane = self.lanes[end]
         try:
             said = end.recv()
         except (EOFError, OSError):
-            yield from self._died(end)
+            yield from self._died(end, left)
             return
         if isinstance(said, UsageError):
             raise said
         lane.ready = True
-        finished, lane.video = lane.video, next(videos, None)
+        finished, lane.video = lane.video, left.popleft() if left else None
         try:
             end.send(lane.video)
         except OSError:  # it died just now, which the next look at the pipe says
@@ -148,13 +150,13 @@ class _Workers:
         if finished is not None:
             yield finished, said
 
-    def _died(self, end: Connection) -> Iterator[tuple[Wanted, Row]]:
+    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Row]]:
         lane = self.lanes.pop(end)
         lane.process.join()
         code = f"exit code {lane.process.exitcode}; -9: killed, for example by the system for want of memory"
         if not lane.ready:
             raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
-        if not any(other.process is lane.process for other in self.lanes.values()):
+        if left and not any(other.process is lane.process for other in self.lanes.values()):
             self._start(lane.device)
         if lane.video is not None:
             yield lane.video, to_try_again(lane.video, self.job.videos, f"its process died ({code})")

@@ -64,7 +64,7 @@ class Extracted:
     """Videos that an earlier call had done."""
 
 
-Work = Callable[[Iterator[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
+Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
 
 
 def identity(
@@ -106,11 +106,9 @@ def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolde
         UsageError: results cannot be written.
     """
 
-    def work(videos: Iterator[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
-        for w in videos:
-            yield w, attempt(w, plan.videos, extractor, results)
-
-    return collect(plan, shard, results, progress, work)
+    return collect(
+        plan, shard, results, progress, lambda videos: ((w, attempt(w, plan.videos, extractor, results)) for w in videos)
+    )
 
 
 def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
@@ -119,26 +117,14 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
     Args:
         work: is given these, and gives back each with what became of it: a row if it is to be tried again.
     """
-    done = Extracted()
     wanted = shard.share(plan)
-    made: dict[str, Outcome | Row] = {}
-
-    def finished(w: Wanted, what: Outcome | Row) -> None:
+    outcomes, missing = _known(wanted, plan, results, progress)
+    done = Extracted(resumed=len(outcomes))
+    made: dict[str, Outcome | Row] = {**outcomes}
+    progress("videos", 0, len(missing))
+    for i, (w, what) in enumerate(work(missing), 1):
         made[w.sample] = what
-        progress("videos", len(made), len(wanted))
-
-    def left() -> Iterator[Wanted]:
-        for w in wanted:
-            outcome = results.read(w.sample, w.video, plan.videos)
-            if outcome is None:
-                yield w
-            else:
-                done.resumed += 1
-                finished(w, outcome)
-
-    progress("videos", 0, len(wanted))
-    for w, what in work(left()):
-        finished(w, what)
+        progress("videos", i, len(missing))
     for w in wanted:  # in the order of the lists, whichever was ready first
         what = made[w.sample]
         if isinstance(what, Outcome):
@@ -172,17 +158,22 @@ def to_try_again(w: Wanted, root: Path, why: str) -> Row:
 
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
     """What earlier calls made of all videos, and the videos that none has done."""
-    done, missing = Extracted(), []
-    for i, w in enumerate(plan.wanted):
-        progress("results", i, len(plan.wanted))
+    outcomes, missing = _known(plan.wanted, plan, results, progress)
+    return Extracted(outcomes, _problem_rows(outcomes), len(outcomes)), missing
+
+
+def _known(
+    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress
+) -> tuple[dict[str, Outcome], list[Wanted]]:
+    outcomes, missing = {}, []
+    for i, w in enumerate(wanted):
+        progress("results", i, len(wanted))
         outcome = results.read(w.sample, w.video, plan.videos)
         if outcome is None:
             missing.append(w)
         else:
-            done.outcomes[w.sample] = outcome
-    done.resumed = len(done.outcomes)
-    done.rows += _problem_rows(done.outcomes)
-    return done, missing
+            outcomes[w.sample] = outcome
+    return outcomes, missing
 
 
 def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
