@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pandas as pd
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 
-from benchmark.cli import _emit, data_app, out
+from benchmark.cli import _emit, data_app, err, out
 from benchmark.cli_options import DataRoot, Features, Json, ReportsDir, Vectors
-from benchmark.display import rows_table, show_table
+from benchmark.display import counted, rows_table, show_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,18 +34,6 @@ def _card(name: str, features: str | None) -> tuple[Any, str]:
 
     card, _ = find_card(name, load_cards())
     return card, card.feature_set(features)[0]
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, and what moves it: (what is done, done, total)."""
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-
-        def show(text: str, done: int, total: int) -> None:
-            progress.update(task, description=text, completed=done, total=total)
-
-        yield show
 
 
 @data_app.command(name="import")
@@ -79,7 +66,7 @@ def import_(
     if extracted is not None and form == "means":
         raise UsageError("--extracted and --form means: extracted files hold sequences; leave --form out, the store has both")
     target = store_path(data_root, card.name, name)
-    with _progress("import") as show:
+    with counted(out, err) as show:
         if extracted is not None:
             report = import_extracted(
                 card, name, source, extracted, target, dtype, show, vectors=vectors, force=force, generated=generated
@@ -140,7 +127,7 @@ def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) 
     from benchmark.extract.stamps_sources import AGREEMENT, rebuild
 
     target = data_root / f"{card.name}-rebuilt" / ARRAYS
-    with _progress("pictures") as show:
+    with counted(out, err) as show:
         agreements = rebuild(sources, CARDS_DIR / card.name / ARRAYS, target, show)
     if json_file != "-":
         rows = [(a.features, f"{a.values:,}", f"{a.correlation:.5f}", f"{a.lowest:.5f}") for a in agreements]
@@ -249,7 +236,7 @@ def audit(
         store = _store_to_audit(card, name, data_root)
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)  # told before the features are read if it cannot be written
-        with _progress("audit") as show:
+        with counted(out, err) as show:
             found = audit_store(card, store, show)
     with _writing(folder):
         files = write_audit(found, folder)

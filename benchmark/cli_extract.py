@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress, TaskID
 from typer.core import TyperGroup
 
 from benchmark.cli import INTERRUPTED, SOME_FAILED, _emit, app, err, out
 from benchmark.cli_options import DataRoot, Features, Json, Vectors
-from benchmark.display import rows_table
+from benchmark.display import counted, rows_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
     from benchmark.data.cards import Card
     from benchmark.extract.assembly import Assembled
+    from benchmark.extract.devices import Job
     from benchmark.extract.extraction import Extracted, Shard
     from benchmark.extract.extractor import Extractor
     from benchmark.extract.plan import Plan, Row
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; its file has all."""
-LINE_SECONDS = 30.0
-"""Between two lines of progress where there is no terminal."""
 
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
@@ -91,7 +87,16 @@ def videos(
         typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
     ] = None,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; a process for each of several: cuda:0,cuda:1 or cpu,cpu.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the networks; results of another one do not count.")
+    ] = "float32",
+    decoders: Annotated[
+        int | None,
+        typer.Option(help="Videos that each device works on at a time; by its kind and the cores if not given.", min=1),
+    ] = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
@@ -100,10 +105,12 @@ def videos(
     from benchmark.data.cards import find_card, load_cards
     from benchmark.data.locate import store_path
     from benchmark.extract.assembly import refuse_to_spoil
+    from benchmark.extract.devices import Job
     from benchmark.extract.extraction import Shard, chosen_quirks, identity
     from benchmark.extract.extractor import find_extractor
     from benchmark.extract.plan import make_plan
     from benchmark.extract.results import ResultFolder
+    from benchmark.extract.weights_files import load_weights
 
     if official is not None and shard is not None:
         raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
@@ -118,14 +125,15 @@ def videos(
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
     plan = make_plan(card, name, folder, lists, vectors, segments)
-    loaded = _weights(extractor, weights or [], random_weights)
+    loaded = load_weights(extractor, weights or [], random=random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
-    results = ResultFolder(place, identity(extractor, loaded.record, quirks), no_sound)
+    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
     generated = loaded.generated or card.kind == "generated"
     refuse_to_spoil(target, generated)
     task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
-    done = _merge(task) if merge else _extract(task, part, extractor, loaded, quirks, device)
+    job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+    done = _merge(task) if merge else _extract(task, part, job, extractor, loaded, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
@@ -168,23 +176,27 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _weights(extractor: type[Extractor], given: Sequence[str], random: bool) -> Weights:
-    from benchmark.extract.weights_files import given_files, random_weights, read_weights
-
-    if random and given:
-        raise UsageError("--random-weights and --weights: give one of them")
-    return random_weights(extractor) if random else read_weights(extractor, given_files(extractor, given))
-
-
 def _extract(
-    task: _Task, shard: Shard, extractor: type[Extractor], loaded: Weights, quirks: frozenset[str], device: str
+    task: _Task,
+    shard: Shard,
+    job: Job,
+    extractor: type[Extractor],
+    loaded: Weights,
+    device: str,
+    decoders: int | None,
 ) -> Extracted:
+    from benchmark.extract.devices import default_decoders, extract_on
     from benchmark.extract.extraction import extract
 
-    built = extractor(loaded.states, quirks, _device(device))
+    devices = [_device(name) for name in device.split(",")]
+    if job.precision == "float16" and "cpu" in devices:
+        raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
+    each = decoders or default_decoders(devices)
     try:
-        with _progress("videos") as show:
-            return extract(task.plan, shard, built, task.results, show)
+        with counted(out, err) as show:
+            if len(devices) * each > 1:
+                return extract_on(task.plan, shard, job, devices, each, show)
+            return extract(task.plan, shard, job.put(extractor, loaded, devices[0]), job.results, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
@@ -205,7 +217,7 @@ def _device(name: str) -> str:
 def _merge(task: _Task) -> Extracted:
     from benchmark.extract.extraction import recorded
 
-    with _progress("results") as show:
+    with counted(out, err) as show:
         done, missing = recorded(task.plan, task.results, show)
     if missing:
         raise UsageError(
@@ -226,30 +238,6 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
     except UsageError:
         _show_problems(rows, task.results.folder, quiet=task.quiet)
         raise
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """What is done and the time left: a bar on a terminal, else a line now and then."""
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
-        task: TaskID = progress.add_task(what, total=None)
-        started = said = time.monotonic()
-
-        def show(text: str, done: int, total: int) -> None:
-            nonlocal said
-            progress.update(task, description=f"{text} {done:,} of {total:,}", completed=done, total=total)
-            now = time.monotonic()
-            if not out.is_terminal and done and now - said >= LINE_SECONDS:
-                left = (now - started) / done * (total - done)
-                err.print(f"{text}: {done:,} of {total:,}, about {_duration(left)} left", highlight=False)
-                said = now
-
-        yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,41 @@ USUAL = 70
 NARROWEST = 24
 """Characters that a column of longer texts should have."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
+
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
+
+
+@contextmanager
+def counted(out: Console, err: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """What is done and the time left: a bar on a terminal, else a line now and then.
+
+    Yields:
+        What moves it: (what is done, done, total). Other words begin anew.
+    """
+    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
+        task: TaskID = progress.add_task("", total=None)
+        doing, started, said = "", 0.0, 0.0
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal doing, started, said
+            now = time.monotonic()
+            if what != doing:
+                doing, started, said = what, now, now
+                progress.reset(task)
+            progress.update(task, description=f"{what} {done:,} of {total:,}", completed=done, total=total)
+            if not out.is_terminal and done and now - said >= LINE_SECONDS:
+                left = (now - started) / done * (total - done)
+                err.print(f"{what}: {done:,} of {total:,}, about {_duration(left)} left", highlight=False)
+                said = now
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 class LiveDisplay:

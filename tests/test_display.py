@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
 import pytest
 from rich.console import Console
 
+from benchmark import display
 from benchmark.display import LiveDisplay, rows_table
 from benchmark.method import EpochRecord
 from benchmark.worker import Ended
@@ -42,6 +45,18 @@ def console(width: int, *, terminal: bool = True, **environment: str) -> Console
 def text_of(of: Console) -> str:
     assert isinstance(of.file, io.StringIO)
     return of.file.getvalue()
+
+
+def test_without_a_terminal_a_line_now_and_then_says_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    err = console(100, terminal=False)
+    with display.counted(console(100, terminal=False), err) as show:
+        for what, done in (("results", 0), ("results", 99), ("videos", 0), ("videos", 2)):
+            time.sleep(0.01)
+            show(what, done, 2_000_002)
+    first, second = text_of(err).splitlines()
+    assert first.startswith("results: 99 of 2,000,002, about ")
+    assert re.fullmatch(r"videos: 2 of 2,000,002, about [2-9] h \d+ min left", second)  # 10 ms and more for two of them
 
 
 def test_live_progress_shows_all_jobs_epochs_batches_and_time_left() -> None:

@@ -32,6 +32,7 @@ from benchmark.data.oddities import (
 from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, TEST_PARTS, FeatureStore, Floats
+from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
 VECTORS_FOLDER = "w2v_features"
@@ -265,6 +266,21 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         ),
         None,
     )  # fmt: skip
+
+
+def list_places(card: Card, features: str, source: Path, vectors: Path | None) -> ListPlaces:
+    """Where the lists of a feature set and the word vectors lie.
+
+    Args:
+        source: folder in the official layout.
+        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+
+    Raises:
+        UsageError: there is no such folder or file.
+    """
+    given = check_vectors_file(vectors) if vectors is not None else None
+    root, layout = official_root(card, source), official_places(card)
+    return ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
 
 
 def text_places(root: Path, source: Path, features: str, text_file: str) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.audit import text_places
+from benchmark.data.audit import list_places
 from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
@@ -34,10 +34,8 @@ from benchmark.data.importing import (
     write_staged,
 )
 from benchmark.data.oddities import list_oddities
-from benchmark.data.official_layout import official_places, official_root
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
-from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
 IMPORTER_VERSION = 1
@@ -123,12 +121,9 @@ def import_extracted(
         UsageError: no such file, folder or feature set, another import is running, or the disk is full.
     """
     name, feature_set = card.feature_set(features)
-    given = check_vectors_file(vectors) if vectors is not None else None
-    root = official_root(card, source)
+    places = list_places(card, name, source, vectors)
     base, groups = _groups(extracted)
-    plan = _Plan(card, name, feature_set, root, base, groups, target, dtype, generated or card.kind == "generated")
-    layout = official_places(card)
-    places = ListPlaces(root, name, layout, text_places(root, source, name, layout.text_file), given)
+    plan = _Plan(card, name, feature_set, places.root, base, groups, target, dtype, generated or card.kind == "generated")
     with only_import(target):
         return _import(plan, places, progress or (lambda what, done, total: None), force)
 

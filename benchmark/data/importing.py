@@ -59,8 +59,12 @@ class ImportReport:
 
 
 @contextmanager
-def only_import(target: Path) -> Iterator[None]:
+def only_import(target: Path, room: str = "an import needs about twice the size of its class files") -> Iterator[None]:
     """See that no other import writes the store meanwhile, and say what mends a full disk.
+
+    Args:
+        target: the store.
+        room: what it needs on the disk.
 
     Raises:
         UsageError: another import is running, or the disk is full.
@@ -70,14 +74,11 @@ def only_import(target: Path) -> Iterator[None]:
         with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
             yield
     except Timeout:
-        raise UsageError(f"{target}: another import to this file is running; wait for it to end") from None
+        raise UsageError(f"{target}: another import or extraction to this file is running; wait for it to end") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise UsageError(
-            f"{target}: the disk is full; an import needs about twice the size of its class files. "
-            "Make room and give the command again: it carries on"
-        ) from None
+        raise UsageError(f"{target}: the disk is full; {room}. Make room and give the command again: it carries on") from None
 
 
 def earlier_store(target: Path, identity: Mapping[str, Any], needed: str, records: Sequence[str]) -> FeatureStore | None:

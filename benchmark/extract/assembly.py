@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from benchmark.data.cards import Card
 from benchmark.data.import_staging import fingerprint
-from benchmark.data.importing import FLOAT16_MAX, Dtype
+from benchmark.data.importing import FLOAT16_MAX, Dtype, only_import
 from benchmark.data.oddities import list_oddities
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
@@ -83,7 +82,8 @@ def assemble(
         generated: mark the store as holding generated data.
 
     Raises:
-        UsageError: a part has no sample left, a value is too large for float16, or another process writes this store.
+        UsageError: a part has no sample left, a value is too large for float16, another process writes this store, or the
+            disk is full.
     """
     kept = [w for w in plan.wanted if w.sample in outcomes and outcomes[w.sample].problem is None]
     counts = {part: sum(w.part == part for w in kept) for part in PARTS}
@@ -93,15 +93,11 @@ def assemble(
     _check_range([outcomes[w.sample] for w in kept], dtype)
     provenance = _provenance(plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated)
     rows = _classes_without_samples(plan, kept)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
-            digest = _current(target, provenance)
-            if digest is not None:
-                return Assembled(digest, True, counts, rows)
-            write_store(target, _content(plan, kept, results, outcomes, provenance), dtype)
-    except Timeout:
-        raise UsageError(f"{target}: another process writes this store; wait for it to end") from None
+    with only_import(target, "the store takes as much as the results of its videos"):
+        digest = _current(target, provenance)
+        if digest is not None:
+            return Assembled(digest, True, counts, rows)
+        write_store(target, _content(plan, kept, results, outcomes, provenance), dtype)
     return Assembled(FeatureStore(target).digest, False, counts, rows)
 
 

@@ -1,13 +1,14 @@
-"""Extracting: one video after the other, each of them resumable, none of them able to stop the others.
+"""Extracting videos, each of them resumable, none of them able to stop the others.
 
-Which samples and videos there are is in ``plan.py``, how a video is decoded in ``decode.py``, what becomes of all of them in
-``assembly.py``.
+Which samples and videos there are is in ``plan.py``, how a video is decoded in ``decode.py``, how networks are called in
+``calls.py``, several devices in ``devices.py``, what becomes of all of them in ``assembly.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from benchmark.data.import_staging import SourceFile, fingerprint
 from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
-from benchmark.extract.extractor import Extractor
+from benchmark.extract.extractor import Extractor, Precision
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.segments import Span
-from benchmark.extract.steps import batches, clips, windows
+from benchmark.extract.steps import clips, windows
 
 NO_SOUND = "no sound"
 
@@ -64,11 +65,17 @@ class Extracted:
     """Videos that an earlier call had done."""
 
 
-def identity(extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str]) -> dict[str, Any]:
+Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
+
+
+def identity(
+    extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str], precision: Precision = "float32"
+) -> dict[str, Any]:
     """All that decides features besides the videos.
 
     Args:
         weights: what is recorded of the weights.
+        precision: of the networks; float32 is not named.
     """
     return {
         "extractor": extractor.name,
@@ -76,6 +83,7 @@ def identity(extractor: type[Extractor], weights: Mapping[str, Any], quirks: fro
         "dims": {"audio": extractor.audio_dim, "video": extractor.video_dim},
         "weights": {name: {k: v for k, v in record.items() if k != "file"} or record for name, record in weights.items()},
         "published_quirks": sorted(quirks),
+        **({"precision": precision} if precision != "float32" else {}),
     }
 
 
@@ -93,49 +101,80 @@ def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str
 
 
 def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolder, progress: Progress) -> Extracted:
-    """Extract the videos of a shard that are not done yet.
+    """Extract the videos of a shard that are not done yet, one after the other; ``devices.py`` does it side by side.
 
     Raises:
         UsageError: results cannot be written.
     """
-    done = Extracted()
+
+    return collect(
+        plan, shard, results, progress, lambda videos: ((w, attempt(w, plan.videos, extractor, results)) for w in videos)
+    )
+
+
+def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
+    """What became of the videos of a shard, of which those that are not done yet are worked on.
+
+    Args:
+        work: is given these, and gives back each with what became of it: a row if it is to be tried again.
+    """
     wanted = shard.share(plan)
-    for i, w in enumerate(wanted):
-        progress("videos", i, len(wanted))
-        outcome = results.read(w.sample, w.video, plan.videos, w.span)
-        if outcome is not None:
-            done.resumed += 1
+    outcomes, missing = _known(wanted, plan, results, progress)
+    done = Extracted(resumed=len(outcomes))
+    made: dict[str, Outcome | Row] = {**outcomes}
+    progress("videos", 0, len(missing))
+    for i, (w, what) in enumerate(work(missing), 1):
+        made[w.sample] = what
+        progress("videos", i, len(missing))
+    for w in wanted:  # in the order of the lists, whichever was ready first
+        what = made[w.sample]
+        if isinstance(what, Outcome):
+            done.outcomes[w.sample] = what
         else:
-            try:
-                outcome = _extract_one(w, plan.videos, extractor, results)
-            except OSError as error:
-                raise UsageError(
-                    f"{results.folder}: cannot be written ({error.strerror or error}); mend that and give the command again: "
-                    "it goes on"
-                ) from None
-            except Exception as error:  # a library may fail on one video in any way; the others go on
-                file = w.video.relative_to(plan.videos).as_posix()
-                done.rows.append(Row(w.sample, file, f"{type(error).__name__}: {error!s:.120}; tried again next time", True))
-                continue
-        done.outcomes[w.sample] = outcome
-    progress("videos", len(wanted), len(wanted))
+            done.rows.append(what)
     done.rows += _problem_rows(done.outcomes)
     return done
 
 
+def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome | Row:
+    """Extract a video; a row where something failed that may not fail next time.
+
+    Raises:
+        UsageError: results cannot be written.
+    """
+    try:
+        return _extract_one(w, root, extractor, results)
+    except OSError as error:
+        raise UsageError(
+            f"{results.folder}: cannot be written ({error.strerror or error}); mend that and give the command again: it goes on"
+        ) from None
+    except Exception as error:  # a library may fail on one video in any way; the others go on
+        return to_try_again(w, root, f"{type(error).__name__}: {error!s:.120}")
+
+
+def to_try_again(w: Wanted, root: Path, why: str) -> Row:
+    """The row of a video that the next call tries again."""
+    return Row(w.sample, w.video.relative_to(root).as_posix(), f"{why}; tried again next time", left_out=True)
+
+
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
     """What earlier calls made of all videos, and the videos that none has done."""
-    done, missing = Extracted(), []
-    for i, w in enumerate(plan.wanted):
-        progress("results", i, len(plan.wanted))
+    outcomes, missing = _known(plan.wanted, plan, results, progress)
+    return Extracted(outcomes, _problem_rows(outcomes), len(outcomes)), missing
+
+
+def _known(
+    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress
+) -> tuple[dict[str, Outcome], list[Wanted]]:
+    outcomes, missing = {}, []
+    for i, w in enumerate(wanted):
+        progress("results", i, len(wanted))
         outcome = results.read(w.sample, w.video, plan.videos, w.span)
         if outcome is None:
             missing.append(w)
         else:
-            done.outcomes[w.sample] = outcome
-    done.resumed = len(done.outcomes)
-    done.rows += _problem_rows(done.outcomes)
-    return done, missing
+            outcomes[w.sample] = outcome
+    return outcomes, missing
 
 
 def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
@@ -206,20 +245,18 @@ def _compute(
         raise Silent
     timing = extractor.timing
     prepared = (extractor.prepare(picture) for picture in pictures(video, timing.rate, notes.append, span))
-    for batch in batches(clips(prepared, timing.length, pad=timing.pad), extractor.batch):
-        features.append("video", extractor.video(batch))
+    extractor.calls.compute("video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video"))
     spec, heard = extractor.sound, _Count()
     blocks = sound(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
-    for batch in batches(windows(heard.through(blocks), spec.window, spec.hop), extractor.batch):
-        features.append("audio", extractor.audio(batch))
+    append = partial(features.append, "audio")
+    extractor.calls.compute("audio", windows(heard.through(blocks), spec.window, spec.hop), append)
     if heard.samples:
         return False
     if without_sound == "skip":
         raise Silent
     notes.append(f"{NO_SOUND}: zero sound instead")
     seconds = features.steps("video") * extractor.video_seconds
-    for batch in batches(windows(_silence(seconds, spec.rate), spec.window, spec.hop), extractor.batch):
-        features.append("audio", extractor.audio(batch))
+    extractor.calls.compute("audio", windows(_silence(seconds, spec.rate), spec.window, spec.hop), append)
     return True
 
 

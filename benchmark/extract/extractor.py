@@ -11,19 +11,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.errors import UsageError, near
+from benchmark.extract.calls import Calls
+from benchmark.extract.networks import cast_weights
 from benchmark.extract.packages import Package
 from benchmark.registry import import_file
 
 SETS_DIR = Path(__file__).with_name("sets")
 Features = NDArray[np.float32]
 State = Mapping[str, Tensor]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,14 @@ class Extractor(ABC):
     paired: ClassVar[bool] = False
     """Whether a step of sound and a step of pictures are of the same moment: the longer sequence is cut to the shorter one."""
     batch: ClassVar[int] = 8
-    """Steps that are computed together."""
+    """Steps that are computed together, but on a CPU, where that gains nothing."""
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
         self.repeated = quirks
         self.device = device
+        self.precision: Precision = "float32"
+        rows = 1 if torch.device(device).type == "cpu" else self.batch
+        self.calls = Calls({"audio": self.audio, "video": self.video}, rows, kept=2 * self.batch)
 
     @classmethod
     @abstractmethod
@@ -125,6 +132,21 @@ class Extractor(ABC):
     def timing(self) -> Clip:
         """``clip``, or what a quirk makes of it."""
         return Clip(None, self.clip.length, self.clip.pad) if "own_rate" in self.repeated else self.clip
+
+    def use(self, precision: Precision) -> None:
+        """Compute networks in another precision than float32: those that are attributes and are called by ``run``."""
+        self.precision = precision
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                cast_weights(value, getattr(torch, precision))
+
+    @torch.inference_mode()
+    def run(self, network: nn.Module, x: Tensor) -> Features:
+        """What a network makes of a batch, in the precision that was chosen, in float32."""
+        dtype = None if self.precision == "float32" else getattr(torch, self.precision)
+        with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None):
+            computed: Features = network(x.to(self.device)).float().cpu().numpy()
+        return computed
 
     @abstractmethod
     def prepare(self, picture: NDArray[np.uint8]) -> Features:

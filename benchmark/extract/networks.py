@@ -28,6 +28,13 @@ def skeleton(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
         return build().state_dict()
 
 
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weights of products and convolutions in the type that autocast would turn them into at each call."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            module.to(dtype)
+
+
 def network(build: Callable[[], nn.Module], state: Mapping[str, Tensor], device: str) -> nn.Module:
     """The network with its weights, ready to compute."""
     with torch.device("meta"):

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.data.audit import text_places
+from benchmark.data.audit import list_places
 from benchmark.data.cards import Card
-from benchmark.data.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
-from benchmark.data.official_layout import official_places, official_root
+from benchmark.data.class_lists import ClassLists, listed_samples, read_lists
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
-from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 from benchmark.extract.segments import Rule, Span, annotated_segments, named_clips
 
@@ -85,10 +83,8 @@ def make_plan(
     if not videos.is_dir():
         raise UsageError(f"--videos {videos}: no such folder")
     rule = annotated_segments(segments) if segments is not None else named_clips(card)
-    given = check_vectors_file(vectors) if vectors is not None else None
-    root = official_root(card, source)
-    layout = official_places(card)
-    places = ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
+    places = list_places(card, features, source, vectors)
+    root = places.root
     problems = ProblemLog()
     lists = read_lists(places, card.features[features].text_dim, problems, ProblemLog())
     listed_samples(places, lists, problems)

@@ -62,6 +62,20 @@ def given_files(extractor: type[Extractor], given: Sequence[str]) -> dict[str, P
     return found
 
 
+def load_weights(extractor: type[Extractor], given: Sequence[str], *, random: bool) -> Weights:
+    """The weights that the user says: of files, or drawn at random.
+
+    Args:
+        given: as ``given_files`` takes it.
+
+    Raises:
+        UsageError: both are asked for; or as ``given_files`` and ``read_weights``.
+    """
+    if random and given:
+        raise UsageError("--random-weights and --weights: give one of them")
+    return random_weights(extractor) if random else read_weights(extractor, given_files(extractor, given))
+
+
 def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> Weights:
     """Read and check all files of an extractor.
 

@@ -319,6 +319,15 @@ def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command
     assert FeatureStore(command.store).provenance["published_quirks"] == ["own_rate", "sixteen_bit"]
 
 
+def test_the_precision_decides_features_and_is_recorded(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command()
+    assert "precision" not in FeatureStore(command.store).provenance
+    assert command("--precision", "bfloat16", "--device", "cpu")["extracted"] == 9
+    assert FeatureStore(command.store).provenance["precision"] == "bfloat16"
+    command("--precision", "float16", "--device", "cpu", code=2)
+    assert "a CPU is no faster with it" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.parametrize(("extractor", "named"), [(Main, []), (Main, ["bgr"])])
 def test_published_preprocessing_is_refused_where_there_is_none(extractor: type[Extractor], named: list[str]) -> None:
     with pytest.raises(UsageError, match="leave the option out"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from benchmark.errors import UsageError
 from benchmark.extract import weights_files
@@ -51,6 +52,18 @@ def test_a_plug_in_without_an_extractor_is_refused(tmp_path: Path) -> None:
     path.write_text("x = 1\n")
     with pytest.raises(UsageError, match="registers no extractor"):
         load_extractors([path])
+
+
+def test_only_the_networks_change_their_precision() -> None:
+    extractor = unbuilt(Main)
+    extractor.network = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)).eval()
+    x = torch.randn(2, 8)
+    wanted = extractor.run(extractor.network, x)
+    extractor.use("bfloat16")
+    found = extractor.run(extractor.network, x)
+    assert [p.dtype for p in extractor.network.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - wanted).max() < 2e-2
 
 
 def test_cls_prepares_a_picture_as_the_published_transforms_do() -> None:

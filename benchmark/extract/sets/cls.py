@@ -85,14 +85,10 @@ class Cls(Extractor):
         resized = smooth_resize(picture, HEIGHT, WIDTH)
         return normalise(resized[TOP : TOP + CROP, LEFT : LEFT + CROP], MEAN, STD)
 
-    @torch.inference_mode()
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
         patches = np.concatenate([log_mel_patches(waveform) for waveform in waveforms])
-        embeddings = self.vggish(torch.from_numpy(patches)[:, None].to(self.device))
-        return self.postprocess(embeddings.cpu().numpy()).astype(np.float32)
+        embeddings = self.run(self.vggish, torch.from_numpy(patches)[:, None])
+        return self.postprocess(embeddings).astype(np.float32)
 
-    @torch.inference_mode()
     def video(self, clips: Features) -> Features:
-        x = torch.from_numpy(clips).to(self.device).transpose(1, 2)
-        fc7: Features = self.c3d(x).cpu().numpy()
-        return fc7
+        return self.run(self.c3d, torch.from_numpy(clips).transpose(1, 2))

@@ -88,16 +88,11 @@ class Main(Extractor):
         top, left = (-(-(size - CROP) // 2) for size in resized.shape[1:])
         return resized[:, top : top + CROP, left : left + CROP]
 
-    @torch.inference_mode()
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
         sixteen_bit = np.clip(np.round(waveforms * 2**15), -(2**15), 2**15 - 1)  # as the network was trained on
         spectra = np.stack([log_filterbank(waveform) for waveform in sixteen_bit])
         x = (torch.from_numpy(spectra)[:, None] - SPECTRUM_MEAN) / SPECTRUM_STD
-        pooled: Features = self.audio_network(x.to(self.device)).cpu().numpy()
-        return pooled
+        return self.run(self.audio_network, x)
 
-    @torch.inference_mode()
     def video(self, clips: Features) -> Features:
-        x = torch.from_numpy(clips).to(self.device).transpose(1, 2)
-        pooled: Features = self.video_network(x).cpu().numpy()
-        return pooled
+        return self.run(self.video_network, torch.from_numpy(clips).transpose(1, 2))

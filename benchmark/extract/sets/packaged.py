@@ -118,7 +118,5 @@ class Packaged(Extractor):
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
         return self.speech_embedding(waveforms)
 
-    @torch.inference_mode()
     def video(self, clips: Features) -> Features:
-        pooled: Features = self.squeezenet(torch.from_numpy(clips[:, 0]).to(self.device)).cpu().numpy()
-        return pooled
+        return self.run(self.squeezenet, torch.from_numpy(clips[:, 0]))

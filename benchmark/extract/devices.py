@@ -1,0 +1,192 @@
+"""Extraction on several devices: a process for each, in which several threads work on a video each.
+
+The parent gives each thread its next video over a pipe of its own, and gets back what became of it. A process that dies costs
+the videos that it was working on; another one takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+from joblib import cpu_count
+
+from benchmark.data.importing import Progress
+from benchmark.errors import UsageError
+from benchmark.extract.extraction import Extracted, Shard, attempt, collect, identity, to_try_again
+from benchmark.extract.extractor import Extractor, Precision, find_extractor
+from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.results import Outcome, ResultFolder
+from benchmark.extract.weights_files import Weights, load_weights
+
+SPAWN = get_context("spawn")
+MOST_DECODERS = 8
+"""Unless the user says otherwise."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to know."""
+
+    extractor: str
+    plugins: Sequence[Path]
+    weights: Sequence[str]
+    """As the user gave them."""
+    random_weights: bool
+    quirks: frozenset[str]
+    precision: Precision
+    videos: Path
+    """The folder that paths are relative to."""
+    results: ResultFolder
+
+    def build(self, device: str) -> Extractor:
+        """The extractor on a device.
+
+        Raises:
+            UsageError: its weights are no longer those that the results are made with.
+        """
+        kind = find_extractor(self.extractor, self.plugins)
+        loaded = load_weights(kind, self.weights, random=self.random_weights)
+        if json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision))) != self.results.identity:
+            raise UsageError("the extractor or its weights changed after the command was given; give it again")
+        return self.put(kind, loaded, device)
+
+    def put(self, kind: type[Extractor], loaded: Weights, device: str) -> Extractor:
+        """The extractor with its weights on a device."""
+        extractor = kind(loaded.states, self.quirks, device)
+        extractor.use(self.precision)
+        return extractor
+
+
+def default_decoders(devices: Sequence[str]) -> int:
+    """Videos that each device works on at a time: one on a CPU, whose cores the networks keep busy; else by the cores."""
+    if "cpu" in devices:
+        return 1
+    return max(1, min(MOST_DECODERS, int(cpu_count()) // len(devices)))
+
+
+def extract_on(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decoders: int, progress: Progress) -> Extracted:
+    """Extract the videos of a shard that are not done yet.
+
+    Args:
+        devices: one process each; a device may be there more than once.
+        decoders: videos that each process works on at a time.
+
+    Raises:
+        UsageError: results cannot be written, or a process could not begin.
+    """
+    return collect(plan, shard, job.results, progress, lambda videos: _Workers(job, devices, decoders).run(videos))
+
+
+@dataclass
+class _Lane:
+    """A thread of a process, as the parent sees it."""
+
+    device: str
+    process: SpawnProcess
+    ready: bool = False
+    video: Wanted | None = None
+
+
+class _Workers:
+    """The processes of an extraction."""
+
+    def __init__(self, job: Job, devices: Sequence[str], decoders: int) -> None:
+        self.job, self.devices, self.decoders = job, devices, decoders
+        share = len(devices) * (1 if "cpu" in devices else decoders)
+        self.threads = max(1, torch.get_num_threads() // share)
+        self.lanes: dict[Connection, _Lane] = {}
+
+    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+        left = deque(videos)
+        try:
+            for device in self.devices[: len(videos)]:
+                self._start(device)
+            while self.lanes:
+                for end in wait(list(self.lanes)):
+                    assert isinstance(end, Connection)
+                    yield from self._listen(end, left)
+        finally:
+            for process in {id(lane.process): lane.process for lane in self.lanes.values()}.values():
+                process.terminate()
+                process.join()
+
+    def _start(self, device: str) -> None:
+        pairs = [SPAWN.Pipe() for _ in range(self.decoders)]
+        process = SPAWN.Process(target=serve, args=(self.job, device, self.threads, [theirs for _, theirs in pairs]))
+        process.start()
+        for ours, theirs in pairs:
+            theirs.close()
+            self.lanes[ours] = _Lane(device, process)
+
+    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+        """Take what a thread has to say, and give it its next video; or see that its process died."""
+        lane = self.lanes[end]
+        try:
+            said = end.recv()
+        except (EOFError, OSError):
+            yield from self._died(end, left)
+            return
+        if isinstance(said, UsageError):
+            raise said
+        lane.ready = True
+        finished, lane.video = lane.video, left.popleft() if left else None
+        try:
+            end.send(lane.video)
+        except OSError:  # it died just now, which the next look at the pipe says
+            pass
+        else:
+            if lane.video is None:
+                del self.lanes[end]
+        if finished is not None:
+            yield finished, said
+
+    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Row]]:
+        lane = self.lanes.pop(end)
+        lane.process.join()
+        code = f"exit code {lane.process.exitcode}; -9: killed, for example by the system for want of memory"
+        if not lane.ready:
+            raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
+        if left and not any(other.process is lane.process for other in self.lanes.values()):
+            self._start(lane.device)
+        if lane.video is not None:
+            yield lane.video, to_try_again(lane.video, self.job.videos, f"its process died ({code})")
+
+
+def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
+    """What a process does: a thread for each pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
+    torch.set_num_threads(threads)
+    try:
+        extractor = job.build(device)
+    except Exception as error:
+        for end in ends:
+            end.send(UsageError(f"--device {device}: {error}"))
+        return
+    lanes = [threading.Thread(target=_work, args=(job, extractor, end)) for end in ends]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+
+
+def _work(job: Job, extractor: Extractor, end: Connection) -> None:
+    """Work on one video after the other."""
+    try:
+        end.send(None)
+        while (w := end.recv()) is not None:
+            try:
+                end.send(attempt(w, job.videos, extractor, job.results))
+            except UsageError as error:
+                end.send(error)
+    except (EOFError, OSError):  # the parent is gone
+        return

@@ -1,0 +1,145 @@
+"""Extraction by several processes: the store of one, and what a process that dies costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from extract.test_extraction import PROJECT, Command
+from extract.video_set import VideoSet
+
+from benchmark.errors import UsageError
+from benchmark.extract.devices import Job, default_decoders
+from benchmark.extract.results import ResultFolder
+
+slow = pytest.mark.slow  # a process takes seconds to begin
+
+
+@pytest.fixture
+def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(video_set, tiny, tmp_path / "data", monkeypatch)
+
+
+def in_video(tiny: Path, *lines: str) -> None:
+    """Let the plug-in's network of pictures begin with these lines."""
+    head = "    def video(self, clips):  # [N, length, 3, H, W] -> [N, video_dim]\n"
+    content = tiny.read_text()
+    assert head in content
+    tiny.write_text(content.replace(head, head + "".join(f"        {line}\n" for line in lines)))
+
+
+@slow
+def test_several_devices_and_decoders_give_the_store_of_one(command: Command, tmp_path: Path) -> None:
+    sample = next(iter(command.video_set.samples))
+    command.video_set.files[sample].write_bytes(b"")
+    alone = command("--work", tmp_path / "alone", code=1)
+    command.store.unlink()
+    said = command("--device", "cpu,cpu", "--decoders", "3", code=1)
+    assert (said["digest"], said["extracted"]) == (alone["digest"], 9)
+    assert said["problems"] == alone["problems"]
+    command.store.unlink()
+    shards = ["--work", tmp_path / "shards", "--shard"]
+    first, second = command(*shards, "1/2", "--decoders", "2", code=1), command(*shards, "2/2", "--decoders", "3")
+    merged = command(*shards[:2], "--merge", code=1)
+    assert (first["extracted"], second["extracted"], merged["digest"]) == (5, 4, alone["digest"])
+
+
+@slow
+def test_a_process_that_dies_costs_its_video_and_the_rest_goes_on(command: Command, tmp_path: Path) -> None:
+    undisturbed = command("--work", tmp_path / "undisturbed", code=0)["digest"]
+    command.store.unlink()
+    plain = command.tiny.read_text()
+    died = tmp_path / "died"
+    in_video(
+        command.tiny,
+        "import os, pathlib",
+        f"died = pathlib.Path({str(died)!r})",
+        "if not died.exists():",
+        "    died.touch()",
+        "    os.kill(os.getpid(), 9)",
+    )
+    said = command("--device", "cpu,cpu", code=1)
+    assert said["extracted"] == 8
+    (row,) = (row for row in said["problems"] if row["file"])
+    assert "its process died (exit code -9" in row["what"]
+    assert row["what"].endswith("tried again next time")
+    assert list(command.results.glob(".*.partial"))
+    command.tiny.write_text(plain)
+    again = command("--device", "cpu,cpu")
+    assert (again["extracted"], again["resumed"], again["digest"]) == (1, 8, undisturbed)
+    assert not list(command.results.glob(".*.partial"))
+
+
+@slow
+def test_a_process_that_cannot_begin_says_so(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    content = command.tiny.read_text().replace("import numpy", "import os\nimport numpy", 1)
+    head = "        super().__init__(weights, quirks, device)\n"
+    command.tiny.write_text(content.replace(head, f"{head}        os._exit(3)\n"))
+    command("--decoders", "2", code=2)
+    assert "--device cpu: its process died before its first video (exit code 3" in capsys.readouterr().err.replace("\n", " ")
+    command.tiny.write_text(content.replace(head, f"{head}        raise RuntimeError('out of memory')\n"))
+    command("--decoders", "2", code=2)
+    assert "--device cpu: out of memory" in capsys.readouterr().err.replace("\n", " ")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from benchmark import cli
+from benchmark.data import cards
+
+if __name__ == "__main__":
+    card = cards.Card.model_validate_json(Path(sys.argv[1]).read_text())
+    cards.load_cards = lambda: {"sports": card}
+    cli.main(sys.argv[2:])
+"""
+
+
+@slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_command(command: Command, tmp_path: Path, how: signal.Signals) -> None:
+    begun = tmp_path / "begun"
+    in_video(command.tiny, "import pathlib, time", f"pathlib.Path({str(begun)!r}).touch()", "time.sleep(1)")
+    card, script = tmp_path / "card.json", tmp_path / "child.py"
+    card.write_text(command.video_set.card().model_dump_json())
+    script.write_text(CHILD)
+    words = [sys.executable, str(script), str(card), *command.words("--device", "cpu,cpu")]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not begun.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    processes = psutil.Process(child.pid).children(recursive=True)
+    if how is signal.SIGINT:
+        os.killpg(child.pid, how)  # as a terminal does it
+    else:
+        child.kill()
+    assert child.wait() == (130 if how is signal.SIGINT else -how)
+    gone, left = psutil.wait_procs(processes, timeout=60)
+    assert (len(gone) >= 2, left) == (True, [])
+    assert child.stderr is not None
+    said = child.stderr.read()
+    child.stderr.close()
+    assert "Traceback" not in said
+    assert ("the same command goes on" in said) == (how is signal.SIGINT)
+
+
+def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path: Path) -> None:
+    results = ResultFolder(tmp_path, {"weights": "others"}, "skip")
+    with pytest.raises(UsageError, match="changed after the command was given"):
+        Job("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
+
+
+def test_a_cpu_decodes_one_video_at_a_time_and_others_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.extract.devices.cpu_count", lambda: 12)
+    assert [default_decoders(d) for d in (["cpu"], ["cpu", "cpu"], ["cuda:0"], ["cuda:0", "cuda:1"])] == [1, 1, 8, 6]
+
+
+def test_decoders_are_at_least_one(command: Command) -> None:
+    command("--decoders", "0", code=2)
