@@ -57,6 +57,7 @@ bench: $(READY)  ## measure speed and memory (see perf/)
 	$(BIN)/python -W ignore -m perf.side_by_side --rounds 3
 	$(BIN)/python -m perf.overhead
 	$(BIN)/python -m perf.report --runs 1500
+	$(BIN)/python -m perf.extraction
 
 clean:  ## remove caches and the virtual environment; results in runs/ and reports/ stay
 	rm -rf $(VENV) .setup.lock .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
