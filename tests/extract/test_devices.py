@@ -103,8 +103,10 @@ if __name__ == "__main__":
 
 @slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_command(command: Command, tmp_path: Path, how: signal.Signals) -> None:
-    begun = tmp_path / "begun"
+def test_no_process_outlives_the_command_and_the_next_one_goes_on(
+    command: Command, tmp_path: Path, how: signal.Signals
+) -> None:
+    begun, plain = tmp_path / "begun", command.tiny.read_text()
     in_video(command.tiny, "import pathlib, time", f"pathlib.Path({str(begun)!r}).touch()", "time.sleep(1)")
     card, script = tmp_path / "card.json", tmp_path / "child.py"
     card.write_text(command.video_set.card().model_dump_json())
@@ -128,6 +130,10 @@ def test_no_process_outlives_the_command(command: Command, tmp_path: Path, how: 
     child.stderr.close()
     assert "Traceback" not in said
     assert ("the same command goes on" in said) == (how is signal.SIGINT)
+    command.tiny.write_text(plain)
+    digest = command()["digest"]
+    command.store.unlink()
+    assert command("--work", tmp_path / "undisturbed")["digest"] == digest
 
 
 def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path: Path) -> None:
