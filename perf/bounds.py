@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--features", default="cls,main")
     parser.add_argument("--modes", default="corrected")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found, rows = registry.load(), []

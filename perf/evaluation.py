@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="avca,tcaf", help="which also embed VGGSound's number of samples; '' for none")
     parser.add_argument("--sizes", default=f"{VGGSOUND},100000x1000", help="of drawn embeddings (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     wanted = [(DRAWN, size) for size in options.sizes.split(",")]

@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--features", default="cls")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batches", type=int, default=10, help="of an epoch (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found, rows = registry.load(), []

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--read", type=int, default=2000, help="samples of the stores that are read (%(default)s)")
     parser.add_argument("--grown", default="1000,4000,16000", help="samples of the stores under training (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     imported, grown = ([int(n) for n in text.split(",")] for text in (options.imported, options.grown))

@@ -173,11 +173,12 @@ def main() -> None:
     parser.add_argument("--modes", default="paper,corrected")
     parser.add_argument("--precisions", default="float32", help="such as float32,bfloat16 (%(default)s)")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found = registry.load()
     steps = []
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         before = peak()
         for method in found.select(options.methods):
