@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from benchmark.data.store import FeatureStore
