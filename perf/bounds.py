@@ -35,12 +35,13 @@ All others are element-wise or sums (norms, activations, losses)."""
 OTHER, PYTHON = "other operations", "Python"
 
 
-def of(bench: Bench, steps: int, top: float) -> dict[str, Any]:
-    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of ``top``, operations a second.
+def of(bench: Bench, steps: int) -> dict[str, Any]:
+    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of the peak before or behind.
 
     Products *alone* are those of two matrices in the sizes of the step's, again and again, so that they stay in the caches.
     """
     bench.steps(1)
+    before = peak()
     seconds = operations = 0.0
     spent: dict[str, float] = defaultdict(float)
     sizes: Counter[tuple[int, int, int]] = Counter()
@@ -58,11 +59,15 @@ def of(bench: Bench, steps: int, top: float) -> dict[str, Any]:
                 (rows, inner), (_, columns) = [shape for shape in event.input_shapes if len(shape) == 2][-2:]
                 sizes[rows, inner, columns] += event.count
     shares = {kind: round(100 * spent[kind] / seconds, 1) for kind in (*KINDS, OTHER)}
-    speed = round(100 * operations / spent[PRODUCTS] / top, 1)
     alone = sum(2 * m * k * n * times for (m, k, n), times in sizes.items())
     alone /= sum(seconds_alone(*size) * times for size, times in sizes.items())
-    speeds = {"products, of peak": speed, "alone, of peak": round(100 * alone / top, 1)}
-    return {**shares, PYTHON: round(100 - sum(shares.values()), 1), **speeds}
+    top = max(before, peak())
+    speeds = {"products, of peak": operations / spent[PRODUCTS], "alone, of peak": alone}
+    return {
+        **shares,
+        PYTHON: round(100 - sum(shares.values()), 1),
+        **{name: round(100 * speed / top, 1) for name, speed in speeds.items()},
+    }
 
 
 def seconds_alone(rows: int, inner: int, columns: int) -> float:
@@ -93,7 +98,7 @@ def main() -> None:
                     bench = Bench.published(method, found.recipe(method), features, mode, Path(folder))
                     torch.set_num_threads(options.threads)
                     named = {"method": method.title, "features": features, "mode": mode}
-                    rows.append(named | of(bench, options.steps, peak()))
+                    rows.append(named | of(bench, options.steps))
     print(f"{options.threads} threads; shares of a step in percent\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json:
