@@ -57,7 +57,7 @@ bench: $(BENCHMARKS:%=bench/%.md)  ## measure speed and memory (see perf/); tabl
 
 bench/%.md: $(READY) always
 	@mkdir -p bench
-	$(BIN)/python -W ignore -m perf.$* $(OPTIONS_$*) --json bench/$*.json > $@
+	$(BIN)/python -W ignore -m perf.$* $(OPTIONS_$*) --json bench/$*.json > $@ || { cat $@; exit 1; }
 	@cat $@
 
 always:
