@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from benchmark.config import TrainConfig
-from benchmark.data.batching import TrainingBatches, with_evaluation_times
+from benchmark.data.batching import TrainingBatches, ahead, with_evaluation_times
 from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
 from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method, Use
@@ -204,7 +204,7 @@ class Loop:
         classes = type(data.batches.classes)(data.batches.classes.text.to(device))
         sums: dict[str, float] = {}
         size = self.train.batches_per_epoch
-        for i, batch in enumerate(data.batches.epoch(self.seed, epoch, size, self.train.batch_size)):
+        for i, batch in enumerate(ahead(data.batches.epoch(self.seed, epoch, size, self.train.batch_size))):
             batch = batch.to(device)
             losses_of = partial(self._losses, method, batch, classes)
             losses = losses_of()

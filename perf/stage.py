@@ -23,8 +23,7 @@ from unittest.mock import patch
 import torch
 from tabulate import tabulate
 
-from benchmark import protocol, registry
-from benchmark.data.batching import TrainingBatches
+from benchmark import protocol, registry, training
 from benchmark.evaluation import Ints
 from benchmark.method import Batch
 from benchmark.protocol import TRAIN, VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
@@ -57,11 +56,11 @@ def run(task: Task) -> dict[str, float]:
 
         return wrapper
 
-    drawn = TrainingBatches.epoch
+    drawn = training.ahead
 
-    def epoch(self: TrainingBatches, *arguments: int) -> Iterator[Batch]:
-        batches = drawn(self, *arguments)
-        while (batch := timed(next, WAITING)(batches, None)) is not None:
+    def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+        coming = drawn(batches)
+        while (batch := timed(next, WAITING)(coming, None)) is not None:
             yield batch
 
     watched: list[tuple[Any, str, str]] = [
@@ -72,7 +71,7 @@ def run(task: Task) -> dict[str, float]:
         (protocol, "test", TEST),
     ]
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        stack.enter_context(patch.object(TrainingBatches, "epoch", epoch))
+        stack.enter_context(patch.object(training, "ahead", ahead))
         for owner, name, what in watched:
             stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), what)))
         started = time.perf_counter()

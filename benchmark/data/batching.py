@@ -6,6 +6,7 @@ Everything that differs between the modes in what a method is given happens here
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -215,6 +216,15 @@ class ClassBalanced:
         rng = np.random.default_rng([seed, epoch, 1])
         other = (labels + rng.integers(1, len(self.class_ids), labels.shape)) % len(self.class_ids)
         return self._draw(other, rng), other
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each drawn by a thread while the one before is used: a slow disk then seldom holds up the steps."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 @dataclass(frozen=True)
