@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from benchmark.data.batching import (
     ClassBalanced,
     FeatureRules,
     TrainingBatches,
+    ahead,
     make_batch,
     plan_cuts,
     with_evaluation_times,
@@ -197,3 +201,30 @@ def test_an_epoch_is_the_same_whenever_it_is_drawn_and_whoever_asks() -> None:
         assert c.negative.label is not None
         assert (c.negative.label != c.label).all()
     assert not torch.equal(next(plain.epoch(5, 4, 4, 8)).label, again[0].label)  # type: ignore[arg-type]
+
+
+def test_batches_are_drawn_one_ahead_in_their_order_and_a_fault_of_theirs_is_raised() -> None:
+    drawn: list[int] = []
+
+    def batches() -> Iterator[Any]:
+        for i in range(4):
+            if i == 3:
+                raise ValueError("row 3")
+            drawn.append(i)
+            yield i
+
+    coming = ahead(batches())
+    assert next(coming) == 0
+    assert [next(coming), next(coming)] == [1, 2]
+    with pytest.raises(ValueError, match="row 3"):
+        next(coming)
+    assert drawn == [0, 1, 2]
+
+
+def test_no_thread_is_left_where_training_breaks_off() -> None:
+    threads = threading.active_count()
+    coming = ahead(iter(range(100)))  # type: ignore[arg-type]
+    next(coming)
+    assert threading.active_count() == threads + 1
+    coming.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == threads
