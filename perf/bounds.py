@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
 from benchmark import registry
-from perf.training_step import Bench, peak
+from perf.training_step import Bench, peak, product_seconds
 
 PRODUCTS, ATTENTION, OPTIMISER, DRAWS, MOVES = "products", "attention", "optimiser", "draws", "moves"
 KINDS = {
@@ -60,7 +59,7 @@ def of(bench: Bench, steps: int) -> dict[str, Any]:
                 sizes[rows, inner, columns] += event.count
     shares = {kind: round(100 * spent[kind] / seconds, 1) for kind in (*KINDS, OTHER)}
     alone = sum(2 * m * k * n * times for (m, k, n), times in sizes.items())
-    alone /= sum(seconds_alone(*size) * times for size, times in sizes.items())
+    alone /= sum(product_seconds(*size, times=5) * times for size, times in sizes.items())
     top = max(before, peak())
     speeds = {"products, of peak": operations / spent[PRODUCTS], "alone, of peak": alone}
     return {
@@ -68,16 +67,6 @@ def of(bench: Bench, steps: int) -> dict[str, Any]:
         PYTHON: round(100 - sum(shares.values()), 1),
         **{name: round(100 * speed / top, 1) for name, speed in speeds.items()},
     }
-
-
-def seconds_alone(rows: int, inner: int, columns: int) -> float:
-    """Seconds of a product of two matrices, the fastest of some."""
-    a, b, best = torch.randn(rows, inner), torch.randn(inner, columns), math.inf
-    for _ in range(5):
-        started = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - started)
-    return best
 
 
 def main() -> None:

@@ -101,11 +101,12 @@ def row(task: Task, published: int, top: float) -> dict[str, Any]:
     """A line of the table.
 
     Args:
+        task: with one epoch; stage 2 has as many as the best epoch of stage 1 says, which would not be known otherwise.
         published: batches of an epoch at the published length.
         top: the machine's peak, operations a second.
     """
     train = task.settings.train
-    seconds, epochs = run(task), 2 * train.epochs
+    seconds, epochs = run(task), 2  # one in each stage
     batch = seconds[BATCHES] / (epochs * train.batches_per_epoch)
     validation, checkpoint = seconds[VALIDATION] / epochs, seconds[CHECKPOINTS] / epochs
     epoch, operations = published * batch + validation + checkpoint, needed(task, published)
@@ -132,8 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batches", type=int, default=10, help="of an epoch (%(default)s)")
+    parser.add_argument("--batches", type=int, default=10, help="of an epoch (%(default)s); there is one in each stage")
     parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
@@ -144,9 +144,9 @@ def main() -> None:
             store = generate(Path(folder) / f"{features}.h5", features, UCF_SAMPLES)
             for method in found.select(options.methods):
                 published = task_on(store, method.name).settings.train.batches_per_epoch
-                short = {"epochs": options.epochs, "batches_per_epoch": options.batches, "threads": options.threads}
+                short = {"epochs": 1, "batches_per_epoch": options.batches, "threads": options.threads}
                 rows.append(row(task_on(store, method.name, **short), published, peak()))
-    print(f"{options.threads} threads, both stages with {options.epochs} x {options.batches} batches each\n")
+    print(f"{options.threads} threads, both stages with an epoch of {options.batches} batches each\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json:
         options.json.write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1))

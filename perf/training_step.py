@@ -137,15 +137,20 @@ class Bench:
         return flops.tcaf_step(self.model.config, self.spec, *lengths, classes=len(self.data.batches.classes.text))
 
 
-def peak(size: int = 2048, times: int = 10) -> float:
-    """Operations a second of a product of two square matrices, the fastest of some."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def peak(size: int = 2048) -> float:
+    """Operations a second of a product of two square matrices."""
+    return 2 * size**3 / product_seconds(size, size, size, times=10)
+
+
+def product_seconds(rows: int, inner: int, columns: int, times: int) -> float:
+    """Seconds of a product of two matrices, the fastest of some."""
+    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
     best = float("inf")
     for _ in range(times):
         started = time.perf_counter()
         torch.mm(a, b)
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return best
 
 
 def row(step: Step, top: float) -> dict[str, Any]:
