@@ -36,7 +36,7 @@ test: $(READY)  ## run the fast tests
 	$(BIN)/python -m pytest -n $(XDIST) --durations 15
 
 test-slow: $(READY)  ## run the slow tests
-	$(BIN)/python -m pytest -n $(XDIST) --dist worksteal --timeout 1800 --durations 20 -m slow
+	$(BIN)/python -m pytest -n $(XDIST) --dist worksteal --timeout 1800 -o faulthandler_timeout=2000 --durations 20 -m slow
 
 lint: $(READY)  ## check style, types and import rules
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ on.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -25,8 +24,9 @@ try:
 except ImportError:
     raise UsageError("videos are decoded with PyAV, which is not installed: pip install 'gzsl-bench[extract]'") from None
 
-av.logging.set_level(av.logging.PANIC)  # what is wrong is told in the table of problems
-logging.getLogger("libav").setLevel(logging.CRITICAL)
+# At any level but None, ffmpeg's threads wait for Python's lock to tell of errors, and whoever frees a decoder waits for them,
+# with that lock: a damaged video then stops everything. What is wrong is told in the table of problems.
+av.logging.set_level(None)
 
 ENDS_EARLY = 0.9
 """A stream that has less than this of the length that its header says is noted."""

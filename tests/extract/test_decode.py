@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,20 @@ def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) ->
     assert 5 < len(found) < 45
     assert len(notes) == 1
     assert "video ends after" in notes[0]
+
+
+def test_decoding_of_damaged_videos_can_break_off_at_any_picture(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("damaged_videos.py")
+    path = os.pathsep.join(sys.path)
+    answer = subprocess.run(
+        [sys.executable, script, tmp_path / "v.mp4"],
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=60,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert int(answer.stdout) > 100
 
 
 def test_clips_cut_without_overlap_and_pad_the_last_with_zeros() -> None:
