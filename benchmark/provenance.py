@@ -68,7 +68,7 @@ def git_revision() -> str:
     return revision + ("+changes" if status else "")
 
 
-CLEAR_REFS = Path("/proc/self/clear_refs")
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def restart_peak_memory() -> None:
@@ -82,6 +82,10 @@ def restart_peak_memory() -> None:
 def peak_memory_mb() -> float:
     """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    with suppress(OSError):  # Linux, where getrusage also counts what the process had that started this one
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                kib = float(line.split()[1])
     cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
     return kib / 1024 + cuda
 
