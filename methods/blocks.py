@@ -186,29 +186,40 @@ class Attention(nn.Module):
             masks: ``[n, L, L]`` for each group.
             first_only: whether only the first token of each sequence is wanted, ``[B, dim]``.
         """
-        keys, values = groups.split(self.key(x)), groups.split(self.value(x))
         if first_only:
-            of_firsts = self.query(x.index_select(0, groups.firsts)).unsqueeze(1)
-            queries, masks = of_firsts.split([n for n, _ in groups.shapes]), [mask[:, :1] for mask in masks]
+            gathered = self._gather_to_firsts(x, groups, masks)
         else:
-            queries = groups.split(self.query(x))
-        pieces = zip(queries, keys, values, masks, strict=True)
-        gathered = torch.cat([self._gather(q, k, v, mask).flatten(0, 1) for q, k, v, mask in pieces])
+            pieces = zip(*(groups.split(project(x)) for project in (self.query, self.key, self.value)), masks, strict=True)
+            gathered = torch.cat([self._gather(q, k, v, mask).flatten(0, 1) for q, k, v, mask in pieces])
         out: Tensor = self.dropout(self.out(gathered))
         return out
 
+    def _gather_to_firsts(self, x: Tensor, groups: Groups, masks: Sequence[Tensor]) -> Tensor:
+        """``[B, heads * dim_head]`` for the first tokens, without keys and values of all tokens.
+
+        A head's score of a token x, q . K x, is (K^T q) . x, and the weighted sum of all V x is V times that of all x: so the
+        heads of a first token are the queries of one attention to the tokens themselves.
+        """
+        of_heads = (self.heads, -1, x.shape[1])
+        key, value = self.key.weight.view(of_heads), self.value.weight.view(of_heads)
+        query = self.query(x.index_select(0, groups.firsts)).view(-1, *key.shape[:2])
+        queries = torch.split(torch.einsum("bhk,hkd->bhd", query, key), [n for n, _ in groups.shapes])
+        pieces = zip(queries, groups.split(x), masks, strict=True)
+        sums = torch.cat([self._attend(q, tokens, tokens, mask[:, :1], key.shape[1] ** -0.5) for q, tokens, mask in pieces])
+        return torch.einsum("bhd,hkd->bhk", sums, value).flatten(1)
+
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``; on the CPU never in 16 bits."""
+        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``."""
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
-        mask = None if mask is None else mask.unsqueeze(1)
-        if q.device.type == "cpu" and q.dtype.itemsize == 2:  # whose backward takes ten times as long there
-            with torch.autocast("cpu", enabled=False):
-                return self._attend(q.float(), k.float(), v.float(), mask)
-        return self._attend(q, k, v, mask)
+        return self._attend(q, k, v, None if mask is None else mask.unsqueeze(1)).transpose(1, 2).flatten(2)
 
     @staticmethod
-    def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+        """Torch's attention, on the CPU never in 16 bits, whose backward takes ten times as long there."""
+        if q.device.type == "cpu" and q.dtype.itemsize == 2:
+            with torch.autocast("cpu", enabled=False):
+                return Attention._attend(q.float(), k.float(), v.float(), mask, scale)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 class FeedForward(nn.Sequential):

@@ -43,9 +43,9 @@ def _embedding(c: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequ
     inside = (audio + video) * (c.encoder_hidden * c.dim + (c.dim + c.token_size) * c.dim)
     feed_forward = 2 * c.dim * c.mlp_dim
     inside += (c.depth - 1) * tokens * (4 * c.dim * inner + feed_forward)
-    inside += tokens * 2 * c.dim * inner + batch * (2 * c.dim * inner + feed_forward)  # the last layer: the class token's row
     pairs = [pairs_of(a, v, c.sees) for a, v in zip(audio_steps, video_steps, strict=True)]
-    inside += 2 * inner * ((c.depth - 1) * sum(pairs) + tokens)
+    inside += (c.depth - 1) * 2 * inner * sum(pairs)
+    inside += batch * (4 * c.dim * inner + feed_forward) + 2 * c.heads * c.dim * tokens  # the last layer: the class token alone
     inside += batch * (c.dim * c.decoder_hidden + c.decoder_hidden * c.embedding_dim)  # O_proj
     return leaves, inside
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from benchmark import registry
 from benchmark.method import Method
 from methods import blocks
-from methods.blocks import PADDED, Groups, Tokens, TransformerLayer
+from methods.blocks import PADDED, Attention, Groups, Tokens, TransformerLayer
 from methods.tcaf import Tcaf, attention_mask
 from perf.training_step import Bench
 
@@ -57,6 +57,17 @@ def whole_last_layer() -> AbstractContextManager[object]:
         return out.index_select(0, groups.firsts) if first_only else out
 
     return patch.object(TransformerLayer, "grouped", whole)
+
+
+def keys_of_all_tokens() -> AbstractContextManager[object]:
+    """The last layer makes keys and values of all tokens, of which one query of each sequence is asked."""
+
+    def gather(self: Attention, x: Tensor, groups: Groups, masks: Sequence[Tensor]) -> Tensor:
+        queries = self.query(x.index_select(0, groups.firsts)).unsqueeze(1).split([n for n, _ in groups.shapes])
+        pieces = zip(queries, groups.split(self.key(x)), groups.split(self.value(x)), masks, strict=True)
+        return torch.cat([self._gather(q, k, v, mask[:, :1]).flatten(0, 1) for q, k, v, mask in pieces])
+
+    return patch.object(Attention, "_gather_to_firsts", gather)
 
 
 def one_group() -> AbstractContextManager[object]:
@@ -97,6 +108,7 @@ TRICKS: dict[str, tuple[Callable[[], AbstractContextManager[object]], str]] = {
     "sequences stand in groups of like length": (one_group, "corrected"),
     "no padding of each modality by itself": (padded_tokens, "corrected"),
     "the last layer computes the class token alone": (whole_last_layer, "corrected"),
+    "the last layer makes no keys and values": (keys_of_all_tokens, "corrected"),
     "padded steps are not multiplied by the first layer": (zeros_through_the_first_layer, "paper"),
     "dropout draws 16 bits an element": (plain_dropout, "corrected"),
     "Adam is fused": (plain_adam, "corrected"),
