@@ -8,6 +8,7 @@ any beta can decide: the published grid and the exact curve come from the same f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,11 +258,9 @@ def _embedded(
     for start in range(0, len(data.rows), batch_size):
         rows = data.rows[start : start + batch_size]
         batch = make_batch(data.samples, rows, rules, training=False).to(device)
-        if autocast is None:
-            yield rows, method.embed(batch)
-        else:
-            with autocast():
-                yield rows, method.embed(batch)
+        with nullcontext() if autocast is None else autocast():  # whoever takes these does so in full precision
+            embeddings = method.embed(batch)
+        yield rows, embeddings
 
 
 @dataclass(frozen=True)

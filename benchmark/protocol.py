@@ -191,14 +191,15 @@ def training_data(task: Task, section: Section, parts: Sequence[str], evaluated:
     sampler = ClassBalanced.over(section.samples, section.samples.rows(*parts))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     batches = TrainingBatches(section.samples, sampler, classes, task.rules, task.method.needs_negatives)
-    validation = partial(validate, task, evaluation_set(section, VAL_SEEN, VAL_UNSEEN))
+    data = evaluation_set(section, VAL_SEEN, VAL_UNSEEN)
+    validation = partial(validate, task.settings, task.rules, data)  # without the task, which has the store
     return TrainingData(task.method, batches, validation, evaluated if task.method.uses else None)
 
 
-def validate(task: Task, data: EvaluationSet, method: Method) -> Validation:
+def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
     """Score a model on validation data and choose beta on it."""
-    nearest = embed_and_rank(task, data, method)
-    protocol, view = task.protocol, task.method.reported_view
+    nearest = embed_and_rank(settings, rules, data, method)
+    protocol, view = settings.protocol, method.reported_view
     exact = protocol.calibration == "corrected"
     calibration = Calibration.choose(nearest, view, exact=exact, mean_of_views=protocol.beta_view == "paper")
     best = nearest[view].at(calibration.per_view[view], exact=exact)
@@ -206,11 +207,11 @@ def validate(task: Task, data: EvaluationSet, method: Method) -> Validation:
     return Validation(metrics, calibration_dict(calibration))
 
 
-def embed_and_rank(task: Task, data: EvaluationSet, method: Method) -> dict[str, Nearest]:
-    """Nearest classes per view, with the task's rules and precision."""
-    train = task.settings.train
+def embed_and_rank(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> dict[str, Nearest]:
+    """Nearest classes per view, in the precision of training."""
+    train = settings.train
     autocast = None if train.precision == "float32" else autocast_for(train)
-    return nearest_classes(method, data, task.rules, batch_size=train.eval_batch_size, autocast=autocast)
+    return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast)
 
 
 def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
@@ -271,7 +272,7 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
         epochs: that the latter was trained for.
     """
     section = first.development()
-    found = validate(first, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), model_a)
+    found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), model_a)
     return found, test(final, model_b, Calibration(**found.calibration), epochs, openings=1, with_map=True)
 
 
@@ -293,7 +294,7 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
     """Open the test parts and score a final model at a beta chosen elsewhere."""
     section = open_test(task)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN)
-    nearest = embed_and_rank(task, data, method)
+    nearest = embed_and_rank(task.settings, task.rules, data, method)
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}

@@ -89,7 +89,7 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
     kept_id = section.samples.ids[data.rows[first]]
     card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all but one sample are one group
     task = replace(task, settings=settings, dataset=card)
-    nearest = protocol.embed_and_rank(task, data, task.build())["both"]
+    nearest = protocol.embed_and_rank(task.settings, task.rules, data, task.build())["both"]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
     unseen = nearest.at(0.5).unseen
     expected = {

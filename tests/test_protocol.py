@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import ast
+import gc
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import Bench, QuietListener
 
 from benchmark import evaluation
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build, store_path
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.data.synthetic import synthetic_config, synthetic_content, synthetic_provenance
 from benchmark.databases import sqlite_uri
 from benchmark.evaluation import Calibration
-from benchmark.protocol import StageOne, derive_seed, stage_two, training_data
+from benchmark.protocol import (
+    VAL_SEEN,
+    VAL_UNSEEN,
+    StageOne,
+    derive_seed,
+    embed_and_rank,
+    evaluation_set,
+    stage_two,
+    training_data,
+)
 from benchmark.tracking import Tracker
 from benchmark.training import EpochRecord
 
@@ -91,6 +104,27 @@ def test_development_data_hold_no_test_sample_and_no_test_class(tmp_path: Path) 
         assert len(modality.frames) == modality.offsets[-1]
     assert set(section.samples.parts) == {0, 1, 2}
     assert not set(section.classes.vectors) & set(store.class_parts["stage_2_test_unseen"].tolist())
+
+
+def test_nothing_that_an_inductive_method_is_given_leads_to_the_store_or_to_a_sealed_table(bench: Bench) -> None:
+    task = bench.units(bench.call(methods="tcaf"))[0].job(2, 0).task()
+    given = training_data(task, task.development(), list(DEVELOPMENT_PARTS))
+    found: dict[int, Any] = {id(given): given}
+    left: list[Any] = [given]
+    while left:
+        holder = left.pop()
+        for thing in holder.__closure__ or () if isinstance(holder, FunctionType) else gc.get_referents(holder):
+            if not isinstance(thing, (type, ModuleType)) and id(thing) not in found:
+                found[id(thing)] = thing
+                left.append(thing)
+
+    assert not any(isinstance(thing, FeatureStore) for thing in found.values())
+    arrays = [thing for thing in found.values() if isinstance(thing, np.ndarray)]
+    assert {len(a) for a in arrays if a.dtype == task.store.labels.dtype} & {len(given.batches.samples.labels)}, "they are seen"
+    for array in arrays:
+        assert not np.shares_memory(array, task.store.labels)
+        assert not np.shares_memory(array, task.store.parts)
+        assert not np.shares_memory(array, task.store.vectors)
 
 
 def test_only_the_protocol_opens_test_parts() -> None:
@@ -198,3 +232,19 @@ def test_shuffled_word_vectors_are_a_permutation_that_the_seed_fixes(tmp_path: P
     assert sorted(rows) == sorted(store.vector_rows("corrected"))
     assert (rows == store.vector_rows("shuffled", 3)).all()
     assert (rows != store.vector_rows("shuffled", 4)).any()
+
+
+def test_distances_are_computed_in_full_precision_whatever_that_of_training_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = bench.units(bench.call("train.precision=bfloat16", methods="avca"))[0].job(1, 0).task()
+    section, method, seen = task.development(), task.build(), set()
+    embed, distances = method.embed, method.distances
+    monkeypatch.setattr(method, "embed", lambda batch: seen.add(("embed", torch.is_autocast_enabled("cpu"))) or embed(batch))
+    monkeypatch.setattr(
+        method, "distances", lambda *both: seen.add(("distances", torch.is_autocast_enabled("cpu"))) or distances(*both)
+    )
+
+    embed_and_rank(task.settings, task.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), method)
+
+    assert seen == {("embed", True), ("distances", False)}

@@ -396,15 +396,15 @@ class FeatureStore:
         samples = Samples(
             audio=self._modality("audio", start, stop, sequences),
             video=self._modality("video", start, stop, sequences),
-            labels=self.labels[start:stop],
-            parts=self.parts[start:stop],
+            labels=self.labels[start:stop].copy(),  # a view would carry those of the sealed parts
+            parts=self.parts[start:stop].copy(),
             ids=self.ids[start:stop],
         )
         ids = self._classes_of(class_parts).tolist()
         table = ClassTable(
             parts={part: self.class_parts[part] for part in class_parts},
             names={c: self.class_names[c] for c in ids},
-            vectors={c: self.vectors[rows[c]] for c in ids},
+            vectors={c: self.vectors[rows[c]].copy() for c in ids},
         )
         return Section(samples, table)
 
