@@ -223,8 +223,12 @@ def test_batches_are_drawn_one_ahead_in_their_order_and_a_fault_of_theirs_is_rai
 
 def test_no_thread_is_left_where_training_breaks_off() -> None:
     threads = threading.active_count()
-    coming = ahead(iter(range(100)))  # type: ignore[arg-type]
-    next(coming)
-    assert threading.active_count() == threads + 1
-    coming.close()  # type: ignore[attr-defined]
+
+    def train() -> None:
+        for _ in ahead(iter(range(100))):  # type: ignore[arg-type]
+            assert threading.active_count() == threads + 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
     assert threading.active_count() == threads
