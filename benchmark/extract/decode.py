@@ -132,14 +132,15 @@ def sound(
                     yield resampler.end()
                     resampler = None
                 form = (frame.format.name, frame.layout.name, frame.sample_rate)
-                floats = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+                # packed, since PyAV reads past the eight planes that a frame has room for
+                floats = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
                 resampler = resampler or Resampler(frame.sample_rate, rate)
             assert resampler is not None
             seconds += (last - first) / frame.sample_rate
             for silent in range(first, 0, frame.sample_rate):
                 yield resampler.push(np.zeros(min(-silent, frame.sample_rate)))
             for part in floats.resample(frame):
-                channels = part.to_ndarray()[:, max(0, first) : last].astype(np.float64)
+                channels = part.to_ndarray().reshape(part.samples, -1).T[:, max(0, first) : last].astype(np.float64)
                 if sixteen_bit:
                     channels = np.clip(np.round(channels * 2**15), -(2**15), 2**15 - 1) / 2**15
                 yield resampler.push(channels.mean(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_sound_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, na
     spectrum = np.abs(np.fft.rfft(middle))
     assert spectrum.argmax() == 440
     assert np.sqrt(2 * (middle**2).mean()) == pytest.approx(0.5 if clip.layout == "mono" else 0.375, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 6, 8, 9, 16])
+def test_sound_of_any_number_of_channels(tmp_path: Path, count: int) -> None:
+    levels = np.arange(count * 1000) * 30_000 // (count * 1000)
+    with wave.open(str(tmp_path / "v.wav"), "wb") as file:
+        file.setparams((count, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(levels.astype("<i2").tobytes())
+    expected = (levels.reshape(1000, count) / 2**15).mean(1)
+    np.testing.assert_allclose(heard(tmp_path / "v.wav"), expected, atol=1e-7)
+
+
+def test_sound_of_seven_and_one_channels_in_aac(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", Clip(seconds=1, layout="7.1"))
+    found = heard(path)
+    assert len(found) >= 16_000
+    assert np.sqrt(2 * (found[4000:12_000] ** 2).mean()) == pytest.approx(
+        0.5 * 7 / 8, rel=0.05
+    )  # the last one is for bass only
 
 
 def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
