@@ -215,7 +215,7 @@ def _open_at(path: Path, kind: str, span: Span | None) -> Any:
     for target in targets:
         try:
             container.seek(int(target))
-            landed = next(packet for packet in container.demux(streams[0]) if packet.is_keyframe)
+            landed = next(packet for packet in _packets(container, streams[0]) if packet.is_keyframe)
             if landed.pts is not None and _time(landed) <= start:
                 container.seek(int(target))  # again, since packets were read
                 return container
@@ -225,9 +225,25 @@ def _open_at(path: Path, kind: str, span: Span | None) -> Any:
     return _open(path)
 
 
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream and an empty one at the end.
+
+    PyAV can fail when a stream has begun that was not there when the file was opened: it goes on behind that place.
+    """
+    ended = False
+    while not ended:
+        try:
+            for packet in container.demux(stream):
+                ended = packet.size == 0 and packet.dts is None
+                yield packet
+            ended = True
+        except IndexError:
+            pass
+
+
 def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
     """Frames of a stream; packets that cannot be decoded are left out, and the file may break off."""
-    packets = iter(container.demux(stream))
+    packets = _packets(container, stream)
     damaged = 0
     while True:
         try:

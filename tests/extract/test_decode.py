@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,28 @@ def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) ->
     assert 5 < len(found) < 45
     assert len(notes) == 1
     assert "video ends after" in notes[0]
+
+
+@pytest.mark.parametrize("end", ["ts", "flv"])
+def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, end: str) -> None:
+    """Sound behind more pictures than ffmpeg reads to find the streams of a file."""
+
+    def noise(seconds: float) -> np.ndarray:
+        return np.random.default_rng(round(seconds * 1000)).integers(0, 255, (720, 1280, 3), np.uint8)
+
+    silent = Clip(seconds=0.2, size=(1280, 720), picture=noise, codec="mpeg2video", sound=None)
+    silent = replace(silent, options={"qmin": "1", "qmax": "1", "g": "1", "b": "200000000"})
+    path = tmp_path / f"v.{end}"
+    if end == "ts":
+        parts = [write_video(tmp_path / "a.ts", silent), write_video(tmp_path / "b.ts", replace(silent, sound="mp2"))]
+        path.write_bytes(b"".join(part.read_bytes() for part in [parts[0], parts[1], parts[0]]))
+    else:
+        content = write_video(path, replace(silent, codec="flv", sound="libmp3lame", sound_delay=0.16)).read_bytes()
+        path.write_bytes(content[:4] + b"\1" + content[5:])  # the header says: no sound
+    assert not has_sound(path)
+    found, notes = decoded(path, None)
+    assert len(found) == (15 if end == "ts" else 5)
+    assert notes in ([], ["video ends after 0.2 s of 0.4 s"])  # the sound of the other one lasts so long
 
 
 def test_decoding_of_damaged_videos_can_break_off_at_any_picture(tmp_path: Path) -> None:
