@@ -35,8 +35,11 @@ SECOND = av.time_base
 RUN_UPS = (1, 10)
 """Seconds before a span at which decoding is tried to begin. Some are needed: sound is not good at once after a leap, and some
 kinds of files are read from the first keyframe behind the place that is asked for."""
+STILL = 3.0
+"""Seconds without a new picture from which on that is noted."""
 LONGEST_STILL = 600.0
-"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there."""
+"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there. So it does
+where all stills together take longer than the file, or than this where its length is not known."""
 Picture = NDArray[np.uint8]
 Note = Callable[[str], None]
 
@@ -66,7 +69,7 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         timed = _Timed(rate, stream, *_bounds(container, span))
         wanted = None if span is None or rate is None else max(1, math.floor((span.end - span.start) * rate + 0.5))
         count = 0
-        for picture in islice(_upright(timed, _decoded(container, stream, note), note), wanted):
+        for picture in islice(_upright(timed, _decoded(container, stream, note), _longest_stills(container), note), wanted):
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
@@ -74,14 +77,20 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures end at {ends:.1f} s")
         if not count:
             raise UnreadableVideo("no picture can be decoded")
+        if timed.stills:
+            note(f"no new picture for more than {STILL:g} s in {timed.stills} places, {timed.still_seconds:.0f} s together")
         _note_early_end(container, stream, timed.seconds, note, span)
 
 
-def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Picture]:
-    """Frames as pictures, up to the first one behind the span: a picture lasts until the next one."""
+def _upright(timed: _Timed, frames: Iterator[Any], longest: float, note: Note) -> Iterator[Picture]:
+    """Frames as pictures, up to the first one behind the span: a picture lasts until the next one.
+
+    Args:
+        longest: seconds that stills may take together.
+    """
     turns = 0
     for frame in frames:
-        if (gap := timed.gap(frame)) > LONGEST_STILL:
+        if (gap := timed.gap(frame)) > LONGEST_STILL or timed.still_seconds + gap > longest:
             note(f"video breaks off: its times leap by {gap:.0f} s")
             break
         turns = round(frame.rotation / 90) % 4
@@ -199,6 +208,11 @@ def _bounds(container: Any, span: Span | None) -> tuple[float, float]:
     return zero + round(span.start * SECOND), zero + round(span.end * SECOND)
 
 
+def _longest_stills(container: Any) -> float:
+    """Seconds that stills may take together: a little more than the file, whose length may be rounded or estimated."""
+    return 1.1 * container.duration / SECOND + STILL if container.duration else LONGEST_STILL
+
+
 def _time(frame: Any) -> float:
     """Microseconds at which a frame or packet begins; 0 where that is not known."""
     return round(frame.pts * frame.time_base * SECOND) if frame.pts is not None else 0
@@ -289,6 +303,9 @@ class _Timed:
         """From the first frame, or from ``start``, to the end of the last frame that came."""
         self.over = False
         """Whether a frame from ``end`` on has come."""
+        self.stills = 0
+        """Gaps of more than ``STILL``."""
+        self.still_seconds = 0.0
 
     def gap(self, frame: Any) -> float:
         """Seconds between the end of the last frame and the beginning of this one."""
@@ -301,6 +318,9 @@ class _Timed:
         step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
         if frame.pts is None:  # raw streams have no times
             frame.pts, frame.time_base = self._next, base
+        if (gap := self.gap(frame)) > STILL:
+            self.stills += 1
+            self.still_seconds += gap
         self._start = frame.pts if self._start is None else self._start
         self._next = frame.pts + step
         self.seconds = float(self._next * base) - max(float(self._start * base), self._from / SECOND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import wave
@@ -62,6 +63,29 @@ def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) ->
     found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
     assert len(found) <= 4
     assert notes[0].startswith("video breaks off: its times leap by 5000 s")
+
+
+def test_a_slide_show_is_shown_as_long_as_it_is_and_its_stills_are_noted(tmp_path: Path) -> None:
+    times = [20.0 * i for i in range(40)]
+    found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)), 1)
+    assert len(found) == 780
+    assert notes == ["no new picture for more than 3 s in 39 places, 778 s together"]
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_leaps_that_take_longer_than_the_file_end_it(tmp_path: Path, says: bool) -> None:
+    """A file of 300 s by its header, or one that does not say how long it is."""
+    path = write_video(tmp_path / "v.mkv", Clip(times=[100.0 * i for i in range(40)], sound=None))
+    content = path.read_bytes()
+    place = content.index(b"\x44\x89\x88") + 3
+    path.write_bytes(content[:place] + struct.pack(">d", 300_000.0 if says else 0.0) + content[place + 8 :])
+    found, notes = decoded(path, 1)
+    assert len(found) == (300 if says else 600)
+    places = 3 if says else 6
+    assert notes[:2] == [
+        "video breaks off: its times leap by 100 s",
+        f"no new picture for more than 3 s in {places} places, {places}00 s together",
+    ]
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
