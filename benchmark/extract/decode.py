@@ -35,6 +35,8 @@ SECOND = av.time_base
 RUN_UPS = (1, 10)
 """Seconds before a span at which decoding is tried to begin. Some are needed: sound is not good at once after a leap, and some
 kinds of files are read from the first keyframe behind the place that is asked for."""
+BACK = 0.5
+"""Seconds by which times may go back: pictures of odd files come in another order. Beyond it, another clock has begun."""
 STILL = 3.0
 """Seconds without a new picture from which on that is noted."""
 LONGEST_STILL = 600.0
@@ -66,10 +68,10 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             raise UnreadableVideo("no video stream")
         stream = streams[0]
         stream.thread_type = "AUTO"
-        timed = _Timed(rate, stream, *_bounds(container, span))
+        timed = _Timed(rate, stream, *_bounds(container, span), _longest_stills(container))
         wanted = None if span is None or rate is None else max(1, math.floor((span.end - span.start) * rate + 0.5))
         count = 0
-        for picture in islice(_upright(timed, _decoded(container, stream, note), _longest_stills(container), note), wanted):
+        for picture in islice(_upright(timed, _decoded(container, stream, note), note), wanted):
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
@@ -78,23 +80,24 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         if not count:
             raise UnreadableVideo("no picture can be decoded")
         if timed.stills:
-            note(f"no new picture for more than {STILL:g} s in {timed.stills} places, {timed.still_seconds:.0f} s together")
+            note(
+                f"places without a new picture for more than {STILL:g} s: {timed.stills}, {timed.still_seconds:.0f} s together"
+            )
+        if timed.jumps:
+            note(f"places where the times of pictures jump back: {timed.jumps}; what comes then stands behind what came before")
         _note_early_end(container, stream, timed.seconds, note, span)
 
 
-def _upright(timed: _Timed, frames: Iterator[Any], longest: float, note: Note) -> Iterator[Picture]:
-    """Frames as pictures, up to the first one behind the span: a picture lasts until the next one.
-
-    Args:
-        longest: seconds that stills may take together.
-    """
+def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Picture]:
+    """Frames as pictures, up to the first one behind the span: a picture lasts until the next one."""
     turns = 0
     for frame in frames:
-        if (gap := timed.gap(frame)) > LONGEST_STILL or timed.still_seconds + gap > longest:
+        gap = timed.place(frame)
+        if gap > LONGEST_STILL or timed.still_seconds + gap > timed.longest:
             note(f"video breaks off: its times leap by {gap:.0f} s")
             break
         turns = round(frame.rotation / 90) % 4
-        for kept in timed.push(frame):
+        for kept in timed.push(frame, gap):
             yield np.rot90(_rgb(kept), turns)
         if timed.over:
             return
@@ -290,14 +293,15 @@ class _Timed:
         rate: frames a second; None leaves them as they come, and lets through those between ``start`` and ``end`` only.
         stream: theirs.
         start, end: microseconds; the frame that is seen at ``start`` becomes the first one. Infinite where all are wanted.
+        longest: seconds that stills may take together.
     """
 
-    def __init__(self, rate: int | None, stream: Any, start: float, end: float) -> None:
-        self._rate, self._stream = rate, stream
+    def __init__(self, rate: int | None, stream: Any, start: float, end: float, longest: float) -> None:
+        self._rate, self._stream, self.longest = rate, stream, longest
         self._from, self._to = start, end
         self._graph: Any = None
         self._first: Any = None
-        self._next = 0
+        self._last = self._next = self._shift = 0
         self._start: int | None = None
         self.seconds = -math.inf
         """From the first frame, or from ``start``, to the end of the last frame that came."""
@@ -306,23 +310,32 @@ class _Timed:
         self.stills = 0
         """Gaps of more than ``STILL``."""
         self.still_seconds = 0.0
+        self.jumps = 0
+        """Times that were set behind the last frame, since they went back by more than ``BACK``."""
 
-    def gap(self, frame: Any) -> float:
-        """Seconds between the end of the last frame and the beginning of this one."""
-        if frame.pts is None or self._start is None:
-            return 0.0
-        return float((frame.pts - self._next) * (frame.time_base or self._stream.time_base))
-
-    def push(self, frame: Any) -> Iterator[Any]:
-        base = frame.time_base or self._stream.time_base
-        step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
+    def place(self, frame: Any) -> float:
+        """Give a frame its time; the seconds between the end of the last frame and its beginning."""
+        frame.time_base = base = frame.time_base or self._stream.time_base
         if frame.pts is None:  # raw streams have no times
-            frame.pts, frame.time_base = self._next, base
-        if (gap := self.gap(frame)) > STILL:
+            frame.pts = self._next
+        elif self._start is not None:
+            if abs(frame.pts - self._next) * base <= BACK:  # the clock goes on, or goes on again
+                self._shift = 0
+            frame.pts += self._shift
+            if (self._last - frame.pts) * base > BACK:
+                self.jumps += 1
+                self._shift += self._next - frame.pts
+                frame.pts = self._next
+        return float((frame.pts - self._next) * base) if self._start is not None else 0.0
+
+    def push(self, frame: Any, gap: float) -> Iterator[Any]:
+        base = frame.time_base
+        step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
+        if gap > STILL:
             self.stills += 1
             self.still_seconds += gap
         self._start = frame.pts if self._start is None else self._start
-        self._next = frame.pts + step
+        self._last, self._next = frame.pts, frame.pts + step
         self.seconds = float(self._next * base) - max(float(self._start * base), self._from / SECOND)
         time = round(frame.pts * base * SECOND)
         self.over = time >= self._to

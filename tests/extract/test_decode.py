@@ -65,11 +65,30 @@ def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) ->
     assert notes[0].startswith("video breaks off: its times leap by 5000 s")
 
 
+def test_pictures_of_joined_files_follow_each_other(tmp_path: Path) -> None:
+    parts = [write_video(tmp_path / f"{i}.ts", Clip(seconds=3, begins=3 * i, sound="mp2")) for i in range(3)]
+    path = tmp_path / "v.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for rate in (25, None):
+        found, notes = decoded(path, rate)
+        assert len(found) == 225
+        assert np.abs(np.array(found) - 20 - 20 * np.arange(225) / 25).max() < 7
+        assert notes == ["places where the times of pictures jump back: 2; what comes then stands behind what came before"]
+    assert len(heard(path)) / 16_000 == pytest.approx(9, abs=0.1)
+
+
+def test_a_burst_after_long_stills_does_not_jump_back(tmp_path: Path) -> None:
+    times = [*(4.0 * i for i in range(8)), *(28 + 0.04 * i for i in range(1, 4))]
+    found, notes = decoded(write_video(tmp_path / "v.mp4", Clip(times=times, sound=None, options={"bf": "0"})))
+    assert len(found) == pytest.approx(28 * 25 + 4, abs=3)
+    assert not [note for note in notes if "jump" in note]
+
+
 def test_a_slide_show_is_shown_as_long_as_it_is_and_its_stills_are_noted(tmp_path: Path) -> None:
     times = [20.0 * i for i in range(40)]
     found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)), 1)
     assert len(found) == 780
-    assert notes == ["no new picture for more than 3 s in 39 places, 778 s together"]
+    assert notes == ["places without a new picture for more than 3 s: 39, 778 s together"]
 
 
 @pytest.mark.parametrize("says", [True, False])
@@ -84,7 +103,7 @@ def test_leaps_that_take_longer_than_the_file_end_it(tmp_path: Path, says: bool)
     places = 3 if says else 6
     assert notes[:2] == [
         "video breaks off: its times leap by 100 s",
-        f"no new picture for more than 3 s in {places} places, {places}00 s together",
+        f"places without a new picture for more than 3 s: {places}, {places}00 s together",
     ]
 
 
