@@ -343,6 +343,8 @@ class _Timed:
             if self._from <= time < self._to:
                 yield frame
             return
+        if frame.duration * base > min(LONGEST_STILL, self.longest - self.still_seconds):
+            frame.duration = round(1 / (self._rate * base))  # the filter shows the last one as long as it says
         if self._graph is None:
             self._first = (frame.width, frame.height, frame.format.name)
             self._graph = self._make_graph(frame, base)

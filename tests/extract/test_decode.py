@@ -65,6 +65,15 @@ def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) ->
     assert notes[0].startswith("video breaks off: its times leap by 5000 s")
 
 
+def test_a_last_picture_that_would_last_for_hours_is_shown_once(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", Clip(times=[0.0, 0.04, 0.12], sound=None, options={"bf": "0"}))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"stts") + 8
+    struct.pack_into(">I", content, place + 8 * struct.unpack_from(">I", content, place)[0], 2**24)  # the last duration
+    path.write_bytes(content)
+    assert 3 <= len(decoded(path)[0]) <= 5
+
+
 def test_pictures_of_joined_files_follow_each_other(tmp_path: Path) -> None:
     parts = [write_video(tmp_path / f"{i}.ts", Clip(seconds=3, begins=3 * i, sound="mp2")) for i in range(3)]
     path = tmp_path / "v.ts"
