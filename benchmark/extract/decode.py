@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ SECOND = av.time_base
 RUN_UPS = (1, 10)
 """Seconds before a span at which decoding is tried to begin. Some are needed: sound is not good at once after a leap, and some
 kinds of files are read from the first keyframe behind the place that is asked for."""
+DELAY = 0.1
+"""Seconds by which pictures or sound may begin later than the other one without that being mended: encoders have delays."""
 BACK = 0.5
 """Seconds by which times may go back: pictures of odd files come in another order. Beyond it, another clock has begun."""
 STILL = 3.0
@@ -68,10 +70,11 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             raise UnreadableVideo("no video stream")
         stream = streams[0]
         stream.thread_type = "AUTO"
-        timed = _Timed(rate, stream, *_bounds(container, span), _longest_stills(container))
+        frames, start, end = _from_start(container, stream, span, _decoded(container, stream, note), note)
+        timed = _Timed(rate, stream, start, end, _longest_stills(container))
         wanted = None if span is None or rate is None else max(1, math.floor((span.end - span.start) * rate + 0.5))
         count = 0
-        for picture in islice(_upright(timed, _decoded(container, stream, note), note), wanted):
+        for picture in islice(_upright(timed, frames, note), wanted):
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
@@ -138,7 +141,7 @@ def sound(
         resampler: Resampler | None = None
         form = None
         seconds = 0.0
-        for frame, first, last in _within(_decoded(container, stream, note), *_bounds(container, span)):
+        for frame, first, last in _within(*_from_start(container, stream, span, _decoded(container, stream, note), note)):
             if (frame.format.name, frame.layout.name, frame.sample_rate) != form:  # the first one, or a change on the way
                 if resampler is not None and form is not None and frame.sample_rate != form[2]:
                     yield resampler.end()
@@ -209,6 +212,30 @@ def _bounds(container: Any, span: Span | None) -> tuple[float, float]:
         return -math.inf, math.inf
     zero = container.start_time or 0
     return zero + round(span.start * SECOND), zero + round(span.end * SECOND)
+
+
+def _from_start(
+    container: Any, stream: Any, span: Span | None, frames: Iterator[Any], note: Note
+) -> tuple[Iterator[Any], float, float]:
+    """Frames, and the microseconds from which to which they are wanted.
+
+    In a whole file with pictures and sound, those that begin clearly later are wanted from the start of the file on too: both
+    keep in step.
+    """
+    start, end = _bounds(container, span)
+    first = next(frames, None)
+    if first is None:
+        return frames, start, end
+    zero = (container.start_time or 0) if span is None else start
+    late = (_time(first) - zero) / SECOND
+    alone = not (container.streams.audio and _streams(container, "video"))
+    if late > DELAY and _time(first) < end and not (span is None and alone):
+        if span is None and late > min(LONGEST_STILL, _longest_stills(container)):
+            note(f"{stream.type} begins {late:.0f} s late, which cannot be true: it is taken to begin with the file")
+        else:
+            note(f"{stream.type} begins {late:.1f} s late")
+            start = zero
+    return chain([first], frames), start, end
 
 
 def _longest_stills(container: Any) -> float:
@@ -304,7 +331,7 @@ class _Timed:
         self._last = self._next = self._shift = 0
         self._start: int | None = None
         self.seconds = -math.inf
-        """From the first frame, or from ``start``, to the end of the last frame that came."""
+        """From ``start``, or from the first frame where that is infinite, to the end of the last frame that came."""
         self.over = False
         """Whether a frame from ``end`` on has come."""
         self.stills = 0
@@ -336,7 +363,8 @@ class _Timed:
             self.still_seconds += gap
         self._start = frame.pts if self._start is None else self._start
         self._last, self._next = frame.pts, frame.pts + step
-        self.seconds = float(self._next * base) - max(float(self._start * base), self._from / SECOND)
+        begins = self._from / SECOND if self._from > -math.inf else float(self._start * base)
+        self.seconds = float(self._next * base) - begins
         time = round(frame.pts * base * SECOND)
         self.over = time >= self._to
         if self._rate is None:

@@ -173,6 +173,43 @@ def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rounded * 2**16, np.round(rounded * 2**16))
 
 
+def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=1.0))
+    notes: list[str] = []
+    wave = np.concatenate(list(sound(path, 16_000, notes.append)))
+    assert len(wave) == 48_000
+    assert np.abs(wave[:15_900]).max() < 1e-3
+    assert np.abs(wave[16_000:16_100]).max() > 0.3
+    assert notes == ["audio begins 1.0 s late"]
+
+
+def test_pictures_that_begin_late_are_the_first_one_until_then(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", Clip(times=[1 + i / 25 for i in range(25)], sound="pcm_s16le"))
+    found, notes = decoded(path)
+    assert found == pytest.approx([40.0] * 25 + [40 + 20 * i / 25 for i in range(25)], abs=7)
+    assert notes == ["video begins 1.0 s late"]
+    assert len(heard(path)) == 32_000
+
+
+def test_pictures_and_sound_of_a_recording_that_begins_between_keyframes_keep_in_step(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.ts", Clip(seconds=5, sound="mp2", options={"g": "50"}))
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 2 // 188 * 188 :])
+    found, notes = decoded(path)
+    assert notes == ["video begins 0.3 s late"]
+    assert len(set(found[:8])) == 1
+    assert len(found) / 25 == pytest.approx(len(heard(path)) / 16_000, abs=0.1)
+
+
+@pytest.mark.parametrize("delay", [0.08, 700.0])
+def test_sound_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(tmp_path: Path, delay: float) -> None:
+    notes: list[str] = []
+    path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=delay))
+    assert sum(map(len, sound(path, 16_000, notes.append))) == 32_000
+    late = "audio begins 700 s late, which cannot be true: it is taken to begin with the file"
+    assert (late in notes) == (delay > 1)
+
+
 def test_a_silent_video_has_pictures_and_no_sound(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", Clip(sound=None))
     assert not has_sound(path)
