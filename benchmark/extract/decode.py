@@ -78,8 +78,9 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
-            ends = span.start + timed.seconds
-            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures end at {ends:.1f} s")
+            begin, end = span.start + timed.late, span.start + timed.seconds
+            why = f"begin at {begin:.1f} s" if begin >= span.end else f"end at {end:.1f} s"
+            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures {why}")
         if not count:
             raise UnreadableVideo("no picture can be decoded")
         if timed.stills:
@@ -332,6 +333,8 @@ class _Timed:
         self._start: int | None = None
         self.seconds = -math.inf
         """From ``start``, or from the first frame where that is infinite, to the end of the last frame that came."""
+        self.late = 0.0
+        """Seconds from ``start`` to the first frame that came."""
         self.over = False
         """Whether a frame from ``end`` on has come."""
         self.stills = 0
@@ -361,7 +364,9 @@ class _Timed:
         if gap > STILL:
             self.stills += 1
             self.still_seconds += gap
-        self._start = frame.pts if self._start is None else self._start
+        if self._start is None:
+            self._start = frame.pts
+            self.late = float(frame.pts * base) - self._from / SECOND
         self._last, self._next = frame.pts, frame.pts + step
         begins = self._from / SECOND if self._from > -math.inf else float(self._start * base)
         self.seconds = float(self._next * base) - begins
