@@ -62,7 +62,7 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         span: only these seconds, as if they were a video of their own. What lies before is leapt over, not decoded.
 
     Raises:
-        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or it ends before the span.
+        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or none is in the span.
     """
     with _open_at(path, "video", span) as container:
         streams = _streams(container, "video")
@@ -84,9 +84,7 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         if not count:
             raise UnreadableVideo("no picture can be decoded")
         if timed.stills:
-            note(
-                f"places without a new picture for more than {STILL:g} s: {timed.stills}, {timed.still_seconds:.0f} s together"
-            )
+            note(f"stills of more than {STILL:g} s: {timed.stills}, {timed.still_seconds:.0f} s together")
         if timed.jumps:
             note(f"places where the times of pictures jump back: {timed.jumps}; what comes then stands behind what came before")
         _note_early_end(container, stream, timed.seconds, note, span)
@@ -344,7 +342,7 @@ class _Timed:
         """Times that were set behind the last frame, since they went back by more than ``BACK``."""
 
     def place(self, frame: Any) -> float:
-        """Give a frame its time; the seconds between the end of the last frame and its beginning."""
+        """Give a frame its time; the seconds for which the last frame is to be repeated until then, 0 without a rate."""
         frame.time_base = base = frame.time_base or self._stream.time_base
         if frame.pts is None:  # raw streams have no times
             frame.pts = self._next
@@ -356,7 +354,7 @@ class _Timed:
                 self.jumps += 1
                 self._shift += self._next - frame.pts
                 frame.pts = self._next
-        return float((frame.pts - self._next) * base) if self._start is not None else 0.0
+        return 0.0 if self._rate is None or self._start is None else float((frame.pts - self._next) * base)
 
     def push(self, frame: Any, gap: float) -> Iterator[Any]:
         base = frame.time_base
