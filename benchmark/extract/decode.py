@@ -78,8 +78,8 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
-            begin, end = span.start + timed.late, span.start + timed.seconds
-            why = f"begin at {begin:.1f} s" if begin >= span.end else f"end at {end:.1f} s"
+            first, last = span.start + timed.late, span.start + timed.seconds
+            why = f"begin at {first:.1f} s" if first >= span.end else f"end at {last:.1f} s"
             raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures {why}")
         if not count:
             raise UnreadableVideo("no picture can be decoded")
