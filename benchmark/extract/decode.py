@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,15 @@ SECOND = av.time_base
 RUN_UPS = (1, 10)
 """Seconds before a span at which decoding is tried to begin. Some are needed: sound is not good at once after a leap, and some
 kinds of files are read from the first keyframe behind the place that is asked for."""
+DELAY = 0.1
+"""Seconds by which pictures or sound may begin later than the other one without that being mended: encoders have delays."""
+BACK = 0.5
+"""Seconds by which times may go back: pictures of odd files come in another order. Beyond it, another clock has begun."""
+STILL = 3.0
+"""Seconds without a new picture from which on that is noted."""
 LONGEST_STILL = 600.0
-"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there."""
+"""Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there. So it does
+where all stills together take longer than the file, or than this where its length is not known."""
 Picture = NDArray[np.uint8]
 Note = Callable[[str], None]
 
@@ -55,7 +62,7 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         span: only these seconds, as if they were a video of their own. What lies before is leapt over, not decoded.
 
     Raises:
-        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or it ends before the span.
+        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or none is in the span.
     """
     with _open_at(path, "video", span) as container:
         streams = _streams(container, "video")
@@ -63,17 +70,23 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
             raise UnreadableVideo("no video stream")
         stream = streams[0]
         stream.thread_type = "AUTO"
-        timed = _Timed(rate, stream, *_bounds(container, span))
+        frames, start, end = _from_start(container, stream, span, _decoded(container, stream, note), note)
+        timed = _Timed(rate, stream, start, end, _longest_stills(container))
         wanted = None if span is None or rate is None else max(1, math.floor((span.end - span.start) * rate + 0.5))
         count = 0
-        for picture in islice(_upright(timed, _decoded(container, stream, note), note), wanted):
+        for picture in islice(_upright(timed, frames, note), wanted):
             count += 1
             yield picture
         if not count and span is not None and timed.seconds > -math.inf:
-            ends = span.start + timed.seconds
-            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures end at {ends:.1f} s")
+            first, last = span.start + timed.late, span.start + timed.seconds
+            why = f"begin at {first:.1f} s" if first >= span.end else f"end at {last:.1f} s"
+            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures {why}")
         if not count:
             raise UnreadableVideo("no picture can be decoded")
+        if timed.stills:
+            note(f"stills of more than {STILL:g} s: {timed.stills}, {timed.still_seconds:.0f} s together")
+        if timed.jumps:
+            note(f"places where the times of pictures jump back: {timed.jumps}; what comes then stands behind what came before")
         _note_early_end(container, stream, timed.seconds, note, span)
 
 
@@ -81,11 +94,12 @@ def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Pictu
     """Frames as pictures, up to the first one behind the span: a picture lasts until the next one."""
     turns = 0
     for frame in frames:
-        if (gap := timed.gap(frame)) > LONGEST_STILL:
+        gap = timed.place(frame)
+        if gap > LONGEST_STILL or timed.still_seconds + gap > timed.longest:
             note(f"video breaks off: its times leap by {gap:.0f} s")
             break
         turns = round(frame.rotation / 90) % 4
-        for kept in timed.push(frame):
+        for kept in timed.push(frame, gap):
             yield np.rot90(_rgb(kept), turns)
         if timed.over:
             return
@@ -126,20 +140,21 @@ def sound(
         resampler: Resampler | None = None
         form = None
         seconds = 0.0
-        for frame, first, last in _within(_decoded(container, stream, note), *_bounds(container, span)):
+        for frame, first, last in _within(*_from_start(container, stream, span, _decoded(container, stream, note), note)):
             if (frame.format.name, frame.layout.name, frame.sample_rate) != form:  # the first one, or a change on the way
                 if resampler is not None and form is not None and frame.sample_rate != form[2]:
                     yield resampler.end()
                     resampler = None
                 form = (frame.format.name, frame.layout.name, frame.sample_rate)
-                floats = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+                # packed, since PyAV reads past the eight planes that a frame has room for
+                floats = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
                 resampler = resampler or Resampler(frame.sample_rate, rate)
             assert resampler is not None
             seconds += (last - first) / frame.sample_rate
             for silent in range(first, 0, frame.sample_rate):
                 yield resampler.push(np.zeros(min(-silent, frame.sample_rate)))
             for part in floats.resample(frame):
-                channels = part.to_ndarray()[:, max(0, first) : last].astype(np.float64)
+                channels = part.to_ndarray().reshape(part.samples, -1).T[:, max(0, first) : last].astype(np.float64)
                 if sixteen_bit:
                     channels = np.clip(np.round(channels * 2**15), -(2**15), 2**15 - 1) / 2**15
                 yield resampler.push(channels.mean(0))
@@ -198,6 +213,35 @@ def _bounds(container: Any, span: Span | None) -> tuple[float, float]:
     return zero + round(span.start * SECOND), zero + round(span.end * SECOND)
 
 
+def _from_start(
+    container: Any, stream: Any, span: Span | None, frames: Iterator[Any], note: Note
+) -> tuple[Iterator[Any], float, float]:
+    """Frames, and the microseconds from which to which they are wanted.
+
+    In a whole file with pictures and sound, those that begin clearly later are wanted from the start of the file on too: both
+    keep in step.
+    """
+    start, end = _bounds(container, span)
+    first = next(frames, None)
+    if first is None:
+        return frames, start, end
+    zero = (container.start_time or 0) if span is None else start
+    late = (_time(first) - zero) / SECOND
+    alone = not (container.streams.audio and _streams(container, "video"))
+    if late > DELAY and _time(first) < end and not (span is None and alone):
+        if span is None and late > min(LONGEST_STILL, _longest_stills(container)):
+            note(f"{stream.type} begins {late:.0f} s late, which cannot be true: it is taken to begin with the file")
+        else:
+            note(f"{stream.type} begins {late:.1f} s late")
+            start = zero
+    return chain([first], frames), start, end
+
+
+def _longest_stills(container: Any) -> float:
+    """Seconds that stills may take together: a little more than the file, whose length may be rounded or estimated."""
+    return 1.1 * container.duration / SECOND + STILL if container.duration else LONGEST_STILL
+
+
 def _time(frame: Any) -> float:
     """Microseconds at which a frame or packet begins; 0 where that is not known."""
     return round(frame.pts * frame.time_base * SECOND) if frame.pts is not None else 0
@@ -214,7 +258,7 @@ def _open_at(path: Path, kind: str, span: Span | None) -> Any:
     for target in targets:
         try:
             container.seek(int(target))
-            landed = next(packet for packet in container.demux(streams[0]) if packet.is_keyframe)
+            landed = next(packet for packet in _packets(container, streams[0]) if packet.is_keyframe)
             if landed.pts is not None and _time(landed) <= start:
                 container.seek(int(target))  # again, since packets were read
                 return container
@@ -224,9 +268,25 @@ def _open_at(path: Path, kind: str, span: Span | None) -> Any:
     return _open(path)
 
 
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream and an empty one at the end.
+
+    PyAV can fail when a stream has begun that was not there when the file was opened: it goes on behind that place.
+    """
+    ended = False
+    while not ended:
+        try:
+            for packet in container.demux(stream):
+                ended = packet.size == 0 and packet.dts is None
+                yield packet
+            ended = True
+        except IndexError:
+            pass
+
+
 def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
     """Frames of a stream; packets that cannot be decoded are left out, and the file may break off."""
-    packets = iter(container.demux(stream))
+    packets = _packets(container, stream)
     damaged = 0
     while True:
         try:
@@ -259,40 +319,63 @@ class _Timed:
         rate: frames a second; None leaves them as they come, and lets through those between ``start`` and ``end`` only.
         stream: theirs.
         start, end: microseconds; the frame that is seen at ``start`` becomes the first one. Infinite where all are wanted.
+        longest: seconds that stills may take together.
     """
 
-    def __init__(self, rate: int | None, stream: Any, start: float, end: float) -> None:
-        self._rate, self._stream = rate, stream
+    def __init__(self, rate: int | None, stream: Any, start: float, end: float, longest: float) -> None:
+        self._rate, self._stream, self.longest = rate, stream, longest
         self._from, self._to = start, end
         self._graph: Any = None
         self._first: Any = None
-        self._next = 0
+        self._last = self._next = self._shift = 0
         self._start: int | None = None
         self.seconds = -math.inf
-        """From the first frame, or from ``start``, to the end of the last frame that came."""
+        """From ``start``, or from the first frame where that is infinite, to the end of the last frame that came."""
+        self.late = 0.0
+        """Seconds from ``start`` to the first frame that came."""
         self.over = False
         """Whether a frame from ``end`` on has come."""
+        self.stills = 0
+        """Gaps of more than ``STILL``."""
+        self.still_seconds = 0.0
+        self.jumps = 0
+        """Times that were set behind the last frame, since they went back by more than ``BACK``."""
 
-    def gap(self, frame: Any) -> float:
-        """Seconds between the end of the last frame and the beginning of this one."""
-        if frame.pts is None or self._start is None:
-            return 0.0
-        return float((frame.pts - self._next) * (frame.time_base or self._stream.time_base))
-
-    def push(self, frame: Any) -> Iterator[Any]:
-        base = frame.time_base or self._stream.time_base
-        step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
+    def place(self, frame: Any) -> float:
+        """Give a frame its time; the seconds for which the last frame is to be repeated until then, 0 without a rate."""
+        frame.time_base = base = frame.time_base or self._stream.time_base
         if frame.pts is None:  # raw streams have no times
-            frame.pts, frame.time_base = self._next, base
-        self._start = frame.pts if self._start is None else self._start
-        self._next = frame.pts + step
-        self.seconds = float(self._next * base) - max(float(self._start * base), self._from / SECOND)
+            frame.pts = self._next
+        elif self._start is not None:
+            if abs(frame.pts - self._next) * base <= BACK:  # the clock goes on, or goes on again
+                self._shift = 0
+            frame.pts += self._shift
+            if (self._last - frame.pts) * base > BACK:
+                self.jumps += 1
+                self._shift += self._next - frame.pts
+                frame.pts = self._next
+        return 0.0 if self._rate is None or self._start is None else float((frame.pts - self._next) * base)
+
+    def push(self, frame: Any, gap: float) -> Iterator[Any]:
+        base = frame.time_base
+        step = max(1, round(1 / (base * (self._stream.average_rate or self._stream.guessed_rate or 25))))
+        if gap > STILL:
+            self.stills += 1
+            self.still_seconds += gap
+        if self._start is None:
+            self._start = frame.pts
+            self.late = float(frame.pts * base) - self._from / SECOND
+        self._last, self._next = frame.pts, frame.pts + step
+        begins = self._from / SECOND if self._from > -math.inf else float(self._start * base)
+        self.seconds = float(self._next * base) - begins
         time = round(frame.pts * base * SECOND)
         self.over = time >= self._to
         if self._rate is None:
             if self._from <= time < self._to:
                 yield frame
             return
+        if frame.duration * base > min(LONGEST_STILL, self.longest - self.still_seconds):
+            frame.duration = round(1 / (self._rate * base))  # the filter shows the last one as long as it says
         if self._graph is None:
             self._first = (frame.width, frame.height, frame.format.name)
             self._graph = self._make_graph(frame, base)

@@ -120,6 +120,17 @@ def test_a_span_that_begins_behind_the_end_is_unreadable(tmp_path: Path, end: st
         assert len(heard(path, Span(start + 0.1, 30.0))) == 0
 
 
+def test_a_span_before_the_first_picture_is_unreadable(tmp_path: Path) -> None:
+    times = [3 + i / 25 for i in range(75)]
+    path = write_video(tmp_path / "v.mkv", replace(TELLS, times=times, sound="pcm_s16le"))
+    for rate in (25, None):
+        with pytest.raises(UnreadableVideo, match=r"no picture from 0\.5 s to 2 s: its pictures begin at 3\.0 s"):
+            shown(path, rate, Span(0.5, 2.0))
+    found, notes = shown(path, 25, Span(2.0, 4.0))
+    assert found == pytest.approx([*[3.0] * 25, *(3 + np.arange(25) / 25)], abs=0.02)
+    assert notes == ["video begins 1.0 s late"]
+
+
 def test_a_span_that_ends_behind_the_end_has_what_there_is_and_says_so(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", replace(TELLS, seconds=4, sound="flac"))
     found, notes = shown(path, 25, Span(2.0, 6.0))

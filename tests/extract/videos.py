@@ -96,8 +96,9 @@ def _sound(stream: Any, clip: Clip) -> Iterator[tuple[float, list[Any]]]:
         time = np.arange(start, min(start + clip.sound_rate, round(clip.seconds * clip.sound_rate))) / clip.sound_rate
         content = time + clip.begins
         wave = 0.5 * np.sin(2 * np.pi * (clip.tone + clip.rise / 2 * content) * content)
-        channels = np.stack([wave, 0.5 * wave] if clip.layout == "stereo" else [wave]).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=clip.layout)
+        others = 0.5 if clip.layout == "stereo" else 1.0
+        channels = np.stack([wave, *[others * wave] * (stream.channels - 1)], axis=1).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(channels.reshape(1, -1), format="flt", layout=clip.layout)
         frame.sample_rate, frame.time_base = clip.sound_rate, Fraction(1, clip.sound_rate)
         frame.pts = start + round(clip.sound_delay * clip.sound_rate)
         yield start / clip.sound_rate, stream.encode(frame)
