@@ -221,7 +221,7 @@ def _merge(task: _Task) -> Extracted:
         done, missing = recorded(task.plan, task.results, show)
     if missing:
         raise UsageError(
-            f"{task.results.folder}: {len(missing):,} videos are not extracted with these options, among them "
+            f"{task.results.folder}: {len(missing):,} videos were not tried with these options, among them "
             f"{missing[0].video}; extract all shards first, or leave --merge out to extract them now"
         )
     return done
@@ -270,13 +270,19 @@ def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:
 
 
 def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
-    new = len(done.outcomes) - done.resumed
+    new = len(done.outcomes) - done.resumed - done.again
     before = f", {done.resumed:,} were done before" if done.resumed else ""
     out.print(f"{new:,} videos extracted{before}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
     if assembled is None:
+        but = f" but for {failed}: the same command tries them again" if failed else ""
         then = f"when all are, the same command with --merge in place of --shard writes {task.target}"
-        out.print(f"shard {shard} is done; {then}", highlight=False, soft_wrap=True)
+        out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
         return
+    if failed:
+        out.print(
+            f"left out are {failed}: the same command, without --merge, tries them again", highlight=False, soft_wrap=True
+        )
     state = "is there already" if assembled.already else "written"
     out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
     listed = _listed(task)
@@ -299,7 +305,7 @@ def _as_json(
         "listed": _listed(task),
         "results": str(task.results.folder),
         "shard": shard,
-        "extracted": len(done.outcomes) - done.resumed,
+        "extracted": len(done.outcomes) - done.resumed - done.again,
         "resumed": done.resumed,
         "problems": [asdict(row) for row in rows],
     }

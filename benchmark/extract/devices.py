@@ -22,9 +22,9 @@ from joblib import cpu_count
 
 from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
-from benchmark.extract.extraction import Extracted, Shard, attempt, collect, identity, to_try_again
+from benchmark.extract.extraction import Extracted, Shard, attempt, collect, failed, identity
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
-from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
 from benchmark.extract.weights_files import Weights, load_weights
 
@@ -106,7 +106,7 @@ class _Workers:
         self.threads = max(1, torch.get_num_threads() // share)
         self.lanes: dict[Connection, _Lane] = {}
 
-    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         left = deque(videos)
         try:
             for device in self.devices[: len(videos)]:
@@ -128,7 +128,7 @@ class _Workers:
             theirs.close()
             self.lanes[ours] = _Lane(device, process)
 
-    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         """Take what a thread has to say, and give it its next video; or see that its process died."""
         lane = self.lanes[end]
         try:
@@ -150,7 +150,7 @@ class _Workers:
         if finished is not None:
             yield finished, said
 
-    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Row]]:
+    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         lane = self.lanes.pop(end)
         lane.process.join()
         code = f"exit code {lane.process.exitcode}; -9: killed, for example by the system for want of memory"
@@ -159,7 +159,7 @@ class _Workers:
         if left and not any(other.process is lane.process for other in self.lanes.values()):
             self._start(lane.device)
         if lane.video is not None:
-            yield lane.video, to_try_again(lane.video, self.job.videos, f"its process died ({code})")
+            yield lane.video, failed(lane.video, self.job.videos, self.job.results, f"its process died ({code})")
 
 
 def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:

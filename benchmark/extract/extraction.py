@@ -22,7 +22,7 @@ from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
 from benchmark.extract.extractor import Extractor, Precision
 from benchmark.extract.plan import Plan, Row, Wanted
-from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
+from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.segments import Span
 from benchmark.extract.steps import clips, windows
 
@@ -59,13 +59,18 @@ class Extracted:
     """What became of the videos of a call."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """Sample id -> what became of its video; without those that are tried again with the next call."""
+    """Sample id -> what became of its video."""
     rows: list[Row] = field(default_factory=list)
     resumed: int = 0
     """Videos that an earlier call had done."""
 
+    @property
+    def again(self) -> int:
+        """Videos that the next call tries again."""
+        return sum(outcome.attempts > 0 for outcome in self.outcomes.values())
 
-Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
+
+Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome]]]
 
 
 def identity(
@@ -116,28 +121,21 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
     """What became of the videos of a shard, of which those that are not done yet are worked on.
 
     Args:
-        work: is given these, and gives back each with what became of it: a row if it is to be tried again.
+        work: is given these, and gives back each with what became of it.
     """
     wanted = shard.share(plan)
-    outcomes, missing = _known(wanted, plan, results, progress)
-    done = Extracted(resumed=len(outcomes))
-    made: dict[str, Outcome | Row] = {**outcomes}
-    progress("videos", 0, len(missing))
-    for i, (w, what) in enumerate(work(missing), 1):
-        made[w.sample] = what
-        progress("videos", i, len(missing))
-    for w in wanted:  # in the order of the lists, whichever was ready first
-        what = made[w.sample]
-        if isinstance(what, Outcome):
-            done.outcomes[w.sample] = what
-        else:
-            done.rows.append(what)
-    done.rows += _problem_rows(done.outcomes)
-    return done
+    made = _known(wanted, plan, results, progress)
+    left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
+    progress("videos", 0, len(left))
+    for i, (w, outcome) in enumerate(work(left), 1):
+        made[w.sample] = outcome
+        progress("videos", i, len(left))
+    outcomes = {w.sample: made[w.sample] for w in wanted}  # in the order of the lists, whichever was ready first
+    return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
 
 
-def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome | Row:
-    """Extract a video; a row where something failed that may not fail next time.
+def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome:
+    """Extract a video, and record what became of it, or that it failed in a way that may not last.
 
     Raises:
         UsageError: results cannot be written.
@@ -145,36 +143,50 @@ def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) 
     try:
         return _extract_one(w, root, extractor, results)
     except OSError as error:
-        raise UsageError(
-            f"{results.folder}: cannot be written ({error.strerror or error}); mend that and give the command again: it goes on"
-        ) from None
+        raise _not_written(results, error) from None
     except Exception as error:  # a library may fail on one video in any way; the others go on
-        return to_try_again(w, root, f"{type(error).__name__}: {error!s:.120}")
+        return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
-def to_try_again(w: Wanted, root: Path, why: str) -> Row:
-    """The row of a video that the next call tries again."""
-    return Row(w.sample, w.video.relative_to(root).as_posix(), f"{why}; tried again next time", left_out=True)
+def failed(w: Wanted, root: Path, results: ResultFolder, why: str) -> Outcome:
+    """Record that a video failed in a way that may not last: the next call tries it again.
+
+    Raises:
+        UsageError: it cannot be recorded.
+    """
+    before = results.read(w.sample, w.video, root, w.span)
+    source = SourceFile(w.video.relative_to(root).as_posix(), 0, 0, "")  # it may be what could not be read
+    outcome = Outcome(w.sample, source, why, attempts=1 + (before.attempts if before else 0), span=w.span)
+    try:
+        with results.writing(w.sample) as (file, _):
+            results.record(file, outcome)
+    except OSError as error:
+        raise _not_written(results, error) from None
+    return outcome
+
+
+def _not_written(results: ResultFolder, error: OSError) -> UsageError:
+    why = error.strerror or error
+    return UsageError(f"{results.folder}: cannot be written ({why}); mend that and give the command again: it goes on")
 
 
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
-    """What earlier calls made of all videos, and the videos that none has done."""
-    outcomes, missing = _known(plan.wanted, plan, results, progress)
-    return Extracted(outcomes, _problem_rows(outcomes), len(outcomes)), missing
+    """What earlier calls made of all videos, and the videos that none has tried."""
+    outcomes = _known(plan.wanted, plan, results, progress)
+    missing = [w for w in plan.wanted if w.sample not in outcomes]
+    done = Extracted(outcomes, _problem_rows(outcomes))
+    done.resumed = len(outcomes) - done.again
+    return done, missing
 
 
-def _known(
-    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress
-) -> tuple[dict[str, Outcome], list[Wanted]]:
-    outcomes, missing = {}, []
+def _known(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress) -> dict[str, Outcome]:
+    outcomes = {}
     for i, w in enumerate(wanted):
         progress("results", i, len(wanted))
         outcome = results.read(w.sample, w.video, plan.videos, w.span)
-        if outcome is None:
-            missing.append(w)
-        else:
+        if outcome is not None:
             outcomes[w.sample] = outcome
-    return outcomes, missing
+    return outcomes
 
 
 def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
@@ -183,7 +195,9 @@ def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
     for outcome in outcomes.values():
         rows += [Row(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
         if outcome.problem is not None:
-            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem, left_out=True))
+            times = f" ({outcome.attempts} times)" if outcome.attempts > 1 else ""
+            then = f"{times}; tried again next time" if outcome.attempts else ""
+            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True))
     return rows
 
 
@@ -200,7 +214,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         except Silent:
             features.clear()
             outcome = Outcome(w.sample, source, NO_SOUND, tuple(notes), without_sound=results.without_sound)
-        except UnreadableVideo as error:
+        except (UnreadableVideo, NotFinite) as error:
             features.clear()
             outcome = Outcome(w.sample, source, str(error), tuple(notes))
         else:

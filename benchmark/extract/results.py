@@ -44,6 +44,12 @@ class Outcome:
     """For a video without sound: what was done about it."""
     span: Span | None = None
     """What the sample is of the video; None for all of it."""
+    attempts: int = 0
+    """Times that it failed in a way that may not last: it is tried again. 0 where this is what it stays at."""
+
+
+class NotFinite(ValueError):
+    """Features of a video are not finite, as from sound that is not: it would be so again."""
 
 
 class VideoFeatures:
@@ -57,10 +63,10 @@ class VideoFeatures:
         """Further steps ``[n, dim]``.
 
         Raises:
-            ValueError: they are not finite.
+            NotFinite: they are not.
         """
         if not np.isfinite(features).all():
-            raise ValueError(f"{modality} features are not finite")
+            raise NotFinite(f"{modality} features are not finite")
         if modality not in self._file:
             dim = features.shape[1]
             self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
@@ -101,7 +107,7 @@ class ResultFolder:
         return self.folder / f"{quote(sample, safe='')}.h5"
 
     def read(self, sample: str, video: Path, root: Path, span: Span | None = None) -> Outcome | None:
-        """What became of a video, where that is known and still holds.
+        """What became of a video, where that is known and still holds. That it failed holds whatever the video is now.
 
         Args:
             sample: its id.
@@ -119,7 +125,7 @@ class ResultFolder:
         same = same and recorded["outcome"]["without_sound"] in (None, self.without_sound)
         recorded_span = recorded["outcome"].pop("span", None)  # results of earlier versions have none
         same = same and recorded_span == (list(span) if span else None)
-        if not same or not unchanged(source, root):
+        if not same or not (recorded["outcome"].get("attempts") or unchanged(source, root)):
             return None
         notes = tuple(recorded["outcome"].pop("notes"))
         return Outcome(source=source, notes=notes, span=span, **recorded["outcome"])

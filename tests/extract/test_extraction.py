@@ -253,9 +253,37 @@ def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
     monkeypatch.setattr(extraction, "_compute", failing)
     assert command(code=1)["extracted"] == 8
     assert command.problems()[bad] == ("RuntimeError: out of memory; tried again next time", True)
+    command(code=1)
+    assert command.problems()[bad] == ("RuntimeError: out of memory (2 times); tried again next time", True)
     monkeypatch.setattr(extraction, "_compute", compute)
     again = command()
     assert (again["extracted"], again["resumed"]) == (1, 8)
+
+
+def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = next(iter(command.video_set.samples))
+    command.video_set.files[bad].unlink()
+    command.video_set.files[bad].symlink_to("nowhere.mp4")  # cannot even be looked at
+    codes = [command("--shard", f"{i}/2", code=code)["extracted"] for i, code in ((1, 1), (2, 0))]
+    assert codes == [4, 4]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "shard 1/2 is done but for 1 videos that failed in a way that may not last: the same command tries them" in said
+    merged = command("--merge", code=1)
+    assert (merged["extracted"], merged["resumed"]) == (0, 8)
+    what, left_out = command.problems()[bad]
+    assert (what.endswith("cannot be read: No such file or directory; tried again next time"), left_out) == (True, True)
+    assert set(FeatureStore(command.store).ids) == command.video_set.samples.keys() - {bad}
+    assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_features_that_are_not_finite_are_not_computed_again(command: Command) -> None:
+    bad = next(iter(command.video_set.samples))
+    command.video_set.write_video(bad, ".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_f32le", tone=float("nan")))
+    assert command(code=1)["extracted"] == 9
+    assert command.problems()[bad] == ("audio features are not finite", True)
+    assert command(code=1)["resumed"] == 9
 
 
 def test_without_weights_nothing_is_extracted(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
