@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from benchmark.extract.extractor import Extractor
     from benchmark.extract.plan import Plan, Row
     from benchmark.extract.results import Outcome, ResultFolder
-    from benchmark.extract.weights_files import Weights
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; its file has all."""
@@ -130,10 +129,11 @@ def videos(
     place = work or target.with_name(f"{target.name}.extract")
     results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
     generated = loaded.generated or card.kind == "generated"
+    del loaded  # each process reads the weights itself
     refuse_to_spoil(target, generated)
     task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
     job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
-    done = _merge(task) if merge else _extract(task, part, job, extractor, loaded, device, decoders)
+    done = _merge(task) if merge else _extract(task, part, job, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
@@ -176,17 +176,8 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _extract(
-    task: _Task,
-    shard: Shard,
-    job: Job,
-    extractor: type[Extractor],
-    loaded: Weights,
-    device: str,
-    decoders: int | None,
-) -> Extracted:
+def _extract(task: _Task, shard: Shard, job: Job, device: str, decoders: int | None) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
-    from benchmark.extract.extraction import extract
 
     devices = [_device(name) for name in device.split(",")]
     if job.precision == "float16" and "cpu" in devices:
@@ -194,9 +185,7 @@ def _extract(
     each = decoders or default_decoders(devices)
     try:
         with counted(out, err) as show:
-            if len(devices) * each > 1:
-                return extract_on(task.plan, shard, job, devices, each, show)
-            return extract(task.plan, shard, job.put(extractor, loaded, devices[0]), job.results, show)
+            return extract_on(task.plan, shard, job, devices, each, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,7 +1,8 @@
-"""Extraction on several devices: a process for each, in which several threads work on a video each.
+"""Extraction on devices: a process for each, in which several threads work on a video each.
 
-The parent gives each thread its next video over a pipe of its own, and gets back what became of it. A process that dies costs
-the videos that it was working on; another one takes its place.
+The parent gives each thread its next video over a pipe of its own, and gets back what became of it. It does not decode or
+compute itself, so that no video can end it: a process that dies costs the videos that it was working on, and another one takes
+its place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -26,7 +28,7 @@ from benchmark.extract.extraction import Extracted, Shard, attempt, collect, fai
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
 from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
-from benchmark.extract.weights_files import Weights, load_weights
+from benchmark.extract.weights_files import load_weights
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
@@ -58,10 +60,6 @@ class Job:
         loaded = load_weights(kind, self.weights, random=self.random_weights)
         if json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision))) != self.results.identity:
             raise UsageError("the extractor or its weights changed after the command was given; give it again")
-        return self.put(kind, loaded, device)
-
-    def put(self, kind: type[Extractor], loaded: Weights, device: str) -> Extractor:
-        """The extractor with its weights on a device."""
         extractor = kind(loaded.states, self.quirks, device)
         extractor.use(self.precision)
         return extractor
@@ -79,12 +77,16 @@ def extract_on(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decod
 
     Args:
         devices: one process each; a device may be there more than once.
-        decoders: videos that each process works on at a time.
+        decoders: videos that each process works on at a time, but for those whose process died before.
 
     Raises:
         UsageError: results cannot be written, or a process could not begin.
     """
-    return collect(plan, shard, job.results, progress, lambda videos: _Workers(job, devices, decoders).run(videos))
+
+    def work(videos: Sequence[Wanted], alone: bool) -> Iterator[tuple[Wanted, Outcome]]:
+        return _Workers(job, devices, 1 if alone else decoders).run(videos)
+
+    return collect(plan, shard, job.results, progress, work)
 
 
 @dataclass
@@ -123,7 +125,8 @@ class _Workers:
     def _start(self, device: str) -> None:
         pairs = [SPAWN.Pipe() for _ in range(self.decoders)]
         process = SPAWN.Process(target=serve, args=(self.job, device, self.threads, [theirs for _, theirs in pairs]))
-        process.start()
+        with _without_interrupts():
+            process.start()
         for ours, theirs in pairs:
             theirs.close()
             self.lanes[ours] = _Lane(device, process)
@@ -153,24 +156,36 @@ class _Workers:
     def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         lane = self.lanes.pop(end)
         lane.process.join()
-        code = f"exit code {lane.process.exitcode}; -9: killed, for example by the system for want of memory"
+        code = f"exit code {lane.process.exitcode}"
+        if lane.process.exitcode == -signal.SIGKILL:
+            code += ": killed, for example by the system for want of memory"
         if not lane.ready:
             raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
         if left and not any(other.process is lane.process for other in self.lanes.values()):
             self._start(lane.device)
         if lane.video is not None:
-            yield lane.video, failed(lane.video, self.job.videos, self.job.results, f"its process died ({code})")
+            why = f"its process died ({code})"
+            yield lane.video, failed(lane.video, self.job.videos, self.job.results, why, died=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that begin meanwhile do not hear Ctrl-C: the parent says when it is over."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
     """What a process does: a thread for each pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
     torch.set_num_threads(threads)
     try:
         extractor = job.build(device)
     except Exception as error:
         for end in ends:
-            end.send(UsageError(f"--device {device}: {error}"))
+            end.send(error if isinstance(error, UsageError) else UsageError(f"--device {device}: {error}"))
         return
     lanes = [threading.Thread(target=_work, args=(job, extractor, end)) for end in ends]
     for lane in lanes:

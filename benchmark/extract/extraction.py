@@ -1,7 +1,7 @@
 """Extracting videos, each of them resumable, none of them able to stop the others.
 
 Which samples and videos there are is in ``plan.py``, how a video is decoded in ``decode.py``, how networks are called in
-``calls.py``, several devices in ``devices.py``, what becomes of all of them in ``assembly.py``.
+``calls.py``, the processes that do it in ``devices.py``, what becomes of all of them in ``assembly.py``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Extracted:
         return sum(outcome.attempts > 0 for outcome in self.outcomes.values())
 
 
-Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome]]]
+Work = Callable[[Sequence[Wanted], bool], Iterator[tuple[Wanted, Outcome]]]
 
 
 def identity(
@@ -105,31 +105,29 @@ def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str
     return frozenset(named)
 
 
-def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolder, progress: Progress) -> Extracted:
-    """Extract the videos of a shard that are not done yet, one after the other; ``devices.py`` does it side by side.
-
-    Raises:
-        UsageError: results cannot be written.
-    """
-
-    return collect(
-        plan, shard, results, progress, lambda videos: ((w, attempt(w, plan.videos, extractor, results)) for w in videos)
-    )
-
-
 def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
     """What became of the videos of a shard, of which those that are not done yet are worked on.
 
+    Those whose process died come last and alone, so that another death says which of them it was.
+
     Args:
-        work: is given these, and gives back each with what became of it.
+        work: is given some of these, and whether a process may have but one at a time; gives back each with what became of it.
     """
     wanted = shard.share(plan)
     made = _known(wanted, plan, results, progress)
     left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
-    progress("videos", 0, len(left))
-    for i, (w, outcome) in enumerate(work(left), 1):
-        made[w.sample] = outcome
-        progress("videos", i, len(left))
+    suspects = [w for w in left if w.sample in made and made[w.sample].deaths]
+    others = [w for w in left if w not in suspects]
+    done = 0
+    progress("videos", done, len(left))
+    for videos, alone in ((others, False), (suspects, True)):
+        for w, outcome in work(videos, alone):
+            made[w.sample] = outcome
+            if outcome.deaths and not alone:
+                suspects.append(w)
+                continue
+            done += 1
+            progress("videos", done, len(left))
     outcomes = {w.sample: made[w.sample] for w in wanted}  # in the order of the lists, whichever was ready first
     return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
 
@@ -144,25 +142,43 @@ def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) 
         return _extract_one(w, root, extractor, results)
     except OSError as error:
         raise _not_written(results, error) from None
-    except Exception as error:  # a library may fail on one video in any way; the others go on
+    except (Exception, SystemExit) as error:  # a library may fail on one video in any way; the others go on
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
-def failed(w: Wanted, root: Path, results: ResultFolder, why: str) -> Outcome:
+def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False) -> Outcome:
     """Record that a video failed in a way that may not last: the next call tries it again.
+
+    Args:
+        w: the video.
+        root: the folder that paths are relative to.
+        results: where it is recorded.
+        why: it failed.
+        died: whether its process did. When that happens again it is left out for as long as the file is the same.
 
     Raises:
         UsageError: it cannot be recorded.
     """
     before = results.read(w.sample, w.video, root, w.span)
-    source = SourceFile(w.video.relative_to(root).as_posix(), 0, 0, "")  # it may be what could not be read
-    outcome = Outcome(w.sample, source, why, attempts=1 + (before.attempts if before else 0), span=w.span)
+    attempts, deaths = (before.attempts, before.deaths) if before else (0, 0)
+    outcome = Outcome(w.sample, _glance(w.video, root), why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
+    if outcome.deaths > 1:
+        outcome = replace(outcome, problem=f"{why}, as it did before; left out as long as its file is the same", attempts=0)
     try:
         with results.writing(w.sample) as (file, _):
             results.record(file, outcome)
     except OSError as error:
         raise _not_written(results, error) from None
     return outcome
+
+
+def _glance(video: Path, root: Path) -> SourceFile:
+    """What a file is, without reading it: that may be what failed."""
+    try:
+        stat = video.stat()
+    except OSError:
+        return SourceFile(video.relative_to(root).as_posix(), 0, 0, "")
+    return SourceFile(video.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, "")
 
 
 def _not_written(results: ResultFolder, error: OSError) -> UsageError:

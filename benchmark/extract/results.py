@@ -46,6 +46,8 @@ class Outcome:
     """What the sample is of the video; None for all of it."""
     attempts: int = 0
     """Times that it failed in a way that may not last: it is tried again. 0 where this is what it stays at."""
+    deaths: int = 0
+    """Times that its process died."""
 
 
 class NotFinite(ValueError):

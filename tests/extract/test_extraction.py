@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from data.fasttext_model import Model
+from extract.in_process import extract_here
 from extract.video_set import KINDS, VideoSet
 from extract.videos import Clip, write_video
 
@@ -26,7 +27,7 @@ from benchmark.data.store import PARTS, FeatureStore
 from benchmark.data.unpickle import load_pickle
 from benchmark.data.verify import verify_store
 from benchmark.errors import UsageError
-from benchmark.extract import extraction
+from benchmark.extract import devices, extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
 from benchmark.extract.extractor import Extractor
 from benchmark.extract.sets.cls import Cls
@@ -36,13 +37,17 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Command:
-    """The command ``extract`` on a set of videos with the tiny extractor."""
+    """The command ``extract`` on a set of videos with the tiny extractor, in the process of the test unless said otherwise."""
 
-    def __init__(self, video_set: VideoSet, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, video_set: VideoSet, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch, *, processes: bool = False
+    ) -> None:
         self.video_set, self.tiny, self.data = video_set, tiny, data
         self.store = data / "sports-tiny.h5"
         self.results = data / "sports-tiny.h5.extract"
         monkeypatch.setattr(cards, "load_cards", lambda: {"sports": video_set.card()})
+        if not processes:
+            monkeypatch.setattr(devices, "extract_on", extract_here)
 
     def words(self, *more: object, weights: bool = True) -> list[str]:
         chosen = ["--random-weights"] if weights else []
@@ -408,7 +413,8 @@ import sys, time
 from pathlib import Path
 from benchmark import cli
 from benchmark.data import cards
-from benchmark.extract import extraction, results
+from benchmark.extract import devices, extraction, results
+from extract.in_process import extract_here
 
 card, stop = cards.Card.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2]
 cards.load_cards = lambda: {"sports": card}
@@ -434,6 +440,7 @@ def recording(self, file, outcome):
 
 extraction._compute = slow
 results.ResultFolder.record = recording
+devices.extract_on = extract_here
 cli.main(sys.argv[3:])
 """
 
@@ -441,7 +448,7 @@ cli.main(sys.argv[3:])
 def kill_at(command: Command, stop: str) -> None:
     card = command.data.parent / "card.json"
     card.write_text(command.video_set.card().model_dump_json())
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))}
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(card), stop, *command.words()], stdout=subprocess.PIPE, text=True, env=environment
     )
