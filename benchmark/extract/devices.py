@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -33,6 +35,9 @@ from benchmark.extract.weights_files import load_weights
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
 """Unless the user says otherwise."""
+SILENCE = 3600.0
+"""Seconds: a process is ended when a video in it gives no sign of life for so long. One comes every few steps."""
+ALIVE = "alive"
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class _Lane:
     process: SpawnProcess
     ready: bool = False
     video: Wanted | None = None
+    heard: float = 0.0
+    """When it last said something, by the monotonic clock."""
 
 
 class _Workers:
@@ -107,6 +114,7 @@ class _Workers:
         share = len(devices) * (1 if "cpu" in devices else decoders)
         self.threads = max(1, torch.get_num_threads() // share)
         self.lanes: dict[Connection, _Lane] = {}
+        self.silent: set[SpawnProcess] = set()
 
     def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         left = deque(videos)
@@ -114,9 +122,10 @@ class _Workers:
             for device in self.devices[: len(videos)]:
                 self._start(device)
             while self.lanes:
-                for end in wait(list(self.lanes)):
+                for end in wait(list(self.lanes), SILENCE / 60):
                     assert isinstance(end, Connection)
                     yield from self._listen(end, left)
+                self._end_silent()
         finally:
             for process in {id(lane.process): lane.process for lane in self.lanes.values()}.values():
                 process.terminate()
@@ -141,6 +150,9 @@ class _Workers:
             return
         if isinstance(said, UsageError):
             raise said
+        lane.heard = time.monotonic()
+        if said == ALIVE:
+            return
         lane.ready = True
         finished, lane.video = lane.video, left.popleft() if left else None
         try:
@@ -153,11 +165,20 @@ class _Workers:
         if finished is not None:
             yield finished, said
 
+    def _end_silent(self) -> None:
+        """End processes that hang; that they died is seen by their pipes."""
+        for lane in self.lanes.values():
+            if lane.video is not None and time.monotonic() - lane.heard > SILENCE:
+                self.silent.add(lane.process)
+                lane.process.kill()
+
     def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         lane = self.lanes.pop(end)
         lane.process.join()
         code = f"exit code {lane.process.exitcode}"
-        if lane.process.exitcode == -signal.SIGKILL:
+        if lane.process in self.silent:
+            code = f"ended after {SILENCE / 60:g} minutes without a sign of life"
+        elif lane.process.exitcode == -signal.SIGKILL:
             code += ": killed, for example by the system for want of memory"
         if not lane.ready:
             raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
@@ -200,7 +221,7 @@ def _work(job: Job, extractor: Extractor, end: Connection) -> None:
         end.send(None)
         while (w := end.recv()) is not None:
             try:
-                end.send(attempt(w, job.videos, extractor, job.results))
+                end.send(attempt(w, job.videos, extractor, job.results, partial(end.send, ALIVE)))
             except UsageError as error:
                 end.send(error)
     except (EOFError, OSError):  # the parent is gone

@@ -132,14 +132,23 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
     return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
 
 
-def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome:
+def attempt(
+    w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None] = lambda: None
+) -> Outcome:
     """Extract a video, and record what became of it, or that it failed in a way that may not last.
+
+    Args:
+        w: the video.
+        root: the folder that paths are relative to.
+        extractor: computes its features.
+        results: where they are written.
+        alive: is called every few steps.
 
     Raises:
         UsageError: results cannot be written.
     """
     try:
-        return _extract_one(w, root, extractor, results)
+        return _extract_one(w, root, extractor, results, alive)
     except OSError as error:
         raise _not_written(results, error) from None
     except (Exception, SystemExit) as error:  # a library may fail on one video in any way; the others go on
@@ -217,12 +226,12 @@ def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
     return rows
 
 
-def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome:
+def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None]) -> Outcome:
     try:
         source = fingerprint(w.video, root)
     except OSError as error:
         raise RuntimeError(f"cannot be read: {error.strerror}") from None
-    with results.writing(w.sample) as (file, features):
+    with results.writing(w.sample, alive) as (file, features):
         notes: list[str] = []
         silent = False
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,10 +55,16 @@ class NotFinite(ValueError):
 
 
 class VideoFeatures:
-    """The features of a video while they are computed: they go to the disk, batch by batch."""
+    """The features of a video while they are computed: they go to the disk, batch by batch.
 
-    def __init__(self, file: h5py.File) -> None:
+    Args:
+        file: where they are written.
+        alive: is called at each batch.
+    """
+
+    def __init__(self, file: h5py.File, alive: Callable[[], None]) -> None:
         self._file = file
+        self._alive = alive
         self.peaks = dict.fromkeys(MODALITIES, 0.0)
 
     def append(self, modality: str, features: Floats) -> None:
@@ -69,6 +75,7 @@ class VideoFeatures:
         """
         if not np.isfinite(features).all():
             raise NotFinite(f"{modality} features are not finite")
+        self._alive()
         if modality not in self._file:
             dim = features.shape[1]
             self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
@@ -133,12 +140,17 @@ class ResultFolder:
         return Outcome(source=source, notes=notes, span=span, **recorded["outcome"])
 
     @contextmanager
-    def writing(self, sample: str) -> Iterator[tuple[h5py.File, VideoFeatures]]:
-        """A new file, which is there once the block has ended well."""
+    def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
+        """A new file, which is there once the block has ended well.
+
+        Args:
+            sample: whose.
+            alive: is called now and then, while features are computed.
+        """
         for left in self.folder.glob(f".{glob.escape(self.path(sample).name)}.*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
         with replacing(self.path(sample)) as temporary, h5py.File(temporary, "w") as f:
-            yield f, VideoFeatures(f)
+            yield f, VideoFeatures(f, alive)
 
     def record(self, file: h5py.File, outcome: Outcome) -> None:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)

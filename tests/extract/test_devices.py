@@ -97,6 +97,29 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(c
     assert (again["extracted"], again["resumed"]) == (1, 8)
 
 
+@slow
+def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
+    hanging, *others = command.video_set.samples
+    write_video(command.video_set.files[hanging], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    in_video(command.tiny, "import time", "time.sleep(1000 if clips.max() > 0.99 else 0)")
+    said = command("--decoders", "2", code=1)
+    assert set(FeatureStore(command.store).ids) == set(others)
+    (row,) = (row for row in said["problems"] if row["file"])
+    assert row["sample"] == hanging
+    assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as it did before")
+
+
+@slow
+def test_a_long_video_that_goes_on_is_not_taken_for_one_that_hangs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
+    command.video_set.seconds = 20.0
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mp4", Clip())
+    in_video(command.tiny, "import time", "time.sleep(0.3)")
+    assert command()["problems"] == []
+
+
 def died_once(command: Command, sample: str) -> None:
     """Record that the process of a sample's video died."""
     kind = find_extractor("tiny", [command.tiny])
