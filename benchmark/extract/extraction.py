@@ -149,8 +149,10 @@ def attempt(
     """
     try:
         return _extract_one(w, root, extractor, results, alive)
-    except OSError as error:
-        raise _not_written(results, error) from None
+    except UsageError:
+        raise
+    except Failed as error:
+        return failed(w, root, results, str(error))
     except (Exception, SystemExit) as error:  # a library may fail on one video in any way; the others go on
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
@@ -173,11 +175,8 @@ def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool
     outcome = Outcome(w.sample, _glance(w.video, root), why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
     if outcome.deaths > 1:
         outcome = replace(outcome, problem=f"{why}, as it did before; left out as long as its file is the same", attempts=0)
-    try:
-        with results.writing(w.sample) as (file, _):
-            results.record(file, outcome)
-    except OSError as error:
-        raise _not_written(results, error) from None
+    with results.writing(w.sample) as (file, _):
+        results.record(file, outcome)
     return outcome
 
 
@@ -188,11 +187,6 @@ def _glance(video: Path, root: Path) -> SourceFile:
     except OSError:
         return SourceFile(video.relative_to(root).as_posix(), 0, 0, "")
     return SourceFile(video.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, "")
-
-
-def _not_written(results: ResultFolder, error: OSError) -> UsageError:
-    why = error.strerror or error
-    return UsageError(f"{results.folder}: cannot be written ({why}); mend that and give the command again: it goes on")
 
 
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
@@ -230,7 +224,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
     try:
         source = fingerprint(w.video, root)
     except OSError as error:
-        raise RuntimeError(f"cannot be read: {error.strerror}") from None
+        raise Failed(f"cannot be read: {error.strerror or error}") from None
     with results.writing(w.sample, alive) as (file, features):
         notes: list[str] = []
         silent = False
@@ -242,6 +236,8 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         except (UnreadableVideo, NotFinite) as error:
             features.clear()
             outcome = Outcome(w.sample, source, str(error), tuple(notes))
+        except OSError as error:  # the extractor's or a library's: the results are not at fault
+            raise Failed(f"{type(error).__name__}: {error!s:.120}") from None
         else:
             outcome = _finished(w.sample, source, extractor, features, notes)
             outcome = replace(outcome, without_sound=results.without_sound if silent else None)
@@ -260,6 +256,10 @@ def _finished(sample: str, source: SourceFile, extractor: Extractor, features: V
         steps = dict.fromkeys(MODALITIES, min(steps.values()))
         features.cut(steps["audio"])
     return Outcome(sample, source, None, tuple(notes), steps, dict(features.peaks))
+
+
+class Failed(Exception):
+    """A video failed in a way that may not last; says why."""
 
 
 class Silent(Exception):

@@ -6,6 +6,7 @@ A file holds the features of a video, or why there are none, and what it was mad
 from __future__ import annotations
 
 import glob
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.import_staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats, replacing
+from benchmark.errors import UsageError
 from benchmark.extract.segments import Span
 
 CHUNK_ROWS = 16
@@ -54,17 +56,51 @@ class NotFinite(ValueError):
     """Features of a video are not finite, as from sound that is not: it would be so again."""
 
 
+class _Sink(io.FileIO):
+    """A file for HDF5 that takes what cannot be written for written and remembers why it could not be.
+
+    HDF5 cannot even close a file that it cannot write to, and tells of it where nobody can listen.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content)
+        try:
+            while left and self.failed is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failed = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failed = self.failed or error
+            return size or 0
+
+    def check(self) -> None:
+        """See that everything was written.
+
+        Raises:
+            OSError: it was not.
+        """
+        if self.failed is not None:
+            raise self.failed
+
+
 class VideoFeatures:
     """The features of a video while they are computed: they go to the disk, batch by batch.
 
     Args:
         file: where they are written.
-        alive: is called at each batch.
+        step: is called after each batch.
     """
 
-    def __init__(self, file: h5py.File, alive: Callable[[], None]) -> None:
+    def __init__(self, file: h5py.File, step: Callable[[], None]) -> None:
         self._file = file
-        self._alive = alive
+        self._step = step
         self.peaks = dict.fromkeys(MODALITIES, 0.0)
 
     def append(self, modality: str, features: Floats) -> None:
@@ -75,7 +111,6 @@ class VideoFeatures:
         """
         if not np.isfinite(features).all():
             raise NotFinite(f"{modality} features are not finite")
-        self._alive()
         if modality not in self._file:
             dim = features.shape[1]
             self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
@@ -83,6 +118,7 @@ class VideoFeatures:
         data.resize(len(data) + len(features), 0)
         data[len(data) - len(features) :] = features
         self.peaks[modality] = max(self.peaks[modality], float(np.abs(features).max(initial=0)))
+        self._step()
 
     def steps(self, modality: str) -> int:
         return len(self._file[modality]) if modality in self._file else 0
@@ -146,11 +182,29 @@ class ResultFolder:
         Args:
             sample: whose.
             alive: is called now and then, while features are computed.
+
+        Raises:
+            UsageError: it cannot be written; an ``OSError`` of the block means that too.
         """
         for left in self.folder.glob(f".{glob.escape(self.path(sample).name)}.*.partial"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        with replacing(self.path(sample)) as temporary, h5py.File(temporary, "w") as f:
-            yield f, VideoFeatures(f, alive)
+        try:
+            with replacing(self.path(sample)) as temporary, _Sink(temporary, "w+b") as sink:
+
+                def step() -> None:
+                    alive()
+                    sink.check()
+
+                try:
+                    with h5py.File(sink, "w") as f:
+                        yield f, VideoFeatures(f, step)
+                finally:
+                    sink.check()
+        except OSError as error:
+            why = error.strerror or error
+            raise UsageError(
+                f"{self.folder}: cannot be written ({why}); mend that and give the command again: it goes on"
+            ) from None
 
     def record(self, file: h5py.File, outcome: Outcome) -> None:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from extract.test_extraction import PROJECT, Command
+from extract.test_extraction import PROJECT, Command, in_video
 from extract.video_set import VideoSet
 from extract.videos import Clip, write_video
 
@@ -31,14 +31,6 @@ slow = pytest.mark.slow  # a process takes seconds to begin
 @pytest.fixture
 def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return Command(video_set, tiny, tmp_path / "data", monkeypatch, processes=True)
-
-
-def in_video(tiny: Path, *lines: str) -> None:
-    """Let the plug-in's network of pictures begin with these lines."""
-    head = "    def video(self, clips):  # [N, length, 3, H, W] -> [N, video_dim]\n"
-    content = tiny.read_text()
-    assert head in content
-    tiny.write_text(content.replace(head, head + "".join(f"        {line}\n" for line in lines)))
 
 
 @slow

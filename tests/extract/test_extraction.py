@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -68,6 +70,14 @@ class Command:
         """Sample -> what, and whether it is left out, of the table's file."""
         with open(self.results / "problems.csv", newline="") as file:
             return {row["sample"]: (row["what"], row["left_out"] == "True") for row in csv.DictReader(file)}
+
+
+def in_video(tiny: Path, *lines: str) -> None:
+    """Let the plug-in's network of pictures begin with these lines."""
+    head = "    def video(self, clips):  # [N, length, 3, H, W] -> [N, video_dim]\n"
+    content = tiny.read_text()
+    assert head in content
+    tiny.write_text(content.replace(head, head + "".join(f"        {line}\n" for line in lines)))
 
 
 @pytest.fixture
@@ -278,9 +288,38 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     merged = command("--merge", code=1)
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
-    assert (what.endswith("cannot be read: No such file or directory; tried again next time"), left_out) == (True, True)
+    assert (what, left_out) == ("cannot be read: No such file or directory; tried again next time", True)
     assert set(FeatureStore(command.store).ids) == command.video_set.samples.keys() - {bad}
     assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_that_an_extractor_misses_is_no_fault_of_the_results(command: Command) -> None:
+    bad = next(iter(command.video_set.samples))
+    in_video(command.tiny, "if clips.max() > 0.99:", "    open('no such table')")
+    write_video(command.video_set.files[bad], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    assert command(code=1)["extracted"] == 8
+    what = "FileNotFoundError: [Errno 2] No such file or directory: 'no such table'; tried again next time"
+    assert command.problems()[bad] == (what, True)
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_behind(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # where HDF5 complains
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (100, 3000):  # in the first file, at once and later
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            command(code=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert f"{command.results}: cannot be written (File too large); mend that" in capsys.readouterr().err.replace("\n", "")
+        assert not list(command.results.glob("*.h5*"))
+        assert not list(command.results.glob(".*.partial"))
+    gc.collect()
+    assert ignored == []
+    assert command()["extracted"] == 9
 
 
 def test_features_that_are_not_finite_are_not_computed_again(command: Command) -> None:
