@@ -8,6 +8,7 @@ its place.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -201,6 +202,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
     """What a process does: a thread for each pipe."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         extractor = job.build(device)
@@ -213,6 +215,14 @@ def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> No
         lane.start()
     for lane in lanes:
         lane.join()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it was killed: the next call may work on the same videos."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job, extractor: Extractor, end: Connection) -> None:

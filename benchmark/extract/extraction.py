@@ -112,8 +112,16 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
 
     Args:
         work: is given some of these, and whether a process may have but one at a time; gives back each with what became of it.
+
+    Raises:
+        UsageError: another call works on the shard, or results cannot be written.
     """
     wanted = shard.share(plan)
+    with results.alone(shard.number, shard.of, [w.sample for w in wanted]):
+        return _collect(wanted, plan, results, progress, work)
+
+
+def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
     made = _known(wanted, plan, results, progress)
     left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
     suspects = [w for w in left if w.sample in made and made[w.sample].deaths]

@@ -5,10 +5,12 @@ A file holds the features of a video, or why there are none, and what it was mad
 
 from __future__ import annotations
 
-import glob
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from benchmark.data.import_staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats, replacing
 from benchmark.errors import UsageError
 from benchmark.extract.segments import Span
+from benchmark.locks import Locks
 
 CHUNK_ROWS = 16
 
@@ -176,6 +179,59 @@ class ResultFolder:
         return Outcome(source=source, notes=notes, span=span, **recorded["outcome"])
 
     @contextmanager
+    def alone(self, number: int, of: int, samples: Collection[str]) -> Iterator[None]:
+        """Hold a share of the videos, and remove what killed processes left of them.
+
+        Args:
+            number: of the share, from 1 on.
+            of: how many shares there are.
+            samples: of the share.
+
+        Raises:
+            UsageError: a living process holds it, or one of another number of shares; or the folder cannot be written.
+        """
+        locks, name = Locks(self.folder), f"extraction-{number}-of-{of}"
+        try:
+            held = locks.hold(name)
+            others = [path.stem for path in self.folder.glob("extraction-*.lock") if not path.stem.endswith(f"-of-{of}")]
+        except (OSError, NotImplementedError) as error:  # the latter: the file system has no locks
+            raise self._not_written(error) from None
+        if held is None:
+            raise self._busy(name)
+        holder = self._holder(name)
+        with held:
+            for other in others:
+                if locks.is_held(other):
+                    raise self._busy(other)
+            try:
+                holder.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+                self._remove_partials(samples)
+            except OSError as error:
+                raise self._not_written(error) from None
+            yield
+            self._remove_partials(samples)  # of processes that died meanwhile
+
+    def _holder(self, name: str) -> Path:
+        return self.folder / f"{name}.holder"
+
+    def _busy(self, name: str) -> UsageError:
+        holder = self._holder(name)
+        who = holder.read_text() if holder.is_file() else "another process"
+        number, of = name.split("-")[1::2]
+        what = f"shard {number}/{of} is" if of != "1" else "all videos are"
+        return UsageError(f"{self.folder}: {what} being extracted already ({who}); wait for that to end, or stop it")
+
+    def _remove_partials(self, samples: Collection[str]) -> None:
+        files = {self.path(sample).name for sample in samples}
+        for left in self.folder.glob(".*.partial"):
+            if left.name[1:].rsplit(".", 2)[0] in files:
+                left.unlink(missing_ok=True)
+
+    def _not_written(self, error: Exception) -> UsageError:
+        why = getattr(error, "strerror", None) or error
+        return UsageError(f"{self.folder}: cannot be written ({why}); mend that and give the command again: it goes on")
+
+    @contextmanager
     def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
         """A new file, which is there once the block has ended well.
 
@@ -186,8 +242,6 @@ class ResultFolder:
         Raises:
             UsageError: it cannot be written; an ``OSError`` of the block means that too.
         """
-        for left in self.folder.glob(f".{glob.escape(self.path(sample).name)}.*.partial"):  # by a process that was killed
-            left.unlink(missing_ok=True)
         try:
             with replacing(self.path(sample)) as temporary, _Sink(temporary, "w+b") as sink:
 
@@ -201,10 +255,7 @@ class ResultFolder:
                 finally:
                     sink.check()
         except OSError as error:
-            why = error.strerror or error
-            raise UsageError(
-                f"{self.folder}: cannot be written ({why}); mend that and give the command again: it goes on"
-            ) from None
+            raise self._not_written(error) from None
 
     def record(self, file: h5py.File, outcome: Outcome) -> None:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)

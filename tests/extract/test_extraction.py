@@ -32,6 +32,7 @@ from benchmark.errors import UsageError
 from benchmark.extract import devices, extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
 from benchmark.extract.extractor import Extractor
+from benchmark.extract.results import ResultFolder
 from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
 
@@ -346,6 +347,32 @@ def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path:
     assert done == [3, 3, 3]
     said = command("--merge")
     assert (said["digest"], said["extracted"]) == (digest, 0)
+
+
+def test_two_calls_do_not_work_on_the_same_videos(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    held = ResultFolder(command.results, {}, "skip")
+    with held.alone(2, 3, []):
+        command("--shard", "2/3", code=2)
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"shard 2/3 is being extracted already (process {os.getpid()} on " in said
+        assert said.endswith("wait for that to end, or stop it")
+        command(code=2)
+        assert "shard 2/3 is being extracted already" in " ".join(capsys.readouterr().err.split())
+        assert command("--shard", "1/3")["extracted"] == 3
+    with held.alone(1, 1, []):
+        command("--shard", "2/3", code=2)
+        assert "all videos are being extracted already" in " ".join(capsys.readouterr().err.split())
+    assert command()["extracted"] == 6
+
+
+def test_a_shard_removes_what_killed_processes_left_of_its_own_videos_only(command: Command) -> None:
+    mine, other = sorted(command.video_set.samples)[:2]
+    left = [command.results / f".{sample}.h5.123.partial" for sample in (mine, other)]
+    command.results.mkdir(parents=True)
+    for path in left:
+        path.touch()
+    command("--shard", "1/2")
+    assert [path.exists() for path in left] == [False, True]
 
 
 def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp_path: Path) -> None:
