@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; its file has all."""
+PROBLEMS = "problems.csv"
 
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
@@ -140,7 +141,7 @@ def videos(
         assembled = _assemble(task, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
     written = _write_official(task, extractor, official) if official is not None else None
-    _show_problems(rows, place, quiet=task.quiet)
+    _show_problems(rows, place / (f"problems-{part.number}-of-{part.of}.csv" if shard else PROBLEMS), quiet=task.quiet)
     if not task.quiet:
         _show_result(task, shard, done, assembled)
         if written is not None:
@@ -225,7 +226,7 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
             task.plan, task.card, task.features, task.results, outcomes, task.target, dtype=task.dtype, generated=task.generated
         )
     except UsageError:
-        _show_problems(rows, task.results.folder, quiet=task.quiet)
+        _show_problems(rows, task.results.folder / PROBLEMS, quiet=task.quiet)
         raise
 
 
@@ -238,12 +239,11 @@ def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Pa
     return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
 
 
-def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:
+def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
     """The table of problems, and the same as a file."""
     from benchmark.data.store import replacing
     from benchmark.extract.plan import Row
 
-    path = folder / "problems.csv"
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f.name for f in fields(Row)])
@@ -259,9 +259,10 @@ def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:
 
 
 def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
-    new = len(done.outcomes) - done.resumed - done.again
-    before = f", {done.resumed:,} were done before" if done.resumed else ""
-    out.print(f"{new:,} videos extracted{before}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
+    before = f", {done.resumed:,} of them by earlier calls" if done.resumed else ""
+    counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
+    out.print(f"{counts}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
     failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
     if assembled is None:
         but = f" but for {failed}: the same command tries them again" if failed else ""

@@ -67,9 +67,9 @@ class Command:
         content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         return content
 
-    def problems(self) -> dict[str, tuple[str, bool]]:
+    def problems(self, name: str = "problems.csv") -> dict[str, tuple[str, bool]]:
         """Sample -> what, and whether it is left out, of the table's file."""
-        with open(self.results / "problems.csv", newline="") as file:
+        with open(self.results / name, newline="") as file:
             return {row["sample"]: (row["what"], row["left_out"] == "True") for row in csv.DictReader(file)}
 
 
@@ -347,6 +347,21 @@ def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path:
     assert done == [3, 3, 3]
     said = command("--merge")
     assert (said["digest"], said["extracted"]) == (digest, 0)
+
+
+def test_each_shard_has_a_table_of_problems_of_its_own(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, *_ = sorted(command.video_set.samples)
+    for sample in (first, second):
+        command.video_set.files[sample].write_bytes(b"")
+    for number in (1, 2):
+        command("--shard", f"{number}/2", code=1)
+        assert f"{5 - number} videos extracted and 1 left out; results of" in " ".join(capsys.readouterr().out.split())
+    for number, sample in ((1, first), (2, second)):
+        assert command.problems(f"problems-{number}-of-2.csv").keys() == {sample}
+    assert not (command.results / "problems.csv").exists()
+    command("--merge", code=1)
+    assert "7 videos extracted and 2 left out, 9 of them by earlier calls" in " ".join(capsys.readouterr().out.split())
+    assert command.problems().keys() >= {first, second}
 
 
 def test_two_calls_do_not_work_on_the_same_videos(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
