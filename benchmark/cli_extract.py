@@ -140,7 +140,7 @@ def videos(
         rows = [*plan.rows, *rows]
         assembled = _assemble(task, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
-    written = _write_official(task, extractor, official) if official is not None else None
+    written = _write_official(task, extractor.timed(quirks).rate or 0, official) if official is not None else None
     _show_problems(rows, place / (f"problems-{part.number}-of-{part.of}.csv" if shard else PROBLEMS), quiet=task.quiet)
     if not task.quiet:
         _show_result(task, shard, done, assembled)
@@ -230,12 +230,11 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
         raise
 
 
-def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Path:
+def _write_official(task: _Task, rate: int, folder: Path) -> Path:
     from benchmark.data.official_layout import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
-    rate = extractor.clip.rate or 0
     return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
 
 

@@ -424,7 +424,11 @@ def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command
     command.video_set.write_video(sample, ".mov", Clip(codec="mpeg4", rate=30, sound="pcm_f32le"))
     features = {}
     for more in ([], ["--published-preprocessing"]):
-        assert command(*more)["extracted"] == 9
+        official = command.data / f"official{len(more)}"
+        assert command(*more, "--write-official-layout", official)["extracted"] == 9
+        sequences = official / "Sports" / "features" / "tiny_features_non_averaged" / "video"
+        written = load_pickle(sequences / "stage_2_train" / "Archery.pkl")
+        assert set(written["fps"]) == {0 if more else 10}  # 0: each video has its own
         with h5py.File(command.results / f"{sample}.h5") as f:
             features[len(more)] = f["audio"][:], f["video"][:]
     assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 pictures at 10 a second, 33 at the video's own rate
