@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -217,6 +217,11 @@ def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> No
         lane.join()
 
 
+def _alive(end: Connection) -> None:
+    with suppress(OSError):  # the parent is gone, which ends this process
+        end.send(ALIVE)
+
+
 def _end_with_parent() -> None:
     """End this process when the one that started it was killed: the next call may work on the same videos."""
     parent = parent_process()
@@ -231,7 +236,7 @@ def _work(job: Job, extractor: Extractor, end: Connection) -> None:
         end.send(None)
         while (w := end.recv()) is not None:
             try:
-                end.send(attempt(w, job.videos, extractor, job.results, partial(end.send, ALIVE)))
+                end.send(attempt(w, job.videos, extractor, job.results, partial(_alive, end)))
             except UsageError as error:
                 end.send(error)
     except (EOFError, OSError):  # the parent is gone

@@ -124,8 +124,8 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
 def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
     made = _known(wanted, plan, results, progress)
     left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
-    suspects = [w for w in left if w.sample in made and made[w.sample].deaths]
-    others = [w for w in left if w not in suspects]
+    died = {sample for sample, outcome in made.items() if outcome.deaths}
+    others, suspects = [w for w in left if w.sample not in died], [w for w in left if w.sample in died]
     done = 0
     progress("videos", done, len(left))
     for videos, alone in ((others, False), (suspects, True)):

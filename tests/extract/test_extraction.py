@@ -257,22 +257,23 @@ def test_ctrl_c_keeps_what_is_done(command: Command, monkeypatch: pytest.MonkeyP
     assert command()["resumed"] == 3
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), SystemExit("out of memory")])
 def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     compute = extraction._compute
     bad = next(iter(command.video_set.samples))
 
     def failing(video: Path, *arguments: Any) -> bool:
         if video.stem == bad:
-            raise RuntimeError("out of memory")
+            raise error
         return compute(video, *arguments)
 
     monkeypatch.setattr(extraction, "_compute", failing)
     assert command(code=1)["extracted"] == 8
-    assert command.problems()[bad] == ("RuntimeError: out of memory; tried again next time", True)
+    assert command.problems()[bad] == (f"{type(error).__name__}: out of memory; tried again next time", True)
     command(code=1)
-    assert command.problems()[bad] == ("RuntimeError: out of memory (2 times); tried again next time", True)
+    assert command.problems()[bad] == (f"{type(error).__name__}: out of memory (2 times); tried again next time", True)
     monkeypatch.setattr(extraction, "_compute", compute)
     again = command()
     assert (again["extracted"], again["resumed"]) == (1, 8)
