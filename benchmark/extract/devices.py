@@ -177,9 +177,10 @@ class _Workers:
         lane = self.lanes.pop(end)
         lane.process.join()
         code = f"exit code {lane.process.exitcode}"
+        killed = lane.process.exitcode == -signal.SIGKILL and lane.process not in self.silent
         if lane.process in self.silent:
             code = f"ended after {SILENCE / 60:g} minutes without a sign of life"
-        elif lane.process.exitcode == -signal.SIGKILL:
+        elif killed:
             code += ": killed, for example by the system for want of memory"
         if not lane.ready:
             raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
@@ -187,7 +188,7 @@ class _Workers:
             self._start(lane.device)
         if lane.video is not None:
             why = f"its process died ({code})"
-            yield lane.video, failed(lane.video, self.job.videos, self.job.results, why, died=True)
+            yield lane.video, failed(lane.video, self.job.videos, self.job.results, why, died=True, killed=killed)
 
 
 @contextmanager

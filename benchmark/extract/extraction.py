@@ -165,7 +165,7 @@ def attempt(
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
-def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False) -> Outcome:
+def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False, killed: bool = False) -> Outcome:
     """Record that a video failed in a way that may not last: the next call tries it again.
 
     Args:
@@ -173,7 +173,8 @@ def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool
         root: the folder that paths are relative to.
         results: where it is recorded.
         why: it failed.
-        died: whether its process did. When that happens again it is left out for as long as the file is the same.
+        died: whether its process did. When that happens again it is left out for as long as the file is the same,
+        killed: unless it was killed, for which the video may not be the reason.
 
     Raises:
         UsageError: it cannot be recorded.
@@ -181,7 +182,7 @@ def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool
     before = results.read(w.sample, w.video, root, w.span)
     attempts, deaths = (before.attempts, before.deaths) if before else (0, 0)
     outcome = Outcome(w.sample, _glance(w.video, root), why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
-    if outcome.deaths > 1:
+    if outcome.deaths > 1 and not killed:
         outcome = replace(outcome, problem=f"{why}, as it did before; left out as long as its file is the same", attempts=0)
     with results.writing(w.sample) as (file, _):
         results.record(file, outcome)

@@ -90,6 +90,22 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(c
 
 
 @slow
+def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_call(command: Command) -> None:
+    unlucky = next(iter(command.video_set.samples))
+    write_video(command.video_set.files[unlucky], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    plain = command.tiny.read_text()
+    in_video(command.tiny, "import os", "if clips.max() > 0.99:", "    os.kill(os.getpid(), 9)")
+    said = command(code=1)
+    assert said["extracted"] == 8
+    (row,) = (row for row in said["problems"] if row["file"])
+    what = "its process died (exit code -9: killed, for example by the system for want of memory)"
+    assert row["what"] == f"{what} (2 times); tried again next time"
+    command.tiny.write_text(plain)
+    again = command()
+    assert (again["extracted"], again["resumed"]) == (1, 8)
+
+
+@slow
 def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
     hanging, *others = command.video_set.samples
