@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from benchmark.extract.extractor import Extractor
     from benchmark.extract.plan import Plan, Row
     from benchmark.extract.results import Outcome, ResultFolder
-    from benchmark.extract.weights_files import Weights
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; its file has all."""
+PROBLEMS = "problems.csv"
 
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
@@ -130,17 +130,18 @@ def videos(
     place = work or target.with_name(f"{target.name}.extract")
     results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
     generated = loaded.generated or card.kind == "generated"
+    del loaded  # each process reads the weights itself
     refuse_to_spoil(target, generated)
     task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
     job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
-    done = _merge(task) if merge else _extract(task, part, job, extractor, loaded, device, decoders)
+    done = _merge(task) if merge else _extract(task, part, job, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
         assembled = _assemble(task, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
-    written = _write_official(task, extractor, official) if official is not None else None
-    _show_problems(rows, place, quiet=task.quiet)
+    written = _write_official(task, extractor.timed(quirks).rate or 0, official) if official is not None else None
+    _show_problems(rows, place / (f"problems-{part.number}-of-{part.of}.csv" if shard else PROBLEMS), quiet=task.quiet)
     if not task.quiet:
         _show_result(task, shard, done, assembled)
         if written is not None:
@@ -176,17 +177,8 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _extract(
-    task: _Task,
-    shard: Shard,
-    job: Job,
-    extractor: type[Extractor],
-    loaded: Weights,
-    device: str,
-    decoders: int | None,
-) -> Extracted:
+def _extract(task: _Task, shard: Shard, job: Job, device: str, decoders: int | None) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
-    from benchmark.extract.extraction import extract
 
     devices = [_device(name) for name in device.split(",")]
     if job.precision == "float16" and "cpu" in devices:
@@ -194,9 +186,7 @@ def _extract(
     each = decoders or default_decoders(devices)
     try:
         with counted(out, err) as show:
-            if len(devices) * each > 1:
-                return extract_on(task.plan, shard, job, devices, each, show)
-            return extract(task.plan, shard, job.put(extractor, loaded, devices[0]), job.results, show)
+            return extract_on(task.plan, shard, job, devices, each, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
@@ -221,7 +211,7 @@ def _merge(task: _Task) -> Extracted:
         done, missing = recorded(task.plan, task.results, show)
     if missing:
         raise UsageError(
-            f"{task.results.folder}: {len(missing):,} videos are not extracted with these options, among them "
+            f"{task.results.folder}: {len(missing):,} videos were not tried with these options, among them "
             f"{missing[0].video}; extract all shards first, or leave --merge out to extract them now"
         )
     return done
@@ -236,25 +226,23 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
             task.plan, task.card, task.features, task.results, outcomes, task.target, dtype=task.dtype, generated=task.generated
         )
     except UsageError:
-        _show_problems(rows, task.results.folder, quiet=task.quiet)
+        _show_problems(rows, task.results.folder / PROBLEMS, quiet=task.quiet)
         raise
 
 
-def _write_official(task: _Task, extractor: type[Extractor], folder: Path) -> Path:
+def _write_official(task: _Task, rate: int, folder: Path) -> Path:
     from benchmark.data.official_layout import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
-    rate = extractor.clip.rate or 0
     return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
 
 
-def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:
+def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
     """The table of problems, and the same as a file."""
     from benchmark.data.store import replacing
     from benchmark.extract.plan import Row
 
-    path = folder / "problems.csv"
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f.name for f in fields(Row)])
@@ -270,13 +258,20 @@ def _show_problems(rows: Sequence[Row], folder: Path, *, quiet: bool) -> None:
 
 
 def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
-    new = len(done.outcomes) - done.resumed
-    before = f", {done.resumed:,} were done before" if done.resumed else ""
-    out.print(f"{new:,} videos extracted{before}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
+    before = f", {done.resumed:,} of them by earlier calls" if done.resumed else ""
+    counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
+    out.print(f"{counts}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
     if assembled is None:
+        but = f" but for {failed}: the same command tries them again" if failed else ""
         then = f"when all are, the same command with --merge in place of --shard writes {task.target}"
-        out.print(f"shard {shard} is done; {then}", highlight=False, soft_wrap=True)
+        out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
         return
+    if failed:
+        out.print(
+            f"left out are {failed}: the same command, without --merge, tries them again", highlight=False, soft_wrap=True
+        )
     state = "is there already" if assembled.already else "written"
     out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
     listed = _listed(task)
@@ -299,7 +294,7 @@ def _as_json(
         "listed": _listed(task),
         "results": str(task.results.folder),
         "shard": shard,
-        "extracted": len(done.outcomes) - done.resumed,
+        "extracted": len(done.outcomes) - done.resumed - done.again,
         "resumed": done.resumed,
         "problems": [asdict(row) for row in rows],
     }

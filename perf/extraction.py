@@ -33,7 +33,7 @@ from benchmark.errors import UsageError
 from benchmark.extract.calls import Calls
 from benchmark.extract.extraction import attempt
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
-from benchmark.extract.plan import Row, Wanted
+from benchmark.extract.plan import Wanted
 from benchmark.extract.results import ResultFolder
 from benchmark.extract.weights_files import Weights, load_weights
 
@@ -182,7 +182,7 @@ def measure(
         results = ResultFolder(Path(name), {}, "skip")
         started = now()
         for made in pool.map(lambda w: attempt(w, folder, extractor, results), wanted):
-            if isinstance(made, Row) or made.problem is not None:
+            if made.problem is not None:
                 raise RuntimeError(made)
         total = now() - started
     front = calls.seconds["calls"] - calls.seconds["networks"]

@@ -100,7 +100,7 @@ class Calls:
         try:
             with self._computing:
                 features = self._networks[modality](np.stack(steps))
-        except Exception as error:  # each of the videos says so
+        except (Exception, SystemExit) as error:  # each of the videos says so
             for _, result in taken:
                 result.set_exception(error)
         else:

@@ -1,18 +1,23 @@
-"""Extraction on several devices: a process for each, in which several threads work on a video each.
+"""Extraction on devices: a process for each, in which several threads work on a video each.
 
-The parent gives each thread its next video over a pipe of its own, and gets back what became of it. A process that dies costs
-the videos that it was working on; another one takes its place.
+The parent gives each thread its next video over a pipe of its own, and gets back what became of it. It does not decode or
+compute itself, so that no video can end it: a process that dies costs the videos that it was working on, and another one takes
+its place.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,15 +27,18 @@ from joblib import cpu_count
 
 from benchmark.data.importing import Progress
 from benchmark.errors import UsageError
-from benchmark.extract.extraction import Extracted, Shard, attempt, collect, identity, to_try_again
+from benchmark.extract.extraction import Extracted, Shard, attempt, collect, failed, identity
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
-from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
-from benchmark.extract.weights_files import Weights, load_weights
+from benchmark.extract.weights_files import load_weights
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
 """Unless the user says otherwise."""
+SILENCE = 3600.0
+"""Seconds: a process is ended when a video in it gives no sign of life for so long. One comes every few steps."""
+ALIVE = "alive"
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,6 @@ class Job:
         loaded = load_weights(kind, self.weights, random=self.random_weights)
         if json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision))) != self.results.identity:
             raise UsageError("the extractor or its weights changed after the command was given; give it again")
-        return self.put(kind, loaded, device)
-
-    def put(self, kind: type[Extractor], loaded: Weights, device: str) -> Extractor:
-        """The extractor with its weights on a device."""
         extractor = kind(loaded.states, self.quirks, device)
         extractor.use(self.precision)
         return extractor
@@ -79,12 +83,16 @@ def extract_on(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decod
 
     Args:
         devices: one process each; a device may be there more than once.
-        decoders: videos that each process works on at a time.
+        decoders: videos that each process works on at a time, but for those whose process died before.
 
     Raises:
         UsageError: results cannot be written, or a process could not begin.
     """
-    return collect(plan, shard, job.results, progress, lambda videos: _Workers(job, devices, decoders).run(videos))
+
+    def work(videos: Sequence[Wanted], alone: bool) -> Iterator[tuple[Wanted, Outcome]]:
+        return _Workers(job, devices, 1 if alone else decoders).run(videos)
+
+    return collect(plan, shard, job.results, progress, work)
 
 
 @dataclass
@@ -95,6 +103,8 @@ class _Lane:
     process: SpawnProcess
     ready: bool = False
     video: Wanted | None = None
+    heard: float = 0.0
+    """When it last said something, by the monotonic clock."""
 
 
 class _Workers:
@@ -105,16 +115,18 @@ class _Workers:
         share = len(devices) * (1 if "cpu" in devices else decoders)
         self.threads = max(1, torch.get_num_threads() // share)
         self.lanes: dict[Connection, _Lane] = {}
+        self.silent: set[SpawnProcess] = set()
 
-    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         left = deque(videos)
         try:
             for device in self.devices[: len(videos)]:
                 self._start(device)
             while self.lanes:
-                for end in wait(list(self.lanes)):
+                for end in wait(list(self.lanes), SILENCE / 60):
                     assert isinstance(end, Connection)
                     yield from self._listen(end, left)
+                self._end_silent()
         finally:
             for process in {id(lane.process): lane.process for lane in self.lanes.values()}.values():
                 process.terminate()
@@ -123,12 +135,13 @@ class _Workers:
     def _start(self, device: str) -> None:
         pairs = [SPAWN.Pipe() for _ in range(self.decoders)]
         process = SPAWN.Process(target=serve, args=(self.job, device, self.threads, [theirs for _, theirs in pairs]))
-        process.start()
+        with _without_interrupts():
+            process.start()
         for ours, theirs in pairs:
             theirs.close()
             self.lanes[ours] = _Lane(device, process)
 
-    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome | Row]]:
+    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         """Take what a thread has to say, and give it its next video; or see that its process died."""
         lane = self.lanes[end]
         try:
@@ -138,6 +151,9 @@ class _Workers:
             return
         if isinstance(said, UsageError):
             raise said
+        lane.heard = time.monotonic()
+        if said == ALIVE:
+            return
         lane.ready = True
         finished, lane.video = lane.video, left.popleft() if left else None
         try:
@@ -150,27 +166,50 @@ class _Workers:
         if finished is not None:
             yield finished, said
 
-    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Row]]:
+    def _end_silent(self) -> None:
+        """End processes that hang; that they died is seen by their pipes."""
+        for lane in self.lanes.values():
+            if lane.video is not None and time.monotonic() - lane.heard > SILENCE:
+                self.silent.add(lane.process)
+                lane.process.kill()
+
+    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         lane = self.lanes.pop(end)
         lane.process.join()
-        code = f"exit code {lane.process.exitcode}; -9: killed, for example by the system for want of memory"
+        code = f"exit code {lane.process.exitcode}"
+        killed = lane.process.exitcode == -signal.SIGKILL and lane.process not in self.silent
+        if lane.process in self.silent:
+            code = f"ended after {SILENCE / 60:g} minutes without a sign of life"
+        elif killed:
+            code += ": killed, for example by the system for want of memory"
         if not lane.ready:
             raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
         if left and not any(other.process is lane.process for other in self.lanes.values()):
             self._start(lane.device)
         if lane.video is not None:
-            yield lane.video, to_try_again(lane.video, self.job.videos, f"its process died ({code})")
+            why = f"its process died ({code})"
+            yield lane.video, failed(lane.video, self.job.videos, self.job.results, why, died=True, killed=killed)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that begin meanwhile do not hear Ctrl-C: the parent says when it is over."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
     """What a process does: a thread for each pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         extractor = job.build(device)
     except Exception as error:
         for end in ends:
-            end.send(UsageError(f"--device {device}: {error}"))
+            end.send(error if isinstance(error, UsageError) else UsageError(f"--device {device}: {error}"))
         return
     lanes = [threading.Thread(target=_work, args=(job, extractor, end)) for end in ends]
     for lane in lanes:
@@ -179,13 +218,26 @@ def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> No
         lane.join()
 
 
+def _alive(end: Connection) -> None:
+    with suppress(OSError):  # the parent is gone, which ends this process
+        end.send(ALIVE)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it was killed: the next call may work on the same videos."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(job: Job, extractor: Extractor, end: Connection) -> None:
     """Work on one video after the other."""
     try:
         end.send(None)
         while (w := end.recv()) is not None:
             try:
-                end.send(attempt(w, job.videos, extractor, job.results))
+                end.send(attempt(w, job.videos, extractor, job.results, partial(_alive, end)))
             except UsageError as error:
                 end.send(error)
     except (EOFError, OSError):  # the parent is gone

@@ -1,7 +1,7 @@
 """Extracting videos, each of them resumable, none of them able to stop the others.
 
 Which samples and videos there are is in ``plan.py``, how a video is decoded in ``decode.py``, how networks are called in
-``calls.py``, several devices in ``devices.py``, what becomes of all of them in ``assembly.py``.
+``calls.py``, the processes that do it in ``devices.py``, what becomes of all of them in ``assembly.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
 from benchmark.extract.extractor import Extractor, Precision
 from benchmark.extract.plan import Plan, Row, Wanted
-from benchmark.extract.results import Outcome, ResultFolder, VideoFeatures
+from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.segments import Span
 from benchmark.extract.steps import clips, windows
 
@@ -59,13 +59,18 @@ class Extracted:
     """What became of the videos of a call."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """Sample id -> what became of its video; without those that are tried again with the next call."""
+    """Sample id -> what became of its video."""
     rows: list[Row] = field(default_factory=list)
     resumed: int = 0
     """Videos that an earlier call had done."""
 
+    @property
+    def again(self) -> int:
+        """Videos that the next call tries again."""
+        return sum(outcome.attempts > 0 for outcome in self.outcomes.values())
 
-Work = Callable[[Sequence[Wanted]], Iterator[tuple[Wanted, Outcome | Row]]]
+
+Work = Callable[[Sequence[Wanted], bool], Iterator[tuple[Wanted, Outcome]]]
 
 
 def identity(
@@ -100,81 +105,116 @@ def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str
     return frozenset(named)
 
 
-def extract(plan: Plan, shard: Shard, extractor: Extractor, results: ResultFolder, progress: Progress) -> Extracted:
-    """Extract the videos of a shard that are not done yet, one after the other; ``devices.py`` does it side by side.
-
-    Raises:
-        UsageError: results cannot be written.
-    """
-
-    return collect(
-        plan, shard, results, progress, lambda videos: ((w, attempt(w, plan.videos, extractor, results)) for w in videos)
-    )
-
-
 def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
     """What became of the videos of a shard, of which those that are not done yet are worked on.
 
+    Those whose process died come last and alone, so that another death says which of them it was.
+
     Args:
-        work: is given these, and gives back each with what became of it: a row if it is to be tried again.
+        work: is given some of these, and whether a process may have but one at a time; gives back each with what became of it.
+
+    Raises:
+        UsageError: another call works on the shard, or results cannot be written.
     """
     wanted = shard.share(plan)
-    outcomes, missing = _known(wanted, plan, results, progress)
-    done = Extracted(resumed=len(outcomes))
-    made: dict[str, Outcome | Row] = {**outcomes}
-    progress("videos", 0, len(missing))
-    for i, (w, what) in enumerate(work(missing), 1):
-        made[w.sample] = what
-        progress("videos", i, len(missing))
-    for w in wanted:  # in the order of the lists, whichever was ready first
-        what = made[w.sample]
-        if isinstance(what, Outcome):
-            done.outcomes[w.sample] = what
-        else:
-            done.rows.append(what)
-    done.rows += _problem_rows(done.outcomes)
-    return done
+    with results.alone(shard.number, shard.of, [w.sample for w in wanted]):
+        return _collect(wanted, plan, results, progress, work)
 
 
-def attempt(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome | Row:
-    """Extract a video; a row where something failed that may not fail next time.
+def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
+    made = _known(wanted, plan, results, progress)
+    left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
+    died = {sample for sample, outcome in made.items() if outcome.deaths}
+    others, suspects = [w for w in left if w.sample not in died], [w for w in left if w.sample in died]
+    done = 0
+    progress("videos", done, len(left))
+    for videos, alone in ((others, False), (suspects, True)):
+        for w, outcome in work(videos, alone):
+            made[w.sample] = outcome
+            if outcome.deaths and not alone:
+                suspects.append(w)
+                continue
+            done += 1
+            progress("videos", done, len(left))
+    outcomes = {w.sample: made[w.sample] for w in wanted}  # in the order of the lists, whichever was ready first
+    return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
+
+
+def attempt(
+    w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Extract a video, and record what became of it, or that it failed in a way that may not last.
+
+    Args:
+        w: the video.
+        root: the folder that paths are relative to.
+        extractor: computes its features.
+        results: where they are written.
+        alive: is called every few steps.
 
     Raises:
         UsageError: results cannot be written.
     """
     try:
-        return _extract_one(w, root, extractor, results)
-    except OSError as error:
-        raise UsageError(
-            f"{results.folder}: cannot be written ({error.strerror or error}); mend that and give the command again: it goes on"
-        ) from None
-    except Exception as error:  # a library may fail on one video in any way; the others go on
-        return to_try_again(w, root, f"{type(error).__name__}: {error!s:.120}")
+        return _extract_one(w, root, extractor, results, alive)
+    except UsageError:
+        raise
+    except Failed as error:
+        return failed(w, root, results, str(error))
+    except (Exception, SystemExit) as error:  # a library may fail on one video in any way; the others go on
+        return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
-def to_try_again(w: Wanted, root: Path, why: str) -> Row:
-    """The row of a video that the next call tries again."""
-    return Row(w.sample, w.video.relative_to(root).as_posix(), f"{why}; tried again next time", left_out=True)
+def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False, killed: bool = False) -> Outcome:
+    """Record that a video failed in a way that may not last: the next call tries it again.
+
+    Args:
+        w: the video.
+        root: the folder that paths are relative to.
+        results: where it is recorded.
+        why: it failed.
+        died: whether its process did. When that happens again it is left out for as long as the file is the same,
+        killed: unless it was killed, for which the video may not be the reason.
+
+    Raises:
+        UsageError: it cannot be recorded.
+    """
+    before = results.read(w.sample, w.video, root, w.span)
+    attempts, deaths = (before.attempts, before.deaths) if before else (0, 0)
+    outcome = Outcome(w.sample, _glance(w.video, root), why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
+    if outcome.deaths > 1 and not killed:
+        outcome = replace(outcome, problem=f"{why}, as it did before; left out as long as its file is the same", attempts=0)
+    with results.writing(w.sample) as (file, _):
+        results.record(file, outcome)
+    return outcome
+
+
+def _glance(video: Path, root: Path) -> SourceFile:
+    """What a file is, without reading it: that may be what failed."""
+    try:
+        stat = video.stat()
+    except OSError:
+        return SourceFile(video.relative_to(root).as_posix(), 0, 0, "")
+    return SourceFile(video.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, "")
 
 
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
-    """What earlier calls made of all videos, and the videos that none has done."""
-    outcomes, missing = _known(plan.wanted, plan, results, progress)
-    return Extracted(outcomes, _problem_rows(outcomes), len(outcomes)), missing
+    """What earlier calls made of all videos, and the videos that none has tried."""
+    outcomes = _known(plan.wanted, plan, results, progress)
+    missing = [w for w in plan.wanted if w.sample not in outcomes]
+    done = Extracted(outcomes, _problem_rows(outcomes))
+    done.resumed = len(outcomes) - done.again
+    return done, missing
 
 
-def _known(
-    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress
-) -> tuple[dict[str, Outcome], list[Wanted]]:
-    outcomes, missing = {}, []
+def _known(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress) -> dict[str, Outcome]:
+    outcomes = {}
     for i, w in enumerate(wanted):
         progress("results", i, len(wanted))
         outcome = results.read(w.sample, w.video, plan.videos, w.span)
-        if outcome is None:
-            missing.append(w)
-        else:
+        if outcome is not None:
             outcomes[w.sample] = outcome
-    return outcomes, missing
+    return outcomes
 
 
 def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
@@ -183,16 +223,18 @@ def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
     for outcome in outcomes.values():
         rows += [Row(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
         if outcome.problem is not None:
-            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem, left_out=True))
+            times = f" ({outcome.attempts} times)" if outcome.attempts > 1 else ""
+            then = f"{times}; tried again next time" if outcome.attempts else ""
+            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True))
     return rows
 
 
-def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder) -> Outcome:
+def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None]) -> Outcome:
     try:
         source = fingerprint(w.video, root)
     except OSError as error:
-        raise RuntimeError(f"cannot be read: {error.strerror}") from None
-    with results.writing(w.sample) as (file, features):
+        raise Failed(f"cannot be read: {error.strerror or error}") from None
+    with results.writing(w.sample, alive) as (file, features):
         notes: list[str] = []
         silent = False
         try:
@@ -200,9 +242,11 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         except Silent:
             features.clear()
             outcome = Outcome(w.sample, source, NO_SOUND, tuple(notes), without_sound=results.without_sound)
-        except UnreadableVideo as error:
+        except (UnreadableVideo, NotFinite) as error:
             features.clear()
             outcome = Outcome(w.sample, source, str(error), tuple(notes))
+        except OSError as error:  # the extractor's or a library's: the results are not at fault
+            raise Failed(f"{type(error).__name__}: {error!s:.120}") from None
         else:
             outcome = _finished(w.sample, source, extractor, features, notes)
             outcome = replace(outcome, without_sound=results.without_sound if silent else None)
@@ -221,6 +265,10 @@ def _finished(sample: str, source: SourceFile, extractor: Extractor, features: V
         steps = dict.fromkeys(MODALITIES, min(steps.values()))
         features.cut(steps["audio"])
     return Outcome(sample, source, None, tuple(notes), steps, dict(features.peaks))
+
+
+class Failed(Exception):
+    """A video failed in a way that may not last; says why."""
 
 
 class Silent(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -131,7 +131,12 @@ class Extractor(ABC):
     @property
     def timing(self) -> Clip:
         """``clip``, or what a quirk makes of it."""
-        return Clip(None, self.clip.length, self.clip.pad) if "own_rate" in self.repeated else self.clip
+        return self.timed(self.repeated)
+
+    @classmethod
+    def timed(cls, quirks: frozenset[str]) -> Clip:
+        """``clip``, or what published quirks make of it."""
+        return replace(cls.clip, rate=None) if "own_rate" in quirks else cls.clip
 
     def use(self, precision: Precision) -> None:
         """Compute networks in another precision than float32: those that are attributes and are called by ``run``."""

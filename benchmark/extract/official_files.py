@@ -29,7 +29,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         store: what is written.
         root: data set folder whose ``class-split`` is copied.
         layout: names of the folder and of the file of word vectors.
-        rate: pictures a second, which the files of sequences name.
+        rate: pictures a second, which the files of sequences name; 0 where each video has its own.
         folder: where the data set folder is made, or written over.
 
     Returns:

@@ -21,6 +21,8 @@ VIDEO_FILES = frozenset(
 """Ends of the names of files that are taken for videos, in small letters."""
 WHOLE_NAMES = ("{}", "v_{}")
 """How files of whole videos are named by the videos' ids."""
+SHOWN = 3
+"""Of further files of the same name so many are named."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
                 plan.rows.append(Row(sample, file, cut.problem, left_out=True))
                 continue
             if len(found) > 1:
-                others = ", ".join(_shown(plan, path) for path in found[1:])
+                others = ", ".join(_shown(plan, path) for path in found[1 : 1 + SHOWN])
+                others += f" and {len(found) - 1 - SHOWN:,} more" if len(found) - 1 > SHOWN else ""
                 plan.rows.append(Row(sample, file, f"not read, of the same name: {others}", left_out=False))
             if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
                 other = f"the segment is annotated as {cut.label!r}, the sample is listed as {plan.lists.names[label]!r}"
@@ -142,9 +145,15 @@ def _shown(plan: Plan, path: Path) -> str:
 
 
 def _video_files(folder: Path) -> Mapping[str, list[Path]]:
-    """File name without its end -> files, in the order of their paths."""
+    """File name without its end -> files, in the order of their paths. A folder that links lead to again is searched once."""
     found: dict[str, list[Path]] = {}
+    searched = set()
     for base, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(base)
+        if (stat.st_dev, stat.st_ino) in searched:
+            folders.clear()
+            continue
+        searched.add((stat.st_dev, stat.st_ino))
         folders.sort()
         for name in sorted(names):
             path = Path(base, name)

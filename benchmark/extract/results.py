@@ -5,9 +5,12 @@ A file holds the features of a video, or why there are none, and what it was mad
 
 from __future__ import annotations
 
-import glob
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +24,9 @@ from numpy.typing import NDArray
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.import_staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats, replacing
+from benchmark.errors import UsageError
 from benchmark.extract.segments import Span
+from benchmark.locks import Locks
 
 CHUNK_ROWS = 16
 
@@ -44,23 +49,71 @@ class Outcome:
     """For a video without sound: what was done about it."""
     span: Span | None = None
     """What the sample is of the video; None for all of it."""
+    attempts: int = 0
+    """Times that it failed in a way that may not last: it is tried again. 0 where this is what it stays at."""
+    deaths: int = 0
+    """Times that its process died."""
+
+
+class NotFinite(ValueError):
+    """Features of a video are not finite, as from sound that is not: it would be so again."""
+
+
+class _Sink(io.FileIO):
+    """A file for HDF5 that takes what cannot be written for written and remembers why it could not be.
+
+    HDF5 cannot even close a file that it cannot write to, and tells of it where nobody can listen.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content)
+        try:
+            while left and self.failed is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failed = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failed = self.failed or error
+            return size or 0
+
+    def check(self) -> None:
+        """See that everything was written.
+
+        Raises:
+            OSError: it was not.
+        """
+        if self.failed is not None:
+            raise self.failed
 
 
 class VideoFeatures:
-    """The features of a video while they are computed: they go to the disk, batch by batch."""
+    """The features of a video while they are computed: they go to the disk, batch by batch.
 
-    def __init__(self, file: h5py.File) -> None:
+    Args:
+        file: where they are written.
+        step: is called after each batch.
+    """
+
+    def __init__(self, file: h5py.File, step: Callable[[], None]) -> None:
         self._file = file
+        self._step = step
         self.peaks = dict.fromkeys(MODALITIES, 0.0)
 
     def append(self, modality: str, features: Floats) -> None:
         """Further steps ``[n, dim]``.
 
         Raises:
-            ValueError: they are not finite.
+            NotFinite: they are not.
         """
         if not np.isfinite(features).all():
-            raise ValueError(f"{modality} features are not finite")
+            raise NotFinite(f"{modality} features are not finite")
         if modality not in self._file:
             dim = features.shape[1]
             self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
@@ -68,6 +121,7 @@ class VideoFeatures:
         data.resize(len(data) + len(features), 0)
         data[len(data) - len(features) :] = features
         self.peaks[modality] = max(self.peaks[modality], float(np.abs(features).max(initial=0)))
+        self._step()
 
     def steps(self, modality: str) -> int:
         return len(self._file[modality]) if modality in self._file else 0
@@ -101,7 +155,7 @@ class ResultFolder:
         return self.folder / f"{quote(sample, safe='')}.h5"
 
     def read(self, sample: str, video: Path, root: Path, span: Span | None = None) -> Outcome | None:
-        """What became of a video, where that is known and still holds.
+        """What became of a video, where that is known and still holds. That it failed holds whatever the video is now.
 
         Args:
             sample: its id.
@@ -119,18 +173,89 @@ class ResultFolder:
         same = same and recorded["outcome"]["without_sound"] in (None, self.without_sound)
         recorded_span = recorded["outcome"].pop("span", None)  # results of earlier versions have none
         same = same and recorded_span == (list(span) if span else None)
-        if not same or not unchanged(source, root):
+        if not same or not (recorded["outcome"].get("attempts") or unchanged(source, root)):
             return None
         notes = tuple(recorded["outcome"].pop("notes"))
         return Outcome(source=source, notes=notes, span=span, **recorded["outcome"])
 
     @contextmanager
-    def writing(self, sample: str) -> Iterator[tuple[h5py.File, VideoFeatures]]:
-        """A new file, which is there once the block has ended well."""
-        for left in self.folder.glob(f".{glob.escape(self.path(sample).name)}.*.partial"):  # by a process that was killed
-            left.unlink(missing_ok=True)
-        with replacing(self.path(sample)) as temporary, h5py.File(temporary, "w") as f:
-            yield f, VideoFeatures(f)
+    def alone(self, number: int, of: int, samples: Collection[str]) -> Iterator[None]:
+        """Hold a share of the videos, and remove what killed processes left of them.
+
+        Args:
+            number: of the share, from 1 on.
+            of: how many shares there are.
+            samples: of the share.
+
+        Raises:
+            UsageError: a living process holds it, or one of another number of shares; or the folder cannot be written.
+        """
+        locks, name = Locks(self.folder), f"extraction-{number}-of-{of}"
+        try:
+            held = locks.hold(name)
+            others = [path.stem for path in self.folder.glob("extraction-*.lock") if not path.stem.endswith(f"-of-{of}")]
+        except (OSError, NotImplementedError) as error:  # the latter: the file system has no locks
+            raise self._not_written(error) from None
+        if held is None:
+            raise self._busy(name)
+        holder = self._holder(name)
+        with held:
+            for other in others:
+                if locks.is_held(other):
+                    raise self._busy(other)
+            try:
+                holder.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+                self._remove_partials(samples)
+            except OSError as error:
+                raise self._not_written(error) from None
+            yield
+            self._remove_partials(samples)  # of processes that died meanwhile
+
+    def _holder(self, name: str) -> Path:
+        return self.folder / f"{name}.holder"
+
+    def _busy(self, name: str) -> UsageError:
+        holder = self._holder(name)
+        who = holder.read_text() if holder.is_file() else "another process"
+        number, of = name.split("-")[1::2]
+        what = f"shard {number}/{of} is" if of != "1" else "all videos are"
+        return UsageError(f"{self.folder}: {what} being extracted already ({who}); wait for that to end, or stop it")
+
+    def _remove_partials(self, samples: Collection[str]) -> None:
+        files = {self.path(sample).name for sample in samples}
+        for left in self.folder.glob(".*.partial"):
+            if left.name[1:].rsplit(".", 2)[0] in files:
+                left.unlink(missing_ok=True)
+
+    def _not_written(self, error: Exception) -> UsageError:
+        why = getattr(error, "strerror", None) or error
+        return UsageError(f"{self.folder}: cannot be written ({why}); mend that and give the command again: it goes on")
+
+    @contextmanager
+    def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
+        """A new file, which is there once the block has ended well.
+
+        Args:
+            sample: whose.
+            alive: is called now and then, while features are computed.
+
+        Raises:
+            UsageError: it cannot be written; an ``OSError`` of the block means that too.
+        """
+        try:
+            with replacing(self.path(sample)) as temporary, _Sink(temporary, "w+b") as sink:
+
+                def step() -> None:
+                    alive()
+                    sink.check()
+
+                try:
+                    with h5py.File(sink, "w") as f:
+                        yield f, VideoFeatures(f, step)
+                finally:
+                    sink.check()
+        except OSError as error:
+            raise self._not_written(error) from None
 
     def record(self, file: h5py.File, outcome: Outcome) -> None:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)

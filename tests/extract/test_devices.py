@@ -9,29 +9,28 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from extract.test_extraction import PROJECT, Command
+from extract.test_extraction import PROJECT, Command, in_video
 from extract.video_set import VideoSet
+from extract.videos import Clip, write_video
 
+from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.extract.devices import Job, default_decoders
+from benchmark.extract.extraction import failed, identity
+from benchmark.extract.extractor import find_extractor
+from benchmark.extract.plan import Wanted
 from benchmark.extract.results import ResultFolder
+from benchmark.extract.weights_files import load_weights
 
 slow = pytest.mark.slow  # a process takes seconds to begin
 
 
 @pytest.fixture
 def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    return Command(video_set, tiny, tmp_path / "data", monkeypatch)
-
-
-def in_video(tiny: Path, *lines: str) -> None:
-    """Let the plug-in's network of pictures begin with these lines."""
-    head = "    def video(self, clips):  # [N, length, 3, H, W] -> [N, video_dim]\n"
-    content = tiny.read_text()
-    assert head in content
-    tiny.write_text(content.replace(head, head + "".join(f"        {line}\n" for line in lines)))
+    return Command(video_set, tiny, tmp_path / "data", monkeypatch, processes=True)
 
 
 @slow
@@ -51,10 +50,9 @@ def test_several_devices_and_decoders_give_the_store_of_one(command: Command, tm
 
 
 @slow
-def test_a_process_that_dies_costs_its_video_and_the_rest_goes_on(command: Command, tmp_path: Path) -> None:
+def test_a_video_whose_process_dies_is_tried_again_alone(command: Command, tmp_path: Path) -> None:
     undisturbed = command("--work", tmp_path / "undisturbed", code=0)["digest"]
     command.store.unlink()
-    plain = command.tiny.read_text()
     died = tmp_path / "died"
     in_video(
         command.tiny,
@@ -64,16 +62,79 @@ def test_a_process_that_dies_costs_its_video_and_the_rest_goes_on(command: Comma
         "    died.touch()",
         "    os.kill(os.getpid(), 9)",
     )
-    said = command("--device", "cpu,cpu", code=1)
+    said = command("--decoders", "2")
+    assert (said["extracted"], said["problems"], said["digest"]) == (9, [], undisturbed)
+    assert died.exists()
+    assert not list(command.results.glob(".*.partial"))
+
+
+@slow
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(command: Command, before: int) -> None:
+    deadly, *others = command.video_set.samples
+    plain = command.tiny.read_text()
+    write_video(command.video_set.files[deadly], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    in_video(command.tiny, "import ctypes", "if clips.max() > 0.99:", "    ctypes.string_at(0)")
+    if before:  # a call that was itself killed after the first death
+        died_once(command, deadly)
+    said = command("--decoders", "3", code=1)
+    assert (said["extracted"], set(FeatureStore(command.store).ids)) == (9, set(others))
+    (row,) = (row for row in said["problems"] if row["file"])
+    what = "its process died (exit code -11), as it did before; left out as long as its file is the same"
+    assert (row["sample"], row["what"]) == (deadly, what)
+    command.tiny.write_text(plain)
+    assert command(code=1)["resumed"] == 9
+    os.utime(command.video_set.files[deadly])
+    again = command()
+    assert (again["extracted"], again["resumed"]) == (1, 8)
+
+
+@slow
+def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_call(command: Command) -> None:
+    unlucky = next(iter(command.video_set.samples))
+    write_video(command.video_set.files[unlucky], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    plain = command.tiny.read_text()
+    in_video(command.tiny, "import os", "if clips.max() > 0.99:", "    os.kill(os.getpid(), 9)")
+    said = command(code=1)
     assert said["extracted"] == 8
     (row,) = (row for row in said["problems"] if row["file"])
-    assert "its process died (exit code -9" in row["what"]
-    assert row["what"].endswith("tried again next time")
-    assert list(command.results.glob(".*.partial"))
+    what = "its process died (exit code -9: killed, for example by the system for want of memory)"
+    assert row["what"] == f"{what} (2 times); tried again next time"
     command.tiny.write_text(plain)
-    again = command("--device", "cpu,cpu")
-    assert (again["extracted"], again["resumed"], again["digest"]) == (1, 8, undisturbed)
-    assert not list(command.results.glob(".*.partial"))
+    again = command()
+    assert (again["extracted"], again["resumed"]) == (1, 8)
+
+
+@slow
+def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
+    hanging, *others = command.video_set.samples
+    write_video(command.video_set.files[hanging], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    in_video(command.tiny, "import time", "time.sleep(1000 if clips.max() > 0.99 else 0)")
+    said = command("--decoders", "2", code=1)
+    assert set(FeatureStore(command.store).ids) == set(others)
+    (row,) = (row for row in said["problems"] if row["file"])
+    assert row["sample"] == hanging
+    assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as it did before")
+
+
+@slow
+def test_a_long_video_that_goes_on_is_not_taken_for_one_that_hangs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
+    command.video_set.seconds = 20.0
+    sample = next(iter(command.video_set.samples))
+    command.video_set.write_video(sample, ".mp4", Clip())
+    in_video(command.tiny, "import time", "time.sleep(0.3)")
+    assert command()["problems"] == []
+
+
+def died_once(command: Command, sample: str) -> None:
+    """Record that the process of a sample's video died."""
+    kind = find_extractor("tiny", [command.tiny])
+    made_from = identity(kind, load_weights(kind, [], random=True).record, frozenset())
+    video, root = command.video_set.files[sample], command.video_set.videos
+    wanted = Wanted(sample, *command.video_set.samples[sample][:1], 0, video)
+    assert failed(wanted, root, ResultFolder(command.results, made_from, "skip"), "why", died=True).attempts == 1
 
 
 @slow

@@ -59,6 +59,23 @@ def test_shards_divide_the_lists_whatever_videos_are_there(shared: Path, tmp_pat
     assert [bool(Shard(i, 4).share(few)) for i in range(1, 5)] == [i in owners for i in range(4)]
 
 
+def test_folders_that_links_lead_to_again_are_searched_once(video_set: VideoSet) -> None:
+    (video_set.videos / "again").symlink_to(".")
+    (video_set.videos / "Archery" / "up").symlink_to("..")
+    plan = make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None)
+    assert {w.sample: w.video for w in plan.wanted} == video_set.files
+    assert plan.rows == []
+
+
+def test_of_many_files_of_one_name_a_few_are_named(video_set: VideoSet) -> None:
+    sample = next(iter(video_set.samples))
+    for i in range(1, 6):
+        touch(video_set.videos / f"z{i}" / f"{sample}.mp4")
+    (row,) = make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None).rows
+    named = ", ".join(f"z{i}/{sample}.mp4" for i in (1, 2, 3))
+    assert row.what == f"not read, of the same name: {named} and 2 more"
+
+
 def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no video of [\d,]+ listed samples; a video is named as its sample"):
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)

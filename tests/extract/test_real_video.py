@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from extract.needs import encoders, real_video
 
-from benchmark.data.class_lists import ClassLists
-from benchmark.extract.extraction import Shard, extract, identity
+from benchmark.extract.extraction import attempt, identity
 from benchmark.extract.extractor import find_extractor
-from benchmark.extract.plan import Plan, Wanted
+from benchmark.extract.plan import Wanted
 from benchmark.extract.results import ResultFolder
 from benchmark.extract.weights_files import given_files, random_weights, read_weights
 
@@ -33,11 +32,11 @@ def test_a_real_film_becomes_features(
         encoders()
     kind = find_extractor(features)
     weights = read_weights(kind, given_files(kind, [])) if features == "packaged" else random_weights(kind)
-    plan = Plan(video.parent, video.parent, ClassLists([], {}, []), ["film"], [Wanted("film", "stage_1_train", 0, video)])
     results = ResultFolder(tmp_path / "results", identity(kind, weights.record, frozenset()), "skip")
-    done = extract(plan, Shard(), kind(weights.states, frozenset(), "cpu"), results, lambda what, done, total: None)
-    assert done.rows == []
-    steps = done.outcomes["film"].steps
+    film = Wanted("film", "stage_1_train", 0, video)
+    outcome = attempt(film, video.parent, kind(weights.states, frozenset(), "cpu"), results)
+    assert (outcome.problem, outcome.notes) == (None, ())
+    steps = outcome.steps
     assert steps is not None
     assert audio[0] <= steps["audio"] <= audio[1]
     assert pictures[0] <= steps["video"] <= pictures[1]

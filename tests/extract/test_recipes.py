@@ -17,12 +17,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from extract.in_process import extract_here
 from extract.test_segments import annotate
 from extract.videos import Clip, clock, write_video
 
 from benchmark import cli
 from benchmark.data.store import PARTS, FeatureStore
-from benchmark.extract import extractor
+from benchmark.extract import devices, extractor
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 FOLDERS = {"ucf": "UCF", "vggsound": "VGGSound", "activitynet": "ActivityNet"}
@@ -121,6 +122,7 @@ def give(*words: object) -> int:
 @pytest.fixture
 def recipe(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Recipe:
     monkeypatch.setattr(extractor, "EXTRACTORS", dict(extractor.EXTRACTORS))
+    monkeypatch.setattr(devices, "extract_on", extract_here)
     return Recipe(request.param, shared, tmp_path)
 
 
