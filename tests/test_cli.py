@@ -84,6 +84,7 @@ def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> Non
     assert [j["key"] for j in status] == [j["key"] for j in jobs]
 
 
+@pytest.mark.slow
 def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> None:
     places = ["--runs-dir", str(shell.folder / "none")]
     options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--timeout", "900", *places, *SETS]
@@ -113,6 +114,7 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
     assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
 
 
+@pytest.mark.slow
 def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
     assert "0.001 s of trials, then the seeds" in " ".join(shell("run", "--dry-run", *options).split())
