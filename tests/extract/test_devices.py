@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,16 @@ def test_a_process_that_cannot_begin_says_so(command: Command, capsys: pytest.Ca
     assert "--device cpu: out of memory" in capsys.readouterr().err.replace("\n", " ")
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Programs that begin meanwhile hear Ctrl-C, also where these tests run in the background and do not."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 CHILD = """
 import sys
 from pathlib import Path
@@ -174,7 +186,8 @@ def test_no_process_outlives_the_command_and_the_next_one_goes_on(
     script.write_text(CHILD)
     words = [sys.executable, str(script), str(card), *command.words("--device", "cpu,cpu")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with interruptible():
+        child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not begun.exists():
         assert child.poll() is None
         time.sleep(0.05)
