@@ -15,6 +15,13 @@ from typing import Any
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
+SETTLED = """
+const [width, done] = arguments;
+const look = () => requestAnimationFrame(() => innerWidth === width ? requestAnimationFrame(() => done()) : look());
+look();
+"""
+"""Waits until a page is laid out in its width, which may come late on a busy machine."""
+
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves a folder without a word."""
@@ -76,6 +83,7 @@ class Reader:
         for log in ("browser", "performance"):
             driver.get_log(log)
         driver.get(address)
+        driver.execute_async_script(SETTLED, wide)
 
     def script(self, text: str, *arguments: Any) -> Any:
         return self.driver.execute_script(text, *arguments)
