@@ -57,16 +57,16 @@ class Step:
     precision: str
     batch: int
     seconds: dict[str, float]
-    needed: float | None
-    """Operations that a step needs (``flops.tcaf_step``), the extra pass apart; None where there is no formula."""
+    operations: float
+    """Of a step, the extra pass apart: those that it needs (TCAF, ``flops.tcaf_step``), or that torch's counter counts."""
 
     @property
     def total(self) -> float:
         return sum(self.seconds.values())
 
-    def speed(self) -> float | None:
-        """Needed operations a second, without the extra pass."""
-        return None if self.needed is None else self.needed / (self.total - self.seconds["extra pass"])
+    def speed(self) -> float:
+        """Operations a second, without the extra pass."""
+        return self.operations / (self.total - self.seconds["extra pass"])
 
 
 class Bench:
@@ -93,20 +93,18 @@ class Bench:
         """Mean of some steps; one more before them warms up."""
         sums: dict[str, float] = defaultdict(float)
         batches = self.data.batches.epoch(0, 0, count + 1, self.settings.train.batch_size)
-        needed = []
+        operations = 0.0
         for i in range(count + 1):
             parts: dict[str, float] = defaultdict(float)
             batch = self._timed(parts, "data", lambda: next(batches))
             self._step(batch, parts)
             if i:
-                needed.append(self._needed(batch))
+                operations += self._operations(batch) / count
                 for name, seconds in parts.items():
                     sums[name] += seconds / count
-        known = [n for n in needed if n is not None]
-        mean = sum(known) / len(known) if known else None
         seconds = {name: sums[name] for name in PARTS}
         train = self.settings.train
-        return Step(self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, mean)
+        return Step(self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, operations)
 
     def _step(self, batch: Batch, parts: dict[str, float]) -> None:
         """As ``training.Loop`` does it."""
@@ -130,11 +128,14 @@ class Bench:
         parts[name] += time.perf_counter() - started
         return result
 
-    def _needed(self, batch: Batch) -> float | None:
-        if self.model.name != "tcaf" or batch.audio_mask is None or batch.video_mask is None:
-            return None
-        lengths = [mask.sum(1).tolist() for mask in (batch.audio_mask, batch.video_mask)]
-        return flops.tcaf_step(self.model.config, self.spec, *lengths, classes=len(self.data.batches.classes.text))
+    def _operations(self, batch: Batch) -> float:
+        classes = self.data.batches.classes
+        if self.model.name == "tcaf" and batch.audio_mask is not None and batch.video_mask is not None:
+            lengths = [mask.sum(1).tolist() for mask in (batch.audio_mask, batch.video_mask)]
+            return flops.tcaf_step(self.model.config, self.spec, *lengths, classes=len(classes.text))
+        with flops.counter() as counter, self.autocast():
+            self.model.loss(batch, classes)["total"].backward()  # type: ignore[no-untyped-call]
+        return float(counter.get_total_flops())
 
 
 def peak(size: int = 2048) -> float:
@@ -155,7 +156,6 @@ def product_seconds(rows: int, inner: int, columns: int, times: int) -> float:
 
 def row(step: Step, top: float) -> dict[str, Any]:
     """A line of the table."""
-    speed = step.speed()
     return {
         "method": step.method,
         "features": step.features,
@@ -165,8 +165,8 @@ def row(step: Step, top: float) -> dict[str, Any]:
         **{f"{name} (ms)": round(1000 * seconds, 2) for name, seconds in step.seconds.items()},
         "step (ms)": round(1000 * step.total, 1),
         "data (%)": round(100 * step.seconds["data"] / step.total, 1),
-        "needed (GFLOP)": None if step.needed is None else round(step.needed / 1e9, 1),
-        "of peak (%)": None if speed is None else round(100 * speed / top, 1),
+        "operations (GFLOP)": round(step.operations / 1e9, 2),
+        "of peak (%)": round(100 * step.speed() / top, 1),
     }
 
 
