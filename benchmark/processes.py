@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from benchmark.orphans import end_with_parent
 from benchmark.scheduling import Desk, Message, WorkPlace, do_task
 from benchmark.worker import Done, Task
 
@@ -39,7 +39,7 @@ class LocalProcesses:
         Raises:
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
         """
-        with self._channel() as (events, halt), ProcessPool(self.jobs, initializer=_end_with_parent, context=SPAWN) as pool:
+        with self._channel() as (events, halt), ProcessPool(self.jobs, initializer=end_with_parent, context=SPAWN) as pool:
             try:
                 self.desk.run(_Pool(self.desk.place, self.jobs, pool, events, halt), tasks, then)
             except BaseException:
@@ -71,19 +71,7 @@ class LocalProcesses:
 
 def _begin_manager() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """End this process when the command that started it is gone, also where that was killed; its locks are free then."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ its place.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -32,6 +31,7 @@ from benchmark.extract.extractor import Extractor, Precision, find_extractor
 from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
 from benchmark.extract.weights_files import load_weights
+from benchmark.orphans import end_with_parent
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
@@ -203,7 +203,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
     """What a process does: a thread for each pipe."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # the next call may work on the same videos
     torch.set_num_threads(threads)
     try:
         extractor = job.build(device)
@@ -221,14 +221,6 @@ def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> No
 def _alive(end: Connection) -> None:
     with suppress(OSError):  # the parent is gone, which ends this process
         end.send(ALIVE)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it was killed: the next call may work on the same videos."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(job: Job, extractor: Extractor, end: Connection) -> None:
