@@ -113,8 +113,8 @@ def build(
         return
     store = open_or_build(card, name, data_root)
     if json_file != "-":
-        out.print(f"{store.path}: {len(store.ids)} samples, digest {store.digest[:16]}", highlight=False)
-    _emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": len(store.ids)})
+        out.print(f"{store.path}: {sum(store.counts.values())} samples, digest {store.digest[:16]}", highlight=False)
+    _emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": sum(store.counts.values())})
 
 
 def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) -> None:
@@ -155,16 +155,16 @@ def info(
 
     card, name = _card(dataset, features)
     store = open_or_build(card, name, data_root)
-    expected = card.features[name]
+    expected, classes = card.features[name], store.tables().class_parts
     parts = [
         {
             "part": part,
-            "classes": len(store.class_parts[part]),
+            "classes": len(classes[part]),
             "expected classes": expected.classes.get(part, "-"),
-            "samples": int((store.parts == i).sum()),
+            "samples": store.counts[part],
             "expected samples": expected.samples.get(part, "-"),
         }
-        for i, part in enumerate(PARTS)
+        for part in PARTS
     ]
     facts = {
         "data set": card.title,
@@ -201,7 +201,9 @@ def verify(
         if rows:
             rows_table(out, str(store.path), ["", "finding"], rows)
         else:
-            out.print(f"{store.path}: all is well ({len(store.ids)} samples, digest {store.digest[:16]})", highlight=False)
+            out.print(
+                f"{store.path}: all is well ({sum(store.counts.values())} samples, digest {store.digest[:16]})", highlight=False
+            )
     _emit(json_file, [{"level": level, "text": text} for level, text in rows])
     if any(f.severity == "problem" for f in findings):
         raise UsageError(f"{store.path}: the store is broken; build or import it again")

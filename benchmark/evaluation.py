@@ -7,18 +7,22 @@ any beta can decide: the published grid and the exact curve come from the same f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from benchmark.border import checked_classes, checked_distances, checked_embeddings, file_of
 from benchmark.data.batching import FeatureRules, make_batch
 from benchmark.data.store import Samples
-from benchmark.method import Embeddings, Method
+from benchmark.errors import JobError
+from benchmark.method import Method
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -26,6 +30,28 @@ Doubles = NDArray[np.float64]
 
 GRID: Floats = np.arange(0, 3.1, 0.2, dtype=np.float32)
 """Betas of the published protocol: 0, 0.2, ..., 3."""
+
+
+EVALUATION_ORDER = 5
+"""Number of the random stream that orders the samples of an evaluation."""
+CHECKED = 1000
+"""Samples that a test scores a second time, at most; half of the samples where they are fewer."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far distances of one sample may differ when they are computed beside other samples."""
+
+    of_spread: float
+    """Share of the standard deviation of all distances, which is added to ..."""
+    of_size: float
+    """... this share of the largest distance."""
+    samples: float
+    """Share of samples that may differ by more: rounding can carry a sample over a threshold (CJME's gate)."""
+
+
+FULL, REDUCED = Rounding(1e-3, 1e-5, 0.01), Rounding(5e-2, 2e-2, 0.05)
+"""Of float32, and of bfloat16 and float16."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +126,8 @@ class Nearest:
         """Blocks of samples as one."""
         return cls(**{name: np.concatenate([vars(b)[name] for b in blocks]) for name in vars(blocks[0])})
 
-    def keep(self, samples: NDArray[np.bool_]) -> Nearest:
-        """Some of the samples: those where ``samples`` ``[N]`` is True."""
+    def keep(self, samples: NDArray[np.bool_] | Ints) -> Nearest:
+        """Some of the samples: those where ``samples`` ``[N]`` is True, or those that it names, in its order."""
         return Nearest(**{name: values[samples] for name, values in vars(self).items()})
 
     def predict(self, beta: float, *, exact: bool = False) -> Ints:
@@ -224,6 +250,8 @@ class EvaluationSet:
     unseen_ids: Ints
     text: Floats
     """Word vectors ``[C, D_w]`` of ``class_ids``."""
+    seed: int = 0
+    """Fixes the order in which samples are embedded."""
 
     @property
     def class_ids(self) -> Ints:
@@ -233,34 +261,115 @@ class EvaluationSet:
 
 @torch.no_grad()
 def nearest_classes(
-    method: Method, data: EvaluationSet, rules: FeatureRules, *, batch_size: int, autocast: Any = None
+    method: Method,
+    data: EvaluationSet,
+    rules: FeatureRules,
+    *,
+    batch_size: int,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    check: bool = False,
 ) -> dict[str, Nearest]:
-    """Nearest seen and unseen classes of all samples, per view, a block of samples at a time."""
+    """Nearest seen and unseen classes of all samples, per view, a block of samples at a time.
+
+    The method gets the samples in an order that ``data.seed`` fixes, so that neighbours in a block say nothing of each other's
+    class. Results are in the order of ``data.rows``.
+
+    Args:
+        check: whether a random part of the samples is embedded and scored again beside other samples.
+
+    Raises:
+        JobError: the method returned something wrong, or (with ``check``) its distances depend on the samples beside.
+    """
+    rng = np.random.default_rng([data.seed, EVALUATION_ORDER])
+    order = rng.permutation(len(data.rows))
+    again = rng.permutation(len(data.rows))[: min(CHECKED, -(-len(data.rows) // 2))] if check else order[:0]
+    kept: dict[str, list[Floats]] = {}
+    blocks: dict[str, list[Nearest]] = {}
+    with _evaluating(method) as device:
+        score = partial(_distances, method, data, rules, _embedded_classes(method, data, device), autocast)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            checked = np.isin(places, again)
+            for view, distances in score(places).items():
+                block = Nearest.of(distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]])
+                blocks.setdefault(view, []).append(block)
+                kept.setdefault(view, []).append(distances[checked])
+        if check:
+            first = order[np.isin(order, again)]  # as they stand in ``kept``
+            before = {view: np.concatenate(parts) for view, parts in kept.items()}
+            _compare(method, before, first, again, score, batch_size, FULL if autocast is nullcontext else REDUCED)
+    back: Ints = np.argsort(order)
+    return {view: Nearest.concatenate(parts).keep(back) for view, parts in blocks.items()}
+
+
+@contextmanager
+def _evaluating(method: Method) -> Iterator[torch.device]:
+    """Evaluation mode on the method's device; its mode is as before afterwards."""
     was_training = method.training
     method.eval()
-    device = next(method.parameters()).device
-    blocks: dict[str, list[Nearest]] = {}
     try:
-        class_ids = data.class_ids
-        classes = method.embed_classes(torch.from_numpy(data.text).to(device))
-        for rows, embeddings in _embedded(method, data, rules, batch_size, device, autocast):
-            for view, distances in method.distances(embeddings, classes).items():
-                block = Nearest.of(distances.float().cpu().numpy(), class_ids, data.seen_ids, data.samples.labels[rows])
-                blocks.setdefault(view, []).append(block)
+        yield next(method.parameters()).device
     finally:
         method.train(was_training)
-    return {view: Nearest.concatenate(parts) for view, parts in blocks.items()}
 
 
-def _embedded(
-    method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, device: torch.device, autocast: Any
-) -> Iterator[tuple[Ints, Embeddings]]:
-    for start in range(0, len(data.rows), batch_size):
-        rows = data.rows[start : start + batch_size]
-        batch = make_batch(data.samples, rows, rules, training=False).to(device)
-        with nullcontext() if autocast is None else autocast():  # whoever takes these does so in full precision
-            embeddings = method.embed(batch)
-        yield rows, embeddings
+def _embedded_classes(method: Method, data: EvaluationSet, device: torch.device) -> Tensor:
+    return checked_classes(method, method.embed_classes(torch.from_numpy(data.text).to(device)), len(data.class_ids))
+
+
+def _distances(
+    method: Method,
+    data: EvaluationSet,
+    rules: FeatureRules,
+    classes: Tensor,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    places: Ints,
+) -> dict[str, Floats]:
+    """Distances ``[B, C]`` by view, in full precision whatever that of the embeddings.
+
+    Args:
+        places: ``[B]`` indices into ``data.rows``.
+    """
+    batch = make_batch(data.samples, data.rows[places], rules, training=False).to(classes.device)
+    with autocast():
+        embeddings = method.embed(batch)
+    embeddings = checked_embeddings(method, embeddings, len(places))
+    distances = checked_distances(method, method.distances(embeddings, classes), len(places), len(classes))
+    return {view: x.float().cpu().numpy() for view, x in distances.items()}
+
+
+def _compare(
+    method: Method,
+    before: Mapping[str, Floats],
+    order: Ints,
+    again: Ints,
+    score: Callable[[Ints], dict[str, Floats]],
+    batch_size: int,
+    rounding: Rounding,
+) -> None:
+    """Score some samples again, in another order and in smaller blocks, and compare.
+
+    Args:
+        before: distances ``[P, C]`` by view of the same samples, in the order ``order``.
+        order, again: ``[P]`` indices of these samples, as they came before and as they come now.
+
+    Raises:
+        JobError: more differ than rounding explains.
+    """
+    size = max(1, min(batch_size, len(again)) // 2)
+    blocks = [score(again[start : start + size]) for start in range(0, len(again), size)]
+    place = np.argsort(again)[np.argsort(np.argsort(order))]  # of each sample of ``order`` in ``again``
+    for view, earlier in before.items():
+        later = np.concatenate([block[view] for block in blocks])[place]
+        difference = np.abs(later - earlier).max(1)
+        spread, largest = float(earlier.std()), float(np.abs(earlier).max())
+        differing = int((difference > rounding.of_spread * spread + rounding.of_size * largest).sum())
+        if differing > 1 + rounding.samples * len(again):
+            raise JobError(
+                f"{method.title} ({file_of(type(method))}): distances (view {view!r}) of {differing} of {len(again)} samples "
+                f"change with the samples that are embedded beside them, by up to {difference.max():.3g} where all distances "
+                f"have a standard deviation of {spread:.3g}; embed and distances must look at each sample alone"
+            )
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 Inputs = Literal["sequence", "mean"]
-Use = Literal["unseen_names", "test_features"]
-"""What a transductive method may see while it trains: word vectors of unseen classes, or unlabelled test samples."""
+Use = Literal["unseen_names"]
+"""What a transductive method may see while it trains: embeddings of the unseen classes."""
 
 
 class MethodConfig(BaseModel):
@@ -245,8 +245,8 @@ def register(
         bibtex: reference for a paper's bibliography.
         inputs: ``"sequence"`` for frame features, ``"mean"`` for their temporal means.
         note: what a reader of the tables must know, such as "our adaptation".
-        uses: what the method asks for in training beyond the training classes (``TrainingData.unseen_classes``,
-            ``TrainingData.test_features``); empty for an inductive method. Tables say it, and other requests fail.
+        uses: what the method asks for in training beyond the training classes (``TrainingData.unseen_classes``); empty for
+            an inductive method. Tables say it, and other requests fail.
 
     Raises:
         ValueError: an unknown use, a name of other than lower-case letters, digits and underscores, or a name that is taken.

@@ -7,20 +7,22 @@ many epochs, and its last model is tested with that beta. Only this module opens
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from benchmark.config import ProtocolConfig, Settings
-from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches, make_batch
+from benchmark.border import checked_fit, file_of
+from benchmark.config import ProtocolConfig, Settings, TrainConfig
+from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.groups import shares_group
-from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, replacing
+from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses, replacing
+from benchmark.errors import JobError
 from benchmark.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
 from benchmark.inspection import (
     MAP_SAMPLES,
@@ -31,7 +33,8 @@ from benchmark.inspection import (
     nearest_seen,
     unseen_confusion,
 )
-from benchmark.method import Batch, Classes, Method, Spec
+from benchmark.method import Classes, FitResult, Method, Spec
+from benchmark.seal import sealed
 from benchmark.training import (
     Listener,
     Loop,
@@ -46,6 +49,8 @@ from benchmark.training import (
 Stage = Literal[1, 2]
 TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen"
 TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
+TEST_ACCESSES = "test_openings"
+"""File in a job's folder that counts how often the test parts were opened."""
 
 
 def derive_seed(base: int, dataset: str, repetition: int) -> int:
@@ -75,9 +80,10 @@ class Task:
     def protocol(self) -> ProtocolConfig:
         return self.settings.protocol
 
-    def development(self) -> Section:
-        """Training and validation parts."""
-        return self.store.development(self.protocol.text_alignment, self.seed, sequences=self.method.inputs == "sequence")
+    def development(self, parts: Sequence[str] = DEVELOPMENT_PARTS) -> Section:
+        """Training and validation parts, or some of them."""
+        sequences = self.method.inputs == "sequence"
+        return self.store.development(self.protocol.text_alignment, self.seed, parts=parts, sequences=sequences)
 
     @property
     def spec(self) -> Spec:
@@ -146,8 +152,7 @@ class StageTwo:
     """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
     epochs: int
     test_openings: int
-    """How often the test parts were opened for this model: once, and once more for a transductive method that asked for them
-    and for each interruption while testing."""
+    """How often the test parts were opened for this model: once, and once more for each interruption while testing."""
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -155,45 +160,34 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
 
 
-def evaluation_set(section: Section, seen_part: str, unseen_part: str) -> EvaluationSet:
-    """Samples of two parts, to be recognised among the classes of both."""
+def evaluation_set(section: Section, seen_part: str, unseen_part: str, seed: int) -> EvaluationSet:
+    """Samples of two parts, to be recognised among the classes of both.
+
+    Args:
+        seed: fixes the order in which samples are embedded.
+    """
     seen, unseen = section.classes.parts[seen_part], section.classes.parts[unseen_part]
     text = section.classes.text(np.union1d(seen, unseen))
-    return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text)
+    return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text, seed)
 
 
-@dataclass(frozen=True)
-class EvaluatedParts:
-    """What a stage is evaluated on, for transductive methods; opened when one asks for it, and not before."""
-
-    task: Task
-    open: Callable[[], Section]
-    seen_part: str
-    unseen_part: str
-
-    def classes(self) -> Classes:
-        """Word vectors of the unseen classes."""
-        table = self.open().classes
-        return Classes(torch.from_numpy(table.text(table.parts[self.unseen_part])))
-
-    def features(self, epoch: int, size: int) -> Iterator[Batch]:
-        """All samples once, without labels, in an order that seed and epoch fix."""
-        samples = self.open().samples
-        rng = np.random.default_rng([self.task.seed, epoch, 3])
-        rows = rng.permutation(samples.rows(self.seen_part, self.unseen_part))
-        for start in range(0, len(rows), size):
-            yield make_batch(samples, rows[start : start + size], self.task.rules, training=True, rng=rng)
-
-
-def training_data(task: Task, section: Section, parts: Sequence[str], evaluated: EvaluatedParts | None = None) -> TrainingData:
-    """Batches over the named parts, and validation as every epoch sees it; a stage is evaluated on validation by default."""
-    evaluated = evaluated or EvaluatedParts(task, lambda: section, VAL_SEEN, VAL_UNSEEN)
-    sampler = ClassBalanced.over(section.samples, section.samples.rows(*parts))
+def training_data(task: Task, stage: Stage) -> TrainingData:
+    """Batches over the parts that a stage trains on, and validation as every epoch sees it."""
+    section = task.development((TRAIN,) if stage == 1 else DEVELOPMENT_PARTS)
+    sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
-    batches = TrainingBatches(section.samples, sampler, classes, task.rules, task.method.needs_negatives)
-    data = evaluation_set(section, VAL_SEEN, VAL_UNSEEN)
-    validation = partial(validate, task.settings, task.rules, data)  # without the task, which has the store
-    return TrainingData(task.method, batches, validation, evaluated if task.method.uses else None)
+    samples = replace(section.samples, ids=())  # ids name classes, and batches have no use for them
+    batches = TrainingBatches(samples, sampler, classes, task.rules, task.method.needs_negatives)
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, task.seed)
+    unseen = partial(embeddings_of_unseen, task, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
+    return TrainingData(
+        task.method, batches, partial(validate, task.settings, task.rules, data), unseen if task.method.uses else None
+    )
+
+
+def embeddings_of_unseen(task: Task, part: str) -> Classes:
+    """Word vectors of a part's classes, for transductive methods; no sample is read."""
+    return Classes(torch.from_numpy(task.store.class_embeddings(part, task.protocol.text_alignment, task.seed)))
 
 
 def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
@@ -207,26 +201,27 @@ def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, metho
     return Validation(metrics, calibration_dict(calibration))
 
 
-def embed_and_rank(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> dict[str, Nearest]:
-    """Nearest classes per view, in the precision of training."""
+def embed_and_rank(
+    settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, *, check: bool = False
+) -> dict[str, Nearest]:
+    """Nearest classes per view, in the precision of training.
+
+    Args:
+        check: whether a part is scored again beside other samples (``evaluation.nearest_classes``).
+    """
     train = settings.train
-    autocast = None if train.precision == "float32" else autocast_for(train)
-    return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast)
+    return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
 
 
 def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
-    """Train on the training part; choose epoch and beta on validation."""
-    data = training_data(task, task.development(), [TRAIN])
-    loop = Loop(
-        task.settings.train,
-        seed=task.seed,
-        folder=folder,
-        key=key,
-        listener=listener,
-        keep_best=True,
-        extra_pass=task.protocol.extra_bn_pass == "paper",
-    )
-    result = task.build().fit(data, loop)
+    """Train on the training part; choose epoch and beta on validation.
+
+    Raises:
+        JobError: the method returned something wrong, or the test parts were opened while it trained.
+    """
+    options = {"keep_best": True, "extra_pass": task.protocol.extra_bn_pass == "paper"}
+    with counting_test_accesses(partial(count_access, folder)):
+        _, result = _trained(task, 1, folder, listener, task.settings.train, key=key, **options)
     best = result.history[result.best_epoch]
     return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
 
@@ -236,31 +231,48 @@ def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Lis
 
     Args:
         with_map: whether embeddings of test samples are wanted.
+
+    Raises:
+        JobError: the method returned something wrong, or the test parts were opened while it trained.
     """
     epochs = first.best_epoch + 1
-
-    @cache
-    def opened() -> Section:  # by transductive methods only
-        count_opening(folder)
-        return open_test(task)
-
-    evaluated = EvaluatedParts(task, opened, TEST_SEEN, TEST_UNSEEN)
-    data = training_data(task, task.development(), [TRAIN, VAL_SEEN, VAL_UNSEEN], evaluated)
     replayed = task.protocol.stage2_schedule == "corrected"
-    loop = Loop(
-        task.settings.train.model_copy(update={"epochs": epochs}),
-        seed=task.seed,
-        folder=folder,
-        key=key,
-        listener=listener,
-        keep_best=False,
-        extra_pass=task.protocol.extra_bn_pass == "paper",
-        replay=list(first.rates[:epochs]) if replayed else None,
-    )
-    method = task.build()
-    method.fit(data, loop)
-    save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
-    return test(task, method, first.calibration, epochs, count_opening(folder), with_map=with_map)
+    train = task.settings.train.model_copy(update={"epochs": epochs})
+    options = {
+        "keep_best": False,
+        "extra_pass": task.protocol.extra_bn_pass == "paper",
+        "replay": list(first.rates[:epochs]) if replayed else None,
+    }
+    with counting_test_accesses(partial(count_access, folder)):
+        method, _ = _trained(task, 2, folder, listener, train, key=key, **options)
+        save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
+        tested = test(task, method, first.calibration, epochs, with_map=with_map)
+    return replace(tested, test_openings=test_accesses(folder))
+
+
+def _trained(
+    task: Task, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
+) -> tuple[Method, FitResult]:
+    """A fresh model after ``fit``, which is given nothing that leads to validation data, test data or the run's record.
+
+    Args:
+        options: of the loop.
+
+    Raises:
+        JobError: ``fit`` returned something wrong, or the test parts were opened meanwhile.
+    """
+    before = test_accesses(folder)
+    with sealed(training_data(task, stage), listener) as (data, sealed_listener):
+        loop = Loop(train, seed=task.seed, folder=folder, listener=sealed_listener, **options)
+        method = task.build()
+        result = checked_fit(method, method.fit(data, loop))
+    opened = test_accesses(folder) - before
+    if opened:
+        raise JobError(
+            f"{task.method.title} ({file_of(task.method)}): the test data were opened while it trained ({opened} times); "
+            "a method learns from what fit(data, loop) is given"
+        )
+    return method, result
 
 
 def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method, epochs: int) -> tuple[Validation, StageTwo]:
@@ -271,18 +283,25 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
         final, model_b: the model trained on training and validation parts, and its task.
         epochs: that the latter was trained for.
     """
-    section = first.development()
-    found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN), model_a)
-    return found, test(final, model_b, Calibration(**found.calibration), epochs, openings=1, with_map=True)
+    section = first.development((VAL_SEEN, VAL_UNSEEN))
+    opened: list[None] = []
+    with counting_test_accesses(partial(opened.append, None)):
+        found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a)
+        tested = test(final, model_b, Calibration(**found.calibration), epochs, with_map=True)
+    return found, replace(tested, test_openings=len(opened))
 
 
-def count_opening(folder: Path) -> int:
-    """Note in the job's folder that the test parts are being opened; how often that happened, interrupted jobs included."""
-    file = folder / "test_openings"
-    openings = int(file.read_text()) + 1 if file.exists() else 1
-    with replacing(file) as temporary:
-        temporary.write_text(str(openings))
-    return openings
+def count_access(folder: Path) -> None:
+    """Note in the job's folder that the test parts are being opened."""
+    accesses = test_accesses(folder) + 1
+    with replacing(folder / TEST_ACCESSES) as temporary:
+        temporary.write_text(str(accesses))
+
+
+def test_accesses(folder: Path) -> int:
+    """How often the test parts were opened for a job so far, before interruptions too."""
+    file = folder / TEST_ACCESSES
+    return int(file.read_text()) if file.exists() else 0
 
 
 def open_test(task: Task) -> Section:
@@ -290,11 +309,15 @@ def open_test(task: Task) -> Section:
     return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
 
 
-def test(task: Task, method: Method, calibration: Calibration, epochs: int, openings: int, *, with_map: bool) -> StageTwo:
-    """Open the test parts and score a final model at a beta chosen elsewhere."""
+def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, with_map: bool) -> StageTwo:
+    """Open the test parts and score a final model at a beta chosen elsewhere.
+
+    Raises:
+        JobError: the method returned something wrong, or its distances depend on the samples beside.
+    """
     section = open_test(task)
-    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN)
-    nearest = embed_and_rank(task.settings, task.rules, data, method)
+    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, task.seed)
+    nearest = embed_and_rank(task.settings, task.rules, data, method, check=True)
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
@@ -313,7 +336,7 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
         class_names=names,
         curve=curve,
         epochs=epochs,
-        test_openings=openings,
+        test_openings=1,
     )
 
 
@@ -349,8 +372,7 @@ def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, bet
     """
     if task.protocol.seen_test != "group_disjoint":
         return {}
-    store = task.store
-    trained = [id_ for id_, part in zip(store.ids, store.parts, strict=True) if part < len(DEVELOPMENT_PARTS)]
+    trained = task.development().samples.ids
     related = shares_group(task.dataset, [data.samples.ids[row] for row in data.rows], trained)
     kept = nearest.keep(~(nearest.is_seen & related))
     counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}

@@ -11,7 +11,7 @@ import os
 import random
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from benchmark.border import checked_losses, checked_optimizer
 from benchmark.config import TrainConfig
 from benchmark.data.batching import TrainingBatches, ahead, with_evaluation_times
 from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
-from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method, Use
+from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method
 from benchmark.patience import disk_is_full, patiently
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
@@ -55,28 +56,19 @@ class Validation:
     calibration: Mapping[str, Any]
 
 
-class Evaluated(Protocol):
-    """What a stage is evaluated on, as far as a transductive method may see it."""
-
-    def classes(self) -> Classes:
-        """Word vectors of the unseen classes."""
-
-    def features(self, epoch: int, size: int) -> Iterator[Batch]:
-        """All samples once, without labels, in an order that seed and epoch fix."""
-
-
 @dataclass(frozen=True)
 class TrainingData:
-    """What a method may train on and be selected by; it holds no test sample.
+    """What a method may train on and be selected by: batches of this stage's training parts, and a function that scores it.
 
-    A transductive method that declares it in ``@register(uses=...)`` may ask for more; any other request fails.
+    It holds no sample of another part. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
+    unseen classes; of any other method the request fails.
     """
 
     method: type[Method]
     batches: TrainingBatches
     validate: Callable[[Method], Validation]
-    evaluated: Evaluated | None
-    """Handed to transductive methods only."""
+    embeddings_of_unseen: Callable[[], Classes] | None = None
+    """Given to methods that declare ``unseen_names`` only."""
 
     def unseen_classes(self) -> Classes:
         """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
@@ -84,24 +76,12 @@ class TrainingData:
         Raises:
             JobError: the method does not declare ``unseen_names``.
         """
-        return self._granted("unseen_names").classes()
-
-    def test_features(self, epoch: int, size: int) -> Iterator[Batch]:
-        """Unlabelled batches of what this stage is evaluated on: the validation parts in stage 1, the test parts in stage 2.
-
-        Raises:
-            JobError: the method does not declare ``test_features``.
-        """
-        return self._granted("test_features").features(epoch, size)
-
-    def _granted(self, use: Use) -> Evaluated:
-        if self.evaluated is None or use not in self.method.uses:
-            declared = f"transductive with {', '.join(self.method.uses)}" if self.method.uses else "inductive"
+        if self.embeddings_of_unseen is None or "unseen_names" not in self.method.uses:
             raise JobError(
-                f"{self.method.title} asks for {use} in training but is declared {declared}; "
-                f'declare it in @register(..., uses=("{use}",)), so that the tables say so'
+                f"{self.method.title} asks for unseen_names in training but is declared inductive; "
+                'declare it in @register(..., uses=("unseen_names",)), so that the tables say so'
             )
-        return self.evaluated
+        return self.embeddings_of_unseen()
 
 
 @dataclass
@@ -167,7 +147,7 @@ class Loop:
         Raises:
             JobError: a loss or a gradient is not finite; the epoch, batch and part are named.
         """
-        optimizer = method.optimizer()
+        optimizer = checked_optimizer(method, method.optimizer())
         scaler = torch.amp.GradScaler(enabled=self.train.precision == "float16" and method_device(method).type == "cuda")
         plateau = ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
         parts = {"model": method, "optimizer": optimizer, "scaler": scaler, "plateau": plateau}
@@ -229,7 +209,8 @@ class Loop:
 
     def _losses(self, method: Method, batch: Batch, classes: Classes) -> dict[str, Tensor]:
         with self.autocast():
-            return method.loss(batch, classes)
+            losses = method.loss(batch, classes)
+        return checked_losses(method, losses)
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
         better = record.validation["hm"] > state.best_hm

@@ -17,10 +17,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from benchmark.border import place_of
 from benchmark.errors import JobError, Unavailable, UsageError, validation_message
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
-from benchmark.method import EpochRecord
+from benchmark.method import EpochRecord, Method
 from benchmark.notes import DESCRIPTION, job_name, job_note
 from benchmark.protocol import StageOne, stage_one, stage_two
 from benchmark.provenance import dump_call, environment, peak_memory_mb, restart_peak_memory, unit_tags
@@ -396,8 +397,8 @@ class Worker:
             raise
         except Unavailable:  # no fault of the job: its run stays open, and it goes on from its checkpoint
             raise
-        except Exception as error:  # any failure of a method is recorded, and the other jobs go on
-            text = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # any failure of a method is recorded, and the other jobs go on
+            text = text_of(error, job.unit.method)
             self.tracker.tag(run_id, outcome="failed", error=text[:4000])
             self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
             self.tracker.finish(run_id, "FAILED")
@@ -413,6 +414,14 @@ class Worker:
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)
+
+
+def text_of(error: BaseException, method: type[Method]) -> str:
+    """An error of a job in a line; one that arose in the method's own file is named with its place there."""
+    if isinstance(error, JobError):
+        return str(error)
+    place = place_of(error, method)
+    return f"{type(error).__name__}: {error}" + (f" ({method.title}: {place})" if place else "")
 
 
 def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:

@@ -26,7 +26,7 @@ from tabulate import tabulate
 from benchmark import protocol, registry, training
 from benchmark.evaluation import Ints
 from benchmark.method import Batch
-from benchmark.protocol import TRAIN, VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
+from benchmark.protocol import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
 from benchmark.training import Listener, Loop
 from perf import flops
 from perf.generated import generate, task_on
@@ -87,7 +87,7 @@ def needed(task: Task, batches: int) -> float | None:
     if task.method.name != "tcaf":
         return None
     section, spec, config = task.development(), task.spec, task.settings.config
-    samples, sampler = section.samples, training_data(task, section, [TRAIN]).batches.sampler
+    samples, sampler = section.samples, training_data(task, 1).batches.sampler
 
     def steps(rows: Ints) -> tuple[list[int], list[int]]:
         return samples.audio.lengths[rows].tolist(), samples.video.lengths[rows].tolist()

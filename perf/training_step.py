@@ -74,7 +74,7 @@ class Bench:
 
     def __init__(self, task: Task, features: str, mode: str) -> None:
         self.features, self.mode, self.settings = features, mode, task.settings
-        self.data = training_data(task, task.development(), ["stage_1_train"])
+        self.data = training_data(task, 1)
         self.spec, self.model = task.spec, task.build().train()
         self.optimizer, self.autocast = self.model.optimizer(), autocast_for(self.settings.train)
 

@@ -83,7 +83,7 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
     task = unit.job(2, 0).task()
     settings = replace(task.settings, protocol=task.protocol.model_copy(update={"seen_test": "group_disjoint"}))
     section = protocol.open_test(task)
-    data = protocol.evaluation_set(section, protocol.TEST_SEEN, protocol.TEST_UNSEEN)
+    data = protocol.evaluation_set(section, protocol.TEST_SEEN, protocol.TEST_UNSEEN, task.seed)
     is_seen = np.isin(section.samples.labels[data.rows], data.seen_ids)
     first = np.flatnonzero(is_seen)[0]
     kept_id = section.samples.ids[data.rows[first]]
@@ -106,33 +106,38 @@ from benchmark.method import register
 from methods.cjme import Cjme
 
 
-@register("asking", title="Asking", paper="", bibtex="", inputs="mean", uses={uses})
+@register("asking{number}", title="Asking", paper="", bibtex="", inputs="mean", uses={uses})
 class Asking(Cjme):
+    sizes = []
+
     def fit(self, data, loop):
-        self.seen = (len(data.unseen_classes().text), sum(len(b.audio) for b in data.test_features(0, 8)))
-        assert all(b.label is None for b in data.test_features(0, 8))
+        self.sizes.append(tuple(data.unseen_classes().text.shape))
         return super().fit(data, loop)
 """
 
 
-@pytest.mark.parametrize("uses", [(), ("unseen_names",), ("unseen_names", "test_features")])
+@pytest.mark.parametrize("uses", [(), ("unseen_names",)])
 def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_path: Path, uses: tuple[str, ...]) -> None:
     file = tmp_path / f"asking{len(uses)}.py"
-    file.write_text(PLUGIN.replace("{uses}", repr(uses)).replace('"asking"', f'"asking{len(uses)}"'))
-    result = bench.run(bench.call("train.epochs=1", methods=f"asking{len(uses)}", plugins=[file]))
-    if len(uses) == 2:
+    file.write_text(PLUGIN.replace("{uses}", repr(uses)).replace("{number}", str(len(uses))))
+    call = bench.call("train.epochs=1", methods=f"asking{len(uses)}", plugins=[file])
+    units = bench.units(call)
+    result = bench.runner.run(call, units)
+    if uses:
         assert not result.failed
+        parts, dim = units[0].store.tables().class_parts, units[0].store.text_dim
+        asked = units[0].method.sizes  # type: ignore[attr-defined]
+        assert asked == [(len(parts[part]), dim) for part in ("stage_1_val_unseen", "stage_2_test_unseen")]
         assert "Transductive: Asking" in build_tables(collect(bench.tracker))[0].caption
         stage_two = bench.tracker.find(kind="job", stage="2")[0]
-        assert bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 2  # its own, and the test's
+        assert bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1  # names are no samples
     else:
-        asked = "test_features" if uses else "unseen_names"
-        assert f"asks for {asked} in training" in result.failed[0].error
+        assert "asks for unseen_names in training" in result.failed[0].error
 
 
 def test_an_inductive_method_is_not_handed_what_it_is_tested_on(bench: Bench) -> None:
     task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
-    data = protocol.training_data(task, task.development(), [protocol.TRAIN])
-    assert data.evaluated is None
+    data = protocol.training_data(task, 1)
+    assert data.embeddings_of_unseen is None
     with pytest.raises(JobError, match="declared inductive"):
         data.unseen_classes()

@@ -126,7 +126,7 @@ class Uncountable(Probe):
 def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
     """The test parts of the synthetic data for a method of means."""
     task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
-    return evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN), task.rules, task.spec
+    return evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed), task.rules, task.spec
 
 
 def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
@@ -148,7 +148,7 @@ def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[Eva
 @pytest.mark.parametrize("name", registry.load().methods)
 def test_each_method_is_counted_and_stays_trainable(bench: Bench, name: str) -> None:
     task = bench.units(bench.call(methods=name))[0].job(2, 0).task()
-    data = evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN)
+    data = evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed)
     method = task.method(task.settings.config, task.spec)
 
     found = flops_per_sample(method, data, task.rules, 16, seed=0)

@@ -133,8 +133,9 @@ def test_a_generated_store_has_the_size_that_was_asked_for_and_the_parts_of_ucf(
     made = generated.generate(tmp_path / "store.h5", "main", generated.samples_of(0.04, "main"))
 
     assert made.path.stat().st_size == pytest.approx(0.04e9, rel=0.05)
-    assert [len(made.class_parts[part]) for part in PARTS] == [30, 30, 12, 42, 6]
-    assert all(set(made.class_parts[part]) == set(made.labels[made.parts == i]) for i, part in enumerate(PARTS))
+    tables = made.tables()
+    assert [len(tables.class_parts[part]) for part in PARTS] == [30, 30, 12, 42, 6]
+    assert all(set(tables.class_parts[part]) == set(tables.labels[tables.parts == i]) for i, part in enumerate(PARTS))
     assert (made.audio_dim, made.video_dim, made.text_dim) == (512, 512, 300)
 
 

@@ -49,7 +49,7 @@ def task(bench: Bench, method: str, *extra: str) -> Task:
 
 
 def fit(task: Task, folder: Path, recorder: Recorder, **options: Any) -> tuple[Method, FitResult]:
-    data = protocol.training_data(task, task.development(), ["stage_1_train"])
+    data = protocol.training_data(task, 1)
     loop = Loop(
         task.settings.train,
         seed=task.seed,
@@ -131,7 +131,7 @@ def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
 
 def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:
     job = task(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
-    data = with_validation(protocol.training_data(job, job.development(), ["stage_1_train"]), hms)
+    data = with_validation(protocol.training_data(job, 1), hms)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     return [r.lr for r in job.build().fit(data, loop).history]
 
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tm
         return losses
 
     model.loss = breaking  # type: ignore[method-assign]
-    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    data = protocol.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=r"loss '\w+' is not finite in epoch 1, batch 1 .*learning rate"):
         model.fit(data, loop)
@@ -176,7 +176,7 @@ def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_p
     model = job.build()
     name, parameter = next(iter(model.named_parameters()))
     parameter.register_hook(lambda g: g * float("inf"))
-    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    data = protocol.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 0"):
         model.fit(data, loop)
@@ -196,7 +196,7 @@ def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_p
         return {**losses, parts[0]: losses[parts[0]] + zero, "total": losses["total"] + zero}
 
     model.loss = breaking  # type: ignore[method-assign]
-    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    data = protocol.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=r"gradient of .* is not finite in epoch 0, batch 0") as error:
         model.fit(data, loop)
@@ -220,7 +220,7 @@ def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
         return gradient * (float("nan") if steps <= broken_batches else 1.0)
 
     parameter.register_hook(breaking)
-    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    data = protocol.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     if broken_batches < 17:
         model.fit(data, loop)
@@ -262,7 +262,7 @@ def test_float16_on_a_cpu_is_refused_before_anything_is_trained(bench: Bench) ->
 
 def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
     job = task(bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0")
-    data = protocol.training_data(job, job.development(), ["stage_1_train"])
+    data = protocol.training_data(job, 1)
     model = job.build().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():

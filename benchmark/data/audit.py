@@ -216,14 +216,14 @@ def audit_store(card: Card, store: FeatureStore, progress: Progress | None = Non
     recorded = store.provenance.get("list_oddities")
     if recorded is None and "importer" not in store.provenance:
         recorded = []  # built, not imported: there are no lists
-    samples = {}
+    samples, tables = {}, store.tables()
     for index, part in enumerate(PARTS):
-        rows = np.flatnonzero(store.parts == index)
-        samples[part] = PartSamples([store.ids[row] for row in rows], store.labels[rows])
+        rows = np.flatnonzero(tables.parts == index)
+        samples[part] = PartSamples([tables.ids[int(row)] for row in rows], tables.labels[rows])
     material = Material(
-        card, store.features, str(store.path), store.digest, store.generated, store.class_names,
-        {part: ids.tolist() for part, ids in store.class_parts.items()}, samples, store.vector_names, store.vectors,
-        store.own_vector.tolist(), None if recorded is None else [Oddity(**found) for found in recorded],
+        card, store.features, str(store.path), store.digest, store.generated, tables.class_names,
+        {part: ids.tolist() for part, ids in tables.class_parts.items()}, samples, tables.vector_names, tables.vectors,
+        tables.own_vector.tolist(), None if recorded is None else [Oddity(**found) for found in recorded],
     )  # fmt: skip
     feature_set = card.feature_set(store.features)[1]
     return _audit(material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None)))

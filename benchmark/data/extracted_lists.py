@@ -156,7 +156,7 @@ def _import(plan: _Plan, places: ListPlaces, progress: Progress, force: bool) ->
     if not problems and not force:
         store = _already(plan, lists)
         if store is not None:
-            counts = part_counts(plan.feature_set, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
+            counts = part_counts(plan.feature_set, lists, list(store.counts.values()), notes)
             return ImportReport(plan.target, "sequences", plan.dtype, store.digest, True, 0, counts, list(notes))
     staging = Staging(plan.target.with_name(f"{plan.target.name}.import"), _header(plan, samples), plan.dims)
     reading = _Reading(plan, samples, staging, problems, notes)

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.importing import Progress
-from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
+from benchmark.data.store import PARTS, FeatureStore, Floats, Ints, Tables
 from benchmark.data.store import frame_blocks as blocks
 
 MODALITIES = ("audio", "video")
@@ -143,27 +143,28 @@ def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: 
         features: the card's feature set, for the seconds between two steps.
         progress: called with (what, samples done, samples in all).
     """
-    with h5py.File(store.path, "r") as f:
-        readings = {modality: _read(f[modality], modality, store, progress) for modality in MODALITIES}
+    tables = store.tables()
+    with h5py.File(store.path, "r", locking=False) as f:
+        readings = {modality: _read(f[modality], modality, tables, progress) for modality in MODALITIES}
     seconds = {"audio": features.audio.seconds, "video": features.video.seconds}
-    copies = {modality: _copies(store, readings[modality].digests) for modality in MODALITIES}
+    copies = {modality: _copies(tables, readings[modality].digests) for modality in MODALITIES}
     parts = [
-        _summary(store, part, modality, readings[modality], seconds[modality], copies[modality])
+        _summary(tables, part, modality, readings[modality], seconds[modality], copies[modality])
         for part in PARTS
         for modality in MODALITIES
     ]
     form = "sequences" if all(reading.lengths is not None for reading in readings.values()) else "means"
-    return FeatureStatistics(form, parts, _duplicates(store, readings))
+    return FeatureStatistics(form, parts, _duplicates(tables, readings))
 
 
-def _read(group: h5py.Group, modality: str, store: FeatureStore, progress: Progress) -> _Reading:
+def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) -> _Reading:
     n, dim = group["means"].shape
     has_frames = "frames" in group
     data = group["frames" if has_frames else "means"]
     offsets: Ints = group["offsets"][:] if has_frames else np.arange(n + 1, dtype=np.int64)
     reading = _Reading(np.diff(offsets) if has_frames else None, {part: _Tally() for part in PARTS}, [])
     for index, part in enumerate(PARTS):  # samples stand by part
-        first, last = np.searchsorted(store.parts, [index, index + 1]).tolist()
+        first, last = np.searchsorted(tables.parts, [index, index + 1]).tolist()
         for start, stop in blocks(offsets[first : last + 1], dim * data.dtype.itemsize):
             bounds = offsets[first + start : first + stop + 1]
             block = data[bounds[0] : bounds[-1]]
@@ -175,9 +176,9 @@ def _read(group: h5py.Group, modality: str, store: FeatureStore, progress: Progr
 
 
 def _summary(
-    store: FeatureStore, part: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
+    tables: Tables, part: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
 ) -> PartStatistics:
-    rows = np.flatnonzero(store.parts == PARTS.index(part))
+    rows = np.flatnonzero(tables.parts == PARTS.index(part))
     tally = reading.tallies[part]
     lengths = None
     if reading.lengths is not None and len(rows):
@@ -197,7 +198,7 @@ def _summary(
         zero_steps=tally.zero_steps,
         zero_samples=len(tally.zero_samples),
         bad_samples=len(tally.bad_samples),
-        examples=[store.ids[row] for row in (tally.bad_samples or tally.zero_samples)[:EXAMPLES]],
+        examples=[tables.ids[row] for row in (tally.bad_samples or tally.zero_samples)[:EXAMPLES]],
         lengths=lengths,
         seconds=None if lengths is None else [seconds * x for x in lengths],
         duplicates_within=int(within[rows].sum()),
@@ -213,18 +214,18 @@ def _equal_samples(digests: Sequence[Hashable]) -> list[list[int]]:
     return [group for group in rows.values() if len(group) > 1]
 
 
-def _copies(store: FeatureStore, digests: Sequence[bytes]) -> tuple[Ints, Ints]:
+def _copies(tables: Tables, digests: Sequence[bytes]) -> tuple[Ints, Ints]:
     """For each sample 1 where another one of its part, and where one of another part, has its content; else 0."""
-    within, across = np.zeros(len(store.ids), np.int64), np.zeros(len(store.ids), np.int64)
+    within, across = np.zeros(len(tables.ids), np.int64), np.zeros(len(tables.ids), np.int64)
     for group in _equal_samples(digests):
-        parts = store.parts[group]
+        parts = tables.parts[group]
         counts = np.bincount(parts, minlength=len(PARTS))
         within[group] = counts[parts] > 1
         across[group] = counts[parts] < len(group)
     return within, across
 
 
-def _duplicates(store: FeatureStore, readings: Mapping[str, _Reading]) -> list[Duplicates]:
+def _duplicates(tables: Tables, readings: Mapping[str, _Reading]) -> list[Duplicates]:
     zero = {row for tally in readings["audio"].tallies.values() for row in tally.zero_samples}
     zero_video = {row for tally in readings["video"].tallies.values() for row in tally.zero_samples}
     both: list[Hashable] = list(zip(*(readings[modality].digests for modality in MODALITIES), strict=True))
@@ -235,7 +236,7 @@ def _duplicates(store: FeatureStore, readings: Mapping[str, _Reading]) -> list[D
         ("video", readings["video"].digests, zero_video),
     ):
         for group in _equal_samples(digests):
-            parts = [PARTS[store.parts[row]] for row in group]
-            classes = [store.class_names[store.labels[row]] for row in group]
-            found.append(Duplicates(name, [store.ids[row] for row in group], parts, classes, group[0] in empty))
+            parts = [PARTS[tables.parts[row]] for row in group]
+            classes = [tables.class_names[tables.labels[row]] for row in group]
+            found.append(Duplicates(name, [tables.ids[row] for row in group], parts, classes, group[0] in empty))
     return found

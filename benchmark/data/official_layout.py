@@ -187,7 +187,7 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     if not problems and not force:
         store = _already(plan, lists, wanted)
         if store is not None:
-            counts = part_counts(plan.feature_set, lists, np.bincount(store.parts, minlength=len(PARTS)).tolist(), notes)
+            counts = part_counts(plan.feature_set, lists, list(store.counts.values()), notes)
             return ImportReport(plan.target, plan.form, plan.dtype, store.digest, True, 0, counts, list(notes))
     staging = _open_staging(plan, lists)
     staged, resumed = _stage(plan, wanted, staging, problems, progress)

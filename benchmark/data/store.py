@@ -1,7 +1,8 @@
 """The feature store: one HDF5 file per data set and feature set, read through memory maps.
 
-Samples are ordered by part, so the development parts (training and validation) are a prefix of every array. The object
-that tuning and stage 1 receive maps only that prefix: it cannot reach a test sample, by construction.
+Samples are ordered by part, so each part is a run of rows of every array. What training, tuning and validation receive maps
+rows of their own parts and no byte beside them. The test parts are read from the file after training, and each such access is
+counted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.mapping import map_rows
 from benchmark.errors import UsageError
 
 FORMAT = "gzsl-bench feature store"
@@ -276,8 +278,65 @@ class Section:
     classes: ClassTable
 
 
+@dataclass(frozen=True)
+class Tables:
+    """All that a store holds besides features: of training, validation and test splits alike."""
+
+    ids: Sequence[str]
+    labels: Ints
+    parts: NDArray[np.uint8]
+    """``[N]`` index into ``PARTS``, non-decreasing."""
+    class_names: Sequence[str]
+    class_parts: Mapping[str, Ints]
+    """Part -> class ids."""
+    vector_names: Sequence[str]
+    vectors: Floats
+    own_vector: Ints
+
+    def vector_rows(self, alignment: Alignment, shuffle_seed: int = 0) -> Ints:
+        """For each class id the row of ``vectors`` that it gets.
+
+        ``official``: row k of the name-sorted vectors for class id k, as published code does. ``corrected``: each class its
+        own. ``shuffled``: own vectors permuted at random, a control in which class names say nothing; development classes
+        among themselves and the rest among themselves, so that no test class has a say in training.
+
+        Raises:
+            UsageError: there is no official order.
+        """
+        if alignment == "official":
+            if len(self.vector_names) != len(self.class_names):
+                raise UsageError(
+                    f"{len(self.vector_names)} word vectors for {len(self.class_names)} classes have no official "
+                    "order; use protocol.text_alignment=corrected"
+                )
+            return np.arange(len(self.class_names), dtype=np.int64)
+        if alignment == "shuffled":
+            rng, rows = np.random.default_rng([shuffle_seed, 0x5EED]), self.own_vector.copy()
+            development = self.classes_of(DEVELOPMENT_PARTS)
+            for group in (development, np.setdiff1d(np.arange(len(rows)), development)):
+                rows[group] = rng.permutation(self.own_vector[group])
+            return rows
+        return self.own_vector
+
+    def classes_of(self, parts: Sequence[str]) -> Ints:
+        """Ids of the classes of some parts, ascending."""
+        return np.unique(np.concatenate([self.class_parts[part] for part in parts]))
+
+    def class_table(self, class_parts: Sequence[str], rows: Ints) -> ClassTable:
+        """The classes of some parts, each with the vector of its row."""
+        ids = self.classes_of(class_parts).tolist()
+        return ClassTable(
+            parts={part: self.class_parts[part] for part in class_parts},
+            names={c: self.class_names[c] for c in ids},
+            vectors={c: self.vectors[rows[c]].copy() for c in ids},
+        )
+
+
 class FeatureStore:
-    """An opened store. ``development`` gives training and validation parts; ``open_test`` the sealed test parts.
+    """A feature store: where it lies and what its file says of it. Samples and classes are read when they are asked for.
+
+    So a process that trains holds nothing of the test splits: they are read by ``open_test``, which counts itself
+    (``counting_test_accesses``), or by ``tables``, which tools use that check or describe a store.
 
     Args:
         path: the HDF5 file.
@@ -291,49 +350,48 @@ class FeatureStore:
         self.path = path
         self.in_memory = in_memory
         try:
-            with h5py.File(path, "r") as f:
-                self._read_tables(f)
+            with h5py.File(path, "r", locking=False) as f:
+                self._read_header(f)
         except (OSError, KeyError, RuntimeError) as error:
             raise UsageError(f"{path}: not a readable feature store ({error}); build or import it again") from None
 
-    def _read_tables(self, f: h5py.File) -> None:
+    def _read_header(self, f: h5py.File) -> None:
         if f.attrs.get("format") != FORMAT or f.attrs.get("version") != VERSION:
             raise UsageError(f"{self.path}: not a feature store of version {VERSION}; build or import it again")
         self.dataset, self.features = str(f.attrs["dataset"]), str(f.attrs["features"])
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
         self.provenance: dict[str, Any] = json.loads(f.attrs["provenance"])
-        self.ids: list[str] = list(f["samples/ids"].asstr()[:])
-        self.labels: Ints = f["samples/labels"][:]
-        self.parts: NDArray[np.uint8] = f["samples/parts"][:]
-        self.class_names: list[str] = list(f["classes/names"].asstr()[:])
-        self.vector_names: list[str] = list(f["classes/vector_names"].asstr()[:])
-        self.vectors: Floats = f["classes/vectors"][:]
-        self.own_vector: Ints = f["classes/own_vector"][:]
-        self.class_parts: dict[str, Ints] = {part: f[f"classes/parts/{part}"][:] for part in PARTS}
+        parts = f["samples/parts"][:]
+        self.counts: dict[str, int] = {part: int((parts == i).sum()) for i, part in enumerate(PARTS)}
+        """Samples of each part."""
+        self.text_dim = int(f["classes/vectors"].shape[1])
         self.has_sequences = "frames" in f["audio"] and "frames" in f["video"]
-        self._arrays = {
-            f"{m}/{a}": (int(f[m][a].id.get_offset()), f[m][a].shape, f[m][a].dtype)
-            for m in ("audio", "video")
-            for a in ("means", "frames")
-            if a in f[m]
-        }
-        self._offsets: dict[str, Ints] = {m: f[m]["offsets"][:] for m in ("audio", "video") if "offsets" in f[m]}
+        self.audio_dim, self.video_dim = (int(f[m]["means"].shape[1]) for m in ("audio", "video"))
         size = self.path.stat().st_size
-        if any(start + int(np.prod(shape)) * dtype.itemsize > size for start, shape, dtype in self._arrays.values()):
+        arrays = [f[m][a] for m in ("audio", "video") for a in ("means", "frames") if a in f[m]]
+        if any(int(x.id.get_offset()) + x.size * x.dtype.itemsize > size for x in arrays):
             raise UsageError(f"{self.path}: the file is truncated; build or import it again")
 
-    @property
-    def audio_dim(self) -> int:
-        return int(self._arrays["audio/means"][1][1])
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        """The file, once more.
 
-    @property
-    def video_dim(self) -> int:
-        return int(self._arrays["video/means"][1][1])
+        Raises:
+            UsageError: it cannot be read any more, or another one is in its place.
+        """
+        try:
+            with h5py.File(self.path, "r", locking=False) as f:
+                if str(f.attrs.get("digest")) != self.digest:
+                    raise UsageError(f"{self.path}: was replaced by another store while this one was in use; start again")
+                yield f
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UsageError(f"{self.path}: not a readable feature store ({error}); build or import it again") from None
 
-    @property
-    def text_dim(self) -> int:
-        return int(self.vectors.shape[1])
+    def tables(self) -> Tables:
+        """Ids, labels, classes and word vectors of all parts, read now and not kept."""
+        with self._opened() as f:
+            return _tables(f)
 
     def require_sequences(self, method: str) -> None:
         """Refuse a store of means alone.
@@ -350,75 +408,98 @@ class FeatureStore:
                 f"(data import {self.dataset} --features {self.features} --form sequences --from DIR)"
             )
 
-    def development(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
-        """Training and validation parts: the prefix of the store that ends before the first test sample.
+    def development(
+        self,
+        alignment: Alignment,
+        shuffle_seed: int = 0,
+        *,
+        parts: Sequence[str] = DEVELOPMENT_PARTS,
+        sequences: bool = True,
+    ) -> Section:
+        """Training and validation parts, or some of them.
 
         Args:
             alignment: which word vector each class gets.
             shuffle_seed: fixes the permutation of ``shuffled``.
+            parts: which of ``DEVELOPMENT_PARTS``, neighbours and in their order.
             sequences: whether frames are wanted; without them only means are read.
+
+        Raises:
+            ValueError: a test part, or parts that are no neighbours.
         """
-        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
-        return self._section(0, n, DEVELOPMENT_PARTS, self.vector_rows(alignment, shuffle_seed), sequences)
+        first = DEVELOPMENT_PARTS.index(parts[0])
+        if tuple(parts) != DEVELOPMENT_PARTS[first : first + len(parts)]:
+            raise ValueError(f"development parts in their order are wanted, not {', '.join(parts)}")
+        return self._section(parts, parts, alignment, shuffle_seed, sequences)
 
     def open_test(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
-        """The sealed test parts, with all classes. Only ``protocol.py`` may call it."""
-        n = int(np.searchsorted(self.parts, len(DEVELOPMENT_PARTS)))
-        return self._section(n, len(self.ids), PARTS, self.vector_rows(alignment, shuffle_seed), sequences)
+        """The test parts, with all classes; each call is counted. Only ``protocol.py`` may call it."""
+        for count in _counters:
+            count()
+        return self._section(TEST_PARTS, PARTS, alignment, shuffle_seed, sequences)
 
-    def _classes_of(self, parts: Sequence[str]) -> Ints:
-        """Ids of the classes of some parts, ascending."""
-        return np.unique(np.concatenate([self.class_parts[part] for part in parts]))
+    def class_embeddings(self, part: str, alignment: Alignment, shuffle_seed: int = 0) -> Floats:
+        """Word vectors ``[C, D_w]`` of a part's classes and nothing of its samples, for methods that declare this use."""
+        tables = self.tables()
+        rows = tables.vector_rows(alignment, shuffle_seed)
+        return np.asarray(tables.vectors[rows[tables.class_parts[part]]], np.float32)
 
-    def vector_rows(self, alignment: Alignment, shuffle_seed: int = 0) -> Ints:
-        """For each class id the row of ``vectors`` that it gets.
+    def _section(
+        self, parts: Sequence[str], class_parts: Sequence[str], alignment: Alignment, shuffle_seed: int, sequences: bool
+    ) -> Section:
+        before = PARTS[: PARTS.index(parts[0])]
+        start = sum(self.counts[part] for part in before)
+        stop = start + sum(self.counts[part] for part in parts)
+        with self._opened() as f:
+            tables = _tables(f)
+            samples = Samples(
+                audio=self._modality(f, "audio", start, stop, sequences),
+                video=self._modality(f, "video", start, stop, sequences),
+                labels=tables.labels[start:stop].copy(),  # a view would carry those of other parts
+                parts=tables.parts[start:stop].copy(),
+                ids=tables.ids[start:stop],
+            )
+        return Section(samples, tables.class_table(class_parts, tables.vector_rows(alignment, shuffle_seed)))
 
-        ``official``: row k of the name-sorted vectors for class id k, as published code does. ``corrected``: each class its
-        own. ``shuffled``: own vectors permuted at random, a control in which class names say nothing; development classes
-        among themselves and the rest among themselves, so that no test class has a say in training.
-        """
-        if alignment == "official":
-            if len(self.vector_names) != len(self.class_names):
-                raise UsageError(
-                    f"{self.path}: {len(self.vector_names)} word vectors for {len(self.class_names)} classes have no official "
-                    "order; use protocol.text_alignment=corrected"
-                )
-            return np.arange(len(self.class_names), dtype=np.int64)
-        if alignment == "shuffled":
-            rng, rows = np.random.default_rng([shuffle_seed, 0x5EED]), self.own_vector.copy()
-            development = self._classes_of(DEVELOPMENT_PARTS)
-            for group in (development, np.setdiff1d(np.arange(len(rows)), development)):
-                rows[group] = rng.permutation(self.own_vector[group])
-            return rows
-        return self.own_vector
-
-    def _section(self, start: int, stop: int, class_parts: Sequence[str], rows: Ints, sequences: bool) -> Section:
-        samples = Samples(
-            audio=self._modality("audio", start, stop, sequences),
-            video=self._modality("video", start, stop, sequences),
-            labels=self.labels[start:stop].copy(),  # a view would carry those of the sealed parts
-            parts=self.parts[start:stop].copy(),
-            ids=self.ids[start:stop],
-        )
-        ids = self._classes_of(class_parts).tolist()
-        table = ClassTable(
-            parts={part: self.class_parts[part] for part in class_parts},
-            names={c: self.class_names[c] for c in ids},
-            vectors={c: self.vectors[rows[c]].copy() for c in ids},
-        )
-        return Section(samples, table)
-
-    def _modality(self, name: str, start: int, stop: int, sequences: bool) -> ModalityData:
-        means = self._map(f"{name}/means", start, stop)
-        if name not in self._offsets or not sequences:
+    def _modality(self, f: h5py.File, name: str, start: int, stop: int, sequences: bool) -> ModalityData:
+        means = self._map(f, f"{name}/means", start, stop)
+        if "offsets" not in f[name] or not sequences:
             return ModalityData(means.shape[1], means, None, None)
-        offsets = self._offsets[name][start : stop + 1]
-        frames = self._map(f"{name}/frames", int(offsets[0]), int(offsets[-1]))
+        offsets = f[name]["offsets"][start : stop + 1]
+        frames = self._map(f, f"{name}/frames", int(offsets[0]), int(offsets[-1]))
         return ModalityData(means.shape[1], means, frames, offsets - offsets[0])
 
-    def _map(self, key: str, start: int, stop: int) -> Floats:
-        """Rows ``start:stop`` of a contiguous array, mapped and nothing beyond them."""
-        begin, shape, dtype = self._arrays[key]
-        row = shape[1] * dtype.itemsize
-        mapped = np.memmap(self.path, dtype, "r", begin + start * row, (stop - start, shape[1]))
+    def _map(self, f: h5py.File, key: str, start: int, stop: int) -> Floats:
+        """Rows ``start:stop`` of a contiguous array, mapped and nothing beside them."""
+        array = f[key]
+        columns, dtype = int(array.shape[1]), array.dtype
+        first = int(array.id.get_offset()) + start * columns * dtype.itemsize
+        mapped = map_rows(f.id.get_vfd_handle(), dtype, (stop - start, columns), first)
         return np.array(mapped) if self.in_memory else mapped
+
+
+def _tables(f: h5py.File) -> Tables:
+    return Tables(
+        ids=list(f["samples/ids"].asstr()[:]),
+        labels=f["samples/labels"][:],
+        parts=f["samples/parts"][:],
+        class_names=list(f["classes/names"].asstr()[:]),
+        class_parts={part: f[f"classes/parts/{part}"][:] for part in PARTS},
+        vector_names=list(f["classes/vector_names"].asstr()[:]),
+        vectors=f["classes/vectors"][:],
+        own_vector=f["classes/own_vector"][:],
+    )
+
+
+_counters: list[Callable[[], None]] = []
+"""Called by each ``FeatureStore.open_test`` of this process."""
+
+
+@contextmanager
+def counting_test_accesses(count: Callable[[], None]) -> Iterator[None]:
+    """While entered, ``count`` is called before a test part is opened, whoever opens it."""
+    _counters.append(count)
+    try:
+        yield
+    finally:
+        _counters.remove(count)

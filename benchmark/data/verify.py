@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.data.cards import Card
 from benchmark.data.problems import ProblemLog
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, content_digest
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest
 from benchmark.errors import UsageError
 
 
@@ -34,13 +34,14 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
     problems, notes = ProblemLog(), ProblemLog()
     try:
         store = FeatureStore(path)
-        _check_card(store, card, problems, notes)
-        _check_samples(store, problems)
-        with h5py.File(path, "r") as f:
-            _check_offsets(f, len(store.ids), problems)
+        tables = store.tables()
+        _check_card(store, tables, card, problems, notes)
+        _check_samples(tables, problems)
+        with h5py.File(path, "r", locking=False) as f:
+            _check_offsets(f, len(tables.ids), problems)
             if not problems:
-                _check_frames(f, store, problems)
-                _check_digests(f, store, problems)
+                _check_frames(f, tables.ids, problems)
+                _check_digests(f, store, tables, problems)
     except UsageError as error:
         problems.add("unreadable store", str(error))
     except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
@@ -52,13 +53,13 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
 def data_caption(store: FeatureStore, card: Card) -> str:
     """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
     wanted = card.features[store.features].samples
-    missing = [max(0, wanted[part] - int((store.parts == i).sum())) for i, part in enumerate(PARTS) if part in wanted]
+    missing = [max(0, wanted[part] - store.counts[part]) for part in PARTS if part in wanted]
     listed = sum(wanted[part] for part in PARTS if part in wanted)
     lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
     return ", ".join(filter(None, [card.caption, lacks]))
 
 
-def _check_card(store: FeatureStore, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
+def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
     if store.dataset != card.name or store.features not in card.features:
         problems.add("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
         return
@@ -67,34 +68,34 @@ def _check_card(store: FeatureStore, card: Card, problems: ProblemLog, notes: Pr
     for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
         if dim != wanted:
             problems.add("wrong dimension", f"{what}: {dim}, the card has {wanted}")
-    for index, part in enumerate(PARTS):
+    for part in PARTS:
         for what, n, counts in (
-            ("classes", len(store.class_parts[part]), expected.classes),
-            ("samples", int((store.parts == index).sum()), expected.samples),
+            ("classes", len(tables.class_parts[part]), expected.classes),
+            ("samples", store.counts[part], expected.samples),
         ):
             if part in counts and n != counts[part]:
                 notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
 
 
-def _check_samples(store: FeatureStore, problems: ProblemLog) -> None:
-    for sample, count in Counter(store.ids).items():
+def _check_samples(tables: Tables, problems: ProblemLog) -> None:
+    for sample, count in Counter(tables.ids).items():
         if count > 1:
             problems.add("duplicate sample id", f"{sample} ({count} times)")
-    if len(store.parts) and (int(store.parts.max()) >= len(PARTS) or bool(np.any(np.diff(store.parts.astype(int)) < 0))):
+    if len(tables.parts) and (int(tables.parts.max()) >= len(PARTS) or bool(np.any(np.diff(tables.parts.astype(int)) < 0))):
         problems.add("samples out of order", "samples must stand by part, development parts first")
-    if not np.isfinite(store.vectors).all():
+    if not np.isfinite(tables.vectors).all():
         problems.add("not a number or infinite", "word vectors")
     for index, part in enumerate(PARTS):
-        found = set(store.labels[store.parts == index].tolist())
-        listed = set(store.class_parts[part].tolist())
+        found = set(tables.labels[tables.parts == index].tolist())
+        listed = set(tables.class_parts[part].tolist())
         for label in sorted(listed - found):
-            problems.add("class without samples", f"{part}/{_name(store, label)}")
+            problems.add("class without samples", f"{part}/{_name(tables, label)}")
         for label in sorted(found - listed):
-            problems.add("label outside its part", f"{part}/{_name(store, label)}")
+            problems.add("label outside its part", f"{part}/{_name(tables, label)}")
 
 
-def _name(store: FeatureStore, label: int) -> str:
-    return store.class_names[label] if 0 <= label < len(store.class_names) else f"class id {label}"
+def _name(tables: Tables, label: int) -> str:
+    return tables.class_names[label] if 0 <= label < len(tables.class_names) else f"class id {label}"
 
 
 def _check_offsets(f: h5py.File, n: int, problems: ProblemLog) -> None:
@@ -110,18 +111,18 @@ def _check_offsets(f: h5py.File, n: int, problems: ProblemLog) -> None:
             problems.add("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
 
 
-def _check_frames(f: h5py.File, store: FeatureStore, problems: ProblemLog) -> None:
+def _check_frames(f: h5py.File, ids: Sequence[str], problems: ProblemLog) -> None:
     """Values that are no numbers, and means that are not those of the frames."""
     for modality in ("audio", "video"):
         means = f[modality]["means"]
-        for start, stop, values, recomputed in _sample_blocks(f[modality], len(store.ids)):
+        for start, stop, values, recomputed in _sample_blocks(f[modality], len(ids)):
             bad = ~np.isfinite(values)
             for i in np.flatnonzero(bad):
-                problems.add("not a number or infinite", f"{modality}: {store.ids[start + int(i)]}")
+                problems.add("not a number or infinite", f"{modality}: {ids[start + int(i)]}")
             written = means[start:stop]
             close = np.isclose(written, recomputed, rtol=1e-4, atol=1e-5).all(1)
             for i in np.flatnonzero(~close & ~bad):
-                problems.add("means do not fit the frames", f"{modality}: {store.ids[start + int(i)]}")
+                problems.add("means do not fit the frames", f"{modality}: {ids[start + int(i)]}")
 
 
 def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
@@ -141,10 +142,10 @@ def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, A
         start = stop
 
 
-def _check_digests(f: h5py.File, store: FeatureStore, problems: ProblemLog) -> None:
-    development = int(np.searchsorted(store.parts, len(DEVELOPMENT_PARTS)))
+def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, problems: ProblemLog) -> None:
+    development = int(np.searchsorted(tables.parts, len(DEVELOPMENT_PARTS)))
     for what, recorded, n, parts in (
-        ("content", store.digest, len(store.ids), PARTS),
+        ("content", store.digest, len(tables.ids), PARTS),
         ("development", store.development_digest, development, DEVELOPMENT_PARTS),
     ):
         found = content_digest(f, n, parts)

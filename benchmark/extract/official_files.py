@@ -14,7 +14,7 @@ import numpy as np
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, replacing
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, replacing
 from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 
@@ -44,14 +44,15 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         if target != root.resolve():
             shutil.copytree(root / "class-split", target / "class-split", dirs_exist_ok=True)
         places = {form: target / "features" / name.format(store.features) for form, name in FOLDER.items()}
+        tables = store.tables()
         for place in places.values():
-            write_word_vectors(place / "text" / layout.text_file, store.vector_names, store.vectors)
-        with h5py.File(store.path, "r") as file:
+            write_word_vectors(place / "text" / layout.text_file, tables.vector_names, tables.vectors)
+        with h5py.File(store.path, "r", locking=False) as file:
             for part, sources in PARTS_OF.items():
-                for name, rows in _classes(store, target, part, sources).items():
+                for name, rows in _classes(tables, store.features, target, part, sources).items():
                     for modality in MODALITIES:
                         frames = _frames(file[modality], rows)
-                        ids = [store.ids[row].encode() for row in rows]
+                        ids = [tables.ids[row].encode() for row in rows]
                         at = Path(modality, part, name)
                         _write_sequences(places["sequences"] / at, frames, ids, rate)
                         _write_means(places["means"] / at, np.asarray(file[modality]["means"][rows]), ids)
@@ -62,16 +63,16 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
     return target
 
 
-def _classes(store: FeatureStore, target: Path, part: str, sources: Sequence[str]) -> dict[str, Ints]:
+def _classes(tables: Tables, features: str, target: Path, part: str, sources: Sequence[str]) -> dict[str, Ints]:
     """Class, spelt as in the list of the part -> rows of its samples, classes without any left out."""
-    path = target / "class-split" / f"{store.features}_split" / f"{part}.txt"
+    path = target / "class-split" / f"{features}_split" / f"{part}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     spelt = {line.strip().casefold(): line.strip() for line in lines}
-    of_part = np.isin(store.parts, [PARTS.index(source) for source in sources])
-    labels = np.unique(store.labels[of_part])
-    names = {int(label): store.class_names[label] for label in labels}
+    of_part = np.isin(tables.parts, [PARTS.index(source) for source in sources])
+    labels = np.unique(tables.labels[of_part])
+    names = {int(label): tables.class_names[label] for label in labels}
     return {
-        spelt.get(name.casefold(), name): np.flatnonzero(of_part & (store.labels == label)) for label, name in names.items()
+        spelt.get(name.casefold(), name): np.flatnonzero(of_part & (tables.labels == label)) for label, name in names.items()
     }
 
 

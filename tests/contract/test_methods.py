@@ -108,6 +108,25 @@ def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: s
         assert torch.allclose(x[1:3], alone.views[view], atol=1e-5), view
 
 
+def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> None:
+    """Blocks of other sizes and in another order give every sample the same distances: it is looked at by itself."""
+    method = build(name).eval()
+    batch = one(method.inputs, 300, torch.Generator().manual_seed(7))
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        classes = method.embed_classes(text())
+        whole = method.distances(method.embed(batch), classes)
+        for size in (300, 64, 7):
+            blocks = [method.distances(method.embed(rows_of(batch, rows)), classes) for rows in order.split(size)]
+            for view, expected in whole.items():
+                found = torch.cat([block[view] for block in blocks])
+                assert torch.allclose(found, expected[order], rtol=1e-4, atol=1e-5), (view, size)
+
+
+def rows_of(batch: Batch, rows: Tensor) -> Batch:
+    return Batch(**{name: x[rows] for name, x in vars(batch).items() if isinstance(x, Tensor)})
+
+
 def test_training_lowers_the_loss_and_tells_the_classes_apart(name: str) -> None:
     """At one learning rate of three, since a step that suits a linear map makes CJME forget again what it learnt."""
     ended = [trained(name, lr) for lr in (2e-3, 5e-4, 1e-2)]

@@ -42,7 +42,7 @@ def test_every_frame_of_every_listed_class_arrives_under_its_id(folder: Folder, 
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     expected = [sample for part in PARTS for sample, name in folder.listed(part) if name != "Gliding"]
-    assert sorted(store.ids) == sorted(expected)
+    assert sorted(store.tables().ids) == sorted(expected)
     for modality, dim in (("audio", 3), ("video", 5)):
         for part, name in (("stage_1_train", "Archery"), ("stage_2_test_unseen", "Fencing"), ("stage_2_test_seen", COMMA)):
             frames, ids = folder.read_pickle(modality, part, name)
@@ -54,7 +54,7 @@ def test_every_frame_of_every_listed_class_arrives_under_its_id(folder: Folder, 
 def test_samples_stand_by_part_then_class_then_id(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    keys = list(zip(store.parts.tolist(), store.labels.tolist(), store.ids, strict=True))
+    keys = list(zip(store.tables().parts.tolist(), store.tables().labels.tolist(), store.tables().ids, strict=True))
     assert keys == sorted(keys)
 
 
@@ -62,7 +62,7 @@ def test_class_ids_follow_plain_sorting_of_all_classes(folder: Folder, tmp_path:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     names = (folder.root / "class-split" / "all_class.txt").read_text().split("\n")
-    assert store.class_names == sorted(filter(None, names)) != list(filter(None, names))
+    assert store.tables().class_names == sorted(filter(None, names)) != list(filter(None, names))
 
 
 def test_names_are_joined_without_regard_to_case(folder: Folder, tmp_path: Path) -> None:
@@ -71,18 +71,18 @@ def test_names_are_joined_without_regard_to_case(folder: Folder, tmp_path: Path)
         path.rename(path.with_stem("handstandpushups"))
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    label = store.class_names.index("HandstandPushups")
-    assert label in store.class_parts["stage_1_train"]
-    assert int((store.labels == label).sum()) == 12
-    assert store.vector_names[store.own_vector[label]] == "Handstand Pushups"
+    label = store.tables().class_names.index("HandstandPushups")
+    assert label in store.tables().class_parts["stage_1_train"]
+    assert int((store.tables().labels == label).sum()) == 12
+    assert store.tables().vector_names[store.tables().own_vector[label]] == "Handstand Pushups"
 
 
 def test_class_names_with_commas_keep_their_samples_and_vector(folder: Folder, tmp_path: Path) -> None:
     report = take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    label = store.class_names.index(COMMA)
-    assert int((store.labels == label).sum()) == 12
-    assert store.vector_names[store.own_vector[label]] == "alligators hissing, crocodiles"
+    label = store.tables().class_names.index(COMMA)
+    assert int((store.tables().labels == label).sum()) == 12
+    assert store.tables().vector_names[store.tables().own_vector[label]] == "alligators hissing, crocodiles"
     assert report.parts["stage_1_train"].listed == 12
 
 
@@ -90,7 +90,7 @@ def test_official_alignment_takes_rows_by_manual_name_and_corrected_each_its_own
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     vectors = np.load(folder.text, allow_pickle=True).item()
-    archery = store.class_names.index("Archery")
+    archery = store.tables().class_names.index("Archery")
     official, corrected = (store.development(a).classes.vectors[archery] for a in ("official", "corrected"))
     np.testing.assert_array_equal(corrected, vectors["zz archery"])
     np.testing.assert_array_equal(official, vectors[sorted(vectors)[archery]])

@@ -41,21 +41,21 @@ def test_parts_have_the_classes_and_samples_of_the_card(card: Card, store: Featu
     _, expected = card.feature_set(None)
     assert set(expected.classes) == set(expected.samples) == set(PARTS)
     for p, part in enumerate(PARTS):
-        assert (store.parts == p).sum() == expected.samples[part]
-        assert len(store.class_parts[part]) == expected.classes[part]
-    assert sum(expected.samples.values()) == len(store.ids) == 5381
+        assert (store.tables().parts == p).sum() == expected.samples[part]
+        assert len(store.tables().class_parts[part]) == expected.classes[part]
+    assert sum(expected.samples.values()) == len(store.tables().ids) == 5381
     assert (store.audio_dim, store.video_dim, store.text_dim) == (96, 512, 384)
 
 
 def test_every_class_of_a_part_has_samples_and_no_other_class_has(store: FeatureStore) -> None:
     for p, part in enumerate(PARTS):
-        assert set(store.labels[store.parts == p]) == set(store.class_parts[part])
+        assert set(store.tables().labels[store.tables().parts == p]) == set(store.tables().class_parts[part])
 
 
 def test_no_group_stands_in_two_parts_of_a_class(card: Card, store: FeatureStore) -> None:
     assert card.grouping is not None
     part_of: dict[tuple[int, str], set[int]] = {}
-    for sample, label, part in zip(store.ids, store.labels, store.parts, strict=True):
+    for sample, label, part in zip(store.tables().ids, store.tables().labels, store.tables().parts, strict=True):
         match = re.search(card.grouping, sample)
         assert match is not None
         part_of.setdefault((int(label), match.group(1)), set()).add(int(part))
@@ -64,9 +64,9 @@ def test_no_group_stands_in_two_parts_of_a_class(card: Card, store: FeatureStore
 
 
 def test_unseen_classes_of_the_test_appear_nowhere_else(store: FeatureStore) -> None:
-    unseen = set(store.class_parts["stage_2_test_unseen"])
-    assert not unseen & {c for part in PARTS[:-1] for c in store.class_parts[part]}
-    assert not set(store.class_parts["stage_1_train"]) & set(store.class_parts["stage_1_val_unseen"])
+    unseen = set(store.tables().class_parts["stage_2_test_unseen"])
+    assert not unseen & {c for part in PARTS[:-1] for c in store.tables().class_parts[part]}
+    assert not set(store.tables().class_parts["stage_1_train"]) & set(store.tables().class_parts["stage_1_val_unseen"])
 
 
 def test_the_division_is_near_the_intended_fractions(source: StampsSource) -> None:
@@ -82,8 +82,8 @@ def test_the_division_is_near_the_intended_fractions(source: StampsSource) -> No
 
 
 def test_sample_ids_are_unique_and_carry_group_picture_and_language(store: FeatureStore) -> None:
-    assert len(set(store.ids)) == len(store.ids)
-    assert all(re.fullmatch(r"g\d{4}_i\d{4}_s\d{5}_[a-z]{2}(_[A-Z]{2})?", i) for i in store.ids)
+    assert len(set(store.tables().ids)) == len(store.tables().ids)
+    assert all(re.fullmatch(r"g\d{4}_i\d{4}_s\d{5}_[a-z]{2}(_[A-Z]{2})?", i) for i in store.tables().ids)
 
 
 def test_two_builds_have_one_digest(card: Card, store: FeatureStore, tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_a_sample_keeps_its_frames_label_and_word_vector(source: StampsSource, s
 
 
 def test_class_ids_follow_the_sorted_names(store: FeatureStore) -> None:
-    assert store.class_names == sorted(store.class_names) == store.vector_names
-    assert store.own_vector.tolist() == list(range(50))
+    assert store.tables().class_names == sorted(store.tables().class_names) == store.tables().vector_names
+    assert store.tables().own_vector.tolist() == list(range(50))
 
 
 def test_licence_and_attribution_are_shipped() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from benchmark.data.store import (
     FeatureStore,
     ModalityContent,
     StoreContent,
+    counting_test_accesses,
     replacing,
     write_store,
 )
@@ -92,7 +95,7 @@ def test_what_is_written_is_read(
         write_store(path, written)
     store = FeatureStore(path, in_memory=in_memory)
     assert (store.dataset, store.features, store.generated) == ("tiny", "native", True)
-    assert (store.class_names, store.ids) == (list(written.class_names), list(written.ids))
+    assert (store.tables().class_names, store.tables().ids) == (list(written.class_names), list(written.ids))
     assert store.provenance == written.provenance
     dev, test = store.development("corrected"), store.open_test("corrected")
     n = len(dev.samples.labels)
@@ -134,9 +137,23 @@ def test_float16_stays_float16_in_memory_and_is_the_same_as_mapped(tmp_path: Pat
     for name in ("audio", "video"):
         a, b = (getattr(store.development("corrected").samples, name) for store in (mapped, held))
         assert b.frames.dtype == np.float16
-        assert isinstance(a.frames, np.memmap)
-        assert not isinstance(b.frames, np.memmap)
+        assert isinstance(root_of(a.frames), mmap.mmap)
+        assert root_of(b.frames) is b.frames
         np.testing.assert_array_equal(a.frames, b.frames)
+
+
+def root_of(array: Any) -> Any:
+    """What an array looks into in the end: its map, or itself."""
+    while isinstance(array, np.ndarray) and array.base is not None:
+        array = array.base
+    return array.obj if isinstance(array, memoryview) else array
+
+
+def beside(array: Any) -> tuple[bytes, bytes]:
+    """What the pages of an array hold before and after it."""
+    start, size = array.ctypes.data, array.nbytes
+    first, end = start - start % mmap.PAGESIZE, start + size
+    return ctypes.string_at(first, start - first), ctypes.string_at(end, -end % mmap.PAGESIZE)
 
 
 @settings(max_examples=20, deadline=None)
@@ -155,13 +172,52 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
         if source.frames is not None:
             assert len(data.frames) == source.offsets[n] < len(source.frames)
             assert len(data.offsets) == n + 1
-        for array in arrays:  # the map itself ends there (numpy begins it at a page, so before the array, never after)
-            mapped = array.base
-            assert mapped is not None
-            assert memoryview(mapped).nbytes <= array.nbytes + 2**16
-            assert np.frombuffer(mapped, "u1")[-array.nbytes :].tobytes() == array.tobytes()
+        for array in arrays:
+            assert not hasattr(array, "filename")
+            assert not array.flags.writeable
+            before, after = beside(array)
+            assert not any(before + after), "the pages of the map hold nothing but the array"
     assert set(section.classes.parts) == set(DEVELOPMENT_PARTS)
     assert set(section.classes.names) == set(section.classes.vectors) == {0, 1, 2}
+
+
+def test_each_run_of_parts_holds_its_own_samples_and_pages_alone(tmp_path: Path) -> None:
+    written = standard()
+    write_store(tmp_path / "tiny.h5", written)
+    store = FeatureStore(tmp_path / "tiny.h5")
+    for parts in (DEVELOPMENT_PARTS[:1], DEVELOPMENT_PARTS[1:], DEVELOPMENT_PARTS):
+        section = store.development("corrected", parts=parts)
+        rows = np.isin(written.parts, [PARTS.index(part) for part in parts])
+        assert list(section.samples.ids) == [written.ids[i] for i in np.flatnonzero(rows)]
+        assert section.samples.labels.tolist() == written.labels[rows].tolist()
+        assert set(section.classes.parts) == set(parts)
+        for data in (section.samples.audio, section.samples.video):
+            for array in (data.means, data.frames):
+                assert not any(b"".join(beside(array)))
+    for parts in (TEST_PARTS, DEVELOPMENT_PARTS[::2], DEVELOPMENT_PARTS[::-1]):
+        with pytest.raises(ValueError, match=r"in their order|not in"):
+            store.development("corrected", parts=parts)
+
+
+def test_whoever_opens_the_test_parts_is_counted(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", standard())
+    inner: list[int] = []
+    outer: list[int] = []
+    with counting_test_accesses(lambda: outer.append(1)):
+        FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
+        with counting_test_accesses(lambda: inner.append(1)):
+            FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
+            FeatureStore(tmp_path / "tiny.h5").development("corrected")
+    FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
+    assert (len(inner), len(outer)) == (1, 2)
+
+
+def test_a_store_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", standard())
+    store = FeatureStore(tmp_path / "tiny.h5")
+    write_store(tmp_path / "tiny.h5", standard(seed=1))
+    with pytest.raises(UsageError, match="was replaced by another store"):
+        store.development("corrected")
 
 
 def _change(part: str) -> Callable[[StoreContent], StoreContent]:

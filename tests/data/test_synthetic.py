@@ -202,8 +202,8 @@ def test_the_card_gives_the_counts_of_the_default_settings(card: Card, tmp_path:
     store = FeatureStore(tmp_path / "s.h5")
     _, expected = card.feature_set(None)
     for p, part in enumerate(PARTS):
-        assert (store.parts == p).sum() == expected.samples[part]
-        assert len(store.class_parts[part]) == expected.classes[part]
+        assert (store.tables().parts == p).sum() == expected.samples[part]
+        assert len(store.tables().class_parts[part]) == expected.classes[part]
     assert (store.audio_dim, store.video_dim, store.text_dim) == (32, 48, 24)
 
 

@@ -206,10 +206,11 @@ def test_an_import_takes_the_vectors_of_the_file_and_records_it(folder: Folder, 
     folder.text.unlink()
     model = Model(WORDS)
     store = take(folder, tmp_path / "s.h5", model.write(tmp_path / "wiki.bin"))
-    assert store.vector_names == sorted(store.vector_names)
-    for label, name in enumerate(store.class_names):
-        manual = store.vector_names[store.own_vector[label]]
-        np.testing.assert_allclose(store.vectors[store.own_vector[label]], unit(model.vector(manual)), rtol=1e-5, atol=1e-6)
+    tables = store.tables()
+    assert tables.vector_names == sorted(tables.vector_names)
+    for label, name in enumerate(tables.class_names):
+        manual = tables.vector_names[tables.own_vector[label]]
+        np.testing.assert_allclose(tables.vectors[tables.own_vector[label]], unit(model.vector(manual)), rtol=1e-5, atol=1e-6)
         assert name != manual or name == "Diving"
     record = store.provenance["word_vectors"]
     assert (record["file"], record["size"]) == ("wiki.bin", len(model.content()))

@@ -80,7 +80,7 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(c
     if before:  # a call that was itself killed after the first death
         died_once(command, deadly)
     said = command("--decoders", "3", code=1)
-    assert (said["extracted"], set(FeatureStore(command.store).ids)) == (9, set(others))
+    assert (said["extracted"], set(FeatureStore(command.store).tables().ids)) == (9, set(others))
     (row,) = (row for row in said["problems"] if row["file"])
     what = "its process died (exit code -11), as it did before; left out as long as its file is the same"
     assert (row["sample"], row["what"]) == (deadly, what)
@@ -114,7 +114,7 @@ def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch:
     write_video(command.video_set.files[hanging], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
     in_video(command.tiny, "import time", "time.sleep(1000 if clips.max() > 0.99 else 0)")
     said = command("--decoders", "2", code=1)
-    assert set(FeatureStore(command.store).ids) == set(others)
+    assert set(FeatureStore(command.store).tables().ids) == set(others)
     (row,) = (row for row in said["problems"] if row["file"])
     assert row["sample"] == hanging
     assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as it did before")

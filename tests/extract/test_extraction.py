@@ -95,9 +95,9 @@ def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> 
     assert verify_store(command.store, command.video_set.card()) == []
     assert store.digest == said["digest"]
     assert store.generated
-    assert set(store.ids) == command.video_set.samples.keys()
-    for sample, part, label in zip(store.ids, store.parts, store.labels, strict=True):
-        assert (PARTS[part], store.class_names[label]) == command.video_set.samples[sample]
+    assert set(store.tables().ids) == command.video_set.samples.keys()
+    for sample, part, label in zip(store.tables().ids, store.tables().parts, store.tables().labels, strict=True):
+        assert (PARTS[part], store.tables().class_names[label]) == command.video_set.samples[sample]
     with h5py.File(command.store) as f:  # 1.1 s: two steps of sound, two or three of pictures, the last one padded
         assert set(np.diff(f["audio/offsets"][:])) == {2}
         assert set(np.diff(f["video/offsets"][:])) <= {2, 3}
@@ -121,8 +121,8 @@ def test_word_vectors_come_from_a_given_model(command: Command) -> None:
     model = Model(["archery"], dim=300)
     said = command("--vectors", model.write(command.data.parent / "wiki.bin"))
     store = FeatureStore(command.store)
-    assert store.vector_names == ["archery", "bowling", "diving", "fencing"]
-    for name, vector in zip(store.vector_names, store.vectors, strict=True):
+    assert store.tables().vector_names == ["archery", "bowling", "diving", "fencing"]
+    for name, vector in zip(store.tables().vector_names, store.tables().vectors, strict=True):
         expected = model.vector(name)
         np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), rtol=1e-5, atol=1e-6)
     assert store.provenance["word_vectors"]["file"] == "wiki.bin"
@@ -166,7 +166,7 @@ def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.Cap
     assert told[missing] == ("no video of this name", True)
     assert told[doubled] == (f"not read, of the same name: zz/{doubled}.mp4", False)
     assert len(said["problems"]) == len(told) + ("audio ends" in str(said["problems"]) and told[cut][0].startswith("audio"))
-    assert set(FeatureStore(command.store).ids) == made.samples.keys() - {silent, empty, foreign, short, missing}
+    assert set(FeatureStore(command.store).tables().ids) == made.samples.keys() - {silent, empty, foreign, short, missing}
     assert command(code=1)["digest"] == said["digest"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -181,7 +181,7 @@ def test_silent_videos_get_zero_sound_if_the_user_says_so(command: Command) -> N
     command.video_set.write_video(sample, ".mp4", Clip(sound=None))
     said = command("--no-sound", "zeros")
     assert command.problems() == {sample: ("no sound: zero sound instead", False)}
-    assert len(FeatureStore(command.store).ids) == 9
+    assert len(FeatureStore(command.store).tables().ids) == 9
     with h5py.File(command.results / f"{sample}.h5") as f:
         np.testing.assert_array_equal(f["audio"][:], np.zeros((len(f["video"]), 2)))
     skipped = command(code=1)
@@ -293,7 +293,7 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
     assert (what, left_out) == ("cannot be read: No such file or directory; tried again next time", True)
-    assert set(FeatureStore(command.store).ids) == command.video_set.samples.keys() - {bad}
+    assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys() - {bad}
     assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
 
 

@@ -43,7 +43,7 @@ def test_videos_are_extracted_trained_on_and_reported(
     screen = capsys.readouterr().out
     assert "Problems: 2 left out" in screen
     store = FeatureStore(data / f"sports-{features}.h5")
-    assert set(store.ids) == made.samples.keys() - {silent, broken}
+    assert set(store.tables().ids) == made.samples.keys() - {silent, broken}
     assert verify_store(store.path, made.card()) == []
     assert (store.audio_dim, store.video_dim) == ((128, 4096) if features == "cls" else (512, 512))
     samples = [section.samples for section in (store.development("corrected"), store.open_test("corrected"))]

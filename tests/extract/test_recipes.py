@@ -129,7 +129,7 @@ def recipe(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reques
 def check(made: Recipe, begins: dict[str, float]) -> None:
     """Every sample with a video has features of its seconds, and the table of problems has all others."""
     store = FeatureStore(made.store)
-    assert set(store.ids) == begins.keys()
+    assert set(store.tables().ids) == begins.keys()
     missing = {sample for part in PARTS for sample in made.listed(part)} - begins.keys()
     rows = made.rows()
     assert missing == {sample for sample in rows if "/" not in sample}  # the others are classes without a sample

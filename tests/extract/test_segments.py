@@ -109,7 +109,7 @@ def test_segments_become_a_store_and_are_told_where_they_are_not_there(
     annotations = segmented(command.video_set, file)
     said = command("--segments", file)
     assert (said["extracted"], said["problems"]) == (9, [])
-    assert set(FeatureStore(command.store).ids) == command.video_set.samples.keys()
+    assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys()
     first, second, third, *_ = annotations
     again = command("--segments", file)
     assert (again["resumed"], again["digest"]) == (9, said["digest"])

@@ -145,6 +145,6 @@ def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: 
     for source, store in ((target.parent, "rebuilt.h5"), (SHIPPED.parent, "shipped.h5")):
         build_stamps(card, source, tmp_path / store)
     rebuilt, shipped = FeatureStore(tmp_path / "rebuilt.h5"), FeatureStore(tmp_path / "shipped.h5")
-    assert rebuilt.ids == shipped.ids
-    assert np.array_equal(rebuilt.parts, shipped.parts)
-    assert np.array_equal(rebuilt.labels, shipped.labels)
+    assert rebuilt.tables().ids == shipped.tables().ids
+    assert np.array_equal(rebuilt.tables().parts, shipped.tables().parts)
+    assert np.array_equal(rebuilt.tables().labels, shipped.tables().labels)
