@@ -358,7 +358,7 @@ def test_a_killed_job_goes_on_at_its_epoch(bench: Bench, monkeypatch: pytest.Mon
 
 def test_sequence_methods_refuse_a_store_of_means(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = bench.units(bench.call(methods="tcaf"))[0]
-    monkeypatch.setattr(type(unit.store), "_read_tables", _without_frames(type(unit.store)._read_tables))
+    monkeypatch.setattr(type(unit.store), "_read_header", _without_frames(type(unit.store)._read_header))
     with pytest.raises(UsageError, match=r"TCAF needs sequences.*data import synthetic"):
         bench.units(bench.call(methods="tcaf"))
     assert bench.units(bench.call(methods="avca"))

@@ -137,7 +137,7 @@ def test_the_means_form_gives_the_means_of_the_sequences(folder: Folder, tmp_pat
     assert (sequences.form, means.form) == ("sequences", "means")
     a, b = FeatureStore(tmp_path / "sequences.h5"), FeatureStore(tmp_path / "means.h5")
     assert (a.has_sequences, b.has_sequences) == (True, False)
-    assert a.ids == b.ids
+    assert a.tables().ids == b.tables().ids
     for open_section in (FeatureStore.development, FeatureStore.open_test):
         x, y = (open_section(store, "corrected").samples for store in (a, b))
         np.testing.assert_allclose(x.audio.means, y.audio.means, atol=1e-6)
