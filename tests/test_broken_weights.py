@@ -191,13 +191,13 @@ def test_stages_of_different_seeds_get_a_note(place: Place, capsys: pytest.Captu
 def test_methods_on_sequences_need_sequences(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = FeatureStore._read_tables
+    read = FeatureStore._read_header
 
     def without_sequences(self: FeatureStore, file: Any) -> None:
         read(self, file)
         self.has_sequences = False
 
-    monkeypatch.setattr(FeatureStore, "_read_tables", without_sequences)
+    monkeypatch.setattr(FeatureStore, "_read_header", without_sequences)
     write_run(place.folder, "tcaf", SMALL)
     _says(place, capsys, "TCAF needs sequences", "--form sequences")
 
