@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.live import Live
 from tabulate import tabulate
 
-from benchmark import protocol, registry, training, tuning, worker
+from benchmark import protocol, registry, seal, training, tuning, worker
 from benchmark.config import Sources, resolve
 from benchmark.databases import sqlite_uri
 from benchmark.display import Lane, LiveDisplay
@@ -56,7 +56,11 @@ Part = tuple[str, str]
 
 @dataclass
 class Stopwatch:
-    """Time of wrapped functions without that of wrapped functions that they call, thread by thread."""
+    """Time of wrapped functions without that of wrapped functions that they call, thread by thread.
+
+    The thread that answers the training loop (``benchmark/seal.py``) works while the loop waits: what it does for an epoch counts
+    as done in the loop, and of the waiting only what is beyond that.
+    """
 
     seconds: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
     checks: float = 0.0
@@ -70,7 +74,8 @@ class Stopwatch:
         @functools.wraps(function)
         def wrapper(*args: Any, **options: Any) -> Any:
             inside: list[list[Any]] = self._running.__dict__.setdefault("inside", [])
-            in_loop = any(name == "loop" for name, _ in inside)
+            answering = threading.current_thread() is not threading.main_thread()
+            in_loop = answering or any(name == "loop" for name, _ in inside)
             inside.append([what, 0.0])
             started = clock()
             try:
@@ -83,6 +88,8 @@ class Stopwatch:
                 self.seconds[name, phase] += took - of_others
                 if inside:
                     inside[-1][1] += took
+                elif answering and per in (None, "epoch"):
+                    self.seconds["other", "epoch"] -= took  # the loop waited for it
 
         return wrapper
 
@@ -110,6 +117,8 @@ class Stopwatch:
             (tuning._Handle, "report", "study", None),
             (worker, "log_study", "study", None),
             (training.Loop, "run", "loop", None),
+            (seal.Window, "ask", "other", "epoch"),
+            (seal.Window, "tell", "progress", "batch"),
             (Method, "optimizer", "other", "job"),
             (training.Loop, "_epoch", "training batches", "batch"),
             (protocol, "validate", "validation", "epoch"),
