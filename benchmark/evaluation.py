@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 GRID: Floats = torch.linspace(0, 3, 16).numpy()
-"""Betas of the published protocol, 0, 0.2, ..., 3, with its very bits: other ways to compute them round 1.8 and 2.6 otherwise."""
+"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit: ``np.arange`` would round 1.8 and 2.6 otherwise."""
 ROUNDING = 1e-12
 """Harmonic means that differ by less are the same."""
 

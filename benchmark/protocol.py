@@ -32,6 +32,7 @@ from benchmark.inspection import (
     unseen_confusion,
 )
 from benchmark.method import Batch, Classes, Method, Spec
+from benchmark.streams import Purpose, stream
 from benchmark.training import (
     Listener,
     Loop,
@@ -179,7 +180,7 @@ class EvaluatedParts:
     def features(self, epoch: int, size: int) -> Iterator[Batch]:
         """All samples once, without labels, in an order that seed and epoch fix."""
         samples = self.open().samples
-        rng = np.random.default_rng([self.task.seed, epoch, 3])
+        rng = stream(Purpose.TEST_FEATURES, self.task.seed, epoch)
         rows = rng.permutation(samples.rows(self.seen_part, self.unseen_part))
         for start in range(0, len(rows), size):
             yield make_batch(samples, rows[start : start + size], self.task.rules, training=True, rng=rng)

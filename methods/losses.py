@@ -65,4 +65,5 @@ def distance_to(target: Tensor, x: Tensor) -> Tensor:
     It is the plain square root of the sum of squares, as published, and so are its gradients. Rows that are equal have
     gradient zero here. The published square root gives NaN for them, which would end the training.
     """
-    return torch.linalg.vector_norm(x - target, dim=1).mean()
+    distances: Tensor = torch.linalg.vector_norm(x - target, dim=1)
+    return distances.mean()

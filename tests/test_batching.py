@@ -90,7 +90,7 @@ def test_published_audio_length_beside_a_fixed_video_length(video: int, audio: i
 
 
 def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> dict[tuple[int, int, int, int], int]:
-    """First audio step, audio steps kept, first video step, video steps kept -> how often, over 4,000 samples of these lengths."""
+    """(first audio step, audio steps kept, first video step, video steps kept) -> how often, over 4,000 samples."""
     lengths = (np.full(4000, audio), np.full(4000, video))
     a, v = plan_cuts(rule, *lengths, training=training, rng=np.random.default_rng(0) if training else None)
     kept, counts = np.unique(np.stack([a.start, a.length, v.start, v.length], 1), axis=0, return_counts=True)
@@ -108,7 +108,9 @@ def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> d
         (16, 2, dict.fromkeys(range(6), 0)),
     ],
 )
-def test_published_random_cuts_of_video_and_the_audio_that_goes_with_each(video: int, audio: int, starts: dict[int, int]) -> None:
+def test_published_random_cuts_of_video_and_the_audio_that_goes_with_each(
+    video: int, audio: int, starts: dict[int, int]
+) -> None:
     """Video is cut to 10 steps, audio to round(10 * 0.64 * 0.96) = 6."""
     found = outcomes(rules(LengthConfig(train=10, test=10)), video, audio, training=True)
     assert set(found) == {(start, min(audio, 6), v, 10) for v, start in starts.items()}
@@ -117,7 +119,12 @@ def test_published_random_cuts_of_video_and_the_audio_that_goes_with_each(video:
 
 @pytest.mark.parametrize(
     ("video", "audio", "expected"),
-    [(400, 125, (0, 125, 50, 300)), (400, 200, (16, 184, 50, 300)), (400, 260, (33, 184, 50, 300)), (299, 260, (0, 184, 0, 299))],
+    [
+        (400, 125, (0, 125, 50, 300)),
+        (400, 200, (16, 184, 50, 300)),
+        (400, 260, (33, 184, 50, 300)),
+        (299, 260, (0, 184, 0, 299)),
+    ],
 )
 def test_published_centre_cuts_of_the_test(video: int, audio: int, expected: tuple[int, ...]) -> None:
     assert set(outcomes(rules(LengthConfig(test=300)), video, audio, training=False)) == {expected}

@@ -74,7 +74,7 @@ def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarra
 
 
 def middle_of_the_best_interval(case: tuple[np.ndarray, ...]) -> float:
-    """By the definition: score between all gaps of two distances, join neighbours with the same S and U, take the widest best."""
+    """By the definition: score between all differences of distances, join neighbours of one S and U, take the widest best."""
     distances, ids, seen, labels = case
     ends = sorted({float(a - b) for row in distances.astype(float) for a in row for b in row})
     joined: list[tuple[float, float, tuple[float, float]]] = []

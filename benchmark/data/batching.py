@@ -19,6 +19,7 @@ from benchmark.config import LengthConfig, ProtocolConfig
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.store import ModalityData, Samples
 from benchmark.method import Batch, Classes, Inputs
+from benchmark.streams import Purpose, stream
 
 Ints = NDArray[np.int64]
 
@@ -208,7 +209,7 @@ class ClassBalanced:
 
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> tuple[Ints, Ints]:
         """Rows and labels of an epoch's batches, each ``[batches, size]``."""
-        rng = np.random.default_rng([seed, epoch, 0])
+        rng = stream(Purpose.POSITIVES, seed, epoch)
         labels = rng.integers(0, len(self.class_ids), (batches, size))
         return self._draw(labels, rng), labels
 
@@ -220,7 +221,7 @@ class ClassBalanced:
         """
         if len(self.class_ids) < 2:
             raise ValueError("negatives need at least two classes")
-        rng = np.random.default_rng([seed, epoch, 1])
+        rng = stream(Purpose.NEGATIVES, seed, epoch)
         other = (labels + rng.integers(1, len(self.class_ids), labels.shape)) % len(self.class_ids)
         return self._draw(other, rng), other
 
@@ -247,7 +248,7 @@ class TrainingBatches:
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
         """The batches of an epoch, the same whenever it is repeated."""
         rows, labels = self.sampler.epoch(seed, epoch, batches, size)
-        cut_rng = np.random.default_rng([seed, epoch, 2])
+        cut_rng = stream(Purpose.CUTS, seed, epoch)
         other = self.sampler.negatives(labels, seed, epoch) if self.negatives else None
         for i in range(batches):
             batch = self._labelled(rows[i], labels[i], cut_rng)

@@ -160,8 +160,8 @@ AVCA_VALUES = {
     ("ucf", "main"): (0.2, 0.3, 0.5, 0.1, 256),
     ("activitynet", "main"): (0.2, 0.2, 0.1, 0.99, 256),
 }
-"""r_enc (``embedding_dropout``), r_proj (``decoder_dropout``), r_dec (``additional_dropout``), momentum, batch size: AVCA-GZSL's
-run scripts. ``decoder_dropout`` is that of the projections there, ``additional_dropout`` that of word projection and decoders."""
+"""``embedding_dropout`` (r_enc), ``decoder_dropout`` (r_proj), ``additional_dropout`` (r_dec), momentum and batch size of
+AVCA-GZSL's run scripts. There ``decoder_dropout`` is that of the projections, ``additional_dropout`` that of the decoders."""
 
 
 def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any]:
@@ -184,7 +184,12 @@ def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any
     args |= {"embeddings_hidden_size": 1024, "embedding_use_bn": True, "margin": 1.0}
     if name == "cjme":
         return args | {"cjme": True, "dropout_baselines": 0.0 if dataset == "vggsound" else 0.2}
-    decoder_side = {"decoder_hidden_size": 64, "decoder_dropout": 0.5, "decoder_use_bn": True, "normalize_decoder_outputs": True}
+    decoder_side = {
+        "decoder_hidden_size": 64,
+        "decoder_dropout": 0.5,
+        "decoder_use_bn": True,
+        "normalize_decoder_outputs": True,
+    }
     return args | decoder_side | {"embedding_dropout": 0.8}
 
 
