@@ -71,7 +71,11 @@ class ProtocolConfig(_Settings):
         "paper", description="paper: video sequences are L2-normalised over time; corrected: over channels"
     )
     audio_scale: Switch = Field("paper", description="paper: audio sequences are divided by 255 in every feature set")
-    length_rule: Switch = Field("paper", description="paper: audio length n*s_v*s_a; corrected: n*s_v/s_a (s: seconds a step)")
+    length_rule: Switch = Field(
+        "paper",
+        description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio cut where the video is "
+        "(s: seconds a step)",
+    )
     beta_view: Switch = Field("paper", description="paper: mean of the views' betas; corrected: beta of the reported view")
     calibration: Switch = Field("paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
     stage2_schedule: Switch = Field(

@@ -23,17 +23,18 @@ from benchmark.data.batching import FeatureRules, make_batch
 from benchmark.data.store import Samples
 from benchmark.errors import JobError
 from benchmark.method import Method
+from benchmark.streams import Purpose, stream
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-GRID: Floats = np.arange(0, 3.1, 0.2, dtype=np.float32)
-"""Betas of the published protocol: 0, 0.2, ..., 3."""
+GRID: Floats = torch.linspace(0, 3, 16).numpy()
+"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit: ``np.arange`` would round 1.8 and 2.6 otherwise."""
+ROUNDING = 1e-12
+"""Harmonic means that differ by less are the same."""
 
 
-EVALUATION_ORDER = 5
-"""Number of the random stream that orders the samples of an evaluation."""
 CHECKED = 1000
 """Samples that a test scores a second time, at most; half of the samples where they are fewer."""
 
@@ -99,7 +100,7 @@ class Nearest:
         """From distances ``[N, C]`` to classes ``class_ids`` ``[C]`` (ascending, so that ties go to the lower id).
 
         Raises:
-            ValueError: ids not ascending, no seen or no unseen class, a label that is no class, or a distance not a number.
+            ValueError: ids not ascending, no seen or no unseen class, a label that is no class, or a distance not finite.
         """
         if np.any(np.diff(class_ids) <= 0):
             raise ValueError("class ids must be ascending")
@@ -108,8 +109,12 @@ class Nearest:
             raise ValueError("evaluation needs seen and unseen classes")
         if not np.isin(label, class_ids).all():
             raise ValueError("a sample's label is not among the classes")
-        if np.isnan(distances).any():
-            raise ValueError("a distance is not a number: the embeddings are broken")
+        if not np.isfinite(distances).all():
+            sample, column = np.argwhere(~np.isfinite(distances))[0]
+            raise ValueError(
+                f"the distance of a sample of class id {label[sample]} to class id {class_ids[column]} is "
+                f"{distances[sample, column]}; distances must be finite: the embeddings are broken, or too large for float32"
+            )
         columns, rows = (np.flatnonzero(seen), np.flatnonzero(~seen)), np.arange(len(label))
         best = [c[distances[:, c].argmin(1)] for c in columns]
         return cls(
@@ -226,18 +231,26 @@ class Curve:
         return float(np.trapezoid(self.seen, self.unseen))
 
     def best_beta(self) -> float:
-        """The beta with the highest HM of all; the lowest such beta."""
-        return float(self.beta[_first_maximum(self.hm)])
+        """The middle of the best interval: of all betas that reach the highest HM the widest interval, of equally wide ones
+        the lowest.
+
+        An interval lies between two betas at which S or U changes. One such beta alone is none: which samples are right there
+        depends on the order of class ids. So the result does not, if no two seen nor two unseen classes tie for a sample. The
+        intervals without an end on one side have HM 0; if that is the highest, the result is 0, no calibration.
+        """
+        hm, seen, unseen = self.hm[::2], self.seen[::2], self.unseen[::2]  # between the breakpoints
+        if hm.max() <= ROUNDING:
+            return 0.0
+        changes = (np.diff(seen) != 0) | (np.diff(unseen) != 0)
+        ends, inside = self.beta[1::2][changes], hm[1:][changes][:-1]
+        widths = np.where(inside >= hm.max() - ROUNDING, np.diff(ends), -1.0)
+        best = int(widths.argmax())
+        return float((ends[best] + ends[best + 1]) / 2)
 
     def thinned(self, points: int = 500) -> Curve:
         """At most about ``points`` states, for tables and pictures; the ends are kept."""
         keep = np.unique(np.linspace(0, len(self.beta) - 1, points).astype(int))
         return Curve(self.beta[keep], self.seen[keep], self.unseen[keep])
-
-
-def _first_maximum(values: Doubles) -> int:
-    """Index of the first value within rounding of the maximum."""
-    return int(np.argmax(values >= values.max() - 1e-12))
 
 
 @dataclass(frozen=True)
@@ -280,7 +293,7 @@ def nearest_classes(
     Raises:
         JobError: the method returned something wrong, or (with ``check``) its distances depend on the samples beside.
     """
-    rng = np.random.default_rng([data.seed, EVALUATION_ORDER])
+    rng = stream(Purpose.EVALUATION_ORDER, data.seed)
     order = rng.permutation(len(data.rows))
     again = rng.permutation(len(data.rows))[: min(CHECKED, -(-len(data.rows) // 2))] if check else order[:0]
     kept: dict[str, list[Floats]] = {}

@@ -19,12 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from benchmark.data.batching import FeatureRules, make_batch
 from benchmark.evaluation import EvaluationSet, Floats, Ints, Nearest
 from benchmark.method import Embeddings, Method
+from benchmark.streams import Purpose, stream
 from benchmark.training import random_states, restore_random_states
 
 MAP_SAMPLES = 400
 """Test samples of an embedding map, at most."""
-STREAM = 4
-"""Number of the random stream beside those of the batches."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def balanced_rows(labels: Ints, is_seen: NDArray[np.bool_], limit: int, seed: in
         limit: how many samples at most.
         seed: of the draw, which depends on nothing else.
     """
-    order = np.random.default_rng([seed, STREAM]).permutation(len(labels))
+    order = stream(Purpose.MAPPED_SAMPLES, seed).permutation(len(labels))
     turn = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         mine = order[labels[order] == label]
@@ -138,7 +137,7 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
     Returns:
         None where a method cannot be counted.
     """
-    rows = np.random.default_rng([seed, STREAM]).permutation(data.rows)[:batch_size]
+    rows = stream(Purpose.COUNTED_SAMPLES, seed).permutation(data.rows)[:batch_size]
     counter = FlopCounterMode(display=False, custom_mapping=cpu_attention())
     with _looking_at(method) as device:
         batch = make_batch(data.samples, rows, rules, training=False).to(device)

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -146,7 +147,9 @@ class Job:
         store, settings = self.unit.store, self.settings.as_dict()
         if self.stage == 1:
             del settings["protocol"]["seen_test"]  # which test samples count is nothing to stage 1
+        disjoint = self.stage == 2 and self.settings.protocol.seen_test == "group_disjoint"
         return {
+            **({"grouping": self.unit.card.grouping} if disjoint else {}),  # decides which test samples count
             "settings": settings,
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,
@@ -161,6 +164,7 @@ class Job:
             "code": code_version(self.unit.method),
             "device": choose_device(self.settings.train.device, self.settings.train.precision).type,
             "torch": str(torch.__version__),
+            "numpy": np.__version__,
         }
 
     @cached_property

@@ -138,7 +138,7 @@ class FitResult:
 
     history: Sequence[EpochRecord]
     best_epoch: int
-    """Epoch with the highest validation HM, the first such."""
+    """Epoch with the highest validation HM, the first such; the last epoch if all have HM 0."""
     best_calibration: Mapping[str, Any]
     """What the validation of that epoch chose."""
 

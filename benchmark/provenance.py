@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from threadpoolctl import threadpool_info
 
 from benchmark.data.verify import data_caption
 from benchmark.jobs import Call, Unit
@@ -51,8 +53,26 @@ def environment() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "platform": platform.platform(),
+        **processor(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     }
+
+
+@cache
+def processor() -> dict[str, str]:
+    """What decides how this machine's CPU rounds.
+
+    Returns:
+        ``cpu_capability``: the instruction set that torch uses, as ``AVX2``. ``blas``: the linear algebra libraries of torch
+        and numpy, with the processor that their kernels are for if they name one, as ``mkl + openblas Haswell``.
+    """
+    loaded = {
+        f"{x['internal_api']} {x.get('architecture') or ''}".strip() for x in threadpool_info() if x["user_api"] == "blas"
+    }
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    own = {"open": "openblas"}.get(found[1], found[1]) if found else "unknown"
+    names = sorted(loaded | ({own} if not any(name.startswith(own) for name in loaded) else set()))
+    return {"cpu_capability": str(torch.backends.cpu.get_cpu_capability()), "blas": " + ".join(names)}
 
 
 @cache

@@ -5,6 +5,7 @@ A file that cannot be imported does not stop the others: it stays listed with it
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -22,6 +23,11 @@ from benchmark.method import REGISTERED, Method
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
 SHARED_FILES = ("__init__", "blocks", "losses")
 ENTRY_POINTS = "gzsl_bench.methods"
+KEYED = frozenset(
+    f"benchmark.{name}"
+    for name in ("budget", "config", "errors", "patience", "data.cards", "data.synthetic")  # settings, data, messages
+)
+"""Modules that numbers depend on through settings and data alone, both of which a job's key holds."""
 
 
 @dataclass
@@ -134,19 +140,36 @@ def source_file(method: type[Method]) -> Path:
 
 @cache
 def code_version(method: type[Method]) -> str:
-    """Digest of the code that decides a method's numbers: its file, the shared blocks, and the harness's own part.
+    """Digest of the code that decides a method's numbers: the files of its classes, ``protocol.py``, and what these import.
 
-    It is taken once in a process, so that editing a file while jobs run does not name them by code that they did not run.
+    Modules of the harness and of ``methods/`` count, but for ``KEYED``. It is taken once in a process, so that editing a file
+    while jobs run does not name them by code that they did not run.
     """
-    harness = Path(__file__).parent
-    bases = [base for base in method.__mro__ if issubclass(base, Method) and base is not Method]
-    files = {
-        *(source_file(base) for base in bases),
-        *(METHODS_DIR / f"{name}.py" for name in SHARED_FILES),
-        *(harness / f"{name}.py" for name in ("method", "training", "protocol", "evaluation")),
-        *(harness / "data" / f"{name}.py" for name in ("batching", "store")),
-    }
+    files: set[Path] = set()
+    left = [
+        Path(__file__).with_name("protocol.py"),
+        *(source_file(base) for base in method.__mro__ if issubclass(base, Method)),
+    ]
+    while left:
+        path = left.pop()
+        if path not in files:
+            files.add(path)
+            left += _imported(path)
     sha = sha256()
-    for path in sorted(files):
-        sha.update(path.read_bytes())
+    for content in sorted(path.read_bytes() for path in files):  # wherever they lie
+        sha.update(content)
     return sha.hexdigest()[:16]
+
+
+@cache
+def _imported(path: Path) -> list[Path]:
+    """Files of the harness and of ``methods/`` that a file imports, but for those of ``KEYED``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    ours = (name for name in names - KEYED if name.partition(".")[0] in ("benchmark", "methods"))
+    files = (METHODS_DIR.parent / f"{name.replace('.', '/')}.py" for name in ours)
+    return [file for file in files if file.is_file()]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats would take seconds to import
 
+from benchmark.streams import Purpose, stream
+
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
 """A difference is called significant where its p-value, corrected for the number of tests, is below this."""
@@ -96,7 +98,7 @@ def bootstrap_intervals(
         unseen: the same of each unseen class.
         within_unseen: recall of each unseen class among the unseen classes.
     """
-    generator = np.random.default_rng(seed)
+    generator = stream(Purpose.BOOTSTRAP, seed)
 
     def drawn(recall: ArrayLike, samples: ArrayLike) -> Floats:
         n = np.asarray(samples, np.int64)

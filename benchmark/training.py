@@ -94,7 +94,7 @@ class LoopState:
 
     @property
     def best_hm(self) -> float:
-        """Validation HM of the best epoch so far."""
+        """Validation HM of the best epoch so far; minus infinity before the first one."""
         return self.history[self.best_epoch].validation["hm"] if self.best_epoch >= 0 else -math.inf
 
 
@@ -213,7 +213,7 @@ class Loop:
         return checked_losses(method, losses)
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
-        better = record.validation["hm"] > state.best_hm
+        better = record.validation["hm"] > state.best_hm or state.best_hm == 0  # as published: HM 0 keeps no epoch
         state.history.append(record)
         if better:
             state.best_epoch, state.best_calibration = record.epoch, validation.calibration

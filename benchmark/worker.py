@@ -24,7 +24,7 @@ from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord, Method
 from benchmark.notes import DESCRIPTION, job_name, job_note
 from benchmark.protocol import StageOne, stage_one, stage_two
-from benchmark.provenance import dump_call, environment, peak_memory_mb, restart_peak_memory, unit_tags
+from benchmark.provenance import dump_call, environment, peak_memory_mb, processor, restart_peak_memory, unit_tags
 from benchmark.records import EpochLog, log_map, log_stage_one, log_stage_two, write_weights_record
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
@@ -407,6 +407,7 @@ class Worker:
         self.tracker.log_metrics(run_id, usage)
         if first is not None:
             log_map(self.tracker, run_id, tested)
+        result["processor"] = processor()
         self.tracker.log_json(run_id, result, "result.json")
         write_weights_record(folder, job, result)
         weights = str(folder / ("best.pt" if first is None else "final.pt"))

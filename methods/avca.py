@@ -55,12 +55,11 @@ BIBTEX = """@inproceedings{mercea2022avca,
 
 PUBLISHED_FIELDS = {
     "lr": "lr",
-    "plateau": "lr_scheduler",
     "encoder_hidden": "embeddings_hidden_size",
     "encoder_dropout": "embedding_dropout",
     "projection_hidden": "decoder_hidden_size",
-    "projection_dropout": "additional_dropout",
-    "decoder_dropout": "decoder_dropout",
+    "projection_dropout": "decoder_dropout",
+    "decoder_dropout": "additional_dropout",
     "momentum": "momentum",
     "depth": "depth_transformer",
     "first_triplet": "first_additional_triplet",
@@ -255,4 +254,5 @@ class Avca(Method):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        return cls.Config(**published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES))
+        settings = published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES)
+        return cls.Config(**settings, plateau=True)  # the published code has its schedule whatever ``lr_scheduler`` is

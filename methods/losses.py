@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,5 +60,10 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, r
 
 
 def distance_to(target: Tensor, x: Tensor) -> Tensor:
-    """Mean Euclidean distance of the rows of ``x`` ``[B, d]`` to those of ``target`` ``[B, d]``."""
-    return functional.pairwise_distance(x, target).mean()
+    """Mean Euclidean distance of the rows of ``x`` ``[B, d]`` to those of ``target`` ``[B, d]``.
+
+    It is the plain square root of the sum of squares, as published, and so are its gradients. Rows that are equal have
+    gradient zero here. The published square root gives NaN for them, which would end the training.
+    """
+    distances: Tensor = torch.linalg.vector_norm(x - target, dim=1)
+    return distances.mean()

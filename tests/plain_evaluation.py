@@ -58,9 +58,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor) -> Ten
 def _tcaf(s: State, sizes: Sizes, audio: Tensor, video: Tensor) -> Tensor:
     if sizes.lengths:
         start = max(0, (len(video) - sizes.lengths) // 2)
-        first = min(round(start * 0.64 / 0.96), len(audio) - 1)
-        video = video[start : start + sizes.lengths]
-        audio = audio[first : first + max(1, round(sizes.lengths * 0.64 * 0.96))]
+        steps = max(1, round(sizes.lengths * 0.64 * 0.96))
+        first = min(round(start * 0.64 / 0.96), max(0, len(audio) - steps))
+        video, audio = video[start : start + sizes.lengths], audio[first : first + steps]
     inputs = (("A_enc", "out_proj_audio", audio / 255), ("V_enc", "out_proj_video", functional.normalize(video, dim=0)))
     tokens, kinds = [s["cls_token"][0]], [torch.zeros(1)]
     place = "audiovisual_embeddings"

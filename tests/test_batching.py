@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,23 +89,77 @@ def test_published_audio_length_beside_a_fixed_video_length(video: int, audio: i
     assert rules(length_rule="corrected").audio_length(video) == round(video * VIDEO_S / AUDIO_S)
 
 
-def test_fixed_length_cuts_video_at_random_in_training_and_centred_in_evaluation() -> None:
-    lengths = LengthConfig(train=10, test=10)
-    audio, video = np.array([40, 4]), np.array([50, 6])
-    rng = np.random.default_rng(0)
-    starts = set()
-    for _ in range(200):
-        a, v = plan_cuts(rules(lengths), audio, video, training=True, rng=rng)
-        assert v.length.tolist() == [10, 6]
-        assert v.padded == 10
-        assert a.padded == round(10 * VIDEO_S * AUDIO_S) == 6
-        assert a.start[0] == round(v.start[0] * VIDEO_S / AUDIO_S)
-        assert (v.start[1], a.start[1], a.length[1]) == (0, 0, 4)
-        starts.add(int(v.start[0]))
-    assert min(starts) == 0
-    assert max(starts) == 40
-    _, v = plan_cuts(rules(lengths), audio, video, training=False, rng=None)
-    assert v.start.tolist() == [20, 0]
+def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> dict[tuple[int, int, int, int], int]:
+    """(first audio step, audio steps kept, first video step, video steps kept) -> how often, over 4,000 samples."""
+    lengths = (np.full(4000, audio), np.full(4000, video))
+    a, v = plan_cuts(rule, *lengths, training=training, rng=np.random.default_rng(0) if training else None)
+    kept, counts = np.unique(np.stack([a.start, a.length, v.start, v.length], 1), axis=0, return_counts=True)
+    return {tuple(row): int(n) for row, n in zip(kept.tolist(), counts, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "starts"),
+    [
+        (10, 9, {0: 0}),  # nothing is cut, and so audio begins where the video does
+        (11, 9, {0: 0}),  # one step too many: the published draw never takes the second start
+        (14, 9, {0: 0, 1: 1, 2: 1, 3: 2}),
+        (16, 7, {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}),  # audio has one step to spare
+        (16, 6, dict.fromkeys(range(6), 0)),  # all audio, wherever the video begins
+        (16, 2, dict.fromkeys(range(6), 0)),
+    ],
+)
+def test_published_random_cuts_of_video_and_the_audio_that_goes_with_each(
+    video: int, audio: int, starts: dict[int, int]
+) -> None:
+    """Video is cut to 10 steps, audio to round(10 * 0.64 * 0.96) = 6."""
+    found = outcomes(rules(LengthConfig(train=10, test=10)), video, audio, training=True)
+    assert set(found) == {(start, min(audio, 6), v, 10) for v, start in starts.items()}
+    assert [n / 4000 for n in found.values()] == pytest.approx([1 / len(starts)] * len(starts), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "expected"),
+    [
+        (400, 125, (0, 125, 50, 300)),
+        (400, 200, (16, 184, 50, 300)),
+        (400, 260, (33, 184, 50, 300)),
+        (299, 260, (0, 184, 0, 299)),
+    ],
+)
+def test_published_centre_cuts_of_the_test(video: int, audio: int, expected: tuple[int, ...]) -> None:
+    assert set(outcomes(rules(LengthConfig(test=300)), video, audio, training=False)) == {expected}
+
+
+def test_corrected_cuts_take_every_start_and_the_audio_of_the_same_moment() -> None:
+    rule = rules(LengthConfig(train=10, test=10), length_rule="corrected")  # audio: 10 * 0.64 / 0.96 = 7 steps
+    found = outcomes(rule, 14, 9, training=True)
+    assert set(found) == {(0, 7, 0, 10), (1, 7, 1, 10), (1, 7, 2, 10), (2, 7, 3, 10), (3, 6, 4, 10)}
+    assert [n / 4000 for n in found.values()] == pytest.approx([1 / 5] * 5, abs=0.03)
+    assert set(outcomes(rule, 30, 3, training=False)) == {(2, 1, 10, 10)}  # audio is over before the cut: a step is left
+
+
+def test_fixed_lengths_are_padded_up_to_the_wanted_steps() -> None:
+    a, v = plan_cuts(rules(LengthConfig(test=10)), np.array([40, 4]), np.array([50, 6]), training=False, rng=None)
+    assert (a.padded, v.padded) == (6, 10)
+    assert (a.length.tolist(), v.length.tolist()) == ([6, 4], [10, 6])
+
+
+@pytest.mark.parametrize("kind", ["centre", "random"])
+def test_fixed_cuts_equal_those_of_the_published_collator(shared: Path, kind: str) -> None:
+    """Centre cuts one by one; of random cuts every outcome, none else, and each equally often."""
+    cases = json.loads((shared / "golden" / "fixed_cuts" / "expected.json").read_text())[kind]
+    assert cases
+    for case in cases:
+        rule = rules(LengthConfig(train=case["n"], test=case["n"]))
+        if case["rates"] == "main":
+            rule = replace(rule, audio_seconds=1.0, video_seconds=1.0)
+        found = outcomes(rule, case["video_steps"], case["audio_steps"], training=kind == "random")
+        if kind == "centre":
+            assert set(found) == {tuple(case["centre"])}, case
+            continue
+        assert set(found) == {tuple(row[:4]) for row in case["seen"]}, case
+        expected = 4000 / len(found)
+        assert sum((n - expected) ** 2 / expected for n in found.values()) < len(found) + 5 * (2 * len(found)) ** 0.5  # chi2
 
 
 @given(

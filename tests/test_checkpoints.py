@@ -20,9 +20,23 @@ from benchmark.tracking import Tracker
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
 PUBLISHED_TCAF = Sizes(512, 512, depth=6, heads=8, dim_head=64, mlp=128, embedding=64, extra={"lr": 7e-5})
 """Of UCF cls, as in ``search_spaces/tcaf.yaml``."""
+PUBLISHED_AVCA = Sizes(
+    hidden=512,
+    decoder=512,
+    depth=1,
+    extra={
+        "embedding_dropout": 0.2,
+        "decoder_dropout": 0.3,
+        "additional_dropout": 0.5,
+        "momentum": 0.99,
+        "n_batches": 500,
+        "bs": 256,
+    },
+)
+"""Of UCF cls: dropout of encoders, of projections, of word projection and decoders, under their published names."""
 PUBLISHED = {
     "tcaf": PUBLISHED_TCAF,
-    "avca": Sizes(hidden=512, decoder=512, depth=1),
+    "avca": PUBLISHED_AVCA,
     "cjme": Sizes(hidden=1024),
     "avgzslnet": Sizes(hidden=1024),
 }
@@ -81,19 +95,25 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "published"),
+    ("method", "sizes", "published"),
     [
-        (PUBLISHED_TCAF, "true"),
-        (replace(PUBLISHED_TCAF, extra={"lr": 1e-4}), "false"),
-        (replace(PUBLISHED_TCAF, extra={**PUBLISHED_TCAF.extra, "bs": 32}), "false"),
-        (replace(PUBLISHED_TCAF, lengths=4), "false"),
+        ("tcaf", PUBLISHED_TCAF, "true"),
+        ("tcaf", replace(PUBLISHED_TCAF, extra={"lr": 1e-4}), "false"),
+        ("tcaf", replace(PUBLISHED_TCAF, extra={**PUBLISHED_TCAF.extra, "bs": 32}), "false"),
+        ("tcaf", replace(PUBLISHED_TCAF, lengths=4), "false"),
+        ("avca", PUBLISHED_AVCA, "true"),
+        (
+            "avca",
+            replace(PUBLISHED_AVCA, extra={**PUBLISHED_AVCA.extra, "decoder_dropout": 0.5, "additional_dropout": 0.3}),
+            "false",
+        ),
     ],
-    ids=["published", "other rate", "other batches", "other lengths"],
+    ids=["published", "other rate", "other batches", "other lengths", "published AVCA", "dropouts of AVCA exchanged"],
 )
 def test_the_run_says_whether_the_folders_have_the_published_settings(
-    place: Place, tracker: Tracker, sizes: Sizes, published: str
+    place: Place, tracker: Tracker, method: str, sizes: Sizes, published: str
 ) -> None:
-    place.evaluate(*write_run(place.folder, "tcaf", sizes))
+    place.evaluate(*write_run(place.folder, method, sizes))
     (run,) = tracker.find(kind=KIND)
     assert run.tags["published_settings"] == published
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,85 @@ def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarra
     assert curve.ausuc == pytest.approx(float(np.trapezoid(s, u)))
 
 
+def middle_of_the_best_interval(case: tuple[np.ndarray, ...]) -> float:
+    """By the definition: score between all differences of distances, join neighbours of one S and U, take the widest best."""
+    distances, ids, seen, labels = case
+    ends = sorted({float(a - b) for row in distances.astype(float) for a in row for b in row})
+    joined: list[tuple[float, float, tuple[float, float]]] = []
+    for a, b in pairwise(ends):
+        state = brute_force(distances.astype(float), ids, set(seen.tolist()), labels, (a + b) / 2)[:2]
+        before = joined.pop() if joined and joined[-1][2] == state else (a, b, state)
+        joined.append((before[0], b, state))
+    best = max((harmonic_mean(*state) for *_, state in joined), default=0.0)
+    if best == 0:
+        return 0.0
+    a, b, _ = max((x for x in joined if harmonic_mean(*x[2]) > best - 1e-9), key=lambda x: x[1] - x[0])
+    return (a + b) / 2
+
+
 @given(cases())
-@settings(max_examples=100, deadline=None)
-def test_best_beta_of_the_curve_gives_the_best_hm(case: tuple[np.ndarray, ...]) -> None:
+@settings(max_examples=200, deadline=None)
+def test_best_beta_is_the_middle_of_the_widest_interval_with_the_best_hm(case: tuple[np.ndarray, ...]) -> None:
     nearest = Nearest.of(*case)
     curve = nearest.curve()
-    assert nearest.at(curve.best_beta(), exact=True).hm == pytest.approx(curve.hm.max())
+    assert curve.best_beta() == middle_of_the_best_interval(case)
+    assert nearest.at(curve.best_beta(), exact=True).hm == pytest.approx(curve.hm[::2].max())
+
+
+@st.composite
+def renumbered(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """A case and the same one with other class ids. Seen and unseen distances tie often, those of one group never."""
+    n, s, u = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rows = [[draw(st.permutations(range(8)))[:size] for size in (s, u)] for _ in range(n)]
+    distances = np.array([[*a, *b] for a, b in rows], np.float32) / 4
+    seen, labels = np.arange(s + u) < s, np.array(draw(st.lists(st.integers(0, s + u - 1), min_size=n, max_size=n)))
+
+    def numbered(ids: np.ndarray) -> tuple[np.ndarray, ...]:
+        order = np.argsort(ids)
+        return distances[:, order], ids[order], np.sort(ids[seen]), ids[labels]
+
+    orders = (draw(st.permutations(range(s + u))) for _ in range(2))
+    first, second = (numbered(np.array(order, np.int64)) for order in orders)
+    return first, second
+
+
+@given(renumbered())
+@settings(max_examples=300, deadline=None)
+def test_best_beta_does_not_depend_on_the_order_of_class_ids(pair: tuple[tuple[np.ndarray, ...], ...]) -> None:
+    first, second = (Nearest.of(*case).curve().best_beta() for case in pair)
+    assert first == second
+
+
+def test_best_beta_of_samples_that_tie_is_no_knife_edge() -> None:
+    """A seen and two unseen samples change sides at 1: at 1 itself all, none or some are right, as class ids will have it."""
+    gaps = np.array([1, 1.5, 0, 1, 1], np.float32)
+    at_1 = set()
+    for seen, near_seen, near_unseen in ((1, 2, 0), (1, 0, 2), (0, 1, 2), (2, 1, 0)):
+        distances = np.full((5, 3), 9, np.float32)
+        distances[:, seen] = 2
+        distances[range(5), [near_seen] * 2 + [near_unseen] * 3] = 2 + gaps
+        nearest = Nearest.of(distances, np.arange(3), np.array([seen]), np.array([seen] * 2 + [near_unseen] * 3))
+        at_1.add(round(nearest.at(1.0, exact=True).hm, 2))
+        assert nearest.curve().best_beta() == 1.25  # above 1 the unseen ones are right, up to 1.5 one of the two seen ones
+    assert at_1 == {1.0, 0.4, 0.5, 0.67}
+
+
+@pytest.mark.parametrize(
+    ("gaps_seen", "gaps_unseen", "expected"),
+    [
+        ([4.0], [1.0], 2.5),  # all right from 1 to 4
+        ([4.0], [1.0, 9.0], 2.5),
+        ([2.0, 8.0], [1.0, 3.0], 5.5),  # all right from 3 to 8 only
+        ([1.0], [2.0], 0.0),  # never both right: HM is 0 at every beta
+        ([-1.0], [-3.0], -2.0),
+    ],
+)
+def test_best_beta_of_hand_made_gaps(gaps_seen: list[float], gaps_unseen: list[float], expected: float) -> None:
+    """A gap is the beta above which a sample goes to the unseen class."""
+    gaps = np.array([*gaps_seen, *gaps_unseen], np.float32)
+    distances = np.stack([10 - gaps / 2, 10 + gaps / 2], 1)
+    labels = np.repeat([0, 1], [len(gaps_seen), len(gaps_unseen)])
+    assert Nearest.of(distances, np.arange(2), np.array([0]), labels).curve().best_beta() == expected
 
 
 @given(cases())
@@ -95,8 +169,14 @@ def test_exact_calibration_is_never_below_the_grid() -> None:
     assert nearest.curve().hm.max() >= nearest.best_on_grid().hm
 
 
-def test_grid_is_the_published_one() -> None:
-    assert GRID.tolist() == pytest.approx([0.2 * i for i in range(16)])
+def test_grid_has_the_very_bits_of_the_published_one() -> None:
+    """``torch.linspace(0, 3, 16)`` in float32."""
+    bits = (
+        "00000000 3e4ccccd 3ecccccd 3f19999a 3f4ccccd 3f800000 3f99999a 3fb33333 3fcccccd 3fe66666 40000000 400ccccd "
+        "4019999a 40266666 40333333 40400000"
+    )
+    assert GRID.dtype == np.float32
+    assert [f"{x:08x}" for x in GRID.view(np.uint32)] == bits.split()
 
 
 def test_calibration_is_the_mean_of_the_views_or_that_of_the_reported_view() -> None:
@@ -131,9 +211,14 @@ def test_recall_table_averages_to_the_scores() -> None:
     assert sum(n for _, _, n in table.values()) == 90
 
 
-def test_broken_embeddings_are_an_error() -> None:
-    with pytest.raises(ValueError, match="not a number"):
-        Nearest.of(np.full((1, 2), np.nan, np.float32), np.arange(2), np.array([0]), np.array([0]))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, 1])
+def test_distances_that_are_not_finite_are_an_error_that_names_one(value: float, column: int) -> None:
+    distances = np.ones((3, 2), np.float32)
+    distances[1, column] = value
+    message = rf"sample of class id 5 to class id {(4, 5)[column]} is {value}; distances must be finite"
+    with pytest.raises(ValueError, match=message):
+        Nearest.of(distances, np.array([4, 5]), np.array([4]), np.array([4, 5, 5]))
 
 
 @pytest.mark.parametrize("name", ["evaluation_plain", "evaluation_cjme"])

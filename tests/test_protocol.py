@@ -167,9 +167,17 @@ def test_calibration_switches_change_the_beta_and_nothing_before_it(bench: Bench
             bench.run(bench.call(f"protocol.{switch}={value}", methods="cjme", stages="1"))
     runs = bench.tracker.find(kind="job")
     assert len(runs) == 3  # both switches share the job in which all is as published
-    records = [bench.tracker.read_json(r.run_id, "result.json") for r in runs]
-    assert len({r["calibration"]["beta"] for r in records}) == 3
-    assert len({str([e["losses"] for e in r["history"]]) for r in records}) == 1
+    records = {
+        (r.params["protocol.calibration"], r.params["protocol.beta_view"]): bench.tracker.read_json(r.run_id, "result.json")
+        for r in runs
+    }
+    paper, own, exact = (records[x]["calibration"] for x in (("paper",) * 2, ("paper", "corrected"), ("corrected", "paper")))
+    assert (paper["rule"], own["rule"], exact["rule"]) == ("grid", "grid", "exact")
+    for mean in (paper, exact):
+        assert mean["beta"] == pytest.approx(np.mean(list(mean["per_view"].values())))
+    assert own["beta"] == own["per_view"]["both"]
+    assert paper["per_view"] == own["per_view"] != exact["per_view"]
+    assert len({str([e["losses"] for e in r["history"]]) for r in records.values()}) == 1
 
 
 @pytest.mark.parametrize("schedule", ["paper", "corrected"])

@@ -120,6 +120,20 @@ def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == result.best_epoch
 
 
+@pytest.mark.parametrize(
+    ("hms", "kept"),
+    [([0.0, 0.0, 0.0, 0.0], 3), ([0.0, 0.0, 0.2, 0.0], 2), ([0.0, 0.3, 0.3, 0.0], 1), ([0.2, 0.1, 0.2, 0.2], 0)],
+)
+def test_an_hm_of_zero_gives_way_to_every_later_epoch(bench: Bench, tmp_path: Path, hms: list[float], kept: int) -> None:
+    """As in the published code: otherwise the first of the highest is kept."""
+    its = task(bench, "cjme", "train.epochs=4")
+    data = with_validation(protocol.training_data(its, its.development(), ["stage_1_train"]), hms)
+    loop = Loop(its.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=True, extra_pass=True)
+    result = its.build().fit(data, loop)
+    assert result.best_epoch == kept
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == kept
+
+
 def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
     values = iter(hms)
 

@@ -19,6 +19,7 @@ from benchmark.config import LengthConfig, ProtocolConfig
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.store import ModalityData, Samples
 from benchmark.method import Batch, Classes, Inputs
+from benchmark.streams import Purpose, stream
 
 Ints = NDArray[np.int64]
 
@@ -71,23 +72,30 @@ def plan_cuts(
 ) -> tuple[Cuts, Cuts]:
     """Where the sequences of a batch are cut: audio and video, ``[B]`` each.
 
-    With length ``max`` nothing is cut. With length n, video is cut or padded to n steps and audio to the steps that go with
-    them. In training the video's cut starts at random (or in the centre), in evaluation in the centre; the audio's cut starts
-    where the video's does, and is shorter where the audio ends first (one step is left at least).
+    With length ``max`` nothing is cut. With length n, video is cut or padded to n steps and audio to m steps, the number that
+    ``rules.audio_length`` gives for n. In training the video's cut starts at random (or in the centre), in evaluation in the
+    centre, at half of its surplus over n, rounded down. ``protocol.length_rule`` decides the rest:
+
+    - ``corrected``: a random start is uniform over 0 to the surplus. The audio's cut starts where the video's does. It is
+      shorter than m if the audio ends first, and keeps at least one step.
+    - ``paper``: a random start is uniform over 0 to the surplus - 1, and 0 if there is no surplus. The audio's cut starts
+      where the video's does, but early enough to keep m steps. An audio of m steps or fewer is kept whole.
     """
     wanted = rules.lengths.train if training else rules.lengths.test
     if wanted == "max":
         zeros = np.zeros_like(audio_lengths)
         return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(zeros, video_lengths, int(video_lengths.max()))
-    room = np.maximum(video_lengths - wanted, 0)
+    published = rules.protocol.length_rule == "paper"
+    surplus = np.maximum(video_lengths - wanted, 0)
     if training and rules.lengths.train_cut == "random":
         if rng is None:
             raise ValueError("random cuts need a generator")
-        video_start = rng.integers(0, room + 1)
+        video_start = rng.integers(0, np.maximum(surplus, 1) if published else surplus + 1)
     else:
-        video_start = room // 2
+        video_start = surplus // 2
     audio_wanted = rules.audio_length(wanted)
-    audio_start = np.minimum(rules.audio_start(video_start), audio_lengths - 1)
+    latest = np.maximum(audio_lengths - audio_wanted, 0) if published else audio_lengths - 1
+    audio_start = np.minimum(rules.audio_start(video_start), latest)
     return (
         Cuts(audio_start, np.minimum(audio_lengths - audio_start, audio_wanted), audio_wanted),
         Cuts(video_start, np.minimum(video_lengths - video_start, wanted), wanted),
@@ -201,7 +209,7 @@ class ClassBalanced:
 
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> tuple[Ints, Ints]:
         """Rows and labels of an epoch's batches, each ``[batches, size]``."""
-        rng = np.random.default_rng([seed, epoch, 0])
+        rng = stream(Purpose.POSITIVES, seed, epoch)
         labels = rng.integers(0, len(self.class_ids), (batches, size))
         return self._draw(labels, rng), labels
 
@@ -213,7 +221,7 @@ class ClassBalanced:
         """
         if len(self.class_ids) < 2:
             raise ValueError("negatives need at least two classes")
-        rng = np.random.default_rng([seed, epoch, 1])
+        rng = stream(Purpose.NEGATIVES, seed, epoch)
         other = (labels + rng.integers(1, len(self.class_ids), labels.shape)) % len(self.class_ids)
         return self._draw(other, rng), other
 
@@ -240,7 +248,7 @@ class TrainingBatches:
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
         """The batches of an epoch, the same whenever it is repeated."""
         rows, labels = self.sampler.epoch(seed, epoch, batches, size)
-        cut_rng = np.random.default_rng([seed, epoch, 2])
+        cut_rng = stream(Purpose.CUTS, seed, epoch)
         other = self.sampler.negatives(labels, seed, epoch) if self.negatives else None
         for i in range(batches):
             batch = self._labelled(rows[i], labels[i], cut_rng)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from benchmark.data.cards import Card
 from benchmark.data.store import PARTS, Floats, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
+from benchmark.streams import Purpose, stream
 
 ARRAYS = "stamps.npz"
 BUILDER_VERSION = 1
 """Part of the provenance: raise it when the same source would give other contents."""
-DIVISION_SEED = 20220604
 TEST_FRACTION = 0.2
 """Samples of a class seen in stage 2 that test it."""
 VALIDATION_FRACTION = 0.1
@@ -156,7 +156,7 @@ def divide(source: StampsSource) -> Parts:
         wanted = {"stage_2_test_seen": TEST_FRACTION}
         if split == SEEN:
             wanted["stage_1_val_seen"] = VALIDATION_FRACTION * (1 - TEST_FRACTION)
-        parts[rows] = _divide_class(source.groups[rows], kept, wanted, np.random.default_rng([DIVISION_SEED, c]))
+        parts[rows] = _divide_class(source.groups[rows], kept, wanted, stream(Purpose.STAMPS_DIVISION, c))
     return parts
 
 

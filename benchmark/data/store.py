@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.mapping import map_rows
 from benchmark.errors import UsageError
+from benchmark.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
 VERSION = 1
@@ -311,7 +312,7 @@ class Tables:
                 )
             return np.arange(len(self.class_names), dtype=np.int64)
         if alignment == "shuffled":
-            rng, rows = np.random.default_rng([shuffle_seed, 0x5EED]), self.own_vector.copy()
+            rng, rows = stream(Purpose.SHUFFLED_CLASSES, shuffle_seed), self.own_vector.copy()
             development = self.classes_of(DEVELOPMENT_PARTS)
             for group in (development, np.setdiff1d(np.arange(len(rows)), development)):
                 rows[group] = rng.permutation(self.own_vector[group])

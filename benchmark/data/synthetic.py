@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from benchmark.data.cards import Card
 from benchmark.data.store import PARTS, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError, validation_message
+from benchmark.streams import Purpose, stream
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Part of the provenance: raise it when the same settings would give other contents."""
 MAX_DRAWS = 1000
 
@@ -173,7 +174,7 @@ def synthetic_content(
         features: name of the feature set in the store.
         provenance: recorded in the store.
     """
-    rng = np.random.default_rng([config.seed, 0])
+    rng = stream(Purpose.SYNTHETIC_CLASSES, config.seed)
     truth = _truth(config, rng)
     names = [f"class_{c:04d}" for c in range(config.classes)]
     text_map = _directions(rng, config.attributes, config.text_dim)
@@ -191,8 +192,8 @@ def synthetic_content(
         ids=[f"synthetic_{i:07d}" for i in range(len(labels))],
         labels=labels,
         parts=parts,
-        audio=_modality(config, audio, config.audio_dim, config.audio_steps, np.random.default_rng([config.seed, 1])),
-        video=_modality(config, video, config.video_dim, config.video_steps, np.random.default_rng([config.seed, 2])),
+        audio=_modality(config, audio, config.audio_dim, config.audio_steps, stream(Purpose.SYNTHETIC_AUDIO, config.seed)),
+        video=_modality(config, video, config.video_dim, config.video_steps, stream(Purpose.SYNTHETIC_VIDEO, config.seed)),
         provenance=provenance or {},
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -55,6 +55,7 @@ def caption_of(
         ),
         *_data(units),
         *_versions(results, frame),
+        processors_sentence(results, frame),
         *(_published(summary, tables) if published else []),
         _bold(summary, published, wide=name in WIDE),
         _lost(results, frame),
@@ -142,6 +143,25 @@ def _versions(results: Results, frame: pd.DataFrame) -> list[str]:
             title = dataset_title(results, str(dataset))
             sentences.append(f"{title}: the calls had different data (digests {', '.join(digests)}), not comparable.")
     return sentences
+
+
+def processors_sentence(results: Results, frame: pd.DataFrame) -> str:
+    """That the results of a frame's rows come from processors which round otherwise; empty where one kind computed them all.
+
+    Args:
+        frame: rows with ``job_key`` and, of released weights, ``run_id``.
+    """
+    runs = {**results.runs, **{weights.run.run_id: weights.run for weights in results.released}}
+    found = [runs.get(row["job_key"]) or runs.get(row["run_id"]) for row in records(frame[["job_key", "run_id"]])]
+    kinds = distinct(_processor(run.tags) for run in found if run is not None)
+    if len(kinds) < 2:
+        return ""
+    return f"Computed by different processors ({'; '.join(kinds)}), whose roundings can move a result as much as another seed."
+
+
+def _processor(tags: Mapping[str, str]) -> str:
+    recorded = distinct(tags.get(name, "") for name in ("cpu_capability", "blas"))
+    return " with ".join(recorded) or "not recorded"
 
 
 def _published(summary: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> list[str]:

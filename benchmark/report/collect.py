@@ -227,11 +227,13 @@ def _problems(frame: pd.DataFrame) -> list[Problem]:
 
 
 def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: bool) -> dict[str, dict[str, str]]:
-    """Settings by job key; with the code, data and torch versions too where runs of several calls may meet in a row."""
+    """Settings by job key; where runs of several calls may meet in a row, also the versions of code, data and libraries and the
+    rule that groups test samples, as far as the runs recorded them."""
     settings = {key: dict(run.params) for key, run in runs.items()}
     for key, run in runs.items() if with_code else ():
         identity = _identity(tracker, run.run_id)
-        settings[key] |= {name: str(identity.get(name, "unknown"))[:8] for name in ("code", "digest", "torch")}
+        settings[key] |= {name: str(identity.get(name, "unknown"))[:8] for name in ("code", "digest", "torch", "numpy")}
+        settings[key] |= {"grouping": str(identity["grouping"])} if "grouping" in identity else {}
     return settings
 
 

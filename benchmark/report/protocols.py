@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from benchmark.report.captions import dataset_title, method_title, seeds_sentence
+from benchmark.report.captions import dataset_title, method_title, processors_sentence, seeds_sentence
 from benchmark.report.cells import NOTHING, Column, Table, about, cell, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, distinct, records
 from benchmark.report.released import RELEASED
@@ -41,8 +41,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
             write = difference if name == "difference" else mean_and_deviation
             texts = [write(r[f"{metric}_{name}"], r[f"{metric}_{name}_std"]) for r in lines]
             columns.append(Column(f"{LABELS[metric]} {name}", LABELS[metric], texts))
-    shown = frame[frame["dataset"].isin(effects["dataset"]) & (frame["kind"] == "generated")]
-    generated = [dataset_title(results, name) for name in shown["dataset"]]
+    shown = frame[frame["dataset"].isin(effects["dataset"]) & frame["method"].isin(effects["method"])]
+    generated = [dataset_title(results, name) for name in shown.loc[shown["kind"] == "generated", "dataset"]]
     caption = (
         "Mean per-class accuracy in % in mode paper and in mode corrected: mean ± standard deviation over the seeds with a "
         "result. Difference: corrected − paper in percentage points, seed by seed, then its mean and deviation over the seeds "
@@ -53,6 +53,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     caption += f" Fixed against a mode, so that their effect is not in it: {'; '.join(fixed)}." if fixed else ""
     caption += f" Generated data: {', '.join(distinct(generated))}." if generated else ""
     caption += " Released weights: one training, so that evaluation alone differs." if RELEASED in set(effects["slot"]) else ""
+    processors = processors_sentence(results, shown)
+    caption += f" {processors}" if processors else ""
     notes = [
         f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: the two modes differ "
         f"in more than switches ({r['other_settings']})."
@@ -87,6 +89,9 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, seed by seed, then its mean and "
         f"deviation.{generated}"
     )
+    jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
+    processors = processors_sentence(results, jobs)
+    caption += f" {processors}" if processors else ""
     place = f"{unit.tag('dataset_title', unit.dataset)}, features {unit.features}"
     title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}"
     return plain_table("ablation", title, caption, columns, keys=[about(r) for r in lines])

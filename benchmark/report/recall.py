@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.report.captions import dataset_title, method_title
+from benchmark.report.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.cells import NOTHING, Column, Table, plain_table
 from benchmark.report.collect import UNIT, Results, records
 from benchmark.report.once import once
@@ -75,6 +75,9 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
             "the alignment gives the vectors."
         )
     caption += " `recall.csv` has the deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
+    processors = processors_sentence(results, done)
+    caption += f" {processors}" if processors else ""
     title = f"Recall of unseen classes: {dataset_title(results, dataset)}, features {features}, mode {mode}, {alignment} text"
     return plain_table("recall", title, caption, columns, screen=False, keys=[place] * len(classes))
 

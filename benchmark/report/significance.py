@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.report.captions import dataset_title, method_title
+from benchmark.report.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.cells import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, records
 from benchmark.report.once import once
@@ -145,6 +145,7 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             f"{SIGNIFICANT} p < {LEVEL:.2g}."
         )
     caption += " With few seeds only large differences can be told from chance."
+    caption += _processors(results, features)
     title = f"Intervals: {_datasets(results, mine)}, features {features}"
     return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
 
@@ -179,8 +180,15 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
         f"protocol and kind of settings (Holm). {SIGNIFICANT} p < {LEVEL:.2g}: {found} of "
         f"{len(TESTED) * len(lines)} differences."
     )
+    caption += _processors(results, features)
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
     return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
+
+
+def _processors(results: Results, features: str) -> str:
+    trained = _trained(results)
+    sentence = processors_sentence(results, trained[trained["features"] == features])
+    return f" {sentence}" if sentence else ""
 
 
 def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:

@@ -60,7 +60,14 @@ from benchmark.report.unchanged import made_from
 from benchmark.tracking import RunRecord, Tracker
 
 PAGE = "index.html"
-VERSIONS = {"torch": "torch", "numpy": "numpy", "Python": "python", "platform": "platform"}
+VERSIONS = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "Python": "python",
+    "platform": "platform",
+    "CPU instruction set": "cpu_capability",
+    "linear algebra": "blas",
+}
 CSV_METRICS = {
     "gzsl": ["seen", "unseen", "hm"],
     "zsl": ["zsl"],

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmark.config import LengthConfig
 from benchmark.method import Method
+from benchmark.official import TRAINING, _Arguments
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
@@ -133,3 +135,78 @@ def test_cjme_and_avgzslnet_rates_are_the_published_ones() -> None:
     assert column("cjme", "dropout") == [0.0, 0.2, 0.2, 0.0, 0.2, 0.2]
     assert column("avgzslnet", "dropout") == [0.8] * 6
     assert column("avgzslnet", "decoder_dropout") == [0.5] * 6
+
+
+COMMON = {"epochs": 50, "retrain_all": False, "distance_fn": "L2Loss", "reg_loss": True}
+TCAF_NAMES = (
+    "lr", "lr_scheduler", "transformer_depth", "transformer_heads", "transformer_dim_head", "transformer_dropout",
+    "embeddings_hidden_size", "embedding_dropout", "decoder_hidden_size", "decoder_dropout", "additional_dropout",
+    "transformer_embedding_dropout",
+)  # fmt: skip
+TCAF_VALUES = {
+    ("vggsound", "cls"): (6e-5, False, 8, 8, 64, 0.5, 512, 0.2, 512, 0.2, 0.1, 0.1),
+    ("ucf", "cls"): (7e-5, True, 6, 8, 64, 0.3, 512, 0.3, 512, 0.1, 0.1, 0.2),
+    ("activitynet", "cls"): (7e-5, True, 6, 8, 64, 0.4, 512, 0.3, 512, 0.1, 0.1, 0.2),
+    ("vggsound", "main"): (7e-5, False, 8, 6, 128, 0.5, 128, 0.2, 512, 0.2, 0.2, 0.2),
+    ("ucf", "main"): (5e-5, False, 5, 8, 64, 0.3, 256, 0.4, 512, 0.2, 0.1, 0.2),
+    ("activitynet", "main"): (7e-5, True, 8, 3, 128, 0.3, 128, 0.2, 512, 0.1, 0.1, 0.2),
+}
+"""Arguments of the best runs of TCAF-GZSL; its word projection has ``additional_dropout``."""
+AVCA_VALUES = {
+    ("vggsound", "cls"): (0.0, 0.0, 0.0, 0.99, 256),
+    ("ucf", "cls"): (0.2, 0.3, 0.5, 0.99, 256),
+    ("activitynet", "cls"): (0.2, 0.2, 0.1, 0.99, 256),
+    ("vggsound", "main"): (0.0, 0.0, 0.1, 0.1, 64),
+    ("ucf", "main"): (0.2, 0.3, 0.5, 0.1, 256),
+    ("activitynet", "main"): (0.2, 0.2, 0.1, 0.99, 256),
+}
+"""``embedding_dropout`` (r_enc), ``decoder_dropout`` (r_proj), ``additional_dropout`` (r_dec), momentum and batch size of
+AVCA-GZSL's run scripts. There ``decoder_dropout`` is that of the projections, ``additional_dropout`` that of the decoders."""
+
+
+def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any]:
+    """What the published code stores beside a model that it trained with its own settings for these data."""
+    place = (dataset, features)
+    if name == "tcaf":
+        fixed = {"transformer_mlp_dim": 128, "use_self_attention": False, "use_cross_attention": True, "rec_loss": True}
+        args = COMMON | fixed | {"n_batches": 300, "bs": 64} | dict(zip(TCAF_NAMES, TCAF_VALUES[place], strict=True))
+        kind = "fixed" if dataset == "activitynet" else "max"
+        lengths = {"batch_seqlen_train_maxlen": 60, "batch_seqlen_test_maxlen": 300}  # stored whatever the kind
+        cuts = {"batch_seqlen_train_trim": "random", "batch_seqlen_test_trim": "center"}
+        return args | lengths | cuts | {"batch_seqlen_train": kind, "batch_seqlen_test": kind}
+    args = COMMON | {"lr": 1e-3, "lr_scheduler": True, "n_batches": 500, "bs": 256}
+    if name == "avca":
+        encoder, projection, decoder, momentum, size = AVCA_VALUES[place]
+        args |= {"embedding_dropout": encoder, "decoder_dropout": projection, "additional_dropout": decoder}
+        args |= {"momentum": momentum, "bs": size, "embeddings_hidden_size": 512, "decoder_hidden_size": 512}
+        triplets = {"additional_triplets_loss": True, "first_additional_triplet": 1, "second_additional_triplet": 1}
+        return args | triplets | {"AVCA": True, "depth_transformer": 1}
+    args |= {"embeddings_hidden_size": 1024, "embedding_use_bn": True, "margin": 1.0}
+    if name == "cjme":
+        return args | {"cjme": True, "dropout_baselines": 0.0 if dataset == "vggsound" else 0.2}
+    decoder_side = {
+        "decoder_hidden_size": 64,
+        "decoder_dropout": 0.5,
+        "decoder_use_bn": True,
+        "normalize_decoder_outputs": True,
+    }
+    return args | decoder_side | {"embedding_dropout": 0.8}
+
+
+@pytest.mark.parametrize(("dataset", "features"), PLACES)
+@pytest.mark.parametrize("name", ["tcaf", "avca", "cjme", "avgzslnet"])
+def test_settings_read_from_published_arguments_are_those_of_the_recipe(name: str, dataset: str, features: str) -> None:
+    args, published = published_arguments(name, dataset, features), recipe(name)["published"][dataset][features]
+    method: Any = METHODS[name]
+
+    assert method.published_config(args) == method.Config(**published["config"])
+    assert {ours: args[stored] for ours, stored in TRAINING.items()} == published["train"]
+    if "lengths" in published:
+        assert _Arguments.model_validate(args).lengths() == LengthConfig(**published["lengths"])
+
+
+def test_published_avca_has_its_plateau_whatever_its_scheduler_argument_says() -> None:
+    args = published_arguments("avca", "ucf", "cls") | {"lr_scheduler": False}
+
+    assert Avca.published_config(args).plateau
+    assert not Cjme.published_config(args).plateau

@@ -49,6 +49,8 @@ class FakeUnit:
     params: Mapping[str, str] = field(default_factory=dict)
     disjoint: Mapping[str, float] = field(default_factory=dict)
     """``samples``, ``classes``, ``seen`` and ``hm`` of the group-disjoint test."""
+    processor: tuple[str, str] | None = None
+    """``cpu_capability`` and ``blas`` of its jobs, if they recorded them."""
     digest: str = ""
     """Of the data; ``digest-of-<data set>`` where empty."""
 
@@ -140,6 +142,7 @@ class FakeStore:
 
     def job(self, unit: FakeUnit, parent: str, repetition: int, stage: int, key: str, score: tuple[float, float]) -> None:
         versions = {"torch": "2.9.0", "numpy": "2.3.0", "python": "3.12.1", "git_revision": "abc123def456", "platform": "Linux"}
+        versions |= dict(zip(("cpu_capability", "blas"), unit.processor or (), strict=False))
         job_tags = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition)}
         run = self.tracker.start(key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent)
         identity = {"digest": unit.digest or f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}

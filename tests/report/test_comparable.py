@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from report.cells_of import row, tables_of
 
-from benchmark.report.collect import collect
+from benchmark.report.collect import ALL_CALLS, collect
+from benchmark.report.tables import build_tables
 from benchmark.report.write import write_report
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
@@ -132,3 +134,48 @@ def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(store: 
 
     frame = pd.read_csv(tmp_path / "gzsl.csv", keep_default_na=False)
     assert list(frame["published_differs_in"]) == ["", "mode corrected, text alignment corrected"]
+
+
+AVX2, AVX512 = ("AVX2", "mkl + openblas Haswell"), ("AVX512", "mkl + openblas SkylakeX")
+ROUNDED = (
+    "Computed by different processors (AVX2 with mkl + openblas Haswell; AVX512 with mkl + openblas SkylakeX), whose roundings "
+    "can move a result as much as another seed."
+)
+
+
+def test_a_table_over_several_processors_says_so_in_one_sentence(store: Any, unit: Any) -> None:
+    """Wherever numbers of both stand: side by side, in differences of modes, in intervals and tests."""
+    for mode in ("paper", "corrected"):
+        store.call([unit(method=m, mode=mode, processor=p) for m, p in (("tcaf", AVX2), ("avca", AVX512))])
+    tables = {t.name: t.caption for t in build_tables(collect(store.tracker, [ALL_CALLS]))}
+    assert {"gzsl", "zsl", "full", "modes", "intervals", "comparisons"} <= set(tables)
+    assert {name for name, caption in tables.items() if caption.count(ROUNDED) == 1} == set(tables) - {"cost", "tuning"}
+
+
+@pytest.mark.parametrize("processor", [AVX2, None], ids=["recorded", "older runs"])
+def test_a_table_of_one_processor_says_nothing_of_it(store: Any, unit: Any, processor: Any) -> None:
+    store.call([unit(method=m, processor=processor) for m in ("tcaf", "avca")])
+    assert not any("processors" in t.caption for t in build_tables(collect(store.tracker)))
+
+
+def test_runs_that_did_not_record_their_processor_may_be_of_another(store: Any, unit: Any) -> None:
+    store.call([unit(method="tcaf", processor=AVX2), unit(method="avca")])
+    caption = build_tables(collect(store.tracker))[0].caption
+    assert "(AVX2 with mkl + openblas Haswell; not recorded)" in caption
+
+
+def test_an_ablation_over_several_processors_says_so(store: Any, unit: Any) -> None:
+    call = store.call([unit(processor=AVX2)])
+    paper = store.tracker.read_json(call, "jobs.json")
+    other = unit(processor=AVX512, params={"protocol.video_norm": "corrected"})
+    jobs = store.tracker.read_json(store.call([other]), "jobs.json")
+    store.tracker.log_json(call, [*paper, *({**job, "ablation": "video_norm"} for job in jobs)], "jobs.json")
+    (caption,) = (t.caption for t in build_tables(collect(store.tracker, [call])) if t.name == "ablation")
+    assert caption.count(ROUNDED) == 1
+
+
+def test_the_provenance_of_a_report_names_processors(store: Any, unit: Any, tmp_path: Path) -> None:
+    store.call([unit(processor=AVX2)])
+    write_report(store.tracker, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "CPU instruction set AVX2, linear algebra mkl + openblas Haswell" in text
