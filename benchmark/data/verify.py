@@ -13,8 +13,9 @@ import numpy as np
 
 from benchmark.data.cards import Card
 from benchmark.data.problems import ProblemLog
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, content_digest
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, content_digest, open_hdf5
 from benchmark.errors import UsageError
+from benchmark.files import raise_outside
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,24 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
 
     Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
     classes without samples, and labels outside their part. Counts that differ from the card's are notes.
+
+    Raises:
+        Unavailable: the store cannot be read for a reason that is not its content.
     """
     problems, notes = ProblemLog(), ProblemLog()
     try:
         store = FeatureStore(path)
         _check_card(store, card, problems, notes)
         _check_samples(store, problems)
-        with h5py.File(path, "r") as f:
+        with open_hdf5(path) as f:
             _check_offsets(f, len(store.ids), problems)
             if not problems:
                 _check_frames(f, store, problems)
                 _check_digests(f, store, problems)
     except UsageError as error:
         problems.add("unreadable store", str(error))
-    except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
+    except (OSError, MemoryError, KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise_outside(error, path)
         problems.add("unreadable store", f"{path}: {error!s:.200}; import or build it again")
     found = [Finding("problem", str(problem)) for problem in problems]
     return found + [Finding("note", str(note)) for note in notes]

@@ -14,9 +14,10 @@ import numpy as np
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, replacing
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, open_hdf5
 from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
+from benchmark.files import outside_reason, replacing
 
 PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
 """Part of the layout -> parts of a store whose samples it has."""
@@ -46,7 +47,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         places = {form: target / "features" / name.format(store.features) for form, name in FOLDER.items()}
         for place in places.values():
             write_word_vectors(place / "text" / layout.text_file, store.vector_names, store.vectors)
-        with h5py.File(store.path, "r") as file:
+        with open_hdf5(store.path) as file:
             for part, sources in PARTS_OF.items():
                 for name, rows in _classes(store, target, part, sources).items():
                     for modality in MODALITIES:
@@ -56,9 +57,8 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
                         _write_sequences(places["sequences"] / at, frames, ids, rate)
                         _write_means(places["means"] / at, np.asarray(file[modality]["means"][rows]), ids)
     except OSError as error:
-        raise UsageError(
-            f"{target}: cannot be written ({error.strerror or error}); choose another folder or make room"
-        ) from None
+        why = outside_reason(error, target) or f"{error.strerror or error}; choose another folder"
+        raise UsageError(f"{target}: cannot be written: {why}") from None
     return target
 
 
@@ -86,6 +86,6 @@ def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], ra
 
 
 def _write_means(path: Path, means: Any, ids: Sequence[bytes]) -> None:
-    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w", locking=False) as file:
         file["data"] = means
         file["video_urls"] = np.array(ids)
