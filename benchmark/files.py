@@ -262,7 +262,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            _to_disk(file.fileno())
+            to_disk(file.fileno())
         with suppress(OSError):  # there is none yet, or its file system has no permissions
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) & 0o777)
         os.replace(temporary, target)
@@ -270,7 +270,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _to_disk(descriptor: int) -> None:
+def to_disk(descriptor: int) -> None:
     """``fsync``, on file systems that have it."""
     try:
         os.fsync(descriptor)

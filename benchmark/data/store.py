@@ -282,8 +282,17 @@ class DamagedStore(UsageError):
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, without a lock: stores are put in place atomically, so none is needed."""
-    return h5py.File(path, "r", locking=False)
+    """Open an HDF5 file for reading, without a lock: stores are put in place atomically, so none is needed.
+
+    Raises:
+        OutsideError, Unavailable: it cannot be opened for a reason that is not its content.
+        OSError: it is no HDF5 file, truncated or damaged.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise_outside(error, path)
+        raise
 
 
 class FeatureStore:

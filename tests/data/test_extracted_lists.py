@@ -23,7 +23,7 @@ from benchmark.data import cards, extracted_lists
 from benchmark.data.extracted_lists import import_extracted
 from benchmark.data.importing import ImportReport
 from benchmark.data.official_layout import import_official
-from benchmark.data.problems import MENDS, ImportProblems
+from benchmark.data.problems import FIXES, ImportProblems
 from benchmark.data.store import FeatureStore
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_pickle
 from benchmark.data.unpickle_list import read_list
@@ -255,7 +255,7 @@ def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(
     with pytest.raises(ImportProblems, match=told) as caught:
         take(folder, Path("features"), tmp_path / "tiny.h5", dtype="float16")
     (problem,) = [p for p in caught.value.problems if p.kind == kind]
-    assert problem.mend == MENDS[kind]
+    assert problem.fix == FIXES[kind]
     assert {p.kind for p in caught.value.problems} <= {kind, "class without samples"}
     assert not Path("tiny.h5").exists()
     assert not Path("canary").exists()
@@ -279,7 +279,7 @@ def test_faults_of_all_files_and_lists_are_told_at_once(folder: Folder, tmp_path
         "missing class list", "missing sample list", "refused pickle", "unreadable file", "wrong structure",
         "duplicate sample id", "class without samples",
     }  # fmt: skip
-    assert kinds["missing sample list"].mend == MENDS["missing sample list"]
+    assert kinds["missing sample list"].fix == FIXES["missing sample list"]
     assert [example.split(":")[0] for example in kinds["unreadable file"].examples] == ["b", "c"]
     assert kinds["refused pickle"].examples[0].startswith("a: ")
 

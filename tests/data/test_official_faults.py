@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from benchmark.data.official_layout import ImportReport, import_official
-from benchmark.data.problems import MENDS, ImportProblems
+from benchmark.data.problems import FIXES, ImportProblems
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -168,7 +168,7 @@ ELSEWHERE = {"missing sample list", "averaged features"}  # tests/extract/test_p
 
 
 def test_every_kind_of_fault_is_tried_here_or_there() -> None:
-    assert set(FAULTS) | ELSEWHERE == set(MENDS)
+    assert set(FAULTS) | ELSEWHERE == set(FIXES)
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -177,8 +177,8 @@ def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(folder: Fol
     with pytest.raises(ImportProblems) as caught:
         take(folder, tmp_path / "tiny.h5", dtype="float16")
     assert [problem.kind for problem in caught.value.problems] == [kind]
-    assert caught.value.problems[0].mend == MENDS[kind]
-    assert MENDS[kind] in str(caught.value)
+    assert caught.value.problems[0].fix == FIXES[kind]
+    assert FIXES[kind] in str(caught.value)
     assert str(folder.root) in str(caught.value)
     assert not (tmp_path / "tiny.h5").exists()
 

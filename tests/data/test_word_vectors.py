@@ -233,7 +233,7 @@ def test_names_out_of_vocabulary_are_told_all_at_once(folder: Folder, tmp_path: 
         take(folder, tmp_path / "s.h5", path)
     (problem,) = raised.value.problems
     assert (problem.kind, problem.count) == ("missing word vector", 6)
-    assert "a fastText .bin makes them of any name" in problem.mend
+    assert "a fastText .bin makes them of any name" in problem.fix
 
 
 def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_problems(folder: Folder, tmp_path: Path) -> None:
