@@ -101,7 +101,28 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
         raise UsageError(
             f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
         )
+    check_sizes(card, store)
     return store
+
+
+def check_sizes(card: Card, store: FeatureStore) -> None:
+    """See that a store has the sizes that its card names.
+
+    Raises:
+        UsageError: it has others.
+    """
+    _, expected = card.feature_set(store.features)
+    sizes = {
+        "audio": (store.audio_dim, expected.audio.dim),
+        "video": (store.video_dim, expected.video.dim),
+        "text": (store.text_dim, expected.text_dim),
+    }
+    wrong = ", ".join(f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted)
+    if wrong:
+        raise UsageError(
+            f"{store.path}: has other feature sizes than the card of {card.name!r} ({store.features}): {wrong}; "
+            "correct the card, or import the features that it describes"
+        )
 
 
 def _recipe(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: Path) -> _Recipe:

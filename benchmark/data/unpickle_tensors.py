@@ -31,7 +31,7 @@ def _storage(raw: object) -> NDArray[np.generic]:
             storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
             if not isinstance(storage, torch.storage.TypedStorage):
                 raise Refusal(f"a tensor of {type(storage).__name__}")
-            if storage.nbytes() > len(raw):
+            if storage.nbytes() > len(raw):  # type: ignore[no-untyped-call]
                 raise Refusal("a tensor that claims more numbers than its bytes hold")
             numbers = torch.tensor([], dtype=storage.dtype).set_(storage)
         if numbers.is_floating_point() and numbers.dtype not in (torch.float16, torch.float32, torch.float64):

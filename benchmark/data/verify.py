@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import Card
+from benchmark.data.oddities import ODD_NORM, ZEROS, vector_oddities
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, content_digest, open_hdf5
 from benchmark.errors import UsageError
@@ -39,7 +40,7 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
     try:
         store = FeatureStore(path)
         _check_card(store, card, problems, notes)
-        _check_samples(store, problems)
+        _check_samples(store, problems, notes)
         with open_hdf5(path) as f:
             _check_offsets(f, len(store.ids), problems)
             if not problems:
@@ -81,14 +82,18 @@ def _check_card(store: FeatureStore, card: Card, problems: ProblemLog, notes: Pr
                 notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
 
 
-def _check_samples(store: FeatureStore, problems: ProblemLog) -> None:
+def _check_samples(store: FeatureStore, problems: ProblemLog, notes: ProblemLog) -> None:
     for sample, count in Counter(store.ids).items():
         if count > 1:
             problems.add("duplicate sample id", f"{sample} ({count} times)")
     if len(store.parts) and (int(store.parts.max()) >= len(PARTS) or bool(np.any(np.diff(store.parts.astype(int)) < 0))):
         problems.add("samples out of order", "samples must stand by part, development parts first")
     if not np.isfinite(store.vectors).all():
-        problems.add("not a number or infinite", "word vectors")
+        problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
+    parts = {part: ids.tolist() for part, ids in store.class_parts.items()}
+    for odd in vector_oddities(store.class_names, parts, store.vector_names, store.vectors, store.own_vector.tolist()):
+        if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
+            (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)
     for index, part in enumerate(PARTS):
         found = set(store.labels[store.parts == index].tolist())
         listed = set(store.class_parts[part].tolist())

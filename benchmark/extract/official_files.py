@@ -14,6 +14,7 @@ import numpy as np
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
+from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, open_hdf5
 from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
@@ -37,7 +38,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         The data set folder.
 
     Raises:
-        UsageError: the store has no sequences, or the folder cannot be written.
+        UsageError: the store has no sequences, the folder cannot be written, or a class's name would lead out of it.
     """
     store.require_sequences("the official layout")
     target = (folder / layout.folder).resolve()
@@ -50,6 +51,8 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         with open_hdf5(store.path) as file:
             for part, sources in PARTS_OF.items():
                 for name, rows in _classes(store, target, part, sources).items():
+                    if not is_file_name(name):
+                        raise UsageError(f"{target}: no file can be named as class {name!r}; {NO_FILE_NAME}")
                     for modality in MODALITIES:
                         frames = _frames(file[modality], rows)
                         ids = [store.ids[row].encode() for row in rows]
@@ -66,13 +69,11 @@ def _classes(store: FeatureStore, target: Path, part: str, sources: Sequence[str
     """Class, spelt as in the list of the part -> rows of its samples, classes without any left out."""
     path = target / "class-split" / f"{store.features}_split" / f"{part}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    spelt = {line.strip().casefold(): line.strip() for line in lines}
+    spelt = {folded(line.strip()): line.strip() for line in lines}
     of_part = np.isin(store.parts, [PARTS.index(source) for source in sources])
     labels = np.unique(store.labels[of_part])
     names = {int(label): store.class_names[label] for label in labels}
-    return {
-        spelt.get(name.casefold(), name): np.flatnonzero(of_part & (store.labels == label)) for label, name in names.items()
-    }
+    return {spelt.get(folded(name), name): np.flatnonzero(of_part & (store.labels == label)) for label, name in names.items()}
 
 
 def _frames(group: h5py.Group, rows: Ints) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -112,8 +113,9 @@ def _cut(share: float) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("model", "spoil", "message"),
     [
-        (Model(WORDS), lambda content: b"", r"not a fastText model: it does not begin with 793712314; give a \.bin"),
-        (Model(WORDS, magic=1), bytes, "not a fastText model"),
+        (Model(WORDS), lambda content: b"", "an empty file; fetch or extract it again"),
+        (Model(WORDS, magic=1), bytes, r"not a fastText model: it does not begin with 793712314; give a \.bin"),
+        (Model(WORDS), gzip.compress, r"compressed with gzip; unpack it first \(gunzip\)"),
         (Model(WORDS, version=13), bytes, r"version 13, read are \(11, 12\); save it with fastText 0\.9"),
         (
             Model(WORDS),
