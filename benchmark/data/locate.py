@@ -146,7 +146,7 @@ def _is_current(recipe: _Recipe) -> bool:
     try:
         found = FeatureStore(recipe.path).provenance
     except OutsideError as error:
-        if error.reason.kind != "missing":
+        if error.reason.kind not in ("missing", "link"):  # of a link, writing tells whether it is good
             raise
         return False
     except DamagedStore as error:
