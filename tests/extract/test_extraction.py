@@ -292,7 +292,8 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     merged = command("--merge", code=1)
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
-    assert (what, left_out) == ("cannot be read: No such file or directory; tried again next time", True)
+    why = "cannot be read: a link to nowhere.mp4, which is not there; mount its disk, or remove the link"
+    assert (what, left_out) == (f"{why}; tried again next time", True)
     assert set(FeatureStore(command.store).ids) == command.video_set.samples.keys() - {bad}
     assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
 
