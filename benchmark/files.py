@@ -228,13 +228,15 @@ def check_replaceable(path: Path) -> Path:
     """The file that writing to a path replaces: the path itself, or what it leads to as a link.
 
     Raises:
-        OutsideError: the path is a folder, or a link into a folder that is not there, or one that leads back to itself.
+        OutsideError: the path is a folder or device, a link into a folder that is not there, or one that leads back to itself.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
         raise OutsideError(path, _reason("link"))
     if target.is_dir():
         raise OutsideError(path, _reason("folder"))
+    if path.exists() and not path.is_file():
+        raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
     if not target.parent.is_dir() and (reason := _missing(path)).kind == "link":
         raise OutsideError(path, reason)
     return target

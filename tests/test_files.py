@@ -72,15 +72,21 @@ def test_a_link_to_a_disk_that_is_not_mounted_is_named_and_no_folder_is_made(tmp
     assert not (tmp_path / "unmounted").exists()
 
 
-@pytest.mark.parametrize("way", ["folder", "link to a folder", "link to itself"])
+@pytest.mark.parametrize("way", ["folder", "link to a folder", "link to itself", "pipe", "link to a pipe"])
 def test_what_is_no_file_is_refused_before_anything_is_written(tmp_path: Path, way: str) -> None:
     path = tmp_path / "store.h5"
     if way == "link to itself":
         path.symlink_to("store.h5")
+    elif "pipe" in way:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe") if "link" in way else os.rename(tmp_path / "pipe", path)
     else:
         (tmp_path / "folder").mkdir()
         path.symlink_to("folder") if way == "link to a folder" else path.mkdir()
-    with pytest.raises(OutsideError, match=f"{path}: (a folder, where|a link that leads back)"), replacing(path):
+    with (
+        pytest.raises(OutsideError, match=f"{path}: (a folder, where|a link that leads back|a device or pipe)"),
+        replacing(path),
+    ):
         pytest.fail("the block was run")
 
 
