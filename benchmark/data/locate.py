@@ -101,16 +101,12 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
         raise UsageError(
             f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
         )
-    check_sizes(card, store)
+    _tell_other_sizes(card, store)
     return store
 
 
-def check_sizes(card: Card, store: FeatureStore) -> None:
-    """See that a store has the sizes that its card names.
-
-    Raises:
-        UsageError: it has others.
-    """
+def _tell_other_sizes(card: Card, store: FeatureStore) -> None:
+    """Warn of a store whose features have other sizes than its card names: one of the two is not what it should be."""
     _, expected = card.feature_set(store.features)
     sizes = {
         "audio": (store.audio_dim, expected.audio.dim),
@@ -119,9 +115,9 @@ def check_sizes(card: Card, store: FeatureStore) -> None:
     }
     wrong = ", ".join(f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted)
     if wrong:
-        raise UsageError(
-            f"{store.path}: has other feature sizes than the card of {card.name!r} ({store.features}): {wrong}; "
-            "correct the card, or import the features that it describes"
+        log.warning(
+            "%s: other feature sizes than the card of %r (%s): %s; correct the card, or import the features that it describes",
+            *(store.path, card.name, store.features, wrong),
         )
 
 

@@ -244,13 +244,13 @@ def test_a_disk_that_is_not_mounted_is_named_and_nothing_is_built_in_its_place(
     assert not (tmp_path / "mnt").exists()
 
 
-def test_a_store_of_other_sizes_than_its_card_is_refused_with_both(published: Card, tmp_path: Path) -> None:
+def test_a_store_of_other_sizes_than_its_card_is_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_store(tmp_path / "own-native.h5")
-    assert open_or_build(own_card(), None, tmp_path).audio_dim == 2
     card = own_card()
     native = card.features["native"]
     wider = native.model_copy(update={"audio": native.audio.model_copy(update={"dim": 16}), "text_dim": 300})
-    with pytest.raises(
-        UsageError, match=r"other feature sizes than the card of 'own' \(native\): audio 2, not 16, text 4, not 300"
-    ):
+    with caplog.at_level(logging.WARNING, "benchmark.data.locate"):
+        assert open_or_build(card, None, tmp_path).audio_dim == 2
+        assert not caplog.records
         open_or_build(card.model_copy(update={"features": {"native": wider}}), None, tmp_path)
+    assert "other feature sizes than the card of 'own' (native): audio 2, not 16, text 4, not 300; correct" in caplog.text
