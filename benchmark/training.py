@@ -26,8 +26,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from benchmark.border import checked_losses, checked_optimizer
 from benchmark.config import TrainConfig
 from benchmark.data.batching import TrainingBatches, ahead, with_evaluation_times
-from benchmark.data.store import replacing
 from benchmark.errors import JobError, UsageError
+from benchmark.files import raise_outside, raise_unreadable, replacing
 from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method
 from benchmark.patience import disk_is_full, patiently
 
@@ -252,6 +252,8 @@ class Loop:
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             key = content["key"]
         except Exception as error:  # a damaged file fails in many ways
+            raise_outside(error, file)  # what passes is no reason to start again from an earlier epoch
+            raise_unreadable(file)
             self.listener.on_note(
                 f"{file} cannot be read ({type(error).__name__}); going on from an earlier checkpoint, if any"
             )

@@ -22,8 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.config import LengthConfig, ProtocolConfig, Settings, TrainConfig, own_switches
+from benchmark.data.foreign import FETCH_AGAIN, Foreign, first_bytes, likely_kind
 from benchmark.data.unpickle import CheckedDtype, checked_scalar
 from benchmark.errors import UsageError, near, validation_message
+from benchmark.files import raise_outside, raise_unreadable
 from benchmark.method import Method, MethodConfig, Spec
 
 CONFIG = "config.json"
@@ -108,8 +110,12 @@ def digest_of(*weights: Weights) -> str:
     sha = hashlib.sha256()
     for each in weights:
         for path in (each.file, each.record):
-            with open(path, "rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
+            try:
+                with open(path, "rb") as file:
+                    sha.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise_outside(error, path)
+                raise
     return sha.hexdigest()[:16]
 
 
@@ -138,16 +144,12 @@ def load_tensors(path: Path) -> Any:
 
     Raises:
         UsageError: it is missing, no checkpoint, damaged, or refused because it asks for something else.
+        Unavailable: it cannot be read for another reason, which may pass.
     """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(60)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    start = first_bytes(path)
     if not start.startswith((b"PK", b"\x80")):
-        raise UsageError(
-            f"{path}: not a checkpoint (it starts with {start[:20]!r}); was a web page or a pointer file saved instead?"
-        )
+        kind = likely_kind(start) or Foreign(f"something else (it starts with {start[:20]!r})", FETCH_AGAIN)
+        raise UsageError(f"{path}: not a checkpoint but {kind.what}; {kind.fix}")
     _refuse_inflated(path)
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
@@ -158,7 +160,10 @@ def load_tensors(path: Path) -> Any:
             "Fetch it again from a source you trust"
         ) from None
     except Exception as error:  # a damaged file can fail in any way
-        raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({error!s:.150})") from None
+        raise_outside(error, path)
+        raise_unreadable(path)  # torch does not say why it could not read
+        why = f"{type(error).__name__}: {error!s:.150}"
+        raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}") from None
 
 
 def _refuse_inflated(path: Path) -> None:
@@ -171,7 +176,7 @@ def _refuse_inflated(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError):
-        return  # the old form, or damaged, which is told later
+        return  # the old form, or damaged, or a disk that fails, which is told later
     if size > path.stat().st_size:
         raise UsageError(f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again")
 
@@ -204,6 +209,7 @@ def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> W
 
     Raises:
         UsageError: the record or the weights are missing, damaged or incomplete, or of another stage or an unknown method.
+        Unavailable: they cannot be read for another reason, which may pass.
     """
     path = folder / CONFIG
     try:
@@ -211,6 +217,7 @@ def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> W
     except ValidationError as error:
         raise UsageError(validation_message(error, f"{path}: not the record of a trained job")) from None
     except (OSError, ValueError) as error:
+        raise_outside(error, path)
         raise UsageError(f"{path}: not the record of a trained job ({error})") from None
     if record.stage != stage:
         raise UsageError(f"--stage-{'ab'[stage - 1]} {folder}: holds stage {record.stage}; swap the two folders")
@@ -243,8 +250,10 @@ def _own_state(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"{file}: cannot be read, truncated or damaged ({error!s:.150})") from None
+        except (OSError, MemoryError, SafetensorError) as error:
+            raise_outside(error, file)
+            raise_unreadable(file)
+            raise UsageError(f"{file}: cannot be read, truncated or damaged ({error!s:.150}); export it again") from None
     state: Mapping[str, Tensor] = load_checkpoint(file)["model"]
     return state
 

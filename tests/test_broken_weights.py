@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pickle
 import shutil
@@ -22,7 +23,7 @@ from published_runs import Sizes, make_data, write_run
 from benchmark.checkpoints import KIND
 from benchmark.data.store import FeatureStore
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_arguments
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
 from benchmark.tracking import Tracker
 from benchmark.weights import load_tensors
 
@@ -337,3 +338,37 @@ def test_arguments_may_hold_nothing_else(tmp_path: Path, content: bytes) -> None
     file.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(UnreadableFile, match="no argparse Namespace"):
         load_arguments(file)
+
+
+def test_weights_that_the_system_cannot_read_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "best.pt"
+    torch.save({"model": {}, "epoch": 1}, path)
+
+    def hide(*arguments: object, **options: object) -> None:
+        raise RuntimeError("PytorchStreamReader failed reading file")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(torch, "load", hide)
+    with pytest.raises(UsageError, match=r"best\.pt: .*truncated or damaged .*fetch or extract it again"):
+        load_tensors(path)
+    monkeypatch.setattr("benchmark.weights.first_bytes", lambda path: b"PK")
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(Unavailable, match=r"best\.pt: the disk or network drive failed"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<html>", "a web page; open it"),
+        (b"version https://git-lfs.github.com", "git lfs pull"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_is_saved_in_place_of_weights_is_named(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "best.pt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"best\.pt: not a checkpoint but .*{told}"):
+        load_tensors(path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import random
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from tiny import Bench
 from torch import Tensor
 
 from benchmark import protocol
-from benchmark.errors import JobError, UsageError
+from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.method import EpochRecord, FitResult, Method
 from benchmark.protocol import Task, stage_one
 from benchmark.training import Loop, TrainingData
@@ -284,3 +287,22 @@ def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) 
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert all("running" in k or "num_batches" in k for k in moved)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_for_now_does_not_send_the_training_back(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    with pytest.raises(Stop):
+        fit(task(bench, "cjme"), tmp_path, Recorder(stop_after=9))
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match=r"checkpoint\.pt"):
+        patch.setattr(zipfile, "ZipFile", failing(code))
+        fit(task(bench, "cjme"), tmp_path, Recorder())
+    assert (tmp_path / "checkpoint.pt").is_file()
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(code, "as the system says")
+
+    return fail

@@ -297,7 +297,9 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
         *material.faults,
         *(material.from_lists or ()),
         *class_oddities(material.class_names, material.class_parts, material.samples),
-        *vector_oddities(material.class_names, material.vector_names, material.vectors, material.own_vector),
+        *vector_oddities(
+            material.class_names, material.class_parts, material.vector_names, material.vectors, material.own_vector
+        ),
     ]
     leakage, unfit = _leakage(material)
     return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)

@@ -1,11 +1,13 @@
 """The lists of the official layout: classes, parts, samples, word vectors, and how their names are joined.
 
-Names are joined without regard to upper and lower case (``HandStandPushups`` and ``HandstandPushups`` are one class).
+Names are joined without regard to upper and lower case (``HandStandPushups`` and ``HandstandPushups`` are one class), and to
+how accents are encoded. Lists are read as UTF-8 and nothing else.
 The id of a class is its index in the sorted ``all_class.txt``. No features are read here.
 """
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +18,12 @@ import numpy as np
 import pandas as pd
 
 from benchmark.data.cards import OfficialLayout
+from benchmark.data.foreign import START_BYTES, known_kind
+from benchmark.data.names import composed, folded
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict
+from benchmark.data.unpickle import UnreadableFile, another_kind, load_npy_dict, unreadable
+from benchmark.data.vector_norms import OddNorm, odd_norms
 from benchmark.data.word_vectors import read_word_vectors, vectors_record
 
 UNION_PART = "stage_2_train"
@@ -34,6 +39,8 @@ class PartList:
     """Sample id -> class id from the ``.csv``, unlisted classes included; None where there is no ``.csv``."""
     repeated: list[str] = field(default_factory=list)
     """Ids that the ``.csv`` lists more than once; the last row counts."""
+    readable: bool = True
+    """Whether both lists could be read, if they are there: nothing is concluded from one that could not."""
 
     def kept(self) -> dict[str, int]:
         """Listed samples of listed classes."""
@@ -61,7 +68,7 @@ class ClassLists:
     def note_spellings(self, place: str, found: Iterable[str], by_name: Mapping[str, int]) -> None:
         """Take down the spellings of a file that are not those of ``names``."""
         for name in sorted(set(found)):
-            label = by_name.get(name.casefold())
+            label = by_name.get(folded(name))
             if label is not None and name != self.names[label]:
                 self.spellings.setdefault(name, []).append(place)
 
@@ -101,16 +108,18 @@ class ListPlaces:
 
 def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> ClassLists:
     """Read and join all lists of a feature set; faults go to ``problems``, oddities to ``notes``."""
-    names = sorted(_lines(places, places.all_classes, problems))
+    found = _lines(places, places.all_classes, problems)
+    names = sorted(found or ())
     by_name = class_ids(names)
     for name in _repeated(names):
         problems.add("repeated class name", f"{places.shown(places.all_classes)}: {name}")
     lists = ClassLists(names, {}, places.list_files())
+    unknown = problems if found is not None else ProblemLog()  # without the list of all classes, every name is unknown
     for part in PARTS:
-        lists.parts[part] = _read_part(places, part, lists, by_name, problems, notes)
+        lists.parts[part] = _read_part(places, part, lists, by_name, problems, unknown, notes)
     if places.part(UNION_PART, "txt").is_file():
-        _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, notes), lists.parts, problems)
-    _read_vectors(places, lists, text_dim, problems)
+        _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, unknown, notes), lists.parts, problems)
+    _read_vectors(places, lists, text_dim, problems, notes)
     return lists
 
 
@@ -118,7 +127,7 @@ def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) 
     """Listed sample of a listed class -> its part and class id; every part must have a list, and a sample stands in one."""
     found: dict[str, tuple[str, int]] = {}
     for part in PARTS:
-        if lists.parts[part].samples is None:
+        if lists.parts[part].samples is None and not places.part(part, "csv").is_file():
             problems.add("missing sample list", places.shown(places.part(part, "csv")))
         for sample, label in lists.parts[part].kept().items():
             if sample in found:
@@ -147,67 +156,105 @@ def manual_names(places: ListPlaces) -> list[str]:
 
 def class_ids(names: Sequence[str]) -> dict[str, int]:
     """Folded name -> class id, of sorted names."""
-    return {name.casefold(): i for i, name in enumerate(names)}
+    return {folded(name): i for i, name in enumerate(names)}
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
-    counts = Counter(name.casefold() for name in names)
+    counts = Counter(map(folded, names))
     return sorted(name for name, count in counts.items() if count > 1)
 
 
-def _lines(places: ListPlaces, path: Path, problems: ProblemLog) -> list[str]:
+def _lines(places: ListPlaces, path: Path, problems: ProblemLog) -> list[str] | None:
+    """The lines of a list that are not empty; None where it cannot be read."""
     if not path.is_file():
         problems.add("missing class list", places.shown(path))
-        return []
+        return None
+    text = _text(places, path, problems)
+    return None if text is None else [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _text(places: ListPlaces, path: Path, problems: ProblemLog) -> str | None:
+    """The content of a list in UTF-8, with or without a byte order mark; None where it is not that."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add("unreadable file", f"{places.shown(path)}: {error}")
-        return []
+        raw = path.read_bytes()
+    except (OSError, MemoryError) as error:
+        problems.add_unreadable(unreadable(path, error), places.shown(path))
+        return None
+    foreign = known_kind(raw[:START_BYTES])
+    if foreign is not None:
+        problems.add_unreadable(another_kind(path, foreign), places.shown(path))
+        return None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"byte 0x{raw[error.start]:02x} in line {raw[: error.start].count(10) + 1:,}"
+        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, what)}")
+        return None
+    if "\0" in text:
+        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, 'zero bytes')}")
+        return None
+    return composed(text)
+
+
+def _encoding(raw: bytes, found: str) -> str:
+    """What a text is that is not UTF-8: of two or four bytes a character, or of one, such as Latin-1."""
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:START_BYTES]
+    return "UTF-16 or UTF-32, as spreadsheets save it" if wide else f"{found}, as in Latin-1 or Windows-1252"
 
 
 def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: ProblemLog) -> list[tuple[str, ...]] | None:
     """Rows of the named columns of a CSV file, None where it is broken; names contain commas, so only a parser will do."""
+    text = _text(places, path, problems)
+    if text is None:
+        return None
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         return list(zip(*(table[column].str.strip() for column in columns), strict=True))
     except KeyError as error:
         problems.add("broken list", f"{places.shown(path)}: no column {error}")
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+    except ValueError as error:  # pandas' parser errors are ValueErrors
         problems.add("broken list", f"{places.shown(path)}: {error!s:.120}")
     return None
 
 
 def _read_part(
-    places: ListPlaces, part: str, lists: ClassLists, by_name: Mapping[str, int], problems: ProblemLog, notes: ProblemLog
+    places: ListPlaces,
+    part: str,
+    lists: ClassLists,
+    by_name: Mapping[str, int],
+    problems: ProblemLog,
+    unknown_names: ProblemLog,
+    notes: ProblemLog,
 ) -> PartList:
-    listed = _lines(places, places.part(part, "txt"), problems)
+    lines = _lines(places, places.part(part, "txt"), problems)
+    listed = lines or []
     for name in _repeated(listed):
         problems.add("repeated class name", f"{places.shown(places.part(part, 'txt'))}: {name}")
     lists.note_spellings(places.shown(places.part(part, "txt")), listed, by_name)
-    found = PartList()
-    found.classes = sorted({by_name[n.casefold()] for n in listed if _known(n, by_name, places, part, "txt", problems)})
+    found = PartList(readable=lines is not None)
+    found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, part, "txt", unknown_names)})
     path = places.part(part, "csv")
     if not path.is_file():
         notes.add("no sample list", places.shown(path))
         return found
     rows = _table(places, path, ("filename", "label"), problems)
     if rows is None:
+        found.readable = False
         return found
     lists.note_spellings(places.shown(path), (label for _, label in rows), by_name)
     found.repeated = sorted(sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1)
-    unknown = Counter(label for _, label in rows if label.casefold() not in by_name)
+    unknown = Counter(label for _, label in rows if folded(label) not in by_name)
     for label in unknown:
-        _known(label, by_name, places, part, "csv", problems)
-    found.samples = {sample: by_name[label.casefold()] for sample, label in rows if label not in unknown}
+        _known(label, by_name, places, part, "csv", unknown_names)
+    found.samples = {sample: by_name[folded(label)] for sample, label in rows if label not in unknown}
     dropped = len(found.samples) - len(found.kept())
-    if dropped:
+    if dropped and lines is not None:
         notes.add("listed samples of unlisted classes, dropped", f"{part}: {dropped:,}", dropped)
     return found
 
 
 def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, part: str, kind: str, problems: ProblemLog) -> bool:
-    if name.casefold() in by_name:
+    if folded(name) in by_name:
         return True
     problems.add("unknown class name", f"{places.shown(places.part(part, kind))}: {name!r}")
     return False
@@ -216,6 +263,8 @@ def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, part: str,
 def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartList], problems: ProblemLog) -> None:
     """``stage_2_train`` is not read: it must be the union of the three parts that are."""
     development = [parts[part] for part in DEVELOPMENT_PARTS]
+    if not all(part.readable for part in (union, *development)):
+        return  # which is told already
     classes = {c for part in development for c in part.classes}
     if classes != set(union.classes):
         example = f"{places.shown(places.part(UNION_PART, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
@@ -229,33 +278,26 @@ def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartLi
         problems.add("stage_2_train is not the union", f"{example}, among them {min(differing)[0]}")
 
 
-def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems: ProblemLog) -> None:
+def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> None:
     """Word vectors sorted by manual name, and for each class the row of its own."""
     names_file = places.root / "class-split" / places.layout.names_file
     path = places.vectors or next((path for path in places.text_files if path.is_file()), None)
     if not names_file.is_file():
         problems.add("missing class list", places.shown(names_file))
     if path is None:
-        problems.add("missing class list", f"word vectors: {' or '.join(map(places.shown, places.text_files))}")
+        problems.add("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
     if path is None or not names_file.is_file():
         return
     rows = _table(places, names_file, ("original", "manual"), problems)
-    vectors: Mapping[str, Floats]
+    read: Mapping[str, Floats]
     try:
-        vectors = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
-    except RefusedPickle as refusal:
-        problems.add("refused pickle", f"{places.shown(path)}: {refusal.name}")
-        return
+        read = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
     except UnreadableFile as error:
-        kind = "unreadable word vectors" if places.vectors else "unreadable file"
-        problems.add(kind, str(error).replace(str(path), places.shown(path)))
+        damaged = places.vectors is not None and error.kind == "unreadable file"
+        problems.add("unreadable word vectors" if damaged else error.kind, f"{places.shown(path)}: {error.what}", fix=error.fix)
         return
-    wrong = [name for name in sorted(vectors) if len(vectors[name]) != text_dim]
-    for name in wrong:
-        problems.add("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}")
-    for name in sorted(vectors):
-        if not np.isfinite(vectors[name]).all():
-            problems.add("not a number or infinite", f"word vector {name!r}")
+    vectors = {composed(name): vector for name, vector in read.items()}
+    wrong = _check_vectors(vectors, text_dim, places.shown(path), problems)
     lists.vector_names = sorted(vectors)
     lists.vectors_record = vectors_record(path, vectors) if places.vectors else None
     if vectors and not wrong:
@@ -263,17 +305,45 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems
     if rows is not None:
         lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
         lists.own_vector = _own_rows(lists, rows, problems)
+    if not wrong and len(lists.own_vector) == len(lists.names):
+        for odd in odd_norms(lists.vector_names, lists.vectors):
+            _tell_norm(lists, odd, problems, notes)
+
+
+def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, problems: ProblemLog) -> bool:
+    """Whether word vectors have another size than the card's, or values that are no finite numbers; tells of each."""
+    wrong = False
+    for name in sorted(vectors):
+        if len(vectors[name]) != text_dim:
+            wrong = True
+            fix = f"give word vectors of {text_dim} numbers (--vectors FILE), or correct text_dim in the card"
+            problems.add("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
+        elif not np.isfinite(vectors[name]).all():
+            fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
+            problems.add("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)
+    return wrong
+
+
+def _tell_norm(lists: ClassLists, odd: OddNorm, problems: ProblemLog, notes: ProblemLog) -> None:
+    """A word vector of zeros is a problem if a class of a part has it; other odd norms are notes."""
+    used = {label for part in lists.parts.values() for label in part.classes}
+    classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
+    what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"
+    if odd.is_zero and classes:
+        problems.add("word vector of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+    else:
+        notes.add("word vector of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
 
 
 def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], problems: ProblemLog) -> list[int]:
-    manual = {original.casefold(): name for original, name in rows}
+    manual = {folded(original): name for original, name in rows}
     row_of = {name: row for row, name in enumerate(lists.vector_names)}
     own = []
     for name in lists.names:
-        if name.casefold() not in manual:
+        if folded(name) not in manual:
             problems.add("missing manual name", name)
-        elif manual[name.casefold()] not in row_of:
-            problems.add("missing word vector", f"{name} ({manual[name.casefold()]!r})")
+        elif manual[folded(name)] not in row_of:
+            problems.add("missing word vector", f"{name} ({manual[folded(name)]!r})")
         else:
-            own.append(row_of[manual[name.casefold()]])
+            own.append(row_of[manual[folded(name)]])
     return own

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.class_files import MODALITIES, check_frames
+from benchmark.data.names import composed
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import Floats
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, shown
+from benchmark.data.unpickle import UnreadableFile, shown
 from benchmark.data.unpickle_list import read_list
 
 UNLISTED = "samples that no list names, not read"
@@ -59,10 +60,8 @@ def read_file(
     elements = _Elements(place, take, faults)
     try:
         read_list(path, elements.take)
-    except RefusedPickle as refusal:
-        faults.add("refused pickle", f"{place}: {refusal.name}")
     except UnreadableFile as error:
-        faults.add("unreadable file", f"{place}{str(error).removeprefix(str(path))}")
+        faults.add_unreadable(error, place)
     else:
         elements.end()
 
@@ -108,11 +107,11 @@ class _Elements:
 
 def _file_name(value: Any) -> str | None:
     """A file name, which SeLaVi's loader wraps into a tuple; None for anything else."""
-    if isinstance(value, list | tuple | np.ndarray) and len(np.shape(value)) == 1 and len(value) == 1:
+    if (isinstance(value, list | tuple) and len(value) == 1) or (isinstance(value, np.ndarray) and value.shape == (1,)):
         value = value[0]
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(value) if isinstance(value, str) else None
+        value = value.decode("utf-8", "replace")
+    return composed(value) if isinstance(value, str) else None
 
 
 def _listed_as(name: str, samples: Samples) -> str | None:

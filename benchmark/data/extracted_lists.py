@@ -36,6 +36,7 @@ from benchmark.data.importing import (
 from benchmark.data.oddities import list_oddities
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.unpickle import unreadable
 from benchmark.errors import UsageError
 
 IMPORTER_VERSION = 1
@@ -210,7 +211,7 @@ class _Reading:
                 try:
                     sources.append(fingerprint(path, self.plan.base))
                 except OSError as error:
-                    faults.add("unreadable file", f"{place}: {error.strerror}")
+                    faults.add_unreadable(unreadable(path, error), place)
                     continue
                 read_file(path, place, self.samples, self.plan.dims, self._see, appender.add, faults, self.notes)
             self.problems.extend(faults)

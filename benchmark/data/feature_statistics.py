@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.importing import Progress
-from benchmark.data.store import PARTS, FeatureStore, Floats, Ints, Tables
+from benchmark.data.store import PARTS, DamagedStore, FeatureStore, Floats, Ints, Tables, open_hdf5
 from benchmark.data.store import frame_blocks as blocks
+from benchmark.files import raise_outside
 
 MODALITIES = ("audio", "video")
 EXAMPLES = 3
@@ -142,10 +143,17 @@ def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: 
         store: of sequences or of means.
         features: the card's feature set, for the seconds between two steps.
         progress: called with (what, samples done, samples in all).
+
+    Raises:
+        Unavailable: the store cannot be read for a reason that is not its content.
     """
     tables = store.tables()
-    with h5py.File(store.path, "r", locking=False) as f:
-        readings = {modality: _read(f[modality], modality, tables, progress) for modality in MODALITIES}
+    try:
+        with open_hdf5(store.path) as f:
+            readings = {modality: _read(f[modality], modality, tables, progress) for modality in MODALITIES}
+    except (OSError, MemoryError) as error:
+        raise_outside(error, store.path)
+        raise DamagedStore(f"{store.path}: damaged ({error!s:.150}); build or import it again") from None
     seconds = {"audio": features.audio.seconds, "video": features.video.seconds}
     copies = {modality: _copies(tables, readings[modality].digests) for modality in MODALITIES}
     parts = [

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.class_files import MODALITIES, ClassContent
 from benchmark.data.store import Floats, Ints
+from benchmark.files import replacing, to_disk
 
 HASH_BLOCK = 2**20
 
@@ -139,12 +140,8 @@ class Staging:
 
     def _write_journal(self, content: bytes) -> None:
         """Replace the journal in one step: a kill between truncating and writing would lose all of it."""
-        temporary = self._journal.with_suffix(".partial")
-        with open(temporary, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, self._journal)
+        with replacing(self._journal) as temporary:
+            temporary.write_bytes(content)
 
     def _end(self, modality: str) -> int:
         return max((staged.modality(modality).stop for staged in self.classes.values()), default=0)
@@ -177,7 +174,7 @@ class Staging:
         with open(self._journal, "ab") as f:
             f.write(json.dumps(asdict(staged)).encode() + b"\n")
             f.flush()
-            os.fsync(f.fileno())
+            to_disk(f.fileno())
         self.classes[staged.part, staged.name] = staged
 
     def remove(self) -> None:
@@ -210,7 +207,7 @@ class Appender:
         for file in self._files.values():
             file.truncate()
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file.fileno())
         places = {m: StagedModality(self._starts[m], self._lengths[m], self._peaks[m]) for m in MODALITIES}
         staged = StagedClass(part, name, self._ids, list(sources), places["audio"], places["video"])
         self._journal(staged)

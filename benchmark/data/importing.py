@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.class_files import Form
 from benchmark.data.class_lists import ClassLists
 from benchmark.data.import_staging import Staging
 from benchmark.data.problems import Problem, ProblemLog
-from benchmark.data.store import PARTS, FeatureStore, StoreContent, write_store
+from benchmark.data.store import PARTS, DamagedStore, FeatureStore, StoreContent, refuse_open_store, write_store
 from benchmark.errors import UsageError
+from benchmark.files import check_replaceable, file_lock, outside_reason, raise_outside
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +60,29 @@ class ImportReport:
 
 @contextmanager
 def only_import(target: Path, room: str = "an import needs about twice the size of its class files") -> Iterator[None]:
-    """See that no other import writes the store meanwhile, and say what mends a full disk.
+    """See that nobody else writes the store meanwhile, and say how to fix a disk that is full or fails.
 
     Args:
         target: the store.
         room: what it needs on the disk.
 
     Raises:
-        UsageError: another import is running, or the disk is full.
+        UsageError: another import is running, the disk is full, or a folder or broken link is in the place of the store.
+        Unavailable: another program has the store open for writing, or the disk fails in another way.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_replaceable(target)
+    refuse_open_store(target)
     try:
-        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+        with file_lock(target.with_name(f".{target.name}.import.lock"), timeout=0):
             yield
     except Timeout:
         raise UsageError(f"{target}: another import or extraction to this file is running; wait for it to end") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UsageError(f"{target}: the disk is full; {room}. Make room and give the command again: it carries on") from None
+    except (OSError, MemoryError) as error:
+        reason = outside_reason(error, target)
+        if reason is not None and reason.kind == "full":
+            raise UsageError(f"{target}: the disk is full; {room}. Make room and repeat the command: it continues") from None
+        raise_outside(error, Path(getattr(error, "filename", None) or target))
+        raise
 
 
 def earlier_store(target: Path, identity: Mapping[str, Any], needed: str, records: Sequence[str]) -> FeatureStore | None:
@@ -95,7 +99,7 @@ def earlier_store(target: Path, identity: Mapping[str, Any], needed: str, record
     try:
         store = FeatureStore(target)
         store.provenance[needed]
-    except (UsageError, KeyError) as error:
+    except (DamagedStore, KeyError) as error:
         log.warning("%s is there but is no store of this importer (%s); it will be replaced", target, error)
         return None
     return store if {key: value for key, value in store.provenance.items() if key not in records} == identity else None

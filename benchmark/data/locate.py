@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from benchmark.data.cards import CARDS_DIR, Card
 from benchmark.data.stamps import build_stamps, stamps_provenance
-from benchmark.data.store import FeatureStore
+from benchmark.data.store import DamagedStore, FeatureStore
 from benchmark.data.synthetic import build_synthetic, synthetic_config, synthetic_provenance
 from benchmark.errors import UsageError
+from benchmark.files import OutsideError, check_replaceable, file_lock, raise_outside
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +62,7 @@ def open_or_build(
 
     Raises:
         UsageError: the store is missing and cannot be built, is damaged, holds another data set, or a setting is wrong.
+        Unavailable: the store cannot be read or built for another reason, which may pass: it is left as it is.
     """
     name, _ = card.feature_set(features)
     if overrides and card.builder != "synthetic":
@@ -73,28 +73,52 @@ def open_or_build(
         raise UsageError(f"data set {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}")
     recipe = _recipe(card, data_root, overrides or {}, sources)
     if not _is_current(recipe):
-        data_root.mkdir(parents=True, exist_ok=True)
-        with FileLock(recipe.path.with_name(f".{recipe.path.name}.lock")):
+        check_replaceable(recipe.path)
+        with file_lock(recipe.path.with_name(f".{recipe.path.name}.lock")):
             if not _is_current(recipe):
                 log.info("building %s", recipe.path)
-                recipe.build(recipe.path)
+                try:
+                    recipe.build(recipe.path)
+                except (OSError, MemoryError) as error:
+                    raise_outside(error, recipe.path)
+                    raise
     return FeatureStore(recipe.path, in_memory=in_memory)
 
 
 def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStore:
-    if not path.is_file():
+    try:
+        store = FeatureStore(path, in_memory=in_memory)
+    except OutsideError as error:
+        if error.reason.kind != "missing":
+            raise
         how = f"{card.obtain.strip()}\n" if card.obtain else ""
         raise UsageError(
             f"no features of data set {card.name!r} ({features}): looked for {path}\n{how}"
             f"then import them: python run_benchmark.py data import {card.name} --features {features} --from DIR "
             f"--data-root {path.parent}\n(or point --data-root to the folder that has {path.name})"
-        )
-    store = FeatureStore(path, in_memory=in_memory)
+        ) from None
     if (store.dataset, store.features) != (card.name, features):
         raise UsageError(
             f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
         )
+    _tell_other_sizes(card, store)
     return store
+
+
+def _tell_other_sizes(card: Card, store: FeatureStore) -> None:
+    """Warn of a store whose features have other sizes than its card names: one of the two is not what it should be."""
+    _, expected = card.feature_set(store.features)
+    sizes = {
+        "audio": (store.audio_dim, expected.audio.dim),
+        "video": (store.video_dim, expected.video.dim),
+        "text": (store.text_dim, expected.text_dim),
+    }
+    wrong = ", ".join(f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted)
+    if wrong:
+        log.warning(
+            "%s: other feature sizes than the card of %r (%s): %s; correct the card, or import the features that it describes",
+            *(store.path, card.name, store.features, wrong),
+        )
 
 
 def _recipe(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: Path) -> _Recipe:
@@ -110,12 +134,18 @@ def _recipe(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: 
 
 
 def _is_current(recipe: _Recipe) -> bool:
-    """Whether the store is there, readable, and of the same provenance as a store built now."""
-    if not recipe.path.exists():
-        return False
+    """Whether the store is there and of the same provenance as a store built now; not if it is missing or damaged.
+
+    Raises:
+        OutsideError, Unavailable: it cannot be read, though it may be sound.
+    """
     try:
         found = FeatureStore(recipe.path).provenance
-    except UsageError as error:
+    except OutsideError as error:
+        if error.reason.kind not in ("missing", "link"):  # of a link, writing tells whether it is good
+            raise
+        return False
+    except DamagedStore as error:
         log.warning("%s; building it again", error)
         return False
     if found == json.loads(json.dumps(recipe.provenance)):

@@ -14,10 +14,13 @@ from typing import Literal
 import numpy as np
 
 from benchmark.data.class_lists import ClassLists
+from benchmark.data.names import folded
 from benchmark.data.problems import ProblemLog
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats, Ints
+from benchmark.data.vector_norms import odd_norms
 
 DROPPED = "listed samples of an unlisted class, dropped"
+ZEROS, ODD_NORM = "word vector of zeros", "word vector of an odd norm"
 
 
 Severity = Literal["problem", "note"]
@@ -56,11 +59,11 @@ def problem_oddities(problems: ProblemLog) -> list[Oddity]:
 
 def list_oddities(lists: ClassLists) -> list[Oddity]:
     """What only the lists themselves show: spellings, samples that are dropped or listed twice, lists that are not there."""
-    by_folded = {name.casefold(): name for name in lists.names}
+    by_folded = {folded(name): name for name in lists.names}
     found = [
         Oddity("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
         for name, files in sorted(lists.spellings.items())
-        for own in [by_folded[name.casefold()]]
+        for own in [by_folded[folded(name)]]
     ]
     for part, listing in lists.parts.items():
         if listing.samples is None:
@@ -131,12 +134,19 @@ def _in_two_parts(samples: Mapping[str, PartSamples | None]) -> Iterator[Oddity]
 
 
 def vector_oddities(
-    names: Sequence[str], vector_names: Sequence[str], vectors: Floats, own_vector: Sequence[int]
+    names: Sequence[str],
+    class_parts: Mapping[str, Sequence[int]],
+    vector_names: Sequence[str],
+    vectors: Floats,
+    own_vector: Sequence[int],
 ) -> Iterator[Oddity]:
-    """Word vectors that several classes share, that no class has, or that are equal under two names.
+    """Word vectors that several classes share, that no class has, that are equal under two names, or of odd norms.
+
+    Zeros are a problem where a class of a part has them: they give it no meaning.
 
     Args:
         names: class names by id.
+        class_parts: class ids of each part.
         vector_names: sorted names of the word vectors.
         vectors: ``[K, D_w]`` in that order, or no rows where they could not be read.
         own_vector: for each class id the row of its own word vector.
@@ -156,3 +166,9 @@ def vector_oddities(
     for group in equal.values():
         if len(group) > 1:
             yield Oddity("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
+    used = {names[int(label)] for labels in class_parts.values() for label in labels}
+    for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
+        classes = users.get(odd.row, [])
+        what = f"{odd.name} ({', '.join(classes) or 'of no class'}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
+        severity: Severity = "problem" if odd.is_zero and used & set(classes) else "note"
+        yield Oddity(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)

@@ -29,9 +29,11 @@ from benchmark.data.importing import (
     part_counts,
     write_staged,
 )
+from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
 from benchmark.data.oddities import list_oddities
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.unpickle import unreadable
 from benchmark.data.word_vectors import check_vectors_file
 from benchmark.errors import UsageError
 
@@ -211,15 +213,17 @@ def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: Problem
     """The class files of all listed classes; missing ones are problems, extra ones notes."""
     wanted = []
     for part in PARTS:
-        present = {m: list_class_files(plan.files / m / part, plan.form, problems) for m in MODALITIES}
-        listed = {lists.names[c].casefold() for c in lists.parts[part].classes}
+        classes = [lists.names[c] for c in lists.parts[part].classes]
+        present = {m: list_class_files(plan.files / m / part, plan.form, classes, problems) for m in MODALITIES}
+        listed = set(map(folded, classes))
         for label in lists.parts[part].classes:
             name = lists.names[label]
             for modality in MODALITIES:
-                if name.casefold() not in present[modality]:
-                    problems.add("missing class file", f"{modality}/{part}/{name}{SUFFIX[plan.form]}")
-            if all(name.casefold() in present[m] for m in MODALITIES):
-                wanted.append(_Wanted(part, label, name, {m: present[m][name.casefold()] for m in MODALITIES}))
+                if folded(name) not in present[modality]:
+                    fix = None if is_file_name(name) else NO_FILE_NAME
+                    problems.add("missing class file", f"{modality}/{part}/{name}{SUFFIX[plan.form]}", fix=fix)
+            if all(folded(name) in present[m] for m in MODALITIES):
+                wanted.append(_Wanted(part, label, name, {m: present[m][folded(name)] for m in MODALITIES}))
         for modality in MODALITIES:
             for key, path in present[modality].items():
                 if key not in listed:
@@ -257,7 +261,8 @@ def _stage(
             try:
                 sources = [fingerprint(path, plan.root) for path in paths]
             except OSError as error:
-                problems.add("unreadable file", f"{error.filename}: {error.strerror}")
+                path = Path(error.filename or paths[0])
+                problems.add_unreadable(unreadable(path, error), str(path))
                 continue
             content = read_class(w.paths, plan.form, plan.dims, plan.root, problems)
             if content is None:

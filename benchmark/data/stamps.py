@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmark.data.cards import Card
 from benchmark.data.store import PARTS, Floats, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
+from benchmark.files import raise_outside
 from benchmark.streams import Purpose, stream
 
 ARRAYS = "stamps.npz"
@@ -75,9 +76,17 @@ def stamps_provenance(card: Card, source_dir: Path) -> dict[str, Any]:
         "options": dict(card.builder_options),
         "dataset": card.name,
         "features": card.default_features,
-        "sources": {ARRAYS: hashlib.sha256(path.read_bytes()).hexdigest()},
+        "sources": {ARRAYS: hashlib.sha256(_content(path)).hexdigest()},
         "licence": card.licence,
     }
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise_outside(error, path)
+        raise
 
 
 def build_stamps(card: Card, source_dir: Path, target: Path) -> None:
@@ -109,7 +118,8 @@ def read_source(path: Path) -> StampsSource:
         with np.load(path, allow_pickle=False) as arrays:
             z = {name: arrays[name] for name in arrays.files}
         return _source(z)
-    except (OSError, ValueError, KeyError, IndexError, BadZipFile) as error:
+    except (OSError, MemoryError, ValueError, KeyError, IndexError, BadZipFile) as error:
+        raise_outside(error, path)
         raise UsageError(f"{path}: damaged ({error}); it ships with the project, restore it from the repository") from None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.mapping import map_rows
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
+from benchmark.files import is_open_for_writing, raise_outside
+from benchmark.files import replacing as replacing  # others import it from here
 from benchmark.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
@@ -76,35 +77,36 @@ class StoreContent:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_store(path: Path, content: StoreContent, dtype: Literal["float32", "float16"] = "float32") -> None:
     """Write a store atomically, a block of samples at a time.
 
     Raises:
         ValueError: parts out of order, lengths that do not fit, a class without a vector.
+        Unavailable: another program has the file open for writing.
+        OutsideError: a folder or a broken link is in its place.
     """
     _check(content)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as f:
-        _write_tables(f, content)
-        for name, modality in (("audio", content.audio), ("video", content.video)):
-            _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype))
-        f.flush()
-        n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
-        f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
-        f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
+    refuse_open_store(path)
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w", locking=False) as f:  # nobody else knows the file
+            _write_tables(f, content)
+            for name, modality in (("audio", content.audio), ("video", content.video)):
+                _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype))
+            f.flush()
+            n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
+            f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
+            f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
+        refuse_open_store(path)  # it may have been opened meanwhile
+
+
+def refuse_open_store(path: Path) -> None:
+    """See that no other program writes to a store: what it writes would be lost if the store were replaced.
+
+    Raises:
+        Unavailable: one has it open for writing.
+    """
+    if is_open_for_writing(path):
+        raise Unavailable(f"{path}: another program has it open for writing; close it there, then repeat the command")
 
 
 def _check(content: StoreContent) -> None:
@@ -333,6 +335,43 @@ class Tables:
         )
 
 
+class DamagedStore(UsageError):
+    """A file that is no feature store, or a truncated, damaged or outdated one: it has to be built or imported again."""
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, without a lock: stores are put in place atomically, so none is needed.
+
+    Raises:
+        OutsideError, Unavailable: it cannot be opened for a reason that is not its content.
+        OSError: it is no HDF5 file, truncated or damaged.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise_outside(error, path)
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """A store's file, open for reading.
+
+    Raises:
+        DamagedStore: it is not a store, or what is read of it is damaged.
+        OutsideError: there is no such file, or it is a folder.
+        Unavailable: it cannot be read for another reason, which may pass.
+    """
+    try:
+        with open_hdf5(path) as f:
+            yield f
+    except (OSError, MemoryError, KeyError, ValueError, TypeError, RuntimeError) as error:  # HDF5 fails in many ways
+        raise_outside(error, path)
+        refuse_open_store(path)
+        why = f"{type(error).__name__}: {error!s:.150}"
+        raise DamagedStore(f"{path}: not a readable feature store ({why}); build or import it again") from None
+
+
 class FeatureStore:
     """A feature store: where it lies and what its file says of it. Samples and classes are read when they are asked for.
 
@@ -344,21 +383,20 @@ class FeatureStore:
         in_memory: read the arrays instead of mapping them.
 
     Raises:
-        UsageError: there is no such file, it is not a store, or it is truncated.
+        DamagedStore: it is not a store, or it is truncated or damaged.
+        OutsideError: there is no such file, or it is a folder.
+        Unavailable: it cannot be read for another reason, which may pass.
     """
 
     def __init__(self, path: Path, *, in_memory: bool = False) -> None:
         self.path = path
         self.in_memory = in_memory
-        try:
-            with h5py.File(path, "r", locking=False) as f:
-                self._read_header(f)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise UsageError(f"{path}: not a readable feature store ({error}); build or import it again") from None
+        with reading(path) as f:
+            self._read_header(f)
 
     def _read_header(self, f: h5py.File) -> None:
         if f.attrs.get("format") != FORMAT or f.attrs.get("version") != VERSION:
-            raise UsageError(f"{self.path}: not a feature store of version {VERSION}; build or import it again")
+            raise DamagedStore(f"{self.path}: not a feature store of version {VERSION}; build or import it again")
         self.dataset, self.features = str(f.attrs["dataset"]), str(f.attrs["features"])
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
@@ -372,22 +410,20 @@ class FeatureStore:
         size = self.path.stat().st_size
         arrays = [f[m][a] for m in ("audio", "video") for a in ("means", "frames") if a in f[m]]
         if any(int(x.id.get_offset()) + x.size * x.dtype.itemsize > size for x in arrays):
-            raise UsageError(f"{self.path}: the file is truncated; build or import it again")
+            raise DamagedStore(f"{self.path}: the file is truncated; build or import it again")
 
     @contextmanager
     def _opened(self) -> Iterator[h5py.File]:
         """The file, once more.
 
         Raises:
-            UsageError: it cannot be read any more, or another one is in its place.
+            DamagedStore, OutsideError, Unavailable: it cannot be read any more.
+            UsageError: another one is in its place.
         """
-        try:
-            with h5py.File(self.path, "r", locking=False) as f:
-                if str(f.attrs.get("digest")) != self.digest:
-                    raise UsageError(f"{self.path}: was replaced by another store while this one was in use; start again")
-                yield f
-        except (OSError, KeyError, RuntimeError) as error:
-            raise UsageError(f"{self.path}: not a readable feature store ({error}); build or import it again") from None
+        with reading(self.path) as f:
+            if str(f.attrs.get("digest")) != self.digest:
+                raise UsageError(f"{self.path}: was replaced by another store while this one was in use; start again")
+            yield f
 
     def tables(self) -> Tables:
         """Ids, labels, classes and word vectors of all parts, read now and not kept."""

@@ -13,6 +13,7 @@ import io
 import math
 import pickle
 import re
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.foreign import FETCH_AGAIN, FETCH_TRUSTED, START_BYTES, Foreign, known_kind, likely_kind
 from benchmark.errors import UsageError
+from benchmark.files import outside_reason
 
 ALLOCATED_PER_BYTE = 8
 """Bytes that a pickle may have allocated for each byte of the file: the same small value may be copied again and again."""
@@ -30,18 +33,54 @@ _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufSU?][0-9]{0,9}|O8?)")
 
 
 class UnreadableFile(UsageError):
-    """A file that is truncated, damaged, or not of the kind that its name says."""
+    """A file that cannot be read.
+
+    Args:
+        path: the file.
+        what: what is wrong with it, without its path.
+        fix: what to do about it.
+        kind: what this is a kind of: damage, another kind of file, a reason outside the file, or nothing foreseen.
+    """
+
+    def __init__(self, path: Path, what: str, fix: str = FETCH_AGAIN, kind: str = "unreadable file") -> None:
+        super().__init__(f"{path}: {what}; {fix}")
+        self.path, self.what, self.fix, self.kind = path, what, fix, kind
 
 
-class RefusedPickle(UsageError):
+class RefusedPickle(UnreadableFile):
     """A pickle that asks for something a data file has no need of. ``name`` is the refused global or instruction."""
 
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(
-            f"{path}: refused: the pickle asks for {name}, which no such file needs; nothing was run. "
-            "Fetch the file again from a source you trust"
+            path,
+            f"refused: the pickle asks for {name}, which no such file needs; nothing was run",
+            FETCH_TRUSTED,
+            "refused pickle",
         )
+        self.what = name
         self.name = name
+
+
+def another_kind(path: Path, kind: Foreign) -> UnreadableFile:
+    """A file of another kind than the one that is wanted."""
+    return UnreadableFile(path, kind.what, kind.fix, "another kind of file")
+
+
+def unreadable(path: Path, error: BaseException, damaged: str | None = None) -> UnreadableFile:
+    """What stands for an error of a reader.
+
+    Args:
+        path: the file.
+        error: as the reader raised it.
+        damaged: what the file is if the error is one that its content can cause; None for errors that nobody foresaw.
+    """
+    reason = outside_reason(error, path)
+    if reason is not None:
+        return UnreadableFile(path, reason.what, reason.fix, "unavailable file")
+    if damaged is not None:
+        return UnreadableFile(path, damaged)
+    fix = "report it with this message: it is a fault of the program, or damage that it does not know"
+    return UnreadableFile(path, f"unforeseen {type(error).__name__}: {error!s:.150}", fix, "unforeseen error")
 
 
 def shown(value: object) -> str:
@@ -275,7 +314,7 @@ class Interpreter(pickle._Unpickler):
             fits = dtype.itemsize > 0 and type(raw) is bytes and len(raw) == count * dtype.itemsize
         if not fits:
             raise Refusal(f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill")
-        self._spend(0 if raw is None else len(raw))
+        self._spend(count * dtype.itemsize)
         array.__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
     def instantiate(self) -> NoReturn:
@@ -312,30 +351,48 @@ def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
     dtype.__setstate__(state)  # type: ignore[attr-defined]
 
 
-def _interpret(path: Path, file: BinaryIO, *, allow_objects: bool, table: Mapping[tuple[str, str], object] = ALLOWED) -> Any:
-    return run(path, Interpreter(Bounded(file, path.stat().st_size), allow_objects=allow_objects, table=table))
+def run(path: Path, interpreter: Interpreter, start: bytes | None = None) -> Any:
+    """What a pickle makes, its faults told as ``load_pickle`` does.
 
-
-def run(path: Path, interpreter: Interpreter) -> Any:
-    """What a pickle makes, its faults told as ``load_pickle`` does."""
+    Args:
+        path: its file.
+        interpreter: has read nothing yet.
+        start: the first bytes of the file, to name what is no pickle; None if it is known to be one.
+    """
+    if start is not None and (foreign := known_kind(start)):
+        raise another_kind(path, foreign)
     try:
         return interpreter.load()
     except Refusal as refusal:
         raise RefusedPickle(path, str(refusal)) from None
-    except KeyError as error:
-        raise UnreadableFile(f"{path}: damaged pickle (unknown instruction or memo {error})") from None
-    except Exception as error:  # a damaged pickle can fail in any of its instructions
-        raise UnreadableFile(f"{path}: truncated or damaged pickle ({type(error).__name__}: {error!s:.100})") from None
+    except DAMAGE as error:
+        if start is not None and (foreign := likely_kind(start)):
+            raise another_kind(path, foreign) from None
+        why = f"unknown instruction or memo {error}" if type(error) is KeyError else f"{type(error).__name__}: {error!s:.100}"
+        raise unreadable(path, error, f"truncated or damaged pickle ({why})") from None
+    except RecursionError:
+        raise RefusedPickle(path, "content that is nested without end") from None
+    except Exception as error:
+        raise unreadable(path, error) from None
+
+
+DAMAGE = (
+    *(EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, AssertionError),
+    *(pickle.UnpicklingError, struct.error),
+)
+"""What instructions of a damaged pickle raise."""
 
 
 def load_pickle(path: Path) -> Any:
-    """The content of a pickle file of plain data and arrays without objects.
+    """The content of a pickle file of plain data, arrays and tensors, which come as arrays.
 
     Raises:
         RefusedPickle: it asks for a global outside the table, an instance, or more memory than its bytes fill.
-        UnreadableFile: it cannot be opened, is truncated or damaged.
+        UnreadableFile: it cannot be opened, is truncated or damaged, or another kind of file.
     """
-    return _load(path, ALLOWED)
+    from benchmark.data.unpickle_tensors import WITH_TENSORS
+
+    return _load(path, WITH_TENSORS, allow_objects=True)
 
 
 def load_arguments(path: Path) -> dict[str, Any]:
@@ -347,45 +404,70 @@ def load_arguments(path: Path) -> dict[str, Any]:
         RefusedPickle: it asks for anything but plain data, arrays, paths and the Namespace itself.
         UnreadableFile: it cannot be opened, is truncated or damaged, or holds no Namespace.
     """
-    content = _load(path, _ARGUMENTS)
+    content = _load(path, _ARGUMENTS, allow_objects=False)
     if type(content) is not _Namespace:
-        raise UnreadableFile(f"{path}: holds no argparse Namespace but {type(content).__name__}")
+        raise UnreadableFile(path, f"holds no argparse Namespace but {type(content).__name__}", "give the args.pkl of the run")
     return dict(content)
 
 
-def _load(path: Path, table: Mapping[tuple[str, str], object]) -> Any:
+def _load(path: Path, table: Mapping[tuple[str, str], object], *, allow_objects: bool) -> Any:
     try:
         with open(path, "rb") as file:
-            return _interpret(path, file, allow_objects=False, table=table)
+            start = file.read(START_BYTES)
+            file.seek(0)
+            bounded = Bounded(file, path.stat().st_size)
+            return run(path, Interpreter(bounded, allow_objects=allow_objects, table=table), start)
     except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
+        raise unreadable(path, error) from None
 
 
 def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     """The dict of word vectors of a ``.npy`` file as ``np.save`` writes a dict: a pickled 0-d object array.
 
+    Vectors may be arrays ``[D]`` or ``[1, D]``, tensors, or lists of numbers.
+
     Raises:
         RefusedPickle: as in ``load_pickle``.
-        UnreadableFile: no ``.npy`` file, truncated, or its content is not a dict of names to float vectors.
+        UnreadableFile: no ``.npy`` file, truncated, or its content is not a dict of names to vectors of numbers.
     """
+    from benchmark.data.unpickle_tensors import WITH_TENSORS
+
     try:
-        file = io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
+        raw = path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from None
+    file = io.BytesIO(raw)
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         read_header = readers[version]
         shape, _, dtype = read_header(file)
     except (ValueError, KeyError, EOFError) as error:
-        raise UnreadableFile(f"{path}: not a .npy file ({error!s:.100})") from None
-    content = _interpret(path, file, allow_objects=True) if dtype.hasobject and shape == () else None
+        if foreign := likely_kind(raw[:START_BYTES]):
+            raise another_kind(path, foreign) from None
+        raise UnreadableFile(path, f"not a .npy file ({error!s:.100})") from None
+    if not dtype.hasobject or shape != ():
+        raise UnreadableFile(path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS)
+    interpreter = Interpreter(Bounded(file, len(raw)), allow_objects=True, table=WITH_TENSORS)
+    content = run(path, interpreter)
     if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
         content = content.item()
-    if not isinstance(content, dict) or not all(isinstance(k, str) and _is_vector(v) for k, v in content.items()):
-        raise UnreadableFile(f"{path}: not a pickled dict of class names to vectors of numbers")
-    return {name: np.asarray(vector, np.float32) for name, vector in content.items()}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UnreadableFile(path, f"holds no dict of class names but {shown(content)}", DICT_OF_VECTORS)
+    return {name: _vector(path, name, value) for name, value in content.items()}
 
 
-def _is_vector(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"
+DICT_OF_VECTORS = "save a dict of class name to vector: np.save(file, {name: array of [D]})"
+
+
+def _vector(path: Path, name: str, value: object) -> NDArray[np.float32]:
+    """A word vector ``[D]``; numbers beyond float32 become infinite, which is a problem of its own."""
+    if isinstance(value, list | tuple) and all(type(x) in (int, float) or isinstance(x, np.number) for x in value):
+        value = np.array([float(x) for x in value])
+    if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[0] == 1:
+        value = value[0]
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu":
+        what = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else shown(value)
+        raise UnreadableFile(path, f"the word vector of {shown(name)} is no vector [D] of numbers but {what}", DICT_OF_VECTORS)
+    with np.errstate(over="ignore"):
+        return value.astype(np.float32)

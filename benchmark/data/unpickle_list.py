@@ -7,20 +7,18 @@ other kinds, and lists of one, are handed over a thousand at a time, as pickles 
 
 from __future__ import annotations
 
-import io
-import math
 import pickle
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmark.data.unpickle import ALLOWED, Bounded, Call, Interpreter, Refusal, UnreadableFile, is_shape, run, shown
+from benchmark.data.foreign import START_BYTES
+from benchmark.data.problems import FIXES
+from benchmark.data.unpickle import Bounded, Call, Interpreter, Refusal, UnreadableFile, run, unreadable
+from benchmark.data.unpickle_tensors import WITH_TENSORS
 
 KEPT_TEXT = 256
 """Text and bytes up to this length may be referred to again, such as the names that a pickle spells once."""
@@ -43,15 +41,17 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - a failure to open is told apart from those of the block
+        size, start = path.stat().st_size, file.read(START_BYTES)
+        file.seek(0)
     except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
+        raise unreadable(path, error) from None
     with file:
         try:
-            content = run(path, _ListReader(Bounded(file, path.stat().st_size), take))
+            content = run(path, _ListReader(Bounded(file, size), take), start)
         except _Passed as passed:
             raise passed.error from None
     if type(content) is not list:
-        raise UnreadableFile(f"{path}: holds no list but {type(content).__name__}")
+        raise UnreadableFile(path, f"holds no list but {type(content).__name__}", FIXES["wrong structure"], "wrong structure")
 
 
 class _Passed(BaseException):
@@ -98,7 +98,7 @@ class _ListReader(Interpreter):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(Interpreter.dispatch)
 
     def __init__(self, file: Bounded, take: Callable[[Any], None]) -> None:
-        super().__init__(file, allow_objects=False, table=_TABLE)
+        super().__init__(file, allow_objects=True, table=WITH_TENSORS)
         self.memo: dict[int, Any] = _Memo()
         self._take = take
 
@@ -144,38 +144,3 @@ def _is_complete(element: Any) -> bool:
     """Whether nothing more can come to what lies on the stack. Pickles give a list its elements in batches of ``BATCH``, and a
     batch of one without a mark, so a list that is empty or has full batches alone may still be waiting for its last one."""
     return isinstance(element, tuple) or (isinstance(element, list) and len(element) > 1 and len(element) % BATCH != 0)
-
-
-def _storage(raw: object) -> NDArray[Any]:
-    """The numbers of a tensor, which PyTorch pickles as a file of its own; ``torch.load`` runs nothing of it."""
-    import torch
-
-    if not isinstance(raw, bytes):
-        raise Refusal(f"a tensor of {shown(raw)}")
-    try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that storages with a type are deprecated
-            storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-            return np.array(torch.tensor([], dtype=storage.dtype).set_(storage).numpy())  # a copy, whose size is counted
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise Refusal(named[1] if named else "a tensor that is none") from None
-
-
-def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> NDArray[Any]:
-    """A tensor of a storage, where it is as large as the numbers that it takes from it."""
-    if isinstance(storage, np.ndarray) and type(offset) is int and offset >= 0 and is_shape(size) and is_shape(stride):
-        assert isinstance(size, tuple)  # is_shape
-        assert isinstance(stride, tuple)
-        dense = tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
-        count = math.prod(size)
-        in_order = len(stride) == len(size) and all(n < 2 or a == b for n, a, b in zip(size, stride, dense, strict=True))
-        if (in_order or not count) and offset + count <= storage.size:
-            return storage[offset : offset + count].reshape(size)
-    raise Refusal(f"a tensor of size {shown(size)} and stride {shown(stride)}, which its numbers do not fill")
-
-
-_TABLE: Mapping[tuple[str, str], object] = {
-    **ALLOWED,
-    ("torch.storage", "_load_from_bytes"): Call(_storage),
-    ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
-}

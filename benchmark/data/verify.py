@@ -12,9 +12,11 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import Card
+from benchmark.data.oddities import ODD_NORM, ZEROS, vector_oddities
 from benchmark.data.problems import ProblemLog
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest, open_hdf5
 from benchmark.errors import UsageError
+from benchmark.files import raise_outside
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,25 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
 
     Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
     classes without samples, and labels outside their part. Counts that differ from the card's are notes.
+
+    Raises:
+        Unavailable: the store cannot be read for a reason that is not its content.
     """
     problems, notes = ProblemLog(), ProblemLog()
     try:
         store = FeatureStore(path)
         tables = store.tables()
         _check_card(store, tables, card, problems, notes)
-        _check_samples(tables, problems)
-        with h5py.File(path, "r", locking=False) as f:
+        _check_samples(tables, problems, notes)
+        with open_hdf5(path) as f:
             _check_offsets(f, len(tables.ids), problems)
             if not problems:
                 _check_frames(f, tables.ids, problems)
                 _check_digests(f, store, tables, problems)
     except UsageError as error:
         problems.add("unreadable store", str(error))
-    except (OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
+    except (OSError, MemoryError, KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise_outside(error, path)
         problems.add("unreadable store", f"{path}: {error!s:.200}; import or build it again")
     found = [Finding("problem", str(problem)) for problem in problems]
     return found + [Finding("note", str(note)) for note in notes]
@@ -77,14 +83,18 @@ def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: Probl
                 notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
 
 
-def _check_samples(tables: Tables, problems: ProblemLog) -> None:
+def _check_samples(tables: Tables, problems: ProblemLog, notes: ProblemLog) -> None:
     for sample, count in Counter(tables.ids).items():
         if count > 1:
             problems.add("duplicate sample id", f"{sample} ({count} times)")
     if len(tables.parts) and (int(tables.parts.max()) >= len(PARTS) or bool(np.any(np.diff(tables.parts.astype(int)) < 0))):
         problems.add("samples out of order", "samples must stand by part, development parts first")
     if not np.isfinite(tables.vectors).all():
-        problems.add("not a number or infinite", "word vectors")
+        problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
+    parts = {part: ids.tolist() for part, ids in tables.class_parts.items()}
+    for odd in vector_oddities(tables.class_names, parts, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
+        if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
+            (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)
     for index, part in enumerate(PARTS):
         found = set(tables.labels[tables.parts == index].tolist())
         listed = set(tables.class_parts[part].tolist())

@@ -17,9 +17,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.store import Floats, replacing
-from benchmark.data.unpickle import UnreadableFile, load_npy_dict
+from benchmark.data.foreign import known_kind, likely_kind
+from benchmark.data.store import Floats
+from benchmark.data.unpickle import UnreadableFile, another_kind, load_npy_dict, unreadable
+from benchmark.data.vector_norms import nearly_zero
 from benchmark.errors import UsageError
+from benchmark.files import replacing
 
 MAGIC = 793712314
 VERSIONS = (11, 12)
@@ -62,7 +65,8 @@ def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
 
     Args:
         path: a file that ``check_vectors_file`` has passed.
-        names: of classes; those for which the file gives no vector, or one of zeros, are missing from the result.
+        names: of classes; those for which the file gives no vector, or one of zeros or nothing but rounding, are missing
+            from the result.
 
     Raises:
         UnreadableFile: truncated, damaged, or not of the kind that its name says.
@@ -70,9 +74,10 @@ def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     """
     try:
         vectors = _READERS[path.suffix](path, names)
-    except OSError as error:
-        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from None
-    return {name: _unit(vector).astype(np.float32) for name, vector in vectors.items() if np.any(vector)}
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from None
+    missing = nearly_zero(vectors)
+    return {name: _unit(vector).astype(np.float32) for name, vector in vectors.items() if name not in missing}
 
 
 def vectors_record(path: Path, vectors: Mapping[str, Floats]) -> dict[str, Any]:
@@ -84,10 +89,10 @@ def vectors_record(path: Path, vectors: Mapping[str, Floats]) -> dict[str, Any]:
 
 
 def _unit(vector: Floats) -> NDArray[np.float64]:
-    """The vector divided by its norm; zeros stay zeros."""
+    """The vector divided by its norm; zeros, and vectors that are not finite, stay as they are."""
     x = np.asarray(vector, np.float64)
     norm = float(np.linalg.norm(x))
-    return x if norm == 0 or abs(norm - 1) < UNIT else x / norm
+    return x if norm == 0 or abs(norm - 1) < UNIT or not np.isfinite(norm) else x / norm
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,15 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
     size = path.stat().st_size
     start = file.read(_HEADER.size)
     if len(start) < 4 or int.from_bytes(start[:4], "little") != MAGIC:
-        raise UnreadableFile(
-            f"{path}: not a fastText model: it does not begin with {MAGIC}; give a .bin of fastText since 2017, "
-            "or word vectors as .vec or .npy"
-        )
+        if foreign := likely_kind(start):
+            raise another_kind(path, foreign)
+        fix = "give a .bin of fastText since 2017, or word vectors as .vec or .npy"
+        raise UnreadableFile(path, f"not a fastText model: it does not begin with {MAGIC}", fix)
     if len(start) < _HEADER.size:
         raise _truncated(path, size, "settings")
     _, version, dim, _, _, _, _, _, _, kind, buckets, minn, maxn, _, _ = _HEADER.unpack(start)
     if version not in VERSIONS:
-        raise UnreadableFile(f"{path}: a fastText model of version {version}, read are {VERSIONS}; save it with fastText 0.9")
+        raise UnreadableFile(path, f"a fastText model of version {version}, read are {VERSIONS}", "save it with fastText 0.9")
     if version == 11 and kind == SUPERVISED:
         maxn = 0
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -153,14 +158,10 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
             raise _truncated(path, size, "dictionary")
         quantised, rows, columns = _MATRIX.unpack_from(data, end)
     if quantised or pruned >= 0:
-        raise UnreadableFile(
-            f"{path}: a quantised fastText model, whose rows are not read; give the .bin that it was made from"
-        )
+        raise UnreadableFile(path, "a quantised fastText model, whose rows are not read", "give the .bin that it was made from")
     if dim <= 0 or columns != dim or min(words, buckets) < 0 or rows != words + buckets:
-        raise UnreadableFile(
-            f"{path}: damaged fastText model: a matrix of {rows} x {columns} for {words} words, {buckets} n-grams and "
-            f"dimension {dim}; fetch it again"
-        )
+        what = f"a matrix of {rows} x {columns} for {words} words, {buckets} n-grams and dimension {dim}"
+        raise UnreadableFile(path, f"damaged fastText model: {what}", "fetch it again")
     matrix = end + _MATRIX.size
     if matrix + rows * dim * 4 > size:
         raise _truncated(path, size, "input matrix")
@@ -168,7 +169,7 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
 
 
 def _truncated(path: Path, size: int, where: str) -> UnreadableFile:
-    return UnreadableFile(f"{path}: truncated fastText model: it ends after {size:,} bytes, in its {where}; fetch it again")
+    return UnreadableFile(path, f"truncated fastText model: it ends after {size:,} bytes, in its {where}", "fetch it again")
 
 
 def _word_rows(
@@ -224,11 +225,12 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
             except ValueError:
                 vector = np.zeros(0)
             if len(vector) != dim:
-                raise UnreadableFile(f"{path}: line {number + 1}: no word and {dim} numbers; fetch the file again")
+                raise UnreadableFile(path, f"line {number + 1}: no word and {dim} numbers", "fetch the file again")
             if (text := word.decode("utf-8", "replace")) in words:
                 found[text] = vector
     if number != count:
-        raise UnreadableFile(f"{path}: truncated: {number:,} words, its first line says {count:,}; fetch it again")
+        what = f"truncated: {number:,} words, its first line says {count:,}"
+        raise UnreadableFile(path, what, "fetch it again")
     parts = {name: [name] if name in found else name.split() for name in names}
     return {
         name: found[name] if of == [name] else np.mean([_unit(found[word]) for word in of], 0)
@@ -240,9 +242,10 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
 def _text_header(path: Path, line: bytes) -> tuple[int, int]:
     fields = line.split()
     if len(fields) != 2 or not all(field.isdigit() for field in fields) or fields[1] == b"0":
-        raise UnreadableFile(
-            f"{path}: not a .vec file: its first line must be the count of words and the dimension, but is {line[:40]!r}"
-        )
+        if foreign := known_kind(line):
+            raise another_kind(path, foreign)
+        what = f"not a .vec file: its first line must be the count of words and the dimension, but is {line[:40]!r}"
+        raise UnreadableFile(path, what, "give a .vec file of fastText, a .bin or a .npy")
     return int(fields[0]), int(fields[1])
 
 

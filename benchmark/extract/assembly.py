@@ -16,7 +16,7 @@ from benchmark.data.cards import Card
 from benchmark.data.import_staging import fingerprint
 from benchmark.data.importing import FLOAT16_MAX, Dtype, only_import
 from benchmark.data.oddities import list_oddities
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import PARTS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
@@ -49,8 +49,8 @@ def refuse_to_spoil(target: Path, generated: bool) -> None:
         return
     try:
         real = not FeatureStore(target).generated
-    except UsageError:
-        return  # what cannot be read is replaced
+    except DamagedStore:
+        return  # it is replaced
     if real:
         raise UsageError(
             f"{target}: holds features that are not generated, which a trial must not replace; give another --data-root, "
@@ -148,7 +148,7 @@ def _current(target: Path, provenance: Mapping[str, Any]) -> str | None:
         return None
     try:
         store = FeatureStore(target)
-    except UsageError as error:
+    except DamagedStore as error:
         log.warning("%s; writing it again", error)
         return None
     return store.digest if store.provenance == json.loads(json.dumps(provenance)) else None

@@ -6,6 +6,7 @@ on.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -29,7 +30,7 @@ except ImportError:
 av.logging.set_level(None)
 
 ENDS_EARLY = 0.9
-"""A stream that has less than this of the length that its header says is noted."""
+"""A stream that has less than this of the length that its header says, and lacks more than ``DELAY``, is noted."""
 SECOND = av.time_base
 """Times are compared in microseconds, ffmpeg's unit for times of a whole file."""
 RUN_UPS = (1, 10)
@@ -62,7 +63,9 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         span: only these seconds, as if they were a video of their own. What lies before is leapt over, not decoded.
 
     Raises:
-        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, or none is in the span.
+        UnreadableVideo: it cannot be opened, has no video stream, no picture can be decoded, none is in the span, or they last
+            for less than half of the time that one has to stand for.
+        OSError: the system cannot read it, which may pass.
     """
     with _open_at(path, "video", span) as container:
         streams = _streams(container, "video")
@@ -77,17 +80,31 @@ def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None)
         for picture in islice(_upright(timed, frames, note), wanted):
             count += 1
             yield picture
-        if not count and span is not None and timed.seconds > -math.inf:
-            first, last = span.start + timed.late, span.start + timed.seconds
-            why = f"begin at {first:.1f} s" if first >= span.end else f"end at {last:.1f} s"
-            raise UnreadableVideo(f"no picture from {span.start:g} s to {span.end:g} s: its pictures {why}")
         if not count:
-            raise UnreadableVideo("no picture can be decoded")
+            raise UnreadableVideo(_why_none(timed, rate, span))
         if timed.stills:
             note(f"stills of more than {STILL:g} s: {timed.stills}, {timed.still_seconds:.0f} s together")
         if timed.jumps:
             note(f"places where the times of pictures jump back: {timed.jumps}; what comes then stands behind what came before")
         _note_early_end(container, stream, timed.seconds, note, span)
+
+
+def _why_none(timed: _Timed, rate: int | None, span: Span | None) -> str:
+    """Why there is no picture: none was decoded, none is in the span, or they do not last as long as one has to stand."""
+    if timed.seconds == -math.inf:
+        return "no picture can be decoded"
+    if span is not None:
+        where = f"no picture from {span.start:g} s to {span.end:g} s"
+        first, last = span.start + timed.late, span.start + timed.seconds
+        if first >= span.end:
+            return f"{where}: its pictures begin at {first:.1f} s"
+        if last <= span.start:
+            return f"{where}: its pictures end at {last:.1f} s"
+        if rate is None:
+            return f"too short: {where}, in which none begins"
+    lasts = timed.seconds if span is None else min(span.end, span.start + timed.seconds) - span.start - max(0.0, timed.late)
+    step = 1 / rate if rate else 0.0  # without a rate, frames of a whole file are never dropped
+    return f"too short: its pictures last {lasts:.2g} s, less than half of the {step:.2g} s that each is to stand for"
 
 
 def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Picture]:
@@ -198,7 +215,21 @@ def _open(path: Path) -> Any:
     try:
         return av.open(str(path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        _check_readable(path, error)
         raise UnreadableVideo(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _check_readable(path: Path, error: Exception) -> None:
+    """See that a file is to blame for an error and not the system. ffmpeg gives the same numbers for both, so it is read.
+
+    Raises:
+        OSError: the system cannot read it.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ESTALE, errno.ENOENT):
+        raise OSError(error.errno, error.strerror) from None
+    with open(path, "rb", buffering=0) as file:
+        while file.read(2**20):
+            pass
 
 
 def _streams(container: Any, kind: str) -> list[Any]:
@@ -294,6 +325,7 @@ def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
         except StopIteration:
             break
         except (av.error.FFmpegError, ValueError) as error:
+            _check_readable(Path(container.name), error)
             note(f"{stream.type} breaks off: {getattr(error, 'strerror', None) or error}")
             break
         try:
@@ -308,8 +340,9 @@ def _note_early_end(container: Any, stream: Any, seconds: float, note: Note, spa
     promised = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / SECOND
     if span is not None:
         promised = span.end - span.start
-    if seconds < ENDS_EARLY * promised:
-        note(f"{stream.type} ends after {seconds:.1f} s of {promised:.1f} s")
+    if seconds < ENDS_EARLY * promised and promised - seconds > DELAY:  # of a few pictures, the last one's length is a guess
+        digits = 1 if seconds >= DELAY and f"{seconds:.1f}" != f"{promised:.1f}" else 2
+        note(f"{stream.type} ends after {seconds:.{digits}f} s of {promised:.{digits}f} s")
 
 
 class _Timed:

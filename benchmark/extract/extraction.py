@@ -25,6 +25,7 @@ from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.extract.segments import Span
 from benchmark.extract.steps import clips, windows
+from benchmark.files import outside_reason
 
 NO_SOUND = "no sound"
 
@@ -233,7 +234,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
     try:
         source = fingerprint(w.video, root)
     except OSError as error:
-        raise Failed(f"cannot be read: {error.strerror or error}") from None
+        raise Failed(_cannot_be_read(w.video, error)) from None
     with results.writing(w.sample, alive) as (file, features):
         notes: list[str] = []
         silent = False
@@ -245,14 +246,19 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
         except (UnreadableVideo, NotFinite) as error:
             features.clear()
             outcome = Outcome(w.sample, source, str(error), tuple(notes))
-        except OSError as error:  # the extractor's or a library's: the results are not at fault
-            raise Failed(f"{type(error).__name__}: {error!s:.120}") from None
+        except OSError as error:  # the system's, the extractor's or a library's: the results are not at fault
+            raise Failed(_cannot_be_read(w.video, error)) from None
         else:
             outcome = _finished(w.sample, source, extractor, features, notes)
             outcome = replace(outcome, without_sound=results.without_sound if silent else None)
         outcome = replace(outcome, span=w.span)
         results.record(file, outcome)
     return outcome
+
+
+def _cannot_be_read(video: Path, error: OSError) -> str:
+    reason = outside_reason(error, video) if error.filename in (None, str(video)) else None  # else it is of another file
+    return f"cannot be read: {reason}" if reason else f"{type(error).__name__}: {error!s:.120}"
 
 
 def _finished(sample: str, source: SourceFile, extractor: Extractor, features: VideoFeatures, notes: list[str]) -> Outcome:

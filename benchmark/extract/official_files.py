@@ -14,9 +14,11 @@ import numpy as np
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, replacing
+from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, open_hdf5
 from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
+from benchmark.files import outside_reason, replacing
 
 PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
 """Part of the layout -> parts of a store whose samples it has."""
@@ -36,7 +38,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         The data set folder.
 
     Raises:
-        UsageError: the store has no sequences, or the folder cannot be written.
+        UsageError: the store has no sequences, the folder cannot be written, or a class's name would lead out of it.
     """
     store.require_sequences("the official layout")
     target = (folder / layout.folder).resolve()
@@ -47,9 +49,11 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         tables = store.tables()
         for place in places.values():
             write_word_vectors(place / "text" / layout.text_file, tables.vector_names, tables.vectors)
-        with h5py.File(store.path, "r", locking=False) as file:
+        with open_hdf5(store.path) as file:
             for part, sources in PARTS_OF.items():
                 for name, rows in _classes(tables, store.features, target, part, sources).items():
+                    if not is_file_name(name):
+                        raise UsageError(f"{target}: no file can be named as class {name!r}; {NO_FILE_NAME}")
                     for modality in MODALITIES:
                         frames = _frames(file[modality], rows)
                         ids = [tables.ids[row].encode() for row in rows]
@@ -57,9 +61,8 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
                         _write_sequences(places["sequences"] / at, frames, ids, rate)
                         _write_means(places["means"] / at, np.asarray(file[modality]["means"][rows]), ids)
     except OSError as error:
-        raise UsageError(
-            f"{target}: cannot be written ({error.strerror or error}); choose another folder or make room"
-        ) from None
+        why = outside_reason(error, target) or f"{error.strerror or error}; choose another folder"
+        raise UsageError(f"{target}: cannot be written: {why}") from None
     return target
 
 
@@ -67,13 +70,11 @@ def _classes(tables: Tables, features: str, target: Path, part: str, sources: Se
     """Class, spelt as in the list of the part -> rows of its samples, classes without any left out."""
     path = target / "class-split" / f"{features}_split" / f"{part}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    spelt = {line.strip().casefold(): line.strip() for line in lines}
+    spelt = {folded(line.strip()): line.strip() for line in lines}
     of_part = np.isin(tables.parts, [PARTS.index(source) for source in sources])
     labels = np.unique(tables.labels[of_part])
     names = {int(label): tables.class_names[label] for label in labels}
-    return {
-        spelt.get(name.casefold(), name): np.flatnonzero(of_part & (tables.labels == label)) for label, name in names.items()
-    }
+    return {spelt.get(folded(name), name): np.flatnonzero(of_part & (tables.labels == label)) for label, name in names.items()}
 
 
 def _frames(group: h5py.Group, rows: Ints) -> list[Any]:
@@ -87,6 +88,6 @@ def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], ra
 
 
 def _write_means(path: Path, means: Any, ids: Sequence[bytes]) -> None:
-    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w", locking=False) as file:
         file["data"] = means
         file["video_urls"] = np.array(ids)

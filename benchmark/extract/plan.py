@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.data.audit import list_places
 from benchmark.data.cards import Card
 from benchmark.data.class_lists import ClassLists, listed_samples, read_lists
+from benchmark.data.names import composed, folded
 from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
@@ -106,10 +107,10 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
     by_name = _video_files(plan.videos)
     by_folded: dict[str, list[Path]] = {}
     for name, paths in by_name.items():
-        by_folded.setdefault(name.casefold(), []).extend(paths)
+        by_folded.setdefault(folded(name), []).extend(paths)
 
     def named(name: str) -> list[Path]:
-        return by_name.get(name) or by_folded.get(name.casefold(), [])
+        return by_name.get(name) or by_folded.get(folded(name), [])
 
     for part in PARTS:
         for sample, label in sorted(plan.lists.parts[part].kept().items(), key=lambda item: (item[1], item[0])):
@@ -137,7 +138,7 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
 
 
 def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
+    return "".join(filter(str.isalnum, folded(name)))
 
 
 def _shown(plan: Plan, path: Path) -> str:
@@ -158,5 +159,5 @@ def _video_files(folder: Path) -> Mapping[str, list[Path]]:
         for name in sorted(names):
             path = Path(base, name)
             if path.suffix.casefold() in VIDEO_FILES:
-                found.setdefault(path.stem, []).append(path)
+                found.setdefault(composed(path.stem), []).append(path)
     return found

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from benchmark.data.class_files import MODALITIES
 from benchmark.data.import_staging import SourceFile, pieces, unchanged
-from benchmark.data.store import Floats, replacing
+from benchmark.data.store import Floats, open_hdf5
 from benchmark.errors import UsageError
 from benchmark.extract.segments import Span
+from benchmark.files import OutsideError, outside_reason, partial_prefix, raise_outside, replacing
 from benchmark.locks import Locks
 
 CHUNK_ROWS = 16
@@ -162,11 +163,20 @@ class ResultFolder:
             video: its file as it is now.
             root: the folder that paths are relative to.
             span: what the sample is of the video.
+
+        Raises:
+            OutsideError, Unavailable: the file is there and cannot be read, though it may be sound.
         """
+        path = self.path(sample)
         try:
-            with h5py.File(self.path(sample), "r") as f:
+            with open_hdf5(path) as f:
                 recorded = json.loads(f.attrs["outcome"])
-        except (OSError, KeyError, ValueError, RuntimeError):
+        except OutsideError as error:
+            if error.reason.kind != "missing":
+                raise
+            return None
+        except (OSError, MemoryError, KeyError, ValueError, RuntimeError) as error:
+            raise_outside(error, path)
             return None
         source = SourceFile(**recorded["outcome"].pop("source"))
         same = recorded["identity"] == self.identity and source.path == video.relative_to(root).as_posix()
@@ -222,14 +232,16 @@ class ResultFolder:
         return UsageError(f"{self.folder}: {what} being extracted already ({who}); wait for that to end, or stop it")
 
     def _remove_partials(self, samples: Collection[str]) -> None:
-        files = {self.path(sample).name for sample in samples}
+        prefixes = {partial_prefix(self.path(sample).name) for sample in samples}
         for left in self.folder.glob(".*.partial"):
-            if left.name[1:].rsplit(".", 2)[0] in files:
+            if f"{left.name.rsplit('.', 2)[0]}." in prefixes:
                 left.unlink(missing_ok=True)
 
     def _not_written(self, error: Exception) -> UsageError:
         why = getattr(error, "strerror", None) or error
-        return UsageError(f"{self.folder}: cannot be written ({why}); mend that and give the command again: it goes on")
+        reason = outside_reason(error, self.folder)
+        fix = reason.fix if reason else "fix that, then repeat the command"
+        return UsageError(f"{self.folder}: cannot be written ({why}); {fix}: it continues where it stopped")
 
     @contextmanager
     def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
@@ -285,6 +297,6 @@ class ResultFrames:
         out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
         for video, first, end in pieces(self.offsets, start, stop):
             before = int(self.offsets[video])
-            with h5py.File(self._paths[video], "r") as f:
+            with open_hdf5(self._paths[video]) as f:
                 out[first - start : end - start] = f[self._modality][first - before : end - before]
         return out

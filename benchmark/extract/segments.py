@@ -13,6 +13,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from benchmark.data.cards import Card
 from benchmark.data.groups import origin_rule
 from benchmark.errors import UsageError, validation_message
+from benchmark.files import outside_reason
 
 SHOWN_ERRORS = 3
 
@@ -82,7 +83,8 @@ def annotated_segments(path: Path) -> Rule:
     try:
         database = _Annotations.model_validate_json(path.read_bytes()).database
     except OSError as error:
-        raise UsageError(f"--segments {path}: cannot be read ({error.strerror})") from None
+        reason = outside_reason(error, path) or f"{error.strerror or error}; name another file"
+        raise UsageError(f"--segments {path}: cannot be read: {reason}") from None
     except ValidationError as error:
         lines = validation_message(error, f"--segments {path}").splitlines()
         more = f"\nand {len(lines) - SHOWN_ERRORS:,} more" if len(lines) > SHOWN_ERRORS else ""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmark.errors import UsageError, near
 from benchmark.extract.extractor import Extractor, State, WeightsFile
+from benchmark.files import raise_outside
 from benchmark.weights import is_plain, load_tensors, state_problems
 
 SHOWN = 6
@@ -112,8 +113,12 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
     Raises:
         UsageError: it cannot be read, or does not hold the tensors that are expected.
     """
-    with open(path, "rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise_outside(error, path)
+        raise
     if needed.package is not None:
         needed.package.check(path, sha)
     state = extractor.read(needed.name, path)
@@ -147,7 +152,8 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             raise UsageError(f"{path}: refused: its arrays unpack to {size:,} bytes, where {MAX_BYTES:,} are plenty")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, MemoryError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise_outside(error, path)
         raise UsageError(f"{path}: cannot be read as a .npz file of numbers ({error!s:.100}); fetch it again") from None
 
 

@@ -106,7 +106,7 @@ def test_missing_word_vectors_are_told_and_the_rest_is_audited(folder: Folder) -
     folder.text.unlink()
     audit = audit_folder(folder)
     assert audit.alignment.reason.endswith("; --text FILE names the file of the word vectors")
-    assert any(o.severity == "problem" and "word vectors" in o.what for o in audit.oddities)
+    assert any(o.severity == "problem" and "word vectors" in o.kind for o in audit.oddities)
     assert leak(audit, "stage_2_test_seen").samples == 20
 
 

@@ -23,7 +23,7 @@ from benchmark.data import cards, extracted_lists
 from benchmark.data.extracted_lists import import_extracted
 from benchmark.data.importing import ImportReport
 from benchmark.data.official_layout import import_official
-from benchmark.data.problems import MENDS, ImportProblems
+from benchmark.data.problems import FIXES, ImportProblems
 from benchmark.data.store import FeatureStore
 from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_pickle
 from benchmark.data.unpickle_list import read_list
@@ -220,7 +220,7 @@ def _set(index: int, how: Callable[[Any], Any]) -> Callable[[list[Element]], Any
 FAULTS: dict[str, tuple[str, Callable[[list[Element]], Any], str]] = {
     "hostile": ("refused pickle", _set(1, lambda x: Payload()), r"features: (posix|nt)\.system"),
     "hostile tensor": ("refused pickle", _set(0, lambda x: HiddenPayload()), r"features: (posix|nt)\.system"),
-    "no list": ("unreadable file", lambda elements: {"video": 1}, "holds no list but dict"),
+    "no list": ("wrong structure", lambda elements: {"video": 1}, "holds no list but dict"),
     "nothing": ("wrong structure", lambda elements: [], "but a list of 0"),
     "three fields": ("wrong structure", _first(lambda element: element[:3]), r"element \d+ is no \[video, class index"),
     "a number": ("wrong structure", _first(lambda element: 3), r"element \d+ is no \[video.*, but 3"),
@@ -255,7 +255,7 @@ def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(
     with pytest.raises(ImportProblems, match=told) as caught:
         take(folder, Path("features"), tmp_path / "tiny.h5", dtype="float16")
     (problem,) = [p for p in caught.value.problems if p.kind == kind]
-    assert problem.mend == MENDS[kind]
+    assert problem.fix == FIXES[kind]
     assert {p.kind for p in caught.value.problems} <= {kind, "class without samples"}
     assert not Path("tiny.h5").exists()
     assert not Path("canary").exists()
@@ -276,11 +276,12 @@ def test_faults_of_all_files_and_lists_are_told_at_once(folder: Folder, tmp_path
         take(folder, place, tmp_path / "tiny.h5")
     kinds = {problem.kind: problem for problem in caught.value.problems}
     assert kinds.keys() == {
-        "missing class list", "missing sample list", "refused pickle", "unreadable file", "wrong structure",
-        "duplicate sample id", "class without samples",
+        "missing word vectors", "missing sample list", "refused pickle", "unreadable file", "another kind of file",
+        "wrong structure", "duplicate sample id", "class without samples",
     }  # fmt: skip
-    assert kinds["missing sample list"].mend == MENDS["missing sample list"]
-    assert [example.split(":")[0] for example in kinds["unreadable file"].examples] == ["b", "c"]
+    assert kinds["missing sample list"].fix == FIXES["missing sample list"]
+    assert [example.split(":")[0] for example in kinds["unreadable file"].examples] == ["b"]
+    assert kinds["another kind of file"].examples == ("c: plain text ('no pickle')",)
     assert kinds["refused pickle"].examples[0].startswith("a: ")
 
 
@@ -355,7 +356,7 @@ def test_what_the_taker_raises_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_truncated_one_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFile, match="cannot be read"):
+    with pytest.raises(UnreadableFile, match="no such file; check the path"):
         read(tmp_path / "nowhere")
     path = tmp_path / "list"
     path.write_bytes(pickle.dumps([[1, 2], [3, 4]])[:-3])
@@ -364,18 +365,33 @@ def test_a_missing_file_and_a_truncated_one_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tensor", [torch.arange(6.0).reshape(2, 3), torch.zeros(0, 3), torch.tensor([4]), torch.arange(9.0)[3:5]]
+    "tensor",
+    [
+        *(torch.arange(6.0).reshape(2, 3), torch.zeros(0, 3), torch.tensor([4]), torch.tensor(3.5), torch.arange(9.0)[3:5]),
+        *(torch.arange(6.0).reshape(2, 3).T, torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)[1:, :, ::2]),
+        *(torch.arange(9.0)[::4], torch.nn.Parameter(torch.ones(2)), torch.zeros(5, 0).T),
+    ],
 )
 def test_tensors_are_arrays(tmp_path: Path, tensor: torch.Tensor) -> None:
     path = tmp_path / "list"
     path.write_bytes(pickle.dumps([[tensor, 1]]))
     ((array, _),) = read(path)
-    np.testing.assert_array_equal(array, tensor.numpy())
-    assert array.dtype == tensor.numpy().dtype
+    np.testing.assert_array_equal(array, tensor.detach().numpy())
+    assert (array.dtype, array.shape) == (tensor.detach().numpy().dtype, tensor.shape)
+    assert array.flags.c_contiguous
 
 
-@pytest.mark.parametrize("tensor", [torch.zeros(1).expand(10**9, 1), torch.arange(6.0).reshape(2, 3).T])
-def test_tensors_larger_than_their_numbers_or_turned_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+def test_tensors_of_bfloat16_which_numpy_has_not_become_float32(tmp_path: Path) -> None:
+    tensor = torch.tensor([[1.0, -2.5], [0.125, 3.0]], dtype=torch.bfloat16)
+    path = tmp_path / "list"
+    path.write_bytes(pickle.dumps([[tensor, 1]]))
+    ((array, _),) = read(path)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, tensor.float().numpy())
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(1).expand(10**9, 1), torch.arange(9.0).as_strided((7, 3), (1, 1))])
+def test_tensors_larger_than_their_numbers_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     path = tmp_path / "list"
     path.write_bytes(pickle.dumps([[tensor, 1]]))
     with pytest.raises(RefusedPickle, match="a tensor of size"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from data.small_store import make_store, own_card
 
 from benchmark.data.cards import CARDS_DIR, Card, load_cards
 from benchmark.data.locate import open_or_build, store_path
 from benchmark.data.stamps import ARRAYS
-from benchmark.errors import UsageError
+from benchmark.data.store import FeatureStore
+from benchmark.errors import Unavailable, UsageError
 
 ROOT = CARDS_DIR.parent
 
@@ -150,3 +156,101 @@ def test_settings_of_real_data_cannot_be_overridden(cards: dict[str, Card], tmp_
         open_or_build(cards["stamps"], None, tmp_path, overrides={"noise": 1})
     with pytest.raises(UsageError, match="no feature set"):
         open_or_build(cards["stamps"], "cls", tmp_path)
+
+
+# Reasons outside the file: it may be sound, so it is neither called damaged nor built again
+
+
+@pytest.mark.parametrize(
+    "code", [errno.EAGAIN, errno.ENOLCK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE]
+)
+def test_a_store_that_cannot_be_read_for_another_reason_is_left_as_it_is(
+    cards: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    store = open_or_build(cards["synthetic"], None, tmp_path)
+    before = inode(store.path)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(h5py, "File", fail)
+    with pytest.raises(Unavailable) as raised:
+        open_or_build(cards["synthetic"], None, tmp_path)
+    assert str(raised.value).startswith(f"{store.path}: ")
+    assert "again from" not in str(raised.value)
+    assert "build" not in str(raised.value)
+    assert inode(store.path) == before
+
+
+def test_a_store_that_another_program_writes_to_is_read_and_not_replaced(
+    cards: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = cards["synthetic"]
+    path = open_or_build(card, None, tmp_path).path
+    before = inode(path)
+    with open(path, "r+b") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)  # as HDF5 does in another program
+        assert open_or_build(card, None, tmp_path).path == path
+        changed = card.model_copy(update={"builder_options": {**card.builder_options, "noise": 0.25}})
+        with pytest.raises(Unavailable, match="another program has it open for writing; close it there"):
+            open_or_build(changed, None, tmp_path)
+        whole = path.read_bytes()
+        writer.truncate(5000)  # what it writes is not complete
+        with pytest.raises(Unavailable, match="another program has it open for writing"):
+            open_or_build(card, None, tmp_path)
+        writer.write(whole)
+    assert inode(path) == before
+
+
+def test_file_systems_without_locks_are_enough(
+    cards: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    first = open_or_build(cards["synthetic"], None, tmp_path)
+    before = inode(first.path)
+    assert inode(open_or_build(cards["synthetic"], None, tmp_path).path) == before
+    assert not recwarn.list
+
+
+def test_a_folder_in_the_place_of_a_store_is_named(cards: dict[str, Card], published: Card, tmp_path: Path) -> None:
+    for card in (cards["synthetic"], published):
+        store_path(tmp_path, card.name, "native").mkdir()
+        with pytest.raises(UsageError, match=r"-native\.h5: a folder, where a file is expected"):
+            open_or_build(card, None, tmp_path)
+
+
+def test_links_to_another_disk_stay_when_a_store_is_built_again(cards: dict[str, Card], tmp_path: Path) -> None:
+    card, disk = cards["synthetic"], tmp_path / "other disk"
+    disk.mkdir()
+    link = store_path(tmp_path, card.name, "native")
+    link.symlink_to(disk / "store.h5")
+    first = open_or_build(card, None, tmp_path)
+    changed = card.model_copy(update={"builder_options": {**card.builder_options, "noise": 0.25}})
+    second = open_or_build(changed, None, tmp_path)
+    assert link.is_symlink()
+    assert FeatureStore(disk / "store.h5").digest == second.digest != first.digest
+
+
+def test_a_disk_that_is_not_mounted_is_named_and_nothing_is_built_in_its_place(
+    cards: dict[str, Card], published: Card, tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "mnt" / "data")
+    for card in (cards["synthetic"], published):
+        with pytest.raises(UsageError, match=r"data is a link to .*mnt/data, which is not there; mount its disk"):
+            open_or_build(card, None, tmp_path / "data")
+    assert not (tmp_path / "mnt").exists()
+
+
+def test_a_store_of_other_sizes_than_its_card_is_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_store(tmp_path / "own-native.h5")
+    card = own_card()
+    native = card.features["native"]
+    wider = native.model_copy(update={"audio": native.audio.model_copy(update={"dim": 16}), "text_dim": 300})
+    with caplog.at_level(logging.WARNING, "benchmark.data.locate"):
+        assert open_or_build(card, None, tmp_path).audio_dim == 2
+        assert not caplog.records
+        open_or_build(card.model_copy(update={"features": {"native": wider}}), None, tmp_path)
+    assert "other feature sizes than the card of 'own' (native): audio 2, not 16, text 4, not 300; correct" in caplog.text

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from benchmark.data.official_layout import ImportReport, import_official
-from benchmark.data.problems import MENDS, ImportProblems
+from benchmark.data.problems import FIXES, ImportProblems
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -135,6 +135,10 @@ def _no_vector(f: Folder) -> None:
     _resave(f, lambda vectors: vectors.pop("gliding"))
 
 
+def _zero_vector(f: Folder) -> None:
+    _resave(f, lambda vectors: vectors.update({"a fencing bout": np.zeros(4, "f4")}))
+
+
 def _too_large(f: Folder) -> None:
     _first(f, "stage_1_train", "Archery", lambda x: x * 0 + 1e6)
 
@@ -160,15 +164,21 @@ FAULTS: dict[str, Callable[[Any], None]] = {
     "stage_2_train is not the union": _no_union,
     "missing manual name": _no_manual_name,
     "missing word vector": _no_vector,
+    "word vector of zeros": _zero_vector,
     "too large for float16": _too_large,
 }
 
 
-ELSEWHERE = {"missing sample list", "averaged features"}  # tests/extract/test_plan.py, tests/data/test_extracted_lists.py
+ELSEWHERE = {
+    *("missing sample list", "averaged features"),  # tests/extract/test_plan.py, tests/data/test_extracted_lists.py
+    "unreadable word vectors",  # tests/data/test_word_vectors.py
+    *("another kind of file", "unavailable file", "unforeseen error", "missing HDF5 filter", "missing word vectors"),
+    *("list that is not UTF-8", "too large for float32"),  # both lines: tests/data/test_import_messages.py
+}
 
 
 def test_every_kind_of_fault_is_tried_here_or_there() -> None:
-    assert set(FAULTS) | ELSEWHERE == set(MENDS)
+    assert set(FAULTS) | ELSEWHERE == set(FIXES)
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -177,8 +187,8 @@ def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(folder: Fol
     with pytest.raises(ImportProblems) as caught:
         take(folder, tmp_path / "tiny.h5", dtype="float16")
     assert [problem.kind for problem in caught.value.problems] == [kind]
-    assert caught.value.problems[0].mend == MENDS[kind]
-    assert MENDS[kind] in str(caught.value)
+    assert caught.value.problems[0].fix == FIXES[kind]
+    assert FIXES[kind] in str(caught.value)
     assert str(folder.root) in str(caught.value)
     assert not (tmp_path / "tiny.h5").exists()
 

@@ -139,7 +139,6 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
         "extension": (b"\x80\x02\x82\x01.", "extension code 1"),
         "record dtype": (by_name("numpy", "dtype", b"U\x05f4,f4\x85"), "numpy dtype"),
         "huge dtype": (by_name("numpy", "dtype", b"U\x0bV1000000000\x85"), "numpy dtype"),
-        "object array": (pickle.dumps(np.array([{}, None], object)), "dtype object"),
         "object scalar": (
             b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8\x85RK\x01\x86R.",
             "numpy scalar",
@@ -237,7 +236,7 @@ def test_what_is_no_pickle_is_said_to_be_unreadable(tmp_path: Path, content: byt
 
 
 def test_a_missing_file_is_said_to_be_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFile, match="No such file"):
+    with pytest.raises(UnreadableFile, match="no such file; check the path"):
         load_pickle(tmp_path / "none.pkl")
 
 

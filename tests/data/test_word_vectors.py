@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -112,8 +113,9 @@ def _cut(share: float) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("model", "spoil", "message"),
     [
-        (Model(WORDS), lambda content: b"", r"not a fastText model: it does not begin with 793712314; give a \.bin"),
-        (Model(WORDS, magic=1), bytes, "not a fastText model"),
+        (Model(WORDS), lambda content: b"", "an empty file; fetch or extract it again"),
+        (Model(WORDS, magic=1), bytes, r"not a fastText model: it does not begin with 793712314; give a \.bin"),
+        (Model(WORDS), gzip.compress, r"compressed with gzip; unpack it first \(gunzip\)"),
         (Model(WORDS, version=13), bytes, r"version 13, read are \(11, 12\); save it with fastText 0\.9"),
         (
             Model(WORDS),
@@ -234,7 +236,7 @@ def test_names_out_of_vocabulary_are_told_all_at_once(folder: Folder, tmp_path: 
         take(folder, tmp_path / "s.h5", path)
     (problem,) = raised.value.problems
     assert (problem.kind, problem.count) == ("missing word vector", 6)
-    assert "a fastText .bin makes them of any name" in problem.mend
+    assert "a fastText .bin makes them of any name" in problem.fix
 
 
 def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_problems(folder: Folder, tmp_path: Path) -> None:

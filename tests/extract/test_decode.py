@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from extract.videos import Clip, write_video
 
+from benchmark.extract import decode
 from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.segments import Span
 from benchmark.extract.steps import batches, clips, windows
 
 CODECS = {
@@ -249,6 +252,61 @@ def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) ->
     assert 5 < len(found) < 45
     assert len(notes) == 1
     assert "video ends after" in notes[0]
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(10, "0.1"), (5, "0.2")])
+def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged(
+    tmp_path: Path, rate: int, seconds: str
+) -> None:
+    path = write_video(tmp_path / "v.mkv", Clip(times=[0.0], sound="pcm_s16le"))
+    told = f"too short: its pictures last 0.04 s, less than half of the {seconds} s that each is to stand for"
+    with pytest.raises(UnreadableVideo, match=f"^{told}$"):
+        decoded(path, rate)
+    with pytest.raises(UnreadableVideo, match=f"^{told}$"):
+        list(pictures(path, rate, lambda note: None, Span(0, 1)))
+    assert len(decoded(path, 25)[0]) == 1
+    assert len(decoded(path, None)[0]) == 1
+
+
+def test_a_span_between_two_pictures_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", Clip(sound=None))
+    with pytest.raises(UnreadableVideo, match=r"^too short: no picture from 1\.01 s to 1\.03 s, in which none begins$"):
+        list(pictures(path, None, lambda note: None, Span(1.01, 1.03)))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [
+        *((0.0, []), (0.04, []), (0.09, [])),
+        *((0.15, ["audio ends after 0.06 s of 0.21 s"]), (0.102, ["audio ends after 0.1 s of 0.2 s"])),
+    ],
+)
+def test_a_short_stream_is_not_said_to_end_early_for_want_of_a_picture(lacks: float, told: list[str]) -> None:
+    class Stream:
+        duration, time_base, type = 21, 0.01, "audio"
+
+    notes: list[str] = []
+    decode._note_early_end(None, Stream(), 0.21 - lacks, notes.append, None)
+    assert notes == told
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_video_that_the_system_cannot_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = write_video(tmp_path / "v.mp4", Clip(seconds=0.2))
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(decode.av, "open", fail)
+    if code == errno.EIO:  # which ffmpeg also says of damaged files: then reading the file decides
+        with pytest.raises(UnreadableVideo, match="cannot be opened: Input/output error"):
+            decoded(path)
+        monkeypatch.setattr("builtins.open", fail)
+    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_sound(path)):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            read()
 
 
 @pytest.mark.parametrize("end", ["ts", "flv"])

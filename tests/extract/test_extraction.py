@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gc
 import json
 import os
@@ -29,7 +30,7 @@ from benchmark.data.official_layout import import_official
 from benchmark.data.store import PARTS, FeatureStore
 from benchmark.data.unpickle import load_pickle
 from benchmark.data.verify import verify_store
-from benchmark.errors import UsageError
+from benchmark.errors import Unavailable, UsageError
 from benchmark.extract import devices, extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
 from benchmark.extract.extractor import Extractor
@@ -292,9 +293,27 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     merged = command("--merge", code=1)
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
-    assert (what, left_out) == ("cannot be read: No such file or directory; tried again next time", True)
+    why = "cannot be read: a link to nowhere.mp4, which is not there; mount its disk, or remove the link"
+    assert (what, left_out) == (f"{why}; tried again next time", True)
     assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys() - {bad}
     assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_results_that_cannot_be_read_for_now_are_not_extracted_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = next(iter(command.video_set.samples))
+    results = ResultFolder(command.results, {}, "skip")
+    video = command.video_set.files[sample]
+    assert results.read(sample, video, video.parent) is None  # there is none yet
+    results.folder.mkdir(parents=True)
+    results.path(sample).write_bytes(b"damaged")
+    assert results.read(sample, video, video.parent) is None
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(h5py, "File", fail)
+    with pytest.raises(Unavailable, match=r"too many files are open; raise the limit \(ulimit -n\)"):
+        results.read(sample, video, video.parent)
 
 
 def test_a_file_that_an_extractor_misses_is_no_fault_of_the_results(command: Command) -> None:
@@ -318,7 +337,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_behind(
             command(code=2)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert f"{command.results}: cannot be written (File too large); mend that" in capsys.readouterr().err.replace("\n", "")
+        assert f"{command.results}: cannot be written (File too large); make room" in capsys.readouterr().err.replace("\n", "")
         assert not list(command.results.glob("*.h5*"))
         assert not list(command.results.glob(".*.partial"))
     gc.collect()

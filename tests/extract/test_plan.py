@@ -8,7 +8,7 @@ import pytest
 from extract.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
-from benchmark.data.problems import MENDS, ImportProblems
+from benchmark.data.problems import FIXES, ImportProblems
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard
@@ -85,6 +85,6 @@ def test_a_part_without_sample_list_is_told(video_set: VideoSet) -> None:
     (video_set.lists / "class-split" / "tiny_split" / "stage_1_val_seen.csv").unlink()
     with pytest.raises(ImportProblems, match="stage_1_val_seen") as caught:
         make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None)
-    assert [(problem.kind, problem.mend) for problem in caught.value.problems] == [
-        ("missing sample list", MENDS["missing sample list"])
+    assert [(problem.kind, problem.fix) for problem in caught.value.problems] == [
+        ("missing sample list", FIXES["missing sample list"])
     ]

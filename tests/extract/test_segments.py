@@ -67,7 +67,7 @@ def test_a_file_of_another_form_is_refused_with_place_and_mend(tmp_path: Path, c
     with pytest.raises(UsageError, match="fetch the file again, or mend it") as caught:
         annotated_segments(path)
     assert f"--segments {path}: {told}" in str(caught.value)
-    with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
+    with pytest.raises(UsageError, match="cannot be read: no such file; check the path"):
         annotated_segments(tmp_path / "b.json")
 
 
