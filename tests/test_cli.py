@@ -61,7 +61,8 @@ def shell(tmp_path: Path, runs: Path) -> Shell:
 
 def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None:
     file = shell.folder / "out.json"
-    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", "--json", str(file), *SETS)
+    storage = ["--storage", "postgresql+psycopg://me:S3CRETPW@127.0.0.1:9/optuna"]  # without a search nobody opens it
+    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", "--json", str(file), *storage, *SETS)
     assert set(json.loads(file.read_text())) == {"report", "tables", "failed"}
     assert "Generalised zero-shot" in text
     assert "generated data" in text
@@ -70,6 +71,8 @@ def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None
     again = shell("report", "--report", "again")
     assert (shell.folder / "reports" / "again" / "gzsl.csv").read_text() == (folder / "gzsl.csv").read_text()
     assert "CJME" in again
+    assert "postgresql+psycopg://…@127.0.0.1:9/optuna" in (folder / "report.md").read_text()
+    assert not [f for f in shell.folder.rglob("*") if f.is_file() and b"S3CRETPW" in f.read_bytes()], "a password was written"
     board = json.loads(shell("report", "--leaderboard", str(folder), "--out", str(shell.folder / "site"), "--json"))
     assert board == {"page": str(shell.folder / "site" / "index.html"), "reports": ["synthetic"], "results": 2}
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.databases import without_password
+from benchmark.redaction import link_to
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
 from benchmark.report.choice import Choice
@@ -118,7 +119,7 @@ def write_report(
         UsageError: no call, an unknown id or name, no result yet, or an address that is none; then the folder is left as it
             was.
     """
-    address = mlflow_ui or (without_password(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
     results = collect(tracker, call_ids, choice)
     tables = build_tables(results, published)
