@@ -140,9 +140,13 @@ def _emit(json_file: str | None, content: Any) -> None:
 
 def _plan(call: Call, data_root: Path) -> list[Unit]:
     from benchmark import registry
-    from benchmark.jobs import plan_units
+    from benchmark.jobs import plan_notes, plan_units
 
-    return plan_units(call, registry.load(call.plugins), data_root)
+    known = registry.load(call.plugins)
+    units = plan_units(call, known, data_root)
+    for note in plan_notes(call, known, units):
+        err.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
+    return units
 
 
 def _version(wanted: bool) -> None:
@@ -426,18 +430,19 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
     from benchmark.data.locate import store_path
     from benchmark.display import rows_table
 
-    found = registry.load(plugin or [])
+    found, cards = registry.load(plugin or []), load_cards()
     methods = [
         (m.name, m.title, str(m.inputs), f"transductive ({', '.join(m.uses)})" if m.uses else "inductive", m.paper, m.note)
         for m in found.methods.values()
     ]
     methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
-    datasets = [
+    datasets: list[tuple[str, ...]] = [
         (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
          ("built at first use" if card.builder else "not imported"), ", ".join(card.aliases))
-        for card in load_cards().values()
+        for card in cards.values()
         for f in card.features
     ]  # fmt: skip
+    datasets += [(b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "") for b in cards.broken]
     method_columns = ("name", "title", "inputs", "training", "paper", "note")
     dataset_columns = ("name", "features", "title", "kind", "state", "aliases")
     if json_file != "-":

@@ -38,7 +38,7 @@ from benchmark.report.install import install, is_whole, listed_files, read_manif
 from benchmark.report.latex import latex_files, table_names
 from benchmark.report.manifest import facts
 from benchmark.report.page import MLFLOW_UI, report_page, run_link
-from benchmark.report.published import PublishedTable
+from benchmark.report.published import PublishedTable, published_problems
 from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
@@ -353,6 +353,7 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         origin = f"weights `{tags.get('weights_digest', '?')}` from {tags.get('source') or 'a place not recorded'}"
         data = f"tested on data `{tags.get('data_digest', '?')}`, run `{weights.run.run_id}`"
         lines.append(f"Released weights of {method_title(results, tags['method'])} on {place}: {origin}, {data}")
+    lines += [f"Published numbers left out: {problem}" for problem in published_problems()]
     return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 
 
