@@ -95,7 +95,7 @@ def parse_documents(text: str, place: str) -> list[Any]:
         kind = "" if str(error.problem).startswith(("key ", "a key ")) else "not valid YAML: "
         raise UsageError(f"{place}: {kind}{line}{error.problem}{tab}") from None
     except yaml.reader.ReaderError as error:
-        number, sign = text.count("\n", 0, error.position) + 1, f"U+{ord(error.character):04X}"
+        number, sign = text.count("\n", 0, error.position) + 1, f"U+{ord(text[error.position]):04X}"
         raise UsageError(f"{place}: not valid YAML: line {number}: the sign {sign} is not allowed") from None
     except (ValueError, OverflowError, yaml.YAMLError) as error:  # an impossible date, a number without end
         raise UsageError(f"{place}: not valid YAML: {error}") from None
