@@ -231,7 +231,7 @@ def test_list_shows_cards_that_cannot_be_used(
     cards = load_cards()
     monkeypatch.setattr("benchmark.data.cards.load_cards", lambda: Cards(cards, load_cards(shell.folder).broken))
     with pytest.raises(SystemExit) as stop:
-        main(["list", "--json", "-"])
+        main(["list", "--json"])
     assert not stop.value.code
     states = {d["name"]: d["state"] for d in json.loads(capsys.readouterr().out)["datasets"]}
     assert f"cannot be used: {shell.folder}/birds.yaml: title: Field required" in states["birds"]

@@ -163,8 +163,8 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     [
         ({"methods": "cjme,tcaf, cjme"}, "--methods cjme,tcaf, cjme: 'cjme' is named twice"),
         ({"dataset": "synthetic,synthetic"}, "--dataset synthetic,synthetic: 'synthetic' is named twice"),
-        ({"repetitions": [0, 1, 0]}, "repetitions.*0 is given twice"),
-        ({"ablate": ["video_norm", "video_norm"]}, "ablate.*'video_norm' is given twice"),
+        ({"repetitions": [0, 1, 0]}, "(?s)repetitions.*0 is given twice"),
+        ({"ablate": ["video_norm", "video_norm"]}, "(?s)ablate.*'video_norm' is given twice"),
         ({"seeds": True}, "truth value"),
         ({"in_memory": 1}, "write true or false"),
     ],
