@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -282,6 +283,7 @@ def _trainings(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> 
                 entry["variant"],
             )
             title = "-".join(str(name) for name in names if name) + f"-seed{entry['repetition']}"
+            title = re.sub(r"[^\w.+-]", "-", title)  # a folder's name, whatever the store says
             keys.setdefault(title, {})[entry["stage"]] = entry["job_key"]
     return {title: (stages[1], stages[2]) for title, stages in keys.items() if {1, 2} <= stages.keys()}
 

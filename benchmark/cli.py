@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 from benchmark import __version__
@@ -41,6 +42,7 @@ from benchmark.cli_options import (
 )
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import Unavailable, UsageError
+from benchmark.redaction import guard, hidden_command, hidden_traceback, hide, hide_values, learn_option
 
 if TYPE_CHECKING:
     from benchmark.execution import CallResult
@@ -51,8 +53,17 @@ if TYPE_CHECKING:
 
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
-out = Console(width=WIDTH)
-err = Console(stderr=True)
+
+
+class HidingConsole(Console):
+    """A console that shows no secrets."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(hide(text), **options)
+
+
+out = HidingConsole(width=WIDTH)
+err = HidingConsole(stderr=True)
 
 
 class DefaultRun(TyperGroup):
@@ -61,7 +72,24 @@ class DefaultRun(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"):
             args = ["run", *args]
-        return super().parse_args(ctx, args)
+        with _hidden_usage_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _hidden_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _hidden_usage_errors() -> Iterator[None]:
+    """Errors of options repeat what was given: without secrets, that is."""
+    try:
+        yield
+    except Exception as error:
+        wrong_usage: Any = error
+        if hasattr(error, "format_message"):  # click's; where its class is found depends on Typer's version
+            wrong_usage.message = hide(wrong_usage.message)
+        raise
 
 
 app = typer.Typer(
@@ -100,7 +128,7 @@ def _emit(json_file: str | None, content: Any) -> None:
     """Write machine-readable results where ``--json`` says."""
     if json_file is None:
         return
-    text = json.dumps(content, indent=1, default=str)
+    text = json.dumps(hide_values(content), indent=1, default=lambda value: hide_values(str(value)))
     if json_file == "-":
         sys.stdout.write(text + "\n")
     else:
@@ -112,9 +140,13 @@ def _emit(json_file: str | None, content: Any) -> None:
 
 def _plan(call: Call, data_root: Path) -> list[Unit]:
     from benchmark import registry
-    from benchmark.jobs import plan_units
+    from benchmark.jobs import plan_notes, plan_units
 
-    return plan_units(call, registry.load(call.plugins), data_root)
+    known = registry.load(call.plugins)
+    units = plan_units(call, known, data_root)
+    for note in plan_notes(call, known, units):
+        err.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
+    return units
 
 
 def _version(wanted: bool) -> None:
@@ -236,7 +268,7 @@ def _run_units(
         err.print(note)
     jobs = count_jobs(units, call.stages, tune_only=tune_only)
     with LiveDisplay(out, quiet=quiet, jobs=jobs) as display, Interrupts(err.print) as interrupts:
-        command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         storage = _storage(places.runs_dir, places.storage)
         runner = Runner(tracker, places.runs_dir, storage, display.lane(), command, interrupts.stopping, retry_failed)
         engine = workers.engine(runner, call, units, places.data_root, display.lane, tune_only=tune_only)
@@ -398,18 +430,19 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
     from benchmark.data.locate import store_path
     from benchmark.display import rows_table
 
-    found = registry.load(plugin or [])
+    found, cards = registry.load(plugin or []), load_cards()
     methods = [
         (m.name, m.title, str(m.inputs), f"transductive ({', '.join(m.uses)})" if m.uses else "inductive", m.paper, m.note)
         for m in found.methods.values()
     ]
     methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
-    datasets = [
+    datasets: list[tuple[str, ...]] = [
         (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
          ("built at first use" if card.builder else "not imported"), ", ".join(card.aliases))
-        for card in load_cards().values()
+        for card in cards.values()
         for f in card.features
     ]  # fmt: skip
+    datasets += [(b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "") for b in cards.broken]
     method_columns = ("name", "title", "inputs", "training", "paper", "note")
     dataset_columns = ("name", "features", "title", "kind", "state", "aliases")
     if json_file != "-":
@@ -437,18 +470,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments[i] = "--json=-"
         elif argument == "--ablate-protocol" and following.startswith("-"):
             arguments[i] = "--ablate-protocol=all"
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        learn_option(before, word)
+    guard()
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if not debug:
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app(arguments, standalone_mode=True)
-    except (UsageError, Unavailable) as error:
+    except Exception as error:
         if debug:
-            raise
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(WRONG_USAGE)
-    except Exception as error:  # the last resort: one line instead of a traceback
-        if debug:
-            raise
-        err.print(f"[red]error:[/] {type(error).__name__}: {escape(str(error))} (--debug shows where)", soft_wrap=True)
+            sys.stderr.write(hidden_traceback(error))
+        elif isinstance(error, (UsageError, Unavailable)):
+            err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
+        else:  # the last resort: one line instead of a traceback
+            reason = f"{type(error).__name__}: {escape(hide(str(error)))}"
+            err.print(f"[red]error:[/] {reason} (--debug shows where)", soft_wrap=True)
         sys.exit(WRONG_USAGE)

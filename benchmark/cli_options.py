@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from benchmark.errors import UsageError, near, validation_message
+from benchmark.reading import read_fields
 
 if TYPE_CHECKING:
     from benchmark.jobs import Call
@@ -157,11 +157,9 @@ def _call(options: dict[str, Any]) -> Call:
     values: dict[str, Any] = {}
     if config is not None:
         try:
-            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"--config {config}: cannot be read ({error})") from None
-        if not isinstance(values, dict):
-            raise UsageError(f"--config {config}: holds no options; write OPTION: VALUE, a line each")
+            values = read_fields(config)
+        except UsageError as error:
+            raise UsageError(f"--config {error}") from None
         unknown = [str(k) for k in values if k not in Call.model_fields]
         if unknown:
             raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
@@ -170,4 +168,7 @@ def _call(options: dict[str, Any]) -> Call:
         call = Call.model_validate({**values, **{k: v for k, v in given.items() if k != "settings"}})
     except ValidationError as error:
         raise UsageError(validation_message(error, "options")) from None
-    return call.model_copy(update={"settings": [*call.settings, *given.get("settings", [])]})
+    settings: list[str] = given.get("settings", [])
+    replaced = {text.partition("=")[0].strip() for text in settings}
+    kept = [text for text in call.settings if text.partition("=")[0].strip() not in replaced]
+    return call.model_copy(update={"settings": [*kept, *settings]})

@@ -20,6 +20,7 @@ from benchmark.cli import SOME_FAILED, _emit, _storage, _tracker, _tracking_uri,
 from benchmark.cli_options import Json, RunsDir, Storage, TrackingUri
 from benchmark.databases import sqlite_file, sqlite_uri, without_password
 from benchmark.errors import UsageError
+from benchmark.redaction import hide, link_to
 from benchmark.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
 
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
@@ -68,7 +69,7 @@ def ui(
                     _tell(addresses, json_file, "\n".join([*links, "Ctrl-C stops what was started here"]))
                 servers.wait(lambda: bool(came))
         except ServerError as error:
-            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
             raise typer.Exit(SOME_FAILED) from None
 
 
@@ -115,7 +116,7 @@ def _programs(uri: str, optuna: str, runs_dir: Path, port: int | None) -> tuple[
     """
     addresses, programs = {}, list[Program]()
     if _is_server(uri):
-        addresses["MLflow"] = without_password(uri)
+        addresses["MLflow"] = link_to(uri)
     else:
         programs.append(_mlflow(uri, runs_dir, _port(port, MLFLOW_PORT, [])))
     file = sqlite_file(optuna)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from benchmark.budget import Budget
 from benchmark.data.synthetic import SyntheticConfig
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
+from benchmark.reading import Fields, parse_yaml, read_fields
 
 RECIPES_DIR = Path(__file__).resolve().parents[1] / "search_spaces"
 
@@ -27,11 +27,7 @@ Switch = Literal["paper", "corrected"]
 Length = Literal["max"] | Annotated[int, Field(ge=1, le=100_000)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainConfig(_Settings):
+class TrainConfig(Fields):
     """How long and on what a method trains."""
 
     epochs: int = Field(50, ge=1, le=10_000)
@@ -45,7 +41,7 @@ class TrainConfig(_Settings):
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of torch; part of the result, since it changes rounding")
 
 
-class LengthConfig(_Settings):
+class LengthConfig(Fields):
     """How sequences are brought to one length: padded to the longest of the batch, or cut and padded to n video steps."""
 
     train: Length = "max"
@@ -53,7 +49,7 @@ class LengthConfig(_Settings):
     train_cut: Literal["random", "centre"] = Field("random", description="evaluation always cuts in the centre")
 
 
-class ProtocolConfig(_Settings):
+class ProtocolConfig(Fields):
     """The published protocol, with a switch for each of its defects (``docs/protocol.md``)."""
 
     mode: Mode = "paper"
@@ -108,7 +104,7 @@ def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
     return values
 
 
-class TuningConfig(_Settings):
+class TuningConfig(Fields):
     """Search for settings on the validation parts."""
 
     trials: int | None = Field(
@@ -137,7 +133,7 @@ class TuningConfig(_Settings):
         return Budget(self.trials, self.timeout)
 
 
-class Range(_Settings):
+class Range(Fields):
     """What a searched setting may become."""
 
     type: Literal["float", "int", "categorical"]
@@ -175,7 +171,7 @@ class Range(_Settings):
         return isinstance(value, (int, float)) and (self.low or 0) <= value <= (self.high or 0)
 
 
-class PublishedSettings(_Settings):
+class PublishedSettings(Fields):
     """Settings of a paper for one data set and feature set."""
 
     config: dict[str, Any] = Field(default_factory=dict)
@@ -183,7 +179,7 @@ class PublishedSettings(_Settings):
     lengths: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recipe(_Settings):
+class Recipe(Fields):
     """A file of ``search_spaces/``: published settings and the ranges to search."""
 
     method: str
@@ -246,9 +242,7 @@ def load_recipe(path: Path, method: type[Method]) -> Recipe:
             hold values which the method does not accept.
     """
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {error}") from None
+        recipe = Recipe.model_validate(read_fields(path))
     except ValidationError as error:
         raise UsageError(validation_message(error, str(path))) from None
     problems = list(_recipe_problems(recipe, method))
@@ -337,13 +331,11 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         if name not in fields:
             raise UsageError(f"--set {text}: {section!r} has no setting {name!r}: {near(name, fields)}")
         try:
-            value = yaml.safe_load(raw)
+            value = parse_yaml(raw, f"--set {text}")
             if name in models[section].model_fields:
                 models[section].model_validate({name: value})
             elif value not in ("paper", "corrected"):
                 raise UsageError(f"--set {text}: {name} is paper or corrected")
-        except yaml.YAMLError:
-            raise UsageError(f"--set {text}: the value cannot be read") from None
         except ValidationError as error:
             raise UsageError(validation_message(error, f"--set {text}")) from None
         parsed.setdefault(section, {})[name] = value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 from benchmark.patience import disk_is_full
+from benchmark.redaction import hide, learn
 
 LOCK_SECONDS = 60.0
 """How long a SQLite file may be locked by others."""
@@ -35,8 +35,9 @@ def sqlite_uri(path: Path) -> str:
 
 
 def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    return re.sub(r"//[^/@]+@", "//…@", uri)
+    """An address that may be shown; its secrets are hidden from now on in other texts too."""
+    learn(uri)
+    return hide(uri)
 
 
 def set_write_ahead_logging(file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from benchmark.config import (
     Mode,
@@ -20,6 +20,7 @@ from benchmark.config import (
     Recipe,
     Settings,
     Sources,
+    TrainConfig,
     TuningConfig,
     parse_overrides,
     range_problems,
@@ -32,18 +33,18 @@ from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.protocol import Stage, Task, derive_seed
-from benchmark.registry import Registry, code_version
+from benchmark.reading import Fields
+from benchmark.registry import Registry, code_version, named_once
 from benchmark.training import choose_device
 
 Stages = Literal["1", "2", "all"]
 BASE_SEED = 42
 ALL_SWITCHES = "all"
+TRAIN_FIELDS = [f"train.{name}" for name in TrainConfig.model_fields]
 
 
-class Call(BaseModel):
+class Call(Fields):
     """A benchmark call. The options of the command line; a YAML file of these fields is a call too (``run --config``)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: str = Field("all", description="comma-separated names, or all")
     dataset: str = Field("demo", description="comma-separated names of data sets")
@@ -65,6 +66,14 @@ class Call(BaseModel):
     )
     plugins: list[Path] = Field(default_factory=list)
     in_memory: bool = False
+
+    @field_validator("repetitions", "ablate")
+    @classmethod
+    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
+        twice = [value for i, value in enumerate(values or []) if value in (values or [])[:i]]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is given twice; give it once")
+        return values
 
     @property
     def modes(self) -> list[Mode]:
@@ -228,6 +237,50 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
     return units
 
 
+def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[str]:
+    """What a call does otherwise than somebody may think who wrote it: values that are not used, a sentence each."""
+    last = dict(_key_and_value(text) for text in call.settings)
+    notes = [
+        f"--set {key} is given more than once; the last one counts: {key}={last[key]}"
+        for key in last
+        if len({value for other, value in map(_key_and_value, call.settings) if other == key}) > 1
+    ]
+    methods = [*registry.methods, *registry.broken]
+    for card in {unit.card.name: unit.card for unit in units}.values():
+        for field, names in (("sizes", card.sizes), ("search", card.search)):
+            notes += [
+                f"data set {card.name}: {field}.{name} is not used, no method has this name: {near(name, methods)}"
+                for name in names
+                if name not in methods
+            ]
+        fields = {name for method in registry.methods.values() for name in [*method.Config.model_fields, *TRAIN_FIELDS]}
+        for alias, budget in card.aliases.items():
+            notes += [
+                f"data set {card.name}: aliases.{alias}.searched: no method has a setting {name!r}: {near(name, fields)}"
+                for name in budget.searched or ()
+                if name not in fields
+            ]
+    for name, recipe in {unit.method.name: registry.recipe(unit.method) for unit in units}.items():
+        notes += _unused_settings(name, recipe, load_cards()) if recipe else []
+    return notes
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.strip(), value.strip()
+
+
+def _unused_settings(method: str, recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
+    """Published settings of data sets and feature sets that are not there."""
+    for dataset, sets in recipe.published.items():
+        if dataset not in cards:
+            yield f"recipe of {method}: published.{dataset} is not used, no data set has this name: {near(dataset, cards)}"
+            continue
+        for features in sets:
+            if features not in (known := cards[dataset].features):
+                yield f"recipe of {method}: published.{dataset}.{features}: no such feature set: {near(features, known)}"
+
+
 def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
     """Refuse an ablation that would not compare what it says."""
     if call.mode != "paper":
@@ -270,7 +323,7 @@ def _open_stores(
     """
     cards, problems = load_cards(), list[str]()
     opened: list[tuple[str, Card, Budget | None, str, FeatureStore]] = []
-    for name in dict.fromkeys(n.strip() for n in call.dataset.split(",") if n.strip()):
+    for name in named_once(call.dataset, "--dataset"):
         card, budget = find_card(name, cards)
         features, _ = card.feature_set(call.features)
         if any(other.name == card.name for _, other, _, _, _ in opened):
@@ -338,7 +391,7 @@ def _unit(
         user_set=bool(overrides.get(method.name) or overrides.get("lengths")),
         tuning=tuning,
         plugins=[path.resolve() for path in call.plugins],
-        repetitions=list(dict.fromkeys(call.repetitions)) if call.repetitions is not None else list(range(seeds)),
+        repetitions=call.repetitions if call.repetitions is not None else list(range(seeds)),
         base_seed=call.base_seed,
     )
 

@@ -6,14 +6,17 @@ batches of features; class names, the division into seen and unseen, and labels 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+
+from benchmark.reading import Fields
 
 if TYPE_CHECKING:
     from benchmark.training import Loop, TrainingData
@@ -38,7 +41,7 @@ Use = Literal["unseen_names"]
 """What a transductive method may see while it trains: embeddings of the unseen classes."""
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Fields):
     """Settings of a method; subclass it as ``Config`` inside the method. Unknown keys and wrong types are errors.
 
     The optimiser settings live here because every published method has its own.
@@ -227,6 +230,9 @@ def euclidean(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
+NAME, LONGEST_NAME = re.compile(r"[a-z][a-z0-9_]*"), 64
+RESERVED = ("all", "data", "train", "lengths", "protocol", "tuning")
+"""Names that ``--methods`` and ``--set`` give another meaning."""
 REGISTERED: dict[str, type[Method]] = {}
 """Methods by name, in the order in which their files were read."""
 
@@ -249,21 +255,59 @@ def register(
             an inductive method. Tables say it, and other requests fail.
 
     Raises:
-        ValueError: an unknown use, a name of other than lower-case letters, digits and underscores, or a name that is taken.
+        ValueError: a name of other than lower-case letters, digits and underscores, a name that is taken, or anything else
+            that is not as it must be; all of it is named with what is expected.
     """
-    if not name.isidentifier() or name != name.lower():
-        raise ValueError(f"method name {name!r}: use lower-case letters, digits and underscores")
-
-    if not set(uses) <= set(get_args(Use)):
-        raise ValueError(f"method {name!r}: uses={uses!r}; known are {', '.join(get_args(Use))}")
+    declared = {"title": title, "paper": paper, "bibtex": bibtex, "note": note}
+    problems = [f"name={name!r}: use lower-case letters, digits and underscores, a letter first, {LONGEST_NAME} at most"]
+    if isinstance(name, str) and NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
+        problems = [f"name={name!r}: means something else on the command line; choose another"] if name in RESERVED else []
+    problems += [f"{key}={value!r}: must be a text" for key, value in declared.items() if not isinstance(value, str)]
+    problems += ["title='': must be the method's name in tables"] if isinstance(title, str) and not title.strip() else []
+    if inputs not in (known := get_args(Inputs)):
+        problems.append(f"inputs={inputs!r}: known are {', '.join(map(repr, known))}")
+    if not isinstance(uses, (tuple, list)) or any(use not in get_args(Use) for use in uses):
+        problems.append(f"uses={uses!r}: must be a tuple; known are {', '.join(map(repr, get_args(Use)))}")
+    if problems:
+        raise ValueError(f"@register({name!r}): {'; '.join(problems)}")
 
     def add(cls: type[M]) -> type[M]:
+        problems = list(_class_problems(cls))
+        if problems:
+            raise ValueError(f"method {name!r}: {'; '.join(problems)}")
         other = REGISTERED.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"method name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another")
         cls.name, cls.title, cls.paper, cls.bibtex = name, title, paper, bibtex
-        cls.inputs, cls.note, cls.uses = inputs, note, uses
+        cls.inputs, cls.note, cls.uses = inputs, note, tuple(uses)
         REGISTERED[name] = cls
         return cls
 
     return add
+
+
+def _class_problems(cls: Any) -> Iterator[str]:
+    """What keeps a class from being a method."""
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        yield f"decorate a subclass of Method, not {cls!r}"
+        return
+    if missing := sorted(cls.__abstractmethods__):
+        yield f"{cls.__name__} must define {', '.join(missing)}"
+    if not (isinstance(cls.reported_view, str) and cls.reported_view):
+        yield f"reported_view={cls.reported_view!r}: must be the name of a view of embed"
+    if not isinstance(cls.needs_negatives, bool):
+        yield f"needs_negatives={cls.needs_negatives!r}: must be True or False"
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, MethodConfig)):
+        yield f"Config={cls.Config!r}: must be a subclass of MethodConfig"
+        return
+    corrected = cls.corrected_settings
+    if not isinstance(corrected, Mapping) or (unknown := [key for key in corrected if key not in cls.Config.model_fields]):
+        yield f"corrected_settings={corrected!r}: must map fields of Config to values" + (
+            f"; there is no {unknown[0]!r}" if isinstance(corrected, Mapping) else ""
+        )
+        return
+    try:
+        cls.Config.model_validate(dict(corrected))
+    except ValidationError as error:
+        for wrong in (e for e in error.errors() if e["loc"][:1] and e["loc"][0] in corrected):
+            yield f"corrected_settings[{wrong['loc'][0]!r}]: {wrong['msg']}"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from benchmark.errors import Unavailable, UsageError
+from benchmark.redaction import hide
 
 VARIABLE = "GZSL_PATIENCE"
 DEFAULT_SECONDS = 600.0
@@ -78,7 +79,7 @@ def first_line(error: Exception) -> str:
     cause: BaseException = error
     while (before := cause.__cause__ or cause.__context__) is not None:
         cause = before
-    return str(cause).split("\n", 1)[0][:200]
+    return hide(str(cause)).split("\n", 1)[0][:200]
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +61,10 @@ def environment() -> dict[str, str]:
     }
 
 
+GIT_SECONDS = 10.0
+"""How long git may take for an answer, on a slow network disk for example."""
+
+
 @cache
 def processor() -> dict[str, str]:
     """What decides how this machine's CPU rounds.
@@ -77,15 +84,56 @@ def processor() -> dict[str, str]:
 
 @cache
 def git_revision() -> str:
-    """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
+    """Revision of the project, with ``+changes`` where files differ; ``unknown`` with the reason where git does not give it.
+
+    The checkout may belong to another user: its code runs already, so git may read it.
+    """
+    if not (tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/{Path(__file__).name}")).done:
+        missing = "did not match any file" in tracked.text or "not a git repository" in tracked.text
+        return f"unknown ({'not a git checkout' if missing else tracked.text})"
+    revision, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".")
+    for answer in (revision, status):
+        if not answer.done:
+            return f"unknown ({answer.text})"
+    return revision.text + ("+changes" if status.text else "")
+
+
+class _Answer(NamedTuple):
+    done: bool
+    text: str
+    """What git printed, or why there is no answer."""
+
+
+def _git(*words: str) -> _Answer:
+    """Ask git about the project's own folder, whatever repository the environment names; nothing is changed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    options = ["-c", f"safe.directory={PROJECT}", "-c", "core.fsmonitor=false"]  # the latter would run a program
+    command = ["git", *options, "-C", str(PROJECT), *words]
     try:
-        revision, status = (
-            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, text=True, check=True).stdout.strip()
-            for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+changes" if status else "")
+    except OSError as error:
+        return _Answer(False, "git is not installed" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}")
+    try:
+        printed, complaint = process.communicate(timeout=GIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what it started
+        process.communicate()
+        return _Answer(False, f"git does not answer within {GIT_SECONDS:.0f} s")
+    if process.returncode:
+        lines = complaint.strip().splitlines() or [f"git failed with exit code {process.returncode}"]
+        return _Answer(False, lines[0].removeprefix("fatal: "))
+    return _Answer(True, printed.strip())
 
 
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

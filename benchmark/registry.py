@@ -1,6 +1,8 @@
 """Finds methods: files of ``methods/``, installed entry points, and files given with ``--plugin``.
 
-A file that cannot be imported does not stop the others: it stays listed with its reason.
+A file that cannot be imported does not stop the others: it stays listed with its reason. Code of others is contained while it
+is imported: it cannot end this process (except by ``os._exit``) nor change its arguments, its folder, its warnings or torch's
+default type.
 """
 
 from __future__ import annotations
@@ -8,17 +10,26 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
+from textwrap import indent
+from typing import Any, TextIO
+
+import torch
 
 from benchmark.config import RECIPES_DIR, Recipe, load_recipe
 from benchmark.errors import UsageError, near
 from benchmark.method import REGISTERED, Method
+from benchmark.reading import YAML_SUFFIXES, files_in
+from benchmark.redaction import hide
 
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
 SHARED_FILES = ("__init__", "blocks", "losses")
@@ -28,6 +39,8 @@ KEYED = frozenset(
     for name in ("budget", "config", "errors", "patience", "data.cards", "data.synthetic")  # settings, data, messages
 )
 """Modules that numbers depend on through settings and data alone, both of which a job's key holds."""
+LONGEST_OUTPUT = 2_000
+"""Characters of what a file printed before it ended the process, at most."""
 
 
 @dataclass
@@ -60,7 +73,7 @@ class Registry:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
                 raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
             return list(self.methods.values())
-        wanted = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+        wanted = named_once(names, "--methods")
         if not wanted:
             raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
         return [self.get(name) for name in wanted]
@@ -69,12 +82,28 @@ class Registry:
         """The recipe of a method: beside a plug-in's own file, else in ``search_spaces/``; None where there is none.
 
         Raises:
-            UsageError: the file has errors (all are listed).
+            UsageError: the file has errors (all are listed), or there are two.
         """
-        for path in (source_file(method).with_suffix(".yaml"), RECIPES_DIR / f"{method.name}.yaml"):
-            if path.is_file():
-                return load_recipe(path, method)
+        for base in (source_file(method), RECIPES_DIR / f"{method.name}.py"):
+            found = [path for suffix in YAML_SUFFIXES if (path := base.with_suffix(suffix)).exists() or path.is_symlink()]
+            if len(found) > 1:
+                raise UsageError(f"{found[0]}: there is {found[1].name} too; keep one of them")
+            if found:
+                return load_recipe(found[0], method)
         return None
+
+
+def named_once(names: str, option: str) -> list[str]:
+    """The names of a list with commas.
+
+    Raises:
+        UsageError: one is given twice.
+    """
+    wanted = [n.strip() for n in names.split(",") if n.strip()]
+    for i, name in enumerate(wanted):
+        if name in wanted[:i]:
+            raise UsageError(f"{option} {names}: {name!r} is named twice; name it once")
+    return wanted
 
 
 def load(plugins: Sequence[Path] = ()) -> Registry:
@@ -84,22 +113,100 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
         UsageError: a ``--plugin`` file is missing, cannot be imported, or registers nothing.
     """
     registry = Registry()
-    for path in sorted(METHODS_DIR.glob("*.py")):
-        if path.stem not in SHARED_FILES:
-            _attempt(registry, path.stem, lambda name=path.stem: importlib.import_module(f"methods.{name}"))  # type: ignore[misc]
+    for path in files_in(METHODS_DIR, ".py"):
+        if path.stem in SHARED_FILES:
+            continue
+        if not path.is_file() or not path.stem.isidentifier():
+            fault = "no Python module can have this name; rename it" if path.is_file() else "is no file that can be read"
+            registry.broken[path.stem] = f"{path}: {fault}"
+        elif reason := attempt(partial(importlib.import_module, f"methods.{path.stem}")):
+            registry.broken[path.stem] = reason
     for point in entry_points(group=ENTRY_POINTS):
-        _attempt(registry, point.name, point.load)
+        if reason := attempt(point.load):
+            registry.broken[point.name] = f"entry point {point.value}: {reason}"
     for plugin in plugins:
         _load_plugin(plugin)
     registry.methods.update(sorted(REGISTERED.items()))
     return registry
 
 
-def _attempt(registry: Registry, name: str, read: Callable[[], object]) -> None:
+def attempt(read: Callable[[], object]) -> str:
+    """Import code of others; why it failed, or nothing.
+
+    What it prints is shown on stderr, or is part of the reason. What it registered before it failed is forgotten.
+    """
+    before = dict(REGISTERED)
+    with _contained() as printed:
+        try:
+            read()
+        except KeyboardInterrupt:  # the user's
+            raise
+        except BaseException as error:  # also SystemExit, as of argparse; a stranger's file may fail in any way
+            REGISTERED.clear()
+            REGISTERED.update(before)
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, Exception):
+                return reason
+            said = "".join(printed)[-LONGEST_OUTPUT:].strip()
+            printed.clear()
+            return f"ended at import ({reason}): what a script does must stand below if __name__ == '__main__'" + (
+                f"; it printed:\n{indent(said, '  ')}" if said else ""
+            )
+    return ""
+
+
+class _Held:
+    """A stream that keeps what is written until it is released; whoever holds it then writes to the real one."""
+
+    def __init__(self, stream: TextIO | None, kept: list[str]) -> None:
+        self._stream, self._kept = stream, kept
+        self.released = False
+
+    def write(self, text: str) -> int:
+        if not self.released:
+            self._kept.append(text)
+        elif self._stream is not None:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.released and self._stream is not None:
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _contained() -> Iterator[list[str]]:
+    """While entered, code of others runs: what it changes of this process is put back, and what it prints is kept.
+
+    Yields:
+        What it prints; what is left of it at the end goes to stderr.
+    """
+    arguments, words, dtype = sys.argv, list(sys.argv), torch.get_default_dtype()
     try:
-        read()
-    except Exception as error:  # a stranger's file may fail in any way; it is listed as broken
-        registry.broken[name] = f"{type(error).__name__}: {error}"
+        folder = os.getcwd()
+    except OSError:  # it was removed
+        folder = None
+    streams, printed = (sys.stdout, sys.stderr), list[str]()
+    held = [_Held(stream, printed) for stream in streams]
+    sys.stdout, sys.stderr = held
+    try:
+        with warnings.catch_warnings():
+            yield printed
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in held:
+            stream.released = True
+        if printed and sys.stderr is not None:
+            sys.stderr.write(hide("".join(printed)))
+        arguments[:] = words
+        sys.argv = arguments
+        if folder is not None:
+            with suppress(OSError):
+                os.chdir(folder)
+        torch.set_default_dtype(dtype)
 
 
 def _load_plugin(path: Path) -> None:
@@ -125,11 +232,9 @@ def import_file(path: Path) -> str:
         raise UsageError(f"--plugin {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+    if reason := attempt(partial(spec.loader.exec_module, module)):
         del sys.modules[name]
-        raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"--plugin {path}: {reason}")
     return name
 
 

@@ -24,6 +24,7 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import Runner
 from benchmark.jobs import Call, Unit, call_key, plan_units
 from benchmark.method import EpochRecord
+from benchmark.redaction import guard, hide
 from benchmark.tracking import Tracker
 from benchmark.worker import Display, Done, Ended, Task, Worker
 
@@ -161,7 +162,7 @@ class Desk:
             raise
         except Exception as error:  # around a job, not in it: a locked database, say, which may be free the next time
             own = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-            reason = crew.loss(error) or own
+            reason = hide(crew.loss(error) or own)
         lane = self.lane(task.order)
         lane.clear()
         attempts[task.order] += 1
@@ -218,6 +219,7 @@ def do_task(place: WorkPlace, task: Task, line: Line) -> Done:
         UsageError: this process comes to other jobs than the one that started the call.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the desk tells when to stop
+    guard()
     display = _Remote(line, task.order)
     worker = _workers.get(place.key)
     if worker is None:

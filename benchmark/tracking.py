@@ -23,6 +23,7 @@ from uuid import uuid4
 from benchmark.databases import expect, is_away, opening, without_password
 from benchmark.errors import Unavailable, UsageError
 from benchmark.patience import first_line, patiently
+from benchmark.redaction import hide, hide_values
 from benchmark.tracking_sql import Row, RunTables
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ EXPERIMENT_TAGS = {
     "its run, fractions; `tuned` stands behind those with the settings found. The description of a call leads to a comparison "
     "of its methods, and its report is among its artifacts.",
 }
+TEXT_TAGS = ("command", "error", "mlflow.note.content")
+"""Tags with text for people; all others name things, and are compared."""
 T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -85,8 +88,9 @@ class Tracker:
         except UsageError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
+            shown = without_password(uri)
+            reason = f"{type(error).__name__}: {hide(str(error))}"
+            raise UsageError(f"--tracking-uri {shown}: cannot be opened ({reason})") from error
         self._tables = _tables(self.client, self.experiment_id)
 
     @classmethod
@@ -143,6 +147,7 @@ class Tracker:
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Create a run and return its id; one run, also where the store created it and its answer was lost."""
         source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py"}
+        name, tags = hide(name), _hidden_tags(tags)
         all_tags = {"mlflow.runName": name, **source, "opening": uuid4().hex, **tags}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
@@ -170,14 +175,14 @@ class Tracker:
         """Set tags of a run, in one call."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, value) for key, value in tags.items()]
+        entries = [RunTag(key, value) for key, value in _hidden_tags(tags).items()]
         self._do(lambda: self.client.log_batch(run_id, tags=entries))
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log settings; logging the same values again changes nothing."""
         from mlflow.entities import Param
 
-        entries = [Param(key, str(value)[:5900]) for key, value in params.items()]
+        entries = [Param(key, hide_values(str(value))[:5900]) for key, value in params.items()]
         for i in range(0, len(entries), 90):
             self._do(partial(self.client.log_batch, run_id, params=entries[i : i + 90]))
 
@@ -212,11 +217,13 @@ class Tracker:
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact."""
-        self._do(lambda: self.client.log_text(run_id, text, file))
+        shown = hide(text) if file.endswith((".txt", ".md")) else hide_values(text)
+        self._do(lambda: self.client.log_text(run_id, shown, file))
 
     def log_json(self, run_id: str, content: Any, file: str) -> None:
         """Store plain data as a JSON artifact."""
-        self.log_text(run_id, json.dumps(content, indent=1), file)
+        text = json.dumps(hide_values(content), indent=1)
+        self._do(lambda: self.client.log_text(run_id, text, file))
 
     def log_figure(self, run_id: str, figure: Figure, file: str) -> None:
         """Store a figure as an artifact."""
@@ -315,6 +322,16 @@ class Tracker:
         return found
 
 
+def _hidden_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without secrets, as they are written."""
+    return {key: hide(value) if key in TEXT_TAGS else hide_values(value) for key, value in tags.items()}
+
+
+def _shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as they are read: older versions wrote commands and errors with their secrets."""
+    return {**tags, **{key: hide(tags[key]) for key in TEXT_TAGS if key in tags}}
+
+
 def _no_answer(uri: str) -> str:
     return f"tracking store {without_password(uri)} does not answer"
 
@@ -339,7 +356,7 @@ def _record_of(row: Row) -> RunRecord:
         run_id=row.run_id,
         name=row.name,
         status=row.status,
-        tags=row.tags,
+        tags=_shown_tags(row.tags),
         params=row.params,
         metrics=row.metrics,
         start=row.start / 1000,
@@ -349,7 +366,7 @@ def _record_of(row: Row) -> RunRecord:
 
 
 def _record(run: Any) -> RunRecord:
-    tags = dict(run.data.tags)
+    tags = _shown_tags(run.data.tags)
     return RunRecord(
         run_id=run.info.run_id,
         name=run.info.run_name,

@@ -21,6 +21,7 @@ from benchmark.config import Range, TuningConfig
 from benchmark.databases import LOCK_SECONDS, has_table, is_away, opening, sqlite_file, without_password
 from benchmark.errors import JobError, UsageError
 from benchmark.patience import patiently
+from benchmark.redaction import hide
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -460,7 +461,9 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
         with opening(uri):
             storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
     except Exception as error:
-        raise UsageError(f"--storage {without_password(uri)}: cannot be opened ({type(error).__name__}: {error})") from error
+        raise UsageError(
+            f"--storage {without_password(uri)}: cannot be opened ({type(error).__name__}: {hide(str(error))})"
+        ) from error
     return storage
 
 
@@ -489,7 +492,7 @@ def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
 
 def _fail(study: optuna.Study, number: int, reason: str) -> None:
     trial = study.get_trials(deepcopy=False)[number]
-    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr(ERROR, reason))
+    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr(ERROR, hide(reason)))
     _tell(study, number, state=TrialState.FAIL)
 
 

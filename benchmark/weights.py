@@ -7,7 +7,6 @@ published code are read in ``official.py``. What weights are worth is measured e
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from benchmark.data.unpickle import CheckedDtype, checked_scalar
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.files import raise_outside, raise_unreadable
 from benchmark.method import Method, MethodConfig, Spec
+from benchmark.reading import read_json
 
 CONFIG = "config.json"
 OWN_WEIGHTS = ("model.safetensors", "best.pt", "final.pt")
@@ -213,7 +213,7 @@ def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> W
     """
     path = folder / CONFIG
     try:
-        record = _Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        record = _Record.model_validate(read_json(path))
     except ValidationError as error:
         raise UsageError(validation_message(error, f"{path}: not the record of a trained job")) from None
     except (OSError, ValueError) as error:

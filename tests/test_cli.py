@@ -15,6 +15,7 @@ import pytest
 from tiny import TINY
 
 from benchmark.cli import main
+from benchmark.data.cards import Cards, load_cards
 from benchmark.tracking import Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,8 @@ def shell(tmp_path: Path, runs: Path) -> Shell:
 
 def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None:
     file = shell.folder / "out.json"
-    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", "--json", str(file), *SETS)
+    storage = ["--storage", "postgresql+psycopg://me:S3CRETPW@127.0.0.1:9/optuna"]  # without a search nobody opens it
+    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", "--json", str(file), *storage, *SETS)
     assert set(json.loads(file.read_text())) == {"report", "tables", "failed"}
     assert "Generalised zero-shot" in text
     assert "generated data" in text
@@ -70,6 +72,8 @@ def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None
     again = shell("report", "--report", "again")
     assert (shell.folder / "reports" / "again" / "gzsl.csv").read_text() == (folder / "gzsl.csv").read_text()
     assert "CJME" in again
+    assert "postgresql+psycopg://…@127.0.0.1:9/optuna" in (folder / "report.md").read_text()
+    assert not [f for f in shell.folder.rglob("*") if f.is_file() and b"S3CRETPW" in f.read_bytes()], "a password was written"
     board = json.loads(shell("report", "--leaderboard", str(folder), "--out", str(shell.folder / "site"), "--json"))
     assert board == {"page": str(shell.folder / "site" / "index.html"), "reports": ["synthetic"], "results": 2}
 
@@ -191,11 +195,47 @@ def test_ctrl_c_says_that_the_same_command_goes_on(shell: Shell) -> None:
     assert "the same command goes on" in output
 
 
-def test_a_configuration_that_is_no_mapping_is_refused(shell: Shell) -> None:
+def test_a_configuration_that_cannot_be_read_as_options_is_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = shell.folder / "call.yaml"
-    for text, message in (("- 1\n", "holds no options"), ("settings: train.epochs=1\n", "settings"), ("sedes: 1\n", "'seeds'")):
+    for text, message in (
+        ("- 1\n", "holds a list; write fields"),
+        ("settings: train.epochs=1\n", "settings"),
+        ("sedes: 1\n", "'seeds'"),
+        ("seeds: 1\nmode: paper\nseeds: 2\n", f"--config {file}: line 3: key 'seeds' is given twice (first in line 1)"),
+        ("seeds: true\n", "truth value"),
+    ):
         file.write_text(text)
-        assert message in shell("run", "--config", str(file), code=2)
+        assert message in shell.refused(["run", "--config", str(file)], monkeypatch, capsys)
+
+
+def test_an_option_wins_over_the_configuration_and_a_setting_given_twice_is_noted(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shell.folder / "call.yaml"
+    file.write_text("methods: cjme\ndataset: synthetic\nsettings: [train.epochs=3]\n")
+    for name in ("GZSL_DATA_ROOT", "GZSL_RUNS_DIR"):
+        monkeypatch.setenv(name, shell.env[name])
+    for options, noted in ((["train.epochs=2"], False), (["train.epochs=2", "train.epochs=1"], True)):
+        with pytest.raises(SystemExit) as stop:
+            main(["run", "--config", str(file), "--dry-run", *(f"--set={text}" for text in options)])
+        assert not stop.value.code
+        assert ("note: --set train.epochs is given more than once" in capsys.readouterr().err) == noted
+
+
+def test_list_shows_cards_that_cannot_be_used(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shell.folder / "birds.yaml").write_text("name: birds\nkind: real\n")
+    cards = load_cards()
+    monkeypatch.setattr("benchmark.data.cards.load_cards", lambda: Cards(cards, load_cards(shell.folder).broken))
+    with pytest.raises(SystemExit) as stop:
+        main(["list", "--json"])
+    assert not stop.value.code
+    states = {d["name"]: d["state"] for d in json.loads(capsys.readouterr().out)["datasets"]}
+    assert f"cannot be used: {shell.folder}/birds.yaml: title: Field required" in states["birds"]
+    assert "stamps" in states
 
 
 def test_a_call_whose_jobs_all_fail_names_them(shell: Shell) -> None:

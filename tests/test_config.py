@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from benchmark import registry
+from benchmark import jobs, registry
 from benchmark.config import (
     ProtocolConfig,
     Range,
@@ -18,9 +19,9 @@ from benchmark.config import (
     protocol_for,
     resolve,
 )
-from benchmark.data.cards import load_cards
+from benchmark.data.cards import Budget, Cards, load_cards
 from benchmark.errors import UsageError
-from benchmark.jobs import search_ranges
+from benchmark.jobs import Call, plan_notes, plan_units, search_ranges
 
 METHODS = registry.load()
 UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})
@@ -64,6 +65,11 @@ def test_a_number_in_scientific_notation_is_a_number() -> None:
         ("tcaf.drop=0.5", "did you mean 'dropout'"),
         ("tcaf.dropout=7", "dropout"),
         ("protocol.video_norm=maybe", "'paper' or 'corrected'"),
+        ("train.epochs=true", "train.epochs=true: epochs: .*is a truth value .true., not a number"),
+        ("train.epochs='3'", "is a text, not a number"),
+        ("tcaf.plateau=1", "write true or false, not 1"),
+        ("train.epochs={a: 1, a: 2}", "--set .*key 'a' is given twice"),
+        ("train.epochs=[", "--set .*not valid YAML"),
     ],
 )
 def test_a_wrong_override_is_named_with_the_near_ones(text: str, message: str) -> None:
@@ -128,3 +134,41 @@ def test_all_defaults_are_visible_in_the_flat_settings() -> None:
     assert {f"train.{name}" for name in TrainConfig.model_fields} <= set(flat)
     assert flat["protocol.text_alignment"] == "official"
     assert flat["avca.momentum"] == 0.99
+
+
+def notes(tmp_path: Path, **options: object) -> str:
+    call = Call.model_validate({"dataset": "synthetic", "methods": "cjme", **options})
+    return "\n".join(plan_notes(call, METHODS, plan_units(call, METHODS, tmp_path)))
+
+
+def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notes(tmp_path) == ""
+    assert notes(tmp_path, settings=["train.epochs=3", "train.epochs = 3"]) == ""
+    twice = notes(tmp_path, settings=["train.epochs=3", "cjme.hidden=8", "train.epochs=2"])
+    assert twice == "--set train.epochs is given more than once; the last one counts: train.epochs=2"
+    cards = load_cards()
+    odd = {"sizes": {"cjmee": {"hidden": 8}}, "search": {"tcf": {}}, "aliases": {"quick": Budget(searched=["hiden"])}}
+    changed = Cards({**cards, "synthetic": cards["synthetic"].model_copy(update=odd)})
+    del changed["ucf"]
+    monkeypatch.setattr(jobs, "load_cards", lambda: changed)
+    text = notes(tmp_path)
+    assert "data set synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
+    assert "data set synthetic: search.tcf is not used" in text
+    assert "aliases.quick.searched: no method has a setting 'hiden': did you mean 'hidden'" in text
+    assert "recipe of cjme: published.ucf is not used, no data set has this name" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"methods": "cjme,tcaf, cjme"}, "--methods cjme,tcaf, cjme: 'cjme' is named twice"),
+        ({"dataset": "synthetic,synthetic"}, "--dataset synthetic,synthetic: 'synthetic' is named twice"),
+        ({"repetitions": [0, 1, 0]}, "(?s)repetitions.*0 is given twice"),
+        ({"ablate": ["video_norm", "video_norm"]}, "(?s)ablate.*'video_norm' is given twice"),
+        ({"seeds": True}, "truth value"),
+        ({"in_memory": 1}, "write true or false"),
+    ],
+)
+def test_what_is_named_twice_or_is_of_another_kind_is_refused(tmp_path: Path, options: dict[str, object], told: str) -> None:
+    with pytest.raises((UsageError, ValidationError), match=told):
+        notes(tmp_path, **options)

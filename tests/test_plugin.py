@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import Bench
 
 from benchmark import registry
+from benchmark.config import SECTIONS
 from benchmark.errors import UsageError
+from benchmark.method import RESERVED
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHOD = '''
@@ -145,3 +151,158 @@ def test_a_broken_method_file_stays_listed_with_its_reason(tmp_path: Path, monke
     assert "No module named 'methods.wrong'" in found.broken["wrong"]
     with pytest.raises(UsageError, match="'wrong' cannot be loaded"):
         found.get("wrong")
+
+
+ENDINGS = {
+    "argparse": (
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--data', required=True)\np.parse_args()",
+        "SystemExit: 2",
+    ),
+    "sys.exit": ("import sys\nprint('working')\nsys.exit(3)", "SystemExit: 3"),
+    "exit without a word": ("raise SystemExit", "SystemExit: "),
+    "another base": ("class Stop(BaseException): pass\nraise Stop('over')", "Stop: over"),
+    "cancelled": ("import asyncio\nraise asyncio.CancelledError", "CancelledError: "),
+}
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_plugin_that_ends_the_process_is_an_error_of_its_own(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, reason = ENDINGS[kind]
+    path = tmp_path / "train.py"
+    path.write_text(f"{METHOD.replace('linear', 'begun')}\n{code}\n")
+    with pytest.raises(UsageError) as error:
+        registry.load([path])
+    message = str(error.value)
+    assert message.startswith(f"--plugin {path}: ended at import ({reason}): what a script does must stand below if __name__")
+    assert ("it printed:" in message) == (kind in ("argparse", "sys.exit"))
+    assert ("the following arguments are required: --data" in message) == (kind == "argparse")
+    assert "usage" not in "".join(capfd.readouterr()), "the text of argparse looks like ours"
+    assert "begun" not in registry.REGISTERED
+
+
+def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "busy.py"
+    path.write_text(
+        METHOD.replace('"linear"', '"busy"') + "import logging, os, sys, warnings\n"
+        "print('on stdout')\nsys.argv[:] = ['other']\nsys.argv = []\nos.chdir('/')\nwarnings.simplefilter('error')\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "log = logging.getLogger('busy')\nlog.addHandler(logging.StreamHandler())\n"
+    )
+    before = (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype())
+    try:
+        assert "busy" in registry.load([path]).methods
+    finally:
+        registry.REGISTERED.pop("busy", None)
+    assert (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype()) == before
+    assert capsys.readouterr() == ("", "on stdout\n"), "stdout is for results"
+    logging.getLogger("busy").warning("later")
+    assert capsys.readouterr().err == "later\n", "a handler made at import goes on writing"
+
+
+def test_the_interrupt_of_the_user_is_none_of_the_plugins(tmp_path: Path) -> None:
+    path = tmp_path / "slow.py"
+    path.write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        registry.load([path])
+
+
+@pytest.fixture
+def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of methods in place of the shipped one."""
+    import methods as package
+
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    monkeypatch.setattr(registry, "METHODS_DIR", folder)
+    monkeypatch.setattr(package, "__path__", [str(folder)])
+    for name in ("exits", "fine_one"):
+        monkeypatch.delitem(sys.modules, f"methods.{name}", raising=False)
+    return folder
+
+
+def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
+    (methods / "exits.py").write_text("import sys\nsys.exit('not now')\n")
+    (methods / "fine_one.py").write_text(METHOD.replace('"linear"', '"fine_one"'))
+    (methods / "fine_one (copy).py").write_text(METHOD.replace('"linear"', '"fine_one"'))
+    (methods / "link.py").symlink_to(methods / "nowhere.py")
+    (methods / "folder.py").mkdir()
+    for junk in ("._fine_one.py", ".hidden.py", "fine_one.py~", "#fine_one.py#"):
+        (methods / junk).write_bytes(b"\x00\x05")
+    try:
+        found = registry.load()
+    finally:
+        registry.REGISTERED.pop("fine_one", None)
+    assert found.methods["fine_one"].__module__ == "methods.fine_one", "not its copy"
+    assert set(found.broken) == {"exits", "fine_one (copy)", "link", "folder"}
+    assert "ended at import (SystemExit: not now)" in found.broken["exits"]
+    assert "rename it" in found.broken["fine_one (copy)"]
+
+
+def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("theirs", "their_package:Method", registry.ENTRY_POINTS)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: sys.exit(4))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    found = registry.load()
+    assert found.broken["theirs"].startswith("entry point their_package:Method: ended at import (SystemExit: 4)")
+    assert "tcaf" in found.methods
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('inputs="mean"', 'inputs="Mean"', r"inputs='Mean': known are 'sequence', 'mean'"),
+        ('inputs="mean"', 'inputs=["mean"]', r"inputs=\['mean'\]: known are"),
+        ('inputs="mean"', 'inputs="mean", uses=("names",)', r"uses=\('names',\): .*known are 'unseen_names', 'test_features'"),
+        ('inputs="mean"', 'inputs="mean", uses="unseen_names"', "must be a tuple"),
+        ('inputs="mean"', 'inputs="mean", note=3', "note=3: must be a text"),
+        ('title="Linear"', 'title=""', "title=''"),
+        ('title="Linear"', "title=None", "title=None: must be a text"),
+        ('paper="none"', "paper=1", "paper=1: must be a text"),
+        ('@register("linear"', "@register(7", "name=7: use lower-case letters"),
+        ('@register("linear"', '@register("Linear"', "name='Linear': use lower-case letters"),
+        ('@register("linear"', '@register("größe"', "use lower-case letters"),
+        ('@register("linear"', '@register("../linear"', "use lower-case letters"),
+        ('@register("linear"', f'@register("{"l" * 65}"', "64 at most"),
+        ('@register("linear"', '@register("all"', "name='all': means something else on the command line"),
+        ('@register("linear"', '@register("train"', "name='train': means something else"),
+        ("Config(MethodConfig)", "Config", "Config=<class .*: must be a subclass of MethodConfig"),
+        ("class Linear(Method):", "class Linear(Method):\n    reported_view = None", "reported_view=None: must be"),
+        ("class Linear(Method):", "class Linear(Method):\n    needs_negatives = 'no'", "needs_negatives='no': must be"),
+        ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = {'x': 1}", "there is no 'x'"),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    corrected_settings = {'dropout': 7}",
+            r"corrected_settings\['dropout'\]: ",
+        ),
+        ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = ['dropout']", "must map fields"),
+        ("def embed_classes", "def embed_class", "Linear must define embed_classes"),
+        ("class Linear(Method):", "class Linear(torch.nn.Module):", "decorate a subclass of Method, not"),
+    ],
+)
+def test_what_a_method_declares_wrongly_is_refused_with_its_file_and_what_is_expected(
+    plugin: Path, old: str, new: str, told: str
+) -> None:
+    plugin.write_text(METHOD.replace(old, new))
+    with pytest.raises(UsageError, match=rf"--plugin .*linear\.py: ValueError: .*{told}"):
+        registry.load([plugin])
+
+
+def test_all_sections_of_settings_are_names_that_no_method_may_have() -> None:
+    assert {*SECTIONS, "all"} == set(RESERVED)
+
+
+def test_a_recipe_with_a_key_twice_or_in_two_files_is_told(plugin: Path, bench: Bench) -> None:
+    recipe = plugin.with_suffix(".yaml")
+    recipe.write_text(f"{RECIPE}search: {{}}\n")
+    call = bench.call(methods="linear", plugins=[plugin])
+    with pytest.raises(UsageError, match=r"linear\.yaml: line 3: key 'search' is given twice \(first in line 2\)"):
+        bench.units(call)
+    recipe.write_text(RECIPE)
+    recipe.with_suffix(".yml").write_text(RECIPE)
+    with pytest.raises(UsageError, match=r"linear\.yaml: there is linear\.yml too"):
+        bench.units(call)
+    recipe.unlink()
+    assert set(bench.units(call)[0].ranges) == {"dropout"}
+    assert bench.units(bench.call(methods="cjme")), "another method needs no recipe of this one"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
+from benchmark.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
 
 CARDS_DIR = Path(__file__).resolve().parents[2] / "datasets"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModalityCard(_Strict):
+class ModalityCard(Fields):
     """One modality of a feature set."""
 
     extractor: str
@@ -28,23 +26,35 @@ class ModalityCard(_Strict):
     published_scale: float | None = Field(None, gt=0, description="what published code divides by, where it differs")
 
 
+PARTS_OF_LISTS = (
+    "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen", "stage_2_train", "stage_2_test_seen", "stage_2_test_unseen"
+)  # fmt: skip
+
+
+def _listed(part: str) -> str:
+    if part not in PARTS_OF_LISTS:
+        raise ValueError(f"no such part: {near(part, PARTS_OF_LISTS)}")
+    return part
+
+
+Part = Annotated[str, AfterValidator(_listed)]
 Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
 """What the published extraction of some features did besides what is described of it (docs/extraction.md)."""
 
 
-class FeatureSetCard(_Strict):
+class FeatureSetCard(Fields):
     """One feature set of a data set, with the counts that its published lists have."""
 
     description: str
     audio: ModalityCard
     video: ModalityCard
     text_dim: int = Field(gt=0)
-    classes: dict[str, int] = Field(default_factory=dict, description="expected classes per part")
-    samples: dict[str, int] = Field(default_factory=dict, description="expected samples per part")
+    classes: dict[Part, int] = Field(default_factory=dict, description="expected classes per part")
+    samples: dict[Part, int] = Field(default_factory=dict, description="expected samples per part")
     published_quirks: tuple[Quirk, ...] = Field((), description="what `extract --published-preprocessing` repeats")
 
 
-class OfficialLayout(_Strict):
+class OfficialLayout(Fields):
     """Where the published folder keeps things."""
 
     folder: str
@@ -52,7 +62,7 @@ class OfficialLayout(_Strict):
     text_file: str
 
 
-class Budget(_Strict):
+class Budget(Fields):
     """What an alias such as ``demo`` runs: settings that replace defaults, all of them visible in the results."""
 
     train: dict[str, Any] = Field(default_factory=dict)
@@ -63,17 +73,17 @@ class Budget(_Strict):
     seeds: int = Field(1, ge=1)
 
 
-class Card(_Strict):
+class Card(Fields):
     """A data set: names, feature sets, where it comes from, how to get it."""
 
-    name: str
+    name: Name
     title: str
     kind: Literal["published", "real", "generated"]
     description: str
     caption: str = Field("", description="what a table's caption must say of these data")
     published_order: bool = Field(False, description="whether an official text alignment exists, which mode paper uses")
     default_features: str
-    features: dict[str, FeatureSetCard]
+    features: dict[Name, FeatureSetCard]
     official: OfficialLayout | None = None
     grouping: str | None = Field(None, description="regular expression; its first group in a sample id is the leak group")
     overlap_seconds: float | None = Field(
@@ -88,7 +98,15 @@ class Card(_Strict):
         default_factory=dict, description="method -> setting -> search range for these data; null: not searched"
     )
     train: dict[str, Any] = Field(default_factory=dict, description="training settings for these data")
-    aliases: dict[str, Budget] = Field(default_factory=dict, description="other names, each with a budget of its own")
+    aliases: dict[Name, Budget] = Field(default_factory=dict, description="other names, each with a budget of its own")
+
+    @model_validator(mode="after")
+    def _has_its_default_features(self) -> Self:
+        if self.default_features not in self.features:
+            raise ValueError(
+                f"default_features: no feature set {self.default_features!r}: {near(self.default_features, self.features)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _grouping_has_the_groups_that_are_read(self) -> Self:
@@ -114,36 +132,77 @@ class Card(_Strict):
         return name, self.features[name]
 
 
-def load_cards(folder: Path = CARDS_DIR) -> dict[str, Card]:
+@dataclass(frozen=True)
+class BrokenCard:
+    """A file of ``datasets/`` that cannot be used."""
+
+    path: Path
+    reason: str
+    """Names the file; a line for each error."""
+    names: Sequence[str]
+    """What it may be asked for: the name that it gives, or its file's, then its aliases."""
+
+
+class Cards(dict[str, Card]):
+    """Cards by name, and the files that cannot be used."""
+
+    def __init__(self, cards: Mapping[str, Card], broken: Sequence[BrokenCard] = ()) -> None:
+        super().__init__(cards)
+        self.broken = broken
+
+
+def load_cards(folder: Path = CARDS_DIR) -> Cards:
     """All cards of a folder by name.
 
-    Raises:
-        UsageError: a file is not YAML, has unknown or wrong fields (all are listed), or two cards share a name.
+    A file that is not YAML, or has unknown or wrong fields, does not stop the others. Of two cards of one name, the one whose
+    file has that name counts.
     """
-    cards: dict[str, Card] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    found: dict[str, dict[Path, Card]] = {}
+    broken = []
+    for path in files_in(folder, *YAML_SUFFIXES):
+        names = [path.stem]
         try:
-            card = Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path}: not valid YAML: {error}") from None
+            written = read_fields(path)
+            names = [*_texts([written.get("name")]), *names, *_texts(written.get("aliases"))]
+            card = Card.model_validate(written)
+        except UsageError as error:
+            broken.append(BrokenCard(path, str(error), names))
         except ValidationError as error:
-            raise UsageError(validation_message(error, str(path))) from None
-        if card.name in cards:
-            raise UsageError(f"{path}: the name {card.name!r} is taken by another card; choose another")
-        cards[card.name] = card
-    return cards
+            broken.append(BrokenCard(path, validation_message(error, str(path)), names))
+        else:
+            found.setdefault(card.name, {})[path] = card
+    cards = {}
+    for name, owners in found.items():
+        chosen = [path for path in owners if path.stem == name] if len(owners) > 1 else list(owners)
+        if len(chosen) == 1:
+            cards[name] = owners[chosen[0]]
+        for path in owners.keys() - set(chosen if len(chosen) == 1 else []):
+            others = ", ".join(other.name for other in sorted(owners) if other != path)
+            broken.append(BrokenCard(path, f"{path}: the name {name!r} is taken by {others}; choose another", [name]))
+    return Cards(cards, sorted(broken, key=lambda b: b.path))
 
 
-def find_card(name: str, cards: dict[str, Card]) -> tuple[Card, Budget | None]:
+def _texts(values: Any) -> list[str]:
+    return [value for value in values or () if isinstance(value, str)] if isinstance(values, (list, dict)) else []
+
+
+def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Budget | None]:
     """The card of a name or alias, and the alias's budget.
 
     Raises:
-        UsageError: no card has the name; near ones are named.
+        UsageError: no card has the name (near ones are named), its file cannot be used, or two cards have the alias.
     """
     if name in cards:
         return cards[name], None
-    for card in cards.values():
-        if name in card.aliases:
-            return card, card.aliases[name]
+    owners = [card for card in cards.values() if name in card.aliases]
+    if len(owners) > 1:
+        raise UsageError(f"{name!r} is an alias of {' and of '.join(card.name for card in owners)}; rename one of them")
+    if owners:
+        return owners[0], owners[0].aliases[name]
+    broken = cards.broken if isinstance(cards, Cards) else ()
+    for each in broken:
+        if name in each.names:
+            raise UsageError(f"data set {name!r} cannot be used: {each.reason}")
     known = [*cards, *(alias for card in cards.values() for alias in card.aliases)]
-    raise UsageError(f"unknown data set {name!r}: {near(name, known)}")
+    unread = "".join(f"\nnot read: {each.reason}" for each in broken)
+    raise UsageError(f"unknown data set {name!r}: {near(name, known)}{unread}")

@@ -38,6 +38,7 @@ from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
 from benchmark.data.unpickle import unreadable
 from benchmark.errors import UsageError
+from benchmark.reading import is_junk
 
 IMPORTER_VERSION = 1
 RECORDS = ("files", "extracted", "list_oddities")
@@ -138,7 +139,7 @@ def _groups(extracted: Path) -> tuple[Path, list[list[Path]]]:
     groups: list[list[Path]] = []
     room = 0
     for path in files:
-        if extracted.is_dir() and any(part.startswith(".") for part in path.relative_to(base).parts):
+        if extracted.is_dir() and any(map(is_junk, path.relative_to(base).parts)):
             continue
         if room <= 0:
             groups.append([])

@@ -21,11 +21,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.data.cards import Card
 from benchmark.data.store import PARTS, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError, validation_message
+from benchmark.reading import Fields
 from benchmark.streams import Purpose, stream
 
 BUILDER_VERSION = 2
@@ -36,7 +37,7 @@ Steps = tuple[int, int]
 Values = NDArray[np.float32]
 
 
-class SyntheticConfig(BaseModel):
+class SyntheticConfig(Fields):
     """Settings of the generator. Unknown keys and impossible values are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

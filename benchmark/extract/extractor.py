@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,8 @@ from benchmark.errors import UsageError, near
 from benchmark.extract.calls import Calls
 from benchmark.extract.networks import cast_weights
 from benchmark.extract.packages import Package
-from benchmark.registry import import_file
+from benchmark.reading import NAME_RULE, files_in, is_name
+from benchmark.registry import attempt, import_file
 
 SETS_DIR = Path(__file__).with_name("sets")
 Features = NDArray[np.float32]
@@ -171,20 +173,46 @@ EXTRACTORS: dict[str, type[Extractor]] = {}
 
 
 def register(extractor: type[Extractor]) -> type[Extractor]:
-    """Class decorator: makes an extractor known under its name; a later one replaces an earlier one."""
+    """Class decorator: makes an extractor known under its name; a later one replaces an earlier one.
+
+    Raises:
+        ValueError: what it declares is not as it must be; all of it is named.
+    """
+    if not (isinstance(extractor, type) and issubclass(extractor, Extractor)):
+        raise ValueError(f"@register: decorate a subclass of Extractor, not {extractor!r}")
+    problems = list(_declaration_problems(extractor))
+    if problems:
+        raise ValueError(f"extractor {extractor.__name__}: {'; '.join(problems)}")
     EXTRACTORS[extractor.name] = extractor
     return extractor
+
+
+def _declaration_problems(extractor: type[Extractor]) -> Iterator[str]:
+    """What of an extractor's class attributes is missing or of another kind."""
+    if missing := [name for name in Extractor.__annotations__ if not hasattr(extractor, name)]:
+        yield f"lacks {', '.join(missing)}"
+    name = getattr(extractor, "name", "a")
+    if not (isinstance(name, str) and is_name(name)):
+        yield f"name={name!r}: {NAME_RULE}"
+    for field in ("version", "audio_dim", "video_dim"):
+        value = getattr(extractor, field, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield f"{field}={value!r}: must be a whole number of at least 1"
+    for field in ("audio_seconds", "video_seconds"):
+        value = getattr(extractor, field, 1)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            yield f"{field}={value!r}: must be seconds, more than 0"
 
 
 def load_extractors(plugins: Sequence[Path] = ()) -> Mapping[str, type[Extractor]]:
     """Extractors of ``benchmark/extract/sets/`` and of ``--plugin`` files, by name.
 
     Raises:
-        UsageError: a plug-in is missing, cannot be imported, or registers no extractor.
+        UsageError: a plug-in is missing, or a file cannot be imported or registers no extractor.
     """
-    for path in sorted(SETS_DIR.glob("*.py")):
-        if path.stem != "__init__":
-            importlib.import_module(f"{__package__}.sets.{path.stem}")
+    for path in files_in(SETS_DIR, ".py"):
+        if path.stem != "__init__" and (reason := attempt(partial(importlib.import_module, f"{__package__}.sets.{path.stem}"))):
+            raise UsageError(f"{path}: {reason}")
     for plugin in plugins:
         module = import_file(plugin)
         if not any(extractor.__module__ == module for extractor in EXTRACTORS.values()):

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError, near
+from benchmark.redaction import hide_values
 from benchmark.report.choice import Choice
 from benchmark.report.released import KIND, RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
 from benchmark.report.switches import differing, switched, told_apart
@@ -272,7 +273,7 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
 def _entries(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
     """The call's list of jobs; empty where it was stopped before its first method was through."""
     try:
-        return list(tracker.read_json(call.run_id, "jobs.json"))
+        return list(hide_values(tracker.read_json(call.run_id, "jobs.json")))
     except UsageError:
         return []
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError
+from benchmark.reading import YAML_SUFFIXES, Fields, files_in, read_documents
 from benchmark.report.released import RELEASED
 
+log = logging.getLogger(__name__)
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "reports" / "published"
 ROUNDING = 0.02
 """Largest distance of a printed HM from the HM of the printed S and U: papers round each by itself."""
@@ -24,11 +26,7 @@ PREFERENCE: tuple[Origin, ...] = ("paper", "readme", "second-hand")
 ORIGINS: tuple[Origin, ...] = (*PREFERENCE, "user-report")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Numbers(_Strict):
+class Numbers(Fields):
     """Results of a method on a data set, percent; None where the source does not give it."""
 
     seen: float | None = Field(None, ge=0, le=100)
@@ -47,7 +45,7 @@ class Numbers(_Strict):
         return self
 
 
-class PublishedTable(_Strict):
+class PublishedTable(Fields):
     """One table of a paper (or of another source), with what its numbers were measured on."""
 
     paper: str
@@ -76,29 +74,39 @@ class Published:
         return self.source.origin == "second-hand"
 
 
-@cache
 def load_published(folder: Path = PUBLISHED_DIR) -> tuple[PublishedTable, ...]:
     """All published tables of a folder; a file may hold several YAML documents.
 
-    Raises:
-        UsageError: files that are not YAML or have wrong or unknown fields; all errors of all files are listed.
+    A file with an error does not stop the others: ``published_problems`` has it.
     """
+    return _read_published(folder)[0]
+
+
+def published_problems(folder: Path = PUBLISHED_DIR) -> tuple[str, ...]:
+    """What is wrong with the files whose numbers ``load_published`` leaves out, all errors of each."""
+    return _read_published(folder)[1]
+
+
+@cache
+def _read_published(folder: Path) -> tuple[tuple[PublishedTable, ...], tuple[str, ...]]:
     tables: list[PublishedTable] = []
     problems: list[str] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in files_in(folder, *YAML_SUFFIXES):
+        found: list[PublishedTable] = []
+        wrong: list[str] = []
         try:
-            documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-        except yaml.YAMLError as error:
-            problems.append(f"{path}: not valid YAML: {error}")
-            continue
-        for document in documents:
-            try:
-                tables.append(PublishedTable.model_validate(document))
-            except ValidationError as error:
-                problems.extend(_problems(error, path))
-    if problems:
-        raise UsageError("\n".join(problems))
-    return tuple(tables)
+            for document in read_documents(path):
+                try:
+                    found.append(PublishedTable.model_validate(document))
+                except ValidationError as error:
+                    wrong += _problems(error, path)
+        except UsageError as error:
+            wrong.append(str(error))
+        tables += found if not wrong else []
+        problems += wrong
+    for problem in problems:
+        log.warning("published numbers left out: %s", problem)
+    return tuple(tables), tuple(problems)
 
 
 def _problems(error: ValidationError, path: Path) -> Iterable[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.databases import without_password
+from benchmark.redaction import link_to
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import Table
 from benchmark.report.choice import Choice
@@ -37,7 +38,7 @@ from benchmark.report.install import install, is_whole, listed_files, read_manif
 from benchmark.report.latex import latex_files, table_names
 from benchmark.report.manifest import facts
 from benchmark.report.page import MLFLOW_UI, report_page, run_link
-from benchmark.report.published import PublishedTable
+from benchmark.report.published import PublishedTable, published_problems
 from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
@@ -125,7 +126,7 @@ def write_report(
         UsageError: no call, an unknown id or name, no result yet, or an address that is none; then the folder is left as it
             was.
     """
-    address = mlflow_ui or (without_password(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
     results = collect(tracker, call_ids, choice)
     tables = build_tables(results, published)
@@ -359,6 +360,7 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         origin = f"weights `{tags.get('weights_digest', '?')}` from {tags.get('source') or 'a place not recorded'}"
         data = f"tested on data `{tags.get('data_digest', '?')}`, run `{weights.run.run_id}`"
         lines.append(f"Released weights of {method_title(results, tags['method'])} on {place}: {origin}, {data}")
+    lines += [f"Published numbers left out: {problem}" for problem in published_problems()]
     return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 
 

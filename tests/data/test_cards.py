@@ -121,7 +121,7 @@ def write(folder: Path, name: str, **fields: Any) -> None:
 def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
     write(tmp_path, "bad", kind="imaginary", colour="red", features={"native": {"audio": {"dim": 0}}})
     with pytest.raises(UsageError) as caught:
-        load_cards(tmp_path)
+        find_card("bad", load_cards(tmp_path))
     told = str(caught.value)
     for field in ("kind", "colour", "features.native.audio.dim", "features.native.video", "features.native.text_dim"):
         assert f"bad.yaml: {field}: " in told
@@ -140,7 +140,7 @@ def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
 def test_a_grouping_rule_without_the_groups_that_are_read_is_told(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
     write(tmp_path, "bad", **fields)
     with pytest.raises(UsageError, match=told):
-        load_cards(tmp_path)
+        find_card("bad", load_cards(tmp_path))
 
 
 def test_vggsound_clips_have_a_start_and_a_length(cards: dict[str, Card]) -> None:
@@ -152,15 +152,130 @@ def test_vggsound_clips_have_a_start_and_a_length(cards: dict[str, Card]) -> Non
 
 def test_a_file_that_is_not_yaml_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(UsageError, match=r"bad\.yaml: not valid YAML"):
-        load_cards(tmp_path)
+    with pytest.raises(UsageError, match=r"bad\.yaml: not valid YAML: line 1"):
+        find_card("bad", load_cards(tmp_path))
 
 
-def test_two_cards_of_one_name_are_told(tmp_path: Path) -> None:
+def test_of_two_cards_of_one_name_the_copy_is_blamed(tmp_path: Path) -> None:
+    write(tmp_path, "one", file="one (copy)")
+    write(tmp_path, "one", title="The one")
+    cards = load_cards(tmp_path)
+    assert cards["one"].title == "The one"
+    (copy,) = cards.broken
+    assert re.search(r"one \(copy\)\.yaml: the name 'one' is taken by one\.yaml", copy.reason)
+
+
+def test_of_two_cards_of_one_name_in_other_files_none_counts(tmp_path: Path) -> None:
+    write(tmp_path, "one", file="a")
+    write(tmp_path, "one", file="b")
+    with pytest.raises(UsageError, match=r"'one' cannot be used: .*a\.yaml: the name 'one' is taken by b\.yaml"):
+        find_card("one", load_cards(tmp_path))
+
+
+def break_a_card(folder: Path, kind: str) -> str:
+    """A file beside the good card ``one``; what is to be said of it."""
+    file = folder / "bad.yaml"
+    if kind == "folder":
+        file.mkdir()
+        return "Is a directory"
+    if kind == "link":
+        file.symlink_to(folder / "nowhere")
+        return "No such file"
+    texts = {
+        "syntax": (b"name: [", "not valid YAML: line 1"),
+        "latin-1": ("name: bad\ntitle: Vögel\n".encode("latin-1"), "line 2: not UTF-8 .byte 0xf6.; save it as UTF-8"),
+        "nothing": (b"", "is empty; write fields"),
+        "list": (b"- name: bad\n", "holds a list; write fields"),
+        "fields": (b"name: bad\n", "title: Field required"),
+        "two": (b"name: bad\n---\nname: bad\n", "holds 2 documents"),
+        "twice": (
+            b"name: bad\ntrain: {epochs: 3}\ntrain: {batch_size: 8}\n",
+            "line 3: key 'train' is given twice .first in line 2",
+        ),
+    }
+    content, told = texts[kind]
+    file.write_bytes(content)
+    return told
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "syntax", "latin-1", "nothing", "list", "fields", "two", "twice"])
+def test_a_broken_card_stops_only_what_needs_it(tmp_path: Path, kind: str) -> None:
     write(tmp_path, "one")
-    write(tmp_path, "one", file="two")
-    with pytest.raises(UsageError, match=r"two\.yaml: the name 'one' is taken"):
-        load_cards(tmp_path)
+    told = break_a_card(tmp_path, kind)
+    cards = load_cards(tmp_path)
+    assert list(cards) == ["one"]
+    assert [b.names[0] for b in cards.broken] == ["bad"]
+    with pytest.raises(UsageError, match=rf"(?s)data set 'bad' cannot be used: .*bad\.yaml: .*{told}|bad\.yaml.*{told}"):
+        find_card("bad", cards)
+    with pytest.raises(UsageError, match=r"(?s)unknown data set 'baad'.*not read: .*bad\.yaml"):
+        find_card("baad", cards)
+
+
+def test_an_alias_of_a_broken_card_leads_to_its_reason(tmp_path: Path) -> None:
+    write(tmp_path, "one", kind="imaginary", aliases={"quick": {}})
+    with pytest.raises(UsageError, match=r"data set 'quick' cannot be used: .*one\.yaml: kind"):
+        find_card("quick", load_cards(tmp_path))
+
+
+def test_an_alias_of_two_cards_is_refused_when_it_is_used(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path, name, aliases={"quick": {}})
+    with pytest.raises(UsageError, match="'quick' is an alias of one and of two"):
+        find_card("quick", load_cards(tmp_path))
+
+
+def test_junk_is_not_read_and_yml_is(tmp_path: Path) -> None:
+    write(tmp_path, "one")
+    (tmp_path / "one.yaml").rename(tmp_path / "one.yml")
+    for name in ("._one.yaml", ".hidden.yaml", "one.yaml~", "#one.yaml#", "Thumbs.db", ".DS_Store", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    cards = load_cards(tmp_path)
+    assert (list(cards), cards.broken) == (["one"], [])
+
+
+@pytest.mark.parametrize("name", ["../zz", "z z", "z,z", "z/z", "Z", "", "-z", ".z", "z" * 65, "ä", "z.z"])
+@pytest.mark.parametrize("field", ["name", "features", "aliases"])
+def test_a_name_that_cannot_be_chosen_or_be_a_file_is_refused(tmp_path: Path, field: str, name: str) -> None:
+    write(tmp_path, "one")
+    card = yaml.safe_load((tmp_path / "one.yaml").read_text())
+    features = card["features"]["native"]
+    changed = {"name": name, "features": {"native": features, name: features}, "aliases": {name: {}}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({**card, field: changed[field]}))
+    with pytest.raises(UsageError, match=rf"one\.yaml: {field}.*use lower-case letters, digits, hyphens and underscores"):
+        find_card("one", load_cards(tmp_path))
+
+
+def test_a_name_that_yaml_reads_as_something_else_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "one")
+    file = tmp_path / "one.yaml"
+    file.write_text(file.read_text().replace("name: one", "name: no"))
+    with pytest.raises(UsageError, match=r"name: .*YAML reads this as False, not as a text: write it in quotes"):
+        find_card("one", load_cards(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"default_features": "natve"}, "no feature set 'natve': did you mean 'native'"),
+        ({"aliases": {"quick": {"trials": True}}}, "aliases.quick.trials: .*is a truth value .true., not a number"),
+        ({"aliases": {"quick": {"seeds": "3"}}}, "aliases.quick.seeds: .*is a text, not a number"),
+        ({"overlap_seconds": "10", "grouping": r"^(.+)_(\d+)$"}, "overlap_seconds: .*is a text, not a number"),
+        ({"published_order": "yes"}, "published_order: .*write true or false, not 'yes'"),
+    ],
+)
+def test_no_value_of_a_card_is_taken_for_another(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+    write(tmp_path, "one", **fields)
+    with pytest.raises(UsageError, match=told):
+        find_card("one", load_cards(tmp_path))
+
+
+def test_counts_of_a_part_that_there_is_not_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "one")
+    card = yaml.safe_load((tmp_path / "one.yaml").read_text())
+    card["features"]["native"]["samples"] = {"stage_1_trian": 5}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(UsageError, match=r"samples.*no such part: did you mean 'stage_1_train'"):
+        find_card("one", load_cards(tmp_path))
 
 
 def test_an_alias_finds_its_card_and_budget_and_a_near_name_is_suggested(tmp_path: Path) -> None:

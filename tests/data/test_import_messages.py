@@ -146,7 +146,7 @@ def test_a_class_with_a_slash_is_read_from_the_folder_that_its_name_says(folder:
     rename(folder, "deep/Fencing")
     for form in ("sequences", "means"):
         digest(folder, tmp_path / f"{form}.h5", form=form)
-        assert "deep/Fencing" in FeatureStore(tmp_path / f"{form}.h5").class_names
+        assert "deep/Fencing" in FeatureStore(tmp_path / f"{form}.h5").tables().class_names
 
 
 @pytest.mark.parametrize("name", ["../../stage_1_train/Archery", "/etc/passwd", "a//b", "..", "."])

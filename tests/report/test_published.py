@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import UsageError
-from benchmark.report.published import load_published, method_order, published_for, user_reports_for
+from benchmark.report.published import load_published, method_order, published_for, published_problems, user_reports_for
 
 SIX = ["attention_fusion", "perceiver", "cjme", "avgzslnet", "avca", "tcaf"]
 
@@ -81,16 +80,22 @@ def test_a_papers_number_is_preferred_to_any_other(tmp_path: Path) -> None:
     assert found.numbers.hm == 2.0
 
 
-def test_all_errors_of_all_files_are_listed_at_once(tmp_path: Path) -> None:
+def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(tmp_path: Path) -> None:
     head = "paper: P\nshort: P\ntable: T\norigin: paper\nfeatures: f\nalignment: official\nmode: paper\n"
     (tmp_path / "a.yaml").write_text(head + "seeds: 0\npages: 3\nresults: {d: {m: {hm: 101}}}\n")
     (tmp_path / "b.yaml").write_text(head + "seeds: 1\nresults: {d: {m: {seen: 10, unseen: 20, hm: 15}}}\n")
     (tmp_path / "c.yaml").write_text("{")
 
-    with pytest.raises(UsageError) as caught:
-        load_published(tmp_path)
+    (tmp_path / "d.yaml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: 1}}}\nseeds: 2\n")
+    (tmp_path / "e.yml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: true}}}\n---\n" + head + "seeds: 1\nresults: {}\n")
+    (tmp_path / "good.yaml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: 7}}}\n---\n" + head + "seeds: 2\nresults: {}\n")
+    (tmp_path / "._good.yaml").write_bytes(b"\x00")
 
-    message = str(caught.value)
+    assert [table.seeds for table in load_published(tmp_path)] == [1, 2]  # of the good file alone
+    message = "\n".join(published_problems(tmp_path))
+    assert "._good" not in message
+    assert "d.yaml: line 10: key 'seeds' is given twice (first in line 8)" in message
+    assert "e.yml: results.d.m.hm: Value error, is a truth value (true), not a number" in message
     for part in ("a.yaml: seeds", "a.yaml: pages", "a.yaml: results.d.m.hm", "13.33", "c.yaml: not valid YAML"):
         assert part in message
 
