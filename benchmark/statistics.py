@@ -179,9 +179,9 @@ class _Resampled:
         """The mean over classes of recall.
 
         A class with one group, or with all of its groups equally right, shows no scatter. It is drawn as a binomial of n
-        independent samples about its recall (with half a right answer added to n + 1, so that all right or all wrong scatter
-        too). n is what its groups are worth by the scatter of the other classes: G / phi, with phi the variance between groups
-        in parts of recall * (1 - recall); phi is 1, a sample a group, if no class shows any scatter.
+        independent samples about its recall, with a right and a wrong one added (Laplace), so that it scatters too. n is what
+        its groups are worth by the scatter of the other classes: G / phi, with phi the variance between groups in parts of
+        recall * (1 - recall). phi is 1, a sample a group, if no class shows any scatter.
 
         Args:
             classes: each class as all T trainings logged it.
@@ -197,11 +197,11 @@ class _Resampled:
         own = scatter > 1e-12
         most = (mean * (1 - mean) + scatter / groups)[own].sum()  # without the bias of recall * (1 - recall)
         worth = groups / (min(1.0, scatter[own].sum() / most) if own.any() else 1.0)
-        smooth = (worth * mean + 0.5) / (worth + 1)
+        smooth = (worth * mean + 1) / (worth + 2)
         total = np.zeros((DRAWS, recall.shape[1]))
         for c, (n, r, times) in enumerate(zip(samples, right, drawn, strict=True)):
             if own[c]:
-                sums = times.astype(np.float64) @ np.column_stack([n, r])
+                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(np.float32)  # whole numbers: exact
                 total += sums[:, 1:] / sums[:, :1]
             else:
                 whole = int(worth[c])
@@ -213,7 +213,7 @@ class _Resampled:
     def interval(self) -> tuple[float, float]:
         """The widened percentile interval of the mean over trainings, within 0 and 1."""
         middle, outside = float(self.estimate.mean()), (1 - CONFIDENCE) / 2
-        low, high = np.clip(np.quantile(self.draws.mean(axis=1), [outside, 1 - outside]), 0, 1)
+        low, high = np.clip(np.quantile(self.draws.mean(axis=1), [outside, 1 - outside]), 0, 1).tolist()
         wider = float(stdtrit(self._freedom(), 1 - outside) / ndtri(1 - outside))
         return max(0.0, middle - wider * (middle - low)), min(1.0, middle + wider * (high - middle))
 

@@ -131,12 +131,12 @@ def comparisons(results: Results) -> pd.DataFrame:
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
     """With ``_p_holm`` beside each ``_p``, corrected for all tests of a table: both metrics, all rows of a feature set."""
-    for metric in TESTED:
-        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", float("nan"))
-    names, corrected = [f"{metric}_p" for metric in TESTED], [f"{metric}_p_holm" for metric in TESTED]
-    for _, rows in frame.groupby("features", sort=False):
-        p = rows[names].to_numpy(float)
-        frame.loc[rows.index, corrected] = np.reshape(holm(p.ravel().tolist()), p.shape)
+    p = frame[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
+    corrected = np.full_like(p, np.nan)
+    for rows in frame.groupby("features", sort=False).indices.values():
+        corrected[rows] = np.reshape(holm(p[rows].ravel().tolist()), p[rows].shape)
+    for metric, values in zip(TESTED, corrected.T, strict=True):
+        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", values)
     return frame
 
 
@@ -218,25 +218,25 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
 def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
     """What the intervals over samples draw, and of which data sets."""
     how = {
-        "groups": "groups of samples from one source (the rule `grouping` of the data set)",
-        "single samples": "single samples, each its own group since the data set has no rule `grouping`",
+        "groups": "groups of samples from one source, by the data set's rule `grouping`",
+        "single samples": "single samples, since the data set has no rule `grouping`",
     }
-    kinds = {kind: rows.loc[rows["samples_drawn"] == kind, "dataset"] for kind in how}
-    several = sum(len(datasets) > 0 for datasets in kinds.values()) > 1
-    drawn = [
-        how[kind] + (f" ({', '.join(distinct(dataset_title(results, d) for d in datasets))})" if several else "")
-        for kind, datasets in kinds.items()
-        if len(datasets)
+    drawn = {kind: distinct(rows.loc[rows["samples_drawn"] == kind, "dataset"]) for kind in how}
+    texts = [
+        f"{how[kind]} ({', '.join(dataset_title(results, name) for name in datasets)})"
+        for kind, datasets in drawn.items()
+        if datasets
     ]
     missing = (
-        f" {NOT_RECORDED.capitalize()}: by jobs of earlier versions." if NOT_RECORDED in set(rows["samples_drawn"]) else ""
+        [f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."] if NOT_RECORDED in set(rows["samples_drawn"]) else []
     )
-    if not drawn:
-        return missing.strip()
-    return (
-        f"Over samples: cluster bootstrap of the mean over the n seeds, {DRAWS:,} draws within each class of "
-        f"{'; or '.join(drawn)}, the same for all seeds; models, betas and classes are fixed.{missing}"
+    if not texts:
+        return " ".join(missing)
+    bootstrap = (
+        f"Over samples: cluster bootstrap of the mean over the n seeds ({DRAWS:,} draws, the same for all seeds; models, betas "
+        f"and classes are fixed). Drawn within each class: {'; '.join(texts)}."
     )
+    return " ".join([bootstrap, *missing])
 
 
 def _corrected_sentence(rows: pd.DataFrame) -> str:
@@ -246,7 +246,7 @@ def _corrected_sentence(rows: pd.DataFrame) -> str:
     if not tests.any():
         return text
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())
-    needed = f"the first mark of {tests.sum()} takes |t| > {smallest_t(most, int(tests.sum())):.1f}."
+    needed = f"the smallest of {tests.sum()} takes |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
     return f"{text} At n = {most} {'nearly nothing can be marked: ' if most == 2 else ''}{needed}"
 
 
