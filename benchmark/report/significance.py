@@ -246,7 +246,7 @@ def _corrected_sentence(rows: pd.DataFrame) -> str:
     if not tests.any():
         return text
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())
-    needed = f"the smallest of {tests.sum()} takes |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
+    needed = f"the smallest of {tests.sum()} p-values needs |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
     return f"{text} At n = {most} {'nearly nothing can be marked: ' if most == 2 else ''}{needed}"
 
 

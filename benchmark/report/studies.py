@@ -16,7 +16,7 @@ from benchmark.report.collect import UNIT, Results, UnitFacts, distinct
 from benchmark.report.study_figures import Panel, SearchCurve, best_so_far
 from benchmark.report.summary import method_ranks
 
-ONE_SEARCH = "Tuned rows: one search each, so that ± and intervals are over trainings with what it found, not over searches."
+ONE_SEARCH = "Tuned rows are of one search each: ± and intervals are over trainings with what it found, not over searches."
 
 
 def budget_of(unit: UnitFacts) -> Budget | None:

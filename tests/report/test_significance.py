@@ -174,7 +174,7 @@ def test_a_table_of_equal_methods_has_a_mark_in_one_of_twenty(together: float) -
 def test_with_two_seeds_the_caption_says_that_nearly_nothing_can_be_marked(store: Any, unit: Any) -> None:
     store.call([unit(m, scores=s[:2]) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
     assert (
-        "At n = 2 nearly nothing can be marked: the smallest of 2 takes |t| > 25.5"
+        "At n = 2 nearly nothing can be marked: the smallest of 2 p-values needs |t| > 25.5"
         in tables_of(collect(store.tracker))["comparisons"].caption
     )
 
