@@ -156,9 +156,8 @@ class Job:
         store, settings = self.unit.store, self.settings.as_dict()
         if self.stage == 1:
             del settings["protocol"]["seen_test"]  # which test samples count is nothing to stage 1
-        disjoint = self.stage == 2 and self.settings.protocol.seen_test == "group_disjoint"
         return {
-            **({"grouping": self.unit.card.grouping} if disjoint else {}),  # decides which test samples count
+            **({"grouping": self.unit.card.grouping} if self.stage == 2 else {}),  # which test samples belong together
             "settings": settings,
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,

@@ -20,7 +20,7 @@ from benchmark.border import checked_fit, file_of
 from benchmark.config import ProtocolConfig, Settings, TrainConfig
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import Card, FeatureSetCard
-from benchmark.data.groups import shares_group
+from benchmark.data.groups import groups_of, shares_group
 from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses, replacing
 from benchmark.errors import JobError
 from benchmark.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
@@ -140,6 +140,8 @@ class StageTwo:
     recall: Sequence[Mapping[str, Any]]
     """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
     the most similar word vector, and the cosine of the two vectors as they are used."""
+    groups: Mapping[str, Any]
+    """Right answers for each group of test samples (``group_counts``)."""
     confusion: Sequence[Mapping[str, Any]]
     """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
     embedding: EmbeddingMap | None
@@ -330,6 +332,7 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, w
         best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
         recall=recall_rows(section, nearest[view], beta, exact=exact),
+        groups=group_counts(task, section, data, nearest[view], beta, exact=exact),
         confusion=[{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest[view])],
         embedding=None if mapped is None else embedding_map(method, data, task.rules, mapped, size),
         cost=cost(method, data, task.rules, size, task.seed),
@@ -361,6 +364,29 @@ def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool)
         row |= {"gzsl": gzsl, "own_group": own, "samples": samples}
         found.append(row | {"nearest_seen_class": name, "nearest_seen_cosine": cosine})
     return found
+
+
+def group_counts(
+    task: Task, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+) -> dict[str, Any]:
+    """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
+
+    Returns:
+        ``grouping``, the card's rule (None: each sample is its own group), and ``classes`` by class id: ``class`` (name),
+        ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
+        how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
+    """
+    right = nearest.predict(beta, exact=exact) == nearest.label
+    own = np.where(nearest.is_seen, nearest.seen_class, nearest.unseen_class) == nearest.label
+    names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    found = []
+    for c in np.unique(nearest.label):
+        mask = nearest.label == c
+        _, index = np.unique(names[mask], return_inverse=True)
+        counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
+        row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
+        found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
+    return {"grouping": task.dataset.grouping, "classes": found}
 
 
 def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:

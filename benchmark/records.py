@@ -109,7 +109,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
     recall = pd.DataFrame(found.recall)
-    intervals = _bootstrap(recall, seed)
+    intervals = _bootstrap(found.groups, seed)
     metrics |= {f"bootstrap/{name}": value for name, value in intervals.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
     from benchmark.report.figures import as_written, seen_unseen_figure  # matplotlib takes half a second
@@ -117,6 +117,7 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
 
     tracker.log_metrics(run_id, found.cost)
     tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
+    tracker.log_text(run_id, json.dumps(found.groups, separators=(",", ":")), "groups.json")
     confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
     tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
     if found.embedding is not None:
@@ -179,12 +180,9 @@ def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFra
     return pd.concat([labels, pd.DataFrame(values).add_prefix("e")], axis=1)
 
 
-def _bootstrap(recall: pd.DataFrame, seed: int) -> dict[str, float]:
-    """``<metric>_low`` and ``<metric>_high``: 95 % intervals over test samples, fractions."""
-    seen, unseen = recall[recall["group"] == "seen"], recall[recall["group"] == "unseen"]
-    found = bootstrap_intervals(
-        (seen["gzsl"], seen["samples"]), (unseen["gzsl"], unseen["samples"]), unseen["own_group"], seed=seed
-    )
+def _bootstrap(groups: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """``<metric>_low`` and ``<metric>_high``: 95 % intervals over groups of test samples, fractions."""
+    found = bootstrap_intervals([groups["classes"]], seed=seed)
     return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)}
 
 

@@ -7,10 +7,13 @@ gives both the same batches, so that differences are taken seed by seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats would take seconds to import
+from scipy.special import ndtri, stdtr, stdtrit  # Student's t; scipy.stats would take seconds to import
 
 from benchmark.streams import Purpose, stream
 
@@ -20,6 +23,7 @@ LEVEL = 1 - CONFIDENCE
 DRAWS = 2000
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.uint8]
 
 
 def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -32,22 +36,45 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[fl
 
 
 def p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value of the t-test that the mean difference is zero.
-
-    Args:
-        differences: of pairs (the paired test), or to a published value (the one-sample test).
+    """Two-sided p-value of the paired t-test: the mean difference of pairs is zero.
 
     Returns:
-        1 where all differences are zero; NaN with fewer than two differences, where one is missing, or where all are the same
-        and not zero.
+        1 if all differences are zero; NaN with fewer than two differences, if one is missing, or if all are the same and not
+        zero.
     """
     x = np.asarray(differences, float)
+    return _two_sided(x, 1 / x.size if x.size else 1.0)
+
+
+def p_value_of_one_more(differences: ArrayLike) -> float:
+    """Two-sided p-value of the test that one more value is a draw of the same distribution as ours.
+
+    The other value is a single training with a scatter of its own, so that the variance of the mean difference is
+    s^2 (1 + 1/n). This is the test that the prediction interval of one further training belongs to.
+
+    Args:
+        differences: of each of our n values to the other value.
+
+    Returns:
+        As ``p_value``.
+    """
+    x = np.asarray(differences, float)
+    return _two_sided(x, 1 + 1 / x.size if x.size else 1.0)
+
+
+def _two_sided(x: Floats, factor: float) -> float:
+    """P-value of the mean of ``x`` against zero, if its variance is that of a value times ``factor``."""
     if x.size >= 2 and not np.any(x):
         return 1.0
     if x.size < 2 or np.ptp(x) == 0:
         return float("nan")
-    t = x.mean() / (x.std(ddof=1) / np.sqrt(x.size))
+    t = x.mean() / (x.std(ddof=1) * np.sqrt(factor))
     return float(2 * stdtr(x.size - 1, -abs(t)))
+
+
+def smallest_t(n: int, tests: int) -> float:
+    """The |t| that the most significant of ``tests`` tests over n values must exceed after Holm's correction."""
+    return float(stdtrit(n - 1, 1 - LEVEL / (2 * tests)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -79,38 +106,147 @@ def _ranks(values: Floats) -> Floats:
     return np.asarray(means[index], np.float64)
 
 
-def bootstrap_intervals(
-    seen: tuple[ArrayLike, ArrayLike],
-    unseen: tuple[ArrayLike, ArrayLike],
-    within_unseen: ArrayLike,
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-    confidence: float = CONFIDENCE,
-) -> Mapping[str, tuple[float, float]]:
-    """Percentile intervals of ``seen``, ``unseen``, ``hm`` and ``zsl`` over test samples drawn anew within each class.
+Classes = Sequence[Mapping[str, Any]]
+"""Right answers of one training by class: ``class`` (its name), ``group`` (seen or unseen), and for each group of test samples
+of the same source ``samples``, right answers among all classes (``gzsl``) and within seen or unseen ones (``own_group``)."""
 
-    Within a class a sample is right or wrong, so that drawing n samples with replacement is a binomial draw. The model and
-    beta are fixed: this is the uncertainty from the test samples alone, beside that over seeds.
+
+def same_samples(trainings: Sequence[Classes]) -> bool:
+    """Whether all trainings were tested on the same classes with the same groups of samples."""
+    tested = [[(c["class"], c["group"], list(c["samples"])) for c in classes] for classes in trainings]
+    return all(one == tested[0] for one in tested)
+
+
+def bootstrap_intervals(trainings: Sequence[Classes], *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals over test samples of ``seen``, ``unseen``, ``hm`` and ``zsl``: means over trainings, fractions.
+
+    Cluster bootstrap: groups of samples are drawn anew within each class, the same for all trainings, and the mean over
+    trainings is taken in each draw. Models, betas and classes are fixed. The variance is right with few groups too, since
+    of G groups G - 1 are drawn (Rao and Wu, JASA 1988), and the percentile interval is widened about the estimate by the
+    quantile of Student's t over that of the normal, with Satterthwaite's degrees of freedom. ``_Resampled.of`` has what is
+    done for classes whose groups show no scatter.
 
     Args:
-        seen: recall of each seen class among all classes, and its samples.
-        unseen: the same of each unseen class.
-        within_unseen: recall of each unseen class among the unseen classes.
+        trainings: at least one.
+
+    Returns:
+        Nothing if no seen or no unseen class was tested.
+
+    Raises:
+        ValueError: the trainings were not tested on the same samples.
     """
-    generator = stream(Purpose.BOOTSTRAP, seed)
+    if not same_samples(trainings):
+        raise ValueError("the trainings were tested on different samples, so that no group can be drawn for all of them")
+    classes = list(zip(*trainings, strict=True))
+    classes.sort(key=lambda one: str(one[0]["group"]))  # seen ones first; otherwise as they come
+    drawn = _draws(tuple(len(one[0]["samples"]) for one in classes), seed)
+    count = sum(one[0]["group"] == "seen" for one in classes)
+    if not 0 < count < len(classes):
+        return {}
+    random = stream(Purpose.BOOTSTRAP, seed, 1)
+    seen = _Resampled.of(classes[:count], drawn[:count], "gzsl", random)
+    unseen = _Resampled.of(classes[count:], drawn[count:], "gzsl", random)
+    zsl = _Resampled.of(classes[count:], drawn[count:], "own_group", random)
+    found = {"seen": seen, "unseen": unseen, "hm": _harmonic(seen, unseen), "zsl": zsl}
+    return {name: resampled.interval() for name, resampled in found.items()}
 
-    def drawn(recall: ArrayLike, samples: ArrayLike) -> Floats:
-        n = np.asarray(samples, np.int64)
-        right = generator.binomial(n, np.clip(np.asarray(recall, float), 0, 1), (draws, n.size))
-        return np.asarray((right / n).mean(axis=1), np.float64)
 
-    s, u, zsl = drawn(*seen), drawn(*unseen), drawn(within_unseen, unseen[1])
-    total = s + u
-    hm = np.divide(2 * s * u, total, out=np.zeros_like(total), where=total > 0)
-    outside = (1 - confidence) / 2
-    intervals = {}
-    for name, values in {"seen": s, "unseen": u, "hm": hm, "zsl": zsl}.items():
-        low, high = np.quantile(values, [outside, 1 - outside])
-        intervals[name] = (float(low), float(high))
-    return intervals
+@lru_cache(maxsize=2)
+def _draws(groups: tuple[int, ...], seed: int) -> list[Counts]:
+    """For each class ``[DRAWS, G]``: how often each of its G groups is drawn, G - 1 in all; kept for the next method."""
+    random, found = stream(Purpose.BOOTSTRAP, seed, 0), []
+    for size in groups:
+        cells = random.integers(0, size, (DRAWS, size - 1)) + size * np.arange(DRAWS)[:, None]
+        found.append(np.bincount(cells.ravel(), minlength=size * DRAWS).reshape(DRAWS, size).astype(np.uint8))
+    return found
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """A metric of T trainings over draws of groups."""
+
+    estimate: Floats
+    """``[T]``"""
+    draws: Floats
+    """``[DRAWS, T]``"""
+    variance: Floats
+    """``[C]``: what each class adds to the variance of the mean over trainings."""
+    freedom: Floats
+    """``[C]``: degrees of freedom of each of them; infinite for classes that borrow their scatter."""
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[Sequence[Mapping[str, Any]]], drawn: Sequence[Counts], answers: str, random: np.random.Generator
+    ) -> _Resampled:
+        """The mean over classes of recall.
+
+        A class with one group, or with all of its groups equally right, shows no scatter. It is drawn as a binomial of n
+        independent samples about its recall, with a right and a wrong one added (Laplace), so that it scatters too. n is what
+        its groups are worth by the scatter of the other classes: G / phi, with phi the variance between groups in parts of
+        recall * (1 - recall). phi is 1, a sample a group, if no class shows any scatter.
+
+        Args:
+            classes: each class as all T trainings logged it.
+            drawn: ``_draws`` of these classes.
+            answers: ``gzsl`` or ``own_group``.
+        """
+        samples = [np.asarray(one[0]["samples"], float) for one in classes]
+        right = [np.stack([np.asarray(training[answers], float) for training in one], axis=1) for one in classes]
+        groups = np.array([len(n) for n in samples])
+        recall = np.stack([r.sum(axis=0) / n.sum() for n, r in zip(samples, right, strict=True)])  # [C, T]
+        mean = recall.mean(axis=1)
+        scatter = np.array([_scatter(n, r.mean(axis=1), m) for n, r, m in zip(samples, right, mean, strict=True)])
+        own = scatter > 1e-12
+        most = (mean * (1 - mean) + scatter / groups)[own].sum()  # without the bias of recall * (1 - recall)
+        worth = groups / (min(1.0, scatter[own].sum() / most) if own.any() else 1.0)
+        smooth = (worth * mean + 1) / (worth + 2)
+        total = np.zeros((DRAWS, recall.shape[1]))
+        for c, (n, r, times) in enumerate(zip(samples, right, drawn, strict=True)):
+            if own[c]:
+                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(np.float32)  # whole numbers: exact
+                total += sums[:, 1:] / sums[:, :1]
+            else:
+                whole = int(worth[c])
+                off = random.binomial(whole, smooth[c], DRAWS) / whole - smooth[c]
+                total += recall[c] + (off * np.sqrt(whole / worth[c]))[:, None]
+        variance = np.where(own, scatter / groups, smooth * (1 - smooth) / worth) / len(classes) ** 2
+        return cls(recall.mean(axis=0), total / len(classes), variance, np.where(own, groups - 1.0, np.inf))
+
+    def interval(self) -> tuple[float, float]:
+        """The widened percentile interval of the mean over trainings, within 0 and 1."""
+        middle, outside = float(self.estimate.mean()), (1 - CONFIDENCE) / 2
+        low, high = np.clip(np.quantile(self.draws.mean(axis=1), [outside, 1 - outside]), 0, 1).tolist()
+        wider = float(stdtrit(self._freedom(), 1 - outside) / ndtri(1 - outside))
+        return max(0.0, middle - wider * (middle - low)), min(1.0, middle + wider * (high - middle))
+
+    def _freedom(self) -> float:
+        """Satterthwaite's degrees of freedom; classes that borrow their scatter have those of all others together."""
+        own = np.isfinite(self.freedom)
+        borrowed = self.variance[~own].sum() ** 2 / max(1.0, self.freedom[own].sum())
+        spread = (self.variance[own] ** 2 / self.freedom[own]).sum() + (borrowed if own.any() else 0.0)
+        return min(1e6, float(self.variance.sum() ** 2 / spread)) if spread > 0 else 1e6
+
+
+def _scatter(samples: Floats, right: Floats, recall: float) -> float:
+    """Variance between the groups of a class about its recall; 0 with one group."""
+    if len(samples) < 2:
+        return 0.0
+    return float(np.var((right - recall * samples) / samples.mean(), ddof=1))
+
+
+def _harmonic(seen: _Resampled, unseen: _Resampled) -> _Resampled:
+    """The harmonic mean of each training; classes add to its variance by its derivatives."""
+
+    def mean(s: Floats, u: Floats) -> Floats:
+        total = s + u
+        return np.divide(2 * s * u, total, out=np.zeros_like(total), where=total > 0)
+
+    s, u = seen.estimate, unseen.estimate
+    squared = np.maximum((s + u) ** 2, 1e-12)
+    by_seen, by_unseen = (2 * u**2 / squared).mean(), (2 * s**2 / squared).mean()
+    return _Resampled(
+        mean(s, u),
+        mean(np.clip(seen.draws, 0, 1), np.clip(unseen.draws, 0, 1)),
+        np.concatenate([by_seen**2 * seen.variance, by_unseen**2 * unseen.variance]),
+        np.concatenate([seen.freedom, unseen.freedom]),
+    )

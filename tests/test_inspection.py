@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.nn import functional
 
 from benchmark import inspection, protocol, registry
 from benchmark.data.batching import FeatureRules
+from benchmark.data.cards import load_cards
 from benchmark.evaluation import EvaluationSet, Nearest
 from benchmark.inspection import (
     balanced_rows,
@@ -57,6 +60,43 @@ def test_confusion_counts_unseen_samples_among_unseen_classes_only() -> None:
     nearest = Nearest.of(distances, np.array([0, 1, 2, 3]), np.array([0, 1]), np.array([0, 2, 2, 2, 3]))
 
     assert unseen_confusion(nearest) == [(2, 2, 1), (2, 3, 2), (3, 3, 1)]
+
+
+def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples_come() -> None:
+    """Two clips of g01 and one of g02 in each class; a group is counted in each class by itself."""
+    ids = [f"v_{name}_g{group}_c01" for name in ("Run", "Swim", "Fly") for group in ("01", "02")] + ["v_Run_g01_c02", "odd"]
+    labels = np.array([0, 0, 1, 1, 2, 2, 0, 2])
+    distances = np.array(
+        [
+            [0.1, 0.9, 0.5], [0.8, 0.1, 0.5], [0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.1, 0.9, 0.2], [0.8, 0.9, 0.2],
+            [0.1, 0.9, 0.5], [0.8, 0.9, 0.2],
+        ],
+        np.float32,
+    )  # fmt: skip
+    nearest = Nearest.of(distances, np.array([0, 1, 2]), np.array([0, 1]), labels)
+    section = SimpleNamespace(classes=SimpleNamespace(names={0: "run", 1: "swim", 2: "fly"}))
+    task = SimpleNamespace(dataset=load_cards()["ucf"])
+    order, found = np.array([6, 3, 0, 7, 5, 1, 2, 4]), []
+    for rows in (np.arange(8), order):
+        data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=rows)
+        sorted_ = Nearest(**{name: values[rows] for name, values in vars(nearest).items()})
+        found.append(protocol.group_counts(task, section, data, sorted_, 0.0, exact=False))  # type: ignore[arg-type]
+
+    assert found[0] == found[1]
+    assert found[0] == {
+        "grouping": task.dataset.grouping,
+        "classes": [
+            {"class": "run", "group": "seen", "samples": [2, 1], "gzsl": [2, 0], "own_group": [2, 0]},
+            {"class": "swim", "group": "seen", "samples": [1, 1], "gzsl": [1, 1], "own_group": [1, 1]},
+            {"class": "fly", "group": "unseen", "samples": [1, 1, 1], "gzsl": [1, 0, 1], "own_group": [1, 1, 1]},
+        ],
+    }, "an id that does not fit the rule is its own group"
+    assert "g01" not in json.dumps(found[0]["classes"]), "no names of sources"
+    data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=np.arange(8))
+    alone = SimpleNamespace(dataset=task.dataset.model_copy(update={"grouping": None, "overlap_seconds": None}))
+    single = protocol.group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
+    assert single["grouping"] is None
+    assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]
 
 
 def test_a_draw_is_balanced_over_classes_and_unseen_classes_come_first() -> None:
@@ -208,6 +248,16 @@ def test_jobs_log_what_figures_need(bench: Bench) -> None:
         expected = (unseen.set_index("class")["own_group"] * unseen.set_index("class")["samples"]).round()
         assert right.reindex(expected.index, fill_value=0).astype(float).to_dict() == expected.to_dict()
         assert confusion.groupby("true")["count"].sum().to_dict() == unseen.set_index("class")["samples"].to_dict()
+        groups = bench.tracker.read_json(run.run_id, "groups.json")
+        assert groups["grouping"] is None, "each sample is its own group"
+        assert {n for c in groups["classes"] for n in c["samples"]} == {1}
+        for name in ("gzsl", "own_group"):
+            shares = {c["class"]: sum(c[name]) / sum(c["samples"]) for c in groups["classes"]}
+            assert shares == pytest.approx(recall.set_index("class")[name].to_dict())
+        for metric in ("seen", "unseen", "hm", "zsl"):
+            low, high = (run.metrics[f"bootstrap/{metric}_{end}"] for end in ("low", "high"))
+            assert low <= run.metrics[f"test/{metric}"] <= high
+            assert high > low
         assert run.metrics["parameters"] > 0
         assert run.metrics["flops_per_sample"] > 0
         files = {f.path for f in bench.tracker.client.list_artifacts(run.run_id)}

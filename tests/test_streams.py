@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import Bench, QuietListener
 
-from benchmark import protocol
+from benchmark import statistics
 from benchmark.data.stamps import divide
 from benchmark.data.synthetic import SyntheticConfig, synthetic_content
 from benchmark.evaluation import Calibration
@@ -47,12 +47,12 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
     for repetition in range(2):
         task = unit.job(2, repetition).task()
         stage_two(task, first, bench.runs / str(repetition), "k", QuietListener(), with_map=True)
-        evaluated = protocol.EvaluatedParts(task, task.development, protocol.VAL_SEEN, protocol.VAL_UNSEEN)
-        for epoch in range(3):
-            next(iter(evaluated.features(epoch, 8)))
+    counts = {"samples": [2, 2], "gzsl": [1, 0], "own_group": [1, 1]}
+    classes = [{"class": "a", "group": "seen", **counts}, {"class": "b", "group": "unseen", **counts}]
     for seed in range(3):
         synthetic_content(SyntheticConfig(seed=seed))
-        bootstrap_intervals(([0.5], [4]), ([0.5], [4]), [0.5], seed=seed, draws=1)
+        statistics._draws.cache_clear()
+        bootstrap_intervals([classes], seed=seed)
     arrays: Any = SimpleNamespace(labels=np.repeat([0, 1], 9), groups=np.arange(18), class_split=np.array([0, 1]))
     divide(arrays)
 

@@ -31,6 +31,14 @@ def shares_group(card: Card, ids: Sequence[str], others: Sequence[str]) -> NDArr
     return np.array([origin(name).group in known for name in ids], dtype=bool)
 
 
+def groups_of(card: Card, ids: Sequence[str]) -> list[str]:
+    """For each id the name of its group; without a grouping rule in the card each id is its own group."""
+    if card.grouping is None:
+        return list(ids)
+    origin = origin_rule(card)
+    return [origin(name).group for name in ids]
+
+
 def origin_rule(card: Card) -> Callable[[str], Origin]:
     """The function from a sample id to its origin.
 

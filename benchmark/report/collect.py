@@ -130,6 +130,8 @@ class Results:
     """A row per class of each finished row of ``test`` that logged them (``RECALL_COLUMNS``)."""
     choice: Choice = field(default_factory=Choice)
     """What of the calls this is, with the names of data sets for aliases."""
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    """``groups.json`` of each finished job of ``test`` that logged it, by run id."""
     made: dict[str, list[tuple[tuple[Any, ...], pd.DataFrame]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -184,9 +186,9 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
         test = pd.concat([f for f in (test, _released_frame(released)) if len(f)], ignore_index=True)
         units += [_unit(w.run, call="") for w in released]
         settings |= {w.run.run_id: w.facts for w in released}
-    recall = _recall(tracker, test)
+    recall, groups = _recall(tracker, test), _groups(tracker, test)
     return Results(
-        found, test, validation, ablation, units, problems, runs, settings, released, other, recall, choice or Choice()
+        found, test, validation, ablation, units, problems, runs, settings, released, other, recall, choice or Choice(), groups
     )
 
 
@@ -392,6 +394,13 @@ def _recall(tracker: Tracker, frame: pd.DataFrame) -> pd.DataFrame:
         if classes is not None:
             found.append(classes.assign(run_id=run_id).reindex(columns=RECALL_COLUMNS))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=RECALL_COLUMNS)
+
+
+def _groups(tracker: Tracker, frame: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """``Results.groups`` of the finished jobs of a frame; released weights are in no interval."""
+    trained = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
+    texts = {run_id: artifact_text(tracker, run_id, "groups.json") for run_id in trained["run_id"]}
+    return {run_id: json.loads(text) for run_id, text in texts.items() if text is not None}
 
 
 def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:

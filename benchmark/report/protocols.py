@@ -8,6 +8,7 @@ from benchmark.report.captions import dataset_title, method_title, processors_se
 from benchmark.report.cells import NOTHING, Column, Table, about, cell, difference, mean_and_deviation, plain_table
 from benchmark.report.collect import Results, distinct, records
 from benchmark.report.released import RELEASED
+from benchmark.report.studies import ONE_SEARCH
 from benchmark.report.summary import (
     ABLATED,
     LABELS,
@@ -44,9 +45,9 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     shown = frame[frame["dataset"].isin(effects["dataset"]) & frame["method"].isin(effects["method"])]
     generated = [dataset_title(results, name) for name in shown.loc[shown["kind"] == "generated", "dataset"]]
     caption = (
-        "Mean per-class accuracy in % in mode paper and in mode corrected: mean ± standard deviation over the seeds with a "
-        "result. Difference: corrected − paper in percentage points, seed by seed, then its mean and deviation over the seeds "
-        "that both have (column Seeds). It sums the effects of all switches, text alignment included (column "
+        "Mean per-class accuracy in % in mode paper and in mode corrected: mean ± standard deviation over the seeds that both "
+        "have (column Seeds). Difference: corrected − paper in percentage points, seed by seed, then its mean and deviation "
+        "over the same seeds. It sums the effects of all switches, text alignment included (column "
         f"Text: paper → corrected). Features {features}."
     )
     fixed = distinct(effects["switches"])
@@ -55,6 +56,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     caption += " Released weights: one training, so that evaluation alone differs." if RELEASED in set(effects["slot"]) else ""
     processors = processors_sentence(results, shown)
     caption += f" {processors}" if processors else ""
+    caption += f" {ONE_SEARCH}" if "tuned" in set(effects["slot"]) else ""
     notes = [
         f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: the two modes differ "
         f"in more than switches ({r['other_settings']})."
@@ -87,11 +89,18 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
         f"switch that it names (docs/protocol.md){'; the last row corrects all' if 'all' in set(effects['ablation']) else ''}. "
         f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, seed by seed, then its mean and "
-        f"deviation.{generated}"
+        f"deviation; a row and its effect are over the seeds that both have.{generated}"
     )
     jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
     processors = processors_sentence(results, jobs)
     caption += f" {processors}" if processors else ""
+    notes = [
+        f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first row has "
+        + " and ".join(f"{LABELS[m]} {mean_and_deviation(r[f'{m}_base'], r[f'{m}_base_std'])}" for m in ("hm", "zsl"))
+        + "."
+        for r in lines
+        if r["seeds"] < first["seeds"] and not pd.isna(r["hm_effect"])
+    ]
     place = f"{unit.tag('dataset_title', unit.dataset)}, features {unit.features}"
     title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}"
-    return plain_table("ablation", title, caption, columns, keys=[about(r) for r in lines])
+    return plain_table("ablation", title, caption, columns, notes, keys=[about(r) for r in lines])

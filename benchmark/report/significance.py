@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,18 +11,30 @@ import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.cells import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
-from benchmark.report.collect import Results, records
+from benchmark.report.collect import Results, distinct, records
 from benchmark.report.once import once
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.released import RELEASED
+from benchmark.report.studies import ONE_SEARCH
 from benchmark.report.summary import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text, slot_of
-from benchmark.statistics import LEVEL, holm, mean_interval, p_value
+from benchmark.statistics import (
+    DRAWS,
+    LEVEL,
+    bootstrap_intervals,
+    holm,
+    mean_interval,
+    p_value,
+    p_value_of_one_more,
+    same_samples,
+    smallest_t,
+)
 
 TESTED = ("hm", "zsl")
 """Metrics by which methods are compared: the only ones that are tested, so that p-values are corrected for no others."""
 PLACE = ["dataset", "features", "mode", "alignment", "slot"]
-"""What methods that are compared have in common; corrections for many tests are within it, metric by metric."""
+"""What methods that are compared have in common."""
 SIGNIFICANT = "*"
+NOT_RECORDED = "not recorded"
 
 
 def _trained(results: Results) -> pd.DataFrame:
@@ -36,9 +48,10 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
     Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``, the 95 % interval
-    of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the first seed's 95 % interval over test
-    samples; ``_published``; where that is comparable ``_to_published`` (ours - published), and of ``TESTED`` ``_p`` of the
-    one-sample t-test and ``_p_holm``, corrected for the methods of a place.
+    of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the 95 % interval of the same mean over
+    test samples; ``_published``; if that is comparable ``_to_published`` (ours - published), and of ``TESTED`` ``_p`` of the
+    test that the published number is one more training of ours, and ``_p_holm``, corrected for all tests of the feature set.
+    ``samples_drawn`` is what ``_over_samples`` drew.
     """
     rows = []
     for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
@@ -46,22 +59,41 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
         first = jobs.sort_values("repetition").iloc[0]
         row |= {"variant": first["variant"], "seeds": len(jobs)}
         found = published_for(row["dataset"], row["features"], row["method"], tables)
-        logged = results.runs[first["job_key"]].metrics
+        row |= _over_samples([results.groups.get(run_id) for run_id in jobs["run_id"]])
         for metric in PUBLISHED_METRICS:
             low, high = mean_interval(jobs[metric])
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
-            for end in ("low", "high"):
-                row[f"{metric}_samples_{end}"] = 100 * logged.get(f"bootstrap/{metric}_{end}", float("nan"))
             value = getattr(found.numbers, metric) if found else None
             apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
             gaps = jobs[metric] - (float("nan") if apart else value)
             row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean()}
-            row |= {f"{metric}_p": p_value(gaps)} if metric in TESTED else {}
+            row |= {f"{metric}_p": p_value_of_one_more(gaps)} if metric in TESTED else {}
         rows.append(row)
     ends = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
     names = [m + end for m in PUBLISHED_METRICS for end in (*ends, *(["_p"] if m in TESTED else []))]
-    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", *names])
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "samples_drawn", *names])
     return _corrected(order_rows(frame, method_ranks(results)))
+
+
+def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """``<metric>_samples_low`` and ``_high`` in percent, of the mean over the trainings of a row.
+
+    ``samples_drawn`` is ``groups`` (of the data set's rule), ``single samples`` (it has no rule), ``not recorded`` (by at
+    least one training) or ``different`` (the trainings were not tested on the same samples); there is no interval in the last
+    two cases.
+
+    Args:
+        logged: ``groups.json`` of each training.
+    """
+    known = [groups for groups in logged if groups is not None]
+    if len(known) < len(logged):
+        return {"samples_drawn": NOT_RECORDED}
+    trainings = [groups["classes"] for groups in known]
+    if not same_samples(trainings):
+        return {"samples_drawn": "different"}
+    found = bootstrap_intervals(trainings).items()
+    ends = {f"{name}_samples_{end}": 100 * v for name, pair in found for end, v in zip(("low", "high"), pair, strict=True)}
+    return {"samples_drawn": "groups" if known[0]["grouping"] else "single samples", **ends}
 
 
 @once
@@ -70,7 +102,7 @@ def comparisons(results: Results) -> pd.DataFrame:
 
     Columns: ``PLACE``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both have, and for each
     metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and ``_high`` of its 95 % interval, ``_p`` of
-    the paired t-test and ``_p_holm``, corrected for the pairs of the place.
+    the paired t-test and ``_p_holm``, corrected for all tests of the feature set.
     """
     rows, ranks = [], method_ranks(results)
     for place, jobs in _trained(results).groupby(PLACE, sort=False):
@@ -98,11 +130,13 @@ def comparisons(results: Results) -> pd.DataFrame:
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
-    """With ``_p_holm`` beside each ``_p``."""
-    for metric in TESTED:
-        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", float("nan"))
-        for _, rows in frame.groupby(PLACE, sort=False):
-            frame.loc[rows.index, f"{metric}_p_holm"] = holm(rows[f"{metric}_p"].astype(float).tolist())
+    """With ``_p_holm`` beside each ``_p``, corrected for all tests of a table: both metrics, all rows of a feature set."""
+    p = frame[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
+    corrected = np.full_like(p, np.nan)
+    for rows in frame.groupby("features", sort=False).indices.values():
+        corrected[rows] = np.reshape(holm(p[rows].ravel().tolist()), p[rows].shape)
+    for metric, values in zip(TESTED, corrected.T, strict=True):
+        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", values)
     return frame
 
 
@@ -115,8 +149,8 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
         frame: of ``intervals``.
     """
     mine = frame[frame["features"] == features]
-    said = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
-    if mine[said].isna().all(axis=None):
+    shown = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
+    if mine[shown].isna().all(axis=None):
         return None
     lines = records(mine)
     columns = [*_labels(results, lines), Column("n", "", [str(r["seeds"]) for r in lines])]
@@ -129,22 +163,20 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             continue
         columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
         columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
-        columns.append(Column(f"{label} 95 % over samples", label, [_range(r, f"{metric}_samples") for r in lines]))
+        drawn = [NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples") for r in lines]
+        columns.append(Column(f"{label} 95 % over samples", label, drawn))
         if mine[f"{metric}_to_published"].notna().any():
             gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
             columns.append(Column(f"{label} − published", label, gaps))
             columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
-    caption = (
-        "In %. Over seeds: Student's t interval of the mean of n seeds, from two on. Over samples: bootstrap of the test "
-        "samples within each class, first seed, model and beta fixed (percentile interval, 2,000 draws)."
-    )
+    caption = f"In %. Over seeds: Student's t interval of the mean of n seeds, from two on. {_samples_sentence(results, mine)}"
     if any(c.header.endswith("published") for c in columns):
         caption += (
-            " To published: mean of ours − the published number, where the two are comparable, with the one-sample t-test of "
-            "HM and ZSL from two seeds on; p is corrected for the methods of a data set, protocol and kind of settings (Holm). "
-            f"{SIGNIFICANT} p < {LEVEL:.2g}."
+            " To published: mean of ours − the published number, if the two are comparable. p, of HM and ZSL from two seeds "
+            "on: the published number is taken as one further training, whose scatter is that of ours (t-test by the "
+            f"prediction interval). {_corrected_sentence(mine)}"
         )
-    caption += " With few seeds only large differences can be told from chance."
+    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
     title = f"Intervals: {_datasets(results, mine)}, features {features}"
     return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
@@ -176,10 +208,10 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
     found = sum(bool(_mark(r, metric)) for r in lines for metric in TESTED)
     caption = (
         "In percentage points, seed by seed (a seed gives both methods the same batches): mean ± standard deviation over the "
-        "n seeds that both have, its Student's t interval, and the paired t-test, corrected for all pairs of a data set, "
-        f"protocol and kind of settings (Holm). {SIGNIFICANT} p < {LEVEL:.2g}: {found} of "
-        f"{len(TESTED) * len(lines)} differences."
+        f"n seeds that both have, its Student's t interval, and the paired t-test. {_corrected_sentence(mine)} Marked: {found} "
+        f"of {len(TESTED) * len(lines)} differences."
     )
+    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
     return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
@@ -189,6 +221,41 @@ def _processors(results: Results, features: str) -> str:
     trained = _trained(results)
     sentence = processors_sentence(results, trained[trained["features"] == features])
     return f" {sentence}" if sentence else ""
+
+
+def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
+    """What the intervals over samples draw, and of which data sets."""
+    how = {
+        "groups": "groups of samples from one source, by the data set's rule `grouping`",
+        "single samples": "single samples, since the data set has no rule `grouping`",
+    }
+    drawn = {kind: distinct(rows.loc[rows["samples_drawn"] == kind, "dataset"]) for kind in how}
+    texts = [
+        f"{how[kind]} ({', '.join(dataset_title(results, name) for name in datasets)})"
+        for kind, datasets in drawn.items()
+        if datasets
+    ]
+    missing = (
+        [f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."] if NOT_RECORDED in set(rows["samples_drawn"]) else []
+    )
+    if not texts:
+        return " ".join(missing)
+    bootstrap = (
+        f"Over samples: cluster bootstrap of the mean over the n seeds ({DRAWS:,} draws, the same for all seeds; models, betas "
+        f"and classes are fixed). Drawn within each class: {'; '.join(texts)}."
+    )
+    return " ".join([bootstrap, *missing])
+
+
+def _corrected_sentence(rows: pd.DataFrame) -> str:
+    """How the p-values of a table are corrected, and what a mark takes."""
+    p = rows[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
+    text, tests = f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.", np.isfinite(p)
+    if not tests.any():
+        return text
+    most = int(rows.loc[tests.any(axis=1), "seeds"].max())
+    needed = f"the smallest of {tests.sum()} p-values needs |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
+    return f"{text} At n = {most} {'nearly nothing can be marked: ' if most == 2 else ''}{needed}"
 
 
 def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:

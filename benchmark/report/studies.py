@@ -16,6 +16,8 @@ from benchmark.report.collect import UNIT, Results, UnitFacts, distinct
 from benchmark.report.study_figures import Panel, SearchCurve, best_so_far
 from benchmark.report.summary import method_ranks
 
+ONE_SEARCH = "Tuned rows are of one search each: ± and intervals are over trainings with what it found, not over searches."
+
 
 def budget_of(unit: UnitFacts) -> Budget | None:
     """The budget of a unit's study, None without a finished one; of older stores what the study did."""
@@ -40,9 +42,9 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
     if not set(whose) - {None}:
         return "No tuning."
     if len(whose) == 1:
-        return f"Tuning budget: {next(iter(whose))} per method, data set and mode, chosen by validation HM."
+        return f"Tuning budget: {next(iter(whose))} per method, data set and mode, chosen by validation HM. {ONE_SEARCH}"
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
-    return f"Budgets differ: {', '.join(texts)}; tuned settings chosen by validation HM."
+    return f"Budgets differ: {', '.join(texts)}; tuned settings chosen by validation HM. {ONE_SEARCH}"
 
 
 def studies(results: Results) -> list[UnitFacts]:
@@ -126,7 +128,8 @@ def _meaning(headers: set[str]) -> str:
         "Seconds": "Seconds: training and validation of all trials.",
         "Gain": "Gain: validation HM of the best trial − of trial 0, in percentage points; it is chosen as the highest, hence "
         "never negative and optimistic.",
-        "Gain in test HM": "Gain in test HM: tuned − starting settings, seed by seed (mean ± standard deviation).",
+        "Gain in test HM": "Gain in test HM: tuned − starting settings, seed by seed (mean ± standard deviation over the seeds "
+        "that both have).",
     }
     return " ".join(text for header, text in meanings.items() if header in headers)
 

@@ -71,30 +71,36 @@ ABLATED = ["call", "dataset", "features", "method"]
 def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per call, method and switch of an ablation, the published protocol (empty ``ablation``) first.
 
-    Columns: ``ABLATED``, ``ablation``, ``seeds``, ``planned``, ``state``, in percent ``<metric>`` and ``<metric>_std``, and in
-    percentage points ``<metric>_effect`` and ``<metric>_effect_std``: the mean over seeds of (switched - published), both of
-    the same seed.
+    Columns: ``ABLATED``, ``ablation``, ``planned``, ``seeds`` with a result under both protocols, ``state``, in percent
+    ``<metric>`` and ``<metric>_base`` (the published protocol) with ``_std``, and in percentage points ``<metric>_effect`` and
+    ``<metric>_effect_std``: the mean over seeds of (switched - published), both of the same seed. All are over ``seeds``.
+    A row without a seed in common with the published protocol has its own seeds, and no effect.
     """
     rows = []
     for _, group in frame.groupby(ABLATED, sort=False):
         base = group[group["ablation"] == ""]
         for _, mine in group.groupby("ablation", sort=False):
             row: dict[str, Any] = {name: mine.iloc[0][name] for name in (*ABLATED, "ablation")}
-            rows.append(row | _progress(mine) | _paired(mine, base))
-    names = [f"{m}{suffix}" for m in METRICS for suffix in ("", "_std", "_effect", "_effect_std")]
+            pair = _paired(mine, base)
+            alone = {n: v for n, v in _paired(mine, mine).items() if "_base" not in n and "_effect" not in n}
+            rows.append(row | _progress(mine) | (pair if pair["seeds"] else alone))
+    ends = ("", "_std", "_base", "_base_std", "_effect", "_effect_std")
+    names = [f"{m}{suffix}" for m in METRICS for suffix in ends]
     return pd.DataFrame(rows, columns=[*ABLATED, "ablation", "planned", "seeds", "state", *names])
 
 
 def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """``<metric>`` of the jobs in percent and ``<metric>_effect``, the difference to the base job of the same seed in
-    percentage points: means and deviations (``_std``) over seeds."""
-    row: dict[str, float] = {}
+    """``<metric>`` of the jobs and ``<metric>_base`` in percent, and ``<metric>_effect``, their difference in percentage
+    points: means and deviations (``_std``) over the ``seeds`` that have a result on both sides."""
     ours, theirs = (100 * _by_seed(frame)[list(METRICS)].astype(float) for frame in (jobs, base))
-    for metric in METRICS:
-        values, before = ours[metric], theirs[metric]
-        effects = values - before
-        row |= {metric: values.mean(), f"{metric}_std": values.std(ddof=1)}
-        row |= {f"{metric}_effect": effects.mean(), f"{metric}_effect_std": effects.std(ddof=1)}
+    common = ours.index.intersection(theirs.index)
+    effects = ours.loc[common] - theirs.loc[common]
+    both = effects.notna()
+    row: dict[str, float] = {"seeds": len(common)}
+    sides = {"": ours.loc[common].where(both), "_base": theirs.loc[common].where(both), "_effect": effects}
+    for end, values in sides.items():
+        for metric in METRICS:
+            row |= {f"{metric}{end}": values[metric].mean(), f"{metric}{end}_std": values[metric].std(ddof=1)}
     return row
 
 
@@ -111,12 +117,12 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.Data
     """A row per data set, features, method and kind of settings that was tested in both modes.
 
     Settings that tell apart rows of a mode are those of a row here, so that only equal ones are paired, and a row without a
-    partner is left out; rows that differ in switches alone are partners, each with each.
+    partner, or without a seed in common with it, is left out; rows that differ in switches alone are partners, each with each.
 
     Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have both, ``switches``
     set against the mode in either, ``other_settings`` (what else differs than switches: tuning finds settings in each mode by
     itself), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in percentage points ``<metric>_difference``: the
-    mean over seeds of (corrected - paper), both of the same seed; each with its deviation ``_std``.
+    mean over seeds of (corrected - paper), both of the same seed; each with its deviation ``_std``. All are over ``seeds``.
 
     Args:
         frame: stage-2 jobs and released weights.
@@ -133,7 +139,8 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.Data
         for i, j in product(*by_mode):
             if told_apart(logged[i], names) == told_apart(logged[j], names):
                 row: dict[str, Any] = dict(zip(COMPARED, key, strict=False))
-                rows.append(row | _pair(kinds[i], kinds[j], logged[i], logged[j], names))
+                row |= _pair(kinds[i], kinds[j], logged[i], logged[j], names)
+                rows += [row] if row["seeds"] else []
     kinds_of_numbers = product(METRICS, ("paper", "corrected", "difference"), ("", "_std"))
     numbers = [f"{metric}_{name}{suffix}" for metric, name, suffix in kinds_of_numbers]
     labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "switches", "other_settings"]
@@ -165,16 +172,14 @@ def _pair(
         "variant": firsts[0]["variant"],
         "paper_alignment": firsts[0]["alignment"],
         "corrected_alignment": firsts[1]["alignment"],
-        "seeds": len(_by_seed(paper).index.intersection(_by_seed(corrected).index)),
         "switches": ", ".join(dict.fromkeys(first["switches"] for first in firsts if first["switches"])),
         "other_settings": ", ".join(beyond_switches(method, [paper_settings, corrected_settings])),
     }
-    before, after = _paired(paper, paper), _paired(corrected, paper)
+    numbers = _paired(corrected, paper)
     for metric in METRICS:
-        named = {"paper": (before, metric), "corrected": (after, metric), "difference": (after, f"{metric}_effect")}
-        for name, (numbers, source) in named.items():
+        for name, source in {"paper": f"{metric}_base", "corrected": metric, "difference": f"{metric}_effect"}.items():
             row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
-    return row
+    return row | {"seeds": numbers["seeds"]}
 
 
 def method_ranks(results: Results) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 from report.cells_of import row, tables_of
 
 from benchmark.report.collect import collect
+from benchmark.report.summary import ablation_effects
 from benchmark.report.tables import build_tables
 from benchmark.report.write import write_report
 
@@ -48,8 +49,44 @@ def test_the_difference_is_over_the_seeds_that_both_modes_have(store: Any, unit:
 
     cells = row(tables_of(collect(store.tracker))["modes"], Method="TCAF")
 
-    assert (cells["S paper"], cells["S corrected"]) == ("40.00", "70.00 ± 28.28")
+    assert (cells["S paper"], cells["S corrected"]) == ("40.00", "50.00"), "both of the one seed"
     assert (cells["S difference"], cells["Seeds"]) == ("+10.00", "1")
+
+
+def test_modes_without_a_seed_in_common_have_no_row(store: Any, unit: Any) -> None:
+    store.call([unit(scores=[(0.4, 0.2), None], **PAPER), unit(scores=[None, (0.9, 0.2)], **CORRECTED)])
+
+    assert "modes" not in tables_of(collect(store.tracker))
+
+
+def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any, unit: Any) -> None:
+    """Of the switch alone one seed of three has a result; of the other one a seed that the first row has not."""
+    place = {
+        "call": "c",
+        "dataset": "ucf",
+        "features": "cls",
+        "method": "tcaf",
+        "zsl": 0.1,
+        "unseen": 0.1,
+        "seen": 0.1,
+        "ausuc": 0.1,
+    }
+    jobs = [("", [0.10, 0.20, 0.60, None]), ("video_norm", [0.15, None, None, None]), ("calibration", [None, None, None, 0.5])]
+    frame = pd.DataFrame(
+        [
+            {**place, "ablation": ablation, "repetition": i, "seed": i, "hm": hm, "state": "failed" if hm is None else "done"}
+            for ablation, scores in jobs
+            for i, hm in enumerate(scores)
+        ]
+    )
+
+    base, one, other = ablation_effects(frame).to_dict("records")
+
+    assert (base["seeds"], base["hm"], base["hm_effect"]) == (3, pytest.approx(30), 0)
+    assert (one["seeds"], one["hm"], one["hm_base"]) == (1, pytest.approx(15), pytest.approx(10))
+    assert one["hm_effect"] == pytest.approx(one["hm"] - one["hm_base"])
+    assert (other["seeds"], other["hm"]) == (1, pytest.approx(50))
+    assert pd.isna(other["hm_effect"]), "no seed in common"
 
 
 def test_each_data_set_and_kind_of_settings_is_paired_with_itself(store: Any, unit: Any) -> None:
