@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.class_files import Form
@@ -20,6 +20,7 @@ from benchmark.data.import_staging import Staging
 from benchmark.data.problems import Problem, ProblemLog
 from benchmark.data.store import PARTS, FeatureStore, StoreContent, write_store
 from benchmark.errors import UsageError
+from benchmark.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def only_import(target: Path, room: str = "an import needs about twice the size 
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+        with held(target.with_name(f".{target.name}.import.lock"), timeout=0):
             yield
     except Timeout:
         raise UsageError(f"{target}: another import or extraction to this file is running; wait for it to end") from None

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from benchmark.data.cards import CARDS_DIR, Card
 from benchmark.data.stamps import build_stamps, stamps_provenance
 from benchmark.data.store import FeatureStore
 from benchmark.data.synthetic import build_synthetic, synthetic_config, synthetic_provenance
 from benchmark.errors import UsageError
+from benchmark.locks import held
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ def open_or_build(
     recipe = _recipe(card, data_root, overrides or {}, sources)
     if not _is_current(recipe):
         data_root.mkdir(parents=True, exist_ok=True)
-        with FileLock(recipe.path.with_name(f".{recipe.path.name}.lock")):
+        with held(recipe.path.with_name(f".{recipe.path.name}.lock")):
             if not _is_current(recipe):
                 log.info("building %s", recipe.path)
                 recipe.build(recipe.path)
