@@ -27,8 +27,7 @@ def tracking_address(text: str) -> str:
     """
     if text.strip() == "databricks":
         return "databricks"
-    plugins = entry_points(group="mlflow.tracking_store").names
-    return _address("--tracking-uri", text.strip(), (*DATABASES, *SERVERS), plugins, "http://")
+    return _address("--tracking-uri", text.strip(), (*DATABASES, *SERVERS), "mlflow.tracking_store", "http://")
 
 
 def storage_address(text: str) -> str:
@@ -37,22 +36,22 @@ def storage_address(text: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    plugins = entry_points(group="sqlalchemy.dialects").names
-    return _address("--storage", text.strip(), (*DATABASES, "mariadb", "oracle"), plugins, "postgresql+psycopg://")
+    kinds = (*DATABASES, "mariadb", "oracle")
+    return _address("--storage", text.strip(), kinds, "sqlalchemy.dialects", "postgresql+psycopg://")
 
 
-def _address(option: str, text: str, kinds: Sequence[str], plugins: set[str], host: str) -> str:
+def _address(option: str, text: str, kinds: Sequence[str], plugins: str, host: str) -> str:
     """The address, its scheme in lower case.
 
     Args:
         kinds: of addresses that the store takes.
-        plugins: schemes of installed extensions, which are left to them.
+        plugins: group of entry points whose names are further kinds; what those take is left to them.
         host: the beginning that a bare host gets.
     """
     place = f"{option} {without_password(text)}"
     scheme, colon, rest = text.partition(":")
     kind = scheme.lower().partition("+")[0]
-    if colon and (scheme in plugins or scheme.partition("+")[0] in plugins):
+    if colon and kind not in kinds and {scheme, kind} & entry_points(group=plugins).names:
         return text
     if kind == "file" or (not colon and Path(text).is_dir()):
         folder = Path(urlparse(text).path if colon else text)
@@ -82,8 +81,8 @@ def _without_kind(text: str, kind: str, kinds: Sequence[str], rest: str, host: s
         return f"three slashes are missing; write {sqlite_uri(Path(rest))}"
     if kind in kinds:
         return f"two slashes are missing; write {without_password(f'{kind}://' + rest.lstrip('/'))}"
-    server = f"{host}{without_password(text.lstrip('/'))} for a server"
-    return f"no address; write {sqlite_uri(Path(text))} for a file, or {server}"
+    server = "" if text.startswith(("/", ".")) else f", or {host}{without_password(text)} for a server"
+    return f"no address; write {sqlite_uri(Path(text))} for a file{server}"
 
 
 def _check_server(place: str, address: str) -> None:
