@@ -12,7 +12,6 @@ import hashlib
 import logging
 import multiprocessing
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems answer that cannot lock files: some FUSE and cluster ones, NFS 3 without its lock service."""
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-warnings.filterwarnings("ignore", message="flock not supported", category=UserWarning)  # ``_tell`` says it better
 PAUSE_SECONDS = 0.2
 """Between two looks at what another process holds."""
 QUIET_LOOKS = 3
@@ -44,16 +42,15 @@ def take(path: str | Path, timeout: float = -1) -> BaseFileLock:
     Raises:
         Timeout: another process has it.
     """
-    lock: BaseFileLock = FileLock(path)
+    lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout)
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
             raise
+        _tell(Path(path).parent)
         lock = SoftFileLock(f"{path}.held")  # the file of the other name is there already
         lock.acquire(timeout=timeout)
-    if isinstance(lock, SoftFileLock):
-        _tell(Path(path).parent)
     return lock
 
 
@@ -69,7 +66,7 @@ def _tell(folder: Path) -> None:
     if not _told and multiprocessing.parent_process() is None:
         logger.warning(
             "%s: this file system cannot lock files (flock), so lock files stand for locks. After a crash of another machine "
-            "that works on this folder, delete its *.lock files by hand, or commands wait for it",
+            "that works on this folder, delete its *.held files by hand, or commands wait for it",
             folder,
         )
     _told = True
@@ -180,7 +177,7 @@ def _is_locked(path: Path) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno not in NO_LOCKS or Path(f"{path}.held").exists() or path.stat().st_size > 0
+            return error.errno not in NO_LOCKS or Path(f"{path}.held").exists()
     return False
 
 

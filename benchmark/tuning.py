@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from benchmark.config import Range, TuningConfig
 from benchmark.databases import LOCK_SECONDS, has_rows, is_away, opening, sqlite_file, without_password
-from benchmark.errors import JobError, UsageError
+from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.patience import disk_is_full, patiently
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -321,7 +321,7 @@ class Study:
         Raises:
             KeyError: it does not exist.
         """
-        return _patiently(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
+        return _waited(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
 
     def _open(self) -> optuna.Study:
         storage = open_storage(self.storage)
@@ -476,8 +476,23 @@ def _opened(uri: str) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(uri, engine_kwargs=options)
 
 
-def _patiently(action: Callable[[], T]) -> T:
+def _waited(action: Callable[[], T]) -> T:
     return patiently(action, is_away, "the Optuna storage does not answer")
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Ask the storage for something of a study that is there.
+
+    Raises:
+        Unavailable: it does not answer, or the study was deleted meanwhile.
+    """
+    try:
+        return _waited(action)
+    except KeyError as error:
+        raise Unavailable(
+            f"a study was deleted from the Optuna storage while this command worked on it ({error}); repeat the command, which "
+            "begins the study again and finds finished trials done"
+        ) from error
 
 
 def _running(

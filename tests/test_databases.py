@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.status import Stores, call_states
 from benchmark.tracking import Tracker
 from benchmark.tuning import open_storage
+from benchmark.worker import study_of
 
 
 class Killed(BaseException):
@@ -47,21 +49,31 @@ def fail(error: BaseException) -> Callable[..., Any]:
     return failing
 
 
+def copying(template: Path) -> Callable[..., None]:
+    """Makes a store as a copy of another one."""
+
+    def make(address: str, *_: object) -> None:
+        shutil.copy(template, databases.sqlite_file(address) or pytest.fail(address))
+
+    return make
+
+
 STEPS = [
-    (mlflow_tables, "_upgrade_db"),
-    (SqlAlchemyStore, "_create_default_experiment"),
-    (SqlAlchemyStore, "create_experiment"),
-    (databases, "set_write_ahead_logging"),
-    (os, "replace"),
+    (mlflow_tables, "_upgrade_db", False),
+    (SqlAlchemyStore, "create_experiment", False),
+    (databases, "set_write_ahead_logging", True),
+    (os, "replace", True),
 ]
 
 
-@pytest.mark.parametrize(("owner", "step"), STEPS)
+@pytest.mark.parametrize(("owner", "step", "made"), STEPS)
 def test_a_kill_while_a_tracking_store_is_made_leaves_nothing_that_a_later_command_cannot_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, mlflow_template: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, made: bool, mlflow_template: Path
 ) -> None:
-    """What is left of the file beside it stays, as after a kill; making a store takes a second, so a copy stands for the next."""
+    """What is left of the file beside it stays, as after a kill. A copy stands for a store that is made, if that is enough."""
     with monkeypatch.context() as patch:
+        if made:
+            patch.setattr(tracking, "_make", copying(mlflow_template))
         patch.setattr(owner, step, fail(Killed()))
         patch.setattr(databases, "_remove", lambda file: None)
         with pytest.raises(Killed):
@@ -69,7 +81,7 @@ def test_a_kill_while_a_tracking_store_is_made_leaves_nothing_that_a_later_comma
     assert not (tmp_path / "mlflow.db").exists()
     (tmp_path / "mlflow.db.new").touch()
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_make", lambda address, *_: shutil.copy(mlflow_template, databases.sqlite_file(address) or ""))
+        patch.setattr(tracking, "_make", copying(mlflow_template))
         assert open_tracker(tmp_path).find() == []
     assert not list(tmp_path.glob("*.new*"))
 
@@ -106,9 +118,7 @@ def test_a_store_that_an_older_version_left_half_made_is_made_anew(
         connection.execute("CREATE TABLE _alembic_tmp_jobs (a)")
         connection.commit()
     Path(f"{file}-wal").write_bytes(b"what the killed process left")
-    monkeypatch.setattr(
-        tracking, "_make", lambda address, *_: shutil.copy(mlflow_template, databases.sqlite_file(address) or "")
-    )
+    monkeypatch.setattr(tracking, "_make", copying(mlflow_template))
     tracker = open_tracker(tmp_path)
     assert tracker.find(kind="call") == []
     assert tracker.start("a run", {})
@@ -196,7 +206,8 @@ def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_comma
     """Only processes that end at any moment show that no moment was forgotten."""
     program = (
         "import sys; from pathlib import Path; from benchmark.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
-        "from benchmark.tracking import Tracker; from benchmark.tuning import open_storage; import mlflow.store.tracking.sqlalchemy_store\n"
+        "from benchmark.tracking import Tracker; from benchmark.tuning import open_storage\n"
+        "import mlflow.store.tracking.sqlalchemy_store\n"
         "print('ready', flush=True); Tracker(sqlite_uri(runs / 'mlflow.db'), runs / 'artifacts')\n"
         "open_storage(sqlite_uri(runs / 'optuna.db')); print('made', flush=True)"
     )
@@ -368,7 +379,7 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tracker: Tracker) -
     tracker.client.delete_experiment(tracker.experiment_id)
     restore = f"MLFLOW_TRACKING_URI={tracker.uri} mlflow experiments restore -x {tracker.experiment_id}"
     for opened in (Tracker, Tracker.existing):
-        with pytest.raises(UsageError, match="experiment 'gzsl-bench' of .* was deleted; restore it") as caught:
+        with pytest.raises(UsageError, match=r"experiment 'gzsl-bench' of .* was deleted; restore it") as caught:
             opened(tracker.uri, tracker.artifacts)
         assert str(caught.value).endswith(restore)
     tracker.client.restore_experiment(tracker.experiment_id)
@@ -381,8 +392,8 @@ def test_what_is_done_to_a_deleted_run_is_told_in_a_sentence(tracker: Tracker) -
     assert tracker.find() == []
     purged = "0" * 32
     for action in (
-        lambda: tracker.tag(run, a="b"), lambda: tracker.log_metrics(run, {"a": 1.0}), lambda: tracker.log_params(run, {"a": 1}),
-        lambda: tracker.finish(run), lambda: tracker.reopen(purged), lambda: tracker.get(purged),
+        lambda: tracker.tag(run, a="b"), lambda: tracker.log_metrics(run, {"a": 1.0}), lambda: tracker.finish(run),
+        lambda: tracker.log_params(run, {"a": 1}), lambda: tracker.reopen(purged), lambda: tracker.get(purged),
         lambda: tracker.log_dataset(run, name="a", digest="b", source="c", context="d"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=r"a run was deleted while this command worked on it .*; repeat the command"):
@@ -401,3 +412,35 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(benc
     assert not again.failed
     assert [e.state for e in again.entries] == ["reused" if deleted in ("call", "method") else "done"]
     assert (again.run_id == first.run_id) == (deleted != "call")
+
+
+def test_a_study_that_is_deleted_while_it_runs_is_told_and_begun_again_by_the_same_command(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = bench.call("train.epochs=1", methods="cjme", trials=3)
+    study = study_of(bench.units(call)[0], bench.runner.storage)
+
+    def delete(title: str, epochs: int, batches: int) -> None:
+        if "trial 1" in title:
+            optuna.delete_study(study_name=study.name, storage=bench.runner.storage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.display, "start", delete)
+        with pytest.raises(Unavailable, match="a study was deleted from the Optuna storage while this command worked on it"):
+            bench.run(call)
+    result = bench.run(call)
+    assert not result.failed
+    assert result.studies[0].complete + result.studies[0].pruned == 3
+    optuna.delete_study(study_name=study.name, storage=bench.runner.storage)
+    assert study.look() is None
+    assert not bench.run(call).failed
+
+
+def test_a_plugin_below_the_working_folder_is_recorded_as_seen_from_there(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run's config.yaml is of use after its project was moved."""
+    (unit, *_) = bench.units(bench.call(methods="cjme"))
+    monkeypatch.chdir(tmp_path)
+    inside, outside = tmp_path / "methods" / "mine.py", Path("/elsewhere/mine.py")
+    assert replace(unit, plugins=[inside, outside]).job(1, 0).call().plugins == [Path("methods/mine.py"), outside]
