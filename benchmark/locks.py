@@ -30,6 +30,7 @@ QUIET_LOOKS = 3
 
 
 _told = False
+"""Whether the user knows that files cannot be locked."""
 
 
 def take(path: str | Path, timeout: float = -1) -> BaseFileLock:
