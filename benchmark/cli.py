@@ -107,9 +107,10 @@ app.add_typer(data_app, name="data")
 
 
 def _tracking_uri(runs_dir: Path, tracking_uri: str | None) -> str:
+    from benchmark.addresses import tracking_address
     from benchmark.databases import sqlite_uri
 
-    return tracking_uri or sqlite_uri(runs_dir / "mlflow.db")
+    return tracking_address(tracking_uri) if tracking_uri else sqlite_uri(runs_dir / "mlflow.db")
 
 
 def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
@@ -118,10 +119,30 @@ def _tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     return Tracker(_tracking_uri(runs_dir, tracking_uri), runs_dir / "artifacts")
 
 
+def _existing_tracker(runs_dir: Path, tracking_uri: str | None) -> Tracker:
+    """The store for reading.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from benchmark.databases import sqlite_file, without_password
+    from benchmark.tracking import Tracker
+
+    uri = _tracking_uri(runs_dir, tracking_uri)
+    tracker = Tracker.existing(uri, runs_dir / "artifacts")
+    if tracker is None:
+        raise UsageError(
+            f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; a call makes one: "
+            "python run_benchmark.py --dataset demo (or name another place with --runs-dir or --tracking-uri)"
+        )
+    return tracker
+
+
 def _storage(runs_dir: Path, storage: str | None) -> str:
+    from benchmark.addresses import storage_address
     from benchmark.databases import sqlite_uri
 
-    return storage or sqlite_uri(runs_dir / "optuna.db")
+    return storage_address(storage) if storage else sqlite_uri(runs_dir / "optuna.db")
 
 
 def _emit(json_file: str | None, content: Any) -> None:
@@ -360,7 +381,7 @@ def report(
         raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
     if out_dir is not None:
         raise UsageError("report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER")
-    tracker = _tracker(runs_dir, tracking_uri)
+    tracker = _existing_tracker(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
     _emit(json_file, _write_report(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice))
 
@@ -377,14 +398,15 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
 
 def _show_jobs(call: Call, units: list[Unit], places: Places, json_file: str | None) -> None:
     """What of a call is done; a store that is not there yet is not created."""
-    from benchmark.databases import has_table
+    from benchmark.databases import readable
     from benchmark.display import rows_table
     from benchmark.status import JobState, Stores, StudyState, call_states
+    from benchmark.tracking import Tracker
 
     runs_dir = places.runs_dir
-    known = has_table(_tracking_uri(runs_dir, places.tracking_uri), "experiments")
-    tracker = _tracker(runs_dir, places.tracking_uri) if known else None
-    states = call_states(units, call.stages, Stores(tracker, _storage(runs_dir, places.storage), runs_dir))
+    tracker = Tracker.existing(_tracking_uri(runs_dir, places.tracking_uri), runs_dir / "artifacts")
+    storage = readable(_storage(runs_dir, places.storage))
+    states = call_states(units, call.stages, Stores(tracker, storage, runs_dir))
     _emit(json_file, [asdict(state) for state in states])
     if json_file == "-":
         return
@@ -460,6 +482,7 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of usage become one message and exit code 2."""
     from benchmark import cli_data, cli_extract, cli_ui, cli_weights  # noqa: F401 - register their commands
+    from benchmark.surroundings import settle
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -477,6 +500,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not debug:
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
+        settle()
         app(arguments, standalone_mode=True)
     except Exception as error:
         if debug:

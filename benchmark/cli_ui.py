@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 import typer
 from rich.markup import escape
 
-from benchmark.cli import SOME_FAILED, _emit, _storage, _tracker, _tracking_uri, app, err, out
+from benchmark.cli import SOME_FAILED, _emit, _existing_tracker, _storage, _tracking_uri, app, err, out
 from benchmark.cli_options import Json, RunsDir, Storage, TrackingUri
-from benchmark.databases import sqlite_file, sqlite_uri, without_password
+from benchmark.databases import readable, sqlite_file, without_password
 from benchmark.errors import UsageError
 from benchmark.redaction import hide, link_to
 from benchmark.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
@@ -52,9 +52,13 @@ def ui(
     from benchmark.tracking import AS_TRAINING
 
     uri, optuna = _tracking_uri(runs_dir, tracking_uri), _storage(runs_dir, storage)
-    _check_stores(uri, optuna)
-    experiment = _tracker(runs_dir, tracking_uri).experiment_id  # also tells what is wrong with a database
-    addresses, programs = _programs(uri, optuna, runs_dir, port)
+    if uri.startswith("http") and not answers(f"{uri.rstrip('/')}/health"):
+        raise UsageError(f"--tracking-uri {without_password(uri)}: no MLflow server answers there")
+    tracker = _existing_tracker(runs_dir, tracking_uri)
+    experiment = tracker.experiment_id
+    if tracker.address != uri:
+        err.print("note: you may only read this store, so its pages show a copy of it as it is now", soft_wrap=True)
+    addresses, programs = _programs(tracker.address, readable(optuna), runs_dir, port)
     addresses["runs"] = f"{addresses['MLflow'].rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(AS_TRAINING)}"
     if not programs:  # all there is runs already
         _tell(addresses, json_file)
@@ -83,25 +87,6 @@ def _links_note(address: str, uri: str, runs_dir: Path, tracking_uri: str | None
     places += [] if tracking_uri is None else ["--tracking-uri", without_password(tracking_uri)]
     command = shlex.join(["python", "run_benchmark.py", "report", *places, "--mlflow-ui", address])
     return [f"Pages of reports lead to {MLFLOW_UI}; to have one lead here: {command}"]
-
-
-def _check_stores(uri: str, optuna: str) -> None:
-    """Refuse stores that are not there, instead of serving new and empty ones.
-
-    Raises:
-        UsageError: with what mends it.
-    """
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise UsageError(
-            f"no tracking store at {file} yet; a call makes one: python run_benchmark.py --dataset demo "
-            "(or name another place with --runs-dir or --tracking-uri)"
-        )
-    if uri.startswith("http") and not answers(f"{uri.rstrip('/')}/health"):
-        raise UsageError(f"--tracking-uri {without_password(uri)}: no MLflow server answers there")
-    file = sqlite_file(optuna)
-    if file is None and "://" not in optuna:
-        raise UsageError(f"--storage {optuna}: give an address such as {sqlite_uri(Path(optuna))}")
 
 
 def _is_server(uri: str) -> bool:

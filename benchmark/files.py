@@ -14,16 +14,16 @@ import os
 import re
 import secrets
 import stat
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from benchmark.errors import Unavailable, UsageError
+from benchmark.locks import NO_LOCKS, held
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ Kind = Literal[
     "locked", "no locks", "permission", "too many files", "disk", "memory", "stale", "full", "read-only", "folder", "missing",
     "link", "name",
 ]  # fmt: skip
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
     "locked": (
         (errno.EAGAIN, errno.EBUSY, errno.EDEADLK, errno.ETXTBSY),
@@ -43,7 +42,7 @@ _KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
         "close it there, then repeat the command",
     ),
     "no locks": (
-        _NO_LOCKS,
+        NO_LOCKS,
         "its file system does not support this operation, as network drives without file locks do",
         "mount the drive with locks, or move the file to a local disk",
     ),
@@ -195,7 +194,7 @@ def is_open_for_writing(path: Path) -> bool:
 
 @contextmanager
 def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file. On file systems without locks the block runs without one, with a warning.
+    """Hold a lock file (``locks.held``), whose folder is made if it is not there.
 
     Args:
         path: the lock file.
@@ -205,23 +204,16 @@ def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
         filelock.Timeout: another process still holds it.
         OutsideError, Unavailable: the lock file cannot be written.
     """
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file system without flock, where it
-            lock.acquire(timeout=timeout)  # takes the existence of the file for the lock
-    except Timeout:
-        raise
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path, timeout))
+        except Timeout:
+            raise
+        except OSError as error:
             raise_outside(error, path)
             raise
-        log.warning("%s: the file system has no locks; do not run two commands that write this data at the same time", path)
-    try:
         yield
-    finally:
-        if lock.is_locked:
-            lock.release()
 
 
 def check_replaceable(path: Path) -> Path:
@@ -277,5 +269,5 @@ def to_disk(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, *_NO_LOCKS):
+        if error.errno not in (errno.EINVAL, *NO_LOCKS):
             raise

@@ -209,8 +209,13 @@ class Job:
                 *(f"{key}={json.dumps(value)}" for key, value in self.settings.flat().items() if key != "protocol.mode"),
                 *(f"data.{key}={json.dumps(value)}" for key, value in self.unit.data_settings.items()),
             ],
-            plugins=list(self.unit.plugins),
+            plugins=[_from_here(path) for path in self.unit.plugins],
         )
+
+
+def _from_here(path: Path) -> Path:
+    """A path below the working folder as seen from there, so that a project may be moved with its runs; else as it is."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:

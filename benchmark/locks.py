@@ -6,19 +6,71 @@ folder.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import logging
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+logger = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems answer that cannot lock files: some FUSE and cluster ones, NFS 3 without its lock service."""
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 PAUSE_SECONDS = 0.2
 """Between two looks at what another process holds."""
 QUIET_LOOKS = 3
 """After so many looks the user is told what is waited for."""
+
+
+_told = False
+"""Whether the user knows that files cannot be locked."""
+
+
+def take(path: str | Path, timeout: float = -1) -> BaseFileLock:
+    """Take a lock. Where files cannot be locked, a file that exists stands for the lock, and the user is told once.
+
+    Args:
+        path: the lock's file.
+        timeout: seconds to wait for who has it; for ever if negative.
+
+    Raises:
+        Timeout: another process has it.
+    """
+    lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _tell(Path(path).parent)
+        lock = SoftFileLock(f"{path}.held")  # the file of the other name is there already
+        lock.acquire(timeout=timeout)
+    return lock
+
+
+@contextmanager
+def held(path: str | Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock, as ``take``."""
+    with _released(take(path, timeout)):
+        yield
+
+
+def _tell(folder: Path) -> None:
+    global _told
+    if not _told and multiprocessing.parent_process() is None:
+        logger.warning(
+            "%s: this file system cannot lock files (flock), so lock files stand for locks. After a crash of another machine "
+            "that works on this folder, delete its *.held files by hand, or commands wait for it",
+            folder,
+        )
+    _told = True
 
 
 @dataclass(frozen=True)
@@ -39,12 +91,10 @@ class Locks:
         """Something, held already and until the end of the context; None where another living process holds it."""
         path = self.folder / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            return _released(take(path, timeout=0))
         except Timeout:
             return None
-        return _released(lock)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -54,22 +104,28 @@ class Locks:
             KeyboardInterrupt: the user asked to stop meanwhile.
         """
         looks = 0
-        while (held := self.hold(name)) is None:
+        while (own := self.hold(name)) is None:
             looks += 1
             if looks == QUIET_LOOKS:
                 self.say(f"waiting for another process that works on {name}")
             self.pause()
-        with held:
+        with own:
             yield
 
     def is_held(self, name: str) -> bool:
         """Whether a living process, this one too, holds something; no file is created to find out."""
-        if not (self.folder / f"{name}.lock").is_file():
+        path = self.folder / f"{name}.lock"
+        if not path.is_file():
             return False
-        held = self.hold(name)
-        if held is None:
+        try:
+            own = self.hold(name)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            return _is_locked(path)
+        if own is None:
             return True
-        with held:
+        with own:
             return False
 
     def pause(self) -> None:
@@ -116,8 +172,18 @@ class StudyLocks:
         self.locks.pause()
 
 
+def _is_locked(path: Path) -> bool:
+    """Whether another process has a lock whose file this one may only read."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in NO_LOCKS or Path(f"{path}.held").exists()
+    return False
+
+
 @contextmanager
-def _released(lock: FileLock) -> Iterator[None]:
+def _released(lock: BaseFileLock) -> Iterator[None]:
     try:
         yield
     finally:

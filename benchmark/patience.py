@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,6 +17,8 @@ VARIABLE = "GZSL_PATIENCE"
 DEFAULT_SECONDS = 600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DATABASE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""The same as SQLite says it; the second one of the file that processes share."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,5 +86,12 @@ def first_line(error: Exception) -> str:
 
 
 def disk_is_full(error: Exception) -> bool:
-    """Whether an error says that there is no space left."""
-    return isinstance(error, OSError) and error.errno in FULL
+    """Whether an error, or one that it came of, says that there is no space left."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return True
+        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", None) in FULL_DATABASE:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

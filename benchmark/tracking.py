@@ -9,21 +9,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 from uuid import uuid4
 
-from benchmark.databases import expect, is_away, opening, without_password
+from benchmark.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
+from benchmark.databases import expect, has_rows, has_table, is_away, opening, readable, sqlite_file, without_password
 from benchmark.errors import Unavailable, UsageError
-from benchmark.patience import first_line, patiently
+from benchmark.patience import disk_is_full, first_line, patiently
 from benchmark.redaction import hide, hide_values
+from benchmark.surroundings import keep_mlflow_settings
 from benchmark.tracking_sql import Row, RunTables
 
 if TYPE_CHECKING:
@@ -42,6 +47,8 @@ EXPERIMENT_TAGS = {
 }
 TEXT_TAGS = ("command", "error", "mlflow.note.content")
 """Tags with text for people; all others name things, and are compared."""
+LAST_TABLE = "experiments"
+"""Gets its first row when MLflow has made all tables of a database."""
 T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -73,25 +80,43 @@ class Tracker:
     Args:
         uri: any MLflow tracking address; a SQLite file and tables of a database are created, safely also by several processes
             at once.
-        artifacts: folder for artifacts of a database (a server has its own place).
+        artifacts: folder for artifacts of a database (a server has its own place). Those of a SQLite file move with it.
+        address: what to open in place of ``uri``: a copy of it.
 
     Raises:
-        UsageError: the store cannot be opened.
+        UsageError: the store cannot be opened, or its experiment was deleted.
+        Unavailable: the disk is full, and was so for ``patience()`` seconds.
     """
 
-    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
-        self.uri, self.artifacts = uri, artifacts
-        server = urlparse(uri).scheme.startswith(("http", "databricks"))
+    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, *, address: str | None = None) -> None:
+        self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
+        self.address = address or uri
+        """Of what is open: the store, or its copy."""
+        _load_mlflow(server=_is_server(uri))
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
-            with opening(uri):
-                self.client, self.experiment_id = self._connect(experiment, None if server else artifacts.resolve().as_uri())
-        except UsageError:
-            raise
-        except Exception as error:
-            shown = without_password(uri)
+            patiently(self._open, disk_is_full, f"tracking store {without_password(uri)} cannot be written")
+        except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             reason = f"{type(error).__name__}: {hide(str(error))}"
-            raise UsageError(f"--tracking-uri {shown}: cannot be opened ({reason})") from error
+            if _is_half_made(uri):
+                reason += "; its tables were left half made and hold no run: drop the database and create it again"
+            raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
         self._tables = _tables(self.client, self.experiment_id)
+
+    @classmethod
+    def existing(cls, uri: str, artifacts: Path) -> Tracker | None:
+        """A connection for reading, None where there is no store: none is made. One that may only be read is read from a copy.
+
+        Raises:
+            UsageError: the store cannot be opened.
+        """
+        address = readable(uri)
+        if not _is_server(uri) and not has_rows(address, LAST_TABLE):
+            return None
+        return cls(uri, artifacts, address=address)
 
     @classmethod
     def waiting(cls, uri: str, artifacts: Path) -> Tracker:
@@ -104,44 +129,72 @@ class Tracker:
         expect(uri)
         return patiently(lambda: cls(uri, artifacts), is_away, _no_answer(uri))
 
-    def _connect(self, experiment: str, artifacts: str | None) -> tuple[MlflowClient, str]:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the display shows what jobs do
-        from mlflow import MlflowClient, MlflowException  # 1.3 seconds: only when a store is opened
+    def _open(self) -> None:
+        from mlflow import MlflowClient, MlflowException
 
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        for variable, value in HTTP_PATIENCE.items():
-            os.environ.setdefault(variable, value)
-        client = MlflowClient(self.uri)
-        found: Any = client.get_experiment_by_name(experiment)
-        if found is None:
-            try:
-                client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process of a server, at the same moment
-                    raise
-            found = client.get_experiment_by_name(experiment)
-        for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
-            client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
-        self._folder = _local_folder(str(found.artifact_location))
-        return client, str(found.experiment_id)
+        file = sqlite_file(self.uri)
+        location = None if _is_server(self.uri) else self.artifacts.resolve().as_uri()
+        tags = EXPERIMENT_TAGS if file is None else {**EXPERIMENT_TAGS, PLACE: place_beside(file, self.artifacts)}
+        if file is not None:
+            location = (Path(os.path.realpath(file)).parent / tags[PLACE]).as_uri()
+        with opening(self.address, LAST_TABLE, lambda address: _make(address, self.experiment, str(location), tags)):
+            client = MlflowClient(self.address)
+            found: Any = client.get_experiment_by_name(self.experiment)
+            if found is None:
+                try:
+                    client.create_experiment(self.experiment, artifact_location=location, tags=tags)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process of a server, at the same moment
+                        raise
+                found = client.get_experiment_by_name(self.experiment)
+            if found.lifecycle_stage == "deleted":
+                raise UsageError(self._deleted(found.experiment_id))
+            for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
+                client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
+            self._folder = local_folder(str(found.artifact_location))
+            self._moves = False
+            if file is not None and self._folder is not None:
+                self._find_artifacts(client, found, file)
+        self.client, self.experiment_id = client, str(found.experiment_id)
+
+    def _find_artifacts(self, client: MlflowClient, found: Any, file: Path) -> None:
+        """Take the artifacts from where the SQLite file is now, and correct what MLflow has, for its own pages."""
+        folder = folder_of(file, found.artifact_location, found.tags, self.artifacts.name)
+        assert folder is not None
+        if PLACE not in found.tags:
+            client.set_experiment_tag(found.experiment_id, PLACE, place_beside(file, folder))
+        tables = _tables(client, str(found.experiment_id))
+        if folder != self._folder and tables is not None:
+            tables.move_artifacts(found.artifact_location, folder.as_uri())
+        self._folder, self._moves = folder, True
+
+    def _deleted(self, experiment_id: str) -> str:
+        uri = without_password(self.uri)
+        return (
+            f"experiment {self.experiment!r} of {uri} was deleted; restore it, or give another store (--tracking-uri): "
+            f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment_id}"
+        )
 
     def _do(self, action: Callable[[], T], *, wait: bool = True) -> T:
         """Ask the store for something; wait for a store that does not answer.
 
         Raises:
             Unavailable: it does not answer, or did not within ``patience()`` seconds.
+            UsageError: a run or the experiment was deleted meanwhile.
         """
         what = _no_answer(self.uri)
-        if wait:
-            return patiently(action, is_away, what)
         try:
-            return action()
+            return patiently(action, is_away, what) if wait else action()
+        except Unavailable:
+            raise
         except Exception as error:
             if is_away(error):
                 raise Unavailable(f"{what} ({first_line(error)})") from error
+            if _is_deleted(error):
+                raise UsageError(
+                    f"{without_password(self.uri)}: a run was deleted while this command worked on it ({first_line(error)}); "
+                    "repeat the command, which does again what is missing, or restore the run in MLflow's page"
+                ) from error
             raise
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
@@ -218,23 +271,41 @@ class Tracker:
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact."""
         shown = hide(text) if file.endswith((".txt", ".md")) else hide_values(text)
-        self._do(lambda: self.client.log_text(run_id, shown, file))
+        with self._new_artifact(run_id, file) as path:
+            path.write_text(shown, encoding="utf-8")
 
     def log_json(self, run_id: str, content: Any, file: str) -> None:
         """Store plain data as a JSON artifact."""
-        text = json.dumps(hide_values(content), indent=1)
-        self._do(lambda: self.client.log_text(run_id, text, file))
+        with self._new_artifact(run_id, file) as path:
+            path.write_text(json.dumps(hide_values(content), indent=1), encoding="utf-8")
 
     def log_figure(self, run_id: str, figure: Figure, file: str) -> None:
         """Store a figure as an artifact."""
-        self._do(lambda: self.client.log_figure(run_id, figure, file))
+        with self._new_artifact(run_id, file) as path:
+            figure.savefig(path)
 
     def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
         """Store files as artifacts in a folder of the run; files of the same names are replaced."""
         with tempfile.TemporaryDirectory() as copies:
             for file in files:
                 shutil.copy(file, copies)
-            self._do(lambda: self.client.log_artifacts(run_id, copies, folder))
+            self._put(run_id, Path(copies), folder)
+
+    @contextmanager
+    def _new_artifact(self, run_id: str, file: str) -> Iterator[Path]:
+        """A file to write, which is stored as an artifact then."""
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / Path(file).name
+            parent = Path(file).parent
+            self._put(run_id, Path(folder), None if parent == Path(".") else parent.as_posix())
+
+    def _put(self, run_id: str, source: Path, folder: str | None) -> None:
+        """Store the files of a folder as artifacts in a folder of the run."""
+        if self._moves and self._folder is not None:
+            target = run_folder(self._folder, run_id) / (folder or "")
+            self._do(lambda: put(source, target))
+        else:
+            self._do(lambda: self.client.log_artifacts(run_id, str(source), folder))
 
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         """Register the data set that a run used."""
@@ -261,11 +332,13 @@ class Tracker:
         Raises:
             UsageError: the run has no such artifact.
         """
-        if self._folder is not None and (own := self._folder / run_id / "artifacts").is_dir():  # 500 times as fast
+        lost = f"run {run_id} of {without_password(self.uri)}: artifact {file} cannot be read"
+        own = None if self._folder is None else run_folder(self._folder, run_id)
+        if own is not None and (self._moves or own.is_dir()):  # 500 times as fast
             try:
                 return (own / file).read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
-                raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
+                raise UsageError(f"{lost} ({error})") from error
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found = self._do(lambda: self.client.download_artifacts(run_id, file, folder))
@@ -273,7 +346,7 @@ class Tracker:
         except Unavailable:
             raise
         except Exception as error:
-            raise UsageError(f"run {run_id} of {self.uri}: artifact {file} cannot be read ({error})") from error
+            raise UsageError(f"{lost} ({error})") from error
 
     def read_json(self, run_id: str, file: str) -> Any:
         """A JSON artifact of a run.
@@ -336,10 +409,50 @@ def _no_answer(uri: str) -> str:
     return f"tracking store {without_password(uri)} does not answer"
 
 
-def _local_folder(uri: str) -> Path | None:
-    """The folder of a ``file:`` address or a plain path, None for any other."""
-    parsed = urlparse(uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") and parsed.netloc in ("", "localhost") else None
+def _is_deleted(error: Exception) -> bool:
+    """Whether an error says that what was asked for was deleted, or deleted for good."""
+    code = getattr(error, "error_code", None)
+    return code == "RESOURCE_DOES_NOT_EXIST" or (code is not None and "Current state is deleted" in str(error))
+
+
+def _is_half_made(uri: str) -> bool:
+    """Whether the tables of a database are there without what makes them a store; a SQLite file is never left so."""
+    known = not _is_server(uri) and sqlite_file(uri) is None
+    return known and has_table(uri, LAST_TABLE) and not has_rows(uri, LAST_TABLE)
+
+
+def _is_server(uri: str) -> bool:
+    return urlparse(uri).scheme in ("http", "https", "databricks") or uri == "databricks"
+
+
+def _load_mlflow(*, server: bool) -> None:
+    """Import MLflow, which takes a second, without settings of other programs; it prints nothing of its own."""
+    keep_mlflow_settings(server=server)
+    own = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the display shows what jobs do
+        **HTTP_PATIENCE,
+    }
+    for variable, value in own.items():
+        os.environ.setdefault(variable, value)
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _make(address: str, experiment: str, artifacts: str, tags: Mapping[str, str]) -> None:
+    """Make a store in a SQLite file, with the experiment."""
+    from mlflow.entities import ExperimentTag
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    try:
+        store: Any = SqlAlchemyStore(address, artifacts)  # type: ignore[no-untyped-call]
+        store.create_experiment(experiment, artifacts, [ExperimentTag(key, value) for key, value in tags.items()])
+    finally:
+        if (engine := SqlAlchemyStore._engine_map.pop(address, None)) is not None:
+            engine.dispose()
 
 
 def _tables(client: MlflowClient, experiment_id: str) -> RunTables | None:

@@ -1,4 +1,6 @@
-"""Reads runs straight from a database of MLflow, in milliseconds where MLflow's client takes minutes; writes nothing.
+"""Reads runs straight from a database of MLflow, in milliseconds where MLflow's client takes minutes.
+
+It writes one thing, for which the client has nothing: where artifacts lie that were moved.
 
 Only ``tracking.py`` uses it, for what it would ask the client otherwise.
 """
@@ -10,13 +12,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Engine, Select, bindparam, column, select, table
+from sqlalchemy import Engine, Select, bindparam, column, func, literal, select, table, update
 
 SHOWN = ("run_uuid", "name", "status", "start_time", "end_time")
 RUNS = table("runs", *map(column, (*SHOWN, "experiment_id", "lifecycle_stage")))
 TAGS, PARAMS = (table(name, *map(column, ("key", "value", "run_uuid"))) for name in ("tags", "params"))
 METRICS = table("latest_metrics", *map(column, ("key", "value", "is_nan", "run_uuid")))
 HISTORY = table("metrics", *map(column, ("key", "value", "timestamp", "step", "is_nan", "run_uuid")))
+PLACES = table("runs", column("artifact_uri"), column("experiment_id"))
+EXPERIMENTS = table("experiments", column("artifact_location"), column("experiment_id"))
 FACTS = [RUNS.c[name] for name in SHOWN]
 AT_ONCE = 500
 """Values in one condition; databases have limits."""
@@ -53,6 +57,16 @@ class RunTables:
         except Exception:  # whatever it is, MLflow's client can do the same, slower
             return False
         return True
+
+    def move_artifacts(self, before: str, now: str) -> None:
+        """Record that the folder of artifacts has another address, in one transaction."""
+        rest = func.substr(PLACES.c.artifact_uri, len(before) + 1)
+        inside = func.substr(PLACES.c.artifact_uri, 1, len(before) + 1) == f"{before}/"
+        with self.engine.begin() as connection:
+            mine = EXPERIMENTS.c.experiment_id == self.experiment
+            connection.execute(update(EXPERIMENTS).where(mine).values(artifact_location=now))
+            runs = update(PLACES).where(PLACES.c.experiment_id == self.experiment, inside)
+            connection.execute(runs.values(artifact_uri=literal(now).concat(rest)))
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Row]:
         """Active runs with these tags, newest first."""

@@ -9,6 +9,7 @@ Budgets are totals over all calls, so that they are equal for methods of which o
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmark.config import Range, TuningConfig
-from benchmark.databases import LOCK_SECONDS, has_table, is_away, opening, sqlite_file, without_password
-from benchmark.errors import JobError, UsageError
-from benchmark.patience import patiently
+from benchmark.databases import LOCK_SECONDS, has_rows, is_away, opening, sqlite_file, without_password
+from benchmark.errors import JobError, Unavailable, UsageError
+from benchmark.patience import disk_is_full, patiently
 from benchmark.redaction import hide
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -36,6 +38,8 @@ FORGIVEN = "forgiven_failures"
 """User attribute of a study: failed trials that no longer count, because the user asked to try again."""
 FEWEST_TRIALS = 5
 """Finished trials that importances need at least, and twice as many as there are parameters."""
+LAST_TABLE = "alembic_version"
+"""Gets its row when Optuna has made all tables of a database."""
 EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
 
 
@@ -285,7 +289,7 @@ class Study:
         Raises:
             UsageError: the storage cannot be opened.
         """
-        if not has_table(self.storage, "studies"):
+        if not has_rows(self.storage, LAST_TABLE):
             return None
         try:
             study = self._load()
@@ -318,7 +322,7 @@ class Study:
         Raises:
             KeyError: it does not exist.
         """
-        return _patiently(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
+        return _waited(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
 
     def _open(self) -> optuna.Study:
         storage = open_storage(self.storage)
@@ -455,20 +459,41 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
     Raises:
         UsageError: it cannot be opened.
     """
+    shown = without_password(uri)
+    try:
+        return patiently(lambda: _opened(uri), disk_is_full, f"Optuna storage {shown} cannot be written")
+    except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError, RuntimeError) as error:
+        raise UsageError(f"--storage {shown}: cannot be opened ({type(error).__name__}: {hide(str(error))})") from error
+
+
+def _opened(uri: str) -> optuna.storages.RDBStorage:
     is_file = sqlite_file(uri) is not None
     options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True}
-    try:
-        with opening(uri):
-            storage: optuna.storages.RDBStorage = optuna.storages.RDBStorage(uri, engine_kwargs=options)
-    except Exception as error:
-        raise UsageError(
-            f"--storage {without_password(uri)}: cannot be opened ({type(error).__name__}: {hide(str(error))})"
-        ) from error
-    return storage
+
+    def make(address: str) -> None:
+        optuna.storages.RDBStorage(address, engine_kwargs=options).engine.dispose()
+
+    with opening(uri, LAST_TABLE, make):
+        return optuna.storages.RDBStorage(uri, engine_kwargs=options)
+
+
+def _waited(action: Callable[[], T]) -> T:
+    return patiently(action, is_away, "the Optuna storage does not answer")
 
 
 def _patiently(action: Callable[[], T]) -> T:
-    return patiently(action, is_away, "the Optuna storage does not answer")
+    """Ask the storage for something of a study that is there.
+
+    Raises:
+        Unavailable: it does not answer, or the study was deleted meanwhile.
+    """
+    try:
+        return _waited(action)
+    except KeyError as error:
+        raise Unavailable(
+            f"a study was deleted from the Optuna storage while this command worked on it ({error}); repeat the command, which "
+            "begins the study again and finds finished trials done"
+        ) from error
 
 
 def _running(

@@ -9,15 +9,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 from commands import PROJECT, free_port, tiny_arguments, trainers
+from mlflow.store.db import utils as mlflow_tables
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from opening_at_once import open_at_once
+from optuna.storages._rdb.storage import _VersionManager
 from tiny import Bench, need, results
 
 from benchmark.tracking import Tracker
+from benchmark.tuning import open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +86,30 @@ def test_processes_that_open_new_databases_at_once_all_open_them(postgresql: Ser
     open_at_once(3, tracking, storages, tmp_path)
     assert all(Tracker(uri, tmp_path).find() == [] for uri in tracking)
     assert all(optuna.storages.RDBStorage(uri).get_all_studies() == [] for uri in storages)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", ["_upgrade_db", "_create_default_experiment", "create_experiment", "_set_alembic_revision"])
+def test_a_database_that_was_left_half_made_is_completed_by_the_next_command(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """PostgreSQL makes and changes tables in transactions, so that the steps of MLflow and Optuna can be repeated."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    owners = [owner for owner in (mlflow_tables, SqlAlchemyStore, _VersionManager) if hasattr(owner, step)]
+    with monkeypatch.context() as patch:
+        patch.setattr(owners[0], step, kill)
+        with suppress(Killed):
+            Tracker(postgresql.uri("mlflow"), tmp_path)
+            open_storage(postgresql.uri("optuna"))
+            pytest.fail(f"{step} is no step any more")
+    assert Tracker(postgresql.uri("mlflow"), tmp_path).start("a run", {})
+    assert open_storage(postgresql.uri("optuna")).get_all_studies() == []
 
 
 def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive_a_stop_of_twenty_seconds(

@@ -1,0 +1,66 @@
+"""Locks where files cannot be locked, and where they may only be read."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import Timeout
+
+from benchmark import locks
+from benchmark.databases import sqlite_uri
+from benchmark.locks import Locks, held, take
+from benchmark.tuning import open_storage
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot lock files."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(request.param, "not here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(locks, "_told", False)
+
+
+def test_where_files_cannot_be_locked_files_stand_for_locks_and_it_is_said_once(
+    tmp_path: Path, without_locks: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mine = Locks(tmp_path)
+        assert not mine.is_held("jobs/a")
+        with mine.hold("jobs/a") or pytest.fail("nobody holds it"):
+            assert mine.is_held("jobs/a")
+            assert mine.hold("jobs/a") is None
+            with pytest.raises(Timeout):
+                take(tmp_path / "jobs" / "a.lock", timeout=0)
+        assert not mine.is_held("jobs/a")
+        for _ in range(2):
+            with held(tmp_path / "b.lock", timeout=0):
+                pass
+        assert open_storage(sqlite_uri(tmp_path / "optuna.db")).get_all_studies() == []
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "this file system cannot lock files (flock), so lock files stand for locks" in line
+    assert "delete its *.held files by hand" in line
+
+
+def test_nothing_is_said_where_locks_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with held(tmp_path / "a.lock"):
+        pass
+    assert not caplog.records
+
+
+def test_other_errors_of_a_lock_are_told_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="the disk is broken"):
+        take(tmp_path / "a.lock")
