@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -24,8 +23,6 @@ from filelock import Timeout
 
 from benchmark.errors import Unavailable, UsageError
 from benchmark.locks import NO_LOCKS, held
-
-log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200
 """Bytes of a file name up to which its temporary file's name, which is longer, has it whole: the limit is 255."""
