@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmark.beside import Beside
 from benchmark.config import ProtocolConfig, Settings
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches, make_batch
 from benchmark.data.cards import Card, FeatureSetCard
@@ -148,6 +149,8 @@ class StageTwo:
     test_openings: int
     """How often the test parts were opened for this model: once, and once more for a transductive method that asked for them
     and for each interruption while testing."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """What could not be computed beside the results, with the reason: it is empty above."""
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -299,21 +302,32 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, open
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
     names, size = section.classes.names, task.settings.train.eval_batch_size
-    mapped = _mapped_rows(data, task.seed) if with_map else None
+    beside = Beside(lambda text: None)  # told by who logs the results
+    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
+    with beside("recall.csv"):
+        recall = recall_rows(section, nearest[view], beta, exact=exact)
+    with beside("confusion.csv"):
+        found = unseen_confusion(nearest[view])
+        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in found]
+    with beside("embedding.csv"):
+        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
+    with beside("cost"):
+        costs = dict(cost(method, data, task.rules, size, task.seed))
     return StageTwo(
         metrics=views[view],
         views=views,
         beta=beta,
         best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
-        recall=recall_rows(section, nearest[view], beta, exact=exact),
-        confusion=[{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest[view])],
-        embedding=None if mapped is None else embedding_map(method, data, task.rules, mapped, size),
-        cost=cost(method, data, task.rules, size, task.seed),
+        recall=recall,
+        confusion=confusion,
+        embedding=embedding,
+        cost=costs,
         class_names=names,
         curve=curve,
         epochs=epochs,
         test_openings=openings,
+        failed=beside.failed,
     )
 
 
