@@ -282,9 +282,9 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
 def count_opening(folder: Path) -> int:
     """Note in the job's folder that the test parts are being opened; how often that happened, interrupted jobs included."""
     file = folder / "test_openings"
-    openings = int(file.read_text()) + 1 if file.exists() else 1
+    openings = int(file.read_text(encoding="utf-8")) + 1 if file.exists() else 1
     with replacing(file) as temporary:
-        temporary.write_text(str(openings))
+        temporary.write_text(str(openings), encoding="utf-8")
     return openings
 
 

@@ -60,12 +60,12 @@ def git_revision() -> str:
     """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
     try:
         revision, status = (
-            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, check=True).stdout.decode(errors="replace")
             for args in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return revision + ("+changes" if status else "")
+    return revision.strip() + ("+changes" if status.strip() else "")
 
 
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -74,7 +74,7 @@ CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def restart_peak_memory() -> None:
     """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
     with suppress(OSError):  # another system, or a container that forbids it: then the peak is that of the process
-        CLEAR_REFS.write_text("5")
+        CLEAR_REFS.write_text("5", encoding="utf-8")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
@@ -83,7 +83,7 @@ def peak_memory_mb() -> float:
     """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     with suppress(OSError):  # Linux, where getrusage also counts what the process had that started this one
-        for line in STATUS.read_text().splitlines():
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM"):
                 kib = float(line.split()[1])
     cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0

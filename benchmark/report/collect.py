@@ -37,7 +37,9 @@ whether the settings are known to be the published ones."""
 TYPES: dict[str, type] = {
     **dict.fromkeys(COLUMNS, object),
     **dict.fromkeys(NUMBERS, float),
-    **{"repetition": int, "stage": int, "as_published": bool},
+    "repetition": int,
+    "stage": int,
+    "as_published": bool,
 }
 """Of the columns: the same in a frame without rows, or without a value in a column, so that frames fit each other."""
 RECALL_COLUMNS = [

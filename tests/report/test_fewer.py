@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from benchmark.report.sections import Picture, ReportFigure
 from benchmark.report.write import Report, write_report
 from benchmark.tracking import RunRecord
 
-UCF = {"dataset": "ucf", "features": "cls", "alignment": "official"}
 DISJOINT = {"samples": 90.0, "classes": 3.0, "seen": 0.3, "hm": 0.2}
 FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", LOGGED, "identity.json", "call.yaml")
 OF_SEARCHES = ("tuning.json", "trials.csv", "importances.json")
@@ -106,7 +104,7 @@ class Memory:
 
 @pytest.fixture(scope="module")
 def whole(store_on: Any, unit: Any) -> Memory:
-    """A call with everything that a report can show: two data sets, modes, a search, an ablation, released weights."""
+    """A call with everything that a report can show: modes, a search, an ablation, a failed seed, released weights."""
     memory = Memory()
     store = store_on(memory)
     call = store.call(
@@ -115,7 +113,6 @@ def whole(store_on: Any, unit: Any) -> Memory:
             unit(method="avca"),
             unit(mode="corrected"),
             unit(method="avca", mode="corrected", scores=[(0.3, 0.1), None]),
-            unit(variant="published", **UCF),
         ]
     )
     log_search(store, call)
@@ -123,7 +120,7 @@ def whole(store_on: Any, unit: Any) -> Memory:
     other = next(e["job_key"] for e in entries if e["method"] == "avca" and e["stage"] == 2)
     switched = [{**e, "ablation": "video_norm", "job_key": other} for e in entries[:2]]
     store.tracker.log_json(call, [*entries, *switched], "jobs.json")
-    store.released(unit(**UCF), (0.6, 0.3))
+    store.released(unit(), (0.6, 0.3))
     details(store)
     points = pd.DataFrame({"kind": ["sample", "class"] * 2, "class": ["a", "a", "b", "b"], "group": "unseen"})
     for run in store.tracker.find(kind="job", stage="2", repetition="0"):
@@ -171,7 +168,28 @@ METHODS = {
     "one method's run lost": lambda r: r.tags.get("kind") == "method" and r.tags["method"] == "tcaf",
     "": no,
 }
-@pytest.mark.parametrize("names", list(product(FIRST, SECOND, METHODS)), ids=lambda names: ", ".join(filter(None, names)))
+QUICK = [
+    ("no stage 1", "", ""),
+    ("stage 1 of one method lost", "stage 2 of one mode lost", "one method's run lost"),
+    ("", "no stage 2", ""),
+    ("", "no stage 2", "no method's run"),
+    ("", "methods without a seed in common", ""),
+    ("", "stage 2 of one method lost", "no method's run"),
+    ("no stage 1", "no stage 2", "no method's run"),
+]
+"""What the fast tests try; the slow ones try all."""
+
+
+def some(values: Sequence[Any], quick: Collection[Any]) -> list[Any]:
+    """Parameters of which those that are not quick are for the slow tests."""
+    return [pytest.param(v, marks=() if v in quick else pytest.mark.slow, id=name_of(v)) for v in values]
+
+
+def name_of(value: Any) -> str:
+    return repr(value) if isinstance(value, str | None) else ", ".join(filter(None, value))
+
+
+@pytest.mark.parametrize("names", some(list(product(FIRST, SECOND, METHODS)), QUICK))
 def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     whole: Memory, report_of: Callable[[Any], Report], names: tuple[str, str, str]
 ) -> None:
@@ -192,8 +210,8 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     assert ("## Table" in text) or not kept.find(kind="job")
 
 
-@pytest.mark.parametrize("text", [None, "", "\n", "a,b\n", "{", "null", "[]"], ids=repr)
-@pytest.mark.parametrize("files", [*((f,) for f in (*FILES, *OF_SEARCHES)), FILES, OF_SEARCHES], ids=" ".join)
+@pytest.mark.parametrize("text", some([None, "", "\n", "a,b\n", "{", "null", "[]"], [None, "", "a,b\n"]))
+@pytest.mark.parametrize("files", some([*((f,) for f in (*FILES, *OF_SEARCHES)), FILES, OF_SEARCHES], [FILES, OF_SEARCHES]))
 def test_artifacts_that_are_missing_empty_or_of_other_content_leave_a_report_without_them(
     whole: Memory, report_of: Callable[[Any], Report], files: Sequence[str], text: str | None
 ) -> None:
