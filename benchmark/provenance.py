@@ -16,8 +16,9 @@ import yaml
 
 from benchmark.data.verify import data_caption
 from benchmark.jobs import Call, Unit
+from benchmark.shipped_files import INSTALLED, PACKAGE
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = PACKAGE.parent
 
 
 def unit_tags(unit: Unit) -> dict[str, str]:
@@ -58,6 +59,8 @@ def environment() -> dict[str, str]:
 @cache
 def git_revision() -> str:
     """Revision of the project, with ``+changes`` where files differ; ``unknown`` outside a checkout."""
+    if INSTALLED.is_dir():  # a repository around it is another project's
+        return "unknown"
     try:
         revision, status = (
             subprocess.run(["git", "-C", str(PROJECT), *args], capture_output=True, check=True).stdout.decode(errors="replace")

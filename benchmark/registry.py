@@ -147,6 +147,6 @@ def code_version(method: type[Method]) -> str:
         *(harness / "data" / f"{name}.py" for name in ("batching", "store")),
     }
     sha = sha256()
-    for path in sorted(files):
-        sha.update(path.read_bytes())
+    for _, content in sorted((path.name, path.read_bytes()) for path in files):  # wherever the files are installed
+        sha.update(content)
     return sha.hexdigest()[:16]

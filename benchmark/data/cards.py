@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
+from benchmark.shipped_files import shipped
 
-CARDS_DIR = Path(__file__).resolve().parents[2] / "datasets"
+CARDS_DIR = shipped("datasets")
 
 
 class _Strict(BaseModel):

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from benchmark.errors import UsageError
 from benchmark.report.released import RELEASED
+from benchmark.shipped_files import shipped
 
-PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "reports" / "published"
+PUBLISHED_DIR = shipped("reports", "published")
 ROUNDING = 0.02
 """Largest distance of a printed HM from the HM of the printed S and U: papers round each by itself."""
 
