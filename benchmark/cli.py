@@ -303,7 +303,7 @@ def _write_report(
         "report": str(report.files[0]),
         "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
         "failed": report.failed,
-        "not_written": list(report.not_written),
+        **({"not_written": list(report.not_written)} if report.not_written else {}),
     }
 
 

@@ -307,10 +307,11 @@ def _unit(run: RunRecord, call: str) -> UnitFacts:
 
 def _study(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """What a method's run has of its study; older stores have the result alone, and what cannot be read is None."""
+    study, importances = (artifact_json(tracker, run_id, name) for name in ("tuning.json", "importances.json"))
     return {
-        "study": artifact_json(tracker, run_id, "tuning.json"),
+        "study": study if isinstance(study, dict) else None,
         "search": artifact_frame(tracker, run_id, "trials.csv"),
-        "importances": artifact_json(tracker, run_id, "importances.json"),
+        "importances": importances if isinstance(importances, dict) else None,
     }
 
 
