@@ -16,7 +16,7 @@ from report.test_studies import log_search
 
 from benchmark.beside import reason_of
 from benchmark.errors import UsageError
-from benchmark.report import write
+from benchmark.report import explain, explain_figures, side_by_side, tables, write
 from benchmark.report.collect import GONE
 from benchmark.report.drawing import default_style
 from benchmark.report.flat_map import LOGGED
@@ -244,3 +244,41 @@ def test_a_call_of_stage_1_or_of_searches_alone_is_reported(
     assert report.not_written == []
     assert ("validation" in report.markdown) is (kept != "none")
     assert "tuning" in report.markdown
+
+
+def test_a_table_and_figures_that_fail_are_named_and_all_else_is_written(
+    whole: Memory, report_of: Callable[[Any], Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no luck\nat all")
+
+    before = report_of(whole)
+    names = {file.name for file in before.files}
+    failing = ((tables, "cost_table"), (explain, "scores_of"), (explain_figures, "_panels"), (write, "report_page"))
+    other = replace(whole, uri=f"{whole.uri}?other")
+    with monkeypatch.context() as patch:
+        for place, name in failing:
+            patch.setattr(place, name, broken)
+        after = report_of(other)
+    missing = names - {file.name for file in after.files}
+    assert {"index.html", "cost.csv", "cost.tex"} <= missing
+    assert all(name.startswith(("index.html", "cost.", "scores-")) for name in missing), "nothing else is missing"
+    assert "table cost, features native: RuntimeError: no luck" in after.not_written
+    assert "index.html: RuntimeError: no luck" in after.not_written
+    text = after.files[0].read_text(encoding="utf-8")
+    assert all(f"- {line}" in text for line in after.not_written)
+    assert "(recall-" not in text, "a figure that was not drawn is not shown"
+    assert "(curve-" in text
+    assert report_of(other).not_written == [], "it is tried again"
+
+
+def test_processes_that_cannot_work_leave_the_work_to_this_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def killed(**_: Any) -> Any:
+        raise OSError("no memory for a process")
+
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr("joblib.Parallel", killed)
+    assert side_by_side.side_by_side(abs, range(-9, 0)) == list(range(9, 0, -1))
+    assert "no memory for a process" in caplog.text
