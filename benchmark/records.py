@@ -22,6 +22,7 @@ from benchmark.inspection import EmbeddingMap
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo
+from benchmark.provenance import dump_call
 from benchmark.statistics import bootstrap_intervals
 from benchmark.tracking import Tracker
 from benchmark.weights import CONFIG
@@ -96,6 +97,27 @@ class EpochLog:
                     self.display.say(f"{error}; epochs are kept and sent later")
                 return
             del self.unsent[0]
+
+
+def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
+    """Log what the job is: settings, how to repeat it, data."""
+    with beside("settings"):
+        tracker.log_params(run_id, job.settings.flat())
+    with beside("config.yaml"):
+        tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
+    with beside("identity.json"):
+        tracker.log_json(run_id, job.identity(), "identity.json")
+    store = job.unit.store
+    with beside("the data set's registration"):
+        tracker.log_dataset(
+            run_id,
+            name=f"{job.unit.card.name}-{job.unit.features}",
+            digest=store.development_digest if job.stage == 1 else store.digest,
+            source=f"{job.unit.card.title}, feature set {job.unit.features}",
+            context="train+validation" if job.stage == 1 else "train+validation+test",
+        )
+    if not beside.failed:
+        tracker.tag(run_id, described="true")
 
 
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:

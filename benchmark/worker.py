@@ -24,8 +24,8 @@ from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord
 from benchmark.notes import DESCRIPTION, job_name, job_note
 from benchmark.protocol import StageOne, stage_one, stage_two
-from benchmark.provenance import dump_call, environment, peak_memory_mb, restart_peak_memory, unit_tags
-from benchmark.records import EpochLog, log_map, log_stage_one, log_stage_two, write_weights_record
+from benchmark.provenance import environment, peak_memory_mb, restart_peak_memory, unit_tags
+from benchmark.records import EpochLog, describe, log_map, log_stage_one, log_stage_two, write_weights_record
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
@@ -339,7 +339,7 @@ class Worker:
             self.tracker.reopen(interrupted[0].run_id)
             self.tracker.tag(interrupted[0].run_id, outcome="", error="", **Beside(self.display.say).tags(interrupted[0].tags))
             if "described" not in interrupted[0].tags:
-                self._describe(interrupted[0].run_id, job, beside)
+                describe(self.tracker, interrupted[0].run_id, job, beside)
             return interrupted[0].run_id
         identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
         seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
@@ -348,28 +348,8 @@ class Worker:
             about = {DESCRIPTION: job_note(job, tags["variant"])}
         name = job_name(job, tags["variant"], tags.get("trial"))
         run_id = self.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
-        self._describe(run_id, job, beside)
+        describe(self.tracker, run_id, job, beside)
         return run_id
-
-    def _describe(self, run_id: str, job: Job, beside: Beside) -> None:
-        """Log what the job is: settings, how to repeat it, data."""
-        with beside("settings"):
-            self.tracker.log_params(run_id, job.settings.flat())
-        with beside("config.yaml"):
-            self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
-        with beside("identity.json"):
-            self.tracker.log_json(run_id, job.identity(), "identity.json")
-        store = job.unit.store
-        with beside("the data set's registration"):
-            self.tracker.log_dataset(
-                run_id,
-                name=f"{job.unit.card.name}-{job.unit.features}",
-                digest=store.development_digest if job.stage == 1 else store.digest,
-                source=f"{job.unit.card.title}, feature set {job.unit.features}",
-                context="train+validation" if job.stage == 1 else "train+validation+test",
-            )
-        if not beside.failed:
-            self.tracker.tag(run_id, described="true")
 
     def _train(
         self,

@@ -60,7 +60,7 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
         (worker, "peak_memory_mb"),
         (worker, "write_weights_record"),
         (worker, "job_note"),
-        (worker, "dump_call"),
+        (records, "dump_call"),
         (execution, "dump_call"),
         (execution, "call_note"),
         (execution, "method_note"),
