@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from benchmark.beside import Beside
 from benchmark.config import LengthConfig, Mode, Recipe, Settings, Sources, TrainConfig, resolve
 from benchmark.data.cards import Card
 from benchmark.data.store import FeatureStore
@@ -208,21 +209,27 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         "digest": store.digest,
         "weights": tags["weights_digest"],
     }
-    tracker.log_json(run_id, identity, "identity.json")
-    tracker.log_dataset(
-        run_id,
-        name=f"{card.name}-{features}",
-        digest=store.digest,
-        source=f"{card.title}, feature set {features}",
-        context="validation+test",
-    )
+    notes = list[str]()
+    beside = Beside(notes.append)
+    with beside("identity.json"):
+        tracker.log_json(run_id, identity, "identity.json")
+    with beside("the data set's registration"):
+        tracker.log_dataset(
+            run_id,
+            name=f"{card.name}-{features}",
+            digest=store.digest,
+            source=f"{card.title}, feature set {features}",
+            context="validation+test",
+        )
     tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
-    tracker.log_json(
-        run_id, log_stage_two(tracker, run_id, evaluation.result, title, seed=0, method=method.name), "result.json"
-    )
-    log_map(tracker, run_id, evaluation.result)
+    result = log_stage_two(tracker, run_id, evaluation.result, title, 0, method.name, beside)
+    tracker.log_json(run_id, result, "result.json")
+    with beside("the map of embeddings"):
+        log_map(tracker, run_id, evaluation.result)
+    if missing := beside.tags():
+        tracker.tag(run_id, **missing)
     tracker.finish(run_id)
-    return replace(evaluation, run_id=run_id)
+    return replace(evaluation, run_id=run_id, notes=[*evaluation.notes, *notes])
 
 
 @dataclass(frozen=True)

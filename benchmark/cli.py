@@ -20,6 +20,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from benchmark import __version__
+from benchmark.beside import Beside, reason_of
 from benchmark.cli_options import (
     CallOptions,
     DataRoot,
@@ -42,6 +43,7 @@ from benchmark.cli_options import (
 )
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import Unavailable, UsageError
+from benchmark.output import is_broken_pipe, lasting_output, open_missing_streams
 from benchmark.redaction import guard, hidden_command, hidden_traceback, hide, hide_values, learn_option
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from benchmark.status import StudyState
     from benchmark.tracking import Tracker
 
+open_missing_streams()
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
 
@@ -218,7 +221,19 @@ def run(
     if len(result.failed) == len(result.entries):  # there is nothing to report
         _emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)
-    _emit(json_file, _write_report(tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-"))
+    try:
+        written = _write_report(tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-")
+    except Unavailable:
+        raise
+    except Exception as error:  # whatever it is, the user must know that nothing has to be trained again
+        again = f"The jobs are recorded; write their report with: python run_benchmark.py report --call {result.run_id}"
+        why = error if isinstance(error, UsageError) else reason_of(error)
+        problem = UsageError(f"the report could not be written ({why}). {again}")
+        if not result.failed:
+            raise problem from error
+        _warn(f"error: {problem}")
+        raise typer.Exit(SOME_FAILED) from error
+    _emit(json_file, written)
     if result.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -320,9 +335,10 @@ def _write_report(
     from benchmark.display import show_table
     from benchmark.report.write import write_report
 
-    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice)
+    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice, say=_warn)
     if log_to is not None:
-        tracker.log_files(log_to, report.files, "report")
+        with Beside(_warn)("the report among the artifacts of the call"):
+            tracker.log_files(log_to, report.files, "report")
     if show:
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files
@@ -333,15 +349,19 @@ def _write_report(
                 show_table(out, panel.title, panel.cells, bold=panel.bold, numeric=numeric)
             for note in (table.caption, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
-        page = next(f for f in report.files if f.name == "index.html")
-        out.print(
-            f"\nReport: {os.path.relpath(report.files[0])}\nPage:   {os.path.relpath(page)}", highlight=False, soft_wrap=True
-        )
+        out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False, soft_wrap=True)
+        for page in (f for f in report.files if f.name == "index.html"):
+            out.print(f"Page:   {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     return {
         "report": str(report.files[0]),
         "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
         "failed": report.failed,
+        **({"not_written": list(report.not_written)} if report.not_written else {}),
     }
+
+
+def _warn(text: str) -> None:
+    err.print(escape(text), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -479,12 +499,32 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
     )
 
 
+WORKING = ("run", "tune", "extract")
+"""Commands whose work is of use although what they print is lost."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of usage become one message and exit code 2."""
+    """Run the command line; errors of usage become one message and exit code 2. Output that is lost ends no work."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with lasting_output() as screen:
+        try:
+            _main(arguments)
+        except SystemExit as end:
+            screen.flush()
+            if screen.lost is None or is_broken_pipe(screen.lost):
+                raise
+            reason = getattr(screen.lost, "strerror", None) or screen.lost
+            err.print(
+                f"[red]error:[/] standard output cannot be written ({reason}); what was to be shown is lost", soft_wrap=True
+            )
+            worked = not arguments or arguments[0].startswith("-") or arguments[0] in WORKING
+            sys.exit(end.code if end.code or worked else WRONG_USAGE)
+
+
+def _main(arguments: list[str]) -> None:
     from benchmark import cli_data, cli_extract, cli_ui, cli_weights  # noqa: F401 - register their commands
     from benchmark.surroundings import settle
 
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     for i, argument in enumerate(arguments):  # --json may stand without a file, --ablate-protocol without names

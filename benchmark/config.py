@@ -19,8 +19,9 @@ from benchmark.data.synthetic import SyntheticConfig
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
 from benchmark.reading import Fields, parse_yaml, read_fields
+from benchmark.shipped_files import shipped
 
-RECIPES_DIR = Path(__file__).resolve().parents[1] / "search_spaces"
+RECIPES_DIR = shipped("search_spaces")
 
 Mode = Literal["paper", "corrected"]
 Switch = Literal["paper", "corrected"]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from benchmark.beside import Beside
 from benchmark.errors import Unavailable
 from benchmark.jobs import Call, Job, Stages, Unit, call_key
 from benchmark.locks import Locks, StudyLocks
@@ -188,12 +189,14 @@ class _Progress:
 
     def __init__(self, runner: Runner, call: Call, units: list[Unit], tune_only: bool) -> None:
         self.runner, self.tracker, self.units, self.tune_only = runner, runner.tracker, units, tune_only
+        self.beside = Beside(runner.display.say)
         run_id = runner.open_run(
             {"kind": "call", "call_key": call_key(call, units, tune_only)},
             call_name(call, len({unit.method.name for unit in units}), tune_only=tune_only),
             {"command": runner.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
         )
-        self.tracker.log_text(run_id, dump_call(call), "call.yaml")
+        with self.beside("call.yaml"):
+            self.tracker.log_text(run_id, dump_call(call), "call.yaml")
         self.call, self.result = call, CallResult(run_id)
         self.means: dict[tuple[int, str], Means] = {}
         self.parents = [self._open_method(index) for index in range(len(units))]
@@ -203,12 +206,15 @@ class _Progress:
 
     def _describe(self) -> None:
         places = (self.runner.command, self.parents, self.tracker.experiment_id)
-        self.tracker.tag(self.result.run_id, **{DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
+        with self.beside("the call's description"):
+            self.tracker.tag(self.result.run_id, **{DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
 
     def _open_method(self, index: int) -> str:
         unit = self.units[index]
         identity = {**unit.identity(), "kind": "method", "alias": unit.alias or ""}
-        tags = {**unit_tags(unit), "kind": "method", DESCRIPTION: method_note(unit, self.call, {}, index)}
+        tags = {**unit_tags(unit), "kind": "method"}
+        with self.beside(f"the description of {unit.title}"):
+            tags[DESCRIPTION] = method_note(unit, self.call, {}, index)
         return self.runner.open_run(identity, unit.title, tags, self.result.run_id)
 
     def first_tasks(self) -> list[Task]:
@@ -239,7 +245,8 @@ class _Progress:
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
         if self.open_tasks[task.unit] == 0:
-            self._summarise(task.unit)
+            with self.beside(f"the means of {unit.title}"):
+                self._summarise(task.unit)
             self.tracker.finish(task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED")
         if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
             self._log_entries()
@@ -254,6 +261,8 @@ class _Progress:
         """End the record of the call; ``KILLED`` where it was stopped."""
         self._log_entries()
         self._describe()
+        if missing := self.beside.tags(self.tracker.get(self.result.run_id).tags):
+            self.tracker.tag(self.result.run_id, **missing)
         if status is not None:
             for parent, left in zip(self.parents, self.open_tasks, strict=True):
                 if left:
@@ -261,7 +270,8 @@ class _Progress:
         self.tracker.finish(self.result.run_id, status or ("FAILED" if self.result.failed else "FINISHED"))
 
     def _log_entries(self) -> None:
-        self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], "jobs.json")
+        with self.beside("jobs.json, which reports are made from"):
+            self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], "jobs.json")
         self.logged = time.monotonic()
 
     def _summarise(self, index: int) -> None:

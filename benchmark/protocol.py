@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmark.beside import Beside
 from benchmark.border import checked_fit, file_of
 from benchmark.config import ProtocolConfig, Settings, TrainConfig
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
@@ -155,6 +156,8 @@ class StageTwo:
     epochs: int
     test_openings: int
     """How often the test parts were opened for this model: once, and once more for each interruption while testing."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """What could not be computed beside the results, with the reason: it is empty above."""
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -297,13 +300,13 @@ def count_access(folder: Path) -> None:
     """Note in the job's folder that the test parts are being opened."""
     accesses = test_accesses(folder) + 1
     with replacing(folder / TEST_ACCESSES) as temporary:
-        temporary.write_text(str(accesses))
+        temporary.write_text(str(accesses), encoding="utf-8")
 
 
 def test_accesses(folder: Path) -> int:
     """How often the test parts were opened for a job so far, before interruptions too."""
     file = folder / TEST_ACCESSES
-    return int(file.read_text()) if file.exists() else 0
+    return int(file.read_text(encoding="utf-8")) if file.exists() else 0
 
 
 def open_test(task: Task) -> Section:
@@ -324,22 +327,36 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, w
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
     names, size = section.classes.names, task.settings.train.eval_batch_size
-    mapped = _mapped_rows(data, task.seed) if with_map else None
+    beside = Beside(lambda text: None)  # told by who logs the results
+    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
+    groups: dict[str, Any] = {}
+    with beside("groups.json"):
+        groups = group_counts(task, section, data, nearest[view], beta, exact=exact)
+    with beside("recall.csv"):
+        recall = recall_rows(section, nearest[view], beta, exact=exact)
+    with beside("confusion.csv"):
+        found = unseen_confusion(nearest[view])
+        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in found]
+    with beside("embedding.csv"):
+        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
+    with beside("cost"):
+        costs = dict(cost(method, data, task.rules, size, task.seed))
     return StageTwo(
         metrics=views[view],
         views=views,
         beta=beta,
         best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
-        recall=recall_rows(section, nearest[view], beta, exact=exact),
-        groups=group_counts(task, section, data, nearest[view], beta, exact=exact),
-        confusion=[{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest[view])],
-        embedding=None if mapped is None else embedding_map(method, data, task.rules, mapped, size),
-        cost=cost(method, data, task.rules, size, task.seed),
+        recall=recall,
+        groups=groups,
+        confusion=confusion,
+        embedding=embedding,
+        cost=costs,
         class_names=names,
         curve=curve,
         epochs=epochs,
         test_openings=1,
+        failed=beside.failed,
     )
 
 

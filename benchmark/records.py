@@ -8,21 +8,27 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from benchmark.beside import Beside
 from benchmark.data.store import replacing
 from benchmark.errors import Unavailable
 from benchmark.inspection import EmbeddingMap
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord
 from benchmark.protocol import StageOne, StageTwo
+from benchmark.provenance import dump_call
 from benchmark.statistics import bootstrap_intervals
 from benchmark.tracking import Tracker
 from benchmark.weights import CONFIG
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Progress(Protocol):
@@ -93,41 +99,72 @@ class EpochLog:
             del self.unsent[0]
 
 
+def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
+    """Log what the job is: settings, how to repeat it, data."""
+    with beside("settings"):
+        tracker.log_params(run_id, job.settings.flat())
+    with beside("config.yaml"):
+        tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
+    with beside("identity.json"):
+        tracker.log_json(run_id, job.identity(), "identity.json")
+    store = job.unit.store
+    with beside("the data set's registration"):
+        tracker.log_dataset(
+            run_id,
+            name=f"{job.unit.card.name}-{job.unit.features}",
+            digest=store.development_digest if job.stage == 1 else store.digest,
+            source=f"{job.unit.card.title}, feature set {job.unit.features}",
+            context="train+validation" if job.stage == 1 else "train+validation+test",
+        )
+    if not beside.failed:
+        tracker.tag(run_id, described="true")
+
+
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     """Log the kept epoch."""
     best = {f"best/{name}": value for name, value in found.validation.items()}
     tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
 
 
-def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int, method: str) -> dict[str, Any]:
-    """Log the results on the test parts; returns them as plain types.
+def log_stage_two(
+    tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int, method: str, beside: Beside
+) -> dict[str, Any]:
+    """Log the results on the test parts and what explains them; returns the results as plain types.
 
     Args:
         seed: of the bootstrap over test samples.
         method: its name, by which figures have their colours.
+        beside: takes what fails of all that is not the results.
     """
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
-    recall = pd.DataFrame(found.recall)
-    intervals = _bootstrap(found.groups, seed)
-    metrics |= {f"bootstrap/{name}": value for name, value in intervals.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
-    from benchmark.report.figures import as_written, seen_unseen_figure  # matplotlib takes half a second
-    from benchmark.report.published import method_number
-
-    tracker.log_metrics(run_id, found.cost)
-    tracker.log_text(run_id, recall.to_csv(index=False), "recall.csv")
-    tracker.log_text(run_id, json.dumps(found.groups, separators=(",", ":")), "groups.json")
-    confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
-    tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
+    beside.note(found.failed)
+    intervals: dict[str, float] = {}
+    if found.groups:
+        with beside("intervals over test samples"):
+            intervals = _bootstrap(found.groups, seed)
+            tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
+        with beside("groups.json"):
+            tracker.log_text(run_id, json.dumps(found.groups, separators=(",", ":")), "groups.json")
+    if found.recall:
+        with beside("recall.csv"):
+            tracker.log_text(run_id, pd.DataFrame(found.recall).to_csv(index=False), "recall.csv")
+    with beside("cost"):
+        tracker.log_metrics(run_id, found.cost)
+    if "confusion.csv" not in found.failed:
+        with beside("confusion.csv"):
+            confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
+            tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
     if found.embedding is not None:
-        tracker.log_text(run_id, embedding_csv(found.embedding, found.class_names), "embedding.csv")
-    curve = found.curve.thinned()
-    points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
-    tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
-    chosen = (found.metrics["unseen"], found.metrics["seen"])
-    figure = seen_unseen_figure(points, chosen, found.beta, title, method_number(method))
-    tracker.log_figure(run_id, as_written(figure), "curve.png")
+        with beside("embedding.csv"):
+            tracker.log_text(run_id, embedding_csv(found.embedding, found.class_names), "embedding.csv")
+    with beside("curve.csv"):
+        curve = found.curve.thinned()
+        points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
+        tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
+    with beside("curve.png"):
+        log_curve(tracker, run_id, points, found, title, method)
     return {
         "metrics": dict(found.metrics),
         "views": {view: dict(values) for view, values in found.views.items()},
@@ -140,6 +177,24 @@ def log_stage_two(tracker: Tracker, run_id: str, found: StageTwo, title: str, se
     }
 
 
+def log_curve(tracker: Tracker, run_id: str, points: pd.DataFrame, found: StageTwo, title: str, method: str) -> None:
+    """Log the seen-unseen curve as a figure."""
+    from benchmark.report.figures import seen_unseen_figure  # matplotlib takes half a second
+    from benchmark.report.published import method_number
+
+    chosen = (found.metrics["unseen"], found.metrics["seen"])
+    draw = partial(seen_unseen_figure, points, chosen, found.beta, title, method_number(method))
+    log_drawn(tracker, run_id, draw, "curve.png")
+
+
+def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: str) -> None:
+    """Draw a figure and log it, in matplotlib's default style."""
+    from benchmark.report.drawing import default_style, drawn
+
+    with default_style():
+        tracker.log_figure(run_id, drawn(draw), file)
+
+
 def log_map(tracker: Tracker, run_id: str, found: StageTwo) -> None:
     """Log the map of the embeddings, where there are any, so that reports need not lay it out.
 
@@ -150,10 +205,7 @@ def log_map(tracker: Tracker, run_id: str, found: StageTwo) -> None:
     from benchmark.report.flat_map import LOGGED, flat_map
 
     text = embedding_csv(found.embedding, found.class_names)
-    try:
-        flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
-    except Exception:  # whatever it is, a picture must not cost the job its result; reports try by themselves
-        return
+    flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
     if flat is not None:
         tracker.log_text(run_id, flat.to_csv(index=False), LOGGED)
 

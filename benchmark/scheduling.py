@@ -24,6 +24,7 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.execution import Runner
 from benchmark.jobs import Call, Unit, call_key, plan_units
 from benchmark.method import EpochRecord
+from benchmark.output import lasting_output
 from benchmark.redaction import guard, hide
 from benchmark.tracking import Tracker
 from benchmark.worker import Display, Done, Ended, Task, Worker
@@ -221,15 +222,16 @@ def do_task(place: WorkPlace, task: Task, line: Line) -> Done:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the desk tells when to stop
     guard()
     display = _Remote(line, task.order)
-    worker = _workers.get(place.key)
-    if worker is None:
-        worker = _workers[place.key] = _worker(place, display)
-    try:
-        return replace(worker, display=display, stop=line.halted).do(task)
-    except KeyboardInterrupt:
-        return Done(stopped=True)
-    finally:
-        display.clear()
+    with lasting_output():  # a method may print, and this process has the streams of the command
+        worker = _workers.get(place.key)
+        if worker is None:
+            worker = _workers[place.key] = _worker(place, display)
+        try:
+            return replace(worker, display=display, stop=line.halted).do(task)
+        except KeyboardInterrupt:
+            return Done(stopped=True)
+        finally:
+            display.clear()
 
 
 def _worker(place: WorkPlace, display: Display) -> Worker:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 
+from benchmark.beside import Beside
+from benchmark.records import log_drawn
 from benchmark.tracking import Tracker
-from benchmark.tuning import PastTrial, Study, TuningResult
+from benchmark.tuning import Importances, PastTrial, Study, TuningResult
 
 TRIALS, IMPORTANCES, RESULT = "trials.csv", "importances.json", "tuning.json"
 COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_epochs"]
@@ -19,7 +22,9 @@ PARAMETER = "param."
 """Stands before the names of searched settings, so that none is taken for another column."""
 
 
-def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, method: str) -> None:
+def log_study(
+    tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, method: str, beside: Beside
+) -> None:
     """Log a study that has used up its budget, unless that was done before.
 
     Args:
@@ -27,23 +32,40 @@ def log_study(tracker: Tracker, run_id: str, study: Study, found: TuningResult, 
         title: heading of the figures.
         epochs: of a trial, where the study does not search them.
         method: its name, by which figures have their colours.
+        beside: takes what fails of all that is not the result.
     """
     tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
-    if tags.items() <= tracker.get(run_id).tags.items():
+    before = tracker.get(run_id).tags
+    if tags.items() <= before.items():
         return
-    from benchmark.report.figures import as_written
-    from benchmark.report.published import method_number
-    from benchmark.report.study_figures import Panel, history_figure, importances_figure  # matplotlib takes half a second
-
     tracker.log_json(run_id, found.as_dict(), RESULT)
-    trials, importances = trials_frame(study.past_trials(), list(study.ranges), epochs), study.importances()
-    tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
-    tracker.log_json(run_id, asdict(importances), IMPORTANCES)
-    tracker.log_figure(run_id, as_written(history_figure(trials, title, method_number(method))), "tuning-history.png")
+    with beside(TRIALS):
+        trials = trials_frame(study.past_trials(), list(study.ranges), epochs)
+        tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
+        with beside("tuning-history.png"):
+            _log_history(tracker, run_id, trials, title, method)
+    with beside(IMPORTANCES):
+        importances = study.importances()
+        tracker.log_json(run_id, asdict(importances), IMPORTANCES)
+        with beside("importances.png"):
+            _log_importances(tracker, run_id, importances, title, method)
+    tracker.tag(run_id, **tags, **beside.tags(before))  # last: it says that the rest is there
+
+
+def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str, method: str) -> None:
+    from benchmark.report.published import method_number
+    from benchmark.report.study_figures import history_figure  # matplotlib takes half a second
+
+    log_drawn(tracker, run_id, partial(history_figure, trials, title, method_number(method)), "tuning-history.png")
+
+
+def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str, method: str) -> None:
+    from benchmark.report.published import method_number
+    from benchmark.report.study_figures import Panel, importances_figure
+
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, method_number(method))
-        tracker.log_figure(run_id, as_written(importances_figure([panel], importances.evaluator)), "importances.png")
-    tracker.tag(run_id, **tags)  # last: it says that the rest is there
+        log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), "importances.png")
 
 
 def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from benchmark.beside import Beside
 from benchmark.border import place_of
 from benchmark.errors import JobError, Unavailable, UsageError, validation_message
 from benchmark.jobs import Job, Stages, Unit
@@ -24,8 +25,8 @@ from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord, Method
 from benchmark.notes import DESCRIPTION, job_name, job_note
 from benchmark.protocol import StageOne, stage_one, stage_two
-from benchmark.provenance import dump_call, environment, peak_memory_mb, processor, restart_peak_memory, unit_tags
-from benchmark.records import EpochLog, log_map, log_stage_one, log_stage_two, write_weights_record
+from benchmark.provenance import environment, peak_memory_mb, processor, restart_peak_memory, unit_tags
+from benchmark.records import EpochLog, describe, log_map, log_stage_one, log_stage_two, write_weights_record
 from benchmark.tracking import RunRecord, Tracker
 from benchmark.training import clear_checkpoints
 from benchmark.tuning import Pruned, Study, Trial, TuningResult
@@ -261,13 +262,19 @@ class Worker:
         except JobError as error:
             self.display.say(f"{unit.title}: tuning failed: {error}")
             return Done([failed_search(unit, str(error))])
-        log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs, unit.method.name)
+        beside = self._beside(unit.title)
+        with beside("the record of the search"):
+            epochs, method = unit.settings.train.epochs, unit.method.name
+            log_study(self.tracker, task.parent, study, tuned, unit.title, epochs, method, beside)
         return Done(tuning=tuned)
 
     @property
     def locks(self) -> Locks:
         """Who works on what."""
         return Locks(self.runs_dir, self.display.say, self.stop)
+
+    def _beside(self, label: str) -> Beside:
+        return Beside(lambda text: self.display.say(f"{label}: {text}"))
 
     def run_job(
         self,
@@ -301,8 +308,9 @@ class Worker:
                 lost = bool(runs) and runs[0].status == "FAILED"
                 outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get('error')}" if lost else "not run yet")
             else:
-                run_id = self._job_run(job, runs, parent, tags)
-                outcome = self._train(job, run_id, folder, first, on_epoch, label or label_of(job, variant), variant)
+                beside = self._beside(label or label_of(job, variant))
+                run_id = self._job_run(job, runs, parent, tags, beside)
+                outcome = self._train(job, run_id, folder, first, on_epoch, label or label_of(job, variant), variant, beside)
         self._show_end(outcome, label or label_of(job, variant))
         return outcome
 
@@ -325,37 +333,24 @@ class Worker:
                 self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
         return None
 
-    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str]) -> str:
+    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], beside: Beside) -> str:
         """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
         interrupted = [r for r in runs if r.status != "FINISHED" and not _pruned_before(r, tags)]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
-            self.tracker.tag(interrupted[0].run_id, outcome="", error="")
+            self.tracker.tag(interrupted[0].run_id, outcome="", error="", **Beside(self.display.say).tags(interrupted[0].tags))
             if "described" not in interrupted[0].tags:
-                self._describe(interrupted[0].run_id, job)
+                describe(self.tracker, interrupted[0].run_id, job, beside)
             return interrupted[0].run_id
         identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
         seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
-        about = {DESCRIPTION: job_note(job, tags["variant"])}
+        about = {}
+        with beside("the description"):
+            about = {DESCRIPTION: job_note(job, tags["variant"])}
         name = job_name(job, tags["variant"], tags.get("trial"))
         run_id = self.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
-        self._describe(run_id, job)
+        describe(self.tracker, run_id, job, beside)
         return run_id
-
-    def _describe(self, run_id: str, job: Job) -> None:
-        """Log what the job is: settings, how to repeat it, data."""
-        self.tracker.log_params(run_id, job.settings.flat())
-        self.tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
-        self.tracker.log_json(run_id, job.identity(), "identity.json")
-        store = job.unit.store
-        self.tracker.log_dataset(
-            run_id,
-            name=f"{job.unit.card.name}-{job.unit.features}",
-            digest=store.development_digest if job.stage == 1 else store.digest,
-            source=f"{job.unit.card.title}, feature set {job.unit.features}",
-            context="train+validation" if job.stage == 1 else "train+validation+test",
-        )
-        self.tracker.tag(run_id, described="true")
 
     def _train(
         self,
@@ -366,6 +361,7 @@ class Worker:
         on_epoch: Callable[[EpochRecord], None] | None,
         title: str,
         variant: str,
+        beside: Beside,
     ) -> Outcome:
         def after_epoch(record: EpochRecord) -> None:
             if on_epoch is not None:
@@ -386,7 +382,8 @@ class Worker:
             else:
                 tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
                 listener.send(wait=True)
-                result = log_stage_two(self.tracker, run_id, tested, title, job.seed, job.unit.method.name)
+                result = log_stage_two(self.tracker, run_id, tested, title, job.seed, job.unit.method.name, beside)
+            self.tracker.log_json(run_id, {**result, "processor": processor()}, "result.json")
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
             self.tracker.finish(run_id, "KILLED")
@@ -400,18 +397,23 @@ class Worker:
         except (Exception, SystemExit) as error:  # any failure of a method is recorded, and the other jobs go on
             text = text_of(error, job.unit.method)
             self.tracker.tag(run_id, outcome="failed", error=text[:4000])
-            self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
+            with beside("traceback.txt"):
+                self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
             self.tracker.finish(run_id, "FAILED")
             return Outcome(job, "failed", error=text)
-        usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
-        self.tracker.log_metrics(run_id, usage)
+        with beside("duration and memory"):
+            usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
+            self.tracker.log_metrics(run_id, usage)
         if first is not None:
-            log_map(self.tracker, run_id, tested)
-        result["processor"] = processor()
-        self.tracker.log_json(run_id, result, "result.json")
-        write_weights_record(folder, job, result)
+            with beside("the map of embeddings"):
+                log_map(self.tracker, run_id, tested)
+        with beside("config.json beside the weights"):
+            write_weights_record(folder, job, result)
+        about = {}
+        with beside("the description"):
+            about = {DESCRIPTION: job_note(job, variant, result)}
         weights = str(folder / ("best.pt" if first is None else "final.pt"))
-        self.tracker.tag(run_id, outcome="done", weights=weights, **{DESCRIPTION: job_note(job, variant, result)})
+        self.tracker.tag(run_id, outcome="done", weights=weights, **about, **beside.tags())
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)

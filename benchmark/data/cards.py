@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
+from benchmark.shipped_files import shipped
 
-CARDS_DIR = Path(__file__).resolve().parents[2] / "datasets"
+CARDS_DIR = shipped("datasets")
 
 
 class ModalityCard(Fields):

@@ -214,7 +214,8 @@ class ResultFolder:
                 if locks.is_held(other):
                     raise self._busy(other)
             try:
-                holder.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                holder.write_text(f"process {os.getpid()} on {platform.node()}, since {since}", encoding="utf-8")
                 self._remove_partials(samples)
             except OSError as error:
                 raise self._not_written(error) from None
@@ -226,7 +227,7 @@ class ResultFolder:
 
     def _busy(self, name: str) -> UsageError:
         holder = self._holder(name)
-        who = holder.read_text() if holder.is_file() else "another process"
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         number, of = name.split("-")[1::2]
         what = f"shard {number}/{of} is" if of != "1" else "all videos are"
         return UsageError(f"{self.folder}: {what} being extracted already ({who}); wait for that to end, or stop it")

@@ -21,6 +21,7 @@ from benchmark.report.switches import differing, switched, told_apart
 from benchmark.tracking import RunRecord, Tracker, calls
 
 ALL_CALLS = "all"
+GONE = "its run is not in the store any more"
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
 DISJOINT = ("disjoint_seen", "disjoint_hm", "disjoint_samples", "disjoint_classes")
 """Without the test-seen samples that have a relative in training; only where a job was asked for them."""
@@ -34,6 +35,14 @@ COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "call", "error"
 whether the settings are known to be the published ones."""
 
 
+TYPES: dict[str, type] = {
+    **dict.fromkeys(COLUMNS, object),
+    **dict.fromkeys(NUMBERS, float),
+    "repetition": int,
+    "stage": int,
+    "as_published": bool,
+}
+"""Of the columns: the same in a frame without rows, or without a value in a column, so that frames fit each other."""
 RECALL_COLUMNS = [
     "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
 ]  # fmt: skip
@@ -176,8 +185,8 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
     test, validation = (_frame([r for r in plain if r["split"] == split], settings) for split in ("test", "validation"))
     ablating = {r["call"] for r in rows if r["ablation"]}
     names = [*COLUMNS, "ablation"]
-    ablation = pd.DataFrame([r for r in rows if r["call"] in ablating and r["stage"] == 2], columns=names)
-    switched = pd.DataFrame([r for r in rows if r["ablation"]], columns=names)
+    ablation = pd.DataFrame([r for r in rows if r["call"] in ablating and r["stage"] == 2], columns=names).astype(TYPES)
+    switched = pd.DataFrame([r for r in rows if r["ablation"]], columns=names).astype(TYPES)
     problems = _problems(pd.concat([validation, test, switched]))
     tested = {(r["dataset"], r["features"]) for r in records(test)}
     data = {(dataset, features): values for (dataset, features, _), values in digests(tracker, test).items()} if weights else {}
@@ -242,10 +251,7 @@ def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: boo
 
 def _identity(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """What a job's key was made of; empty where it was not recorded."""
-    try:
-        return dict(tracker.read_json(run_id, "identity.json"))
-    except UsageError:
-        return {}
+    return dict(artifact_json(tracker, run_id, "identity.json") or {})
 
 
 def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
@@ -274,15 +280,12 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
 
 def _entries(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
     """The call's list of jobs; empty where it was stopped before its first method was through."""
-    try:
-        return list(hide_values(tracker.read_json(call.run_id, "jobs.json")))
-    except UsageError:
-        return []
+    return list(hide_values(artifact_json(tracker, call.run_id, "jobs.json") or []))
 
 
 def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequence[Any]) -> str:
     names = ", ".join(f"{c.run_id} ({c.name}, {c.status.lower()})" for c in found)
-    reasons = [e["error"] for _, e in entries if e["error"]]
+    reasons = [e["error"] or GONE for _, e in entries if e["error"] or e["state"] in ("done", "reused")]
     why = f"; all {len(entries)} of its jobs failed or are missing, first reason: {reasons[0]}" if reasons else ""
     others = [c for c in calls(tracker) if c.run_id not in {f.run_id for f in found}]
     hint = f"; other calls: {', '.join(f'{c.run_id} ({c.name})' for c in others[:3])}" if others else ""
@@ -308,12 +311,12 @@ def _unit(run: RunRecord, call: str) -> UnitFacts:
 
 
 def _study(tracker: Tracker, run_id: str) -> dict[str, Any]:
-    """What a method's run has of its study; older stores have the result alone."""
-    trials, importances = (artifact_text(tracker, run_id, name) for name in ("trials.csv", "importances.json"))
+    """What a method's run has of its study; older stores have the result alone, and what cannot be read is None."""
+    study, importances = (artifact_json(tracker, run_id, name) for name in ("tuning.json", "importances.json"))
     return {
-        "study": tracker.read_json(run_id, "tuning.json"),
-        "search": None if trials is None else pd.read_csv(io.StringIO(trials)),
-        "importances": None if importances is None else json.loads(importances),
+        "study": study if isinstance(study, dict) else None,
+        "search": artifact_frame(tracker, run_id, "trials.csv"),
+        "importances": importances if isinstance(importances, dict) else None,
     }
 
 
@@ -325,7 +328,7 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit:
     row |= {"call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
         gone = entry["state"] not in ("failed", "missing")
-        return {**row, "state": "missing", "error": "its run is not in the store any more"} if gone else row
+        return {**row, "state": "missing", "error": GONE} if gone else row
     row |= _numbers(run, "test/" if entry["stage"] == 2 else "best/")
     row |= {"switches": ", ".join(switched(run.params)), "seed": run.tags.get("seed")}
     return {**row, "state": "done", "error": "", "run_id": run.run_id}
@@ -340,9 +343,7 @@ def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
 
 def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """Rows as a frame; of a row that two calls have with the same settings, a result is kept before none, the newer first."""
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    for name in NUMBERS:
-        frame[name] = frame[name].astype(float)
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
     frame["settings"] = ""
     for _, group in frame.groupby([*UNIT, "variant"], sort=False):
         frame.loc[group.index, "settings"] = _settings_labels(group, params)
@@ -376,9 +377,21 @@ def artifact_text(tracker: Tracker, run_id: str, file: str) -> str | None:
 
 
 def artifact_frame(tracker: Tracker, run_id: str, file: str) -> pd.DataFrame | None:
-    """A CSV artifact of a run, None where it has none."""
+    """A CSV artifact of a run, None where it has none that can be read."""
     text = artifact_text(tracker, run_id, file)
-    return None if text is None else pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+    try:
+        return None if text is None else pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+    except ValueError:  # empty or cut off: pandas' errors are of this kind
+        return None
+
+
+def artifact_json(tracker: Tracker, run_id: str, file: str) -> Any:
+    """A JSON artifact of a run, None where it has none that can be read."""
+    text = artifact_text(tracker, run_id, file)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
 
 
 def curve_of(tracker: Tracker, run_id: str) -> pd.DataFrame | None:

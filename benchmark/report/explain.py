@@ -5,7 +5,7 @@ One set of figures for each place (``places.py``). A figure of which a store has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.beside import Guard, reason_of, unguarded
 from benchmark.report.collect import Results, artifact_frame
 from benchmark.report.explain_figures import (
     Bar,
@@ -70,23 +71,34 @@ def _miss(missing: Missing, what: str, place: Place, reasons: Mapping[str, str])
         missing.append(f"{what}, {place.title}: {mine} ({reason}).")
 
 
-def explain(tracker: Tracker, results: Results, published: Sequence[PublishedTable] | None = None) -> Explained:
+def explain(
+    tracker: Tracker, results: Results, published: Sequence[PublishedTable] | None = None, guard: Guard = unguarded
+) -> Explained:
     """All figures that explain the results of a report.
 
     Args:
         published: published tables; those of ``reports/published/`` if None.
+        guard: around the figures of each kind and place, with what they are.
     """
     missing: Missing = []
     tested, validated = places_of(results, results.test), places_of(results, results.validation)
-    recall, maps = recall_by_class(results), _flat_maps(tracker, tested)
-    kinds: list[tuple[str, str, list[list[ReportFigure]]]] = [
-        ("Scores", SCORES_TEXT, [[scores_of(place, published)] for place in tested]),
-        ("Training", TRAINING_TEXT, [_training(tracker, place, missing) for place in validated]),
-        ("Recall of unseen classes", RECALL_TEXT, [_recalls(recall, place, missing) for place in tested]),
-        ("Embeddings", MAP_TEXT, [_maps(maps, place, missing) for place in tested]),
-        ("Confusion of unseen classes", CONFUSION_TEXT, [_confusions(tracker, place, missing) for place in tested]),
+    maps: Mapping[str, pd.DataFrame | str] = {}
+    with guard("embedding maps"):
+        maps = _flat_maps(tracker, tested)
+    kinds: list[tuple[str, str, Sequence[Place], Callable[[Place], list[ReportFigure]]]] = [
+        ("Scores", SCORES_TEXT, tested, lambda place: [scores_of(place, published)]),
+        ("Training", TRAINING_TEXT, validated, lambda place: _training(tracker, place, missing)),
+        ("Recall of unseen classes", RECALL_TEXT, tested, lambda p: _recalls(recall_by_class(results), p, missing)),
+        ("Embeddings", MAP_TEXT, tested, lambda place: _maps(maps, place, missing)),
+        ("Confusion of unseen classes", CONFUSION_TEXT, tested, lambda place: _confusions(tracker, place, missing)),
     ]
-    sections = [Section(heading, [text], [f for figures in found for f in figures]) for heading, text, found in kinds]
+    sections = []
+    for heading, text, places, make in kinds:
+        figures: list[ReportFigure] = []
+        for place in places:
+            with guard(f"{heading}, {place.title}"):
+                figures += make(place)
+        sections.append(Section(heading, [text], figures))
     return Explained([*sections, Section("Figures without data", [], [], missing)], missing)
 
 
@@ -202,26 +214,35 @@ def _correlation(data: pd.DataFrame) -> str:
     return f"ρ {'not defined' if np.isnan(rho) else f'= {rho:.2f}'}, n = {len(data)}".replace("-", "−")
 
 
-def _flat_maps(tracker: Tracker, places: Sequence[Place]) -> dict[str, pd.DataFrame | None]:
-    """``flat_map`` of the first seed of all methods that logged embeddings, by run id; read where the job logged it too."""
+def _flat_maps(tracker: Tracker, places: Sequence[Place]) -> dict[str, pd.DataFrame | str]:
+    """``laid_out`` of the first seed of all methods that logged embeddings, by run id; read where the job logged it too."""
     firsts = dict.fromkeys(_first_run(one) for place in places for one in place.series)
     logged = {run_id: artifact_frame(tracker, run_id, LOGGED) for run_id in firsts}
     embedded = {run_id: artifact_frame(tracker, run_id, "embedding.csv") for run_id in firsts if logged[run_id] is None}
     frames = {run_id: frame for run_id, frame in embedded.items() if frame is not None}
-    made = dict(zip(frames, side_by_side(flat_map, list(frames.values())), strict=True))
+    made = dict(zip(frames, side_by_side(laid_out, list(frames.values())), strict=True))
     return {run_id: frame for run_id, frame in logged.items() if frame is not None} | made
+
+
+def laid_out(frame: pd.DataFrame) -> pd.DataFrame | str:
+    """``flat_map``, or why there is none."""
+    try:
+        flat = flat_map(frame)
+    except Exception as error:  # one method's embeddings must not cost the others their maps
+        return reason_of(error)
+    return COLLAPSED if flat is None else flat
 
 
 def _first_run(one: Series) -> str:
     return str(one.jobs["run_id"].iloc[0])
 
 
-def _maps(maps: Mapping[str, pd.DataFrame | None], place: Place, missing: Missing) -> list[ReportFigure]:
+def _maps(maps: Mapping[str, pd.DataFrame | str], place: Place, missing: Missing) -> list[ReportFigure]:
     drawn, reasons = [], dict[str, str]()
     for one in place.series:
-        points = maps.get(_first_run(one))
-        if points is None:
-            reasons[one.title] = COLLAPSED if _first_run(one) in maps else MAP_NOT_LOGGED
+        points = maps.get(_first_run(one), MAP_NOT_LOGGED)
+        if isinstance(points, str):
+            reasons[one.title] = points
         else:
             drawn.append((one, points))
     _miss(missing, "Embedding map", place, reasons)

@@ -11,12 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from benchmark.report.drawing import Axes, Axis, Figure, Line2D, LogFormatter, MaxNLocator
 from benchmark.report.figures import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, heading, marker_of, plain
 
 LOSS_AXIS = "Training loss (no unit)"

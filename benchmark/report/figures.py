@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+
+from benchmark.report.drawing import Axes, Figure, MaxNLocator
 
 UNSEEN_AXIS = "Unseen accuracy U (%)"
 SEEN_AXIS = "Seen accuracy S (%)"
@@ -30,13 +28,6 @@ def heading(figure: Figure, title: str) -> None:
     room = int(LETTERS * float(figure.get_figwidth()))
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
-
-
-def as_written(figure: Figure) -> Figure:
-    """The figure with texts as they are written: names may have dollar signs, which are no formulas."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    return figure
 
 
 def plain(axes: Axes) -> None:

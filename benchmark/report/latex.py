@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from math import ceil
 
+from benchmark.beside import Guard, unguarded
 from benchmark.report.captions import SUPERSCRIPTS
 from benchmark.report.cells import Table
 from benchmark.report.collect import UNIT
@@ -69,11 +70,17 @@ def _sign(char: str) -> str:
     return "".join(SIGNS.get(c, c) for c in plain if c.isprintable()) or f"[U+{ord(char):04X}]"
 
 
-def latex_files(tables: Sequence[Table]) -> dict[str, str]:
-    """``<table>.tex`` for each table and ``report.tex``, which prints them all; by name."""
-    names = table_names(tables)
-    files = {f"{name}.tex": latex_table(table, name) for table, name in zip(tables, names, strict=True)}
-    return {**files, "report.tex": _document(names)}
+def latex_files(tables: Sequence[Table], guard: Guard = unguarded) -> dict[str, str]:
+    """``<table>.tex`` for each table and ``report.tex``, which prints them all; by name.
+
+    Args:
+        guard: around each table, with the name of its file.
+    """
+    files = {}
+    for table, name in zip(tables, table_names(tables), strict=True):
+        with guard(f"{name}.tex"):
+            files[name] = latex_table(table, name)
+    return {**{f"{name}.tex": text for name, text in files.items()}, "report.tex": _document(list(files))}
 
 
 def table_names(tables: Sequence[Table]) -> list[str]:

@@ -189,6 +189,7 @@ def report_page(
     *,
     incomplete: str,
     lost: Sequence[str],
+    not_written: Sequence[str],
     provenance: Sequence[str],
     configs: Mapping[str, str],
     files: Sequence[str],
@@ -201,6 +202,7 @@ def report_page(
         pictures: by stem of their figure.
         incomplete: a sentence where the report is not complete.
         lost: a sentence for each job without a result.
+        not_written: a line for each thing that could not be made or logged.
         configs: text of the configuration of each call.
         files: the other files of the report.
         link: ``run_link``.
@@ -223,6 +225,7 @@ def report_page(
         sections=[s for s in sections if s.markdown()],
         pictures=pictures,
         lost=lost,
+        not_written=not_written,
         provenance=provenance,
         configs=configs,
         settings=resolved_settings(results),

@@ -74,7 +74,8 @@ def ablation_tables(results: Results) -> list[Table]:
 
 def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     first = effects.iloc[0]
-    unit = next(u for u in results.units if [u.call, u.dataset, u.features, u.method] == first[ABLATED].tolist())
+    dataset, method = str(first["dataset"]), str(first["method"])
+    units = [u for u in results.units if [u.call, u.dataset, u.features, u.method] == first[ABLATED].tolist()]
     lines = [row for _, row in effects.iterrows()]
     names = {"": "none: mode paper", "all": "all: mode corrected"}
     columns = [Column("Corrected", "", [names.get(r["ablation"], r["ablation"]) for r in lines])]
@@ -84,7 +85,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         texts = [difference(r[f"{metric}_effect"], r[f"{metric}_effect_std"]) for r in lines]
         texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
         columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
-    generated = " Generated data." if unit.tag("dataset_kind") == "generated" else ""
+    generated = " Generated data." if any(u.tag("dataset_kind") == "generated" for u in units) else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
         f"switch that it names (docs/protocol.md){'; the last row corrects all' if 'all' in set(effects['ablation']) else ''}. "
@@ -101,6 +102,6 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         for r in lines
         if r["seeds"] < first["seeds"] and not pd.isna(r["hm_effect"])
     ]
-    place = f"{unit.tag('dataset_title', unit.dataset)}, features {unit.features}"
-    title = f"Protocol ablation: {unit.tag('method_title', unit.method)}, {place}"
+    place = f"{dataset_title(results, dataset)}, features {first['features']}"
+    title = f"Protocol ablation: {method_title(results, method)}, {place}"
     return plain_table("ablation", title, caption, columns, notes, keys=[about(r) for r in lines])

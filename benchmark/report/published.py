@@ -14,9 +14,10 @@ from pydantic import Field, ValidationError, model_validator
 from benchmark.errors import UsageError
 from benchmark.reading import YAML_SUFFIXES, Fields, files_in, read_documents
 from benchmark.report.released import RELEASED
+from benchmark.shipped_files import shipped
 
 log = logging.getLogger(__name__)
-PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "reports" / "published"
+PUBLISHED_DIR = shipped("reports", "published")
 ROUNDING = 0.02
 """Largest distance of a printed HM from the HM of the printed S and U: papers round each by itself."""
 

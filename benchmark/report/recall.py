@@ -30,7 +30,7 @@ def recall_by_class(results: Results) -> pd.DataFrame:
     columns = [*IDENTITY, "variant", "class", "group", *names]
     done = results.test[results.test["state"] == "done"]
     jobs = done.assign(slot=done["variant"].map(slot_of))[[*IDENTITY, "variant", "run_id"]]
-    merged = jobs.merge(results.recall, on="run_id")
+    merged = jobs.merge(results.recall.astype({"run_id": object}), on="run_id")
     if merged.empty:
         return pd.DataFrame(columns=columns)
     groups = merged.groupby([*IDENTITY, "class", "group"], sort=False, dropna=False)

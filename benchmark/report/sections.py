@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
-from benchmark.report.figures import as_written
+from benchmark.beside import reason_of
+from benchmark.report.drawing import Figure, FigureCanvasAgg, FigureCanvasSVG, default_style, drawn
 
 DPI = 200
 """Of PNG files."""
@@ -71,6 +69,10 @@ class Section:
     notes: Sequence[str] = ()
     """Paragraphs below them."""
 
+    def only(self, stems: Container[str]) -> Section:
+        """Itself with those of its figures that have these stems."""
+        return replace(self, figures=[figure for figure in self.figures if figure.stem in stems])
+
     def markdown(self) -> list[str]:
         """Its paragraphs; none where it is empty."""
         if not self.figures and not self.notes:
@@ -78,17 +80,29 @@ class Section:
         return [f"## {self.heading}", *self.texts, *(f.markdown() for f in self.figures), *self.notes]
 
 
-def save_figure(figure: ReportFigure, folder: Path) -> Picture:
-    """Draw a figure and write it and its numbers; returns the smaller of its two images."""
-    png, svg = (folder / f"{figure.stem}.{kind}" for kind in ("png", "svg"))
-    drawn = as_written(figure.draw())
-    width, height = (round(PIXELS * float(inches)) for inches in drawn.get_size_inches())
-    if (engine := drawn.get_layout_engine()) is not None:
-        engine.execute(drawn)
-        drawn.set_layout_engine("none")  # once: each of the two would do it again
-    drawn.dpi = DPI
-    # ``savefig`` would draw each of the two twice
-    FigureCanvasAgg(drawn).print_png(png)  # type: ignore[no-untyped-call]
-    FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
+def save_figure(figure: ReportFigure, folder: Path) -> Picture | str:
+    """Draw a figure and write it and its numbers; returns the smaller of its two images, or why it could not be drawn.
+
+    A figure that cannot be drawn leaves no file behind but its numbers.
+    """
+    names = [folder / f"{figure.stem}.{kind}" for kind in ("png", "svg")]
     figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+    try:
+        with default_style():
+            return _save(drawn(figure.draw), *names)
+    except Exception as error:  # whatever it is, the report's other figures and its tables are written
+        for file in names:
+            file.unlink(missing_ok=True)
+        return reason_of(error)
+
+
+def _save(figure: Figure, png: Path, svg: Path) -> Picture:
+    width, height = (round(PIXELS * float(inches)) for inches in figure.get_size_inches())
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # once: each of the two would do it again
+    figure.dpi = DPI
+    # ``savefig`` would draw each of the two twice
+    FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return Picture(min(svg.read_bytes(), png.read_bytes(), key=len), width, height)

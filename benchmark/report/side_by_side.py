@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from benchmark.beside import reason_of
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 PROCESSES = 4
@@ -24,4 +28,8 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     processes = min(PROCESSES, int(cpu_count()), len(items) // ITEMS_EACH)
     if processes < 2:
         return [function(item) for item in items]
-    return list(Parallel(n_jobs=processes, batch_size=1)(delayed(function)(item) for item in items))
+    try:
+        return list(Parallel(n_jobs=processes, batch_size=1)(delayed(function)(item) for item in items))
+    except Exception as error:  # a process was killed or could not be started, for example for want of memory
+        logger.warning("working without further processes, since these failed (%s)", reason_of(error))
+        return [function(item) for item in items]

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from benchmark.report.drawing import Axes, Figure, MaxNLocator
 from benchmark.report.figures import GREY, colour_of, dash_of, heading, marker_of, plain
 
 HM_AXIS = "Validation HM (%)"

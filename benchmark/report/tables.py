@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import pandas as pd
 
+from benchmark.beside import Guard, unguarded
 from benchmark.report.captions import Footnotes, caption_of
 from benchmark.report.cells import (
     NOTHING,
@@ -45,30 +47,67 @@ ORDER = (
 """Names of tables as they stand in a report."""
 
 
-def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None) -> list[Table]:
+def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None, guard: Guard = unguarded) -> list[Table]:
     """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
 
     There is one of each for every feature set, so that different features never share a table; of recalls one for each data
     set, features, mode and alignment.
+
+    Args:
+        guard: around each table, with its name: what it lets pass ends the others too.
     """
     built: list[Table | None] = []
-    sure, pairs = intervals(results, tables), comparisons(results)
+    for name, features, make in _makers(results, tables):
+        with guard(f"table {name}" + (f", features {features}" if features else "")):
+            built += make()
+    return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
+
+
+Maker = tuple[str, str, Callable[[], Sequence[Table | None]]]
+"""Name of a table, its feature set or nothing, and what makes it."""
+
+
+def _makers(results: Results, tables: Sequence[PublishedTable] | None) -> Iterator[Maker]:
     for features in dict.fromkeys([*results.test["features"], *results.validation["features"]]):
         test = results.test[results.test["features"] == features]
-        if len(test):
-            make = _Builder(results, test, features, tables)
-            built += [make.wide("gzsl", ("seen", "unseen", "hm")), make.wide("zsl", ("zsl",)), make.full("full")]
-            built += [intervals_table(results, features, sure), comparisons_table(results, features, pairs)]
-            built += [modes_table(results, test, features), cost_table(results, features)]
-            asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
-            built.append(_Builder(results, asked, features, tables).disjoint("disjoint") if len(asked) else None)
+        builder = partial(_Builder, results, features=features, tables=tables)
+        for name, make in _tests(results, test, features, tables, builder).items() if len(test) else ():
+            yield name, features, make
         validation = results.validation[results.validation["features"] == features]
         validation = validation[~validation["dataset"].isin(set(test["dataset"]))]
-        built.append(_Builder(results, validation, features, tables).full("validation") if len(validation) else None)
+        if len(validation):
+            yield "validation", features, lambda f=validation, b=builder: [b(frame=f).full("validation")]  # type: ignore[misc]
     for features in dict.fromkeys(u.features for u in results.units):
-        built.append(references_table(results, features, tables))
-    built += [*recall_tables(results), *ablation_tables(results), tuning_table(results)]
-    return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
+        yield "references", features, lambda f=features: [references_table(results, f, tables)]  # type: ignore[misc]
+    yield "recall", "", lambda: recall_tables(results)
+    yield "ablation", "", lambda: ablation_tables(results)
+    yield "tuning", "", lambda: [tuning_table(results)]
+
+
+def _tests(
+    results: Results,
+    test: pd.DataFrame,
+    features: str,
+    tables: Sequence[PublishedTable] | None,
+    builder: Callable[..., _Builder],
+) -> dict[str, Callable[[], list[Table | None]]]:
+    """What makes the tables of the test parts of a feature set."""
+    every = cache(lambda: builder(frame=test))
+
+    def disjoint() -> list[Table | None]:
+        asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
+        return [builder(frame=asked).disjoint("disjoint")] if len(asked) else []
+
+    return {
+        "gzsl": lambda: [every().wide("gzsl", ("seen", "unseen", "hm"))],
+        "zsl": lambda: [every().wide("zsl", ("zsl",))],
+        "full": lambda: [every().full("full")],
+        "intervals": lambda: [intervals_table(results, features, intervals(results, tables))],
+        "comparisons": lambda: [comparisons_table(results, features, comparisons(results))],
+        "modes": lambda: [modes_table(results, test, features)],
+        "cost": lambda: [cost_table(results, features)],
+        "disjoint": disjoint,
+    }
 
 
 TITLES = {

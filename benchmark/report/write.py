@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.beside import Beside, Guard, not_written, unguarded
 from benchmark.databases import without_password
 from benchmark.redaction import link_to
 from benchmark.report.captions import dataset_title, method_title
@@ -42,7 +43,7 @@ from benchmark.report.published import PublishedTable, published_problems
 from benchmark.report.recall import recall_csv
 from benchmark.report.references import references
 from benchmark.report.released import RELEASED
-from benchmark.report.sections import ReportFigure, Section, save_figure
+from benchmark.report.sections import Picture, ReportFigure, Section, save_figure
 from benchmark.report.side_by_side import side_by_side
 from benchmark.report.significance import comparisons, intervals
 from benchmark.report.studies import StudyGroup, study_groups, tuning_csv
@@ -87,6 +88,8 @@ class Report:
     """All files, ``report.md`` first."""
     tables: Sequence[Table]
     results: Results
+    not_written: Sequence[str] = ()
+    """What could not be made of it, with the reason: ``name: reason``."""
 
     @property
     def markdown(self) -> dict[str, list[str]]:
@@ -109,10 +112,12 @@ def write_report(
     published: Sequence[PublishedTable] | None = None,
     mlflow_ui: str | None = None,
     choice: Choice | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
 
-    A folder that holds just this report already is left as it is.
+    A folder that holds just this report already is left as it is. A table, figure or file that cannot be made is left out, and
+    the report says so.
 
     Args:
         tracker: the store, the only source of results.
@@ -121,6 +126,7 @@ def write_report(
         published: published tables; those of ``reports/published/`` if None.
         mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
         choice: the methods, data sets, feature sets and modes that are wanted; all if None.
+        say: tells the user of what could not be made.
 
     Raises:
         UsageError: no call, an unknown id or name, no result yet, or an address that is none; then the folder is left as it
@@ -128,42 +134,69 @@ def write_report(
     """
     address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
-    results = collect(tracker, call_ids, choice)
-    tables = build_tables(results, published)
-    texts = {**_csv_files(results, tables, published), **latex_files(tables)}
+    results, beside = collect(tracker, call_ids, choice), Beside(say)
+    tables = build_tables(results, published, beside)
+    texts = {**_csv_files(results, tables, published, beside), **latex_files(tables, beside)}
     provenance, configs = _provenance(tracker, results), _configs(tracker, results)
     stated = [*texts.values(), *(t.markdown() for t in tables), *provenance, *configs.values(), link]
     inputs = made_from(results, stated)
     if read_manifest(folder).get("made_from") == inputs and is_whole(folder):
         return Report(folder, [folder / name for name in listed_files(folder)], tables, results)
-    curves, groups = curve_figures(tracker, results), study_groups(results)
-    searches = [figure for group in groups for figure in study_figures(group)]
-    explained = explain(tracker, results, published)
-    sections = [_curves_section(curves), *explained.sections, _searches_section(groups, searches)]
-    texts["report.md"] = report_markdown(results, tables, sections, provenance)
+    sections = _sections(tracker, results, published, beside)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
-        figures = [*curves, *explained.figures, *searches]
+        figures = [figure for section in sections for figure in section.figures]
         saved = side_by_side(partial(save_figure, folder=Path(new)), figures)
-        pictures = {figure.stem: picture for figure, picture in zip(figures, saved, strict=True)}
-        page = report_page(
-            title_of(results),
-            results,
-            dict(zip(table_names(tables), tables, strict=True)),
-            sections,
-            pictures,
-            incomplete=_incomplete(results),
-            lost=failed_jobs(results),
-            provenance=provenance,
-            configs=configs,
-            files=sorted(p.name for p in Path(new).iterdir()),
-            link=link,
-        )
-        (Path(new) / PAGE).write_text(page, encoding="utf-8")
-        names = install(Path(new), folder, "report.md", {"made_from": inputs, "report": facts(tracker, results)})
-    return Report(folder, [folder / name for name in names], tables, results)
+        found = {figure.stem: picture for figure, picture in zip(figures, saved, strict=True)}
+        beside.note({f"figure {stem}": reason for stem, reason in found.items() if isinstance(reason, str)})
+        pictures = {stem: picture for stem, picture in found.items() if isinstance(picture, Picture)}
+        sections = [s.only(pictures) for s in sections]
+        with beside(PAGE):
+            page = report_page(
+                title_of(results),
+                results,
+                dict(zip(table_names(tables), tables, strict=True)),
+                sections,
+                pictures,
+                incomplete=_incomplete(results),
+                lost=failed_jobs(results),
+                not_written=[*not_logged(results), *beside.lines()],
+                provenance=provenance,
+                configs=configs,
+                files=sorted({"report.md", *(p.name for p in Path(new).iterdir())}),
+                link=link,
+            )
+            (Path(new) / PAGE).write_text(page, encoding="utf-8")
+        text = report_markdown(results, tables, sections, provenance, [*not_logged(results), *beside.lines()])
+        (Path(new) / "report.md").write_text(text, encoding="utf-8")
+        about = {"report": facts(tracker, results), **({} if beside.failed else {"made_from": inputs})}
+        names = install(Path(new), folder, "report.md", about)
+    return Report(folder, [folder / name for name in names], tables, results, beside.lines())
+
+
+def _sections(tracker: Tracker, results: Results, published: Sequence[PublishedTable] | None, guard: Guard) -> list[Section]:
+    """All figures of a report in their sections; those that cannot be made are left out."""
+    groups, searches = list[StudyGroup](), list[ReportFigure]()
+    with guard("figures of searches"):
+        groups = study_groups(results)
+        searches = [figure for group in groups for figure in study_figures(group)]
+    curves = _curves_section(curve_figures(tracker, results, guard))
+    return [curves, *explain(tracker, results, published, guard).sections, _searches_section(groups, searches)]
+
+
+def not_logged(results: Results) -> list[str]:
+    """A sentence for each thing that jobs, searches and calls could not log beside their results."""
+    runs = [*((c.name, c.tags) for c in results.calls), *((u.tag("method_title", u.method), u.tags) for u in results.units)]
+    runs += [(_job_title(run), run.tags) for run in results.runs.values()]
+    return [f"{title}: {line}" for title, tags in runs for line in not_written(tags)]
+
+
+def _job_title(run: RunRecord) -> str:
+    tags = run.tags
+    place = f"{tags.get('dataset')}/{tags.get('features')}, mode {tags.get('mode')}"
+    return f"{tags.get('method_title')} on {place}, seed {tags.get('repetition')}, stage {tags.get('stage')}"
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
@@ -172,34 +205,35 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
     return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
-def _csv_files(results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None) -> dict[str, str]:
-    ranks, given = method_ranks(results), None if published is None else tuple(published)
-    names = {t.name for t in tables}
-    files = {}
-    for name, metrics in CSV_METRICS.items():
+def _csv_files(
+    results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None, guard: Guard
+) -> dict[str, str]:
+    """The numbers of the tables, and ``results.csv``, by name of the file."""
+
+    def numbers(name: str) -> pd.DataFrame:
+        rows = order_rows(summarise(results.validation if name == "validation" else results.test), method_ranks(results))
+        rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
+        return numbers_csv(rows, CSV_METRICS[name], None if published is None else tuple(published))
+
+    frames: dict[str, Callable[[], pd.DataFrame]] = {
+        **{name: partial(numbers, name) for name in CSV_METRICS},
+        "modes": lambda: order_rows(mode_effects(results.test, results.settings), method_ranks(results)).drop(columns="slot"),
+        "intervals": lambda: intervals(results, published).drop(columns="slot"),
+        "comparisons": lambda: comparisons(results),
+        "recall": lambda: recall_csv(results),
+        "cost": lambda: costs(results).drop(columns="slot"),
+        "tuning": lambda: tuning_csv(results),
+        "references": lambda: references(results, published),
+        "ablation": lambda: ablation_effects(results.ablation),
+    }
+    files, names = {}, {t.name for t in tables}
+    for name, make in frames.items():
         if name in names:
-            rows = order_rows(summarise(results.validation if name == "validation" else results.test), ranks)
-            rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
-            files[f"{name}.csv"] = _csv(numbers_csv(rows, metrics, given))
-    if "modes" in names:
-        files["modes.csv"] = _csv(order_rows(mode_effects(results.test, results.settings), ranks).drop(columns="slot").round(6))
-    if "intervals" in names:
-        files["intervals.csv"] = _csv(intervals(results, published).drop(columns="slot").round(6))
-    if "comparisons" in names:
-        files["comparisons.csv"] = _csv(comparisons(results).round(6))
-    if "recall" in names:
-        files["recall.csv"] = _csv(recall_csv(results))
-    if "cost" in names:
-        files["cost.csv"] = _csv(costs(results).drop(columns="slot").round(6))
-    if "tuning" in names:
-        files["tuning.csv"] = _csv(tuning_csv(results).round(6))
-    if "references" in names:
-        files["references.csv"] = _csv(references(results, published))
-    if "ablation" in names:
-        files["ablation.csv"] = _csv(ablation_effects(results.ablation).round(6))
-    frames = [f for f in (results.test, results.validation) if len(f)]
-    if frames:
-        files["results.csv"] = _csv(pd.concat(frames, ignore_index=True))
+            with guard(f"{name}.csv"):
+                files[f"{name}.csv"] = _csv(make() if name in ("recall", "references") else make().round(6))
+    jobs = [f for f in (results.test, results.validation) if len(f)]
+    if jobs:
+        files["results.csv"] = _csv(pd.concat(jobs, ignore_index=True))
     return files
 
 
@@ -207,32 +241,39 @@ def _csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def curve_figures(tracker: Tracker, results: Results) -> list[ReportFigure]:
+def curve_figures(tracker: Tracker, results: Results, guard: Guard = unguarded) -> list[ReportFigure]:
     """A figure for each data set, features, mode, alignment and kind of settings: a curve per method, of its first seed."""
     done = results.test[results.test["state"] == "done"]
-    ranks, figures = method_ranks(results), []
+    figures: list[ReportFigure] = []
     slots = done.assign(slot=done["variant"].map(slot_of))
     for key, group in slots.groupby([*UNIT[:-1], "slot"], sort=False):
-        dataset, features, mode, alignment, slot = map(str, key)
-        firsts = group.sort_values("repetition", kind="stable").drop_duplicates("method")
-        firsts = firsts.sort_values("method", key=lambda names: names.map(ranks), kind="stable")
-        curves, points = [], []
-        for row in records(firsts):
-            curve = curve_of(tracker, row["run_id"])
-            if curve is not None and len(curve):
-                title = method_title(results, row["method"])
-                curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
-                points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
-        if curves:
-            data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
-            generated = ", generated data" if "generated" in set(group["kind"]) else ""
-            place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
-            trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
-            title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
-            stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
-            keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
-            figures.append(ReportFigure(stem, title, partial(method_curves_figure, curves, title), data, keys))
+        place = tuple(map(str, key))
+        with guard(f"Seen-unseen curves, {', '.join(place)}"):
+            figures += _curves_of(tracker, results, place, group)
     return figures
+
+
+def _curves_of(tracker: Tracker, results: Results, key: Sequence[str], group: pd.DataFrame) -> list[ReportFigure]:
+    dataset, features, mode, alignment, slot = key
+    ranks, curves, points = method_ranks(results), [], []
+    firsts = group.sort_values("repetition", kind="stable").drop_duplicates("method")
+    firsts = firsts.sort_values("method", key=lambda names: names.map(ranks), kind="stable")
+    for row in records(firsts):
+        curve = curve_of(tracker, row["run_id"])
+        if curve is not None and len(curve):
+            title = method_title(results, row["method"])
+            curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
+            points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
+    if not curves:
+        return []
+    data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
+    generated = ", generated data" if "generated" in set(group["kind"]) else ""
+    place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
+    trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
+    title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
+    stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
+    keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
+    return [ReportFigure(stem, title, partial(method_curves_figure, curves, title), data, keys)]
 
 
 def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
@@ -271,12 +312,19 @@ def _incomplete(results: Results) -> str:
     return "A call still runs or was interrupted; this report holds what is done so far." if unfinished else ""
 
 
-def report_markdown(results: Results, tables: Sequence[Table], sections: Sequence[Section], provenance: Sequence[str]) -> str:
+def report_markdown(
+    results: Results,
+    tables: Sequence[Table],
+    sections: Sequence[Section],
+    provenance: Sequence[str],
+    not_written: Sequence[str] = (),
+) -> str:
     """The whole report as markdown.
 
     Args:
         sections: with the figures.
         provenance: a line for each fact.
+        not_written: a line for each thing that could not be made or logged.
     """
     parts = [f"# {title_of(results)}"]
     if incomplete := _incomplete(results):
@@ -286,9 +334,14 @@ def report_markdown(results: Results, tables: Sequence[Table], sections: Sequenc
     lost = failed_jobs(results)
     if lost:
         parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
+    if not_written:
+        parts += ["## Not written", NOT_WRITTEN_TEXT, "\n".join(f"- {_one_line(text)}" for text in not_written)]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]
     parts += ["## Files", _files(tables)]
     return "\n\n".join(p.strip() for p in parts) + "\n"
+
+
+NOT_WRITTEN_TEXT = "These could not be drawn, computed or written. The results are complete without them."
 
 
 def _curves_section(figures: Sequence[ReportFigure]) -> Section:

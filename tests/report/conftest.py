@@ -203,6 +203,12 @@ def new_store(empty_store: Path) -> Callable[[Path], FakeStore]:
     return make
 
 
+@pytest.fixture(scope="session")
+def store_on() -> type[FakeStore]:
+    """Makes a store on any tracker; test files cannot import this file."""
+    return FakeStore
+
+
 @pytest.fixture
 def store(new_store: Callable[[Path], FakeStore], tmp_path: Path) -> FakeStore:
     """A store of the test's own."""
