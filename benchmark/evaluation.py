@@ -327,7 +327,8 @@ def _evaluating(method: Method) -> Iterator[torch.device]:
 
 
 def _embedded_classes(method: Method, data: EvaluationSet, device: torch.device) -> Tensor:
-    return checked_classes(method, method.embed_classes(torch.from_numpy(data.text).to(device)), len(data.class_ids))
+    text = torch.tensor(data.text, device=device)  # a copy, which the method may change
+    return checked_classes(method, method.embed_classes(text), len(data.class_ids))
 
 
 def _distances(
