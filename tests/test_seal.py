@@ -8,13 +8,15 @@ import threading
 import traceback
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from reachable import memory, reachable
 from tiny import Bench, QuietListener
 
@@ -281,6 +283,36 @@ def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(b
     np.testing.assert_array_equal(found[0].unseen_class, found[1].unseen_class)
 
 
+def neighbours(x: torch.Tensor) -> torch.Tensor:
+    """The distances of each sample together with those of the samples beside it, behind a large constant."""
+    return 1e5 + (x + x.roll(1, 0) + x.roll(2, 0))
+
+
+@pytest.mark.parametrize("constant", [lambda x: torch.full_like(x, 5.0), lambda x: 1e5 + x, lambda x: 5.0 + 1e-6 * x])
+def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_behind_a_constant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, constant: Any
+) -> None:
+    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
+    method = task.build()
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    honest = method.distances
+    for change in (constant, neighbours):
+        monkeypatch.setattr(method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()})
+        for size in (7, 256):
+            with pytest.raises(JobError, match="beside them") if change is neighbours else nullcontext():
+                nearest_classes(method, data, task.rules, batch_size=size, check=True)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("samples", [2, 3, 5])
+def test_a_few_samples_can_be_checked(bench: Bench, samples: int, size: int) -> None:
+    task = bench.units(bench.call(methods="cjme"))[0].job(1, 0).task()
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    few = replace(data, rows=data.rows[:: len(data.rows) // samples][:samples])
+    found = nearest_classes(task.build(), few, task.rules, batch_size=size, check=True)
+    assert {len(nearest.label) for nearest in found.values()} == {samples}
+
+
 def test_a_method_may_change_the_word_vectors_that_it_is_given(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
     method = task.build()
@@ -391,11 +423,9 @@ def test_no_error_that_a_stop_came_of_keeps_its_frames() -> None:
 
     cause.__context__ = member
     member.__context__ = cause  # a circle
-    with pytest.raises(ExceptionGroup), sealed(given(validate), QuietListener()) as (data, _):
-        try:
-            data.validate(None)  # type: ignore[arg-type]
-        finally:
-            assert [error.__traceback__ for error in (beside, cause, member)] == [None] * 3
+    with suppress(ExceptionGroup), sealed(given(validate), QuietListener()) as (data, _):
+        data.validate(None)  # type: ignore[arg-type]
+    assert [error.__traceback__ for error in (beside, cause, member)] == [None] * 3
 
 
 def test_an_error_that_refuses_attributes_comes_back_too() -> None:
