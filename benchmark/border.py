@@ -121,8 +121,8 @@ def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
     return embedded
 
 
-def checked_distances(method: Method, distances: Any, size: int, count: int) -> Mapping[str, Tensor]:
-    """What ``distances`` returned for ``size`` samples and ``count`` classes.
+def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
+    """What ``distances`` returned for ``size`` samples and ``count`` classes, as plain tensors.
 
     Raises:
         JobError: it is no dict of tensors ``[size, count]``, lacks the reported view, or holds values that are not finite.
@@ -130,13 +130,22 @@ def checked_distances(method: Method, distances: Any, size: int, count: int) -> 
     cls, hook = type(method), "distances"
     if not isinstance(distances, Mapping) or method.reported_view not in distances:
         raise _refuse(cls, hook, f"a dict with the reported view {method.reported_view!r}", shown(distances))
-    for view, x in distances.items():
+    found = {view: _plain(x) if isinstance(x, Tensor) else x for view, x in distances.items()}
+    for view, x in found.items():
+        if not isinstance(view, str) or not METRIC_NAME.fullmatch(view):
+            raise _refuse(cls, hook, "names of views of letters, digits, spaces and _ - . :", shown(view))
         if not isinstance(x, Tensor) or tuple(x.shape) != (size, count):
             raise _refuse(cls, f"{hook}: view {view!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
         broken = int((~torch.isfinite(x)).sum())
         if broken:
             raise _refuse(cls, f"{hook}: view {view!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
-    return distances
+    return found
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A tensor without the code of a subclass, which would go on to run where distances are compared with labels."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.as_subclass(Tensor.detach(x), Tensor)
 
 
 def checked_fit(method: Method, result: Any) -> FitResult:
