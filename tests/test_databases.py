@@ -355,7 +355,7 @@ def test_a_store_that_may_only_be_read_is_read_and_nothing_is_written_into_its_f
         assert found.address != uri
         assert [r.run_id for r in found.find(kind="job")] == [run]
         assert found.read_json(run, "result.json") == {"a": 1}
-        with pytest.raises(UsageError, match=r"you may read this store, but not write to it; report, status and ui read it"):
+        with pytest.raises(UsageError, match=r"you may read this store, but not write to it; report, status, ui and"):
             Tracker(uri, moved / "artifacts")
     assert content(moved) == before
 
