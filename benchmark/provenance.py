@@ -119,6 +119,7 @@ def _git(*words: str) -> _Answer:
             stderr=subprocess.PIPE,
             env=environment,
             text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,
         )
