@@ -181,8 +181,8 @@ def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) ->
             raise _refuse(type(method), f"embed: view {name!r}", f"a tensor on {classes.device}", f"one on {x.device}")
 
 
-def checked_distances(method: Method, distances: Any, size: int, count: int) -> Mapping[str, Tensor]:
-    """What ``distances`` returned for ``size`` samples and ``count`` classes.
+def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
+    """What ``distances`` returned for ``size`` samples and ``count`` classes, as plain tensors.
 
     Raises:
         JobError: it is no dict of tensors ``[size, count]``, lacks the reported view, or holds values that are not finite.
@@ -191,13 +191,20 @@ def checked_distances(method: Method, distances: Any, size: int, count: int) -> 
     if not isinstance(distances, Mapping) or method.reported_view not in distances:
         raise _refuse(cls, hook, f"a dict with the reported view {method.reported_view!r}", shown(distances))
     _check_names(cls, f"{hook}: views", distances)
-    for view, x in distances.items():
+    found = {view: _plain(x) if isinstance(x, Tensor) else x for view, x in distances.items()}
+    for view, x in found.items():
         if not _is_plain(x) or tuple(x.shape) != (size, count) or x.dtype == torch.bool:
             raise _refuse(cls, f"{hook}: view {view!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
         broken = int((~torch.isfinite(x.float())).sum())
         if broken:
             raise _refuse(cls, f"{hook}: view {view!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
-    return distances
+    return found
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A tensor without the code of a subclass, which would go on to run where distances are compared with labels."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.as_subclass(Tensor.detach(x), Tensor)
 
 
 class Trained:

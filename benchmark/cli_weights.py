@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.cli import _emit, _tracker, app, err, out
+from benchmark.cli import _emit, _existing_tracker, _tracker, app, err, out
 from benchmark.cli_options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri
 from benchmark.display import rows_table
 from benchmark.errors import UsageError
@@ -98,7 +98,7 @@ def export(
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
     try:
-        exported = copy(_tracker(runs_dir, tracking_uri), runs_dir, to, call, names)
+        exported = copy(_existing_tracker(runs_dir, tracking_uri), runs_dir, to, call, names)
     except OSError as error:
         raise UsageError(f"--to {to}: cannot be written ({error.strerror or error})") from None
     if json_file != "-":

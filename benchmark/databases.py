@@ -153,8 +153,8 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
             _identity(str(file))
         if file.is_file() and not may_write(file):
             raise UsageError(
-                f"{file}: you may read this store, but not write to it; report, status and ui read it, and new runs need a "
-                "folder of your own (--runs-dir)"
+                f"{file}: you may read this store, but not write to it; report, status, ui and export read it, and new runs "
+                "need a folder of your own (--runs-dir)"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         with held(f"{file}.lock"):

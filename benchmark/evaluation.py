@@ -51,8 +51,10 @@ class Rounding:
     """Share of samples that may differ by more: rounding can carry a sample over a threshold (CJME's gate)."""
 
 
-FULL, REDUCED = Rounding(1e-3, 1e-5, 0.01), Rounding(5e-2, 2e-2, 0.05)
-"""Of float32, and of bfloat16 and float16."""
+FULL, REDUCED = Rounding(1e-3, 2e-6, 0.01), Rounding(5e-2, 5e-3, 0.05)
+"""Of float32, and of bfloat16 and float16. With a large share of the size a constant that a method adds to all distances would
+hide a change. Measured with the six methods, trained or not: at most 4e-7 of the size in float32. In bfloat16 all of the error,
+for 95 % of the samples, is below 5e-3 of the size."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,8 @@ def _evaluating(method: Method) -> Iterator[torch.device]:
 
 
 def _embedded_classes(method: Method, data: EvaluationSet, device: torch.device) -> Tensor:
-    return checked_classes(method, method.embed_classes(torch.from_numpy(data.text).to(device)), len(data.class_ids))
+    text = torch.tensor(data.text, device=device)  # a copy, which the method may change
+    return checked_classes(method, method.embed_classes(text), len(data.class_ids))
 
 
 def _distances(

@@ -105,7 +105,7 @@ def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows
     """
     parts: list[Tensor] = []
     with _looking_at(method) as device:
-        classes = method.embed_classes(torch.from_numpy(data.text).to(device)).flatten(1)
+        classes = method.embed_classes(torch.tensor(data.text, device=device)).flatten(1)
         for start in range(0, len(rows), batch_size):
             batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(device)
             views = _compared(method.embed(batch), method.reported_view)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -45,9 +46,12 @@ def memory(things: Iterable[Any]) -> list[bytes]:
         if isinstance(thing, torch.Tensor):
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
-        elif isinstance(thing, mmap.mmap):
+        elif isinstance(thing, (mmap.mmap, ctypes.Array)):
+            if isinstance(thing, mmap.mmap):
+                with suppress(ValueError, OSError):
+                    thing.madvise(mmap.MADV_DONTNEED)  # a private map then shows its file again
             view = np.frombuffer(thing, np.uint8)
-            found[view.ctypes.data] = ctypes.string_at(view.ctypes.data, len(thing) + -len(thing) % mmap.PAGESIZE)
+            found[view.ctypes.data] = ctypes.string_at(view.ctypes.data, len(view) + -len(view) % mmap.PAGESIZE)
         elif isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
             found.setdefault(thing.ctypes.data, np.ascontiguousarray(thing).tobytes())
     return list(found.values())

@@ -98,6 +98,7 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (distances(torch.zeros(3, 5)), "distances must return a dict with the reported view 'both', got a tensor [3, 5]"),
         (distances({"joint": torch.zeros(3, 5)}), "a dict with the reported view 'both', got a dict with 'joint'"),
         (distances({"both": torch.zeros(5, 3)}), "tensor [3, 5] (samples, classes), got a tensor [5, 3]"),
+        (distances({"both": torch.zeros(3, 5), 3: torch.zeros(3, 5)}), "distances: views must return names of letters"),
         (distances({"both": INFINITE}), "finite numbers, got 15 of 15 that are not"),
         (distances({"both": torch.zeros(3, 5), "audio": BROKEN}), "view 'audio' must return finite numbers"),
         (distances({"both": COMPLEX}), "got a tensor [3, 5] of complex64"),
@@ -139,6 +140,24 @@ def test_what_is_right_passes(method: Method) -> None:
         fit(FITTED),
     ):
         assert check(method) is not None
+
+
+class Watching(torch.Tensor):
+    """A tensor whose arrays would see the labels that predictions are compared with."""
+
+    def float(self) -> torch.Tensor:
+        raise AssertionError("code of the method runs")
+
+    @classmethod
+    def __torch_function__(cls, *arguments: Any, **options: Any) -> Any:
+        raise AssertionError("code of the method runs")
+
+
+def test_distances_lose_the_code_of_their_class(method: Method) -> None:
+    own = torch.Tensor._make_subclass(Watching, torch.ones(3, 5))
+    checked = border.checked_distances(method, {"both": own}, 3, 5)["both"]
+    assert type(checked) is torch.Tensor
+    assert checked.float().numpy().tolist() == [[1.0] * 5] * 3
 
 
 OTHER_VIEWS = """

@@ -139,5 +139,6 @@ def test_the_corrected_protocol_gives_each_class_its_own_vector(place: Place) ->
     found = place.evaluate(*folders, "--set", "protocol.text_alignment=corrected")
     assert found == {name: round(value, 2) for name, value in expected.items()}
     assert found != place.evaluate(*folders)
-    corrected = place.evaluate(*folders, "--mode", "corrected")
-    assert round(corrected["beta"] / 0.2) * 0.2 != pytest.approx(corrected["beta"], abs=1e-3)  # exact, not of the grid
+    assert place.evaluate(*folders, "--mode", "corrected")["beta"] == 0  # no beta gives an HM above 0
+    exact = place.evaluate(*folders, "--set", "protocol.calibration=corrected")["beta"]
+    assert round(exact / 0.2) * 0.2 != pytest.approx(exact, abs=1e-3)  # not of the grid

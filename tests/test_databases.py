@@ -26,6 +26,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from tiny import Bench, need
 
 from benchmark import databases, patience, tracking
+from benchmark.cli import main
 from benchmark.databases import readable, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
 from benchmark.status import Stores, call_states
@@ -209,7 +210,7 @@ def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_comma
     """Only processes that end at any moment show that no moment was forgotten."""
     program = (
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        " from benchmark.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
+        "from benchmark.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
         "from benchmark.tracking import Tracker; from benchmark.tuning import open_storage\n"
         "import mlflow.store.tracking.sqlalchemy_store\n"
         "print('ready', flush=True); Tracker(sqlite_uri(runs / 'mlflow.db'), runs / 'artifacts')\n"
@@ -354,7 +355,7 @@ def test_a_store_that_may_only_be_read_is_read_and_nothing_is_written_into_its_f
         assert found.address != uri
         assert [r.run_id for r in found.find(kind="job")] == [run]
         assert found.read_json(run, "result.json") == {"a": 1}
-        with pytest.raises(UsageError, match=r"you may read this store, but not write to it; report, status and ui read it"):
+        with pytest.raises(UsageError, match=r"you may read this store, but not write to it; report, status, ui and"):
             Tracker(uri, moved / "artifacts")
     assert content(moved) == before
 
@@ -373,9 +374,12 @@ def test_status_of_a_folder_that_may_only_be_read_tells_what_runs(bench: Bench) 
     assert [s.state for s in states] == ["running", "done", "done"]
 
 
-def test_without_a_store_nothing_is_made_for_reading(tmp_path: Path) -> None:
-    uri = sqlite_uri(tmp_path / "runs" / "mlflow.db")
-    assert Tracker.existing(uri, tmp_path / "runs" / "artifacts") is None
+def test_without_a_store_nothing_is_made_for_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    assert Tracker.existing(sqlite_uri(runs / "mlflow.db"), runs / "artifacts") is None
+    with pytest.raises(SystemExit):
+        main(["report", "--runs-dir", str(runs)])
+    assert "no tracking store at" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

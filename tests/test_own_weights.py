@@ -102,6 +102,14 @@ def test_export_writes_once_and_says_what_is_missing(bench: Bench) -> None:
     assert not (bench.runs / "new").exists()
 
 
+def test_the_command_export_only_reads_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", "--to", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "misspelt")])
+    assert ended.value.code == 2
+    assert "no tracking store at" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_folders_of_ours_that_do_not_fit_are_named(bench: Bench) -> None:
     cjme_1, cjme_2, avgzslnet_1, avgzslnet_2 = _trained(bench, "cjme", "avgzslnet")
     methods = registry.load().methods

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from reachable import memory, reachable
 from tiny import Bench, QuietListener
 
-from benchmark import registry
+from benchmark import registry, seal
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Section, Tables
 from benchmark.errors import JobError
 from benchmark.evaluation import nearest_classes
@@ -279,6 +283,46 @@ def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(b
     np.testing.assert_array_equal(found[0].unseen_class, found[1].unseen_class)
 
 
+def neighbours(x: torch.Tensor) -> torch.Tensor:
+    """The distances of each sample together with those of the samples beside it, behind a large constant."""
+    return 1e5 + (x + x.roll(1, 0) + x.roll(2, 0))
+
+
+@pytest.mark.parametrize("constant", [lambda x: torch.full_like(x, 5.0), lambda x: 1e5 + x, lambda x: 5.0 + 1e-6 * x])
+def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_behind_a_constant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, constant: Any
+) -> None:
+    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
+    method = task.build()
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    honest = method.distances
+    for change in (constant, neighbours):
+        monkeypatch.setattr(method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()})
+        for size in (7, 256):
+            with pytest.raises(JobError, match="beside them") if change is neighbours else nullcontext():
+                nearest_classes(method, data, task.rules, batch_size=size, check=True)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("samples", [2, 3, 5])
+def test_a_few_samples_can_be_checked(bench: Bench, samples: int, size: int) -> None:
+    task = bench.units(bench.call(methods="cjme"))[0].job(1, 0).task()
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    few = replace(data, rows=data.rows[:: len(data.rows) // samples][:samples])
+    found = nearest_classes(task.build(), few, task.rules, batch_size=size, check=True)
+    assert {len(nearest.label) for nearest in found.values()} == {samples}
+
+
+def test_a_method_may_change_the_word_vectors_that_it_is_given(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
+    method = task.build()
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    embed = method.embed_classes
+    monkeypatch.setattr(method, "embed_classes", lambda text: embed(text.mul_(2)))
+    first, second = (nearest_classes(method, data, task.rules, batch_size=64)[method.reported_view] for _ in range(2))
+    np.testing.assert_array_equal(first.seen_distance, second.seen_distance)
+
+
 class Stop(Exception):
     """Ends a training."""
 
@@ -340,6 +384,118 @@ def test_a_method_that_takes_no_notice_of_a_stop_is_stopped_all_the_same(where: 
 
     with pytest.raises(Stop):
         go_on_regardless()
+
+
+def test_what_a_method_makes_of_a_stop_does_not_hide_it() -> None:
+    def translate() -> None:
+        with sealed(given(lambda method: Validation({}, {})), Stopping("epoch")) as (_, listener):
+            try:
+                listener.on_epoch(RECORD)
+            except Stop as stop:
+                raise RuntimeError("training failed") from stop
+
+    with pytest.raises(Stop):
+        translate()
+
+
+class Frozen(Exception):
+    """Refuses that attributes are set."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+def test_no_error_that_a_stop_came_of_keeps_its_frames() -> None:
+    """Not its cause, nor what was being handled beside the cause, nor the errors of a group."""
+
+    def fail(error: BaseException) -> BaseException:
+        with pytest.raises(type(error)) as raised:
+            raise error
+        return raised.value
+
+    beside, cause, member = fail(KeyError("beside")), fail(ValueError("cause")), fail(TypeError("member"))
+
+    def validate(method: object) -> Validation:
+        try:
+            raise beside
+        except KeyError:
+            raise ExceptionGroup("all", [member]) from cause  # type: ignore[list-item]
+
+    cause.__context__ = member
+    member.__context__ = cause  # a circle
+    with suppress(ExceptionGroup), sealed(given(validate), QuietListener()) as (data, _):
+        data.validate(None)  # type: ignore[arg-type]
+    assert [error.__traceback__ for error in (beside, cause, member)] == [None] * 3
+
+
+def test_an_error_that_refuses_attributes_comes_back_too() -> None:
+    def validate(method: object) -> Validation:
+        raise Frozen("as it is")
+
+    with pytest.raises(Frozen, match="as it is"), sealed(given(validate), QuietListener()) as (data, _), suppress(Frozen):
+        data.validate(None)  # type: ignore[arg-type]
+
+
+def test_what_validation_calls_cannot_wait_for_the_other_side() -> None:
+    """``embed`` that asks for a validation or tells of an epoch would wait for itself."""
+    told = []
+
+    def validate(ask: Any) -> Validation:
+        with pytest.raises(JobError, match="embed, distances") as error:
+            ask()
+        told.append(str(error.value).split(":")[0])
+        return Validation({}, {})
+
+    with sealed(given(validate), QuietListener()) as (data, listener):
+        data.validate(lambda: data.validate(None))  # type: ignore[arg-type]
+        data.validate(lambda: listener.on_epoch(RECORD))  # type: ignore[arg-type]
+    assert told == ["validate", "on_epoch"]
+
+
+def test_an_interrupted_request_leaves_its_answer_to_nobody() -> None:
+    """Ctrl-C while a validation runs, which the method takes no notice of."""
+    main = threading.get_ident()
+
+    def validate(name: Any) -> Validation:
+        if name == "first":
+            signal.pthread_kill(main, signal.SIGINT)
+            threading.Event().wait(0.2)
+        return Validation({name: 1.0}, {})
+
+    with sealed(given(validate), QuietListener()) as (data, _):
+        with pytest.raises(KeyboardInterrupt):
+            data.validate("first")  # type: ignore[arg-type]
+        assert data.validate("second").metrics == {"second": 1.0}  # type: ignore[arg-type]
+
+
+def test_what_is_told_at_the_end_is_heard_however_slow_the_listener_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    class Slow(QuietListener):
+        def on_note(self, text: str) -> None:
+            threading.Event().wait(0.1)
+            heard.append(text)
+
+    monkeypatch.setattr(seal, "CLOSING_SECONDS", 0.01)
+    with sealed(given(lambda method: Validation({}, {})), Slow()) as (_, listener):
+        listener.on_note("first")
+        listener.on_note("second")
+    assert heard == ["first", "second"]
+
+
+def test_no_thread_nor_validation_data_are_left_after_a_training() -> None:
+    class Held:
+        def __call__(self, method: Method) -> Validation:
+            return Validation({}, {})
+
+    validate = Held()
+    held, before = weakref.ref(validate), threading.active_count()
+    with sealed(given(validate), QuietListener()) as (data, _):
+        del validate
+        data.validate(None)  # type: ignore[arg-type]
+        assert held() is not None
+    assert held() is None
+    assert threading.active_count() == before
 
 
 def test_after_training_nothing_can_be_asked_for() -> None:

@@ -58,7 +58,7 @@ def test_a_call_runs_whatever_other_programs_set_for_mlflow(
     result = other.run(other.call("train.epochs=1", methods="cjme", stages="1"))
     assert not result.failed
     (run,) = tracker.find(kind="job")
-    assert "best/hm" in run.metrics or run.metrics
+    assert run.metrics
     assert not set(OTHERS) & set(os.environ)
     assert {name: os.environ[name] for name in CONNECTIONS} == CONNECTIONS
 

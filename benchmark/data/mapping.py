@@ -1,7 +1,7 @@
 """Maps rows of a file into memory and nothing beside them.
 
 The system maps whole pages, so that a plain map also shows what stands in the file before its first and after its last byte.
-Here the map is private and those bytes are overwritten with zeros in it. The file stays as it is.
+Here only pages that the rows fill are mapped. What they have of a first and a last page is read into memory between zeros.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import ctypes
 import math
 import mmap
 import os
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
+FIXED = 0x10
+"""``MAP_FIXED`` of Linux and macOS, which the module ``mmap`` does not name."""
 
 
 def map_rows(file: int, dtype: np.dtype[Any], shape: tuple[int, int], offset: int) -> NDArray[Any]:
     """A read-only array over a part of a file, which is read from the disk as it is used.
 
-    Unlike ``numpy.memmap`` it does not name the file, and its pages hold zeros before and after the array.
+    Unlike ``numpy.memmap`` it names no file and holds none open. No ``mmap`` object is behind it, whose ``madvise`` would bring
+    the bytes of the file back, and whose ``resize`` could show those that follow.
 
     Args:
         file: descriptor of the open file, which may be closed afterwards.
@@ -30,29 +34,51 @@ def map_rows(file: int, dtype: np.dtype[Any], shape: tuple[int, int], offset: in
         offset: byte at which the first row starts.
 
     Raises:
-        OSError: the file cannot be mapped.
+        OSError: the file cannot be mapped or read.
     """
-    size = math.prod(shape) * dtype.itemsize
+    size, page = math.prod(shape) * dtype.itemsize, mmap.PAGESIZE
     if size == 0:
         return np.empty(shape, dtype)
-    before = offset % mmap.PAGESIZE
-    mapped = mmap.mmap(file, before + size, flags=mmap.MAP_PRIVATE, prot=READ, offset=offset - before)
-    address = np.frombuffer(mapped, np.uint8).ctypes.data
-    _blank(address, address + before)
-    end = address + before + size
-    _blank(end, end + -end % mmap.PAGESIZE)
-    return np.frombuffer(mapped, dtype, math.prod(shape), before).reshape(shape)
+    before, end = offset % page, offset + size
+    first, last = min(offset + -offset % page, end), end - end % page  # the pages between them hold nothing else
+    libc = _libc()
+    start = _map(libc, None, before + size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    pages = (ctypes.c_char * (before + size)).from_address(start)
+    weakref.finalize(pages, libc.munmap, start, before + size).atexit = False  # threads may still read at the end
+    at = start + before - offset  # address of the file's byte 0
+    if first < last:
+        _map(libc, at + first, last - first, mmap.MAP_PRIVATE | FIXED, file, first)
+    for begin, stop in ((offset, first), (max(first, last), end)):
+        _write(libc, at + begin, os.pread(file, stop - begin, begin))
+    return np.frombuffer(memoryview(pages).toreadonly(), dtype, math.prod(shape), before).reshape(shape)
 
 
-def _blank(start: int, stop: int) -> None:
-    """Write zeros to addresses of one page of a private map, which is copied by that."""
-    if start == stop:
-        return
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
-    page = ctypes.c_void_p(start - start % mmap.PAGESIZE)
-    for protection in (READ_WRITE, READ):
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.mprotect.argtypes = [*libc.munmap.argtypes, ctypes.c_int]
+    return libc
+
+
+def _map(libc: ctypes.CDLL, address: int | None, size: int, flags: int, file: int, offset: int) -> int:
+    mapped = libc.mmap(address, size, READ, flags, file, offset)
+    if mapped is None or mapped == ctypes.c_void_p(-1).value:
+        raise _error()
+    return int(mapped)
+
+
+def _write(libc: ctypes.CDLL, address: int, content: bytes) -> None:
+    """Write to one page of a map that is read-only before and afterwards."""
+    start = address - address % mmap.PAGESIZE
+    for protection in (READ_WRITE, READ) if content else ():
         if protection == READ:
-            ctypes.memset(start, 0, stop - start)
-        if libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection):
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+            ctypes.memmove(address, content, len(content))
+        if libc.mprotect(start, mmap.PAGESIZE, protection):
+            raise _error()
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
