@@ -501,6 +501,8 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
 
 WORKING = ("run", "tune", "extract")
 """Commands whose work is of use although what they print is lost."""
+SHOWING = ("--dry-run", "--help", "-h", "--version")
+"""Options with which they only print."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -518,6 +520,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"[red]error:[/] standard output cannot be written ({reason}); what was to be shown is lost", soft_wrap=True
             )
             worked = not arguments or arguments[0].startswith("-") or arguments[0] in WORKING
+            worked = worked and not any(option in arguments for option in SHOWING)
             sys.exit(end.code if end.code or worked else WRONG_USAGE)
 
 

@@ -7,7 +7,7 @@ any beta can decide: the published grid and the exact curve come from the same f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.border import checked_classes, checked_distances, checked_embeddings, file_of
+from benchmark.border import check_comparable, checked_classes, checked_distances, checked_embeddings, file_of
 from benchmark.data.batching import FeatureRules, make_batch
 from benchmark.data.store import Samples
 from benchmark.errors import JobError
@@ -305,7 +305,9 @@ def nearest_classes(
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             checked = np.isin(places, again)
-            for view, distances in score(places).items():
+            scored = score(places)
+            _check_views(method, blocks or scored, scored)
+            for view, distances in scored.items():
                 block = Nearest.of(distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]])
                 blocks.setdefault(view, []).append(block)
                 kept.setdefault(view, []).append(distances[checked])
@@ -350,8 +352,17 @@ def _distances(
     with autocast():
         embeddings = method.embed(batch)
     embeddings = checked_embeddings(method, embeddings, len(places))
+    check_comparable(method, embeddings, classes)
     distances = checked_distances(method, method.distances(embeddings, classes), len(places), len(classes))
     return {view: x.float().cpu().numpy() for view, x in distances.items()}
+
+
+def _check_views(method: Method, first: Iterable[str], now: Iterable[str]) -> None:
+    if set(first) != set(now):
+        raise JobError(
+            f"{method.title} ({file_of(type(method))}): distances must return the same views for every batch, "
+            f"got {', '.join(first)}, then {', '.join(now)}"
+        )
 
 
 def _compare(
@@ -374,6 +385,8 @@ def _compare(
     """
     size = max(1, min(batch_size, len(again)) // 2)
     blocks = [score(again[start : start + size]) for start in range(0, len(again), size)]
+    for block in blocks:
+        _check_views(method, before, block)
     place = np.argsort(again)[np.argsort(np.argsort(order))]  # of each sample of ``order`` in ``again``
     for view, earlier in before.items():
         later = np.concatenate([block[view] for block in blocks])[place]

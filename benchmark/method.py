@@ -6,6 +6,7 @@ batches of features; class names, the division into seen and unseen, and labels 
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,6 +234,8 @@ def euclidean(x: Tensor, y: Tensor) -> Tensor:
 NAME, LONGEST_NAME = re.compile(r"[a-z][a-z0-9_]*"), 64
 RESERVED = ("all", "data", "train", "lengths", "protocol", "tuning")
 """Names that ``--methods`` and ``--set`` give another meaning."""
+HOOKS = ("__init__", "loss", "embed", "embed_classes", "distances", "after_step", "optimizer", "fit")
+"""What the harness calls of a method."""
 REGISTERED: dict[str, type[Method]] = {}
 """Methods by name, in the order in which their files were read."""
 
@@ -273,6 +276,9 @@ def register(
 
     def add(cls: type[M]) -> type[M]:
         problems = list(_class_problems(cls))
+        earlier = vars(cls).get("name")
+        if earlier != name and REGISTERED.get(str(earlier)) is cls:
+            problems.append(f"{cls.__name__} is registered as {earlier!r} already; write a subclass for the second name")
         if problems:
             raise ValueError(f"method {name!r}: {'; '.join(problems)}")
         other = REGISTERED.get(name)
@@ -295,6 +301,10 @@ def _class_problems(cls: Any) -> Iterator[str]:
         yield f"{cls.__name__} must define {', '.join(missing)}"
     if not (isinstance(cls.reported_view, str) and cls.reported_view):
         yield f"reported_view={cls.reported_view!r}: must be the name of a view of embed"
+    for hook in HOOKS:
+        given = list(inspect.signature(getattr(Method, hook)).parameters)
+        if not _can_take(cls, hook, len(given)):
+            yield f"{hook} of {cls.__name__} must be a function of ({', '.join(given)})"
     if not isinstance(cls.needs_negatives, bool):
         yield f"needs_negatives={cls.needs_negatives!r}: must be True or False"
     if not (isinstance(cls.Config, type) and issubclass(cls.Config, MethodConfig)):
@@ -309,5 +319,22 @@ def _class_problems(cls: Any) -> Iterator[str]:
     try:
         cls.Config.model_validate(dict(corrected))
     except ValidationError as error:
-        for wrong in (e for e in error.errors() if e["loc"][:1] and e["loc"][0] in corrected):
-            yield f"corrected_settings[{wrong['loc'][0]!r}]: {wrong['msg']}"
+        for wrong in (e for e in error.errors() if e["loc"] and e["type"] != "missing"):  # a recipe may give what is missing
+            name = wrong["loc"][0]
+            yield (
+                f"corrected_settings[{name!r}]: {wrong['msg']}"
+                if name in corrected
+                else (f"Config: the default of {name}: {wrong['msg']} (got {wrong['input']!r})")
+            )
+
+
+def _can_take(cls: type[Method], hook: str, count: int) -> bool:
+    """Whether a hook can be called with as many arguments, ``self`` among them, as ``Method`` says."""
+    bound = isinstance(inspect.getattr_static(cls, hook), (staticmethod, classmethod))
+    try:
+        inspect.signature(getattr(cls, hook)).bind(*range(count - bound))
+    except TypeError:
+        return False
+    except ValueError:  # it is not written in Python and does not say
+        pass
+    return True

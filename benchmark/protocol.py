@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmark.beside import Beside
-from benchmark.border import checked_fit, file_of
+from benchmark.border import Trained, checked_fit, checked_model, file_of
 from benchmark.config import ProtocolConfig, Settings, TrainConfig
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import Card, FeatureSetCard
@@ -97,7 +97,7 @@ class Task:
         torch.set_num_threads(self.settings.train.threads)
         device = choose_device(self.settings.train.device)
         seed_everything(self.seed)
-        return self.method(self.settings.config, self.spec).to(device)
+        return checked_model(self.method(self.settings.config, self.spec)).to(device)
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,10 @@ def _trained(
     with sealed(training_data(task, stage), listener) as (data, sealed_listener):
         loop = Loop(train, seed=task.seed, folder=folder, listener=sealed_listener, **options)
         method = task.build()
-        result = checked_fit(method, method.fit(data, loop))
+        trained = Trained(method)
+        result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
+        result = checked_fit(method, result, train.epochs)
+        trained.check()
     opened = test_accesses(folder) - before
     if opened:
         raise JobError(

@@ -31,7 +31,8 @@ PARAMETER = re.compile(rf"""([?&;](?:{SECRET_NAME}|sig|auth|key|pass)=)[^&;\s'"`
 ASSIGNED = re.compile(r"""(\b(?:ssl)?passw(?:or)?d=)(?:'[^']*'|"[^"]*"|[^\s&;,)'"]+)""", re.IGNORECASE)
 AUTHORISATION = re.compile(r"(\bauthorization\W{1,5}(?:basic|bearer)\s+)[\w.~+/=-]+", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(
-    r"(?:^|.*_)(?:\w*PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|SECRET|TOKEN|CREDENTIALS?|APIKEY|SECRET_KEY|API_KEY|ACCESS_KEY|PRIVATE_KEY)"
+    r"(?:^|.*_)(?:\w*PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|SECRET|TOKEN|CREDENTIALS?|APIKEY|SECRET_KEY|API_KEY|ACCESS_KEY|PRIVATE_KEY|"
+    r"JWT|PAT|CONNECTION_STRING)"
     r"(?:_ID)?"
 )
 FOLDERS = ("PWD", "OLDPWD")
@@ -126,6 +127,12 @@ def learn_environment() -> None:
                 learn(found[0])
         elif name not in FOLDERS and SECRET_VARIABLE.fullmatch(name.upper()) and not value.startswith("/"):
             _add(value, LEAST_PIECE)
+            for piece in re.findall(r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE):  # connection strings
+                _add(piece, LEAST_PIECE)
+            for kind in ("USERNAME", "USER"):  # servers repeat what they were sent: both in one, in base64
+                user = os.environ.get(name.removesuffix("PASSWORD") + kind)
+                if user is not None and name.endswith("PASSWORD"):
+                    _add(base64.b64encode(f"{user}:{value}".encode()).decode())
 
 
 def _add(secret: str, least: int = LEAST) -> None:

@@ -173,6 +173,9 @@ class _Held:
         if self.released and self._stream is not None:
             self._stream.flush()
 
+    def close(self) -> None:
+        """Leave the stream open: it is not of whoever imports."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from benchmark.border import checked_losses, checked_optimizer
+from benchmark.border import checked_losses, checked_optimizer, file_of
 from benchmark.config import TrainConfig
 from benchmark.data.batching import TrainingBatches, ahead, with_evaluation_times
 from benchmark.errors import JobError, UsageError
@@ -324,9 +324,11 @@ def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[],
         losses: computes the loss parts of the batch again, to find out which of them broke.
 
     Raises:
-        JobError: names the parameters, the loss parts, epoch and batch.
+        JobError: names the parameters, the loss parts, epoch and batch; or there is no gradient at all.
     """
     named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
+    if not named:
+        raise JobError(f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method")
     norms = torch.stack(torch._foreach_norm([g for _, g in named]))
     if not bool(torch.isfinite(norms.sum())):
         finite = torch.isfinite(norms).tolist()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_seal import plugin
 from tiny import Bench
+from torch import Tensor
 
 from benchmark import border
 from benchmark.errors import JobError
@@ -18,7 +19,7 @@ from benchmark.method import Embeddings, EpochRecord, FitResult, Method
 from benchmark.worker import text_of
 
 EPOCH = EpochRecord(0, {"total": 1.0}, {"hm": 0.1}, 0.1, 1.0)
-FITTED = FitResult([EPOCH], 0, {"beta": 0.0, "rule": "grid", "per_view": {"joint": 0.0}})
+FITTED = FitResult([EPOCH], 0, {"beta": 0.0, "rule": "grid", "per_view": {"both": 0.0}})
 JOINT = {"joint": torch.zeros(3, 4)}
 
 
@@ -43,10 +44,20 @@ def distances(value: Any) -> Callable[[Method], Any]:
     return lambda method: border.checked_distances(method, value, 3, 5)
 
 
+def compared(samples: Tensor, classes: Tensor) -> Callable[[Method], Any]:
+    def check(method: Method) -> None:
+        own = {"distances": Method.distances, "__module__": type(method).__module__}
+        method.__class__ = type("Default", (type(method),), own)
+        border.check_comparable(method, Embeddings({"joint": samples}), classes)
+
+    return check
+
+
 def fit(value: Any) -> Callable[[Method], Any]:
-    return lambda method: border.checked_fit(method, value)
+    return lambda method: border.checked_fit(method, value, 2)
 
 
+META, COMPLEX = torch.zeros((), device="meta"), torch.zeros(3, 5, dtype=torch.complex64)
 TOTAL, VECTOR = torch.ones((), requires_grad=True), torch.ones(2, requires_grad=True)
 INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
 
@@ -63,7 +74,9 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (loss({"total": TOTAL, "part": 0.5}), "loss: 'part' must return a scalar tensor (shape []), got 0.5"),
         (loss({"total": torch.ones((), dtype=torch.long)}), "a tensor [] of int64"),
         (loss({"total": torch.ones(())}), "a tensor that depends on a parameter, got one without a gradient"),
-        (loss({"total": TOTAL, "a/b": TOTAL}), "names of letters, digits, spaces and _ - . :, got 'a/b'"),
+        (loss({"total": TOTAL, "a/b": TOTAL}), "names of letters, digits, spaces and _ - . :, 100 at most, got 'a/b'"),
+        (loss({"total": TOTAL, "x" * 101: TOTAL}), "100 at most, got 'xxx"),
+        (loss({"total": TOTAL, "part": META}), "got a tensor [] of float32 without storage (device meta)"),
         (loss({"total": TOTAL, 3: TOTAL}), "got 3"),
         (embed({"joint": torch.zeros(3, 4)}), "embed must return an Embeddings, got a dict with 'joint'"),
         (embed(torch.zeros(3, 4)), "embed must return an Embeddings, got a tensor [3, 4]"),
@@ -73,20 +86,39 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (embed(Embeddings({"joint": None})), "got None"),
         (embed(Embeddings(JOINT, torch.zeros(2))), "embed: gate must return a tensor [3], a row per sample, got a tensor [2]"),
         (classes(torch.zeros(4, 6)), "embed_classes must return a tensor [5, d], a row per class, got a tensor [4, 6]"),
+        (embed(Embeddings({**JOINT, "": JOINT["joint"]})), "embed: views must return names of letters"),
+        (embed(Embeddings({3: JOINT["joint"]})), "got 3"),
+        (embed(Embeddings({"joint": COMPLEX})), "a row per sample, got a tensor [3, 5] of complex64"),
+        (embed(Embeddings({"joint": COMPLEX.real.to_sparse()})), "got a sparse_coo tensor [3, 5] of float32"),
         (classes(None), "got None"),
+        (classes(torch.zeros(5, 6, device="meta")), "without storage (device meta)"),
+        (compared(torch.zeros(3, 4), torch.zeros(5, 6)), "must return as many columns as embed_classes, [3, 6], got"),
+        (compared(torch.zeros(3, 0), torch.zeros(5, 0)), "or override distances"),
+        (compared(torch.zeros(3, 2, 6), torch.zeros(5, 6)), "a tensor [3, 2, 6] of float32 and classes [5, 6]"),
         (distances(torch.zeros(3, 5)), "distances must return a dict with the reported view 'both', got a tensor [3, 5]"),
         (distances({"joint": torch.zeros(3, 5)}), "a dict with the reported view 'both', got a dict with 'joint'"),
         (distances({"both": torch.zeros(5, 3)}), "tensor [3, 5] (samples, classes), got a tensor [5, 3]"),
-        (distances({"both": torch.zeros(3, 5), 3: torch.zeros(3, 5)}), "names of views of letters, digits, spaces"),
-        (distances({"both": torch.zeros(3, 5), "a/b": torch.zeros(3, 5)}), "got 'a/b'"),
+        (distances({"both": torch.zeros(3, 5), 3: torch.zeros(3, 5)}), "distances: views must return names of letters"),
         (distances({"both": INFINITE}), "finite numbers, got 15 of 15 that are not"),
         (distances({"both": torch.zeros(3, 5), "audio": BROKEN}), "view 'audio' must return finite numbers"),
+        (distances({"both": COMPLEX}), "got a tensor [3, 5] of complex64"),
+        (distances({"both": COMPLEX.real > 0}), "got a tensor [3, 5] of bool"),
+        (distances({"both": torch.full((3, 5), 1e300, dtype=torch.float64)}), "finite numbers, got 15 of 15"),
+        (distances({"both": torch.zeros(3, 5), "a/b": torch.zeros(3, 5)}), "got 'a/b'"),
         (fit(None), "fit must return the FitResult of loop.run, or one of its own, got None"),
         (fit(replace(FITTED, history=[])), "history must return an EpochRecord for each epoch, at least one, got list of 0"),
         (fit(replace(FITTED, history=[0.1])), "got list of 1"),
         (fit(replace(FITTED, best_epoch=1)), "fit: best_epoch must return an epoch from 0 to 0, got 1"),
         (fit(replace(FITTED, best_epoch=-1)), "got -1"),
         (fit(replace(FITTED, best_calibration={"beta": 1.0})), "the best epoch, got a dict with 'beta'"),
+        (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "beta": torch.nan})), "the best epoch, got a dict"),
+        (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "per_view": {}})), "the best epoch, got a dict"),
+        (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "more": 1})), "the best epoch, got a dict"),
+        (fit(replace(FITTED, history=[EPOCH] * 3)), "history must return at most the 2 epochs of loop.train.epochs, got 3"),
+        (fit(replace(FITTED, history=[replace(EPOCH, validation={})])), "history[0] must return validation metrics"),
+        (fit(replace(FITTED, history=[replace(EPOCH, lr=None)])), "and a learning rate, got EpochRecord"),
+        (lambda method: border.checked_optimizer(method, torch.optim.SGD([TOTAL], 1)), "1 that are not in self.parameters()"),
+        (lambda method: border.checked_optimizer(method, torch.optim.LBFGS(method.parameters())), "no closure, got an LBFGS"),
         (lambda method: border.checked_optimizer(method, None), "optimizer must return a torch.optim.Optimizer, got None"),
     ],
 )  # fmt: skip
@@ -128,6 +160,23 @@ def test_distances_lose_the_code_of_their_class(method: Method) -> None:
     assert checked.float().numpy().tolist() == [[1.0] * 5] * 3
 
 
+OTHER_VIEWS = """
+    count = 0
+
+    def distances(self, embeddings, classes):
+        self.count += 1
+        found = super().distances(embeddings, classes)
+        return {**found, f"view {self.count}": found["joint"]}
+"""
+OF_STAGE_1 = """
+    kept = []
+
+    def fit(self, data, loop):
+        self.kept[:] = self.kept or [loop.run(self, data)]
+        return self.kept[0]
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "body", "told"),
     [
@@ -135,19 +184,24 @@ def test_distances_lose_the_code_of_their_class(method: Method) -> None:
         ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
         ("dict_views", "    def embed(self, batch):\n        return {'joint': batch.audio}", "embed must return an Embeddings"),
         ("breaks", "    def embed_classes(self, text):\n        return text.no_such_thing", "(Trial: embed_classes, "),
+        ("of_none", "    def loss(self, *_):\n        return {'total': nn.Parameter(torch.ones(())) * 1}", "no parameter of"),
+        ("has_none", "    def __init__(self, *given):\n        super().__init__(*given)", "has no parameters"),
+        ("other_views", OTHER_VIEWS, "distances must return the same views for every batch"),
+        ("a_copy", "    def fit(self, data, loop):\n        return loop.run(copy.deepcopy(self), data)", "another model"),
+        ("of_stage_1", OF_STAGE_1, "fit trained another model or none"),
         ("leaves", "    def loss(self, batch, classes):\n        raise SystemExit(3)", "SystemExit: 3 (Trial: loss, "),
     ],
 )  # fmt: skip
 def test_the_job_fails_with_the_message_and_the_other_method_goes_on(
     bench: Bench, tmp_path: Path, name: str, body: str, told: str
 ) -> None:
-    files = [plugin(tmp_path, name, body), plugin(tmp_path, f"fine_{name}")]
+    files = [plugin(tmp_path, name, body, "import copy"), plugin(tmp_path, f"fine_{name}")]
     result = bench.run(bench.call("train.epochs=1", methods=f"{name},fine_{name}", plugins=files))
     failed = [entry for entry in result.failed if entry.state == "failed"]
     assert {entry.method for entry in failed} == {name}
     assert told in failed[0].error
     assert str(files[0]) in failed[0].error
-    assert len(bench.tracker.find(kind="job", status="FINISHED")) == 2
+    assert len(bench.tracker.find(kind="job", status="FINISHED", method=f"fine_{name}")) == 2
 
 
 def test_an_error_outside_the_method_s_file_names_no_place(method: Method) -> None:

@@ -90,13 +90,14 @@ def test_a_call_whose_output_is_lost_does_its_jobs(
     assert (tmp_path / "reports" / "synthetic" / "report.md").is_file()
 
 
+@pytest.mark.parametrize("words", ["list", "run --help", "--version"])
 @pytest.mark.parametrize(("error", "code"), [(FAILURES[0], 2), (FAILURES[2], 0)], ids=["full", "nobody reads"])
 def test_a_command_that_only_shows_something_says_that_it_is_lost_but_not_to_a_closed_pipe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, words: str
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Failing(error))
     with pytest.raises(SystemExit) as end:
-        main(["list"])
+        main(words.split())
     assert end.value.code == code
     said = capsys.readouterr().err
     assert (said == "") is (code == 0)

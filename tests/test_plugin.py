@@ -240,6 +240,13 @@ def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
     assert "rename it" in found.broken["fine_one (copy)"]
 
 
+def test_a_file_that_closes_the_output_leaves_it_open(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin.write_text(f"import sys\nsys.stdout.close()\nsys.stderr.close()\n{METHOD}")
+    registry.load([plugin])
+    print("heard")
+    assert capsys.readouterr().out == "heard\n"
+
+
 def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("theirs", "their_package:Method", registry.ENTRY_POINTS)
     monkeypatch.setattr(EntryPoint, "load", lambda self: sys.exit(4))
@@ -277,6 +284,22 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
             r"corrected_settings\['dropout'\]: ",
         ),
         ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = ['dropout']", "must map fields"),
+        (
+            "def loss(self, batch, classes)",
+            "def loss(self, batch)",
+            r"loss of Linear must be a function of \(self, batch, classes\)",
+        ),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    fit = 3",
+            r"fit of Linear must be a function of \(self, data, loop\)",
+        ),
+        ("(MethodConfig):", "(MethodConfig):\n        x: int = 'three'", r"Config: the default of x: .* \(got 'three'\)"),
+        (
+            "@register(",
+            "@register('second', title='B', paper='', bibtex='', inputs='mean')\n@register(",
+            "Linear is registered as 'linear' already",
+        ),
         ("def embed_classes", "def embed_class", "Linear must define embed_classes"),
         ("class Linear(Method):", "class Linear(torch.nn.Module):", "decorate a subclass of Method, not"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import sys
 import warnings
@@ -105,12 +106,25 @@ def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) 
         "HTTPS_PROXY": "http://me:CRETPW5x@proxy:3128",
         "GZSL_STORAGE": "postgresql://me:CRETPW6x@host/db",
         "GZSL_TRACKING_URI": "me:CRETPW7x@host",
+        "SLURM_JWT": "CRETPW8x",
+        "AZURE_STORAGE_CONNECTION_STRING": "AccountName=a;AccountKey=CRETPW9x;EndpointSuffix=b",
     }
     for name, value in {**secrets, "TOKENIZERS_PARALLELISM": "parallel", "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, value)
     learn_environment()
-    text = hide(" ".join(f"CRETPW{n}x" for n in range(1, 8)) + f" parallel token {Path.cwd()}")
-    assert text == "… … … … … … … parallel token " + str(Path.cwd())
+    text = hide(" ".join(f"CRETPW{n}x" for n in range(1, 10)) + f" parallel token {Path.cwd()}")
+    assert text == "… … … … … … … … … parallel token " + str(Path.cwd())
+
+
+@pytest.mark.parametrize("names", [("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("PROXY_USER", "PROXY_PASSWORD")])
+def test_user_and_password_of_the_environment_are_hidden_as_a_server_gets_them(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    for name, value in zip(names, ("admin", "CRETPW1x"), strict=True):
+        monkeypatch.setenv(name, value)
+    learn_environment()
+    sent = base64.b64encode(b"admin:CRETPW1x").decode()
+    assert hide(f"Response body: 'not authenticated: Basic {sent}'") == "Response body: 'not authenticated: Basic …'"
 
 
 @pytest.mark.parametrize("words", [["--storage", STORAGE], [f"--storage={STORAGE}"], ["--storage", STORAGE, "--x", "S3CRETPW"]])

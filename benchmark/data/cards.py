@@ -163,6 +163,8 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
     for path in files_in(folder, *YAML_SUFFIXES):
         names = [path.stem]
         try:
+            if path.exists() and not path.is_file():  # reading a pipe would wait without end
+                raise UsageError(f"{path}: is no file that can be read")
             written = read_fields(path)
             names = [*_texts([written.get("name")]), *names, *_texts(written.get("aliases"))]
             card = Card.model_validate(written)

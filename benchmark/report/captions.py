@@ -70,12 +70,16 @@ def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
 
 
 def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
-    modes, alignments = distinct(u.mode for u in units), distinct(u.alignment for u in units)
-    features = distinct(u.features for u in units)
+    modes, alignments, features = (
+        distinct([*(getattr(u, column) for u in units), *frame[column]]) for column in ("mode", "alignment", "features")
+    )
     marked = "; the column Protocol marks the rows" if len(modes) > 1 or len(alignments) > 1 else ""
     mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
     first = f"{mode}, text alignment {' and '.join(alignments)}, features {', '.join(features)}{marked}."
     shuffled = " Shuffled class vectors are a control without meaning." if "shuffled" in alignments else ""
+    known = {u.key for u in units}
+    if any(key not in known for key in frame[UNIT].itertuples(index=False, name=None)):
+        shuffled += " Some methods' runs are not in the store any more, and with them titles and settings."
     changed = distinct(frame["switches"])
     extra = [f"Switched against the mode: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,10 @@ def break_a_card(folder: Path, kind: str) -> str:
     file = folder / "bad.yaml"
     if kind == "folder":
         file.mkdir()
-        return "Is a directory"
+        return "is no file that can be read"
+    if kind == "pipe":
+        os.mkfifo(file)
+        return "is no file that can be read"
     if kind == "link":
         file.symlink_to(folder / "nowhere")
         return "No such file"
@@ -198,7 +202,7 @@ def break_a_card(folder: Path, kind: str) -> str:
     return told
 
 
-@pytest.mark.parametrize("kind", ["folder", "link", "syntax", "latin-1", "nothing", "list", "fields", "two", "twice"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "syntax", "latin-1", "nothing", "list", "fields", "two", "twice"])
 def test_a_broken_card_stops_only_what_needs_it(tmp_path: Path, kind: str) -> None:
     write(tmp_path, "one")
     told = break_a_card(tmp_path, kind)

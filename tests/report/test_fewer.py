@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -213,6 +214,9 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     assert len(report.failed) >= len(set(keys) - now.keys())
     text = report.files[0].read_text(encoding="utf-8")
     assert (GONE in text) is (len(now) < len(before))
+    assert not re.search(r"Mode ,|alignment ,|features \.", text)
+    if method == "no method's run" and "## Table" in text:
+        assert "Some methods' runs are not in the store any more, and with them titles and settings." in text
     assert ("## Table" in text) or not kept.find(kind="job")
 
 
