@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from benchmark.errors import Unavailable, UsageError
+from benchmark.files import told_outside
 from benchmark.redaction import hide
 
 VARIABLE = "GZSL_PATIENCE"
@@ -88,6 +89,8 @@ def first_line(error: Exception) -> str:
 
 def why_closed(error: Exception) -> str:
     """Why a store cannot be opened, without SQL and secrets."""
+    if outside := told_outside(error):
+        return hide(outside)
     text = re.split(r"\n\[SQL|\n\(Background on", hide(str(error)))[0]
     locked = "; another program holds it, or its file system has no locks, which SQLite needs: put it on a local disk"
     return f"{type(error).__name__}: {text}{locked if 'database is locked' in text else ''}"

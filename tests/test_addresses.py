@@ -151,6 +151,24 @@ def test_good_addresses_are_left_as_they_are_but_for_the_case_of_the_scheme() ->
     assert storage_address("PostgreSQL+psycopg://U:P@h/D") == "postgresql+psycopg://U:P@h/D"
 
 
+@pytest.mark.parametrize("place", ["runs", "runs/mlflow.db", "runs/artifacts"])
+def test_a_link_to_a_disk_that_is_not_mounted_gets_no_new_store_behind_it(tmp_path: Path, place: str) -> None:
+    link, disk = tmp_path / place, tmp_path / "disk"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(disk / "there")
+    with pytest.raises(UsageError, match="there, which is not there; mount its disk, or remove the link"):
+        Tracker(sqlite_uri(tmp_path / "runs" / "mlflow.db"), tmp_path / "runs" / "artifacts")
+    assert not disk.exists()
+
+
+def test_a_folder_or_a_link_to_itself_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a folder, where a file is expected"):
+        sqlite_uri(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UsageError, match="a link that leads back to itself"):
+        sqlite_uri(tmp_path / "loop")
+
+
 def test_a_store_that_cannot_be_locked_is_told_without_sql(tmp_path: Path) -> None:
     error = OperationalError("SELECT name", None, sqlite3.OperationalError("database is locked"))
     told = why_closed(error)
