@@ -35,7 +35,7 @@ def bound(gigabytes: float) -> float:
 
 def make(path: Path, gigabytes: float, features: str) -> int:
     """Write the store; returns its samples."""
-    return len(generate(path, features, samples_of(gigabytes, features)).ids)
+    return sum(generate(path, features, samples_of(gigabytes, features)).counts.values())
 
 
 def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dict[str, float]:
