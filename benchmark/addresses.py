@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -81,8 +82,10 @@ def _without_kind(text: str, kind: str, kinds: Sequence[str], rest: str, host: s
         return f"three slashes are missing; write {sqlite_uri(Path(rest))}"
     if kind in kinds:
         return f"two slashes are missing; write {without_password(f'{kind}://' + rest.lstrip('/'))}"
-    server = "" if text.startswith(("/", ".")) else f", or {host}{without_password(text)} for a server"
-    return f"no address; write {sqlite_uri(Path(text))} for a file{server}"
+    file = Path(os.path.expandvars(text)).expanduser()
+    bare = re.sub(r"^https?\W+", "", text)
+    server = "" if text[0] in "/.~$" or "\\" in text else f", or {host}{without_password(bare)} for a server"
+    return f"no address; write {sqlite_uri(file)} for a file{server}"
 
 
 def _check_server(place: str, address: str) -> None:
@@ -94,6 +97,9 @@ def _check_server(place: str, address: str) -> None:
         raise UsageError(f"{place}: {error}; write http://HOST:PORT") from None
     if not named:
         raise UsageError(f"{place}: it names no host; write http://HOST:PORT")
+    if "#" in address or "?" in address:
+        server = without_password(re.split("/?[#?]", address)[0])
+        raise UsageError(f"{place}: the address of a page; give the server's own: {server}")
 
 
 def _check_sqlite(place: str, rest: str, file: Path | None) -> None:

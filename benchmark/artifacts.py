@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from benchmark.files import check_links
+
 PLACE = "artifacts"
 
 
@@ -35,14 +37,20 @@ def folder_of(database: Path, recorded: str, tags: Mapping[str, str], name: str)
         recorded: the address that MLflow has.
         tags: of the experiment.
         name: of the folder of artifacts in a runs folder, for stores that have no tag ``PLACE``.
+
+    Raises:
+        OutsideError: a link to the folder leads nowhere.
     """
     folder = local_folder(recorded)
     if folder is None:
         return None
     home = Path(os.path.realpath(database)).parent
     if PLACE in tags:
-        return home / tags[PLACE]
-    return home / name if (home / name).is_dir() or not folder.is_dir() else folder
+        folder = home / tags[PLACE]
+    elif (home / name).is_dir() or not folder.is_dir():
+        folder = home / name
+    check_links(folder)
+    return folder
 
 
 def local_folder(uri: str) -> Path | None:

@@ -43,6 +43,7 @@ from benchmark.cli_options import (
 )
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import Unavailable, UsageError
+from benchmark.files import told_outside
 from benchmark.output import is_broken_pipe, lasting_output, open_missing_streams
 from benchmark.redaction import guard, hidden_command, hidden_traceback, hide, hide_values, learn_option
 
@@ -551,6 +552,6 @@ def _main(arguments: list[str]) -> None:
         elif isinstance(error, (UsageError, Unavailable)):
             err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
         else:  # the last resort: one line instead of a traceback
-            reason = f"{type(error).__name__}: {escape(hide(str(error)))}"
-            err.print(f"[red]error:[/] {reason} (--debug shows where)", soft_wrap=True)
+            reason = told_outside(error) or f"{type(error).__name__}: {error} (--debug shows where)"
+            err.print(f"[red]error:[/] {escape(hide(reason))}", highlight=False, soft_wrap=True)
         sys.exit(WRONG_USAGE)

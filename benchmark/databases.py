@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlparse
 
 from benchmark.errors import UsageError
+from benchmark.files import check_replaceable
 from benchmark.locks import held
 from benchmark.patience import disk_is_full
 from benchmark.redaction import hide, learn
@@ -54,8 +55,9 @@ def sqlite_uri(path: Path) -> str:
     """Address of a SQLite file, absolute; ``sqlite_file`` gives the path again.
 
     Raises:
-        UsageError: no address can name the file.
+        UsageError: no address can name the file, or a link to it leads nowhere.
     """
+    check_replaceable(path)
     file = path.resolve()
     text = str(file)
     check_path(file)

@@ -119,7 +119,9 @@ def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
     if code is None and "file locking" in str(error):  # HDF5, of a file that this process has open with other settings
         return OutsideReason("locked", "this program has it open already, with locks", "close it first")
     kind = _KIND_OF.get(code) if code is not None else None
-    if kind == "missing" or code == errno.EEXIST:  # the latter is of making a folder
+    if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # of making or reading a folder
+        return OutsideReason("missing", "a file, where a folder is expected", "move it away, or name another folder")
+    if kind == "missing" or code == errno.EEXIST:
         return _missing(path)
     return _reason(kind) if kind else None
 
@@ -139,6 +141,24 @@ def _missing(path: Path) -> OutsideReason:
         if place != path and place.is_file():
             return OutsideReason("missing", f"{place} is a file, not a folder", "check the path")
     return _reason("missing")
+
+
+def told_outside(error: Exception) -> str | None:
+    """The path and the reason of an error that names a file and has a reason outside it; None for any other error."""
+    name = error.filename if isinstance(error, OSError) else None
+    reason = outside_reason(error, Path(name)) if isinstance(name, str) and name else None
+    return f"{name}: {reason}" if reason else None
+
+
+def check_links(path: Path) -> None:
+    """See that no link on the way to a file or folder leads nowhere, as one to a disk that is not mounted.
+
+    Raises:
+        OutsideError: one does.
+    """
+    reason = _missing(path)
+    if reason.kind == "link":
+        raise OutsideError(path, reason)
 
 
 def raise_outside(error: BaseException, path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from benchmark.errors import Unavailable, UsageError
+from benchmark.files import told_outside
 from benchmark.redaction import hide
 
 VARIABLE = "GZSL_PATIENCE"
@@ -83,6 +85,15 @@ def first_line(error: Exception) -> str:
     while (before := cause.__cause__ or cause.__context__) is not None:
         cause = before
     return hide(str(cause)).split("\n", 1)[0][:200]
+
+
+def why_closed(error: Exception) -> str:
+    """Why a store cannot be opened, without SQL and secrets."""
+    if outside := told_outside(error):
+        return hide(outside)
+    text = re.split(r"\n\[SQL|\n\(Background on", hide(str(error)))[0]
+    locked = "; another program holds it, or its file system has no locks, which SQLite needs: put it on a local disk"
+    return f"{type(error).__name__}: {text}{locked if 'database is locked' in text else ''}"
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -118,7 +118,6 @@ def _git(*words: str) -> _Answer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            text=True,
             encoding="utf-8",
             errors="replace",
             start_new_session=True,

@@ -26,7 +26,7 @@ from uuid import uuid4
 from benchmark.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
 from benchmark.databases import expect, has_rows, has_table, is_away, opening, readable, sqlite_file, without_password
 from benchmark.errors import Unavailable, UsageError
-from benchmark.patience import disk_is_full, first_line, patiently
+from benchmark.patience import disk_is_full, first_line, patiently, why_closed
 from benchmark.redaction import hide, hide_values
 from benchmark.surroundings import keep_mlflow_settings
 from benchmark.tracking_sql import Row, RunTables
@@ -100,7 +100,7 @@ class Tracker:
         try:
             patiently(self._open, disk_is_full, f"tracking store {without_password(uri)} cannot be written")
         except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-            reason = f"{type(error).__name__}: {hide(str(error))}"
+            reason = why_closed(error)
             if _is_half_made(uri):
                 reason += "; its tables were left half made and hold no run: drop the database and create it again"
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmark.config import Range, TuningConfig
 from benchmark.databases import LOCK_SECONDS, has_rows, is_away, opening, sqlite_file, without_password
 from benchmark.errors import JobError, Unavailable, UsageError
-from benchmark.patience import disk_is_full, patiently
+from benchmark.patience import disk_is_full, patiently, why_closed
 from benchmark.redaction import hide
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -463,7 +463,7 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
     try:
         return patiently(lambda: _opened(uri), disk_is_full, f"Optuna storage {shown} cannot be written")
     except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError, RuntimeError) as error:
-        raise UsageError(f"--storage {shown}: cannot be opened ({type(error).__name__}: {hide(str(error))})") from error
+        raise UsageError(f"--storage {shown}: cannot be opened ({why_closed(error)})") from error
 
 
 def _opened(uri: str) -> optuna.storages.RDBStorage:

@@ -12,10 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from benchmark.addresses import storage_address, tracking_address
 from benchmark.databases import LONGEST_PATH, sqlite_file, sqlite_uri
 from benchmark.errors import UsageError
+from benchmark.patience import why_closed
 from benchmark.tracking import Tracker
 from benchmark.tuning import open_storage
 
@@ -102,6 +104,12 @@ def test_a_path_that_no_address_can_name_is_refused_before_anything_is_written(t
         ("http:/h:5", "two slashes are missing; write http://h:5"),
         ("http://", "it names no host"),
         ("http://h:port", "write http://HOST:PORT"),
+        ("http://h:5000/#/experiments/1/runs", "the address of a page; give the server's own: http://h:5000$"),
+        ("https://h/ml/?o=1#/models", "the address of a page; give the server's own: https://h/ml$"),
+        ("http//h:5000", "or http://h:5000 for a server"),
+        ("~/x.db", f"write sqlite:///{Path.home()}/x.db for a file$"),
+        ("$PWD/x.db", "write sqlite:////[^$]*/x.db for a file$"),
+        (r"C:\runs\mlflow.db", "mlflow.db for a file$"),
         ("sqlite://x.db", "a third slash is missing; write sqlite:////.*/x.db"),
         ("sqlite:x.db", "three slashes are missing; write sqlite:////.*/x.db"),
         ("sqlite://", "lost at the end; name a file"),
@@ -141,3 +149,33 @@ def test_good_addresses_are_left_as_they_are_but_for_the_case_of_the_scheme() ->
         assert tracking_address(good) == good
     assert tracking_address(" HTTP://Host:5\n") == "http://Host:5"
     assert storage_address("PostgreSQL+psycopg://U:P@h/D") == "postgresql+psycopg://U:P@h/D"
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/mlflow.db", "runs/artifacts"])
+def test_a_link_to_a_disk_that_is_not_mounted_gets_no_new_store_behind_it(tmp_path: Path, place: str) -> None:
+    link, disk = tmp_path / place, tmp_path / "disk"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(disk / "there")
+    with pytest.raises(UsageError, match="there, which is not there; mount its disk, or remove the link"):
+        Tracker(sqlite_uri(tmp_path / "runs" / "mlflow.db"), tmp_path / "runs" / "artifacts")
+    assert not disk.exists()
+
+
+def test_a_folder_or_a_link_to_itself_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a folder, where a file is expected"):
+        sqlite_uri(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UsageError, match="a link that leads back to itself"):
+        sqlite_uri(tmp_path / "loop")
+
+
+def test_a_store_that_cannot_be_locked_is_told_without_sql(tmp_path: Path) -> None:
+    error = OperationalError("SELECT name", None, sqlite3.OperationalError("database is locked"))
+    told = why_closed(error)
+    assert "SELECT" not in told
+    assert "sqlalche.me" not in told
+    assert told.endswith("its file system has no locks, which SQLite needs: put it on a local disk")
+    file = tmp_path / "x.db"
+    file.write_text("no database, but a text of some length" * 9)
+    with pytest.raises(UsageError, match=r"cannot be opened \(DatabaseError: file is not a database\)$"):
+        Tracker(sqlite_uri(file), tmp_path / "artifacts")

@@ -29,6 +29,7 @@ from benchmark import databases, patience, tracking
 from benchmark.cli import main
 from benchmark.databases import readable, sqlite_uri
 from benchmark.errors import Unavailable, UsageError
+from benchmark.report.collect import find_calls
 from benchmark.status import Stores, call_states
 from benchmark.tracking import Tracker
 from benchmark.tuning import open_storage
@@ -416,6 +417,9 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(benc
         shutil.rmtree(bench.runs / "artifacts" / bench.tracker.find(kind="job")[0].run_id)
     else:
         bench.tracker.client.delete_run(bench.tracker.find(kind=deleted)[0].run_id)
+    if deleted == "call":
+        with pytest.raises(UsageError, match="calls that they belong to were deleted: restore one in MLflow's page"):
+            find_calls(bench.tracker, None)
     again = bench.run(call)
     assert not again.failed
     assert [e.state for e in again.entries] == ["reused" if deleted in ("call", "method") else "done"]

@@ -13,6 +13,7 @@ import h5py
 import pytest
 from filelock import FileLock, Timeout
 
+from benchmark import cli
 from benchmark.errors import Unavailable, UsageError
 from benchmark.files import (
     OutsideError,
@@ -22,6 +23,7 @@ from benchmark.files import (
     raise_outside,
     raise_unreadable,
     replacing,
+    told_outside,
 )
 
 
@@ -250,3 +252,28 @@ def test_a_lock_is_held_and_given_back(tmp_path: Path) -> None:
         pytest.fail("both held it")
     with FileLock(tmp_path / "new" / "lock", timeout=0):
         pass
+
+
+def test_an_error_that_names_a_file_is_told_with_path_and_fix(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere" / "disk")
+    long = "z" * 300
+    for path, told in (
+        (tmp_path / long, f"{tmp_path / long}: its name is too long for the file system; shorten the name"),
+        (tmp_path / "x", f"{tmp_path / 'x'}: a file, where a folder is expected; move it away, or name another folder"),
+        (tmp_path / "x" / "y", f"{tmp_path / 'x' / 'y'}: {tmp_path / 'x'} is a file, not a folder; check the path"),
+        (tmp_path / "gone", f"{tmp_path / 'gone'}: a link to {tmp_path / 'nowhere' / 'disk'}, which is not there; mount"),
+    ):
+        with pytest.raises(OSError, match="Errno") as caught:
+            path.mkdir(exist_ok=True)
+        assert str(told_outside(caught.value)).startswith(told)
+    for other in (ValueError("x"), OSError(errno.EINVAL, "Invalid", "file"), OSError("no number")):
+        assert told_outside(other) is None
+
+
+def test_a_command_tells_it_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", "--runs-dir", str(tmp_path / ("z" * 300))])
+    assert ended.value.code == 2
+    told = "".join(capsys.readouterr().err.split("\n"))
+    assert told.endswith("zzz/mlflow.db: its name is too long for the file system; shorten the name")

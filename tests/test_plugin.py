@@ -261,7 +261,7 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
     [
         ('inputs="mean"', 'inputs="Mean"', r"inputs='Mean': known are 'sequence', 'mean'"),
         ('inputs="mean"', 'inputs=["mean"]', r"inputs=\['mean'\]: known are"),
-        ('inputs="mean"', 'inputs="mean", uses=("names",)', r"uses=\('names',\): .*known are 'unseen_names', 'test_features'"),
+        ('inputs="mean"', 'inputs="mean", uses=("names",)', r"uses=\('names',\): .*known are 'unseen_names'"),
         ('inputs="mean"', 'inputs="mean", uses="unseen_names"', "must be a tuple"),
         ('inputs="mean"', 'inputs="mean", note=3', "note=3: must be a text"),
         ('title="Linear"', 'title=""', "title=''"),

@@ -22,7 +22,7 @@ def states(bench: Bench, units: list[Unit]) -> tuple[list[JobState], list[StudyS
 
 
 def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
-    call = bench.call(methods="avca", seeds=2, trials=4)
+    call = bench.call("tuning.seed=1", methods="avca", seeds=2, trials=4)
     jobs, (study,) = states(bench, bench.units(call))
     assert [j.state for j in jobs] == ["missing"] * 4
     assert (study.state, study.missing, study.best_hm) == ("missing", 4, None)
@@ -40,7 +40,7 @@ def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
     assert (study.finished, study.pruned, study.failed) == (found.complete, found.pruned, 0)
     assert (study.best_trial, study.best_hm, study.best_values) == (found.best_number, found.best_hm, found.best_values)
 
-    jobs, (study,) = states(bench, bench.units(bench.call(methods="avca", seeds=2, trials=6)))
+    jobs, (study,) = states(bench, bench.units(bench.call("tuning.seed=1", methods="avca", seeds=2, trials=6)))
     assert len(jobs) == 4, "what the tuned jobs are is not known yet"
     assert (study.state, study.finished + study.pruned, study.missing) == ("interrupted", 4, 2)
 

@@ -209,9 +209,10 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
         return None
     try:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        table.columns = table.columns.str.strip()
         return list(zip(*(table[column].str.strip() for column in columns), strict=True))
     except KeyError as error:
-        problems.add("broken list", f"{places.shown(path)}: no column {error}")
+        problems.add("broken list", f"{places.shown(path)}: no column {error} in its first line {text.splitlines()[0][:60]!r}")
     except ValueError as error:  # pandas' parser errors are ValueErrors
         problems.add("broken list", f"{places.shown(path)}: {error!s:.120}")
     return None

@@ -10,7 +10,7 @@ from benchmark.files import raise_outside
 
 START_BYTES = 512
 FETCH_AGAIN = "fetch or extract it again"
-FETCH_TRUSTED = "fetch it again from a source you trust"
+FETCH_TRUSTED = "if it is your own, write plain data (lists, texts, numpy arrays); else fetch it again from a source you trust"
 _UNPACK = "unpack it first"
 _NO_FEATURES = "fetch the file itself, or keep files that are no features out of the folder"
 
@@ -39,6 +39,10 @@ _STARTS: tuple[tuple[bytes, Foreign], ...] = (
     (b"\x93NUMPY", Foreign("a .npy file of numpy", "write it as the user guide (docs/data.md) says")),
     (b"MATLAB 5.0 MAT-file", Foreign("a MATLAB file", "write it as the user guide (docs/data.md) says")),
     (b"%PDF-", Foreign("a PDF document", _NO_FEATURES)),
+    (b"\x89PNG\r\n", Foreign("a PNG image", _NO_FEATURES)),
+    (b"\xff\xd8\xff", Foreign("a JPEG image", _NO_FEATURES)),
+    (b"\x1aE\xdf\xa3", Foreign("a Matroska or WebM video", _NO_FEATURES)),
+    (b"PAR1", Foreign("a Parquet file", "write it as the user guide (docs/data.md) says")),
 )
 _TORCH = Foreign(
     "a file of torch.save",
@@ -83,6 +87,10 @@ def known_kind(start: bytes) -> Foreign | None:
         return Foreign("a zip archive", f"{_UNPACK} (unzip)")
     if start[257:262] == b"ustar":
         return Foreign("a tar archive", f"{_UNPACK} (tar -xf)")
+    if start[4:8] == b"ftyp":
+        return Foreign("an MP4 or QuickTime video", _NO_FEATURES)
+    if start.startswith(b"RIFF") and start[8:12] in (b"AVI ", b"WAVE"):
+        return Foreign("an AVI video or WAVE sound", _NO_FEATURES)
     if _PAGE.match(start):
         return Foreign("a web page", "open it to see why, then download the file itself: some sites ask to confirm")
     if _ANNEX.match(start):

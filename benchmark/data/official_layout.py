@@ -8,7 +8,8 @@ not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -216,12 +217,14 @@ def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: Problem
         classes = [lists.names[c] for c in lists.parts[part].classes]
         present = {m: list_class_files(plan.files / m / part, plan.form, classes, problems) for m in MODALITIES}
         listed = set(map(folded, classes))
+        taken = {path for files in present.values() for name, path in files.items() if name in listed}
         for label in lists.parts[part].classes:
             name = lists.names[label]
             for modality in MODALITIES:
                 if folded(name) not in present[modality]:
                     fix = None if is_file_name(name) else NO_FILE_NAME
-                    problems.add("missing class file", f"{modality}/{part}/{name}{SUFFIX[plan.form]}", fix=fix)
+                    file = Path(modality, part, f"{name}{SUFFIX[plan.form]}")
+                    problems.add("missing class file", f"{file}{_near(plan.files / file, taken)}", fix=fix)
             if all(folded(name) in present[m] for m in MODALITIES):
                 wanted.append(_Wanted(part, label, name, {m: present[m][folded(name)] for m in MODALITIES}))
         for modality in MODALITIES:
@@ -229,6 +232,13 @@ def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: Problem
                 if key not in listed:
                     notes.add("class files of unlisted classes, not read", f"{modality}/{part}/{path.name}")
     return wanted
+
+
+def _near(missing: Path, taken: Collection[Path]) -> str:
+    """The file whose name is nearly that of a missing class file and that is none of another class, such as a packed one."""
+    others = {folded(path.name): path.name for path in missing.parent.glob("*") if path not in taken}
+    close = difflib.get_close_matches(folded(missing.name), others, n=1, cutoff=0.75)
+    return f" (there is {others[close[0]]!r}: rename or unpack it)" if close else ""
 
 
 def _already(plan: _Plan, lists: ClassLists, wanted: Sequence[_Wanted]) -> FeatureStore | None:

@@ -30,7 +30,7 @@ FIXES: dict[str, str] = {
     "missing word vector": "the word vectors must have the manual name of each class; a fastText .bin makes them of any name",
     "word vector of zeros": "zeros give a class no meaning: give a vector of that name, or another file with --vectors FILE",
     "unreadable word vectors": "give another file with --vectors",
-    "broken list": "sample lists are CSV with the columns filename and label, the name table with original and manual",
+    "broken list": "lists are CSV with commas: samples in the columns filename and label, names in original and manual",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
     "audio and video out of step": "both files of a class must hold the same samples in the same order",
     "wrong structure": "see the user guide for what a file holds",

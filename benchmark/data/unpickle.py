@@ -445,15 +445,18 @@ def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     except (ValueError, KeyError, EOFError) as error:
         if foreign := likely_kind(raw[:START_BYTES]):
             raise another_kind(path, foreign) from None
-        raise UnreadableFile(path, f"not a .npy file ({error!s:.100})") from None
+        fix = DICT_OF_VECTORS if raw[:1] == pickle.PROTO else FETCH_AGAIN
+        raise UnreadableFile(path, f"not a .npy file ({error!s:.100})", fix) from None
     if not dtype.hasobject or shape != ():
         raise UnreadableFile(path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS)
     interpreter = Interpreter(Bounded(file, len(raw)), allow_objects=True, table=WITH_TENSORS)
     content = run(path, interpreter)
     if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
         content = content.item()
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+    if not isinstance(content, dict):
         raise UnreadableFile(path, f"holds no dict of class names but {shown(content)}", DICT_OF_VECTORS)
+    if others := [name for name in content if not isinstance(name, str)]:
+        raise UnreadableFile(path, f"holds a dict whose keys are no class names, such as {shown(others[0])}", DICT_OF_VECTORS)
     return {name: _vector(path, name, value) for name, value in content.items()}
 
 

@@ -56,7 +56,8 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
                 return np.zeros(size, storage.dtype)
             steps = [step * storage.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
             return np.asarray(np.lib.stride_tricks.as_strided(storage[offset:], size, steps), order="C")
-    raise Refusal(f"a tensor of size {shown(size)} and stride {shown(stride)}, which its numbers do not fill")
+    repeats = " (write x.contiguous(), if it repeats them)" if isinstance(stride, tuple) and 0 in stride else ""
+    raise Refusal(f"a tensor of size {shown(size)} and stride {shown(stride)}, which its numbers do not fill{repeats}")
 
 
 def _parameter(tensor: object, *_: object) -> object:

@@ -12,6 +12,8 @@ from benchmark.data.store import Floats
 
 ZERO = 1e-6
 """Share of the usual norm up to which a word vector is taken for zeros: what is left of it is rounding."""
+LEAST = 1e-18
+"""Norm up to which a word vector is taken for zeros whatever the others are: its square is below what float32 holds exactly."""
 FAR = 10.0
 """Times by which a norm may differ from the usual one."""
 
@@ -29,7 +31,7 @@ class OddNorm:
     @property
     def is_zero(self) -> bool:
         """Whether it is zero, or nothing but rounding."""
-        return self.norm <= ZERO * self.usual
+        return self.norm <= max(LEAST, ZERO * self.usual)
 
 
 def odd_norms(names: Sequence[str], vectors: Sequence[Floats] | Floats) -> Iterator[OddNorm]:
@@ -43,7 +45,7 @@ def odd_norms(names: Sequence[str], vectors: Sequence[Floats] | Floats) -> Itera
     finite = norms[np.isfinite(norms)]
     usual = float(np.median(finite[finite > 0])) if (finite > 0).any() else 0.0
     for row, (name, norm) in enumerate(zip(names, norms.tolist(), strict=True)):
-        if np.isfinite(norm) and not usual / FAR < norm < usual * FAR:
+        if np.isfinite(norm) and (norm <= LEAST or not usual / FAR < norm < usual * FAR):
             yield OddNorm(row, name, norm, usual)
 
 

@@ -53,7 +53,7 @@ def check_vectors_file(path: Path) -> Path:
     if path.suffix not in _READERS:
         raise UsageError(f"--vectors {path}: the file's name must end in {', '.join(_READERS)}, which says how it is read")
     if not path.is_file():
-        raise UsageError(f"--vectors {path}: no such file")
+        raise UsageError(f"--vectors {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     return path.resolve()
 
 

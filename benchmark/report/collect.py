@@ -261,6 +261,11 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
         UsageError: the store holds no call, or none (or several) of an id; near ones are named.
     """
     known = list(calls(tracker))
+    if not known and tracker.find(kind="job"):
+        raise UsageError(
+            f"{tracker.uri} holds jobs, but the benchmark calls that they belong to were deleted: restore one in MLflow's "
+            "page, or repeat its command, which does no finished job again"
+        )
     if not known:
         if tracker.find(kind="job"):
             raise UsageError(

@@ -105,9 +105,10 @@ def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
 
 
 def _by_seed(jobs: pd.DataFrame) -> pd.DataFrame:
-    """Jobs with a result by repetition and seed; released weights have no seed, and are one training in both."""
+    """Jobs with a result by repetition and seed, one each; released weights have no seed, and are one training in both."""
     done = jobs[jobs["state"] == "done"]
-    return done.set_index(done["repetition"].astype(str) + "/" + done["seed"].astype(str))
+    done = done.set_index(done["repetition"].astype(str) + "/" + done["seed"].astype(str))
+    return done[~done.index.duplicated()]
 
 
 COMPARED = ["dataset", "features", "method", "slot", "settings"]

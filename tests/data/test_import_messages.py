@@ -158,6 +158,31 @@ def test_a_class_name_never_leads_out_of_its_folder(folder: Folder, tmp_path: Pa
     assert found.fix.startswith("rename the class")
 
 
+@pytest.mark.parametrize("name", ["Archery.PKL", "Archery.pickle", "Archery.pkl.gz", "Archery .pkl"])
+def test_a_class_file_with_nearly_the_right_name_is_named(folder: Folder, tmp_path: Path, name: str) -> None:
+    path = folder.path(*ARCHERY)
+    path.rename(path.with_name(name))
+    found = problem(folder, tmp_path / "tiny.h5")
+    assert (found.kind, found.count) == ("missing class file", 1)
+    assert found.examples[0] == f"audio/stage_1_train/Archery.pkl (there is {name!r}: rename or unpack it)"
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_lists_with_another_sign_than_commas_are_shown(folder: Folder, tmp_path: Path, sign: str) -> None:
+    path = folder.lists / "stage_1_train.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(",", sign), encoding="utf-8")
+    found = problem(folder, tmp_path / "tiny.h5")
+    assert f"no column 'filename' in its first line {f'filename{sign}label'!r}" in found.examples[0]
+    assert "CSV with commas" in found.fix
+
+
+def test_blanks_around_the_names_of_columns_do_not_count(folder: Folder, tmp_path: Path) -> None:
+    first = digest(folder, tmp_path / "first.h5")
+    path = folder.lists / "stage_1_train.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename , label "), encoding="utf-8")
+    assert digest(folder, tmp_path / "tiny.h5") == first
+
+
 # Other kinds of files, by their first bytes
 
 
@@ -206,6 +231,12 @@ KINDS: dict[str, tuple[bytes, str, str]] = {
     "zeros": (bytes(4096), "nothing but zero bytes", "fetch or extract it again"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file", ".h5 files"),
     "npy": (b"\x93NUMPY\x01\x00", "a .npy file", "docs/data.md"),
+    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(50), "a PNG image", "keep files"),
+    "JPEG": (b"\xff\xd8\xff\xe0" + bytes(50), "a JPEG image", "keep files"),
+    "Parquet": (b"PAR1" + bytes(50), "a Parquet file", "docs/data.md"),
+    "MP4": (b"\0\0\0\x20ftypisom" + bytes(50), "an MP4 or QuickTime video", "keep files"),
+    "Matroska": (b"\x1aE\xdf\xa3" + bytes(50), "a Matroska or WebM video", "keep files"),
+    "WAVE": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(50), "an AVI video or WAVE sound", "keep files"),
 }
 
 
@@ -369,7 +400,7 @@ def test_word_vectors_of_other_forms_are_read(folder: Folder, tmp_path: Path, ho
         (np.ones((8, 4), "f4"), "an array [8, 4] without the names of its rows"),
         ({"a": np.ones((2, 4))}, "the word vector of 'a' is no vector [D] of numbers but float64 [2, 4]"),
         ({"a": ["x", "y"]}, "the word vector of 'a' is no vector [D] of numbers but list"),
-        ({1: np.ones(4)}, "no dict of class names but dict"),
+        ({0: np.ones(4)}, "a dict whose keys are no class names, such as 0"),
         ([np.ones(4)], "an array [1, 4] without"),
     ],
 )

@@ -33,6 +33,8 @@ def test_norms_are_compared_with_the_usual_one_whatever_the_scale(scale: float) 
 def test_nothing_but_zeros_is_zeros() -> None:
     assert nearly_zero({"a": np.zeros(3), "b": np.zeros(3)}) == {"a", "b"}
     assert nearly_zero({}) == set()
+    tiny = {"a": np.full(3, 1e-30), "b": np.full(3, 2e-30)}  # all of them, so that none is odd beside the others
+    assert nearly_zero(tiny) == {"a", "b"}
 
 
 def change(folder: Folder, **vectors: Any) -> None:
