@@ -202,7 +202,8 @@ SEARCHING = """
             if id(thing) in found or isinstance(thing, type(gc)):
                 continue
             found[id(thing)] = thing
-            left.extend(getattr(thing, "__closure__", None) or [])
+            closure = getattr(thing, "__closure__", None)
+            left.extend(closure if isinstance(closure, tuple) else [])
             left.append(getattr(thing, "__self__", None))
             left.extend(gc.get_referents(thing) if not hasattr(thing, "__globals__") else [])
         stores = [thing for thing in found.values() if hasattr(thing, "open_test")]
