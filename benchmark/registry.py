@@ -76,6 +76,8 @@ class Registry:
         wanted = named_once(names, "--methods")
         if not wanted:
             raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
+        if "all" in wanted:
+            raise UsageError(f"--methods {names}: all stands alone; write --methods all")
         return [self.get(name) for name in wanted]
 
     def recipe(self, method: type[Method]) -> Recipe | None:

@@ -240,6 +240,11 @@ def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
     assert "rename it" in found.broken["fine_one (copy)"]
 
 
+def test_all_methods_cannot_be_named_beside_one() -> None:
+    with pytest.raises(UsageError, match="--methods all,cjme: all stands alone; write --methods all"):
+        registry.load().select("all,cjme")
+
+
 def test_a_file_that_closes_the_output_leaves_it_open(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.write_text(f"import sys\nsys.stdout.close()\nsys.stderr.close()\n{METHOD}")
     registry.load([plugin])

@@ -267,11 +267,6 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
             "page, or repeat its command, which does no finished job again"
         )
     if not known:
-        if tracker.find(kind="job"):
-            raise UsageError(
-                f"{tracker.uri}: the calls were deleted, and their jobs are left; repeat a call's command, which does no job "
-                "again that is done"
-            )
         raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: python run_benchmark.py --dataset demo")
     if ids is None:
         return known[:1]

@@ -241,12 +241,6 @@ def test_a_store_without_calls_says_how_to_start_one(store: Any) -> None:
         collect(store.tracker)
 
 
-def test_jobs_whose_calls_were_deleted_are_told(store: Any, unit: Any) -> None:
-    store.tracker.client.delete_run(store.call([unit()]))
-    with pytest.raises(UsageError, match="the calls were deleted, and their jobs are left; repeat a call's command"):
-        collect(store.tracker)
-
-
 def test_an_unknown_call_is_answered_with_the_known_ones(store: Any, unit: Any) -> None:
     call = store.call([unit()])
 
