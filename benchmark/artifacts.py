@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from benchmark.files import check_links
+from benchmark.files import check_links, replacing
 
 PLACE = "artifacts"
 
@@ -72,10 +72,5 @@ def put(source: Path, target: Path) -> None:
         for file in source.iterdir():
             put(file, target / file.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from benchmark.errors import JobError
 from benchmark.method import Embeddings, EpochRecord, FitResult, Method
+from benchmark.shipped_files import PACKAGE
 
 if TYPE_CHECKING:
     from benchmark.training import Validation
@@ -36,7 +37,7 @@ def file_of(method: type[Method]) -> str:
         path = Path(inspect.getsourcefile(method) or method.__module__)
     except TypeError:
         return method.__module__
-    project = Path(__file__).resolve().parents[1]
+    project = PACKAGE.parent
     return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
 
 

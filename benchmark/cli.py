@@ -157,7 +157,7 @@ def _emit(json_file: str | None, content: Any) -> None:
     if json_file == "-":
         sys.stdout.write(text + "\n")
     else:
-        from benchmark.data.store import replacing
+        from benchmark.files import replacing
 
         with replacing(Path(json_file)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

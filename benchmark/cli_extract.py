@@ -240,8 +240,8 @@ def _write_official(task: _Task, rate: int, folder: Path) -> Path:
 
 def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
     """The table of problems, and the same as a file."""
-    from benchmark.data.store import replacing
     from benchmark.extract.plan import Row
+    from benchmark.files import replacing
 
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -171,10 +171,14 @@ class Nearest:
         weight = self._weights()
         return max((self._scores(float(beta), weight) for beta in grid), key=lambda s: s.hm)
 
+    def right(self, beta: float, *, exact: bool = False) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """``[N]`` each: whether a sample is right among all classes at ``beta``, and among seen or unseen ones, as it is."""
+        own = np.where(self.is_seen, self.seen_class, self.unseen_class)
+        return self.predict(beta, exact=exact) == self.label, own == self.label
+
     def recall(self, beta: float, *, exact: bool = False) -> dict[int, tuple[float, float, int]]:
         """Class id -> recall among all classes at ``beta``, recall among the classes of its own group, samples."""
-        right = self.predict(beta, exact=exact) == self.label
-        own = np.where(self.is_seen, self.seen_class, self.unseen_class) == self.label
+        right, own = self.right(beta, exact=exact)
         table = {}
         for c in np.unique(self.label):
             mask = self.label == c

@@ -22,9 +22,10 @@ from benchmark.config import ProtocolConfig, Settings, TrainConfig
 from benchmark.data.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.groups import groups_of, shares_group
-from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses, replacing
+from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
 from benchmark.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
+from benchmark.files import replacing
 from benchmark.inspection import (
     MAP_SAMPLES,
     EmbeddingMap,
@@ -396,8 +397,7 @@ def group_counts(
         ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
         how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
     """
-    right = nearest.predict(beta, exact=exact) == nearest.label
-    own = np.where(nearest.is_seen, nearest.seen_class, nearest.unseen_class) == nearest.label
+    right, own = nearest.right(beta, exact=exact)
     names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
     found = []
     for c in np.unique(nearest.label):

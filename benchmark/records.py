@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from benchmark.beside import Beside
-from benchmark.data.store import replacing
 from benchmark.errors import Unavailable
+from benchmark.files import replacing
 from benchmark.inspection import EmbeddingMap
 from benchmark.jobs import Job
 from benchmark.method import EpochRecord

@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from benchmark.data.audit import Audit
 from benchmark.data.audit_report import EXAMPLES, AuditSection, AuditTable, audit_sections, audit_title
-from benchmark.data.store import replacing
+from benchmark.files import replacing
 
 MARKDOWN_ROWS = 400
 """Rows of a table in the markdown file; the CSV file has them all."""

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.mapping import map_rows
 from benchmark.errors import Unavailable, UsageError
-from benchmark.files import is_open_for_writing, raise_outside
-from benchmark.files import replacing as replacing  # others import it from here
+from benchmark.files import is_open_for_writing, raise_outside, replacing
 from benchmark.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"

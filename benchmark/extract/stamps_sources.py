@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmark.data.importing import Progress
 from benchmark.data.stamps import ARRAYS
-from benchmark.data.store import Floats, replacing
+from benchmark.data.store import Floats
 from benchmark.errors import UsageError
 from benchmark.extract.decode import UnreadableVideo, sound
 from benchmark.extract.extractor import Extractor, Sound
@@ -30,6 +30,7 @@ from benchmark.extract.sets.packaged import Packaged
 from benchmark.extract.squeezenet import prepare
 from benchmark.extract.steps import batches, windows
 from benchmark.extract.weights_files import given_files, read_weights
+from benchmark.files import replacing
 
 PACKAGE_FOLDER = Path("usr/share/tuxpaint/stamps")
 """Of the pictures and recordings in Debian's package ``tuxpaint-stamps-default``."""

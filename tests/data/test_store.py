@@ -24,11 +24,11 @@ from benchmark.data.store import (
     ModalityContent,
     StoreContent,
     counting_test_accesses,
-    replacing,
     write_store,
 )
 from benchmark.data.verify import data_caption, verify_store
 from benchmark.errors import UsageError
+from benchmark.files import replacing
 
 CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 
