@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from benchmark.databases import sqlite_file
-from benchmark.errors import UsageError
+from benchmark.errors import Terminated, UsageError
 from benchmark.jobs import Unit
 from benchmark.scheduling import POLL_SECONDS, Desk, Message, WorkPlace, do_task
 from benchmark.training import choose_device
@@ -277,4 +279,9 @@ def _do(place: WorkPlace, task: Task, line: _Line, gpus: float) -> Done:
     """Do a task in this worker."""
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever Ray shows: the jobs are planned for the CPU
+    signal.signal(signal.SIGTERM, _end)  # Ray's own handler raises what a method may raise too
     return do_task(place, task, line)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(1)

@@ -21,6 +21,10 @@ class JobError(Exception):
     """A job that cannot go on (not-a-number loss, out of memory): recorded as failed, the other jobs go on."""
 
 
+class Terminated(SystemExit):
+    """This process was told to end (SIGTERM). No fault of a job, unlike a ``SystemExit`` of a method: it goes on elsewhere."""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """``"did you mean 'a' or 'b'? (known: ...)"``, for messages about an unknown name."""
     known = sorted(known)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from benchmark.beside import Beside
 from benchmark.border import place_of
-from benchmark.errors import JobError, Unavailable, UsageError, validation_message
+from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord, Method
@@ -392,7 +392,7 @@ class Worker:
         except KeyboardInterrupt:
             self.tracker.finish(run_id, "KILLED")
             raise
-        except Unavailable:  # no fault of the job: its run stays open, and it goes on from its checkpoint
+        except (Unavailable, Terminated):  # no fault of the job: its run stays open, and it goes on from its checkpoint
             raise
         except (Exception, SystemExit) as error:  # any failure of a method is recorded, and the other jobs go on
             text = text_of(error, job.unit.method)

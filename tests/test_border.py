@@ -14,7 +14,7 @@ from tiny import Bench
 from torch import Tensor
 
 from benchmark import border
-from benchmark.errors import JobError
+from benchmark.errors import JobError, Terminated
 from benchmark.method import Embeddings, EpochRecord, FitResult, Method
 from benchmark.worker import text_of
 
@@ -202,6 +202,18 @@ def test_the_job_fails_with_the_message_and_the_other_method_goes_on(
     assert told in failed[0].error
     assert str(files[0]) in failed[0].error
     assert len(bench.tracker.find(kind="job", status="FINISHED", method=f"fine_{name}")) == 2
+
+
+def test_a_process_that_is_told_to_end_leaves_its_job_open(bench: Bench, tmp_path: Path) -> None:
+    file = plugin(
+        tmp_path,
+        "ended",
+        "    def loss(self, batch, classes):\n        raise Terminated(1)",
+        f"from {Terminated.__module__} import Terminated",
+    )
+    with pytest.raises(Terminated):
+        bench.run(bench.call("train.epochs=1", methods="ended", plugins=[file]))
+    assert [run.status for run in bench.tracker.find(kind="job", method="ended")] == ["RUNNING"]
 
 
 def test_an_error_outside_the_method_s_file_names_no_place(method: Method) -> None:
