@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from benchmark.errors import Unavailable
+from benchmark.errors import Unavailable, words_of
 
 NOT_WRITTEN = "not_written"
 """Tag of a run: what is missing beside its result, ``name: reason`` in a line each. Reports show it."""
@@ -23,7 +23,7 @@ def unguarded(what: str) -> AbstractContextManager[None]:
 
 def reason_of(error: BaseException) -> str:
     """The kind and the first line of an error, short."""
-    lines = str(error).strip().splitlines()
+    lines = words_of(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 

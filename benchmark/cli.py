@@ -39,6 +39,7 @@ from benchmark.cli_options import (
     RunsDir,
     SearchOptions,
     TrackingUri,
+    local,
     with_options,
 )
 from benchmark.cli_workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
@@ -381,7 +382,9 @@ def report(
     leaderboard: Annotated[
         bool, typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is.")
     ] = False,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the leaderboard's site; site if not given.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
+    ] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     reports_dir: ReportsDir = Path("reports"),

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from benchmark.cli import _emit, data_app, err, out
-from benchmark.cli_options import DataRoot, Features, Json, ReportsDir, Vectors
+from benchmark.cli_options import DataRoot, Features, Json, ReportsDir, Vectors, local
 from benchmark.display import counted, rows_table, show_table
 from benchmark.errors import UsageError
 
@@ -218,7 +218,8 @@ def audit(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="With --from: file of the word vectors.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the audit; reports/audit-DATASET-FEATURES if not given.")
+        Path | None,
+        typer.Option("--out", callback=local, help="Folder; reports/audit-DATASET-FEATURES if not given."),
     ] = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from benchmark.cli import INTERRUPTED, SOME_FAILED, _emit, app, err, out
-from benchmark.cli_options import DataRoot, Features, Json, Vectors
+from benchmark.cli_options import DataRoot, Features, Json, Vectors, local
 from benchmark.display import counted, rows_table
 from benchmark.errors import UsageError
 
@@ -79,7 +79,8 @@ def videos(
         Path | None, typer.Option(help="Annotations of whole videos as ActivityNet has them: samples are cut from these.")
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder of the results by video; beside the store, with .extract, if not given.")
+        Path | None,
+        typer.Option(callback=local, help="Folder of results by video; STORE.extract if not given."),
     ] = None,
     vectors: Vectors = None,
     official: Annotated[
@@ -304,7 +305,7 @@ def _as_json(
 def names(
     dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
     lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
-    target: Annotated[Path, typer.Option("--to", help="The .npy file to write, for --vectors.")],
+    target: Annotated[Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")],
     json_file: Json = None,
 ) -> None:
     """Encode class names by all-MiniLM-L6-v2 into a file of word vectors of 384 numbers."""

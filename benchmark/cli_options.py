@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -13,13 +14,27 @@ import typer
 from pydantic import ValidationError
 
 from benchmark.errors import UsageError, near, validation_message
-from benchmark.reading import read_fields
+from benchmark.reading import NAME_RULE, is_name, read_fields
 
 if TYPE_CHECKING:
     from benchmark.jobs import Call
 
-DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", help="Folder of the feature stores.")]
-RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", help="Folder of everything that runs write.")]
+
+def local(place: Any) -> Any:
+    """Refuse an address such as ``s3://bucket`` where a path of this machine is expected."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
+        raise typer.BadParameter(f"{place} is an address; name a folder or file of this machine")
+    return place
+
+
+def _report_name(name: str | None) -> str | None:
+    if name is not None and not is_name(name):
+        raise typer.BadParameter(f"{name!r} is not the name of a folder in --reports-dir: {NAME_RULE}")
+    return name
+
+
+DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature stores.")]
+RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", callback=local, help="Folder of everything that runs write.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow store; a SQLite file in the runs folder if not given."),
@@ -30,7 +45,9 @@ Storage = Annotated[
 ]
 Json = Annotated[
     str | None,
-    typer.Option("--json", help="Machine-readable results, to FILE (a name with a suffix), or to the screen without one."),
+    typer.Option(
+        "--json", callback=local, help="Results as JSON, to FILE (a name with a suffix) or, without one, to the screen."
+    ),
 ]
 Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
 Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
@@ -61,8 +78,8 @@ Ablate = Annotated[
 InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
-Report = Annotated[str | None, typer.Option("--report", help="Name of the report's folder in reports/.")]
-ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", help="Folder of the reports.")]
+Report = Annotated[str | None, typer.Option("--report", callback=_report_name, help="Name of the report's folder in reports/.")]
+ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, help="Folder of the reports.")]
 OnlyMethods = Annotated[str | None, typer.Option("--methods", help="Only these methods, separated by commas.")]
 OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only these data sets, separated by commas.")]
 OnlyFeatures = Annotated[str | None, typer.Option("--features", help="Only these feature sets, separated by commas.")]

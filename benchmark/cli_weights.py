@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.cli import _emit, _existing_tracker, _tracker, app, err, out
-from benchmark.cli_options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri
+from benchmark.cli_options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, local
 from benchmark.display import rows_table
 from benchmark.errors import UsageError
 
@@ -84,7 +84,7 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
 
 @app.command()
 def export(
-    to: Annotated[Path, typer.Option(help="Folder below which each training gets one of its own.")],
+    to: Annotated[Path, typer.Option(callback=local, help="Folder below which each training gets one of its own.")],
     call: Annotated[str | None, typer.Option(help="Run id of a benchmark call. Newest if not given.")] = None,
     methods: Annotated[
         str | None, typer.Option(help="Names of methods separated by commas; all of the call if not given.")

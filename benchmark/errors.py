@@ -25,6 +25,14 @@ class Terminated(SystemExit):
     """This process was told to end (SIGTERM). No fault of a job, unlike a ``SystemExit`` of a method: it goes on elsewhere."""
 
 
+def words_of(error: BaseException) -> str:
+    """The text of an error, whose own code may fail to give one."""
+    try:
+        return str(error)
+    except Exception as other:  # the class of the error may be a stranger's
+        return f"its text cannot be shown, {type(other).__name__}"
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """``"did you mean 'a' or 'b'? (known: ...)"``, for messages about an unknown name."""
     known = sorted(known)

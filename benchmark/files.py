@@ -150,6 +150,16 @@ def told_outside(error: Exception) -> str | None:
     return f"{name}: {reason}" if reason else None
 
 
+def check_file(path: Path) -> None:
+    """See that a path is no device or pipe: reading one may wait without end.
+
+    Raises:
+        OutsideError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
+
+
 def check_links(path: Path) -> None:
     """See that no link on the way to a file or folder leads nowhere, as one to a disk that is not mounted.
 
@@ -244,8 +254,7 @@ def check_replaceable(path: Path) -> Path:
         raise OutsideError(path, _reason("link"))
     if target.is_dir():
         raise OutsideError(path, _reason("folder"))
-    if path.exists() and not path.is_file():
-        raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
+    check_file(path)
     if not target.parent.is_dir() and (reason := _missing(path)).kind == "link":
         raise OutsideError(path, reason)
     return target

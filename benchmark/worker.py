@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from benchmark.beside import Beside
 from benchmark.border import place_of
-from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message
+from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message, words_of
 from benchmark.jobs import Job, Stages, Unit
 from benchmark.locks import Locks, StudyLocks
 from benchmark.method import EpochRecord, Method
@@ -424,7 +424,7 @@ def text_of(error: BaseException, method: type[Method]) -> str:
     if isinstance(error, JobError):
         return str(error)
     place = place_of(error, method)
-    return f"{type(error).__name__}: {error}" + (f" ({method.title}: {place})" if place else "")
+    return f"{type(error).__name__}: {words_of(error)}" + (f" ({method.title}: {place})" if place else "")
 
 
 def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:

@@ -168,6 +168,13 @@ OTHER_VIEWS = """
         found = super().distances(embeddings, classes)
         return {**found, f"view {self.count}": found["joint"]}
 """
+SPEECHLESS = """
+    def loss(self, batch, classes):
+        class Speechless(Exception):
+            def __str__(self):
+                raise KeyError
+        raise Speechless
+"""
 OF_STAGE_1 = """
     kept = []
 
@@ -189,6 +196,7 @@ OF_STAGE_1 = """
         ("other_views", OTHER_VIEWS, "distances must return the same views for every batch"),
         ("a_copy", "    def fit(self, data, loop):\n        return loop.run(copy.deepcopy(self), data)", "another model"),
         ("of_stage_1", OF_STAGE_1, "fit trained another model or none"),
+        ("speechless", SPEECHLESS, "Speechless: its text cannot be shown, KeyError (Trial: loss, "),
         ("leaves", "    def loss(self, batch, classes):\n        raise SystemExit(3)", "SystemExit: 3 (Trial: loss, "),
     ],
 )  # fmt: skip

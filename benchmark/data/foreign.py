@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.files import raise_outside
+from benchmark.files import check_file, raise_outside
 
 START_BYTES = 512
 FETCH_AGAIN = "fetch or extract it again"
@@ -62,6 +62,7 @@ def first_bytes(path: Path) -> bytes:
     Raises:
         OutsideError, Unavailable: the system cannot read it.
     """
+    check_file(path)
     try:
         with open(path, "rb") as file:
             return file.read(START_BYTES)

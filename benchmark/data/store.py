@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmark.data.mapping import map_rows
 from benchmark.errors import Unavailable, UsageError
-from benchmark.files import is_open_for_writing, raise_outside, replacing
+from benchmark.files import check_file, is_open_for_writing, raise_outside, replacing
 from benchmark.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
@@ -345,6 +345,7 @@ def open_hdf5(path: Path) -> h5py.File:
         OutsideError, Unavailable: it cannot be opened for a reason that is not its content.
         OSError: it is no HDF5 file, truncated or damaged.
     """
+    check_file(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.cards import Card
+from benchmark.data.foreign import first_bytes
 from benchmark.data.store import (
     DEVELOPMENT_PARTS,
     PARTS,
@@ -28,7 +30,7 @@ from benchmark.data.store import (
 )
 from benchmark.data.verify import data_caption, verify_store
 from benchmark.errors import UsageError
-from benchmark.files import replacing
+from benchmark.files import OutsideError, replacing
 
 CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 
@@ -302,6 +304,14 @@ def test_another_hdf5_file_and_a_missing_file_are_refused_clearly(tmp_path: Path
     for name in ("other.h5", "none.h5"):
         with pytest.raises(UsageError, match=name):
             FeatureStore(tmp_path / name)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(OutsideError, match="a device or pipe, where a file is expected"):
+        FeatureStore(tmp_path / "pipe.h5")
+    with pytest.raises(OutsideError, match="a device or pipe, where a file is expected"):
+        first_bytes(tmp_path / "pipe.h5")
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
