@@ -44,6 +44,14 @@ class _Loader(yaml.SafeLoader):
             first[key] = key_node
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError, KeyError) as error:  # an impossible date, a number without end, !!bool maybe
+            kind = node.tag.rsplit(":", 1)[-1]
+            problem = f"{node.value!s:.60} cannot be read as {kind} ({error!s:.60}); write a text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
     def _key(self, node: yaml.Node) -> Hashable:
         if not isinstance(node, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(problem="a key must be a plain value", problem_mark=node.start_mark)
@@ -54,7 +62,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )  # YAML 1.1 wants 1.0e-4, and takes 1e-4 for a text
 
 
@@ -97,7 +105,7 @@ def parse_documents(text: str, place: str) -> list[Any]:
     except yaml.reader.ReaderError as error:
         number, sign = text.count("\n", 0, error.position) + 1, f"U+{ord(text[error.position]):04X}"
         raise UsageError(f"{place}: not valid YAML: line {number}: the sign {sign} is not allowed") from None
-    except (ValueError, OverflowError, yaml.YAMLError) as error:  # an impossible date, a number without end
+    except yaml.YAMLError as error:
         raise UsageError(f"{place}: not valid YAML: {error}") from None
     except RecursionError:
         raise UsageError(f"{place}: not valid YAML: nested too deeply") from None

@@ -29,8 +29,12 @@ from benchmark.reading import Fields, files_in, parse_yaml, read_fields, read_js
         ("a: 1\n---\na: 2\n", "holds 2 documents"),
         ("a: *nowhere\n", "not valid YAML: line 1: found undefined alias"),
         ("a: 1\nb: \x00\n", "not valid YAML: line 2: the sign U.0000"),
-        ("a: 2001-99-99\n", "not valid YAML: month"),
-        ("a: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
+        (
+            "a: 1\nb: 2001-99-99\n",
+            "not valid YAML: line 2: 2001-99-99 cannot be read as timestamp .month .*write a text in quotes",
+        ),
+        ("a: " + "9" * 5000, "not valid YAML: line 1: 9+ cannot be read as int .Exceeds the limit"),
+        ("a: !!bool maybe\n", "not valid YAML: line 1: maybe cannot be read as bool"),
         ("[" * 500, "nested too deeply"),
         ("a: &a [*a]\n", "more than 100,000 values"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML: line 1: could not determine a constructor"),
@@ -50,11 +54,13 @@ def test_a_small_file_that_unfolds_to_billions_of_values_is_refused() -> None:
 
 def test_a_merged_key_may_be_replaced_and_numbers_are_numbers() -> None:
     text = "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\nz: {<<: *x}\nn: [1e-4, 1E+4, -2e3, 1.0e-4, 1e]\n"
+    text += "t: [2E5 clips of birds, 8e33f0b1, 1e4_0, 1e5:30]\n"
     assert parse_yaml(text, "f.yaml") == {
         "x": {"a": 1, "b": 2},
         "y": {"a": 1, "b": 3},
         "z": {"a": 1, "b": 2},
         "n": [1e-4, 1e4, -2e3, 1e-4, "1e"],
+        "t": ["2E5 clips of birds", "8e33f0b1", "1e4_0", "1e5:30"],
     }
     nested = parse_yaml("p: {q: &b {<<: &a {k: 1}, k: 2}}\nr: {<<: *b}\n", "f.yaml")
     assert (nested["p"]["q"], nested["r"]) == ({"k": 2}, {"k": 2})
