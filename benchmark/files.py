@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -27,6 +28,8 @@ from benchmark.locks import NO_LOCKS, held
 _LONGEST_NAME = 200
 """Bytes of a file name up to which its temporary file's name, which is longer, has it whole: the limit is 255."""
 _BLOCK = 2**20
+PARTIAL = ".partial"
+"""How the names of temporary files end."""
 
 Kind = Literal[
     "locked", "no locks", "permission", "too many files", "disk", "memory", "stale", "full", "read-only", "folder", "missing",
@@ -267,6 +270,13 @@ def partial_prefix(name: str) -> str:
     return f".{name}."
 
 
+def remove_partials(path: Path) -> None:
+    """Remove temporary files that killed processes left beside a file; nobody else may write it meanwhile."""
+    target = check_replaceable(path)
+    for left in target.parent.glob(f"{glob.escape(partial_prefix(target.name))}*{PARTIAL}"):
+        left.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of ``path`` when the block ends well, and vanishes otherwise.
@@ -278,7 +288,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = check_replaceable(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{partial_prefix(target.name)}{secrets.token_hex(8)}.partial")
+    temporary = target.with_name(f"{partial_prefix(target.name)}{secrets.token_hex(8)}{PARTIAL}")
     try:
         yield temporary
         with open(temporary, "rb") as file:

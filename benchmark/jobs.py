@@ -27,7 +27,7 @@ from benchmark.config import (
     resolve,
     switches,
 )
-from benchmark.data.cards import Budget, Card, find_card, load_cards
+from benchmark.data.cards import Budget, Card, Cards, find_card, load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
@@ -264,8 +264,9 @@ def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[st
                 for name in budget.searched or ()
                 if name not in fields
             ]
+    cards = load_cards()
     for name, recipe in {unit.method.name: registry.recipe(unit.method) for unit in units}.items():
-        notes += _unused_settings(name, recipe, load_cards()) if recipe else []
+        notes += _unused_settings(name, recipe, cards) if recipe else []
     return notes
 
 
@@ -274,9 +275,12 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _unused_settings(method: str, recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
+def _unused_settings(method: str, recipe: Recipe, cards: Cards) -> Iterator[str]:
     """Published settings of data sets and feature sets that are not there."""
+    broken = {name for card in cards.broken for name in card.names}
     for dataset, sets in recipe.published.items():
+        if dataset in broken:
+            continue
         if dataset not in cards:
             yield f"recipe of {method}: published.{dataset} is not used, no data set has this name: {near(dataset, cards)}"
             continue

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import torch
 
 from benchmark.config import RECIPES_DIR, Recipe, load_recipe
-from benchmark.errors import UsageError, near
+from benchmark.errors import Terminated, UsageError, near, words_of
 from benchmark.method import REGISTERED, Method
 from benchmark.reading import YAML_SUFFIXES, files_in
 from benchmark.redaction import hide
@@ -36,9 +36,14 @@ SHARED_FILES = ("__init__", "blocks", "losses")
 ENTRY_POINTS = "gzsl_bench.methods"
 KEYED = frozenset(
     f"benchmark.{name}"
-    for name in ("budget", "config", "errors", "patience", "data.cards", "data.synthetic")  # settings, data, messages
+    for name in (
+        *("config", "budget", "data.cards", "data.synthetic", "data.hdf5"),  # settings and data, which the key holds
+        *("errors", "patience", "beside", "files", "locks", "reading", "shipped_files"),  # messages and files
+    )
 )
-"""Modules that numbers depend on through settings and data alone, both of which a job's key holds."""
+"""Modules that no number depends on, other than through settings and data, which a job's key holds."""
+_replaced: list[object] = []
+"""Streams that code of others put in place of the standard ones: they would close those if they were collected."""
 LONGEST_OUTPUT = 2_000
 """Characters of what a file printed before it ended the process, at most."""
 
@@ -141,12 +146,12 @@ def attempt(read: Callable[[], object]) -> str:
     with _contained() as printed:
         try:
             read()
-        except KeyboardInterrupt:  # the user's
+        except (KeyboardInterrupt, Terminated):  # the user's, or the system's
             raise
         except BaseException as error:  # also SystemExit, as of argparse; a stranger's file may fail in any way
             REGISTERED.clear()
             REGISTERED.update(before)
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {words_of(error)}"
             if isinstance(error, Exception):
                 return reason
             said = "".join(printed)[-LONGEST_OUTPUT:].strip()
@@ -201,6 +206,7 @@ def _contained() -> Iterator[list[str]]:
         with warnings.catch_warnings():
             yield printed
     finally:
+        _replaced.extend(stream for stream in (sys.stdout, sys.stderr) if stream not in held)
         sys.stdout, sys.stderr = streams
         for stream in held:
             stream.released = True

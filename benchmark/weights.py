@@ -139,6 +139,9 @@ def is_plain(x: object) -> bool:
     return isinstance(x, Tensor) and x.layout == torch.strided and not (x.is_meta or x.is_quantized or x.is_nested)
 
 
+_WEIGHTS = "give a file that torch.save wrote"
+
+
 def load_tensors(path: Path) -> Any:
     """What ``torch.save`` wrote, tensors and plain values only.
 
@@ -148,8 +151,8 @@ def load_tensors(path: Path) -> Any:
     """
     start = first_bytes(path)
     if not start.startswith((b"PK", b"\x80")):
-        kind = likely_kind(start) or Foreign(f"something else (it starts with {start[:20]!r})", FETCH_AGAIN)
-        raise UsageError(f"{path}: not a checkpoint but {kind.what}; {kind.fix}")
+        kind = likely_kind(start) or Foreign(f"something else (it starts with {start[:20]!r})", _WEIGHTS)
+        raise UsageError(f"{path}: not a checkpoint but {kind.what}; {kind.fix_for(_WEIGHTS)}")
     _refuse_inflated(path)
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):

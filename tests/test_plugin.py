@@ -17,7 +17,7 @@ from tiny import Bench
 
 from benchmark import registry
 from benchmark.config import SECTIONS
-from benchmark.errors import UsageError
+from benchmark.errors import Terminated, UsageError
 from benchmark.method import RESERVED
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -160,6 +160,10 @@ ENDINGS = {
     ),
     "sys.exit": ("import sys\nprint('working')\nsys.exit(3)", "SystemExit: 3"),
     "exit without a word": ("raise SystemExit", "SystemExit: "),
+    "a text that fails": (
+        "class Stop(SystemExit):\n    def __str__(self):\n        raise KeyError\nraise Stop",
+        "Stop: its text cannot be shown, KeyError",
+    ),
     "another base": ("class Stop(BaseException): pass\nraise Stop('over')", "Stop: over"),
     "cancelled": ("import asyncio\nraise asyncio.CancelledError", "CancelledError: "),
 }
@@ -201,11 +205,28 @@ def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path: Path, capsys
     assert capsys.readouterr().err == "later\n", "a handler made at import goes on writing"
 
 
-def test_the_interrupt_of_the_user_is_none_of_the_plugins(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise KeyboardInterrupt", KeyboardInterrupt),
+        ("from benchmark.errors import Terminated\nraise Terminated(1)", Terminated),
+    ],
+)
+def test_interrupts_from_outside_are_none_of_the_plugins(tmp_path: Path, code: str, error: type[BaseException]) -> None:
     path = tmp_path / "slow.py"
-    path.write_text("raise KeyboardInterrupt\n")
-    with pytest.raises(KeyboardInterrupt):
+    path.write_text(code)
+    with pytest.raises(error):
         registry.load([path])
+
+
+def test_a_plugin_that_wraps_the_output_leaves_it_open(tmp_path: Path) -> None:
+    (tmp_path / "wraps.py").write_text(
+        METHOD.replace('"linear"', '"wraps"') + "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')\n"
+    )
+    code = "import gc\nfrom pathlib import Path\nfrom benchmark import registry\n"
+    code += "registry.load([Path('wraps.py')]); gc.collect(); print('still open')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("still open\n", "")
 
 
 @pytest.fixture

@@ -59,7 +59,17 @@ def test_an_edit_of_code_that_decides_numbers_changes_the_digest(copy: Path, fil
     assert version() != before
 
 
-@pytest.mark.parametrize("file", ["benchmark/errors", "benchmark/display", "benchmark/report/captions", "methods/cjme"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "benchmark/errors",
+        "benchmark/files",
+        "benchmark/reading",
+        "benchmark/display",
+        "benchmark/report/captions",
+        "methods/cjme",
+    ],
+)
 def test_an_edit_of_other_code_does_not(copy: Path, file: str) -> None:
     before = version()
     path = copy / f"{file}.py"

@@ -182,7 +182,9 @@ def _text(places: ListPlaces, path: Path, problems: ProblemLog) -> str | None:
         return None
     foreign = known_kind(raw[:START_BYTES])
     if foreign is not None:
-        problems.add_unreadable(another_kind(path, foreign), places.shown(path))
+        problems.add_unreadable(
+            another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path)
+        )
         return None
     try:
         text = raw.decode("utf-8-sig")
@@ -210,6 +212,8 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
     try:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         table.columns = table.columns.str.strip()
+        if twice := [column for column in columns if (table.columns == column).sum() > 1]:
+            raise ValueError(f"its first line has the column {twice[0]!r} twice")
         return list(zip(*(table[column].str.strip() for column in columns), strict=True))
     except KeyError as error:
         problems.add("broken list", f"{places.shown(path)}: no column {error} in its first line {text.splitlines()[0][:60]!r}")
@@ -294,8 +298,10 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems
     try:
         read = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
     except UnreadableFile as error:
-        damaged = places.vectors is not None and error.kind == "unreadable file"
-        problems.add("unreadable word vectors" if damaged else error.kind, f"{places.shown(path)}: {error.what}", fix=error.fix)
+        if places.vectors is not None and error.kind == "unreadable file":
+            problems.add("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
+        else:
+            problems.add_unreadable(error, places.shown(path))
         return
     vectors = {composed(name): vector for name, vector in read.items()}
     wrong = _check_vectors(vectors, text_dim, places.shown(path), problems)

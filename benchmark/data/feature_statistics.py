@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import FeatureSetCard
+from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing import Progress
-from benchmark.data.store import PARTS, DamagedStore, FeatureStore, Floats, Ints, Tables, open_hdf5
+from benchmark.data.store import PARTS, DamagedStore, FeatureStore, Floats, Ints, Tables
 from benchmark.data.store import frame_blocks as blocks
 from benchmark.files import raise_outside
 

@@ -21,17 +21,27 @@ class Foreign:
 
     what: str
     fix: str
+    """For one in place of a class file."""
+    packed: bool = False
+    """Whether it may hold what is wanted, or stand for it: the fix is the same wherever it is."""
+
+    def fix_for(self, wanted: str | None) -> str:
+        """What to do with one in place of something else than a class file; None: of a class file."""
+        return self.fix if wanted is None or self.packed else wanted
 
 
 _STARTS: tuple[tuple[bytes, Foreign], ...] = (
-    (b"\x1f\x8b", Foreign("compressed with gzip", f"{_UNPACK} (gunzip)")),
-    (b"BZh", Foreign("compressed with bzip2", f"{_UNPACK} (bunzip2)")),
-    (b"\xfd7zXZ\x00", Foreign("compressed with xz", f"{_UNPACK} (unxz)")),
-    (b"\x28\xb5\x2f\xfd", Foreign("compressed with Zstandard", f"{_UNPACK} (unzstd)")),
-    (b"\x04\x22\x4d\x18", Foreign("compressed with LZ4", f"{_UNPACK} (unlz4)")),
-    (b"7z\xbc\xaf\x27\x1c", Foreign("a 7-Zip archive", _UNPACK)),
-    (b"Rar!\x1a\x07", Foreign("a RAR archive", _UNPACK)),
-    (b"version https://git-lfs", Foreign("a pointer of Git LFS, not the file itself", "fetch the file itself: git lfs pull")),
+    (b"\x1f\x8b", Foreign("compressed with gzip", f"{_UNPACK} (gunzip)", packed=True)),
+    (b"BZh", Foreign("compressed with bzip2", f"{_UNPACK} (bunzip2)", packed=True)),
+    (b"\xfd7zXZ\x00", Foreign("compressed with xz", f"{_UNPACK} (unxz)", packed=True)),
+    (b"\x28\xb5\x2f\xfd", Foreign("compressed with Zstandard", f"{_UNPACK} (unzstd)", packed=True)),
+    (b"\x04\x22\x4d\x18", Foreign("compressed with LZ4", f"{_UNPACK} (unlz4)", packed=True)),
+    (b"7z\xbc\xaf\x27\x1c", Foreign("a 7-Zip archive", _UNPACK, packed=True)),
+    (b"Rar!\x1a\x07", Foreign("a RAR archive", _UNPACK, packed=True)),
+    (
+        b"version https://git-lfs",
+        Foreign("a pointer of Git LFS, not the file itself", "fetch it: git lfs pull", packed=True),
+    ),
     (
         b"\x89HDF\r\n\x1a\n",
         Foreign("an HDF5 file", "give temporal means as .h5 files, and sequences as pickled .pkl files"),
@@ -84,27 +94,29 @@ def known_kind(start: bytes) -> Foreign | None:
         return _TORCH
     if start.startswith(b"PK\x03\x04") and b".npy" in start[:100]:
         return Foreign("a .npz archive of numpy", "write it as the user guide (docs/data.md) says")
+    if start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start[:100]:
+        return Foreign("a document of an office program, such as a spreadsheet", _NO_FEATURES)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Foreign("a zip archive", f"{_UNPACK} (unzip)")
+        return Foreign("a zip archive", f"{_UNPACK} (unzip)", packed=True)
     if start[257:262] == b"ustar":
-        return Foreign("a tar archive", f"{_UNPACK} (tar -xf)")
+        return Foreign("a tar archive", f"{_UNPACK} (tar -xf)", packed=True)
     if start[4:8] == b"ftyp":
         return Foreign("an MP4 or QuickTime video", _NO_FEATURES)
     if start.startswith(b"RIFF") and start[8:12] in (b"AVI ", b"WAVE"):
         return Foreign("an AVI video or WAVE sound", _NO_FEATURES)
     if _PAGE.match(start):
-        return Foreign("a web page", "open it to see why, then download the file itself: some sites ask to confirm")
+        return Foreign("a web page", "open it to see why, then download the file: some sites ask to confirm", packed=True)
     if _ANNEX.match(start):
-        return Foreign("a pointer of git-annex, not the file itself", "fetch the file itself: git annex get")
+        return Foreign("a pointer of git-annex, not the file itself", "fetch the file itself: git annex get", packed=True)
     return None
 
 
 def likely_kind(start: bytes) -> Foreign | None:
     """The kind of a file that a reader has failed on: what ``known_kind`` knows, an empty file, or plain text."""
     if not start:
-        return Foreign("an empty file", FETCH_AGAIN)
+        return Foreign("an empty file", FETCH_AGAIN, packed=True)
     if not start.strip(b"\0"):
-        return Foreign("nothing but zero bytes at its beginning, as interrupted downloads have", FETCH_AGAIN)
+        return Foreign("nothing but zero bytes at its beginning, as interrupted downloads have", FETCH_AGAIN, packed=True)
     text = _is_text(start) and not _TEXT_PICKLE.match(start)
     return known_kind(start) or (Foreign(f"plain text ({_shown(start)})", _NO_FEATURES) if text else None)
 

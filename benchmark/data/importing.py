@@ -19,7 +19,7 @@ from benchmark.data.import_staging import Staging
 from benchmark.data.problems import Problem, ProblemLog
 from benchmark.data.store import PARTS, DamagedStore, FeatureStore, StoreContent, refuse_open_store, write_store
 from benchmark.errors import UsageError
-from benchmark.files import check_replaceable, file_lock, outside_reason, raise_outside
+from benchmark.files import check_replaceable, file_lock, outside_reason, raise_outside, remove_partials
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def only_import(target: Path, room: str = "an import needs about twice the size 
     refuse_open_store(target)
     try:
         with file_lock(target.with_name(f".{target.name}.import.lock"), timeout=0):
+            remove_partials(target)
             yield
     except Timeout:
         raise UsageError(f"{target}: another import or extraction to this file is running; wait for it to end") from None

@@ -19,7 +19,7 @@ from benchmark.data.stamps import build_stamps, stamps_provenance
 from benchmark.data.store import DamagedStore, FeatureStore
 from benchmark.data.synthetic import build_synthetic, synthetic_config, synthetic_provenance
 from benchmark.errors import UsageError
-from benchmark.files import OutsideError, check_replaceable, file_lock, raise_outside
+from benchmark.files import OutsideError, check_replaceable, file_lock, raise_outside, remove_partials
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def open_or_build(
         check_replaceable(recipe.path)
         with file_lock(recipe.path.with_name(f".{recipe.path.name}.lock")):
             if not _is_current(recipe):
+                remove_partials(recipe.path)
                 log.info("building %s", recipe.path)
                 try:
                     recipe.build(recipe.path)

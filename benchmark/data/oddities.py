@@ -50,10 +50,11 @@ class PartSamples:
 
 
 def problem_oddities(problems: ProblemLog) -> list[Oddity]:
-    """Faults of the lists, as findings."""
+    """Faults of the lists, as findings, without those that ``vector_oddities`` finds too."""
     return [
         Oddity("problem", found.kind, "lists", "; ".join(found.examples) + (" ..." if found.omitted else ""), found.count)
         for found in problems
+        if found.kind != ZEROS
     ]
 
 

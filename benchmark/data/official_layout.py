@@ -9,6 +9,7 @@ not read.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,7 +237,9 @@ def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: Problem
 
 def _near(missing: Path, taken: Collection[Path]) -> str:
     """The file whose name is nearly that of a missing class file and that is none of another class, such as a packed one."""
-    others = {folded(path.name): path.name for path in missing.parent.glob("*") if path not in taken}
+    if missing.is_symlink():
+        return f" (a link to {os.readlink(missing)}, which is not there: mount its disk)"
+    others = {folded(path.name): path.name for path in missing.parent.glob("*") if path not in taken and path.exists()}
     close = difflib.get_close_matches(folded(missing.name), others, n=1, cutoff=0.75)
     return f" (there is {others[close[0]]!r}: rename or unpack it)" if close else ""
 

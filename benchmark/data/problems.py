@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from benchmark.data.foreign import FETCH_AGAIN, FETCH_TRUSTED
 from benchmark.data.unpickle import UnreadableFile
 from benchmark.errors import UsageError
 
 EXAMPLES = 3
 
 FIXES: dict[str, str] = {
-    "refused pickle": FETCH_TRUSTED,
-    "unreadable file": FETCH_AGAIN,
-    "another kind of file": "give a file of the kind that the user guide describes",
-    "unavailable file": "the file may be sound: fix the reason, then repeat the command",
-    "unforeseen error": "report it with this message: it is a fault of the program, or damage that it does not know",
     "missing HDF5 filter": "pip install hdf5plugin, or write the file again without it (h5repack -f GZIP=4 OLD NEW)",
     "missing class list": "take class-split/ from the published code bases",
     "missing sample list": "take class-split/ from the published code bases; the lists say which videos are wanted",
@@ -29,7 +23,6 @@ FIXES: dict[str, str] = {
     "missing manual name": "add the class to the class name table",
     "missing word vector": "the word vectors must have the manual name of each class; a fastText .bin makes them of any name",
     "word vector of zeros": "zeros give a class no meaning: give a vector of that name, or another file with --vectors FILE",
-    "unreadable word vectors": "give another file with --vectors",
     "broken list": "lists are CSV with commas: samples in the columns filename and label, names in original and manual",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
     "audio and video out of step": "both files of a class must hold the same samples in the same order",

@@ -20,9 +20,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.hdf5 import new_hdf5, open_hdf5
 from benchmark.data.mapping import map_rows
 from benchmark.errors import Unavailable, UsageError
-from benchmark.files import check_file, is_open_for_writing, raise_outside, replacing
+from benchmark.files import is_open_for_writing, raise_outside
 from benchmark.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
@@ -86,15 +87,15 @@ def write_store(path: Path, content: StoreContent, dtype: Literal["float32", "fl
     """
     _check(content)
     refuse_open_store(path)
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w", locking=False) as f:  # nobody else knows the file
-            _write_tables(f, content)
-            for name, modality in (("audio", content.audio), ("video", content.video)):
-                _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype))
-            f.flush()
-            n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
-            f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
-            f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
+    with new_hdf5(path) as (f, check):
+        _write_tables(f, content)
+        for name, modality in (("audio", content.audio), ("video", content.video)):
+            _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype), check)
+        f.flush()
+        check()
+        n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
+        f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
+        f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
         refuse_open_store(path)  # it may have been opened meanwhile
 
 
@@ -153,13 +154,16 @@ def _write_tables(f: h5py.File, content: StoreContent) -> None:
         f.create_dataset(f"classes/parts/{part}", data=np.asarray(sorted(content.class_parts[part]), "<i8"))
 
 
-def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype: np.dtype[Any]) -> None:
+def _write_modality(
+    group: h5py.Group, modality: ModalityContent, n: int, dtype: np.dtype[Any], check: Callable[[], None]
+) -> None:
     means = group.create_dataset("means", (n, modality.dim), "<f4")
     if modality.frames is None or modality.offsets is None:
         assert modality.means is not None  # checked
         rows = max(1, BLOCK_BYTES // (modality.dim * 4))
         for i in range(0, n, rows):
             means[i : min(n, i + rows)] = np.asarray(modality.means[i : min(n, i + rows)])
+            check()
         return
     offsets = np.asarray(modality.offsets, "<i8")
     group.create_dataset("offsets", data=offsets)
@@ -169,6 +173,7 @@ def _write_modality(group: h5py.Group, modality: ModalityContent, n: int, dtype:
         frames[offsets[start] : offsets[stop]] = block
         samples = np.split(block, offsets[start + 1 : stop] - offsets[start])  # reduceat is much slower
         means[start:stop] = np.stack([x.mean(0, dtype=np.float64) for x in samples])
+        check()
 
 
 def frame_blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int]]:
@@ -338,21 +343,6 @@ class DamagedStore(UsageError):
     """A file that is no feature store, or a truncated, damaged or outdated one: it has to be built or imported again."""
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, without a lock: stores are put in place atomically, so none is needed.
-
-    Raises:
-        OutsideError, Unavailable: it cannot be opened for a reason that is not its content.
-        OSError: it is no HDF5 file, truncated or damaged.
-    """
-    check_file(path)
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise_outside(error, path)
-        raise
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
     """A store's file, open for reading.
@@ -365,7 +355,15 @@ def reading(path: Path) -> Iterator[h5py.File]:
     try:
         with open_hdf5(path) as f:
             yield f
-    except (OSError, MemoryError, KeyError, ValueError, TypeError, RuntimeError) as error:  # HDF5 fails in many ways
+    except (
+        OSError,
+        MemoryError,
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # HDF5 fails in many ways
         raise_outside(error, path)
         refuse_open_store(path)
         why = f"{type(error).__name__}: {error!s:.150}"

@@ -61,9 +61,15 @@ class RefusedPickle(UnreadableFile):
         self.name = name
 
 
-def another_kind(path: Path, kind: Foreign) -> UnreadableFile:
-    """A file of another kind than the one that is wanted."""
-    return UnreadableFile(path, kind.what, kind.fix, "another kind of file")
+def another_kind(path: Path, kind: Foreign, fix: str | None = None) -> UnreadableFile:
+    """A file of another kind than the one that is wanted.
+
+    Args:
+        path: the file.
+        kind: what it is.
+        fix: what is wanted in its place, where that is no class file; a packed file is to be unpacked first.
+    """
+    return UnreadableFile(path, kind.what, kind.fix_for(fix), "another kind of file")
 
 
 def unreadable(path: Path, error: BaseException, damaged: str | None = None) -> UnreadableFile:
@@ -440,13 +446,16 @@ def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            what = f"a .npy file of version {version[0]}.{version[1]}, read are 1.0 and 2.0"
+            raise UnreadableFile(path, what, DICT_OF_VECTORS)
         read_header = readers[version]
         shape, _, dtype = read_header(file)
-    except (ValueError, KeyError, EOFError) as error:
-        if foreign := likely_kind(raw[:START_BYTES]):
-            raise another_kind(path, foreign) from None
+    except (ValueError, EOFError) as error:
+        if not raw.startswith(np.lib.format.MAGIC_PREFIX) and (foreign := likely_kind(raw[:START_BYTES])):
+            raise another_kind(path, foreign, DICT_OF_VECTORS) from None
         fix = DICT_OF_VECTORS if raw[:1] == pickle.PROTO else FETCH_AGAIN
-        raise UnreadableFile(path, f"not a .npy file ({error!s:.100})", fix) from None
+        raise UnreadableFile(path, f"not a .npy file, or a truncated one ({error!s:.100})", fix) from None
     if not dtype.hasobject or shape != ():
         raise UnreadableFile(path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS)
     interpreter = Interpreter(Bounded(file, len(raw)), allow_objects=True, table=WITH_TENSORS)

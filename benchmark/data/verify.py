@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import Card
+from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.oddities import ODD_NORM, ZEROS, vector_oddities
 from benchmark.data.problems import ProblemLog
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest, open_hdf5
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest
 from benchmark.errors import UsageError
 from benchmark.files import raise_outside
 
@@ -91,7 +92,8 @@ def _check_samples(tables: Tables, problems: ProblemLog, notes: ProblemLog) -> N
         problems.add("samples out of order", "samples must stand by part, development parts first")
     if not np.isfinite(tables.vectors).all():
         problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
-    parts = {part: ids.tolist() for part, ids in tables.class_parts.items()}
+    known = range(len(tables.class_names))
+    parts = {part: [label for label in ids.tolist() if label in known] for part, ids in tables.class_parts.items()}
     for odd in vector_oddities(tables.class_names, parts, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
         if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
             (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)

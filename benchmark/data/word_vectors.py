@@ -137,9 +137,9 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
     size = path.stat().st_size
     start = file.read(_HEADER.size)
     if len(start) < 4 or int.from_bytes(start[:4], "little") != MAGIC:
-        if foreign := likely_kind(start):
-            raise another_kind(path, foreign)
         fix = "give a .bin of fastText since 2017, or word vectors as .vec or .npy"
+        if foreign := likely_kind(start):
+            raise another_kind(path, foreign, fix)
         raise UnreadableFile(path, f"not a fastText model: it does not begin with {MAGIC}", fix)
     if len(start) < _HEADER.size:
         raise _truncated(path, size, "settings")
@@ -242,10 +242,11 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
 def _text_header(path: Path, line: bytes) -> tuple[int, int]:
     fields = line.split()
     if len(fields) != 2 or not all(field.isdigit() for field in fields) or fields[1] == b"0":
+        fix = "give a .vec file of fastText, a .bin or a .npy"
         if foreign := known_kind(line):
-            raise another_kind(path, foreign)
+            raise another_kind(path, foreign, fix)
         what = f"not a .vec file: its first line must be the count of words and the dimension, but is {line[:40]!r}"
-        raise UnreadableFile(path, what, "give a .vec file of fastText, a .bin or a .npy")
+        raise UnreadableFile(path, what, fix)
     return int(fields[0]), int(fields[1])
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
 from benchmark.data.class_lists import UNION_PART
+from benchmark.data.hdf5 import new_hdf5, open_hdf5
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, open_hdf5
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables
 from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 from benchmark.files import outside_reason, replacing
@@ -88,6 +89,6 @@ def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], ra
 
 
 def _write_means(path: Path, means: Any, ids: Sequence[bytes]) -> None:
-    with replacing(path.with_name(path.name + SUFFIX["means"])) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    with new_hdf5(path.with_name(path.name + SUFFIX["means"])) as (file, _):
         file["data"] = means
         file["video_urls"] = np.array(ids)

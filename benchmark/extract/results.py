@@ -5,7 +5,6 @@ A file holds the features of a video, or why there are none, and what it was mad
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
@@ -22,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.class_files import MODALITIES
+from benchmark.data.hdf5 import new_hdf5, open_hdf5
 from benchmark.data.import_staging import SourceFile, pieces, unchanged
-from benchmark.data.store import Floats, open_hdf5
+from benchmark.data.store import Floats
 from benchmark.errors import UsageError
 from benchmark.extract.segments import Span
-from benchmark.files import OutsideError, outside_reason, partial_prefix, raise_outside, replacing
+from benchmark.files import OutsideError, outside_reason, partial_prefix, raise_outside
 from benchmark.locks import Locks
 
 CHUNK_ROWS = 16
@@ -58,40 +58,6 @@ class Outcome:
 
 class NotFinite(ValueError):
     """Features of a video are not finite, as from sound that is not: it would be so again."""
-
-
-class _Sink(io.FileIO):
-    """A file for HDF5 that takes what cannot be written for written and remembers why it could not be.
-
-    HDF5 cannot even close a file that it cannot write to, and tells of it where nobody can listen.
-    """
-
-    failed: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        left = memoryview(content)
-        try:
-            while left and self.failed is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.failed = error
-        return len(content)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.failed = self.failed or error
-            return size or 0
-
-    def check(self) -> None:
-        """See that everything was written.
-
-        Raises:
-            OSError: it was not.
-        """
-        if self.failed is not None:
-            raise self.failed
 
 
 class VideoFeatures:
@@ -256,17 +222,13 @@ class ResultFolder:
             UsageError: it cannot be written; an ``OSError`` of the block means that too.
         """
         try:
-            with replacing(self.path(sample)) as temporary, _Sink(temporary, "w+b") as sink:
+            with new_hdf5(self.path(sample)) as (f, check):
 
                 def step() -> None:
                     alive()
-                    sink.check()
+                    check()
 
-                try:
-                    with h5py.File(sink, "w") as f:
-                        yield f, VideoFeatures(f, step)
-                finally:
-                    sink.check()
+                yield f, VideoFeatures(f, step)
         except OSError as error:
             raise self._not_written(error) from None
 

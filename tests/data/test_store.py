@@ -6,6 +6,8 @@ import ctypes
 import dataclasses
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from benchmark.data.store import (
     DEVELOPMENT_PARTS,
     PARTS,
     TEST_PARTS,
+    DamagedStore,
     FeatureStore,
     ModalityContent,
     StoreContent,
@@ -306,6 +309,44 @@ def test_another_hdf5_file_and_a_missing_file_are_refused_clearly(tmp_path: Path
             FeatureStore(tmp_path / name)
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from benchmark.data.cards import load_cards
+from benchmark.data.locate import open_or_build
+from benchmark.errors import Unavailable
+
+for limit in (2_000, 20_000, 60_000, 10**9):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        open_or_build(load_cards()["synthetic"], None, Path(sys.argv[1]))
+    except Unavailable as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_is_full_is_told_whenever_it_is(tmp_path: Path) -> None:
+    """In a process that it may end: HDF5 cannot close a file that it cannot write to."""
+    name = "synthetic-native.h5"
+    (tmp_path / f".{name}.0123.partial").write_text("left by a killed process")
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if f"{name}: the disk is full, or a quota or limit is reached" in line]
+    assert len(told) == 3, done.stdout + done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {name, f".{name}.lock"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("classes/vectors", None), ("audio/means", np.ones(3))])
+def test_a_store_of_another_structure_is_damaged(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "tiny.h5"
+    write_store(path, standard())
+    with h5py.File(path, "r+") as f:
+        del f[name]
+        f.create_group(name) if value is None else f.create_dataset(name, data=value)
+    with pytest.raises(DamagedStore, match="not a readable feature store"):
+        FeatureStore(path).tables()
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
     with pytest.raises(OutsideError, match="a device or pipe, where a file is expected"):
@@ -412,6 +453,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
         (_set("samples/labels", slice(0, 4), 0), "class without samples (1): stage_1_train/b"),
         (_set("samples/labels", 0, 3), "label outside its part (1): stage_1_train/é"),
         (_set("samples/labels", 0, 77), "class id 77"),
+        (_set("classes/parts/stage_1_train", 0, 9999), "class without samples (1): stage_1_train/class id 9999"),
         (_set("samples/parts", 0, 4), "samples out of order"),
         (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): word vectors"),
         (_set("audio/offsets", 1, 50), "lengths do not fit"),
