@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from benchmark.errors import Unavailable
 from benchmark.files import check_links, replacing
 
 PLACE = "artifacts"
@@ -29,7 +30,9 @@ def place_beside(database: Path, artifacts: Path) -> str:
     return str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
 
 
-def folder_of(database: Path, recorded: str, tags: Mapping[str, str], name: str) -> Path | None:
+def folder_of(
+    database: Path, recorded: str, tags: Mapping[str, str], name: str, runs: Callable[[], Sequence[str]]
+) -> Path | None:
     """The folder of a SQLite store's artifacts; None where they are not files of this machine.
 
     Args:
@@ -37,8 +40,10 @@ def folder_of(database: Path, recorded: str, tags: Mapping[str, str], name: str)
         recorded: the address that MLflow has.
         tags: of the experiment.
         name: of the folder of artifacts in a runs folder, for stores that have no tag ``PLACE``.
+        runs: gives the ids of all runs.
 
     Raises:
+        Unavailable: neither the recorded folder nor one beside the database has artifacts of the runs.
         OutsideError: a link to the folder leads nowhere.
     """
     folder = local_folder(recorded)
@@ -47,8 +52,15 @@ def folder_of(database: Path, recorded: str, tags: Mapping[str, str], name: str)
     home = Path(os.path.realpath(database)).parent
     if PLACE in tags:
         folder = home / tags[PLACE]
-    elif (home / name).is_dir() or not folder.is_dir():
-        folder = home / name
+    else:
+        ids = runs()
+        if not ids or any((home / name / run_id).is_dir() for run_id in ids):  # it was moved or copied together
+            folder = home / name
+        elif not folder.is_dir():
+            raise Unavailable(
+                f"{database}: the artifacts of its runs are neither in {folder} nor in {home / name}; mount their disk, or put "
+                "them into the second folder (if they are lost, make the first one again, and their jobs are done again)"
+            )
     check_links(folder)
     return folder
 

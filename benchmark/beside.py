@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from benchmark.errors import Unavailable, words_of
+from benchmark.redaction import hide
 
 NOT_WRITTEN = "not_written"
 """Tag of a run: what is missing beside its result, ``name: reason`` in a line each. Reports show it."""
@@ -24,7 +25,7 @@ def unguarded(what: str) -> AbstractContextManager[None]:
 def reason_of(error: BaseException) -> str:
     """The kind and the first line of an error, short."""
     lines = words_of(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {hide(lines[0])[:300]}" if lines else type(error).__name__
 
 
 class Beside:
@@ -63,7 +64,7 @@ class Beside:
         """
         self.failed |= failed
         for what, reason in failed.items():
-            self.say(f"warning: {what} could not be written ({reason}); the result is not affected")
+            self.say(f"warning: {what} could not be written ({reason}); the result stays, reports lack it")
 
     def lines(self) -> list[str]:
         """What failed, ``name: reason`` each."""

@@ -363,7 +363,7 @@ def _write_report(
 
 
 def _warn(text: str) -> None:
-    err.print(escape(text), highlight=False, soft_wrap=True)
+    err.print(escape(hide(text)), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -153,10 +153,10 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
         watch_sqlite_files()
         if str(file) in _known:
             _identity(str(file))
-        if file.is_file() and not may_write(file):
+        if file.is_file() and (closed := not_writable(file)):
             raise UsageError(
-                f"{file}: you may read this store, but not write to it; report, status, ui and export read it, and new runs "
-                "need a folder of your own (--runs-dir)"
+                f"{file}: you may read this store, but not write to it ({', '.join(map(str, closed))}); grant the rights "
+                "(chmod g+w), or give new runs a folder of your own (--runs-dir). report, status, ui and export read it"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         with held(f"{file}.lock"):
@@ -182,6 +182,8 @@ def _complete(file: Path, last: str, make: Callable[[str], None]) -> None:
         raise UsageError(
             f"{file}: no complete store, although it has rows (in {', '.join(kept)}); move the file away, or give another store"
         )
+    if found and not any(name in (last, *BOOKKEEPING) or name.startswith("_alembic") for name in found):
+        raise UsageError(f"{file}: another program's database (with {', '.join(sorted(found))}); give another store")
     temporary = Path(f"{file}.new")
     _remove(temporary)
     try:
@@ -214,10 +216,11 @@ def _remove(file: Path) -> None:
         Path(f"{file}{rest}").unlink(missing_ok=True)
 
 
-def may_write(file: Path) -> bool:
-    """Whether this process may write to a SQLite file, to the folder of its log, and to its lock."""
+def not_writable(file: Path) -> list[Path]:
+    """Those of a SQLite file, the folder of its log and its lock that this process may not write to."""
     lock = Path(f"{file}.lock")
-    return all(os.access(place, os.W_OK, effective_ids=True) for place in (file, file.parent, *[lock] * lock.exists()))
+    places = (file, file.parent, *[lock] * lock.exists())
+    return [place for place in places if not os.access(place, os.W_OK, effective_ids=True)]
 
 
 def readable(uri: str) -> str:
@@ -229,7 +232,7 @@ def readable(uri: str) -> str:
         UsageError: the file may not be read.
     """
     file = sqlite_file(uri)
-    if file is None or not os.path.exists(file) or may_write(file):
+    if file is None or not os.path.exists(file) or not not_writable(Path(file)):
         return uri
     folder = Path(tempfile.mkdtemp(prefix="gzsl-store-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

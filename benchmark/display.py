@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column, Table
 from rich.text import Text
 
+from benchmark.redaction import hide
+
 if TYPE_CHECKING:
     from benchmark.method import EpochRecord
     from benchmark.worker import Ended
@@ -217,7 +219,7 @@ class Lane:
 
     def say(self, text: str) -> None:
         if not self.display.quiet:
-            self.console.print(f"[dim]{escape(text)}[/]", highlight=False)
+            self.console.print(f"[dim]{escape(hide(text))}[/]", highlight=False)
 
     def clear(self) -> None:
         if self.task is not None:

@@ -236,6 +236,10 @@ class Curve:
         """Area under S as a function of U."""
         return float(np.trapezoid(self.seen, self.unseen))
 
+    def best_hm(self) -> float:
+        """The highest HM between the breakpoints, which ``best_beta`` reaches."""
+        return float(self.hm[::2].max())
+
     def best_beta(self) -> float:
         """The middle of the best interval: of all betas that reach the highest HM the widest interval, of equally wide ones
         the lowest.

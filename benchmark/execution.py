@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -34,6 +35,8 @@ from benchmark.worker import (
     trial_job,
 )
 
+ENTRIES = "jobs.json"
+"""The list of jobs that reports are made from."""
 LOG_SECONDS = 5.0
 """How often the list of jobs is written at most while work is going on."""
 
@@ -249,7 +252,8 @@ class _Progress:
                 self._summarise(task.unit)
             self.tracker.finish(task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED")
         if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
-            self._log_entries()
+            with self.beside(ENTRIES):
+                self._log_entries()
         return tasks
 
     def _opened(self, tasks: list[Task]) -> list[Task]:
@@ -259,7 +263,8 @@ class _Progress:
 
     def close(self, status: Literal["KILLED"] | None = None) -> None:
         """End the record of the call; ``KILLED`` where it was stopped."""
-        self._log_entries()
+        with self.beside(ENTRIES) if status else nullcontext():  # without the list there would be no report of the jobs
+            self._log_entries()
         self._describe()
         if missing := self.beside.tags(self.tracker.get(self.result.run_id).tags):
             self.tracker.tag(self.result.run_id, **missing)
@@ -270,8 +275,7 @@ class _Progress:
         self.tracker.finish(self.result.run_id, status or ("FAILED" if self.result.failed else "FINISHED"))
 
     def _log_entries(self) -> None:
-        with self.beside("jobs.json, which reports are made from"):
-            self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], "jobs.json")
+        self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], ENTRIES)
         self.logged = time.monotonic()
 
     def _summarise(self, index: int) -> None:

@@ -349,7 +349,7 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, w
         metrics=views[view],
         views=views,
         beta=beta,
-        best_possible={"hm": float(curve.hm.max()), "beta": curve.best_beta()},
+        best_possible={"hm": curve.best_hm(), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
         recall=recall,
         groups=groups,

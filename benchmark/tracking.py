@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ from urllib.parse import urlparse
 from uuid import uuid4
 
 from benchmark.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
+from benchmark.beside import NOT_WRITTEN
 from benchmark.databases import expect, has_rows, has_table, is_away, opening, readable, sqlite_file, without_password
 from benchmark.errors import Unavailable, UsageError
+from benchmark.files import OutsideError, raise_outside
 from benchmark.patience import disk_is_full, first_line, patiently, why_closed
 from benchmark.redaction import hide, hide_values
 from benchmark.surroundings import keep_mlflow_settings
@@ -45,7 +47,7 @@ EXPERIMENT_TAGS = {
     "its run, fractions; `tuned` stands behind those with the settings found. The description of a call leads to a comparison "
     "of its methods, and its report is among its artifacts.",
 }
-TEXT_TAGS = ("command", "error", "mlflow.note.content")
+TEXT_TAGS = ("command", "error", NOT_WRITTEN, "mlflow.note.content")
 """Tags with text for people; all others name things, and are compared."""
 LAST_TABLE = "experiments"
 """Gets its first row when MLflow has made all tables of a database."""
@@ -159,11 +161,15 @@ class Tracker:
 
     def _find_artifacts(self, client: MlflowClient, found: Any, file: Path) -> None:
         """Take the artifacts from where the SQLite file is now, and correct what MLflow has, for its own pages."""
-        folder = folder_of(file, found.artifact_location, found.tags, self.artifacts.name)
+        tables = _tables(client, str(found.experiment_id))
+
+        def runs() -> list[str]:
+            return [] if tables is None else [row.run_id for row in tables.find({})]
+
+        folder = folder_of(file, found.artifact_location, found.tags, self.artifacts.name, runs)
         assert folder is not None
         if PLACE not in found.tags:
             client.set_experiment_tag(found.experiment_id, PLACE, place_beside(file, folder))
-        tables = _tables(client, str(found.experiment_id))
         if folder != self._folder and tables is not None:
             tables.move_artifacts(found.artifact_location, folder.as_uri())
         self._folder, self._moves = folder, True
@@ -331,6 +337,7 @@ class Tracker:
 
         Raises:
             UsageError: the run has no such artifact.
+            Unavailable: it cannot be read for a reason that may pass.
         """
         lost = f"run {run_id} of {without_password(self.uri)}: artifact {file} cannot be read"
         own = None if self._folder is None else run_folder(self._folder, run_id)
@@ -338,6 +345,8 @@ class Tracker:
             try:
                 return (own / file).read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
+                with suppress(OutsideError):  # it is not there
+                    raise_outside(error, own / file)
                 raise UsageError(f"{lost} ({error})") from error
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -352,9 +361,14 @@ class Tracker:
         """A JSON artifact of a run.
 
         Raises:
-            UsageError: the run has no such artifact.
+            UsageError: the run has no such artifact, or it is not JSON.
+            Unavailable: it cannot be read for a reason that may pass.
         """
-        return json.loads(self.read_text(run_id, file))
+        text = self.read_text(run_id, file)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"run {run_id} of {without_password(self.uri)}: artifact {file} is not JSON ({error})") from None
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""

@@ -266,6 +266,8 @@ class Worker:
         with beside("the record of the search"):
             epochs, method = unit.settings.train.epochs, unit.method.name
             log_study(self.tracker, task.parent, study, tuned, unit.title, epochs, method, beside)
+        with beside("what is missing of the search"):
+            self.tracker.tag(task.parent, **beside.tags())
         return Done(tuning=tuned)
 
     @property

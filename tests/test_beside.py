@@ -30,7 +30,9 @@ def test_what_fails_is_told_and_kept_and_all_else_passes() -> None:
         broken()
     with beside("nothing"):
         pass
-    assert said == ["warning: curve.png could not be written (RuntimeError: a library is broken); the result is not affected"]
+    assert said == [
+        "warning: curve.png could not be written (RuntimeError: a library is broken); the result stays, reports lack it"
+    ]
     assert not_written(beside.tags()) == ["curve.png: RuntimeError: a library is broken"]
     for error in (KeyboardInterrupt, Unavailable):
         with pytest.raises(error), beside("curve.png"):
@@ -118,6 +120,31 @@ def test_a_search_whose_record_fails_altogether_leaves_the_next_method_its_turn(
     monkeypatch.setattr(worker, "log_study", broken)
     found = bench.run(bench.call("train.epochs=1", methods="cjme,avgzslnet", trials=1), tune_only=True)
     assert len(found.studies) == 2
+    missing = [not_written(run.tags) for run in bench.tracker.find(kind="method")]
+    assert missing == [["the record of the search: RuntimeError: a library is broken"]] * 2
+
+
+def test_a_call_whose_list_of_jobs_cannot_be_written_is_no_success(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_json = Tracker.log_json
+
+    def refuse(self: Tracker, run_id: str, content: Any, file: str) -> None:
+        if file == execution.ENTRIES:
+            raise OSError("no list")
+        log_json(self, run_id, content, file)
+
+    call = bench.call("train.epochs=1", methods="cjme")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "log_json", refuse)
+        with pytest.raises(OSError, match="no list"):
+            bench.run(call)
+    assert {entry.state for entry in bench.run(call).entries} == {"reused"}
+
+
+def test_reasons_hide_what_is_secret() -> None:
+    beside = Beside(lambda text: None)
+    with beside("the upload"):
+        raise RuntimeError("cannot reach http://me:S3CRETPW@host/path")
+    assert "S3CRETPW" not in "".join(beside.lines())
 
 
 def test_a_store_that_is_away_and_ctrl_c_mean_what_they_did(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,18 @@ def test_a_half_made_store_that_holds_something_is_kept_and_named(tmp_path: Path
     assert file.read_bytes() == before
 
 
+def test_an_empty_database_of_another_program_is_kept_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE people (name)")
+        connection.commit()
+    before = file.read_bytes()
+    for opened in (lambda: open_tracker(tmp_path), lambda: open_storage(sqlite_uri(file))):
+        with pytest.raises(UsageError, match=r"mlflow\.db: another program's database \(with people\)"):
+            opened()
+    assert file.read_bytes() == before
+
+
 def test_a_file_that_is_no_database_is_told_and_kept(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database")
     with pytest.raises(UsageError, match=r"cannot be opened \(DatabaseError: file is not a database"):
@@ -297,7 +309,31 @@ def test_a_moved_store_of_an_older_version_is_found_too_and_one_whose_artifacts_
             connection.commit()
         if older:
             forget(folder / "mlflow.db")
+            (folder / "artifacts").mkdir()  # of another program
+            (tmp_path / "scratch").rename(tmp_path / "not mounted")
+            with pytest.raises(Unavailable, match=r"artifacts of its runs are neither in .*scratch nor in .*artifacts; mount"):
+                open_tracker(folder)
+            (tmp_path / "not mounted").rename(tmp_path / "scratch")
         assert open_tracker(folder).read_json(run, "result.json") == {"a": 1}
+
+
+def test_a_result_that_cannot_be_read_for_now_is_not_lost_and_a_damaged_one_is(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, run = filled(runs)
+
+    def fails(self: Path, **_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        with pytest.raises(Unavailable, match=r"result\.json: the disk or network drive failed"):
+            tracker.read_json(run, "result.json")
+    with pytest.raises(UsageError, match=r"artifact none\.json cannot be read"):
+        tracker.read_json(run, "none.json")
+    tracker.log_text(run, '{"a": ', "cut.json")
+    with pytest.raises(UsageError, match=r"artifact cut\.json is not JSON"):
+        tracker.read_json(run, "cut.json")
 
 
 def test_a_call_in_a_moved_folder_finds_its_jobs_done(bench: Bench, tmp_path: Path) -> None:
@@ -356,7 +392,9 @@ def test_a_store_that_may_only_be_read_is_read_and_nothing_is_written_into_its_f
         assert found.address != uri
         assert [r.run_id for r in found.find(kind="job")] == [run]
         assert found.read_json(run, "result.json") == {"a": 1}
-        with pytest.raises(UsageError, match=r"you may read this store, but not write to it; report, status, ui and"):
+        with pytest.raises(
+            UsageError, match=r"you may read this store, but not write to it \(.*mlflow\.db.*\); grant the rights"
+        ):
             Tracker(uri, moved / "artifacts")
     assert content(moved) == before
 

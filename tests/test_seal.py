@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -453,6 +453,15 @@ def test_what_validation_calls_cannot_wait_for_the_other_side() -> None:
     assert told == ["validate", "on_epoch"]
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C interrupts this process, whatever other tests made of that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupted_request_leaves_its_answer_to_nobody() -> None:
     """Ctrl-C while a validation runs, which the method takes no notice of."""
     main = threading.get_ident()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,6 +11,7 @@ from benchmark.report.collect import UNIT, Problem, Results, UnitFacts, distinct
 from benchmark.report.published import Published, PublishedTable, differences, published_for, user_reports_for
 from benchmark.report.released import RELEASED, place_of
 from benchmark.report.studies import budget_sentence
+from benchmark.tracking import RunRecord
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
@@ -157,14 +158,17 @@ def processors_sentence(results: Results, frame: pd.DataFrame) -> str:
     """
     runs = {**results.runs, **{weights.run.run_id: weights.run for weights in results.released}}
     found = [runs.get(row["job_key"]) or runs.get(row["run_id"]) for row in records(frame[["job_key", "run_id"]])]
-    kinds = distinct(_processor(run.tags) for run in found if run is not None)
+    kinds = distinct(_processor(run) for run in found if run is not None)
     if len(kinds) < 2:
         return ""
     return f"Computed by different processors ({'; '.join(kinds)}), whose roundings can move a result as much as another seed."
 
 
-def _processor(tags: Mapping[str, str]) -> str:
-    recorded = distinct(tags.get(name, "") for name in ("cpu_capability", "blas"))
+def _processor(run: RunRecord) -> str:
+    """The GPU of a job that ran on one, else what decides how the CPU rounds."""
+    if run.params.get("train.device") != "cpu" and (gpu := run.tags.get("cuda_device")):
+        return gpu
+    recorded = distinct(run.tags.get(name, "") for name in ("cpu_capability", "blas"))
     return " with ".join(recorded) or "not recorded"
 
 

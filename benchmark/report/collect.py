@@ -35,6 +35,8 @@ COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "call", "error"
 whether the settings are known to be the published ones."""
 
 
+SLOTS = ("untuned", "user-set", "tuned", RELEASED)
+"""Kinds of settings in the order of rows; what is published for one data set and default for another is one kind."""
 TYPES: dict[str, type] = {
     **dict.fromkeys(COLUMNS, object),
     **dict.fromkeys(NUMBERS, float),
@@ -47,6 +49,11 @@ RECALL_COLUMNS = [
     "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
 ]  # fmt: skip
 """Recalls (fractions) of a class of the test parts; the last two of unseen classes, missing in older stores."""
+
+
+def slot_of(variant: str) -> str:
+    """The kind of settings of a variant."""
+    return variant if variant in SLOTS else "untuned"
 
 
 @dataclass(frozen=True)
@@ -349,12 +356,12 @@ def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
 def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """Rows as a frame; of a row that two calls have with the same settings, a result is kept before none, the newer first."""
     frame = pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
-    frame["settings"] = ""
-    for _, group in frame.groupby([*UNIT, "variant"], sort=False):
+    frame["settings"], frame["slot"] = "", frame["variant"].map(slot_of)
+    for _, group in frame.groupby([*UNIT, "slot"], sort=False):
         frame.loc[group.index, "settings"] = _settings_labels(group, params)
-    done = frame[frame["state"] == "done"].drop_duplicates([*ROW, "settings"])
+    done = frame[frame["state"] == "done"].drop_duplicates([*UNIT, "slot", "repetition", "settings"])
     lost = frame[(frame["state"] != "done") & ~_in(frame, done)].drop_duplicates(ROW)
-    return frame.loc[sorted([*done.index, *lost.index])].reset_index(drop=True)
+    return frame.loc[sorted([*done.index, *lost.index])].drop(columns="slot").reset_index(drop=True)
 
 
 def _in(frame: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
@@ -417,8 +424,8 @@ def _recall(tracker: Tracker, frame: pd.DataFrame) -> pd.DataFrame:
 def _groups(tracker: Tracker, frame: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     """``Results.groups`` of the finished jobs of a frame; released weights are in no interval."""
     trained = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
-    texts = {run_id: artifact_text(tracker, run_id, "groups.json") for run_id in trained["run_id"]}
-    return {run_id: json.loads(text) for run_id, text in texts.items() if text is not None}
+    found = {run_id: artifact_json(tracker, run_id, "groups.json") for run_id in trained["run_id"]}
+    return {run_id: groups for run_id, groups in found.items() if isinstance(groups, dict) and "classes" in groups}
 
 
 def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:

@@ -8,10 +8,10 @@ import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title
 from benchmark.report.cells import NOTHING, Column, Table, about, plain_table
-from benchmark.report.collect import ROW, Results, records
+from benchmark.report.collect import ROW, Results, records, slot_of
 from benchmark.report.once import once
 from benchmark.report.released import RELEASED
-from benchmark.report.summary import IDENTITY, method_ranks, order_rows, settings_text, slot_of
+from benchmark.report.summary import IDENTITY, method_ranks, order_rows, settings_text
 
 COSTS = ("stage_1_minutes", "stage_2_minutes", "peak_memory_mib", "parameters", "flops_per_sample")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title
-from benchmark.report.collect import UNIT, Results, distinct
+from benchmark.report.collect import UNIT, Results, distinct, slot_of
 from benchmark.report.released import RELEASED
-from benchmark.report.summary import method_ranks, slot_of
+from benchmark.report.summary import method_ranks
 
 PLACE = [*UNIT[:-1], "slot"]
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.cells import NOTHING, Column, Table, plain_table
-from benchmark.report.collect import UNIT, Results, records
+from benchmark.report.collect import UNIT, Results, records, slot_of
 from benchmark.report.once import once
-from benchmark.report.summary import IDENTITY, method_ranks, order_rows, settings_text, slot_of
+from benchmark.report.summary import IDENTITY, method_ranks, order_rows, settings_text
 
 RECALLS = ("gzsl", "own_group")
 """Recall among all classes at the calibrated beta, and among the classes of the class's own group (seen or unseen)."""

@@ -11,12 +11,12 @@ import pandas as pd
 
 from benchmark.report.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.cells import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
-from benchmark.report.collect import Results, distinct, records
+from benchmark.report.collect import Results, distinct, records, slot_of
 from benchmark.report.once import once
 from benchmark.report.published import PublishedTable, differences, published_for
 from benchmark.report.released import RELEASED
 from benchmark.report.studies import ONE_SEARCH
-from benchmark.report.summary import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text, slot_of
+from benchmark.report.summary import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text
 from benchmark.statistics import (
     DRAWS,
     LEVEL,
@@ -34,7 +34,7 @@ TESTED = ("hm", "zsl")
 PLACE = ["dataset", "features", "mode", "alignment", "slot"]
 """What methods that are compared have in common."""
 SIGNIFICANT = "*"
-NOT_RECORDED = "not recorded"
+NOT_RECORDED, DIFFERENT = "not recorded", "different"
 
 
 def _trained(results: Results) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
         return {"samples_drawn": NOT_RECORDED}
     trainings = [groups["classes"] for groups in known]
     if not same_samples(trainings):
-        return {"samples_drawn": "different"}
+        return {"samples_drawn": DIFFERENT}
     found = bootstrap_intervals(trainings).items()
     ends = {f"{name}_samples_{end}": 100 * v for name, pair in found for end, v in zip(("low", "high"), pair, strict=True)}
     return {"samples_drawn": "groups" if known[0]["grouping"] else "single samples", **ends}
@@ -102,7 +102,8 @@ def comparisons(results: Results) -> pd.DataFrame:
 
     Columns: ``PLACE``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both have, and for each
     metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and ``_high`` of its 95 % interval, ``_p`` of
-    the paired t-test and ``_p_holm``, corrected for all tests of the feature set.
+    the paired t-test and ``_p_holm``, corrected for all tests of the feature set. Tuned settings are not tested: each are of
+    one search, whose scatter is not known.
     """
     rows, ranks = [], method_ranks(results)
     for place, jobs in _trained(results).groupby(PLACE, sort=False):
@@ -122,7 +123,8 @@ def comparisons(results: Results) -> pd.DataFrame:
                 gap = pd.Series(values)
                 low, high = mean_interval(gap)
                 row |= {f"{metric}_difference": gap.mean(), f"{metric}_std": gap.std(ddof=1)}
-                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p_value(gap)}
+                p = float("nan") if row["slot"] == "tuned" else p_value(gap)
+                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p}
             rows.append(row)
     names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
     labels = ["method", "settings", "other", "other_settings", "seeds"]
@@ -211,7 +213,7 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
         f"n seeds that both have, its Student's t interval, and the paired t-test. {_corrected_sentence(mine)} Marked: {found} "
         f"of {len(TESTED) * len(lines)} differences."
     )
-    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
+    caption += f" {ONE_SEARCH} So there is no test between them." if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
     return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
@@ -235,9 +237,14 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
         for kind, datasets in drawn.items()
         if datasets
     ]
-    missing = (
-        [f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."] if NOT_RECORDED in set(rows["samples_drawn"]) else []
-    )
+    missing = [
+        sentence
+        for kind, sentence in (
+            (NOT_RECORDED, f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."),
+            (DIFFERENT, "No interval over samples for rows whose trainings were tested on different samples."),
+        )
+        if kind in set(rows["samples_drawn"])
+    ]
     if not texts:
         return " ".join(missing)
     bootstrap = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.report.collect import FRACTIONS, METRICS, NUMBERS, Results, records
+from benchmark.report.collect import FRACTIONS, METRICS, NUMBERS, SLOTS, Results, records, slot_of
 from benchmark.report.published import PublishedTable, differences, method_order, published_for
 from benchmark.report.released import DATA, RELEASED, WEIGHTS
 from benchmark.report.switches import Logged, beyond_switches, told_apart
@@ -17,13 +17,6 @@ LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"
 CSV_NAMES = {**LABELS, "disjoint_seen": "S_disjoint", "disjoint_hm": "HM_disjoint"}
 IDENTITY = ["dataset", "features", "mode", "alignment", "method", "slot", "settings"]
 PUBLISHED_METRICS = ("seen", "unseen", "hm", "zsl")
-SLOTS = ("untuned", "user-set", "tuned", RELEASED)
-"""Kinds of settings in the order of rows; what is published for one data set and default for another is one kind."""
-
-
-def slot_of(variant: str) -> str:
-    """The kind of settings of a variant."""
-    return variant if variant in SLOTS else "untuned"
 
 
 def settings_text(variant: str, settings: str) -> str:

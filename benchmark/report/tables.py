@@ -21,7 +21,7 @@ from benchmark.report.cells import (
     name_ours,
     published_cell,
 )
-from benchmark.report.collect import UNIT, Results
+from benchmark.report.collect import SLOTS, UNIT, Results
 from benchmark.report.cost import cost_table
 from benchmark.report.protocols import ablation_tables, modes_table
 from benchmark.report.published import Published, PublishedTable, differences, published_for
@@ -33,7 +33,6 @@ from benchmark.report.studies import tuning_table
 from benchmark.report.summary import (
     LABELS,
     PUBLISHED_METRICS,
-    SLOTS,
     method_ranks,
     order_rows,
     settings_text,

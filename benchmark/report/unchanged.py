@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmark.beside import NOT_WRITTEN
 from benchmark.report.collect import Results, UnitFacts
 
 DRAWN_BY = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "jinja2")
@@ -24,7 +25,7 @@ def made_from(results: Results, texts: Iterable[str]) -> str:
     """
     runs = [*results.runs.values(), *(weights.run for weights in results.released)]
     facts = {
-        "calls": [[c.run_id, c.status, c.start] for c in results.calls],
+        "calls": [[c.run_id, c.status, c.start, c.tags.get(NOT_WRITTEN, "")] for c in results.calls],
         "runs": [vars(run) for run in sorted(runs, key=lambda run: run.run_id)],
         "units": [_unit(unit) for unit in results.units],
         "texts": list(texts),

@@ -31,6 +31,7 @@ from benchmark.report.collect import (
     digests,
     distinct,
     records,
+    slot_of,
 )
 from benchmark.report.cost import costs
 from benchmark.report.explain import explain
@@ -54,7 +55,6 @@ from benchmark.report.summary import (
     mode_effects,
     numbers_csv,
     order_rows,
-    slot_of,
     summarise,
 )
 from benchmark.report.tables import ORDER, build_tables

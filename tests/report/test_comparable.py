@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from report.cells_of import row, tables_of
 
+from benchmark.report.captions import _processor
 from benchmark.report.collect import ALL_CALLS, collect
 from benchmark.report.tables import build_tables
 from benchmark.report.write import write_report
+from benchmark.tracking import RunRecord
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
 
@@ -162,6 +164,15 @@ def test_runs_that_did_not_record_their_processor_may_be_of_another(store: Any, 
     store.call([unit(method="tcaf", processor=AVX2), unit(method="avca")])
     caption = build_tables(collect(store.tracker))[0].caption
     assert "(AVX2 with mkl + openblas Haswell; not recorded)" in caption
+
+
+def test_jobs_on_gpus_are_told_apart_by_their_gpu(store: Any, unit: Any) -> None:
+    def record(capability: str, gpu: str, device: str) -> RunRecord:
+        tags = {"cpu_capability": capability, "cuda_device": gpu}
+        return RunRecord("r", "r", "FINISHED", tags, {"train.device": device}, {}, 0.0, 0.0, None)
+
+    given = (("AVX2", "H200", "auto"), ("AVX512", "H200", "cuda"), ("AVX512", "A100", "cuda"), ("AVX2", "A100", "cpu"))
+    assert [_processor(record(*facts)) for facts in given] == ["H200", "H200", "A100", "AVX2"]
 
 
 def test_an_ablation_over_several_processors_says_so(store: Any, unit: Any) -> None:

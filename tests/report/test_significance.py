@@ -10,7 +10,7 @@ import pytest
 from report.cells_of import row, tables_of
 from scipy import stats
 
-from benchmark.report.collect import collect
+from benchmark.report.collect import ALL_CALLS, collect
 from benchmark.report.published import published_for
 from benchmark.report.significance import _corrected, comparisons, intervals
 from benchmark.report.tables import build_tables
@@ -186,8 +186,19 @@ def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, un
     assert all(
         "one search each" in tables[name].caption for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
     )
+    frame = comparisons(collect(store.tracker))
+    assert frame[frame["slot"] == "tuned"][["hm_p", "zsl_p"]].isna().all(axis=None), "the scatter of a search is not known"
+    assert frame[frame["slot"] != "tuned"][["hm_p", "zsl_p"]].notna().all(axis=None)
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
     assert not any("one search each" in t.caption for t in build_tables(collect(store.tracker)))
+
+
+def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(store: Any, unit: Any) -> None:
+    for variant in ("default", "published"):
+        store.call([unit(m, scores=s, variant=variant) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
+    results = collect(store.tracker, [ALL_CALLS])
+    assert intervals(results)["seeds"].tolist() == [3, 3]
+    assert comparisons(results)["seeds"].tolist() == [3]
 
 
 def test_one_seed_without_anything_to_say_has_neither_table(store: Any, unit: Any) -> None:
