@@ -24,7 +24,7 @@ def main() -> None:
                 "remove its folder from PYTHONPATH\n"
             )
             sys.exit(2)
-    from benchmark.cli import main as run
+    from benchmark.cli.app import main as run
 
     run()
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmark.data.batching import FeatureRules, make_batch
-from benchmark.evaluation import EvaluationSet, Floats, Ints, Nearest
 from benchmark.method import Embeddings, Method
-from benchmark.streams import Purpose, stream
-from benchmark.training import random_states, restore_random_states
+from benchmark.protocol.batching import FeatureRules, make_batch
+from benchmark.protocol.evaluation import EvaluationSet, Floats, Ints, Nearest
+from benchmark.protocol.training import random_states, restore_random_states
+from benchmark.system.streams import Purpose, stream
 
 MAP_SAMPLES = 400
 """Test samples of an embedding map, at most."""

@@ -17,10 +17,10 @@ import torch
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from benchmark.reading import Fields
+from benchmark.system.reading import Fields
 
 if TYPE_CHECKING:
-    from benchmark.training import Loop, TrainingData
+    from benchmark.protocol.training import Loop, TrainingData
 
 __all__ = [
     "REGISTERED",

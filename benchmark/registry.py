@@ -25,11 +25,11 @@ from typing import Any, TextIO
 
 import torch
 
-from benchmark.config import RECIPES_DIR, Recipe, load_recipe
 from benchmark.errors import Terminated, UsageError, near, words_of
 from benchmark.method import REGISTERED, Method
-from benchmark.reading import YAML_SUFFIXES, files_in
-from benchmark.redaction import hide
+from benchmark.settings.schema import RECIPES_DIR, Recipe, load_recipe
+from benchmark.system.reading import YAML_SUFFIXES, files_in
+from benchmark.system.redaction import hide
 
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
 SHARED_FILES = ("__init__", "blocks", "losses")

@@ -22,11 +22,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 from benchmark import registry
-from benchmark.config import LengthConfig, ProtocolConfig
-from benchmark.data.batching import FeatureRules
 from benchmark.data.store import ModalityData, Samples
-from benchmark.evaluation import EvaluationSet, nearest_classes
 from benchmark.method import Batch, Classes, Embeddings, Method, MethodConfig, Spec
+from benchmark.protocol.batching import FeatureRules
+from benchmark.protocol.evaluation import EvaluationSet, nearest_classes
+from benchmark.settings.schema import LengthConfig, ProtocolConfig
 from perf.resident import watched
 from perf.training_step import Bench
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmark import registry
-from benchmark.config import Sources, resolve
 from benchmark.data.cards import load_cards
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
-from benchmark.protocol import Task
+from benchmark.protocol.stages import Task
+from benchmark.settings.schema import Sources, resolve
 from perf.training_step import SIZES
 
 POOL = 4096

@@ -34,14 +34,18 @@ from rich.console import Console
 from rich.live import Live
 from tabulate import tabulate
 
-from benchmark import protocol, registry, seal, training, tuning, worker
-from benchmark.config import Sources, resolve
-from benchmark.databases import sqlite_uri
-from benchmark.display import Lane, LiveDisplay
-from benchmark.execution import Runner
-from benchmark.jobs import Call, Unit, plan_units
+from benchmark import registry
+from benchmark.cli.progress import Lane, LiveDisplay
 from benchmark.method import Method
-from benchmark.tracking import Tracker
+from benchmark.protocol import seal, training
+from benchmark.protocol import stages as protocol
+from benchmark.running import worker
+from benchmark.running.jobs import Call, Unit, plan_units
+from benchmark.running.runner import Runner
+from benchmark.settings.schema import Sources, resolve
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning import study as tuning
 from perf.training_step import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}
@@ -58,7 +62,7 @@ Part = tuple[str, str]
 class Stopwatch:
     """Time of wrapped functions without that of wrapped functions that they call, thread by thread.
 
-    The thread that answers the training loop (``benchmark/seal.py``) works while the loop waits. What it does for an epoch
+    The thread that answers the training loop (``benchmark/protocol/seal.py``) works while the loop waits. What it does for an epoch
     counts as done in the loop; of the waiting only what is beyond that counts.
     """
 

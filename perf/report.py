@@ -40,12 +40,12 @@ import psutil
 from tabulate import tabulate
 
 from benchmark.data.cards import load_cards
-from benchmark.databases import sqlite_uri
+from benchmark.figures.embedding_layout import LOGGED
 from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
-from benchmark.records import embedding_frame
-from benchmark.report.flat_map import LOGGED
 from benchmark.report.write import write_report
-from benchmark.tracking import Tracker, calls
+from benchmark.running.records import embedding_frame
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker, calls
 
 RUNS, SEED, GOAL = 5_000, 0, 60.0
 METHODS = {

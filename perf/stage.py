@@ -23,11 +23,13 @@ from unittest.mock import patch
 import torch
 from tabulate import tabulate
 
-from benchmark import protocol, registry, training
-from benchmark.evaluation import Ints
+from benchmark import registry
 from benchmark.method import Batch
-from benchmark.protocol import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
-from benchmark.training import Listener, Loop
+from benchmark.protocol import stages as protocol
+from benchmark.protocol import training
+from benchmark.protocol.evaluation import Ints
+from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
+from benchmark.protocol.training import Listener, Loop
 from perf import flops
 from perf.generated import generate, task_on
 from perf.training_step import peak

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from benchmark.data.batching import make_batch
 from benchmark.data.cards import load_cards
-from benchmark.data.official_layout import import_official
+from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import PARTS, FeatureStore
+from benchmark.protocol.batching import make_batch
 from perf.generated import forget, generate, task_on
 from perf.training_step import SIZES, Bench
 

@@ -22,13 +22,13 @@ import torch
 from tabulate import tabulate
 
 from benchmark import registry
-from benchmark.config import Sources, resolve
-from benchmark.data.batching import with_evaluation_times
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.method import Batch, Method
-from benchmark.protocol import Task, training_data
-from benchmark.training import autocast_for, check_gradients, finite_losses
+from benchmark.protocol.batching import with_evaluation_times
+from benchmark.protocol.stages import Task, training_data
+from benchmark.protocol.training import autocast_for, check_gradients, finite_losses
+from benchmark.settings.schema import Sources, resolve
 from perf import flops
 
 LIKE_UCF = {

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import Bench, need
 
-from benchmark.databases import sqlite_uri
-from benchmark.tracking import Tracker
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.databases import sqlite_uri
-from benchmark.report.collect import collect
-from benchmark.tracking import Tracker
+from benchmark.report.results.collect import collect
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 
 SEEDS = 4
 

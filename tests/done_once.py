@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmark.databases import sqlite_uri
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import RunRecord, Tracker
 
 
 def times_done(runs: Iterable[RunRecord]) -> Counter[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from published_runs import Data, write_data
 
-from benchmark import cli
+from benchmark.cli import app as cli
 
 
 class Place:

@@ -8,8 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-from benchmark.tracking import Tracker
-from benchmark.tuning import open_storage
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 
 def open_stores(together: Barrier, tracking: Sequence[str], storages: Sequence[str], artifacts: Path) -> None:

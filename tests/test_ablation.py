@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiny import Bench
 
-from benchmark import protocol
-from benchmark.config import switches
 from benchmark.data.groups import shares_group
 from benchmark.errors import JobError, UsageError
-from benchmark.report.collect import collect
-from benchmark.report.summary import ablation_effects
-from benchmark.report.tables import build_tables
+from benchmark.protocol import stages as protocol
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.means import ablation_effects
+from benchmark.settings.schema import switches
 
 
 def test_each_row_differs_from_mode_paper_in_its_switch_alone(bench: Bench) -> None:

@@ -14,12 +14,12 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from benchmark.addresses import storage_address, tracking_address
-from benchmark.databases import LONGEST_PATH, sqlite_file, sqlite_uri
 from benchmark.errors import UsageError
-from benchmark.patience import why_closed
-from benchmark.tracking import Tracker
-from benchmark.tuning import open_storage
+from benchmark.system.addresses import storage_address, tracking_address
+from benchmark.system.databases import LONGEST_PATH, sqlite_file, sqlite_uri
+from benchmark.system.patience import why_closed
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 NAME = "My%20P #2 {a} {0}?x=1&y;z:t'\"@~$*[]\\+é\n%"
 

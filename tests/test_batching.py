@@ -16,8 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.config import LengthConfig, ProtocolConfig
-from benchmark.data.batching import (
+from benchmark.data.cards import FeatureSetCard, ModalityCard
+from benchmark.data.store import ModalityData, Samples
+from benchmark.method import Classes
+from benchmark.protocol.batching import (
     ClassBalanced,
     FeatureRules,
     TrainingBatches,
@@ -26,9 +28,7 @@ from benchmark.data.batching import (
     plan_cuts,
     with_evaluation_times,
 )
-from benchmark.data.cards import FeatureSetCard, ModalityCard
-from benchmark.data.store import ModalityData, Samples
-from benchmark.method import Classes
+from benchmark.settings.schema import LengthConfig, ProtocolConfig
 
 AUDIO_S, VIDEO_S = 0.96, 0.64
 

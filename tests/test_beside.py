@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from tiny import Bench, results
 
-from benchmark import execution, inspection, protocol, records, tuning_records, worker
-from benchmark.beside import NOT_WRITTEN, Beside, not_written, unguarded
-from benchmark.cli import main
+from benchmark import inspection
+from benchmark.cli.app import main
 from benchmark.errors import Unavailable
+from benchmark.protocol import stages as protocol
 from benchmark.report.write import write_report
-from benchmark.tracking import Tracker
-from benchmark.tuning import Study
+from benchmark.running import records, worker
+from benchmark.running import runner as execution
+from benchmark.running import studies as tuning_records
+from benchmark.system.beside import NOT_WRITTEN, Beside, not_written, unguarded
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import Study
 
 SYNTHETIC = ["--dataset", "synthetic", "--set=train.epochs=1", "--set=train.batches_per_epoch=2", "--set=train.batch_size=16"]
 

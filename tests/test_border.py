@@ -13,10 +13,10 @@ from test_seal import plugin
 from tiny import Bench
 from torch import Tensor
 
-from benchmark import border
 from benchmark.errors import JobError, Terminated
 from benchmark.method import Embeddings, EpochRecord, FitResult, Method
-from benchmark.worker import text_of
+from benchmark.protocol import border
+from benchmark.running.worker import text_of
 
 EPOCH = EpochRecord(0, {"total": 1.0}, {"hm": 0.1}, 0.1, 1.0)
 FITTED = FitResult([EPOCH], 0, {"beta": 0.0, "rule": "grid", "per_view": {"both": 0.0}})

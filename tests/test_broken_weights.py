@@ -20,12 +20,12 @@ import torch
 from evaluating import Place
 from published_runs import Sizes, make_data, write_run
 
-from benchmark.checkpoints import KIND
 from benchmark.data.store import FeatureStore
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_arguments
 from benchmark.errors import Unavailable, UsageError
-from benchmark.tracking import Tracker
-from benchmark.weights import load_tensors
+from benchmark.running.evaluate import KIND
+from benchmark.tracking.tracker import Tracker
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_arguments
+from benchmark.weights.own import load_tensors
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
 SIZES = {"default-like": Sizes(), "other sizes": SMALL, "fixed length": replace(SMALL, lengths=4)}
@@ -353,7 +353,7 @@ def test_weights_that_the_system_cannot_read_are_not_called_damaged(tmp_path: Pa
     monkeypatch.setattr(torch, "load", hide)
     with pytest.raises(UsageError, match=r"best\.pt: .*truncated or damaged .*fetch or extract it again"):
         load_tensors(path)
-    monkeypatch.setattr("benchmark.weights.first_bytes", lambda path: b"PK")
+    monkeypatch.setattr("benchmark.weights.own.first_bytes", lambda path: b"PK")
     monkeypatch.setattr("builtins.open", fail)
     with pytest.raises(Unavailable, match=r"best\.pt: the disk or network drive failed"):
         load_tensors(path)

@@ -12,10 +12,10 @@ from plain_evaluation import fit, plain_evaluation
 from published_runs import CLASS_OF, MANUAL, Data, Sizes, make_data, make_state, shapes, write_run
 from tiny import Bench
 
-from benchmark.checkpoints import KIND
-from benchmark.report.collect import collect
-from benchmark.report.tables import build_tables
-from benchmark.tracking import Tracker
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
+from benchmark.running.evaluate import KIND
+from benchmark.tracking.tracker import Tracker
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
 PUBLISHED_TCAF = Sizes(512, 512, depth=6, heads=8, dim_head=64, mlp=128, embedding=64, extra={"lr": 7e-5})

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from tiny import TINY
 
-from benchmark.cli import main
+from benchmark.cli.app import main
 from benchmark.data.cards import Cards, load_cards
-from benchmark.tracking import Tracker
+from benchmark.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETS = [f"--set={s}" for s in TINY]

@@ -24,9 +24,9 @@ from commands import PROJECT, command, free_port, tiny_arguments, trainers
 from slurm import missing_programs, one_node_slurm
 from tiny import Bench, need, results
 
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.errors import UsageError
-from benchmark.scheduling import Desk, WorkPlace
+from benchmark.running.scheduler import Desk, WorkPlace
 
 LONGER = ("train.epochs=12", "train.batches_per_epoch=12")
 OPTIONS = ("--methods", "cjme,avgzslnet", "--seeds", "2", *(f"--set={s}" for s in LONGER))
@@ -38,7 +38,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 def cluster() -> ModuleType:
     """The module of Ray, where the extra is installed."""
     try:
-        from benchmark import cluster
+        from benchmark.running import cluster
     except UsageError as error:
         need(str(error))
     return cluster
@@ -62,8 +62,8 @@ def test_without_ray_the_error_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "benchmark.cluster", raising=False)
-    monkeypatch.delattr("benchmark.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmark.running.cluster", raising=False)
+    monkeypatch.delattr("benchmark.running.cluster", raising=False)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["run", "--dataset", "synthetic", "--executor", "ray", "--runs-dir", str(tmp_path)])
     assert stopped.value.code == 2

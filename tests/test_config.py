@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from benchmark import jobs, registry
-from benchmark.config import (
+from benchmark import registry
+from benchmark.data.cards import Budget, Cards, load_cards
+from benchmark.errors import UsageError
+from benchmark.running import jobs
+from benchmark.running.jobs import Call, plan_notes, plan_units, search_ranges
+from benchmark.settings.schema import (
     ProtocolConfig,
     Range,
     Settings,
@@ -19,9 +23,6 @@ from benchmark.config import (
     protocol_for,
     resolve,
 )
-from benchmark.data.cards import Budget, Cards, load_cards
-from benchmark.errors import UsageError
-from benchmark.jobs import Call, plan_notes, plan_units, search_ranges
 
 METHODS = registry.load()
 UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})

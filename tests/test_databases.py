@@ -25,15 +25,16 @@ from mlflow.store.db import utils as mlflow_tables
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from tiny import Bench, need
 
-from benchmark import databases, patience, tracking
-from benchmark.cli import main
-from benchmark.databases import readable, sqlite_uri
+from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
-from benchmark.report.collect import find_calls
-from benchmark.status import Stores, call_states
-from benchmark.tracking import Tracker
-from benchmark.tuning import open_storage
-from benchmark.worker import study_of
+from benchmark.report.results.collect import find_calls
+from benchmark.running.status import Stores, call_states
+from benchmark.running.worker import study_of
+from benchmark.system import databases, patience
+from benchmark.system.databases import readable, sqlite_uri
+from benchmark.tracking import tracker as tracking
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 
 class Killed(BaseException):
@@ -223,8 +224,8 @@ def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_comma
     """Only processes that end at any moment show that no moment was forgotten."""
     program = (
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from benchmark.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
-        "from benchmark.tracking import Tracker; from benchmark.tuning import open_storage\n"
+        "from benchmark.system.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
+        "from benchmark.tracking.tracker import Tracker; from benchmark.tuning.study import open_storage\n"
         "import mlflow.store.tracking.sqlalchemy_store\n"
         "print('ready', flush=True); Tracker(sqlite_uri(runs / 'mlflow.db'), runs / 'artifacts')\n"
         "open_storage(sqlite_uri(runs / 'optuna.db')); print('made', flush=True)"

@@ -9,10 +9,10 @@ import time
 import pytest
 from rich.console import Console
 
-from benchmark import display
-from benchmark.display import LiveDisplay, rows_table
+from benchmark.cli import progress as display
+from benchmark.cli.progress import LiveDisplay, rows_table
 from benchmark.method import EpochRecord
-from benchmark.worker import Ended
+from benchmark.running.worker import Ended
 
 TITLE = "TCAF · stamps/native · paper · seed 0 · stage 1"
 RESULT = {"validation": {"hm": 0.25, "zsl": 0.5}, "best_epoch": 1}

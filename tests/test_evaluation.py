@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmark.evaluation import GRID, Calibration, Nearest, harmonic_mean
 from benchmark.method import euclidean
+from benchmark.protocol.evaluation import GRID, Calibration, Nearest, harmonic_mean
 
 
 def brute_force(

@@ -17,15 +17,17 @@ import yaml
 from done_once import times_done
 from tiny import TINY, Bench, results
 
-from benchmark import jobs, registry, tuning
-from benchmark.config import Range
-from benchmark.databases import sqlite_uri
+from benchmark import registry
 from benchmark.errors import UsageError
-from benchmark.execution import count_jobs
-from benchmark.jobs import Call
 from benchmark.method import Method
-from benchmark.tracking import Tracker
-from benchmark.worker import Search, study_of
+from benchmark.running import jobs
+from benchmark.running.jobs import Call
+from benchmark.running.runner import count_jobs
+from benchmark.running.worker import Search, study_of
+from benchmark.settings.schema import Range
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning import study as tuning
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -185,8 +187,8 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tiny import Bench
-from benchmark.databases import sqlite_uri
-from benchmark.tracking import Tracker
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 runs = Path({runs!r})
 bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
 call = bench.call(*{sets!r}, methods="cjme,tcaf", seeds=2, trials=4)

@@ -26,18 +26,20 @@ from mlflow.entities import Metric
 from requests.exceptions import ConnectionError as NoConnection
 from tiny import Bench, need, results
 
-from benchmark import databases, patience, scheduling, tuning
-from benchmark.cli import main
-from benchmark.databases import is_away, sqlite_uri
+from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
 from benchmark.method import EpochRecord, Method
-from benchmark.patience import patiently
-from benchmark.scheduling import Desk
-from benchmark.status import Stores, call_states
-from benchmark.tracking import Tracker
-from benchmark.training import CHECKPOINT, PREVIOUS
-from benchmark.tuning import open_storage
-from benchmark.worker import study_of
+from benchmark.protocol.training import CHECKPOINT, PREVIOUS
+from benchmark.running import scheduler as scheduling
+from benchmark.running.scheduler import Desk
+from benchmark.running.status import Stores, call_states
+from benchmark.running.worker import study_of
+from benchmark.system import databases, patience
+from benchmark.system.databases import is_away, sqlite_uri
+from benchmark.system.patience import patiently
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning import study as tuning
+from benchmark.tuning.study import open_storage
 
 EPOCHS = "train.epochs=5"
 

@@ -13,9 +13,9 @@ import h5py
 import pytest
 from filelock import FileLock, Timeout
 
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.errors import Unavailable, UsageError
-from benchmark.files import (
+from benchmark.system.files import (
     OutsideError,
     file_lock,
     is_open_for_writing,

@@ -17,10 +17,9 @@ from tiny import Bench, results
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark import inspection, protocol, registry
-from benchmark.data.batching import FeatureRules
+from benchmark import inspection, registry
 from benchmark.data.cards import load_cards
-from benchmark.evaluation import EvaluationSet, Nearest
+from benchmark.figures.embedding_layout import LOGGED, flat_map
 from benchmark.inspection import (
     balanced_rows,
     embedding_map,
@@ -30,10 +29,12 @@ from benchmark.inspection import (
     unseen_confusion,
 )
 from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
-from benchmark.protocol import TEST_SEEN, TEST_UNSEEN, evaluation_set
-from benchmark.report.collect import artifact_frame
-from benchmark.report.flat_map import LOGGED, flat_map
-from benchmark.training import random_states
+from benchmark.protocol import stages as protocol
+from benchmark.protocol.batching import FeatureRules
+from benchmark.protocol.evaluation import EvaluationSet, Nearest
+from benchmark.protocol.stages import TEST_SEEN, TEST_UNSEEN, evaluation_set
+from benchmark.protocol.training import random_states
+from benchmark.report.results.collect import artifact_frame
 
 
 def test_the_nearest_seen_class_is_that_of_the_highest_cosine_whatever_the_lengths() -> None:
@@ -313,7 +314,7 @@ def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, mo
 def test_the_peak_of_memory_is_that_of_the_job_and_not_of_what_was_before_it() -> None:
     code = """
 import numpy
-from benchmark.provenance import peak_memory_mb, restart_peak_memory
+from benchmark.running.provenance import peak_memory_mb, restart_peak_memory
 
 first = peak_memory_mb()
 ones = numpy.ones(200 * 2**17)

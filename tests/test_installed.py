@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import gzsl_bench
-from benchmark import config, provenance, shipped_files
 from benchmark.data import cards
-from benchmark.report import published
+from benchmark.report.results import published
+from benchmark.running import provenance
+from benchmark.settings import schema as config
+from benchmark.system import shipped_files
 
 PROJECT = Path(__file__).resolve().parents[1]
 BESIDE = {"datasets": "benchmark/shipped/datasets", "search_spaces": "benchmark/shipped/search_spaces"}
@@ -24,8 +26,8 @@ FACTS = """
 import json
 from benchmark import registry
 from benchmark.data.cards import load_cards
-from benchmark.provenance import git_revision
-from benchmark.report.published import load_published
+from benchmark.running.provenance import git_revision
+from benchmark.report.results.published import load_published
 found = registry.load()
 methods = {n: [registry.code_version(m), found.recipe(m).model_dump(mode="json")] for n, m in found.methods.items()}
 print(json.dumps([methods, sorted(load_cards()), len(load_published())]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import Bench
 
-from benchmark.jobs import Unit
+from benchmark.running.jobs import Unit
 
 
 def unit_with(bench: Bench, seen_test: str, grouping: str) -> Unit:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from filelock import Timeout
 
-from benchmark import locks
-from benchmark.databases import sqlite_uri
-from benchmark.locks import Locks, held, take
-from benchmark.tuning import open_storage
+from benchmark.system import locks
+from benchmark.system.databases import sqlite_uri
+from benchmark.system.locks import Locks, held, take
+from benchmark.tuning.study import open_storage
 
 
 @pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

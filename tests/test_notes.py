@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 from tiny import Bench
 
-from benchmark.jobs import Call
-from benchmark.notes import DESCRIPTION, FIRST, Means, command_of
 from benchmark.report.write import write_report
+from benchmark.running.descriptions import DESCRIPTION, FIRST, Means, command_of
+from benchmark.running.jobs import Call
 
 
 def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_repeat_it(bench: Bench) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import switches
-from benchmark.databases import sqlite_uri
 from benchmark.registry import load
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.settings.schema import switches
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import RunRecord, Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHANCE_UCF = 1 / 6

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from test_beside import command
 
-from benchmark.cli import main
-from benchmark.output import Lasting, lasting_output, plain
-from benchmark.tracking import Tracker
+from benchmark.cli.app import main
+from benchmark.system.output import Lasting, lasting_output, plain
+from benchmark.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIGNS = "✓ done · ± → … 鳥 \udcff"
@@ -106,7 +106,7 @@ def test_a_command_that_only_shows_something_says_that_it_is_lost_but_not_to_a_c
 
 CLOSED = """
 import os, sys
-from benchmark.output import lasting_output, open_missing_streams
+from benchmark.system.output import lasting_output, open_missing_streams
 open_missing_streams()
 with lasting_output():
     print("nowhere"); print("nowhere", file=sys.stderr); assert sys.stdin.read() == ""

@@ -12,10 +12,11 @@ import pytest
 from published_runs import Sizes, write_run
 from tiny import Bench
 
-from benchmark import cli, registry
-from benchmark.checkpoints import KIND, evaluate, export
+from benchmark import registry
+from benchmark.cli import app as cli
 from benchmark.errors import UsageError
-from benchmark.official import read_pair
+from benchmark.running.evaluate import KIND, evaluate, export
+from benchmark.weights.published import read_pair
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
 SIZES = {"default-like": Sizes(), "other sizes": SMALL, "fixed length": replace(SMALL, lengths=4)}

@@ -16,9 +16,9 @@ import torch
 from tiny import Bench
 
 from benchmark import registry
-from benchmark.config import SECTIONS
 from benchmark.errors import Terminated, UsageError
 from benchmark.method import RESERVED
+from benchmark.settings.schema import SECTIONS
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHOD = '''

@@ -21,8 +21,8 @@ from opening_at_once import open_at_once
 from optuna.storages._rdb.storage import _VersionManager
 from tiny import Bench, need, results
 
-from benchmark.tracking import Tracker
-from benchmark.tuning import open_storage
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 pytestmark = pytest.mark.slow
 

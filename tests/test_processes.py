@@ -14,11 +14,11 @@ import pytest
 from commands import command, trainers
 from tiny import Bench, results
 
-from benchmark.databases import sqlite_uri
-from benchmark.execution import CallResult
-from benchmark.jobs import Call
-from benchmark.processes import LocalProcesses
-from benchmark.scheduling import ATTEMPTS, Desk
+from benchmark.running.jobs import Call
+from benchmark.running.processes import LocalProcesses
+from benchmark.running.runner import CallResult
+from benchmark.running.scheduler import ATTEMPTS, Desk
+from benchmark.system.databases import sqlite_uri
 
 
 def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:

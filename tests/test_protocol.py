@@ -11,14 +11,13 @@ import pytest
 import torch
 from tiny import Bench, QuietListener
 
-from benchmark import evaluation
+from benchmark.data.built.synthetic import synthetic_config, synthetic_content, synthetic_provenance
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build, store_path
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
-from benchmark.data.synthetic import synthetic_config, synthetic_content, synthetic_provenance
-from benchmark.databases import sqlite_uri
-from benchmark.evaluation import Calibration
-from benchmark.protocol import (
+from benchmark.protocol import evaluation
+from benchmark.protocol.evaluation import Calibration
+from benchmark.protocol.stages import (
     VAL_SEEN,
     VAL_UNSEEN,
     StageOne,
@@ -28,8 +27,9 @@ from benchmark.protocol import (
     stage_two,
     training_data,
 )
-from benchmark.tracking import Tracker
-from benchmark.training import EpochRecord
+from benchmark.protocol.training import EpochRecord
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 
 
 def noisy_copy(data: Path, seed: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import Bench
 
-from benchmark import provenance
+from benchmark.running import provenance
 
 
 @pytest.fixture

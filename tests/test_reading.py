@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from benchmark.errors import UsageError
-from benchmark.reading import Fields, files_in, parse_yaml, read_fields, read_json
+from benchmark.system.reading import Fields, files_in, parse_yaml, read_fields, read_json
 
 
 @pytest.mark.parametrize(

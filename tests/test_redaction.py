@@ -11,12 +11,22 @@ from pathlib import Path
 import pytest
 from tiny import Bench
 
-from benchmark import redaction, registry
-from benchmark.cli import main
-from benchmark.databases import without_password
-from benchmark.redaction import guard, hidden_command, hidden_traceback, hide, hide_values, learn, learn_environment, link_to
-from benchmark.report.collect import find_calls
-from benchmark.tracking import Tracker
+from benchmark import registry
+from benchmark.cli.app import main
+from benchmark.report.results.collect import find_calls
+from benchmark.system import redaction
+from benchmark.system.databases import without_password
+from benchmark.system.redaction import (
+    guard,
+    hidden_command,
+    hidden_traceback,
+    hide,
+    hide_values,
+    learn,
+    learn_environment,
+    link_to,
+)
+from benchmark.tracking.tracker import Tracker
 
 STORAGE = "postgresql+psycopg://me:S3CRETPW@127.0.0.1:5432/optuna"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import provenance
-from benchmark.provenance import git_revision
+from benchmark.running import provenance
+from benchmark.running.provenance import git_revision
 
 Git = Callable[..., str]
 

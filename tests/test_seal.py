@@ -20,16 +20,17 @@ import torch
 from reachable import memory, reachable
 from tiny import Bench, QuietListener
 
-from benchmark import registry, seal
+from benchmark import registry
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Section, Tables
 from benchmark.errors import JobError
-from benchmark.evaluation import nearest_classes
 from benchmark.method import EpochRecord, Method
-from benchmark.protocol import TRAIN, VAL_SEEN, VAL_UNSEEN, evaluation_set
-from benchmark.seal import sealed
-from benchmark.tracking import Tracker
-from benchmark.training import TrainingData, Validation
-from benchmark.worker import Worker
+from benchmark.protocol import seal
+from benchmark.protocol.evaluation import nearest_classes
+from benchmark.protocol.seal import sealed
+from benchmark.protocol.stages import TRAIN, VAL_SEEN, VAL_UNSEEN, evaluation_set
+from benchmark.protocol.training import TrainingData, Validation
+from benchmark.running.worker import Worker
+from benchmark.tracking.tracker import Tracker
 
 LINEAR = '''
 """A linear map of temporal means."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import betaincinv
 
-from benchmark.statistics import (
+from benchmark.uncertainty import (
     LEVEL,
     bootstrap_intervals,
     holm,

@@ -8,11 +8,11 @@ import pytest
 from filelock import FileLock
 from tiny import Bench
 
-from benchmark.jobs import Unit
-from benchmark.locks import Locks, StudyLocks
 from benchmark.method import Method
-from benchmark.status import JobState, Stores, StudyState, call_states
-from benchmark.worker import study_of
+from benchmark.running.jobs import Unit
+from benchmark.running.status import JobState, Stores, StudyState, call_states
+from benchmark.running.worker import study_of
+from benchmark.system.locks import Locks, StudyLocks
 
 
 def states(bench: Bench, units: list[Unit]) -> tuple[list[JobState], list[StudyState]]:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tiny import Bench, QuietListener
 
-from benchmark import statistics
-from benchmark.data.stamps import divide
-from benchmark.data.synthetic import SyntheticConfig, synthetic_content
-from benchmark.evaluation import Calibration
-from benchmark.protocol import StageOne, stage_two
-from benchmark.statistics import bootstrap_intervals
-from benchmark.streams import Purpose, stream
+from benchmark import uncertainty as statistics
+from benchmark.data.built.stamps import divide
+from benchmark.data.built.synthetic import SyntheticConfig, synthetic_content
+from benchmark.protocol.evaluation import Calibration
+from benchmark.protocol.stages import StageOne, stage_two
+from benchmark.system.streams import Purpose, stream
+from benchmark.uncertainty import bootstrap_intervals
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("benchmark", "methods")]
 OTHER_GENERATORS = {
@@ -42,7 +42,7 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
         return np.random.default_rng(entropy)
 
     (unit,) = bench.units(bench.call("protocol.text_alignment=shuffled", "train.batches_per_epoch=1", methods="cjme"))
-    monkeypatch.setattr("benchmark.streams.np", SimpleNamespace(random=SimpleNamespace(default_rng=default_rng)))
+    monkeypatch.setattr("benchmark.system.streams.np", SimpleNamespace(random=SimpleNamespace(default_rng=default_rng)))
     first = StageOne(1, Calibration(0.5, "grid", {}), {}, [1e-3] * 2)
     for repetition in range(2):
         task = unit.job(2, repetition).task()
@@ -79,4 +79,4 @@ def test_no_other_place_seeds_a_generator(package: Path) -> None:
     """So that the tests above see every stream."""
     seeding = re.compile(r"default_rng|SeedSequence|np\.random\.(?!Generator)|manual_seed|random_state=|torch\.Generator")
     found = {path.name for path in package.rglob("*.py") if seeding.search(path.read_text())}
-    assert found == ({*OTHER_GENERATORS} if package.name == "benchmark" else set()), "use benchmark.streams.stream"
+    assert found == ({*OTHER_GENERATORS} if package.name == "benchmark" else set()), "use benchmark.system.streams.stream"

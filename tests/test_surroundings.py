@@ -18,8 +18,8 @@ from commands import PROJECT
 from tiny import Bench
 
 from benchmark.errors import UsageError
-from benchmark.surroundings import MLFLOW_KEPT, MLFLOW_KEPT_FOR_SERVERS, keep_mlflow_settings, settle
-from benchmark.tracking import Tracker
+from benchmark.system.surroundings import MLFLOW_KEPT, MLFLOW_KEPT_FOR_SERVERS, keep_mlflow_settings, settle
+from benchmark.tracking.tracker import Tracker
 
 OTHERS = {
     "MLFLOW_ACTIVE_MODEL_ID": "m-123",
@@ -118,8 +118,8 @@ def test_a_process_with_all_warnings_as_errors_opens_its_stores(tmp_path: Path) 
     ended = subprocess.run(words, env=env, check=False, capture_output=True, text=True)
     assert ended.stderr.startswith("error: no tracking store at"), ended.stderr
     open_both = (
-        "from benchmark.surroundings import settle; settle(); from pathlib import Path\n"
-        "from benchmark.tracking import Tracker; from benchmark.tuning import open_storage\n"
+        "from benchmark.system.surroundings import settle; settle(); from pathlib import Path\n"
+        "from benchmark.tracking.tracker import Tracker; from benchmark.tuning.study import open_storage\n"
         f"Tracker('sqlite:///{tmp_path}/m.db', Path('{tmp_path}/a')); open_storage('sqlite:///{tmp_path}/o.db')"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", open_both], cwd=PROJECT, env=env, check=True)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from benchmark.errors import UsageError
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.tracking.tracker import RunRecord, Tracker
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import torch
 from tiny import Bench
 from torch import Tensor
 
-from benchmark import protocol
 from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.method import EpochRecord, FitResult, Method
-from benchmark.protocol import Task, stage_one
-from benchmark.training import Loop, TrainingData
+from benchmark.protocol import stages as protocol
+from benchmark.protocol.stages import Task, stage_one
+from benchmark.protocol.training import Loop, TrainingData
 
 
 class Stop(Exception):

@@ -9,8 +9,8 @@ import pytest
 from tiny import QuietListener
 
 from benchmark import registry
-from benchmark.jobs import Call, plan_units
-from benchmark.protocol import stage_one, stage_two
+from benchmark.protocol.stages import stage_one, stage_two
+from benchmark.running.jobs import Call, plan_units
 
 CHANCE = 1 / 6
 """Six unseen test classes."""

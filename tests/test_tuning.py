@@ -18,10 +18,10 @@ import optuna
 import pytest
 from opening_at_once import open_at_once
 
-from benchmark.config import Range, TuningConfig
-from benchmark.databases import sqlite_uri
 from benchmark.errors import JobError
-from benchmark.tuning import Study, Trial, TuningResult, open_storage
+from benchmark.settings.schema import Range, TuningConfig
+from benchmark.system.databases import sqlite_uri
+from benchmark.tuning.study import Study, Trial, TuningResult, open_storage
 
 RANGES = {
     "lr": Range(type="float", low=1e-5, high=1e-1, log=True),

@@ -20,12 +20,12 @@ import requests
 from commands import PROJECT, free_port
 from tiny import Bench, need
 
-from benchmark.cli import main
-from benchmark.cli_ui import _links_note
-from benchmark.servers import Program, ServerError, Servers, is_free
-from benchmark.servers import free_port as choose_port
-from benchmark.tracking import Tracker
-from benchmark.tuning import open_storage
+from benchmark.cli.app import main
+from benchmark.cli.servers import Program, ServerError, Servers, is_free
+from benchmark.cli.servers import free_port as choose_port
+from benchmark.cli.ui import _links_note
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 
 def two_ports() -> int:
@@ -143,7 +143,7 @@ def test_a_program_that_starts_another_one_in_a_session_of_its_own_leaves_nothin
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     parent = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True);"
     parent += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"
-    import benchmark.servers as servers
+    import benchmark.cli.servers as servers
 
     patience, servers.STOP_SECONDS = servers.STOP_SECONDS, 0.5
     try:

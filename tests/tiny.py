@@ -9,13 +9,13 @@ from typing import NoReturn
 import pytest
 
 from benchmark import registry
-from benchmark.databases import sqlite_uri
-from benchmark.execution import CallResult, Runner
-from benchmark.jobs import Call, Unit, plan_units
 from benchmark.method import EpochRecord
-from benchmark.tracking import Tracker
-from benchmark.training import Listener
-from benchmark.worker import Ended
+from benchmark.protocol.training import Listener
+from benchmark.running.jobs import Call, Unit, plan_units
+from benchmark.running.runner import CallResult, Runner
+from benchmark.running.worker import Ended
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 
 TINY = [
     "train.epochs=3",

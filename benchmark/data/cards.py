@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
-from benchmark.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
-from benchmark.shipped_files import shipped
+from benchmark.system.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
+from benchmark.system.shipped_files import shipped
 
 CARDS_DIR = shipped("datasets")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 
-from benchmark.files import check_file, raise_outside, replacing
+from benchmark.system.files import check_file, raise_outside, replacing
 
 
 def open_hdf5(path: Path) -> h5py.File:

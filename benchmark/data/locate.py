@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.data.built.stamps import build_stamps, stamps_provenance
+from benchmark.data.built.synthetic import build_synthetic, synthetic_config, synthetic_provenance
 from benchmark.data.cards import CARDS_DIR, Card
-from benchmark.data.stamps import build_stamps, stamps_provenance
 from benchmark.data.store import DamagedStore, FeatureStore
-from benchmark.data.synthetic import build_synthetic, synthetic_config, synthetic_provenance
 from benchmark.errors import UsageError
-from benchmark.files import OutsideError, check_replaceable, file_lock, raise_outside, remove_partials
+from benchmark.system.files import OutsideError, check_replaceable, file_lock, raise_outside, remove_partials
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
 from benchmark.data.mapping import map_rows
 from benchmark.errors import Unavailable, UsageError
-from benchmark.files import is_open_for_writing, raise_outside
-from benchmark.streams import Purpose, stream
+from benchmark.system.files import is_open_for_writing, raise_outside
+from benchmark.system.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
 VERSION = 1

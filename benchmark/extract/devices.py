@@ -24,14 +24,14 @@ from pathlib import Path
 import torch
 from joblib import cpu_count
 
-from benchmark.data.importing import Progress
+from benchmark.data.importing.importing import Progress
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Extracted, Shard, attempt, collect, failed, identity
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
 from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome, ResultFolder
 from benchmark.extract.weights_files import load_weights
-from benchmark.orphans import end_with_parent
+from benchmark.system.children import end_with_parent
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8

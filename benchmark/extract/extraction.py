@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.class_files import MODALITIES
-from benchmark.data.import_staging import SourceFile, fingerprint
-from benchmark.data.importing import Progress
+from benchmark.data.importing.class_files import MODALITIES
+from benchmark.data.importing.importing import Progress
+from benchmark.data.importing.staging import SourceFile, fingerprint
 from benchmark.errors import UsageError
-from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
 from benchmark.extract.extractor import Extractor, Precision
+from benchmark.extract.media.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.media.segments import Span
+from benchmark.extract.media.steps import clips, windows
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
-from benchmark.extract.segments import Span
-from benchmark.extract.steps import clips, windows
-from benchmark.files import outside_reason
+from benchmark.system.files import outside_reason
 
 NO_SOUND = "no sound"
 

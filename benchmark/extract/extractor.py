@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from benchmark.errors import UsageError, near
 from benchmark.extract.calls import Calls
-from benchmark.extract.networks import cast_weights
+from benchmark.extract.networks.building import cast_weights
 from benchmark.extract.packages import Package
-from benchmark.reading import NAME_RULE, files_in, is_name
 from benchmark.registry import attempt, import_file
+from benchmark.system.reading import NAME_RULE, files_in, is_name
 
 SETS_DIR = Path(__file__).with_name("sets")
 Features = NDArray[np.float32]

@@ -12,14 +12,14 @@ import h5py
 import numpy as np
 
 from benchmark.data.cards import OfficialLayout
-from benchmark.data.class_files import FOLDER, MODALITIES, SUFFIX
-from benchmark.data.class_lists import UNION_PART
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
+from benchmark.data.importing.class_files import FOLDER, MODALITIES, SUFFIX
+from benchmark.data.importing.class_lists import UNION_PART
+from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables
-from benchmark.data.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
-from benchmark.files import outside_reason, replacing
+from benchmark.system.files import outside_reason, replacing
 
 PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
 """Part of the layout -> parts of a store whose samples it has."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.data.audit import list_places
 from benchmark.data.cards import Card
-from benchmark.data.class_lists import ClassLists, listed_samples, read_lists
+from benchmark.data.checks.audit import list_places
+from benchmark.data.importing.class_lists import ClassLists, listed_samples, read_lists
+from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.names import composed, folded
-from benchmark.data.problems import ImportProblems, ProblemLog
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
-from benchmark.extract.segments import Rule, Span, annotated_segments, named_clips
+from benchmark.extract.media.segments import Rule, Span, annotated_segments, named_clips
 
 VIDEO_FILES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"}

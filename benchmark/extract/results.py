@@ -20,14 +20,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.class_files import MODALITIES
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
-from benchmark.data.import_staging import SourceFile, pieces, unchanged
+from benchmark.data.importing.class_files import MODALITIES
+from benchmark.data.importing.staging import SourceFile, pieces, unchanged
 from benchmark.data.store import Floats
 from benchmark.errors import UsageError
-from benchmark.extract.segments import Span
-from benchmark.files import OutsideError, outside_reason, partial_prefix, raise_outside
-from benchmark.locks import Locks
+from benchmark.extract.media.segments import Span
+from benchmark.system.files import OutsideError, outside_reason, partial_prefix, raise_outside
+from benchmark.system.locks import Locks
 
 CHUNK_ROWS = 16
 

@@ -19,18 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from benchmark.data.importing import Progress
-from benchmark.data.stamps import ARRAYS
+from benchmark.data.built.stamps import ARRAYS
+from benchmark.data.importing.importing import Progress
 from benchmark.data.store import Floats
 from benchmark.errors import UsageError
-from benchmark.extract.decode import UnreadableVideo, sound
 from benchmark.extract.extractor import Extractor, Sound
-from benchmark.extract.sentences import sentence_vectors
+from benchmark.extract.media.decode import UnreadableVideo, sound
+from benchmark.extract.media.steps import batches, windows
+from benchmark.extract.networks.sentences import sentence_vectors
+from benchmark.extract.networks.squeezenet import prepare
 from benchmark.extract.sets.packaged import Packaged
-from benchmark.extract.squeezenet import prepare
-from benchmark.extract.steps import batches, windows
 from benchmark.extract.weights_files import given_files, read_weights
-from benchmark.files import replacing
+from benchmark.system.files import replacing
 
 PACKAGE_FOLDER = Path("usr/share/tuxpaint/stamps")
 """Of the pictures and recordings in Debian's package ``tuxpaint-stamps-default``."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmark.errors import UsageError, near
 from benchmark.extract.extractor import Extractor, State, WeightsFile
-from benchmark.files import raise_outside
-from benchmark.weights import is_plain, load_tensors, state_problems
+from benchmark.system.files import raise_outside
+from benchmark.weights.own import is_plain, load_tensors, state_problems
 
 SHOWN = 6
 MAX_BYTES = 2**26

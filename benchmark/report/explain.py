@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.beside import Guard, reason_of, unguarded
-from benchmark.report.collect import Results, artifact_frame
-from benchmark.report.explain_figures import (
+from benchmark.figures.embedding_layout import LOGGED, flat_map
+from benchmark.figures.results import (
     Bar,
     Bars,
     Drawn,
@@ -25,15 +24,16 @@ from benchmark.report.explain_figures import (
     scores_figure,
     training_figure,
 )
-from benchmark.report.flat_map import LOGGED, flat_map
+from benchmark.report.parallel import side_by_side
 from benchmark.report.places import Place, Series, places_of
-from benchmark.report.published import PublishedTable, differences, published_for
-from benchmark.report.recall import recall_by_class
+from benchmark.report.results.collect import Results, artifact_frame
+from benchmark.report.results.published import PublishedTable, differences, published_for
 from benchmark.report.sections import ReportFigure, Section
-from benchmark.report.side_by_side import side_by_side
-from benchmark.report.summary import IDENTITY
-from benchmark.statistics import mean_interval, spearman
-from benchmark.tracking import Tracker
+from benchmark.report.tables.means import IDENTITY
+from benchmark.report.tables.recall import recall_by_class
+from benchmark.system.beside import Guard, reason_of, unguarded
+from benchmark.tracking.tracker import Tracker
+from benchmark.uncertainty import mean_interval, spearman
 
 SCORES = {"hm": "HM", "zsl": "ZSL"}
 PANELS = 9

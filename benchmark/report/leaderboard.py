@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError
-from benchmark.report.cells import NOTHING, mean_and_deviation
-from benchmark.report.collect import distinct, records
-from benchmark.report.install import MANIFEST, install, listed_files, read_manifest
-from benchmark.report.page import PLACE, Cell, Grid, Row, choices, number_of, render
-from benchmark.report.released import RELEASED
+from benchmark.report.folder import MANIFEST, install, listed_files, read_manifest
+from benchmark.report.page.page import PLACE, Cell, Grid, Row, choices, number_of, render
+from benchmark.report.results.collect import distinct, records
+from benchmark.report.results.released import RELEASED
+from benchmark.report.tables.table import NOTHING, mean_and_deviation
 
 PAGE, RESULTS = "index.html", "full.csv"
 METRICS = ("S", "U", "HM", "ZSL")

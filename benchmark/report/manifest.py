@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.report.collect import UNIT, Results, digests, distinct
-from benchmark.report.studies import budget_of
-from benchmark.tracking import Tracker
+from benchmark.report.results.collect import UNIT, Results, digests, distinct
+from benchmark.report.tables.studies import budget_of
+from benchmark.tracking.tracker import Tracker
 
 
 def facts(tracker: Tracker, results: Results) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmark.report.captions import dataset_title, method_title
-from benchmark.report.collect import UNIT, Results, distinct, slot_of
-from benchmark.report.released import RELEASED
-from benchmark.report.summary import method_ranks
+from benchmark.report.results.collect import UNIT, Results, distinct, slot_of
+from benchmark.report.results.released import RELEASED
+from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.means import method_ranks
 
 PLACE = [*UNIT[:-1], "slot"]
 

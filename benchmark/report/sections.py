@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.beside import reason_of
-from benchmark.report.drawing import Figure, FigureCanvasAgg, FigureCanvasSVG, default_style, drawn
+from benchmark.figures.style import Figure, FigureCanvasAgg, FigureCanvasSVG, default_style, drawn
+from benchmark.system.beside import reason_of
 
 DPI = 200
 """Of PNG files."""

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmark.beside import NOT_WRITTEN
-from benchmark.report.collect import Results, UnitFacts
+from benchmark.report.results.collect import Results, UnitFacts
+from benchmark.system.beside import NOT_WRITTEN
 
 DRAWN_BY = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "jinja2")
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.beside import Beside, Guard, not_written, unguarded
-from benchmark.databases import without_password
-from benchmark.redaction import link_to
-from benchmark.report.captions import dataset_title, method_title
-from benchmark.report.cells import Table
-from benchmark.report.choice import Choice
-from benchmark.report.collect import (
+from benchmark.figures.curves import MethodCurve, best_of, method_curves_figure
+from benchmark.figures.searches import importances_figure, searches_figure
+from benchmark.report.explain import explain
+from benchmark.report.folder import install, is_whole, listed_files, read_manifest
+from benchmark.report.manifest import facts
+from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
+from benchmark.report.parallel import side_by_side
+from benchmark.report.results.choice import Choice
+from benchmark.report.results.collect import (
     DISJOINT,
     METRICS,
     UNIT,
@@ -33,23 +35,14 @@ from benchmark.report.collect import (
     records,
     slot_of,
 )
-from benchmark.report.cost import costs
-from benchmark.report.explain import explain
-from benchmark.report.figures import MethodCurve, best_of, method_curves_figure
-from benchmark.report.install import install, is_whole, listed_files, read_manifest
-from benchmark.report.latex import latex_files, table_names
-from benchmark.report.manifest import facts
-from benchmark.report.page import MLFLOW_UI, report_page, run_link
-from benchmark.report.published import PublishedTable, published_problems
-from benchmark.report.recall import recall_csv
-from benchmark.report.references import references
-from benchmark.report.released import RELEASED
+from benchmark.report.results.published import PublishedTable, published_problems
+from benchmark.report.results.released import RELEASED
 from benchmark.report.sections import Picture, ReportFigure, Section, save_figure
-from benchmark.report.side_by_side import side_by_side
-from benchmark.report.significance import comparisons, intervals
-from benchmark.report.studies import StudyGroup, study_groups, tuning_csv
-from benchmark.report.study_figures import importances_figure, searches_figure
-from benchmark.report.summary import (
+from benchmark.report.tables.build import ORDER, build_tables
+from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.cost import costs
+from benchmark.report.tables.latex import latex_files, table_names
+from benchmark.report.tables.means import (
     ablation_effects,
     method_ranks,
     mode_effects,
@@ -57,9 +50,16 @@ from benchmark.report.summary import (
     order_rows,
     summarise,
 )
-from benchmark.report.tables import ORDER, build_tables
+from benchmark.report.tables.recall import recall_csv
+from benchmark.report.tables.references import references
+from benchmark.report.tables.significance import comparisons, intervals
+from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
+from benchmark.report.tables.table import Table
 from benchmark.report.unchanged import made_from
-from benchmark.tracking import RunRecord, Tracker
+from benchmark.system.beside import Beside, Guard, not_written, unguarded
+from benchmark.system.databases import without_password
+from benchmark.system.redaction import link_to
+from benchmark.tracking.tracker import RunRecord, Tracker
 
 PAGE = "index.html"
 VERSIONS = {

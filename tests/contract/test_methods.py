@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmark import registry
-from benchmark.config import TrainConfig
 from benchmark.data.cards import load_cards
-from benchmark.jobs import search_ranges
 from benchmark.method import Batch, Classes, Method, Spec
+from benchmark.running.jobs import search_ranges
+from benchmark.settings.schema import TrainConfig
 
 PLUGINS = [Path(p) for p in os.environ.get("GZSL_CONTRACT_PLUGINS", "").split(os.pathsep) if p]
 FOUND = registry.load(PLUGINS)

@@ -13,14 +13,14 @@ from data.small_store import CLASS_PARTS, default_samples, make_store, own_card,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data import audit_files
-from benchmark.data.audit import Audit, Leak, audit_lists, audit_store
-from benchmark.data.audit_files import audit_json, write_audit
-from benchmark.data.audit_report import audit_sections
 from benchmark.data.cards import Card
+from benchmark.data.checks import audit_files
+from benchmark.data.checks.audit import Audit, Leak, audit_lists, audit_store
+from benchmark.data.checks.audit_files import audit_json, write_audit
+from benchmark.data.checks.audit_report import audit_sections
 from benchmark.data.groups import Origin, origin_rule, relatives
-from benchmark.data.oddities import DROPPED
-from benchmark.data.official_layout import import_official
+from benchmark.data.importing.oddities import DROPPED
+from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore
 from benchmark.errors import UsageError
 

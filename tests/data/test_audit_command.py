@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from data.small_store import rows_of
 
-from benchmark.cli import main
+from benchmark.cli.app import main
 
 
 @pytest.fixture

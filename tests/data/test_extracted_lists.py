@@ -18,17 +18,18 @@ import pytest
 import torch
 from data.fasttext_model import Model
 
-from benchmark import cli
-from benchmark.data import cards, extracted_lists
-from benchmark.data.extracted_lists import import_extracted
-from benchmark.data.foreign import FETCH_TRUSTED
-from benchmark.data.importing import ImportReport
-from benchmark.data.official_layout import import_official
-from benchmark.data.problems import FIXES, ImportProblems
+from benchmark.cli import app as cli
+from benchmark.data import cards
+from benchmark.data.importing import extracted_lists
+from benchmark.data.importing.extracted_lists import import_extracted
+from benchmark.data.importing.importing import ImportReport
+from benchmark.data.importing.official_layout import import_official
+from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.data.store import FeatureStore
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_pickle
-from benchmark.data.unpickle_list import read_list
 from benchmark.errors import UsageError
+from benchmark.untrusted.kinds import FETCH_TRUSTED
+from benchmark.untrusted.pickle_lists import read_list
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_pickle
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 Element = list[Any]
@@ -142,7 +143,7 @@ def test_an_import_that_is_done_is_not_done_again(folder: Folder, tmp_path: Path
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from benchmark.data import extracted_lists
+from benchmark.data.importing import extracted_lists
 from benchmark.data.cards import Card
 
 extracted_lists.GROUP_BYTES = 1

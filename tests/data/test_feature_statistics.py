@@ -12,8 +12,8 @@ from data.small_store import CLASS_PARTS, default_samples, make_store, own_card
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.audit import audit_store
-from benchmark.data.feature_statistics import FeatureStatistics, PartStatistics, feature_statistics
+from benchmark.data.checks.audit import audit_store
+from benchmark.data.checks.feature_statistics import FeatureStatistics, PartStatistics, feature_statistics
 from benchmark.data.store import PARTS, FeatureStore
 
 

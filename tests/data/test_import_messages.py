@@ -21,14 +21,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.data import class_files, unpickle
-from benchmark.data.extracted_lists import import_extracted
+from benchmark.data.importing import class_files
+from benchmark.data.importing.extracted_lists import import_extracted
+from benchmark.data.importing.official_layout import import_official
+from benchmark.data.importing.problems import ImportProblems, Problem
 from benchmark.data.names import is_file_name
-from benchmark.data.official_layout import import_official
-from benchmark.data.problems import ImportProblems, Problem
 from benchmark.data.store import FeatureStore
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
 from benchmark.errors import Unavailable
+from benchmark.untrusted import pickles as unpickle
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 ARCHERY = ("audio", "stage_1_train", "Archery")

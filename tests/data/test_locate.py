@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from data.small_store import make_store, own_card
 
+from benchmark.data.built.stamps import ARRAYS
 from benchmark.data.cards import CARDS_DIR, Card, load_cards
 from benchmark.data.locate import open_or_build, store_path
-from benchmark.data.stamps import ARRAYS
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable, UsageError
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmark.data.foreign import FETCH_AGAIN, FETCH_TRUSTED
-from benchmark.data.official_layout import ImportReport, import_official
-from benchmark.data.problems import FIXES, ImportProblems
+from benchmark.data.importing.official_layout import ImportReport, import_official
+from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.errors import UsageError
+from benchmark.untrusted.kinds import FETCH_AGAIN, FETCH_TRUSTED
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 COMMA = "alligators, crocodiles hissing"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from benchmark.data.cards import load_cards
-from benchmark.data.class_lists import ListPlaces, read_lists
-from benchmark.data.official_layout import ImportReport, import_official
-from benchmark.data.problems import ProblemLog
+from benchmark.data.checks.verify import verify_store
+from benchmark.data.importing.class_lists import ListPlaces, read_lists
+from benchmark.data.importing.official_layout import ImportReport, import_official
+from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.store import PARTS, FeatureStore
-from benchmark.data.verify import verify_store
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from benchmark.data.cards import load_cards
-from benchmark.data.official_layout import ImportReport, import_official
-from benchmark.data.verify import verify_store
+from benchmark.data.checks.verify import verify_store
+from benchmark.data.importing.official_layout import ImportReport, import_official
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 HANDSTAND = "HandStandPushups"
@@ -32,9 +32,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 CHILD = """
 import os, sys, time
 from pathlib import Path
-import benchmark.data.import_staging as staging
+import benchmark.data.importing.staging as staging
 from benchmark.data.cards import Card
-from benchmark.data.official_layout import import_official
+from benchmark.data.importing.official_layout import import_official
 
 card, source, target, stop = Card.model_validate_json(Path(sys.argv[1]).read_text()), *map(Path, sys.argv[2:4]), sys.argv[4]
 
@@ -146,7 +146,7 @@ BIG_CHILD = """
 import resource, sys
 from pathlib import Path
 from benchmark.data.cards import load_cards
-from benchmark.data.official_layout import import_official
+from benchmark.data.importing.official_layout import import_official
 
 report = import_official(load_cards()["vggsound"], "main", Path(sys.argv[1]), Path(sys.argv[2]),
                          progress=lambda what, done, total: print(what, done, flush=True))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmark import registry
+from benchmark.data.built.stamps import ARRAYS, StampsSource, build_stamps, divide, read_source
 from benchmark.data.cards import CARDS_DIR, Card, find_card, load_cards
-from benchmark.data.stamps import ARRAYS, StampsSource, build_stamps, divide, read_source
 from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
 from benchmark.errors import UsageError
-from benchmark.jobs import Call, plan_units
+from benchmark.running.jobs import Call, plan_units
 
 SOURCE = CARDS_DIR / "stamps"
 

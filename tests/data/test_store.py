@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.cards import Card
-from benchmark.data.foreign import first_bytes
+from benchmark.data.checks.verify import data_caption, verify_store
 from benchmark.data.store import (
     DEVELOPMENT_PARTS,
     PARTS,
@@ -31,9 +31,9 @@ from benchmark.data.store import (
     counting_test_accesses,
     write_store,
 )
-from benchmark.data.verify import data_caption, verify_store
 from benchmark.errors import UsageError
-from benchmark.files import OutsideError, replacing
+from benchmark.system.files import OutsideError, replacing
+from benchmark.untrusted.kinds import first_bytes
 
 CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from benchmark.data.built.synthetic import SyntheticConfig, build_synthetic, synthetic_config, synthetic_content
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.store import PARTS, FeatureStore, Floats, Ints, ModalityContent, StoreContent
-from benchmark.data.synthetic import SyntheticConfig, build_synthetic, synthetic_config, synthetic_content
 from benchmark.errors import UsageError
 
 UNSEEN_CLASSES = 6

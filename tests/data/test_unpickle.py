@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from benchmark.data.unpickle import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
 from benchmark.errors import UsageError
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
 
 
 def same(a: Any, b: Any) -> bool:

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmark.data.audit import text_places
 from benchmark.data.cards import load_cards
-from benchmark.data.class_lists import ListPlaces, read_lists
-from benchmark.data.official_layout import import_official
-from benchmark.data.problems import ImportProblems, ProblemLog
+from benchmark.data.checks.audit import text_places
+from benchmark.data.importing.class_lists import ListPlaces, read_lists
+from benchmark.data.importing.official_layout import import_official
+from benchmark.data.importing.problems import ImportProblems, ProblemLog
+from benchmark.data.importing.word_vectors import check_vectors_file, read_word_vectors
 from benchmark.data.store import FeatureStore
-from benchmark.data.unpickle import UnreadableFile
-from benchmark.data.word_vectors import check_vectors_file, read_word_vectors
 from benchmark.errors import UsageError
+from benchmark.untrusted.pickles import UnreadableFile
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 WORDS = ["</s>", "the", "archery", "ice", "hockey", "naïve", "猫", "a"]

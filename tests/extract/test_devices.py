@@ -164,7 +164,7 @@ def interruptible() -> Iterator[None]:
 CHILD = """
 import sys
 from pathlib import Path
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.data import cards
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ from extract.needs import encoders
 from extract.video_set import KINDS, VideoSet
 from extract.videos import Clip, write_video
 
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.data import cards
-from benchmark.data.official_layout import import_official
+from benchmark.data.checks.verify import verify_store
+from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import PARTS, FeatureStore
-from benchmark.data.unpickle import load_pickle
-from benchmark.data.verify import verify_store
 from benchmark.errors import Unavailable, UsageError
 from benchmark.extract import devices, extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
@@ -38,6 +37,7 @@ from benchmark.extract.results import ResultFolder
 from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
 from benchmark.extract.sets.packaged import Packaged
+from benchmark.untrusted.pickles import load_pickle
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -518,7 +518,7 @@ def test_a_given_file_is_checked_and_its_sha256_shown(
 CHILD = """
 import sys, time
 from pathlib import Path
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.data import cards
 from benchmark.extract import devices, extraction, results
 from extract.in_process import extract_here

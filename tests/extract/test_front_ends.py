@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmark.extract.r2plus1d import R2plus1d18
-from benchmark.extract.resampling import Resampler
-from benchmark.extract.resnet9 import ResNet9
-from benchmark.extract.spectrograms import BANK_FFT, BANK_RATE, MEL_RATE, log_filterbank, log_mel_patches
+from benchmark.extract.media.resampling import Resampler
+from benchmark.extract.media.spectrograms import BANK_FFT, BANK_RATE, MEL_RATE, log_filterbank, log_mel_patches
+from benchmark.extract.networks.r2plus1d import R2plus1d18
+from benchmark.extract.networks.resnet9 import ResNet9
 
 
 def resampled(waveform: NDArray[np.float64], rate: int, wanted: int, cuts: list[int]) -> NDArray[np.float64]:

@@ -13,10 +13,10 @@ import torch
 from tiny import need
 from torch import nn
 
-from benchmark.extract.c3d import C3d
-from benchmark.extract.resampling import Resampler
-from benchmark.extract.spectrograms import MEL_RATE, log_mel_patches
-from benchmark.extract.vggish import Postprocessing, Vggish
+from benchmark.extract.media.resampling import Resampler
+from benchmark.extract.media.spectrograms import MEL_RATE, log_mel_patches
+from benchmark.extract.networks.c3d import C3d
+from benchmark.extract.networks.vggish import Postprocessing, Vggish
 
 
 @pytest.fixture(scope="module")

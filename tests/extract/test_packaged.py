@@ -16,16 +16,17 @@ import torch
 from extract.needs import encoders
 from extract.video_set import VideoSet
 
-from benchmark.data.unpickle import load_npy_dict
 from benchmark.errors import UsageError
-from benchmark.extract import sentences, weights_files
-from benchmark.extract.networks import network, random_state
+from benchmark.extract import weights_files
+from benchmark.extract.networks import sentences
+from benchmark.extract.networks.building import network, random_state
+from benchmark.extract.networks.sentences import sentence_vectors
+from benchmark.extract.networks.speech_embedding import SpeechEmbedding
+from benchmark.extract.networks.squeezenet import SqueezeNet, prepare, read_keras_weights
 from benchmark.extract.packages import Package
-from benchmark.extract.sentences import sentence_vectors
 from benchmark.extract.sets.packaged import SPEECH_EMBEDDING, SQUEEZENET, Packaged
-from benchmark.extract.speech_embedding import SpeechEmbedding
-from benchmark.extract.squeezenet import SqueezeNet, prepare, read_keras_weights
 from benchmark.extract.weights_files import given_files, read_file, read_weights
+from benchmark.untrusted.pickles import load_npy_dict
 
 CONTENT = b"weights"
 GIVEN = Package("some-weights", "1.0", "some_weights/data/w.bin", hashlib.sha256(CONTENT).hexdigest(), "MIT")

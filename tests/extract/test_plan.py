@@ -8,7 +8,7 @@ import pytest
 from extract.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
-from benchmark.data.problems import FIXES, ImportProblems
+from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.data.store import PARTS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard

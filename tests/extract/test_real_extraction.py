@@ -10,10 +10,11 @@ from extract.video_set import VideoSet
 from extract.videos import Clip
 from tiny import TINY
 
-from benchmark import cli, jobs
+from benchmark.cli import app as cli
 from benchmark.data import cards
+from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
-from benchmark.data.verify import verify_store
+from benchmark.running import jobs
 
 STEPS = {"cls": ((2, 3, 4), (3, 4)), "main": ((2,), (2,))}
 """Steps of sound and pictures that 2.1 seconds may have; codecs add a little sound."""

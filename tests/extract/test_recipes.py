@@ -21,7 +21,7 @@ from extract.in_process import extract_here
 from extract.test_segments import annotate
 from extract.videos import Clip, clock, write_video
 
-from benchmark import cli
+from benchmark.cli import app as cli
 from benchmark.data.store import PARTS, FeatureStore
 from benchmark.extract import devices, extractor
 

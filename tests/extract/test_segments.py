@@ -14,8 +14,8 @@ from extract.videos import Clip, write_video
 from benchmark.data.cards import load_cards
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
+from benchmark.extract.media.segments import Cut, Span, annotated_segments, named_clips
 from benchmark.extract.plan import make_plan
-from benchmark.extract.segments import Cut, Span, annotated_segments, named_clips
 
 
 def annotate(path: Path, **videos: list[tuple[float, float, str]]) -> Path:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from extract.videos import Clip, clock, shown_time, write_video
 
-from benchmark.extract import decode
-from benchmark.extract.decode import UnreadableVideo, pictures, sound
-from benchmark.extract.segments import Span
+from benchmark.extract.media import decode
+from benchmark.extract.media.decode import UnreadableVideo, pictures, sound
+from benchmark.extract.media.segments import Span
 
 TELLS = Clip(seconds=9, picture=clock, rise=100.0, options={"g": "60"})
 """Pictures and sound say their time; there is a keyframe every 60 pictures."""

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import wavfile
 from tiny import need
 
-from benchmark import cli
+from benchmark.cli import app as cli
+from benchmark.data.built.stamps import ARRAYS, build_stamps
 from benchmark.data.cards import CARDS_DIR, load_cards
-from benchmark.data.stamps import ARRAYS, build_stamps
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.extract import stamps_sources

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.config import LengthConfig
 from benchmark.method import Method
-from benchmark.official import TRAINING, _Arguments
+from benchmark.settings.schema import LengthConfig
+from benchmark.weights.published import TRAINING, _Arguments
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet

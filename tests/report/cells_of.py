@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.report.cells import Table
-from benchmark.report.collect import Results
-from benchmark.report.tables import build_tables
+from benchmark.report.results.collect import Results
+from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.table import Table
 
 
 def tables_of(results: Results) -> dict[str, Table]:

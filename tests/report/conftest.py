@@ -1,4 +1,4 @@
-"""A real MLflow store filled as ``benchmark/execution.py`` fills one, without training anything."""
+"""A real MLflow store filled as ``benchmark/running/runner.py`` fills one, without training anything."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark.databases import sqlite_uri
-from benchmark.tracking import Tracker
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
 
 ADAPTED = "our adaptation to zero-shot learning: no code of the adapted version was published"
 TITLES = {

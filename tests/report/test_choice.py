@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.report.choice import Choice
-from benchmark.report.collect import collect
+from benchmark.report.results.choice import Choice
+from benchmark.report.results.collect import collect
 from benchmark.report.write import write_report
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published"}

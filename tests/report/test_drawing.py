@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark.report.drawing import default_style, drawn
-from benchmark.report.figures import seen_unseen_figure
+from benchmark.figures.curves import seen_unseen_figure
+from benchmark.figures.style import default_style, drawn
 from benchmark.report.sections import ReportFigure, save_figure
 
 PROJECT = Path(__file__).resolve().parents[2]

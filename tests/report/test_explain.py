@@ -13,10 +13,9 @@ import pytest
 from report.cells_of import row, tables_of
 from tiny import Bench
 
-from benchmark.report.collect import collect
-from benchmark.report.cost import costs
-from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
-from benchmark.report.explain_figures import (
+from benchmark.figures.curves import colour_of
+from benchmark.figures.embedding_layout import LOGGED, flat_map
+from benchmark.figures.results import (
     COLOURED_CLASSES,
     Bar,
     Bars,
@@ -26,12 +25,13 @@ from benchmark.report.explain_figures import (
     map_figure,
     scores_figure,
 )
-from benchmark.report.figures import colour_of
-from benchmark.report.flat_map import LOGGED, flat_map
+from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
 from benchmark.report.places import places_of
-from benchmark.report.recall import recall_by_class, recall_csv
+from benchmark.report.results.collect import collect
 from benchmark.report.sections import ReportFigure, save_figure
-from benchmark.report.summary import method_ranks
+from benchmark.report.tables.cost import costs
+from benchmark.report.tables.means import method_ranks
+from benchmark.report.tables.recall import recall_by_class, recall_csv
 from benchmark.report.write import Report, write_report
 
 KINDS = ("curve", "scores", "training", "recall", "embedding", "confusion")

@@ -14,15 +14,18 @@ import pytest
 from report.test_explain import details
 from report.test_studies import log_search
 
-from benchmark.beside import reason_of
 from benchmark.errors import UsageError
-from benchmark.report import explain, explain_figures, side_by_side, tables, write
-from benchmark.report.collect import GONE
-from benchmark.report.drawing import default_style
-from benchmark.report.flat_map import LOGGED
+from benchmark.figures import results as explain_figures
+from benchmark.figures.embedding_layout import LOGGED
+from benchmark.figures.style import default_style
+from benchmark.report import explain, write
+from benchmark.report import parallel as side_by_side
+from benchmark.report.results.collect import GONE
 from benchmark.report.sections import Picture, ReportFigure
+from benchmark.report.tables import build as tables
 from benchmark.report.write import Report, write_report
-from benchmark.tracking import RunRecord
+from benchmark.system.beside import reason_of
+from benchmark.tracking.tracker import RunRecord
 
 DISJOINT = {"samples": 90.0, "classes": 3.0, "seen": 0.3, "hm": 0.2}
 FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", LOGGED, "identity.json", "call.yaml")

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from tiny import need
 
-from benchmark.report.cells import Table
-from benchmark.report.latex import LONG, latex, latex_files, latex_table, table_names
+from benchmark.report.tables.latex import LONG, latex, latex_files, latex_table, table_names
+from benchmark.report.tables.table import Table
 from benchmark.report.write import write_report
 
 ODD = "Größe_β & <b>100%</b> {x} $y$ #1 ~^ a|b \\n é ± 中 🎧 `--jobs 2` “q” İ ﬁ"

@@ -12,7 +12,7 @@ import pytest
 from report.html_of import Element, read_page
 
 from benchmark.errors import UsageError
-from benchmark.report.page import MLFLOW_UI, number_of
+from benchmark.report.page.page import MLFLOW_UI, number_of
 from benchmark.report.write import write_report
 
 EVIL = "<script>alert(1)</script>"

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from report.cells_of import row, tables_of
 
-from benchmark.report.collect import collect
-from benchmark.report.summary import ablation_effects
-from benchmark.report.tables import build_tables
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.means import ablation_effects
 from benchmark.report.write import write_report
 
 PAPER = {"mode": "paper", "alignment": "official"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.report.published import load_published, method_order, published_for, published_problems, user_reports_for
+from benchmark.report.results.published import load_published, method_order, published_for, published_problems, user_reports_for
 
 SIX = ["attention_fusion", "perceiver", "cjme", "avgzslnet", "avca", "tcaf"]
 

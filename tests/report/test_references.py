@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from report.cells_of import tables_of
 
-from benchmark.report.collect import collect
-from benchmark.report.tables import build_tables
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
 from benchmark.report.write import write_report
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}

@@ -8,7 +8,7 @@ import pytest
 from report.cells_of import row, tables_of
 
 from benchmark.errors import UsageError
-from benchmark.report.collect import collect
+from benchmark.report.results.collect import collect
 from benchmark.report.write import write_report
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmark.report.cells import Table
-from benchmark.report.collect import collect
-from benchmark.report.study_figures import best_so_far, history_figure
-from benchmark.report.tables import build_tables
+from benchmark.figures.searches import best_so_far, history_figure
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.table import Table
 from benchmark.report.write import write_report
 
 TRIALS = pd.DataFrame(

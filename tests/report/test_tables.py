@@ -9,8 +9,8 @@ import pytest
 from report.cells_of import row, tables_of
 
 from benchmark.errors import UsageError
-from benchmark.report.collect import collect
-from benchmark.report.tables import build_tables
+from benchmark.report.results.collect import collect
+from benchmark.report.tables.build import build_tables
 
 
 def hm(seen: float, unseen: float) -> float:

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from side_by_side_work import process_and_square
 
 from benchmark.errors import UsageError
+from benchmark.figures.curves import COLOURS, colour_of, marker_of, seen_unseen_figure
 from benchmark.report import unchanged
-from benchmark.report.figures import COLOURS, colour_of, marker_of, seen_unseen_figure
-from benchmark.report.published import method_number, method_order
-from benchmark.report.side_by_side import side_by_side
+from benchmark.report.parallel import side_by_side
+from benchmark.report.results.published import method_number, method_order
 from benchmark.report.write import write_report
 
 STEM = "curve-stamps-native-paper-corrected-untuned"

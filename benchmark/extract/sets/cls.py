@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark.extract.c3d import DIM as C3D_DIM
-from benchmark.extract.c3d import C3d
 from benchmark.extract.extractor import Clip, Extractor, Features, Sound, State, WeightsFile, register
-from benchmark.extract.images import normalise, smooth_resize
-from benchmark.extract.networks import network, random_state, skeleton
-from benchmark.extract.spectrograms import MEL_HOP, MEL_RATE, MEL_WINDOW, PATCH, log_mel_patches
-from benchmark.extract.vggish import DIM as VGGISH_DIM
-from benchmark.extract.vggish import Postprocessing, Vggish
+from benchmark.extract.media.images import normalise, smooth_resize
+from benchmark.extract.media.spectrograms import MEL_HOP, MEL_RATE, MEL_WINDOW, PATCH, log_mel_patches
+from benchmark.extract.networks.building import network, random_state, skeleton
+from benchmark.extract.networks.c3d import DIM as C3D_DIM
+from benchmark.extract.networks.c3d import C3d
+from benchmark.extract.networks.vggish import DIM as VGGISH_DIM
+from benchmark.extract.networks.vggish import Postprocessing, Vggish
 
 HEIGHT, WIDTH, CROP = 128, 171, 112
 TOP, LEFT = 8, 30

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmark.extract.extractor import Clip, Extractor, Features, Sound, State, WeightsFile, register
-from benchmark.extract.images import normalise, short_side
-from benchmark.extract.networks import network, random_state, skeleton
-from benchmark.extract.r2plus1d import DIM as VIDEO_DIM
-from benchmark.extract.r2plus1d import R2plus1d18
-from benchmark.extract.resnet9 import DIM as AUDIO_DIM
-from benchmark.extract.resnet9 import ResNet9
-from benchmark.extract.spectrograms import BANK_RATE, log_filterbank
+from benchmark.extract.media.images import normalise, short_side
+from benchmark.extract.media.spectrograms import BANK_RATE, log_filterbank
+from benchmark.extract.networks.building import network, random_state, skeleton
+from benchmark.extract.networks.r2plus1d import DIM as VIDEO_DIM
+from benchmark.extract.networks.r2plus1d import R2plus1d18
+from benchmark.extract.networks.resnet9 import DIM as AUDIO_DIM
+from benchmark.extract.networks.resnet9 import ResNet9
 
 CROP = 112
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UsageError
 from benchmark.extract.extractor import Clip, Extractor, Features, Sound, State, WeightsFile, register
-from benchmark.extract.networks import network, skeleton
+from benchmark.extract.networks.building import network, skeleton
+from benchmark.extract.networks.speech_embedding import DIM as SPEECH_DIM
+from benchmark.extract.networks.speech_embedding import HOP, RATE, WINDOW, SpeechEmbedding
+from benchmark.extract.networks.squeezenet import DIM as SQUEEZENET_DIM
+from benchmark.extract.networks.squeezenet import SqueezeNet, prepare, read_keras_weights
 from benchmark.extract.packages import Package
-from benchmark.extract.speech_embedding import DIM as SPEECH_DIM
-from benchmark.extract.speech_embedding import HOP, RATE, WINDOW, SpeechEmbedding
-from benchmark.extract.squeezenet import DIM as SQUEEZENET_DIM
-from benchmark.extract.squeezenet import SqueezeNet, prepare, read_keras_weights
 
 CONTENT = "content"
 """The one tensor of a file that is taken as it is: its bytes."""

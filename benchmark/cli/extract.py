@@ -1,0 +1,369 @@
+"""The ``extract`` commands: videos to features, and what weights that needs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from benchmark.cli.app import INTERRUPTED, SOME_FAILED, _emit, app, err, out
+from benchmark.cli.options import DataRoot, Features, Json, Vectors, local
+from benchmark.cli.progress import counted, rows_table
+from benchmark.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmark.data.cards import Card
+    from benchmark.extract.assembly import Assembled
+    from benchmark.extract.devices import Job
+    from benchmark.extract.extraction import Extracted, Shard
+    from benchmark.extract.extractor import Extractor
+    from benchmark.extract.plan import Plan, Row
+    from benchmark.extract.results import Outcome, ResultFolder
+
+SCREEN_ROWS = 30
+"""Rows of the table of problems on the screen; its file has all."""
+PROBLEMS = "problems.csv"
+
+WeightsOption = Annotated[
+    list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
+]
+ExtractorPlugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with an extractor; may be repeated.")]
+
+
+class DefaultVideos(TyperGroup):
+    """A group whose command is ``videos`` where the first argument is another word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["videos", *args]
+        return super().parse_args(ctx, args)
+
+
+extract_app = typer.Typer(
+    cls=DefaultVideos,
+    no_args_is_help=True,
+    help="Turn videos into a feature store. [bold]videos[/] is the default command.",
+)
+app.add_typer(extract_app, name="extract")
+
+
+@extract_app.command()
+def videos(
+    dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
+    folder: Annotated[Path, typer.Option("--videos", help="Folder of the videos, named as their samples, at any depth.")],
+    lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ and word vectors.")],
+    features: Features = None,
+    weights: WeightsOption = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Trial without weights: the store is marked as generated data.")
+    ] = False,
+    published_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--published-preprocessing", help="Repeat what the published extraction did besides (docs/extraction.md)."
+        ),
+    ] = False,
+    no_sound: Annotated[
+        Literal["skip", "zeros"], typer.Option(help="Videos without sound: leave them out, or give them zero sound.")
+    ] = "skip",
+    shard: Annotated[
+        str | None, typer.Option(help="Extract a share only, such as 3/16; --merge then writes the store.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write the store from the results of all shards.")] = False,
+    segments: Annotated[
+        Path | None, typer.Option(help="Annotations of whole videos as ActivityNet has them: samples are cut from these.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(callback=local, help="Folder of results by video; STORE.extract if not given."),
+    ] = None,
+    vectors: Vectors = None,
+    official: Annotated[
+        Path | None,
+        typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
+    ] = None,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; a process for each of several: cuda:0,cuda:1 or cpu,cpu.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the networks; results of another one do not count.")
+    ] = "float32",
+    decoders: Annotated[
+        int | None,
+        typer.Option(help="Videos that each device works on at a time; by its kind and the cores if not given.", min=1),
+    ] = None,
+    plugin: ExtractorPlugin = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Extract features of all listed videos into a feature store. Goes on after an interruption, video by video."""
+    from benchmark.data.cards import find_card, load_cards
+    from benchmark.data.locate import store_path
+    from benchmark.extract.assembly import refuse_to_spoil
+    from benchmark.extract.devices import Job
+    from benchmark.extract.extraction import Shard, chosen_quirks, identity
+    from benchmark.extract.extractor import find_extractor
+    from benchmark.extract.plan import make_plan
+    from benchmark.extract.results import ResultFolder
+    from benchmark.extract.weights_files import load_weights
+
+    if official is not None and shard is not None:
+        raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
+    if merge and shard is not None:
+        raise UsageError("--merge and --shard: first extract all shards, then merge them")
+    part = Shard.parse(shard) if shard is not None else Shard()
+    card, _ = find_card(dataset, load_cards())
+    name, feature_set = card.feature_set(features)
+    extractor = find_extractor(name, plugin or [])
+    _check_dims(card, name, extractor)
+    quirks: frozenset[str] = frozenset()
+    if published_preprocessing:
+        quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
+    plan = make_plan(card, name, folder, lists, vectors, segments)
+    loaded = load_weights(extractor, weights or [], random=random_weights)
+    target = store_path(data_root, card.name, name)
+    place = work or target.with_name(f"{target.name}.extract")
+    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
+    generated = loaded.generated or card.kind == "generated"
+    del loaded  # each process reads the weights itself
+    refuse_to_spoil(target, generated)
+    task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
+    job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+    done = _merge(task) if merge else _extract(task, part, job, device, decoders)
+    rows, assembled = done.rows, None
+    if shard is None:
+        rows = [*plan.rows, *rows]
+        assembled = _assemble(task, done.outcomes, rows)
+        rows = [*rows, *assembled.rows]
+    written = _write_official(task, extractor.timed(quirks).rate or 0, official) if official is not None else None
+    _show_problems(rows, place / (f"problems-{part.number}-of-{part.of}.csv" if shard else PROBLEMS), quiet=task.quiet)
+    if not task.quiet:
+        _show_result(task, shard, done, assembled)
+        if written is not None:
+            out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
+    _emit(json_file, {**_as_json(task, shard, done, assembled, rows), "official": str(written) if written else None})
+    if any(row.left_out for row in rows):
+        raise typer.Exit(SOME_FAILED)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a call is about."""
+
+    card: Card
+    features: str
+    plan: Plan
+    results: ResultFolder
+    target: Path
+    dtype: Literal["float32", "float16"]
+    generated: bool
+    quiet: bool
+
+
+def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
+    for what, dim, seconds, wanted in (
+        ("audio", extractor.audio_dim, extractor.audio_seconds, card.features[name].audio),
+        ("video", extractor.video_dim, extractor.video_seconds, card.features[name].video),
+    ):
+        if (dim, seconds) != (wanted.dim, wanted.seconds):
+            raise UsageError(
+                f"data set {card.name!r}, features {name}: the card has {what} of {wanted.dim} numbers every "
+                f"{wanted.seconds:g} s, the extractor gives {dim} every {seconds:g} s; describe the features as they are"
+            )
+
+
+def _extract(task: _Task, shard: Shard, job: Job, device: str, decoders: int | None) -> Extracted:
+    from benchmark.extract.devices import default_decoders, extract_on
+
+    devices = [_device(name) for name in device.split(",")]
+    if job.precision == "float16" and "cpu" in devices:
+        raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
+    each = decoders or default_decoders(devices)
+    try:
+        with counted(out, err) as show:
+            return extract_on(task.plan, shard, job, devices, each, show)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on where it was")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from benchmark.protocol.training import choose_device
+
+    try:
+        return str(torch.empty(0, device=choose_device(name)).device)
+    except (UsageError, RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name}: cannot be used ({reason:.100}); give --device cpu") from None
+
+
+def _merge(task: _Task) -> Extracted:
+    from benchmark.extract.extraction import recorded
+
+    with counted(out, err) as show:
+        done, missing = recorded(task.plan, task.results, show)
+    if missing:
+        raise UsageError(
+            f"{task.results.folder}: {len(missing):,} videos were not tried with these options, among them "
+            f"{missing[0].video}; extract all shards first, or leave --merge out to extract them now"
+        )
+    return done
+
+
+def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row]) -> Assembled:
+    """Write the store; the problems are shown also where it cannot be written, since they are why."""
+    from benchmark.extract.assembly import assemble
+
+    try:
+        return assemble(
+            task.plan, task.card, task.features, task.results, outcomes, task.target, dtype=task.dtype, generated=task.generated
+        )
+    except UsageError:
+        _show_problems(rows, task.results.folder / PROBLEMS, quiet=task.quiet)
+        raise
+
+
+def _write_official(task: _Task, rate: int, folder: Path) -> Path:
+    from benchmark.data.importing.official_layout import official_places
+    from benchmark.data.store import FeatureStore
+    from benchmark.extract.official_files import write_official
+
+    return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
+
+
+def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
+    """The table of problems, and the same as a file."""
+    from benchmark.extract.plan import Row
+    from benchmark.system.files import replacing
+
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([f.name for f in fields(Row)])
+        writer.writerows(astuple(row) for row in rows)
+    if quiet or not rows:
+        return
+    ordered = sorted(rows, key=lambda row: not row.left_out)
+    cells = [(row.sample, row.file, row.what, "left out" if row.left_out else "kept") for row in ordered[:SCREEN_ROWS]]
+    left_out = sum(row.left_out for row in rows)
+    rows_table(out, f"Problems: {left_out:,} left out, {len(rows) - left_out:,} notes", ["sample", "file", "what", ""], cells)
+    if len(rows) > SCREEN_ROWS:
+        out.print(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}", highlight=False, soft_wrap=True)
+
+
+def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
+    left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
+    before = f", {done.resumed:,} of them by earlier calls" if done.resumed else ""
+    counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
+    out.print(f"{counts}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
+    if assembled is None:
+        but = f" but for {failed}: the same command tries them again" if failed else ""
+        then = f"when all are, the same command with --merge in place of --shard writes {task.target}"
+        out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
+        return
+    if failed:
+        out.print(
+            f"left out are {failed}: the same command, without --merge, tries them again", highlight=False, soft_wrap=True
+        )
+    state = "is there already" if assembled.already else "written"
+    out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
+    listed = _listed(task)
+    rows = [(part, n, listed[part], f"{100 * (1 - n / listed[part]):.1f} %") for part, n in assembled.parts.items()]
+    rows_table(out, "Parts", ["part", "samples", "listed", "missing"], rows)
+
+
+def _listed(task: _Task) -> dict[str, int]:
+    """Listed samples of each part."""
+    return {part: len(samples.kept()) for part, samples in task.plan.lists.parts.items()}
+
+
+def _as_json(
+    task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None, rows: Sequence[Row]
+) -> dict[str, Any]:
+    return {
+        "store": str(task.target) if assembled else None,
+        "digest": assembled.digest if assembled else None,
+        "parts": dict(assembled.parts) if assembled else None,
+        "listed": _listed(task),
+        "results": str(task.results.folder),
+        "shard": shard,
+        "extracted": len(done.outcomes) - done.resumed - done.again,
+        "resumed": done.resumed,
+        "problems": [asdict(row) for row in rows],
+    }
+
+
+@extract_app.command()
+def names(
+    dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
+    lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
+    target: Annotated[Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")],
+    json_file: Json = None,
+) -> None:
+    """Encode class names by all-MiniLM-L6-v2 into a file of word vectors of 384 numbers."""
+    from benchmark.data.cards import find_card, load_cards
+    from benchmark.extract.networks.sentences import DIM, write_class_vectors
+
+    card, _ = find_card(dataset, load_cards())
+    count = write_class_vectors(card, lists, target)
+    if json_file != "-":
+        out.print(f"{target}: {count} class names, {DIM} numbers each", highlight=False, soft_wrap=True)
+    _emit(json_file, {"file": str(target), "names": count, "dim": DIM})
+
+
+@extract_app.command(name="weights")
+def weights_(
+    name: Annotated[str | None, typer.Argument(help="Name of an extractor; all of them if not given.")] = None,
+    weights: WeightsOption = None,
+    plugin: ExtractorPlugin = None,
+    json_file: Json = None,
+) -> None:
+    """List the weights that extractors need, or check files of them and show their sha256."""
+    from benchmark.extract.extractor import find_extractor, load_extractors
+
+    if weights and name is None:
+        raise UsageError("extract weights --weights: name the extractor too, such as: extract weights cls --weights DIR")
+    chosen = [find_extractor(name, plugin or [])] if name else list(load_extractors(plugin or []).values())
+    described = [entry for extractor in chosen for entry in _describe(extractor, weights or [])]
+    if json_file != "-":
+        columns = ["extractor", "name", "usual file", "what", "published at", "tensors", "numbers"]
+        rows = [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
+        rows_table(out, "Weights", columns, rows)
+        checked = [(e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described]
+        if weights or any(e["file"] for e in described):
+            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256", "licence"], checked)
+        if name and not weights:
+            for entry in described:
+                tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]
+                rows_table(out, f"{entry['name']}: {entry['what']}", ["tensor", "shape"], tensors)
+    _emit(json_file, described)
+
+
+def _describe(extractor: type[Extractor], given: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What is needed of each file; its name and sha256 where one is given and holds that."""
+    from benchmark.extract.weights_files import given_files, read_file
+
+    files = given_files(extractor, given)
+    for needed in extractor.weights_files:
+        expected = extractor.expected(needed.name)
+        record = read_file(extractor, needed, files[needed.name])[1] if needed.name in files else {}
+        yield {
+            "extractor": extractor.name,
+            "name": needed.name,
+            "usual file": needed.file,
+            "what": needed.what,
+            "published at": needed.published,
+            "licence": needed.package.licence if needed.package else None,
+            "tensors": {name: list(x.shape) for name, x in expected.items()},
+            "numbers": sum(x.numel() for x in expected.values()),
+            "file": str(files[needed.name]) if needed.name in files else None,
+            "sha256": record.get("sha256"),
+        }

@@ -1,0 +1,289 @@
+"""What a user sees on the terminal: live progress of jobs, lines of finished ones, tables. Only ``cli.py`` uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from benchmark.system.redaction import hide
+
+if TYPE_CHECKING:
+    from benchmark.method import EpochRecord
+    from benchmark.running.worker import Ended
+
+REFRESHES = 2
+"""A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
+WIDE = 100
+"""Columns from which on bars say all that they can."""
+USUAL = 70
+"""Columns from which on loss and validation HM have room, shortened."""
+NARROWEST = 24
+"""Characters that a column of longer texts should have."""
+MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
+
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
+
+
+@contextmanager
+def counted(out: Console, err: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """What is done and the time left: a bar on a terminal, else a line now and then.
+
+    Yields:
+        What moves it: (what is done, done, total). Other words begin anew.
+    """
+    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
+        task: TaskID = progress.add_task("", total=None)
+        doing, started, said = "", 0.0, 0.0
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal doing, started, said
+            now = time.monotonic()
+            if what != doing:
+                doing, started, said = what, now, now
+                progress.reset(task)
+            progress.update(task, description=f"{what} {done:,} of {total:,}", completed=done, total=total)
+            if not out.is_terminal and done and now - said >= LINE_SECONDS:
+                left = (now - started) / done * (total - done)
+                err.print(f"{what}: {done:,} of {total:,}, about {_duration(left)} left", highlight=False)
+                said = now
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+class LiveDisplay:
+    """Progress of a call with its running jobs, their epochs, batches and time left, and a line for each finished job.
+
+    Without a terminal, or on one that cannot move its cursor, there are no live bars, only the lines; ``quiet`` leaves out the
+    lines too.
+
+    Args:
+        jobs: how many jobs the call has; without it there is no bar for all of them.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False, jobs: int | None = None) -> None:
+        self.console, self.quiet = console, quiet
+        wide = console.width >= WIDE
+        title = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        numbers = [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))] if console.width >= USUAL else []
+        self.progress = Progress(
+            title,
+            BarColumn(bar_width=12 if wide else 6),
+            TextColumn("{task.fields[place]}", table_column=Column(no_wrap=True)),
+            *numbers,
+            _TimeLeft(),
+            console=console,
+            refresh_per_second=REFRESHES,
+            disable=quiet or not console.is_terminal or console.is_dumb_terminal,
+            transient=True,
+            expand=True,
+        )
+        self.wide = wide
+        self._lanes: dict[Hashable, Lane] = {}
+        self._jobs, self._done, self._trained, self._started = jobs, 0, 0, time.monotonic()
+        self._all = (
+            None if jobs is None else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
+        )
+        self.passed(0)
+
+    def __enter__(self) -> LiveDisplay:
+        self._started = time.monotonic()
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def lane(self, task: Hashable = 0) -> Lane:
+        """The display of a task; 0 for this process."""
+        return self._lanes.setdefault(task, Lane(self))
+
+    def passed(self, jobs: int, trained: int = 0) -> None:
+        """Count jobs as done; those that were trained now say how long the others will take."""
+        self._done += jobs
+        self._trained += trained
+        if self._all is not None and self._jobs is not None:
+            self._jobs = max(self._jobs, self._done)  # a study tries again after a failed trial
+            place = f"jobs {self._done}/{self._jobs}" if self.wide else f"{self._done}/{self._jobs}"
+            self.progress.update(self._all, completed=self._done, total=self._jobs, place=place, left=self._left())
+
+    def moved(self) -> None:
+        """Tell the time left anew."""
+        if self._all is not None:
+            self.progress.update(self._all, left=self._left())
+
+    def _left(self) -> str:
+        if self._jobs is None:
+            return ""
+        running = sum(lane.share for lane in self._lanes.values())
+        trained, open_jobs = self._trained + running, self._jobs - self._done - running
+        if trained <= 0 or open_jobs <= 0:
+            return ""
+        return _clock((time.monotonic() - self._started) * open_jobs / trained)
+
+
+class _TimeLeft(ProgressColumn):
+    """What a task says of the time left, or an estimate from its speed."""
+
+    def render(self, task: Task) -> Text:
+        told = task.fields.get("left")
+        if told is None:
+            seconds = task.time_remaining
+            told = "" if seconds is None else _clock(seconds)
+        return Text(f"{told or '-:--'} left", style="progress.remaining")
+
+
+def _clock(seconds: float) -> str:
+    """``3:05`` or ``1:03:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+class Lane:
+    """Shows the running job of a task."""
+
+    def __init__(self, display: LiveDisplay) -> None:
+        self.display, self.progress, self.console = display, display.progress, display.console
+        self.task: TaskID | None = None
+        self.epochs, self.batches, self.share = 1, 1, 0.0
+        self.loss: float | None = None
+        self.hm: float | None = None  # of the last epoch, percent
+        self._shown = 0.0
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        self.clear()
+        self.epochs, self.batches, self.loss, self.hm = epochs, batches, None, None
+        if not self.display.wide:  # data and mode are in the lines above
+            method, *rest = title.split(" · ")
+            title = " · ".join([method, *rest[2:]])
+        self.task = self.progress.add_task(escape(title), total=epochs * batches, place="", numbers="")
+        self._show(0, 0, 0)
+
+    def _show(self, done: int, epoch: int, batch: int) -> None:
+        if self.task is None:
+            return
+        self.share = done / (self.epochs * self.batches)
+        place = f"{epoch + 1}/{self.epochs} {batch:>{len(str(self.batches))}}/{self.batches}"
+        numbers = f"{_number(self.loss, 2)} HM {_number(self.hm, 1)}"
+        if self.display.wide:
+            place = f"epoch {epoch + 1}/{self.epochs} batch {batch:>{len(str(self.batches))}}/{self.batches}"
+            numbers = f"loss {_number(self.loss, 3)} val HM {_number(self.hm, 2)}"
+        self.progress.update(self.task, completed=done, place=place, numbers=numbers)
+        self.display.moved()
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        now = time.monotonic()
+        if now < self._shown + 0.5 / REFRESHES and batch + 1 < self.batches:  # more is not drawn
+            return
+        self._shown = now
+        self.loss = loss
+        self._show(epoch * self.batches + batch + 1, epoch, batch + 1)
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.hm = 100 * record.validation["hm"]
+        self._show((record.epoch + 1) * self.batches, record.epoch, self.batches)
+
+    def passed(self, jobs: int) -> None:
+        self.clear()
+        self.display.passed(jobs)
+
+    def end(self, ended: Ended) -> None:
+        self.clear()
+        self.display.passed(1, trained=int(ended.state == "done"))
+        if not self.display.quiet:
+            text = f"{MARKS[ended.state]} {escape(ended.label)}  {escape(_summary(ended))}"
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        if not self.display.quiet:
+            self.console.print(f"[dim]{escape(hide(text))}[/]", highlight=False)
+
+    def clear(self) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task, self.share = None, 0.0
+
+
+def _summary(ended: Ended) -> str:
+    if ended.error:
+        return ended.error
+    result = ended.result
+    note = " (done before)" if ended.state == "reused" else ""
+    if "metrics" in result:
+        m = {k: 100 * v for k, v in result["metrics"].items()}
+        return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"
+    best = result["validation"]
+    return f"best epoch {result['best_epoch'] + 1}, validation HM {100 * best['hm']:.2f}, ZSL {100 * best['zsl']:.2f}{note}"
+
+
+def show_table(
+    console: Console,
+    title: str,
+    cells: pd.DataFrame,
+    *,
+    bold: pd.DataFrame | None = None,
+    numeric: Sequence[bool] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(cells.columns):
+        right = numeric is not None and numeric[i]
+        table.add_column(
+            escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
+        )
+    for r in range(len(cells)):
+        row = []
+        for c in range(cells.shape[1]):
+            text = escape(str(cells.iat[r, c]))
+            row.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
+        table.add_row(*row)
+    console.print(table)
+    for note in notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
+
+
+def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of plain values; where columns would break words, the rows one below the other."""
+    texts = [[str(value) for value in row] for row in rows]
+    words = [
+        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
+    ]
+    longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
+    if least <= console.width or len(columns) < 3:
+        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
+        return
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    for first, *others in texts:
+        console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
+        for column, text in zip(columns[1:], others, strict=True):
+            if text:
+                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
+    console.print()

@@ -1,0 +1,164 @@
+"""The command ``ui``: the pages of MLflow and Optuna on the stores of this project."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+from urllib.parse import urlencode
+
+import typer
+from rich.markup import escape
+
+from benchmark.cli.app import SOME_FAILED, _emit, _existing_tracker, _storage, _tracking_uri, app, err, out
+from benchmark.cli.options import Json, RunsDir, Storage, TrackingUri
+from benchmark.cli.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
+from benchmark.errors import UsageError
+from benchmark.system.databases import readable, sqlite_file, without_password
+from benchmark.system.redaction import hide, link_to
+
+MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
+ADDRESS = "GZSL_UI_STORAGE"
+"""Variable in which optuna-dashboard is given its storage: the address may have a password."""
+DASHBOARD = (
+    "import os, sys; from optuna_dashboard._cli import main; "
+    f"sys.argv[0] = 'optuna-dashboard'; sys.argv.append(os.environ.pop('{ADDRESS}')); main()"
+)
+Port = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65534,
+        help=f"Port of MLflow, the next one for Optuna; {MLFLOW_PORT} and {OPTUNA_PORT} or free ones if not given.",
+    ),
+]
+
+
+@app.command()
+def ui(
+    port: Port = None,
+    json_file: Json = None,
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    storage: Storage = None,
+) -> None:
+    """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
+    from benchmark.tracking.tracker import AS_TRAINING
+
+    uri, optuna = _tracking_uri(runs_dir, tracking_uri), _storage(runs_dir, storage)
+    if uri.startswith("http") and not answers(f"{uri.rstrip('/')}/health"):
+        raise UsageError(f"--tracking-uri {without_password(uri)}: no MLflow server answers there")
+    tracker = _existing_tracker(runs_dir, tracking_uri)
+    experiment = tracker.experiment_id
+    if tracker.address != uri:
+        err.print("note: you may only read this store, so its pages show a copy of it as it is now", soft_wrap=True)
+    addresses, programs = _programs(tracker.address, readable(optuna), runs_dir, port)
+    addresses["runs"] = f"{addresses['MLflow'].rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(AS_TRAINING)}"
+    if not programs:  # all there is runs already
+        _tell(addresses, json_file)
+        return
+    with _signals() as came:
+        try:
+            with Servers(programs) as servers:
+                with err.status("starting"):
+                    servers.wait(lambda: bool(came), until_ready=True)
+                if not came:
+                    links = _links_note(addresses["MLflow"], uri, runs_dir, tracking_uri)
+                    _tell(addresses, json_file, "\n".join([*links, "Ctrl-C stops what was started here"]))
+                servers.wait(lambda: bool(came))
+        except ServerError as error:
+            err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(SOME_FAILED) from None
+
+
+def _links_note(address: str, uri: str, runs_dir: Path, tracking_uri: str | None) -> list[str]:
+    """The command that makes a report's page lead to this address, where it would lead to another one; else nothing."""
+    from benchmark.report.page.page import MLFLOW_UI
+
+    if _is_server(uri) or address.rstrip("/") == MLFLOW_UI:
+        return []
+    places = [] if runs_dir == Path("runs") else ["--runs-dir", str(runs_dir)]
+    places += [] if tracking_uri is None else ["--tracking-uri", without_password(tracking_uri)]
+    command = shlex.join(["python", "run_benchmark.py", "report", *places, "--mlflow-ui", address])
+    return [f"Pages of reports lead to {MLFLOW_UI}; to have one lead here: {command}"]
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://", "databricks"))
+
+
+def _programs(uri: str, optuna: str, runs_dir: Path, port: int | None) -> tuple[dict[str, str], list[Program]]:
+    """Addresses by name, and the programs that must be started for them.
+
+    Raises:
+        UsageError: a port is taken that the user asked for.
+    """
+    addresses, programs = {}, list[Program]()
+    if _is_server(uri):
+        addresses["MLflow"] = link_to(uri)
+    else:
+        programs.append(_mlflow(uri, runs_dir, _port(port, MLFLOW_PORT, [])))
+    file = sqlite_file(optuna)
+    if file is None or file.exists():
+        taken = [program.port for program in programs]
+        programs.append(_dashboard(optuna, _port(None if port is None else port + 1, OPTUNA_PORT, taken)))
+    else:
+        err.print(f"note: no studies at {file} yet (tuning makes some), so optuna-dashboard is not started", soft_wrap=True)
+    return {**addresses, **{program.name: program.address for program in programs}}, programs
+
+
+def _port(wanted: int | None, usual: int, taken: list[int]) -> int:
+    if wanted is None:
+        return free_port(usual, taken)
+    if not is_free(wanted):
+        raise UsageError(f"--port: {wanted} of {LOOPBACK} is taken; choose another one, or leave --port away")
+    return wanted
+
+
+def _mlflow(uri: str, runs_dir: Path, port: int) -> Program:
+    words = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    places = ["--no-serve-artifacts", "--default-artifact-root", (runs_dir / "artifacts").resolve().as_uri()]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return Program("MLflow", [*words, *places], port, "/health", environment)
+
+
+def _dashboard(storage: str, port: int) -> Program:
+    options = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref"]
+    return Program("optuna-dashboard", [sys.executable, "-c", DASHBOARD, *options], port, "/dashboard", {ADDRESS: storage})
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals that ask to stop, as they come; without this, some of them would leave the programs behind."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(addresses: dict[str, str], json_file: str | None, note: str = "") -> None:
+    if json_file != "-":
+        for name, address in addresses.items():
+            out.print(f"{name:<17} {address}", highlight=False, soft_wrap=True)
+        if note:
+            out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
+    _emit(json_file, addresses)
+    sys.stdout.flush()

@@ -1,0 +1,113 @@
+"""The commands on trained weights: evaluate, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from benchmark.cli.app import _emit, _existing_tracker, _tracker, app, err, out
+from benchmark.cli.options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, local
+from benchmark.cli.progress import rows_table
+from benchmark.errors import UsageError
+
+
+@app.command()
+def evaluate(
+    stage_a: Annotated[Path, typer.Option(help="Folder of the training that selects epoch and beta (stage 1).")],
+    stage_b: Annotated[Path, typer.Option(help="Folder of the training on all training data (stage 2), which is tested.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set to test on.")],
+    features: Features = None,
+    mode: Annotated[
+        Literal["paper", "corrected"] | None,
+        typer.Option(help="Protocol of the evaluation; paper, or that of the training for our own weights."),
+    ] = None,
+    set_: Set = None,
+    plugin: Plugin = None,
+    json_file: Json = None,
+    data_root: DataRoot = Path("data"),
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Test trained weights: run folders of the published code, folders of runs/jobs/, or exported ones.
+
+    Model A chooses beta on the validation parts; model B is tested with it.
+    """
+    from benchmark import registry
+    from benchmark.data.cards import find_card, load_cards
+    from benchmark.data.locate import open_or_build
+    from benchmark.running.evaluate import evaluate as measure
+    from benchmark.running.evaluate import log_evaluation
+    from benchmark.settings.schema import parse_overrides
+    from benchmark.weights.published import read_pair
+
+    known = registry.load(plugin or [])
+    overrides = parse_overrides(set_ or [], known.methods)
+    card, _ = find_card(dataset, load_cards())
+    pair = read_pair(stage_a, stage_b, known.methods)
+    name, _ = card.feature_set(features or pair[1].features or None)
+    store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))
+    measured = measure(pair, card, name, store, mode, overrides, known.recipe(pair[1].method))
+    found = log_evaluation(_tracker(runs_dir, tracking_uri), measured, card, name, store)
+    numbers, disjoint = found.numbers(), found.disjoint()
+    if json_file != "-":
+        protocol = found.settings.protocol
+        generated = ", generated data" if store.generated else ""
+        title = f"{found.final.method.title} on {card.title}, features {name}{generated}"
+        rows_table(out, title, ["S", "U", "HM", "ZSL", "beta"], [[f"{value:.2f}" for value in numbers.values()]])
+        weights = "published weights" if found.final.origin == "published" else "our own weights"
+        out.print(
+            f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, text alignment "
+            f"{protocol.text_alignment}; beta chosen by stage A's model on validation (there HM "
+            f"{100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if disjoint:
+            out.print(
+                f"Without test-seen samples that have a relative in training: {_disjoint_text(disjoint)}", highlight=False
+            )
+        for note in found.notes:
+            out.print(f"note: {note}", highlight=False, soft_wrap=True)
+    for note in found.notes if json_file == "-" else ():
+        err.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _emit(json_file, {**numbers, **({"disjoint": disjoint} if disjoint else {})})
+
+
+def _disjoint_text(numbers: dict[str, float]) -> str:
+    if not numbers["samples"]:
+        return "none remain"
+    remain = f"{numbers['samples']:.0f} samples of {numbers['classes']:.0f} classes"
+    return f"S {numbers['seen']:.2f}  HM {numbers['hm']:.2f}  ({remain})"
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(callback=local, help="Folder below which each training gets one of its own.")],
+    call: Annotated[str | None, typer.Option(help="Run id of a benchmark call. Newest if not given.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Names of methods separated by commas; all of the call if not given.")
+    ] = None,
+    json_file: Json = None,
+    runs_dir: RunsDir = Path("runs"),
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Copy a call's trained weights: safetensors with a configuration beside, for both stages of each training."""
+    from benchmark.running.evaluate import export as copy
+
+    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    try:
+        exported = copy(_existing_tracker(runs_dir, tracking_uri), runs_dir, to, call, names)
+    except OSError as error:
+        raise UsageError(f"--to {to}: cannot be written ({error.strerror or error})") from None
+    if json_file != "-":
+        for training in exported:
+            out.print(str(training.folder), highlight=False, soft_wrap=True)
+        out.print(
+            f"[dim]{len(exported)} trainings; test one with: evaluate --stage-a FOLDER/stage_a --stage-b FOLDER/stage_b "
+            "--dataset NAME[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _emit(json_file, [str(training.folder) for training in exported])

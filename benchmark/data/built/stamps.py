@@ -1,0 +1,248 @@
+"""The shipped data set ``stamps``: quantised features -> parts without leaks -> feature store.
+
+Belongs here: reading ``datasets/stamps/stamps.npz`` and dividing it into parts. Which data set is built when, and where
+the store lies, is ``locate.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.cards import Card
+from benchmark.data.store import PARTS, Floats, Ints, ModalityContent, StoreContent, write_store
+from benchmark.errors import UsageError
+from benchmark.system.files import raise_outside
+from benchmark.system.streams import Purpose, stream
+
+ARRAYS = "stamps.npz"
+BUILDER_VERSION = 1
+"""Part of the provenance: raise it when the same source would give other contents."""
+TEST_FRACTION = 0.2
+"""Samples of a class seen in stage 2 that test it."""
+VALIDATION_FRACTION = 0.1
+"""Samples of a seen class, its test samples apart, that validate in stage 1."""
+SEEN, VALIDATION_UNSEEN, TEST_UNSEEN = 0, 1, 2
+"""Values of ``class_split`` in the source."""
+
+Parts = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StampsSource:
+    """The arrays of the source, dequantised; N samples (a picture with one spoken description), P pictures."""
+
+    views: Floats
+    """``[P, 5, 512]`` float32: five views of each picture."""
+    audio: Floats
+    """``[steps, 96]`` float32, all samples one after the other."""
+    audio_offsets: Ints
+    """``[N + 1]``."""
+    labels: Ints
+    """``[N]`` rows of ``class_names``."""
+    pictures: Ints
+    """``[N]`` rows of ``views``."""
+    groups: Ints
+    """``[N]``: pictures that share a sound or are twins have one group."""
+    languages: list[str]
+    """``[N]`` language codes."""
+    class_names: list[str]
+    """``[C]``, sorted."""
+    class_split: Ints
+    """``[C]``: 0 seen, 1 validation-unseen, 2 test-unseen."""
+    vectors: Floats
+    """``[C, 384]`` float32, in the order of ``class_names``."""
+
+
+def stamps_provenance(card: Card, source_dir: Path) -> dict[str, Any]:
+    """What determines the contents of the store: the source's sha256, the builder and what the card says of it.
+
+    Raises:
+        UsageError: the source is missing.
+    """
+    path = source_dir / ARRAYS
+    if not path.is_file():
+        raise UsageError(f"{path}: missing; it ships with the project, restore it from the repository")
+    return {
+        "builder": "stamps",
+        "builder_version": BUILDER_VERSION,
+        "options": dict(card.builder_options),
+        "dataset": card.name,
+        "features": card.default_features,
+        "sources": {ARRAYS: hashlib.sha256(_content(path)).hexdigest()},
+        "licence": card.licence,
+    }
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise_outside(error, path)
+        raise
+
+
+def build_stamps(card: Card, source_dir: Path, target: Path) -> None:
+    """Build the feature store of ``stamps`` from its shipped arrays, atomically.
+
+    Args:
+        card: names, and the counts that the result must have.
+        source_dir: the folder with ``stamps.npz``.
+        target: the store to write.
+
+    Raises:
+        UsageError: the source is missing or damaged, or the result has other counts than the card says.
+    """
+    provenance = stamps_provenance(card, source_dir)
+    if card.builder_options:
+        raise UsageError(f"data set {card.name!r}: builder_options: the builder 'stamps' has none; remove them from the card")
+    content = stamps_content(card, read_source(source_dir / ARRAYS), provenance)
+    _check_counts(card, content)
+    write_store(target, content)
+
+
+def read_source(path: Path) -> StampsSource:
+    """Read and dequantise the arrays (``min + value / 255 * range``), classes in the order of their sorted names.
+
+    Raises:
+        UsageError: not a readable ``.npz`` file, or arrays are missing. Pickled objects are never loaded.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            z = {name: arrays[name] for name in arrays.files}
+        return _source(z)
+    except (OSError, MemoryError, ValueError, KeyError, IndexError, BadZipFile) as error:
+        raise_outside(error, path)
+        raise UsageError(f"{path}: damaged ({error}); it ships with the project, restore it from the repository") from None
+
+
+def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:
+    order = np.argsort(z["class_names"], kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    pictures = z["sample_image"].astype(np.int64)
+    return StampsSource(
+        views=_dequantised(z["visual"], z["visual_min"], z["visual_range"]),
+        audio=_dequantised(z["audio"], z["audio_min"], z["audio_range"]),
+        audio_offsets=z["audio_offset"].astype(np.int64),
+        labels=rank[z["sample_class"]],
+        pictures=pictures,
+        groups=z["image_group"][pictures].astype(np.int64),
+        languages=[str(name) for name in z["languages"][z["sample_lang"]]],
+        class_names=[str(name) for name in z["class_names"][order]],
+        class_split=z["class_split"][order].astype(np.int64),
+        vectors=z["text_minilm"][order].astype(np.float32),
+    )
+
+
+def _dequantised(values: NDArray[Any], low: NDArray[Any], span: NDArray[Any]) -> Floats:
+    return low.astype(np.float32) + values.astype(np.float32) * (span.astype(np.float32) / np.float32(255))
+
+
+def divide(source: StampsSource) -> Parts:
+    """The part of each sample, ``[N]`` rows of ``PARTS``: every class divided by its groups, never by sample.
+
+    Seen classes go into stage 1 training, stage 1 validation (seen) and stage 2 test (seen); validation-unseen classes
+    into stage 1 validation (unseen) and, because stage 2 trains on them, stage 2 test (seen); test-unseen classes go
+    whole into stage 2 test (unseen). A group of two classes is divided in each class on its own.
+
+    Raises:
+        ValueError: a class has fewer groups than parts.
+    """
+    parts = np.empty(len(source.labels), dtype=np.uint8)
+    for c, split in enumerate(source.class_split):
+        rows = np.flatnonzero(source.labels == c)
+        if split == TEST_UNSEEN:
+            parts[rows] = PARTS.index("stage_2_test_unseen")
+            continue
+        kept = "stage_1_train" if split == SEEN else "stage_1_val_unseen"
+        wanted = {"stage_2_test_seen": TEST_FRACTION}
+        if split == SEEN:
+            wanted["stage_1_val_seen"] = VALIDATION_FRACTION * (1 - TEST_FRACTION)
+        parts[rows] = _divide_class(source.groups[rows], kept, wanted, stream(Purpose.STAMPS_DIVISION, c))
+    return parts
+
+
+def _divide_class(groups: Ints, kept: str, wanted: Mapping[str, float], rng: np.random.Generator) -> Parts:
+    """The part of each sample of a class, ``[n]``: about the wanted fractions, the rest in ``kept``."""
+    names, sizes = np.unique(groups, return_counts=True)
+    if len(names) <= len(wanted):
+        raise ValueError(f"a class of {len(names)} groups cannot be divided into {len(wanted) + 1} parts")
+    left = [int(i) for i in rng.permutation(len(names))]
+    parts = np.full(len(groups), PARTS.index(kept), dtype=np.uint8)
+    for position, (part, fraction) in enumerate(wanted.items()):
+        reserve = len(wanted) - position
+        taken = _take(left, sizes, fraction * len(groups), most=len(left) - reserve)
+        parts[np.isin(groups, names[taken])] = PARTS.index(part)
+        left = [i for i in left if i not in taken]
+    return parts
+
+
+def _take(left: list[int], sizes: Ints, target: float, most: int) -> list[int]:
+    """Groups whose samples come near ``target``: at least one, at most ``most``, in the given random order."""
+    taken = [left[0]]
+    total = int(sizes[left[0]])
+    for i in left[1:]:
+        if len(taken) < most and abs(total + sizes[i] - target) < abs(total - target):
+            taken.append(i)
+            total += int(sizes[i])
+    return taken
+
+
+def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, Any]) -> StoreContent:
+    """All that the store holds, samples sorted by part and, within a part, in the order of the source."""
+    parts = divide(source)
+    order = np.argsort(parts, kind="stable")
+    labels = source.labels[order]
+    pictures = source.pictures[order]
+    lengths = np.diff(source.audio_offsets)[order]
+    audio_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    starts = source.audio_offsets[:-1][order]
+    audio_rows = np.repeat(starts - audio_offsets[:-1], lengths) + np.arange(audio_offsets[-1])
+    n_views, dim = source.views.shape[1:]
+    return StoreContent(
+        dataset=card.name,
+        features=card.default_features,
+        generated=card.kind == "generated",
+        class_names=source.class_names,
+        class_parts={part: np.unique(labels[parts[order] == p]).tolist() for p, part in enumerate(PARTS)},
+        vector_names=source.class_names,
+        vectors=source.vectors,
+        own_vector=range(len(source.class_names)),
+        ids=[f"g{source.groups[i]:04d}_i{source.pictures[i]:04d}_s{i:05d}_{source.languages[i]}" for i in order],
+        labels=labels,
+        parts=parts[order],
+        audio=ModalityContent(source.audio.shape[1], source.audio[audio_rows], audio_offsets),
+        video=ModalityContent(
+            dim, source.views[pictures].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views
+        ),
+        provenance=provenance,
+    )
+
+
+def _check_counts(card: Card, content: StoreContent) -> None:
+    _, expected = card.feature_set(None)
+    samples = np.bincount(content.parts, minlength=len(PARTS))
+    wrong = [
+        f"{part}: {kind} {found}, card {wanted[part]}"
+        for p, part in enumerate(PARTS)
+        for kind, wanted, found in (
+            ("samples", expected.samples, int(samples[p])),
+            ("classes", expected.classes, len(content.class_parts[part])),
+        )
+        if part in wanted and wanted[part] != found
+    ]
+    dims = (content.audio.dim, content.video.dim, content.vectors.shape[1])
+    if dims != (expected.audio.dim, expected.video.dim, expected.text_dim):
+        wrong.append(f"audio, video and text dimensions: {dims}")
+    if wrong:
+        raise UsageError(
+            f"data set {card.name!r}: source and card differ; correct datasets/{card.name}.yaml\n" + "\n".join(wrong)
+        )

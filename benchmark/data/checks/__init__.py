@@ -1,0 +1,1 @@
+"""Checks of feature files and lists."""

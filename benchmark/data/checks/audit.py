@@ -1,0 +1,430 @@
+"""The audit of a data set: misaligned word vectors, leakage between parts, oddities of the lists, counts, feature values.
+
+It reads a feature store, or the lists of the official layout where the features are not at hand. It finds and counts and
+changes nothing; findings are not errors. How they are written is in ``audit_report.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from benchmark.data.cards import Card
+from benchmark.data.checks.feature_statistics import FeatureStatistics, feature_statistics
+from benchmark.data.groups import Origin, origin_rule, relatives
+from benchmark.data.importing.class_files import FOLDER
+from benchmark.data.importing.class_lists import UNION_PART, ListPlaces, read_lists
+from benchmark.data.importing.importing import Progress
+from benchmark.data.importing.oddities import (
+    DROPPED,
+    Oddity,
+    PartSamples,
+    Severity,
+    class_oddities,
+    list_oddities,
+    problem_oddities,
+    vector_oddities,
+)
+from benchmark.data.importing.official_layout import official_places, official_root
+from benchmark.data.importing.problems import ProblemLog
+from benchmark.data.importing.word_vectors import check_vectors_file
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, TEST_PARTS, FeatureStore, Floats
+from benchmark.errors import UsageError
+
+VECTORS_FOLDER = "w2v_features"
+"""Where the published code bases keep the word vectors, beside the folder of the data sets."""
+COMPARED: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("stage_1_val_seen", ("stage_1_train",)),
+    ("stage_1_val_unseen", ("stage_1_train",)),
+    ("stage_2_test_seen", DEVELOPMENT_PARTS),
+    ("stage_2_test_unseen", DEVELOPMENT_PARTS),
+    ("stage_1_val_unseen", ("stage_1_val_seen",)),
+    ("stage_2_test_unseen", ("stage_2_test_seen",)),
+)
+"""Evaluated parts with what is trained on before; then unseen parts with the seen ones that are evaluated with them."""
+LeakRule = Literal["same source", "overlapping seconds"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is audited: the same from lists and from a store."""
+
+    card: Card
+    features: str
+    source: str
+    """File or folder that it is from."""
+    digest: str | None
+    """Of the store; None for lists."""
+    generated: bool
+    class_names: Sequence[str]
+    class_parts: Mapping[str, Sequence[int]]
+    samples: Mapping[str, PartSamples | None]
+    """None for parts without a list of samples."""
+    vector_names: Sequence[str]
+    vectors: Floats
+    """``[K, D_w]`` in the order of ``vector_names``; no rows where they could not be read."""
+    own_vector: Sequence[int]
+    from_lists: Sequence[Oddity] | None
+    """Oddities of the lists; None where the store does not know them."""
+    faults: Sequence[Oddity] = ()
+    text: Path | None = None
+    """The file of the word vectors, where one was named."""
+
+
+@dataclass(frozen=True)
+class MisalignedClass:
+    """A class that gets another class's word vector under the official alignment."""
+
+    name: str
+    manual_name: str
+    """Name of its own word vector."""
+    vector_used: str
+    """Name of the word vector that it gets."""
+    vector_of: str
+    """The class whose own vector that is; empty where it is no class's."""
+    parts: Sequence[str]
+    vector_of_parts: Sequence[str]
+    """Parts of the class whose vector it gets."""
+    cosine: float | None
+    """Of its own vector and the one that it gets; None where the vectors could not be read."""
+
+
+@dataclass(frozen=True)
+class AlignedPart:
+    """How many classes of a part get another class's vector."""
+
+    part: str
+    classes: int
+    misaligned: int
+
+    @property
+    def share(self) -> float:
+        """Fraction of the part's classes."""
+        return self.misaligned / self.classes if self.classes else 0.0
+
+
+@dataclass(frozen=True)
+class AlignmentAudit:
+    """The official text alignment, class by class."""
+
+    reason: str
+    """Why there is nothing to tell; empty where there is."""
+    parts: Sequence[AlignedPart]
+    """All classes, those of the test parts, and each part."""
+    classes: Sequence[MisalignedClass]
+
+
+@dataclass(frozen=True)
+class LeakingSample:
+    """A sample that has relatives in another part."""
+
+    sample: str
+    label: str
+    group: str
+    relatives: int
+    relative: str
+    """One of them, of the same class where there is such a one; the nearest start first."""
+    relative_part: str
+    relative_label: str
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Samples of a part that have a relative in other parts, by one rule."""
+
+    rule: LeakRule
+    part: str
+    against: Sequence[str]
+    samples: int
+    related: Sequence[LeakingSample]
+    unfit: int
+    """Samples of the part whose ids the grouping rule does not fit: their relatives are not found."""
+    unfit_others: int
+    """The same of the other parts."""
+    known: bool
+    """Whether the rule fits any id of the part and any of the others; else nothing is known of relatives."""
+
+    @property
+    def share(self) -> float:
+        """Fraction of the part's samples."""
+        return len(self.related) / self.samples if self.samples else 0.0
+
+    @property
+    def same_class(self) -> int:
+        """Samples that have a relative of their own class."""
+        return sum(found.label == found.relative_label for found in self.related)
+
+    @property
+    def groups(self) -> int:
+        """Sources that the samples with a relative are from."""
+        return len({found.group for found in self.related})
+
+
+@dataclass(frozen=True)
+class LeakageAudit:
+    """Leakage between parts by the card's grouping rule."""
+
+    reason: str
+    """Why there is nothing to tell; empty where there is."""
+    leaks: Sequence[Leak]
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Counts of a part and those that the card expects; None where unknown."""
+
+    part: str
+    classes: int
+    expected_classes: int | None
+    samples: int | None
+    expected_samples: int | None
+    dropped: int | None
+    """Listed samples of unlisted classes, which are not used."""
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether no known count differs from the card's."""
+        pairs = ((self.classes, self.expected_classes), (self.samples, self.expected_samples))
+        return all(found == wanted for found, wanted in pairs if found is not None and wanted is not None)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings."""
+
+    material: Material
+    alignment: AlignmentAudit
+    leakage: LeakageAudit
+    oddities: Sequence[Oddity]
+    counts: Sequence[PartCount]
+    statistics: FeatureStatistics | None
+    """None for lists, which have no features."""
+
+
+def audit_store(card: Card, store: FeatureStore, progress: Progress | None = None) -> Audit:
+    """Audit a feature store: everything, feature values included, in blocks.
+
+    Args:
+        card: the data set of the store.
+        store: of sequences or of means.
+        progress: called with (what, samples done, samples in all).
+    """
+    recorded = store.provenance.get("list_oddities")
+    if recorded is None and "importer" not in store.provenance:
+        recorded = []  # built, not imported: there are no lists
+    samples, tables = {}, store.tables()
+    for index, part in enumerate(PARTS):
+        rows = np.flatnonzero(tables.parts == index)
+        samples[part] = PartSamples([tables.ids[int(row)] for row in rows], tables.labels[rows])
+    material = Material(
+        card, store.features, str(store.path), store.digest, store.generated, tables.class_names,
+        {part: ids.tolist() for part, ids in tables.class_parts.items()}, samples, tables.vector_names, tables.vectors,
+        tables.own_vector.tolist(), None if recorded is None else [Oddity(**found) for found in recorded],
+    )  # fmt: skip
+    feature_set = card.feature_set(store.features)[1]
+    return _audit(material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None)))
+
+
+def audit_lists(card: Card, features: str | None, source: Path, text: Path | None = None) -> Audit:
+    """Audit the lists of a folder in the official layout; no features are needed and none are read.
+
+    Args:
+        card: the data set.
+        features: feature set; None for the card's default one.
+        source: the data set folder (``.../UCF``) or its parent.
+        text: file of the word vectors; looked for if None, see ``text_places``.
+
+    Raises:
+        UsageError: no such folder, feature set or file of word vectors, or the folder has no lists of that feature set.
+    """
+    name, feature_set = card.feature_set(features)
+    root = official_root(card, source)
+    if text is not None and not text.is_file():
+        raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
+    layout = official_places(card)
+    places = ListPlaces(root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file))
+    if not places.part(PARTS[0], "txt").parent.is_dir():
+        raise UsageError(
+            f"{root}: no lists of feature set {name!r}: looked for {places.shown(places.part(PARTS[0], 'txt').parent)}"
+        )
+    problems, notes = ProblemLog(), ProblemLog()
+    lists = read_lists(places, feature_set.text_dim, problems, notes)
+    samples: dict[str, PartSamples | None] = dict.fromkeys(PARTS)
+    for part, listing in lists.parts.items():
+        if listing.samples is not None:
+            kept = listing.kept()
+            samples[part] = PartSamples(list(kept), np.fromiter(kept.values(), np.int64, len(kept)))
+    parts = {part: listing.classes for part, listing in lists.parts.items()}
+    return _audit(
+        Material(
+            card, name, f"lists of {source}", None, card.kind == "generated", lists.names, parts, samples, lists.vector_names,
+            lists.vectors, lists.own_vector, list_oddities(lists), problem_oddities(problems), text,
+        ),
+        None,
+    )  # fmt: skip
+
+
+def list_places(card: Card, features: str, source: Path, vectors: Path | None) -> ListPlaces:
+    """Where the lists of a feature set and the word vectors lie.
+
+    Args:
+        source: folder in the official layout.
+        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+
+    Raises:
+        UsageError: there is no such folder or file.
+    """
+    given = check_vectors_file(vectors) if vectors is not None else None
+    root, layout = official_root(card, source), official_places(card)
+    return ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
+
+
+def text_places(root: Path, source: Path, features: str, text_file: str) -> list[Path]:
+    """Where word vectors may lie: ``features/*/text/``, those of the feature set first, then ``w2v_features/`` in the
+    folder, its parent and its grandparent, as in the published code bases."""
+    folders = {FOLDER[form].format(features) for form in FOLDER}
+    found = sorted(root.glob(f"features/*/text/{text_file}"), key=lambda path: (path.parts[-3] not in folders, path))
+    bases = [base for start in (source.resolve(), root) for base in (start, *start.parents[:2])]
+    return [*found, *(base / VECTORS_FOLDER / text_file for base in dict.fromkeys(bases))]
+
+
+def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
+    oddities = [
+        *material.faults,
+        *(material.from_lists or ()),
+        *class_oddities(material.class_names, material.class_parts, material.samples),
+        *vector_oddities(
+            material.class_names, material.class_parts, material.vector_names, material.vectors, material.own_vector
+        ),
+    ]
+    leakage, unfit = _leakage(material)
+    return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)
+
+
+def _alignment(material: Material) -> AlignmentAudit:
+    """The published loaders sort word vectors by name and give row k to class id k."""
+    names, own = material.class_names, material.own_vector
+    reason = ""
+    if not material.card.published_order:
+        reason = "no published order: aligned correctly"
+    elif not material.vector_names or len(own) != len(names):
+        hint = f"--text named {material.text}" if material.text else "--text FILE names the file of the word vectors"
+        reason = f"not every class's word vector is known, see the oddities; {hint}"
+    elif len(material.vector_names) != len(names):
+        reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
+    if reason:
+        return AlignmentAudit(reason, [], [])
+    wrong = [c for c in range(len(names)) if own[c] != c and not _equal(material.vectors, own[c], c)]
+    owner = {row: label for label, row in enumerate(own)}
+    classes = []
+    for label in wrong:
+        rightful = owner.get(label)
+        classes.append(
+            MisalignedClass(
+                names[label],
+                material.vector_names[own[label]],
+                material.vector_names[label],
+                "" if rightful is None else names[rightful],
+                _parts_of(material, label),
+                () if rightful is None else _parts_of(material, rightful),
+                _cosine(material.vectors, own[label], label),
+            )
+        )
+    sets = {"all classes": set(range(len(names)))}
+    sets["test classes"] = {int(c) for part in TEST_PARTS for c in material.class_parts[part]}
+    sets |= {part: {int(c) for c in material.class_parts[part]} for part in PARTS}
+    parts = [AlignedPart(part, len(ids), len(ids & set(wrong))) for part, ids in sets.items()]
+    return AlignmentAudit("", parts, classes)
+
+
+def _equal(vectors: Floats, row: int, other: int) -> bool:
+    return len(vectors) > 0 and np.array_equal(vectors[row], vectors[other])
+
+
+def _cosine(vectors: Floats, row: int, other: int) -> float | None:
+    if not len(vectors):
+        return None
+    a, b = vectors[row].astype(np.float64), vectors[other].astype(np.float64)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 0 else None
+
+
+def _parts_of(material: Material, label: int) -> tuple[str, ...]:
+    return tuple(part for part in PARTS if label in material.class_parts[part])
+
+
+def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
+    """Leaks of all compared parts, and the samples whose ids the grouping rule does not fit."""
+    card = material.card
+    if card.grouping is None:
+        return LeakageAudit("no grouping rule: write `grouping` in the card", []), []
+    origin = origin_rule(card)
+    known = {part: samples for part, samples in material.samples.items() if samples is not None}
+    origins = {part: [origin(sample) for sample in samples.ids] for part, samples in known.items()}
+    unfit = []
+    for part, samples in known.items():
+        wrong = [sample for sample, found in zip(samples.ids, origins[part], strict=True) if not found.fits]
+        if wrong:
+            severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
+            unfit.append(Oddity(severity, "ids that the grouping rule does not fit", part, ", ".join(wrong[:3]), len(wrong)))
+    rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
+    if card.overlap_seconds is not None:
+        rules.append(("overlapping seconds", card.overlap_seconds))
+    compared = [(part, against) for part, against in COMPARED if {part, *against} <= set(known)]
+    leaks = []
+    for rule, seconds in rules:
+        for part, against in compared:
+            found = relatives(origins[part], [o for other in against for o in origins[other]], seconds)
+            leaks.append(_leak(material.class_names, rule, part, against, known, origins, found))
+    return LeakageAudit("" if leaks else "no compared parts have lists of samples", leaks), unfit
+
+
+def _leak(
+    names: Sequence[str],
+    rule: LeakRule,
+    part: str,
+    against: Sequence[str],
+    known: Mapping[str, PartSamples],
+    origins: Mapping[str, Sequence[Origin]],
+    related: Iterable[list[int]],
+) -> Leak:
+    """The leak of a part, from the indices of each sample's relatives among the samples of ``against``."""
+    samples = known[part]
+    others = [(sample, other) for other in against for sample in known[other].ids]
+    labels = np.concatenate([known[other].labels for other in against])
+    leaking = []
+    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[part], related, strict=True):
+        if indices:
+            best = next((i for i in indices if labels[i] == label), indices[0])
+            relative = (*others[best], names[labels[best]])
+            leaking.append(LeakingSample(sample, names[label], origin.group, len(indices), *relative))
+    fits = [[origin.fits for member in members for origin in origins[member]] for members in ((part,), against)]
+    some_fit = all(any(ids) or not ids for ids in fits)
+    return Leak(rule, part, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)
+
+
+def _counts(material: Material) -> list[PartCount]:
+    expected = material.card.feature_set(material.features)[1]
+    dropped: dict[str, int] | None = None
+    if material.from_lists is not None:
+        dropped = dict.fromkeys(PARTS, 0)
+        for found in material.from_lists:
+            if found.kind == DROPPED:
+                dropped[found.place] += found.count
+    counts = []
+    for part in (*PARTS[: len(DEVELOPMENT_PARTS)], UNION_PART, *TEST_PARTS):
+        members = DEVELOPMENT_PARTS if part == UNION_PART else (part,)
+        classes = {int(c) for member in members for c in material.class_parts[member]}
+        found_samples = [None if (s := material.samples[member]) is None else len(s.ids) for member in members]
+        samples = None if None in found_samples else sum(n for n in found_samples if n is not None)
+        counts.append(
+            PartCount(
+                part, len(classes), expected.classes.get(part), samples, expected.samples.get(part),
+                None if dropped is None else sum(dropped[member] for member in members),
+            )
+        )  # fmt: skip
+    return counts

@@ -1,0 +1,305 @@
+"""An audit as sentences and tables, in percent. What is found is decided in ``audit.py``; files are in ``audit_files.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmark.data.checks.audit import Audit, Leak, MisalignedClass
+from benchmark.data.checks.feature_statistics import FeatureStatistics
+from benchmark.data.importing.class_lists import UNION_PART
+from benchmark.data.store import DEVELOPMENT_PARTS
+
+EXAMPLES = 3
+SHORT: Mapping[str | int | float | None, str] = {
+    "stage_1_train": "train",
+    "stage_1_val_seen": "val seen",
+    "stage_1_val_unseen": "val unseen",
+    UNION_PART: "train + val",
+    "stage_2_test_seen": "test seen",
+    "stage_2_test_unseen": "test unseen",
+}
+"""What a terminal calls the parts."""
+WORDS = {
+    "stage_1_train": "training",
+    "stage_1_val_seen": "validation-seen",
+    "stage_1_val_unseen": "validation-unseen",
+    "stage_2_test_seen": "test-seen",
+    "stage_2_test_unseen": "test-unseen",
+}
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class AuditTable:
+    """One table; its name is that of its CSV file."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    screen: Mapping[str, str] | None = None
+    """Columns that a terminal shows, with short headings; None for lists that are in the files only."""
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text: thousands separated, percent with one decimal."""
+        return [[cell(value, column) for value, column in zip(row, self.columns, strict=True)] for row in self.rows]
+
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds numbers only."""
+        columns = [[row[i] for row in self.rows] for i in range(len(self.columns))]
+        return [any(v is not None for v in values) and not any(isinstance(v, str) for v in values) for values in columns]
+
+    def on_screen(self) -> AuditTable:
+        """The table as a terminal shows it: fewer columns, parts by their short names."""
+        wanted = self.screen or {}
+        places = [i for i, column in enumerate(self.columns) if column in wanted]
+        rows = [[SHORT.get(row[i], row[i]) if isinstance(row[i], str) else row[i] for i in places] for row in self.rows]
+        return AuditTable(self.name, [self.columns[i] for i in places], rows, wanted)
+
+    def headings(self) -> list[str]:
+        """The short heading of each column."""
+        return [(self.screen or {}).get(column, column) for column in self.columns]
+
+
+def _same(*columns: str) -> dict[str, str]:
+    """Columns that a terminal shows under their own names."""
+    return {column: column for column in columns}
+
+
+@dataclass(frozen=True)
+class AuditSection:
+    """A heading with its headline numbers and tables."""
+
+    title: str
+    sentences: Sequence[str]
+    tables: Sequence[AuditTable]
+
+
+def cell(value: Value, column: str = "") -> str:
+    """A value as a table shows it; ``-`` where there is none."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if column.endswith("(%)") else f"{value:.4g}"
+
+
+def audit_title(audit: Audit) -> str:
+    """``UCF-GZSL (cls)``, and that data are generated where they are."""
+    generated = ", generated data" if audit.material.generated else ""
+    return f"{audit.material.card.title} ({audit.material.features}{generated})"
+
+
+def audit_sections(audit: Audit) -> list[AuditSection]:
+    """All sections, in the order in which they are told."""
+    return [_alignment(audit), _leakage(audit), _oddities(audit), _counts(audit), _features(audit)]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _alignment(audit: Audit) -> AuditSection:
+    title, found = "Word vectors under the official alignment", audit.alignment
+    if found.reason:
+        return AuditSection(title, [_sentence(found.reason)], [])
+    every, test = found.parts[:2]
+    sentences = [
+        f"{every.misaligned} of {every.classes} classes get another class's word vector ({100 * every.share:.1f} %), "
+        f"{test.misaligned} of the {test.classes} classes of the test parts among them."
+    ]
+    unseen = [c for c in found.classes if "stage_2_test_unseen" in c.parts]
+    if unseen:
+        sentences.append(
+            f"Test-unseen classes: {'; '.join(_gets(c) for c in unseen[:EXAMPLES])}{'; ...' if len(unseen) > EXAMPLES else '.'}"
+        )
+    lent = [c for c in found.classes if c.parts and "stage_2_test_unseen" in c.vector_of_parts and "stage_1_train" in c.parts]
+    if lent:
+        sentences.append(f"Training classes that get the vector of a test-unseen class: {len(lent)} ({_gets(lent[0])}).")
+    screen = {"part": "classes of", "classes": "classes", "misaligned": "misaligned", "share (%)": "share (%)"}
+    shares = [(p.part, p.classes, p.misaligned, _percent(p.share)) for p in found.parts]
+    rows = [
+        (c.name, c.manual_name, c.vector_used, c.vector_of or None, c.cosine, ", ".join(c.parts), ", ".join(c.vector_of_parts))
+        for c in found.classes
+    ]
+    columns = ("class", "manual name", "vector used", "vector of class", "cosine", "parts", "parts of that class")
+    return AuditSection(
+        title,
+        sentences,
+        [
+            AuditTable("alignment", tuple(screen), shares, screen),
+            AuditTable("misaligned", columns, rows),
+        ],
+    )
+
+
+def _gets(found: MisalignedClass) -> str:
+    return f'{found.name} gets "{found.vector_used}"'
+
+
+def _against(parts: Sequence[str]) -> str:
+    return UNION_PART if tuple(parts) == DEVELOPMENT_PARTS else ", ".join(parts)
+
+
+def _leakage(audit: Audit) -> AuditSection:
+    title, found, card = "Leakage between parts", audit.leakage, audit.material.card
+    if found.reason:
+        return AuditSection(title, [_sentence(found.reason)], [])
+    sentences = [_leak_sentence(leak) for leak in found.leaks if leak.part.startswith("stage_2") and len(leak.against) > 1]
+    sentences.append(f"Same source: ids with the same first group of {card.grouping}")
+    if card.overlap_seconds is not None:
+        sentences.append(f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart.")
+    rows = [
+        (leak.rule, leak.part, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
+        for leak in found.leaks
+    ]
+    listed = [
+        (leak.rule, leak.part, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative, s.relative_part,
+         s.relative_label)
+        for leak in found.leaks
+        for s in leak.related
+    ]  # fmt: skip
+    return AuditSection(
+        title,
+        sentences,
+        [
+            AuditTable(
+                "leakage",
+                ("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources", "unfit ids", "example"),
+                rows,
+                _same("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources"),
+            ),
+            AuditTable(
+                "leaking_samples",
+                ("rule", "part", "against", "sample", "class", "source", "relatives", "relative", "its part", "its class"),
+                listed,
+            ),
+        ],
+    )
+
+
+def _leak_sentence(leak: Leak) -> str:
+    how = "share their source with" if leak.rule == "same source" else "overlap in time with"
+    example = f", such as {leak.related[0].sample} with {leak.related[0].relative}" if leak.related else ""
+    share = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.part]} samples ({100 * leak.share:.1f} %)"
+    found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.part]} samples"
+    counts = {"of their ids": leak.unfit, "of the ids of training and validation": leak.unfit_others}
+    misses = " and ".join(f"{count:,} {ids}" for ids, count in counts.items() if count)
+    unfit = f"; the grouping rule does not fit {misses}" if misses else ""
+    return f"{found} {how} a training or validation sample{example}{unfit}."
+
+
+def _leak_counts(leak: Leak) -> tuple[Value, ...]:
+    """Related samples, their share in percent, those with a relative of their class, their sources; None where unknown."""
+    return (len(leak.related), _percent(leak.share), leak.same_class, leak.groups) if leak.known else (None,) * 4
+
+
+def _leak_example(leak: Leak) -> str | None:
+    return f"{leak.related[0].sample} and {leak.related[0].relative}" if leak.related else None
+
+
+def _oddities(audit: Audit) -> AuditSection:
+    problems = sum(found.severity == "problem" for found in audit.oddities)
+    sentences = [f"{len(audit.oddities)} findings, {problems} of them problems."]
+    if audit.material.from_lists is None:
+        sentences.append(
+            "Spellings and dropped samples are not known: the store was imported before imports kept a record of their lists. "
+            "Audit the lists with --from DIR, or import again with --force."
+        )
+    rows = [(found.severity, found.kind, found.place, found.count, found.what) for found in audit.oddities]
+    columns = ("severity", "kind", "place", "count", "what")
+    return AuditSection("Oddities", sentences, [AuditTable("oddities", columns, rows, _same(*columns))])
+
+
+def _counts(audit: Audit) -> AuditSection:
+    differing = [count.part for count in audit.counts if not count.as_expected]
+    known = any(count.expected_classes is not None or count.expected_samples is not None for count in audit.counts)
+    sentences = ["All counts that the card expects are met." if known else "The card expects no counts."]
+    if differing:
+        sentences = [f"Other counts than the card's: {', '.join(differing)}."]
+    dropped = sum(count.dropped or 0 for count in audit.counts if count.part != UNION_PART)
+    if dropped:
+        sentences.append(f"{dropped:,} listed samples are dropped, as their class is not in the list of classes of their part.")
+    rows = [
+        (c.part, c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped, "" if c.as_expected else "differs")
+        for c in audit.counts
+    ]
+    columns = ("part", "classes", "card: classes", "samples", "card: samples", "dropped", "note")
+    return AuditSection("Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})])
+
+
+def _features(audit: Audit) -> AuditSection:
+    found = audit.statistics
+    if found is None:
+        return AuditSection("Feature values", ["Not there: lists have no features. Audit an imported store for them."], [])
+    tables = [_values(found)]
+    if found.form == "sequences":
+        tables.append(_lengths(found))
+    copies = [(i, d.modality, s, part, label, "yes" if d.zero else "no")
+              for i, d in enumerate(found.duplicates, 1)
+              for s, part, label in zip(d.samples, d.parts, d.classes, strict=True)]  # fmt: skip
+    tables.append(AuditTable("duplicates", ("group", "modality", "sample", "part", "class", "all zero"), copies))
+    return AuditSection("Feature values", _feature_sentences(found), tables)
+
+
+def _values(found: FeatureStatistics) -> AuditTable:
+    columns = (
+        "part", "modality", "samples", "steps", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "bad samples",
+        "zero steps", "zero samples", "copies within part", "copies across parts", "example",
+    )  # fmt: skip
+    rows = [
+        (p.part, p.modality, p.samples, p.steps if p.lengths else None, p.minimum, p.maximum, p.mean, _percent(p.zeros), p.nan,
+         p.infinite, p.bad_samples, p.zero_steps, p.zero_samples, p.duplicates_within, p.duplicates_across,
+         p.examples[0] if p.examples else None)
+        for p in found.parts
+    ]  # fmt: skip
+    screen = {
+        **_same("part", "modality", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "zero steps"),
+        "copies within part": "copies: within",
+        "copies across parts": "across",
+    }
+    return AuditTable("features", columns, rows, screen)
+
+
+def _lengths(found: FeatureStatistics) -> AuditTable:
+    heads = ("min", "5 %", "median", "95 %", "max")
+    steps, seconds = ([f"{head} [{unit}]" for head in heads] for unit in ("steps", "s"))
+    rows: list[Sequence[Value]] = [
+        [p.part, p.modality, *p.lengths, *p.seconds] for p in found.parts if p.lengths is not None and p.seconds is not None
+    ]
+    screen = {**_same("part", "modality"), **dict(zip([*steps, *seconds], [*heads, *heads], strict=True))}
+    screen |= {steps[0]: "steps: min", seconds[0]: "seconds: min"}
+    return AuditTable("lengths", ("part", "modality", *steps, *seconds), rows, screen)
+
+
+def _feature_sentences(found: FeatureStatistics) -> list[str]:
+    def of_modality(modality: str) -> str:
+        parts = [p for p in found.parts if p.modality == modality]
+        bad, zero = sum(p.bad_samples for p in parts), sum(p.zero_samples for p in parts)
+        return f"{modality} {bad:,} and {zero:,}"
+
+    sentences = [
+        f"Statistics of {found.form}. Samples with values that are no finite numbers, and samples of nothing but zeros: "
+        f"{of_modality('audio')}, {of_modality('video')}."
+    ]
+    if found.form == "means":
+        sentences.append("The store holds temporal means only, so there are no lengths.")
+    for modality, words in (("both", "audio and video"), ("audio", "audio"), ("video", "video")):
+        groups = [d for d in found.duplicates if d.modality == modality]
+        if groups:
+            first = max(groups, key=lambda d: (len(set(d.parts)) > 1, not d.zero))
+            samples = sum(len(d.samples) for d in groups)
+            crossing = sum(len(set(d.parts)) > 1 for d in groups)
+            sentences.append(
+                f"Identical {words}: {samples:,} samples in {len(groups):,} groups, {crossing:,} of them across parts; "
+                f"such as {first.samples[0]} and {first.samples[1]}."
+            )
+    if not found.duplicates:
+        sentences.append("No two samples have the same content.")
+    return sentences

@@ -1,0 +1,251 @@
+"""What a feature store's values look like, part by part: range, zeros, values that are no numbers, duplicates, lengths.
+
+Features are read in blocks of about ``BLOCK_BYTES``; besides a block, 16 bytes for each sample are in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import h5py
+import numpy as np
+
+from benchmark.data.cards import FeatureSetCard
+from benchmark.data.hdf5 import open_hdf5
+from benchmark.data.importing.importing import Progress
+from benchmark.data.store import PARTS, DamagedStore, FeatureStore, Floats, Ints, Tables
+from benchmark.data.store import frame_blocks as blocks
+from benchmark.system.files import raise_outside
+
+MODALITIES = ("audio", "video")
+EXAMPLES = 3
+LENGTH_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+"""The lengths that are told: shortest, 5 %, median, 95 %, longest."""
+
+
+@dataclass(frozen=True)
+class PartStatistics:
+    """Values of one modality in one part. Shares are fractions; ranges and means leave out what is no finite number."""
+
+    part: str
+    modality: str
+    samples: int
+    steps: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    zeros: float | None
+    """Share of values that are exactly zero; None, as the three above, where there are no values."""
+    nan: int
+    """Values that are not a number."""
+    infinite: int
+    zero_steps: int
+    """Steps that are zero in all dimensions."""
+    zero_samples: int
+    """Samples that are zero in all steps."""
+    bad_samples: int
+    """Samples with a value that is not finite."""
+    examples: Sequence[str]
+    """The first few of those, or else of the samples that are zero."""
+    lengths: Sequence[float] | None
+    """Steps of a sample at ``LENGTH_QUANTILES``; None where the store holds means only."""
+    seconds: Sequence[float] | None
+    """The same in seconds, by the card's seconds between two steps."""
+    duplicates_within: int
+    """Samples whose content another sample of the same part has too."""
+    duplicates_across: int
+    """Samples whose content a sample of another part has too."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Samples of identical content."""
+
+    modality: str
+    """``audio``, ``video``, or ``both`` where both are identical."""
+    samples: Sequence[str]
+    parts: Sequence[str]
+    """The part of each sample."""
+    classes: Sequence[str]
+    """The class of each sample."""
+    zero: bool
+    """Whether the content is nothing but zeros."""
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Statistics of all parts, and all groups of samples with identical content."""
+
+    form: str
+    """``sequences`` or ``means``: what the statistics are of."""
+    parts: Sequence[PartStatistics]
+    duplicates: Sequence[Duplicates]
+
+
+@dataclass
+class _Tally:
+    """What the blocks of one part and modality add up to."""
+
+    steps: int = 0
+    values: int = 0
+    finite: int = 0
+    minimum: float = float("inf")
+    maximum: float = float("-inf")
+    total: float = 0.0
+    zeros: int = 0
+    nan: int = 0
+    infinite: int = 0
+    zero_steps: int = 0
+    zero_samples: list[int] = field(default_factory=list)
+    bad_samples: list[int] = field(default_factory=list)
+
+    def add(self, block: Floats, starts: Ints, first: int) -> None:
+        """Take in the steps ``[t, D]`` of samples that begin at ``starts``; ``first`` is the row of the first of them."""
+        nonzero = block != 0
+        some = nonzero.any(axis=1)
+        self.steps += len(block)
+        self.values += block.size
+        self.zeros += block.size - int(np.count_nonzero(nonzero))
+        self.zero_steps += len(block) - int(np.count_nonzero(some))
+        self.zero_samples += (first + np.flatnonzero(~np.logical_or.reduceat(some, starts))).tolist()
+        finite = np.isfinite(block)
+        if not finite.all():
+            bad = ~np.logical_and.reduceat(finite.all(axis=1), starts)
+            self.bad_samples += (first + np.flatnonzero(bad)).tolist()
+            nan, outside = int(np.isnan(block).sum()), block.size - int(np.count_nonzero(finite))
+            self.nan += nan
+            self.infinite += outside - nan
+            block = block[finite]
+        self.finite += block.size
+        if block.size:
+            self.minimum, self.maximum = min(self.minimum, float(block.min())), max(self.maximum, float(block.max()))
+            self.total += float(block.sum(dtype=np.float64))
+
+
+@dataclass
+class _Reading:
+    """One modality of a store, read once."""
+
+    lengths: Ints | None
+    """``[N]`` steps of each sample; None for means."""
+    tallies: dict[str, _Tally]
+    """By part."""
+    digests: list[bytes]
+    """Of the content of each sample."""
+
+
+def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: Progress) -> FeatureStatistics:
+    """Read all features of a store once and say what they look like.
+
+    Args:
+        store: of sequences or of means.
+        features: the card's feature set, for the seconds between two steps.
+        progress: called with (what, samples done, samples in all).
+
+    Raises:
+        Unavailable: the store cannot be read for a reason that is not its content.
+    """
+    tables = store.tables()
+    try:
+        with open_hdf5(store.path) as f:
+            readings = {modality: _read(f[modality], modality, tables, progress) for modality in MODALITIES}
+    except (OSError, MemoryError) as error:
+        raise_outside(error, store.path)
+        raise DamagedStore(f"{store.path}: damaged ({error!s:.150}); build or import it again") from None
+    seconds = {"audio": features.audio.seconds, "video": features.video.seconds}
+    copies = {modality: _copies(tables, readings[modality].digests) for modality in MODALITIES}
+    parts = [
+        _summary(tables, part, modality, readings[modality], seconds[modality], copies[modality])
+        for part in PARTS
+        for modality in MODALITIES
+    ]
+    form = "sequences" if all(reading.lengths is not None for reading in readings.values()) else "means"
+    return FeatureStatistics(form, parts, _duplicates(tables, readings))
+
+
+def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) -> _Reading:
+    n, dim = group["means"].shape
+    has_frames = "frames" in group
+    data = group["frames" if has_frames else "means"]
+    offsets: Ints = group["offsets"][:] if has_frames else np.arange(n + 1, dtype=np.int64)
+    reading = _Reading(np.diff(offsets) if has_frames else None, {part: _Tally() for part in PARTS}, [])
+    for index, part in enumerate(PARTS):  # samples stand by part
+        first, last = np.searchsorted(tables.parts, [index, index + 1]).tolist()
+        for start, stop in blocks(offsets[first : last + 1], dim * data.dtype.itemsize):
+            bounds = offsets[first + start : first + stop + 1]
+            block = data[bounds[0] : bounds[-1]]
+            reading.tallies[part].add(block, bounds[:-1] - bounds[0], first + start)
+            for a, b in itertools.pairwise((bounds - bounds[0]).tolist()):
+                reading.digests.append(hashlib.sha256(block[a:b]).digest()[:16])
+            progress(f"reading {modality}", first + stop, n)
+    return reading
+
+
+def _summary(
+    tables: Tables, part: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
+) -> PartStatistics:
+    rows = np.flatnonzero(tables.parts == PARTS.index(part))
+    tally = reading.tallies[part]
+    lengths = None
+    if reading.lengths is not None and len(rows):
+        lengths = [float(x) for x in np.quantile(reading.lengths[rows], LENGTH_QUANTILES)]
+    within, across = copies
+    return PartStatistics(
+        part=part,
+        modality=modality,
+        samples=len(rows),
+        steps=tally.steps,
+        minimum=tally.minimum if tally.finite else None,
+        maximum=tally.maximum if tally.finite else None,
+        mean=tally.total / tally.finite if tally.finite else None,
+        zeros=tally.zeros / tally.values if tally.values else None,
+        nan=tally.nan,
+        infinite=tally.infinite,
+        zero_steps=tally.zero_steps,
+        zero_samples=len(tally.zero_samples),
+        bad_samples=len(tally.bad_samples),
+        examples=[tables.ids[row] for row in (tally.bad_samples or tally.zero_samples)[:EXAMPLES]],
+        lengths=lengths,
+        seconds=None if lengths is None else [seconds * x for x in lengths],
+        duplicates_within=int(within[rows].sum()),
+        duplicates_across=int(across[rows].sum()),
+    )
+
+
+def _equal_samples(digests: Sequence[Hashable]) -> list[list[int]]:
+    """Rows of samples of equal content, for each content that more than one sample has."""
+    rows: dict[Hashable, list[int]] = {}
+    for row, digest in enumerate(digests):
+        rows.setdefault(digest, []).append(row)
+    return [group for group in rows.values() if len(group) > 1]
+
+
+def _copies(tables: Tables, digests: Sequence[bytes]) -> tuple[Ints, Ints]:
+    """For each sample 1 where another one of its part, and where one of another part, has its content; else 0."""
+    within, across = np.zeros(len(tables.ids), np.int64), np.zeros(len(tables.ids), np.int64)
+    for group in _equal_samples(digests):
+        parts = tables.parts[group]
+        counts = np.bincount(parts, minlength=len(PARTS))
+        within[group] = counts[parts] > 1
+        across[group] = counts[parts] < len(group)
+    return within, across
+
+
+def _duplicates(tables: Tables, readings: Mapping[str, _Reading]) -> list[Duplicates]:
+    zero = {row for tally in readings["audio"].tallies.values() for row in tally.zero_samples}
+    zero_video = {row for tally in readings["video"].tallies.values() for row in tally.zero_samples}
+    both: list[Hashable] = list(zip(*(readings[modality].digests for modality in MODALITIES), strict=True))
+    found = []
+    for name, digests, empty in (
+        ("both", both, zero & zero_video),
+        ("audio", readings["audio"].digests, zero),
+        ("video", readings["video"].digests, zero_video),
+    ):
+        for group in _equal_samples(digests):
+            parts = [PARTS[tables.parts[row]] for row in group]
+            classes = [tables.class_names[tables.labels[row]] for row in group]
+            found.append(Duplicates(name, [tables.ids[row] for row in group], parts, classes, group[0] in empty))
+    return found

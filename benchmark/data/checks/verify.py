@@ -1,0 +1,166 @@
+"""Checking a feature store as it lies on the disk: what is written in it, against itself and against the card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from benchmark.data.cards import Card
+from benchmark.data.hdf5 import open_hdf5
+from benchmark.data.importing.oddities import ODD_NORM, ZEROS, vector_oddities
+from benchmark.data.importing.problems import ProblemLog
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest
+from benchmark.errors import UsageError
+from benchmark.system.files import raise_outside
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of finding in a store. A ``problem`` makes it unfit for use; a ``note`` is worth knowing."""
+
+    severity: Literal["problem", "note"]
+    text: str
+
+
+def verify_store(path: Path, card: Card) -> list[Finding]:
+    """All that is wrong with a store, and what differs from its card; an empty list where all is well.
+
+    Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
+    classes without samples, and labels outside their part. Counts that differ from the card's are notes.
+
+    Raises:
+        Unavailable: the store cannot be read for a reason that is not its content.
+    """
+    problems, notes = ProblemLog(), ProblemLog()
+    try:
+        store = FeatureStore(path)
+        tables = store.tables()
+        _check_card(store, tables, card, problems, notes)
+        _check_samples(tables, problems, notes)
+        with open_hdf5(path) as f:
+            _check_offsets(f, len(tables.ids), problems)
+            if not problems:
+                _check_frames(f, tables.ids, problems)
+                _check_digests(f, store, tables, problems)
+    except UsageError as error:
+        problems.add("unreadable store", str(error))
+    except (OSError, MemoryError, KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise_outside(error, path)
+        problems.add("unreadable store", f"{path}: {error!s:.200}; import or build it again")
+    found = [Finding("problem", str(problem)) for problem in problems]
+    return found + [Finding("note", str(note)) for note in notes]
+
+
+def data_caption(store: FeatureStore, card: Card) -> str:
+    """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
+    wanted = card.features[store.features].samples
+    missing = [max(0, wanted[part] - store.counts[part]) for part in PARTS if part in wanted]
+    listed = sum(wanted[part] for part in PARTS if part in wanted)
+    lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
+    return ", ".join(filter(None, [card.caption, lacks]))
+
+
+def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
+    if store.dataset != card.name or store.features not in card.features:
+        problems.add("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
+        return
+    expected = card.features[store.features]
+    dims = (("audio", store.audio_dim, expected.audio.dim), ("video", store.video_dim, expected.video.dim))
+    for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
+        if dim != wanted:
+            problems.add("wrong dimension", f"{what}: {dim}, the card has {wanted}")
+    for part in PARTS:
+        for what, n, counts in (
+            ("classes", len(tables.class_parts[part]), expected.classes),
+            ("samples", store.counts[part], expected.samples),
+        ):
+            if part in counts and n != counts[part]:
+                notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
+
+
+def _check_samples(tables: Tables, problems: ProblemLog, notes: ProblemLog) -> None:
+    for sample, count in Counter(tables.ids).items():
+        if count > 1:
+            problems.add("duplicate sample id", f"{sample} ({count} times)")
+    if len(tables.parts) and (int(tables.parts.max()) >= len(PARTS) or bool(np.any(np.diff(tables.parts.astype(int)) < 0))):
+        problems.add("samples out of order", "samples must stand by part, development parts first")
+    if not np.isfinite(tables.vectors).all():
+        problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
+    known = range(len(tables.class_names))
+    parts = {part: [label for label in ids.tolist() if label in known] for part, ids in tables.class_parts.items()}
+    for odd in vector_oddities(tables.class_names, parts, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
+        if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
+            (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)
+    for index, part in enumerate(PARTS):
+        found = set(tables.labels[tables.parts == index].tolist())
+        listed = set(tables.class_parts[part].tolist())
+        for label in sorted(listed - found):
+            problems.add("class without samples", f"{part}/{_name(tables, label)}")
+        for label in sorted(found - listed):
+            problems.add("label outside its part", f"{part}/{_name(tables, label)}")
+
+
+def _name(tables: Tables, label: int) -> str:
+    return tables.class_names[label] if 0 <= label < len(tables.class_names) else f"class id {label}"
+
+
+def _check_offsets(f: h5py.File, n: int, problems: ProblemLog) -> None:
+    for modality in ("audio", "video"):
+        group = f[modality]
+        if len(group["means"]) != n:
+            problems.add("lengths do not fit", f"{modality}: {len(group['means'])} means for {n} samples")
+        if "frames" not in group:
+            continue
+        offsets = group["offsets"][:]
+        ends = len(offsets) == n + 1 and offsets[0] == 0 and offsets[-1] == len(group["frames"])
+        if not ends or bool(np.any(np.diff(offsets) < 1)):
+            problems.add("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
+
+
+def _check_frames(f: h5py.File, ids: Sequence[str], problems: ProblemLog) -> None:
+    """Values that are no numbers, and means that are not those of the frames."""
+    for modality in ("audio", "video"):
+        means = f[modality]["means"]
+        for start, stop, values, recomputed in _sample_blocks(f[modality], len(ids)):
+            bad = ~np.isfinite(values)
+            for i in np.flatnonzero(bad):
+                problems.add("not a number or infinite", f"{modality}: {ids[start + int(i)]}")
+            written = means[start:stop]
+            close = np.isclose(written, recomputed, rtol=1e-4, atol=1e-5).all(1)
+            for i in np.flatnonzero(~close & ~bad):
+                problems.add("means do not fit the frames", f"{modality}: {ids[start + int(i)]}")
+
+
+def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
+    """Runs of samples: first, end, one value each that is finite where all of the sample's are, and their means."""
+    dim = group["means"].shape[1]
+    offsets: Ints = group["offsets"][:] if "frames" in group else np.arange(n + 1, dtype=np.int64)
+    data = group["frames" if "frames" in group else "means"]
+    start = 0
+    while start < n:
+        stop = int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES // (dim * 8), side="right")) - 1
+        stop = min(n, max(start + 1, stop))
+        block = data[offsets[start] : offsets[stop]]
+        bounds = offsets[start:stop] - offsets[start]
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = np.add.reduceat(block, bounds, axis=0, dtype=np.float64)
+        yield start, stop, sums.sum(1), sums / np.diff(offsets[start : stop + 1])[:, None]
+        start = stop
+
+
+def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, problems: ProblemLog) -> None:
+    development = int(np.searchsorted(tables.parts, len(DEVELOPMENT_PARTS)))
+    for what, recorded, n, parts in (
+        ("content", store.digest, len(tables.ids), PARTS),
+        ("development", store.development_digest, development, DEVELOPMENT_PARTS),
+    ):
+        found = content_digest(f, n, parts)
+        if found != recorded:
+            example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded; the file was changed after it was written"
+            problems.add("digest differs", example)

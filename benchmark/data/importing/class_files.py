@@ -1,0 +1,231 @@
+"""The feature files of one class in the official layout, read and checked: pickled sequences or HDF5 temporal means.
+
+Where files lie and which are wanted is in ``official_layout.py``; what becomes of the frames in ``import_staging.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from benchmark.data.importing.problems import FIXES, ProblemLog
+from benchmark.data.names import composed, folded
+from benchmark.data.store import Floats
+from benchmark.system.files import outside_reason
+from benchmark.untrusted.kinds import first_bytes, likely_kind
+from benchmark.untrusted.pickles import UnreadableFile, another_kind, load_pickle, unreadable
+
+Form = Literal["sequences", "means"]
+SUFFIX: Mapping[Form, str] = {"sequences": ".pkl", "means": ".h5"}
+FOLDER: Mapping[Form, str] = {"sequences": "{}_features_non_averaged", "means": "{}_features"}
+MODALITIES = ("audio", "video")
+_SLACK = 16 * 2**20
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+WIDENED = 4
+"""Times the size of a file that its arrays may have: numbers of one byte become float32."""
+
+
+@dataclass(frozen=True)
+class ClassContent:
+    """Checked samples of one class, sorted by id. Means are sequences of one step here."""
+
+    ids: list[str]
+    frames: Mapping[str, list[Floats]]
+    """Modality -> one ``[t, dim]`` array for each sample."""
+    peaks: Mapping[str, float]
+    """Modality -> largest absolute value."""
+
+
+def list_class_files(folder: Path, form: Form, classes: Iterable[str], problems: ProblemLog) -> dict[str, Path]:
+    """Folded class name -> file, of a folder; sorted, as the order of a directory is undefined.
+
+    Args:
+        folder: of a part and modality.
+        form: which files are class files.
+        classes: names of the classes. The files of those with a ``/`` are in folders, as their names say.
+        problems: gets files that differ in spelling only, and a folder that cannot be read.
+    """
+    deep = {folded(name) for name in classes if "/" in name}
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        nested = sorted(path for path in folder.rglob("*/*") if path.is_file()) if deep else []
+    except OSError as error:
+        problems.add_unreadable(unreadable(folder, error), f"{folder.parent.name}/{folder.name}")
+        return found
+    for path in (*paths, *nested):
+        name = folded(path.relative_to(folder).as_posix().removesuffix(SUFFIX[form]))
+        if path.suffix != SUFFIX[form] or (path.parent != folder and name not in deep):
+            continue
+        if name in found:
+            problems.add("ambiguous class file", f"{folder.parent.name}/{folder.name}/{path.relative_to(folder).as_posix()}")
+        found[name] = path
+    return found
+
+
+def read_class(
+    paths: Mapping[str, Path], form: Form, dims: Mapping[str, int], root: Path, problems: ProblemLog
+) -> ClassContent | None:
+    """Both files of a class; None where any fault was found, each of which is in ``problems``."""
+    ids: dict[str, list[str]] = {}
+    frames: dict[str, list[Floats]] = {}
+    peaks: dict[str, float] = {}
+    faults = ProblemLog()
+    for modality in MODALITIES:
+        shown = paths[modality].relative_to(root).as_posix()
+        read = _read_file(paths[modality], form, shown, faults)
+        if read is not None:
+            ids[modality], arrays = read
+            frames[modality], peaks[modality] = check_frames(ids[modality], arrays, dims[modality], form, shown, faults)
+    if len(ids) == len(MODALITIES):
+        _check_ids(ids, paths["audio"].relative_to(root).as_posix(), faults)
+    problems.extend(faults)
+    if faults:
+        return None
+    order = sorted(range(len(ids["audio"])), key=ids["audio"].__getitem__)
+    sorted_frames = {modality: [frames[modality][i] for i in order] for modality in MODALITIES}
+    return ClassContent([ids["audio"][i] for i in order], sorted_frames, peaks)
+
+
+def _read_file(path: Path, form: Form, shown: str, faults: ProblemLog) -> tuple[list[str], Sequence[Any]] | None:
+    try:
+        ids, arrays = _read_sequences(path) if form == "sequences" else _read_means(path)
+    except UnreadableFile as error:
+        faults.add_unreadable(error, shown)
+        return None
+    except _WrongStructure as error:
+        faults.add("wrong structure", f"{shown}: {error}")
+        return None
+    except Exception as error:  # nobody foresaw it: other files are read all the same
+        faults.add_unreadable(unreadable(path, error), shown)
+        return None
+    if len(ids) != len(arrays):
+        faults.add("wrong structure", f"{shown}: {len(ids)} names for {len(arrays)} samples")
+        return None
+    return ids, arrays
+
+
+class _WrongStructure(Exception):
+    """The file is readable but does not hold what a class file holds."""
+
+
+def _read_sequences(path: Path) -> tuple[list[str], Sequence[Any]]:
+    content = load_pickle(path)
+    if not isinstance(content, dict) or not {"features", "video_names"} <= content.keys():
+        keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise _WrongStructure(f"no dict with 'features' and 'video_names', but {keys!s:.80}")
+    features = content["features"]
+    if isinstance(features, np.ndarray) and (features.ndim == 3 or (features.ndim == 1 and features.dtype.hasobject)):
+        features = list(features)
+    if not isinstance(features, list | tuple):
+        raise _WrongStructure(f"'features' is no list of arrays, but {type(features).__name__}")
+    size = path.stat().st_size
+    if sum(x.nbytes for x in features if isinstance(x, np.ndarray)) > WIDENED * size:
+        raise _WrongStructure(f"its arrays repeat: they hold far more bytes than the file's {size:,}")
+    return _names(content["video_names"]), features
+
+
+def _read_means(path: Path) -> tuple[list[str], Sequence[Any]]:
+    try:
+        with h5py.File(path, "r", locking=False) as f:
+            for name in ("data", "video_urls"):
+                if not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset):
+                    raise _WrongStructure(f"no data set {name!r}")
+                if f[name].external or f[name].is_virtual or f[name].nbytes > path.stat().st_size + _SLACK:
+                    raise _WrongStructure(f"data set {name!r} claims {f[name].nbytes:,} bytes outside the file")
+            _need_filters(path, [f["data"], f["video_urls"]])
+            data, names = f["data"][()], f["video_urls"][()]
+    except (OSError, MemoryError, RuntimeError, KeyError, ValueError) as error:
+        foreign = None if outside_reason(error, path) or h5py.is_hdf5(path) else likely_kind(first_bytes(path))
+        if foreign is not None:
+            raise another_kind(path, foreign) from None
+        raise unreadable(path, error, f"truncated or damaged HDF5 file ({error!s:.100})") from None
+    if not isinstance(data, np.ndarray) or data.ndim != 2:
+        raise _WrongStructure(f"'data' is no [samples, dim] array, but has shape {np.shape(data)}")
+    return _names(names), [data[i : i + 1] for i in range(len(data))]
+
+
+def _need_filters(path: Path, tables: Sequence[h5py.Dataset]) -> None:
+    """See that the filters are there with which data sets are compressed.
+
+    Raises:
+        UnreadableFile: one is not, nor in the package hdf5plugin.
+    """
+    for table in tables:
+        created = table.id.get_create_plist()
+        for number, _, _, name in (created.get_filter(i) for i in range(created.get_nfilters())):
+            if not h5py.h5z.filter_avail(number):
+                with suppress(ImportError):  # importing it is what makes its filters known
+                    importlib.import_module("hdf5plugin")
+            if not h5py.h5z.filter_avail(number):
+                called = f" ({name.decode(errors='replace')})" if name else ""
+                what = f"data set {table.name!r} is compressed with HDF5 filter {number}{called}, which is not installed"
+                raise UnreadableFile(path, what, FIXES["missing HDF5 filter"], "missing HDF5 filter")
+
+
+def _names(names: Any) -> list[str]:
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, bytes | str) for name in names):
+        raise _WrongStructure("its sample names are no list of strings or bytes")
+    return [composed(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)) for name in names]
+
+
+def _numbers(x: Any) -> Any:
+    """An array of objects that are all floating point numbers, as numbers; anything else as it is."""
+    if isinstance(x, np.ndarray) and x.dtype.hasobject and all(isinstance(v, float | np.floating) for v in x.flat):
+        return x.astype(np.float32 if all(isinstance(v, np.float32 | np.float16) for v in x.flat) else np.float64)
+    return x
+
+
+def check_frames(
+    ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, faults: ProblemLog
+) -> tuple[list[Floats], float]:
+    """The arrays ``[t, dim]`` that are as they should be, and the largest absolute value; faults of the others are told."""
+    good: list[Floats] = []
+    peak = 0.0
+    for sample, x in zip(ids, arrays, strict=True):
+        place = f"{shown}: {sample}"
+        x = _numbers(x)
+        if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim != 2:
+            kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+            faults.add("wrong dtype", f"{place}: {kind}")
+        elif x.shape[0] == 0:
+            faults.add("empty sequence", place)
+        elif x.shape[1] != dim:
+            faults.add("wrong dimension", f"{place}: {x.shape[1]}, not {dim}")
+        else:
+            low, high = x.min(), x.max()  # both are NaN where any value is
+            largest = max(-float(low), float(high))
+            if not (np.isfinite(low) and np.isfinite(high)):
+                faults.add("not a number or infinite", place)
+            elif largest > FLOAT32_MAX:
+                faults.add("too large for float32", f"{place}: {max(-low, high):g}")
+            peak = max(peak, largest)
+            good.append(x)
+    if not ids:
+        faults.add("class without samples", shown)
+    return good, peak
+
+
+def _check_ids(ids: Mapping[str, list[str]], shown: str, faults: ProblemLog) -> None:
+    audio, video = ids["audio"], ids["video"]
+    if audio != video:
+        if len(audio) != len(video):
+            how = f"{len(audio)} samples of audio, {len(video)} of video"
+        elif sorted(audio) == sorted(video):
+            how = "the same samples in another order"
+        else:
+            how = f"{len(set(audio) ^ set(video))} samples in one file only"
+        faults.add("audio and video out of step", f"{shown}: {how}")
+    seen: set[str] = set()
+    for sample in audio:
+        if sample in seen:
+            faults.add("duplicate sample id", f"{sample} twice in {shown}")
+        seen.add(sample)

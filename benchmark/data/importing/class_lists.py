@@ -1,0 +1,356 @@
+"""The lists of the official layout: classes, parts, samples, word vectors, and how their names are joined.
+
+Names are joined without regard to upper and lower case (``HandStandPushups`` and ``HandstandPushups`` are one class), and to
+how accents are encoded. Lists are read as UTF-8 and nothing else.
+The id of a class is its index in the sorted ``all_class.txt``. No features are read here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.data.cards import OfficialLayout
+from benchmark.data.importing.problems import ImportProblems, ProblemLog
+from benchmark.data.importing.word_vectors import read_word_vectors, vectors_record
+from benchmark.data.names import composed, folded
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
+from benchmark.data.vector_norms import OddNorm, odd_norms
+from benchmark.untrusted.kinds import START_BYTES, known_kind
+from benchmark.untrusted.pickles import UnreadableFile, another_kind, load_npy_dict, unreadable
+
+UNION_PART = "stage_2_train"
+
+
+@dataclass
+class PartList:
+    """What the lists say of one part."""
+
+    classes: list[int] = field(default_factory=list)
+    """Sorted class ids of the ``.txt``, which decides."""
+    samples: dict[str, int] | None = None
+    """Sample id -> class id from the ``.csv``, unlisted classes included; None where there is no ``.csv``."""
+    repeated: list[str] = field(default_factory=list)
+    """Ids that the ``.csv`` lists more than once; the last row counts."""
+    readable: bool = True
+    """Whether both lists could be read, if they are there: nothing is concluded from one that could not."""
+
+    def kept(self) -> dict[str, int]:
+        """Listed samples of listed classes."""
+        listed = set(self.classes)
+        return {sample: label for sample, label in (self.samples or {}).items() if label in listed}
+
+
+@dataclass
+class ClassLists:
+    """All lists of a folder, with names turned into class ids."""
+
+    names: list[str]
+    """Sorted; the index is the class id."""
+    parts: dict[str, PartList]
+    files: list[Path]
+    """The files that were read."""
+    vector_names: list[str] = field(default_factory=list)
+    vectors: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    own_vector: list[int] = field(default_factory=list)
+    vectors_record: dict[str, Any] | None = None
+    """What is known of the file that was given for the word vectors; it is not among ``files``."""
+    spellings: dict[str, list[str]] = field(default_factory=dict)
+    """Spelling that differs from the class's name in upper and lower case only -> the files that have it."""
+
+    def note_spellings(self, place: str, found: Iterable[str], by_name: Mapping[str, int]) -> None:
+        """Take down the spellings of a file that are not those of ``names``."""
+        for name in sorted(set(found)):
+            label = by_name.get(folded(name))
+            if label is not None and name != self.names[label]:
+                self.spellings.setdefault(name, []).append(place)
+
+
+@dataclass(frozen=True)
+class ListPlaces:
+    """Where the lists of one feature set lie."""
+
+    root: Path
+    """The data set folder, which has ``class-split``."""
+    features: str
+    layout: OfficialLayout
+    text_files: Sequence[Path]
+    """Where the word vectors may lie, the preferred place first."""
+    vectors: Path | None = None
+    """File given for them instead, see ``word_vectors.py``."""
+
+    @property
+    def all_classes(self) -> Path:
+        return self.root / "class-split" / "all_class.txt"
+
+    def part(self, part: str, kind: str) -> Path:
+        return self.root / "class-split" / f"{self.features}_split" / f"{part}.{kind}"
+
+    def shown(self, path: Path) -> str:
+        """A path as messages show it: relative to the data set folder, or in full where it lies elsewhere."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def list_files(self) -> list[Path]:
+        """All list files that are there, word vectors included."""
+        parts = [self.part(part, kind) for part in (*PARTS, UNION_PART) for kind in ("txt", "csv")]
+        table = self.root / "class-split" / self.layout.names_file
+        text = None if self.vectors else next((path for path in self.text_files if path.is_file()), None)
+        files = [self.all_classes, table, *parts, *([text] if text else [])]
+        return [path for path in files if path.is_file()]
+
+
+def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> ClassLists:
+    """Read and join all lists of a feature set; faults go to ``problems``, oddities to ``notes``."""
+    found = _lines(places, places.all_classes, problems)
+    names = sorted(found or ())
+    by_name = class_ids(names)
+    for name in _repeated(names):
+        problems.add("repeated class name", f"{places.shown(places.all_classes)}: {name}")
+    lists = ClassLists(names, {}, places.list_files())
+    unknown = problems if found is not None else ProblemLog()  # without the list of all classes, every name is unknown
+    for part in PARTS:
+        lists.parts[part] = _read_part(places, part, lists, by_name, problems, unknown, notes)
+    if places.part(UNION_PART, "txt").is_file():
+        _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, unknown, notes), lists.parts, problems)
+    _read_vectors(places, lists, text_dim, problems, notes)
+    return lists
+
+
+def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> dict[str, tuple[str, int]]:
+    """Listed sample of a listed class -> its part and class id; every part must have a list, and a sample stands in one."""
+    found: dict[str, tuple[str, int]] = {}
+    for part in PARTS:
+        if lists.parts[part].samples is None and not places.part(part, "csv").is_file():
+            problems.add("missing sample list", places.shown(places.part(part, "csv")))
+        for sample, label in lists.parts[part].kept().items():
+            if sample in found:
+                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {part}")
+            found.setdefault(sample, (part, label))
+    return found
+
+
+def manual_names(places: ListPlaces) -> list[str]:
+    """The manual names of all classes, sorted: the names that word vectors have.
+
+    Raises:
+        ImportProblems: the class name table is missing or broken.
+    """
+    path = places.root / "class-split" / places.layout.names_file
+    problems = ProblemLog()
+    rows = None
+    if path.is_file():
+        rows = _table(places, path, ("original", "manual"), problems)
+    else:
+        problems.add("missing class list", places.shown(path))
+    if rows is None:
+        raise ImportProblems(str(places.root), list(problems))
+    return sorted({manual for _, manual in rows})
+
+
+def class_ids(names: Sequence[str]) -> dict[str, int]:
+    """Folded name -> class id, of sorted names."""
+    return {folded(name): i for i, name in enumerate(names)}
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    counts = Counter(map(folded, names))
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _lines(places: ListPlaces, path: Path, problems: ProblemLog) -> list[str] | None:
+    """The lines of a list that are not empty; None where it cannot be read."""
+    if not path.is_file():
+        problems.add("missing class list", places.shown(path))
+        return None
+    text = _text(places, path, problems)
+    return None if text is None else [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _text(places: ListPlaces, path: Path, problems: ProblemLog) -> str | None:
+    """The content of a list in UTF-8, with or without a byte order mark; None where it is not that."""
+    try:
+        raw = path.read_bytes()
+    except (OSError, MemoryError) as error:
+        problems.add_unreadable(unreadable(path, error), places.shown(path))
+        return None
+    foreign = known_kind(raw[:START_BYTES])
+    if foreign is not None:
+        problems.add_unreadable(
+            another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path)
+        )
+        return None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"byte 0x{raw[error.start]:02x} in line {raw[: error.start].count(10) + 1:,}"
+        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, what)}")
+        return None
+    if "\0" in text:
+        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, 'zero bytes')}")
+        return None
+    return composed(text)
+
+
+def _encoding(raw: bytes, found: str) -> str:
+    """What a text is that is not UTF-8: of two or four bytes a character, or of one, such as Latin-1."""
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:START_BYTES]
+    return "UTF-16 or UTF-32, as spreadsheets save it" if wide else f"{found}, as in Latin-1 or Windows-1252"
+
+
+def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: ProblemLog) -> list[tuple[str, ...]] | None:
+    """Rows of the named columns of a CSV file, None where it is broken; names contain commas, so only a parser will do."""
+    text = _text(places, path, problems)
+    if text is None:
+        return None
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        table.columns = table.columns.str.strip()
+        if twice := [column for column in columns if (table.columns == column).sum() > 1]:
+            raise ValueError(f"its first line has the column {twice[0]!r} twice")
+        return list(zip(*(table[column].str.strip() for column in columns), strict=True))
+    except KeyError as error:
+        problems.add("broken list", f"{places.shown(path)}: no column {error} in its first line {text.splitlines()[0][:60]!r}")
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        problems.add("broken list", f"{places.shown(path)}: {error!s:.120}")
+    return None
+
+
+def _read_part(
+    places: ListPlaces,
+    part: str,
+    lists: ClassLists,
+    by_name: Mapping[str, int],
+    problems: ProblemLog,
+    unknown_names: ProblemLog,
+    notes: ProblemLog,
+) -> PartList:
+    lines = _lines(places, places.part(part, "txt"), problems)
+    listed = lines or []
+    for name in _repeated(listed):
+        problems.add("repeated class name", f"{places.shown(places.part(part, 'txt'))}: {name}")
+    lists.note_spellings(places.shown(places.part(part, "txt")), listed, by_name)
+    found = PartList(readable=lines is not None)
+    found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, part, "txt", unknown_names)})
+    path = places.part(part, "csv")
+    if not path.is_file():
+        notes.add("no sample list", places.shown(path))
+        return found
+    rows = _table(places, path, ("filename", "label"), problems)
+    if rows is None:
+        found.readable = False
+        return found
+    lists.note_spellings(places.shown(path), (label for _, label in rows), by_name)
+    found.repeated = sorted(sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1)
+    unknown = Counter(label for _, label in rows if folded(label) not in by_name)
+    for label in unknown:
+        _known(label, by_name, places, part, "csv", unknown_names)
+    found.samples = {sample: by_name[folded(label)] for sample, label in rows if label not in unknown}
+    dropped = len(found.samples) - len(found.kept())
+    if dropped and lines is not None:
+        notes.add("listed samples of unlisted classes, dropped", f"{part}: {dropped:,}", dropped)
+    return found
+
+
+def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, part: str, kind: str, problems: ProblemLog) -> bool:
+    if folded(name) in by_name:
+        return True
+    problems.add("unknown class name", f"{places.shown(places.part(part, kind))}: {name!r}")
+    return False
+
+
+def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartList], problems: ProblemLog) -> None:
+    """``stage_2_train`` is not read: it must be the union of the three parts that are."""
+    development = [parts[part] for part in DEVELOPMENT_PARTS]
+    if not all(part.readable for part in (union, *development)):
+        return  # which is told already
+    classes = {c for part in development for c in part.classes}
+    if classes != set(union.classes):
+        example = f"{places.shown(places.part(UNION_PART, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
+        problems.add("stage_2_train is not the union", example)
+    if union.samples is None or any(part.samples is None for part in development):
+        return
+    samples = {item for part in development for item in part.kept().items()}
+    differing = samples ^ set(union.kept().items())
+    if differing:
+        example = f"{places.shown(places.part(UNION_PART, 'csv'))}: {len(differing):,} samples differ"
+        problems.add("stage_2_train is not the union", f"{example}, among them {min(differing)[0]}")
+
+
+def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> None:
+    """Word vectors sorted by manual name, and for each class the row of its own."""
+    names_file = places.root / "class-split" / places.layout.names_file
+    path = places.vectors or next((path for path in places.text_files if path.is_file()), None)
+    if not names_file.is_file():
+        problems.add("missing class list", places.shown(names_file))
+    if path is None:
+        problems.add("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
+    if path is None or not names_file.is_file():
+        return
+    rows = _table(places, names_file, ("original", "manual"), problems)
+    read: Mapping[str, Floats]
+    try:
+        read = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
+    except UnreadableFile as error:
+        if places.vectors is not None and error.kind == "unreadable file":
+            problems.add("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
+        else:
+            problems.add_unreadable(error, places.shown(path))
+        return
+    vectors = {composed(name): vector for name, vector in read.items()}
+    wrong = _check_vectors(vectors, text_dim, places.shown(path), problems)
+    lists.vector_names = sorted(vectors)
+    lists.vectors_record = vectors_record(path, vectors) if places.vectors else None
+    if vectors and not wrong:
+        lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
+    if rows is not None:
+        lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
+        lists.own_vector = _own_rows(lists, rows, problems)
+    if not wrong and len(lists.own_vector) == len(lists.names):
+        for odd in odd_norms(lists.vector_names, lists.vectors):
+            _tell_norm(lists, odd, problems, notes)
+
+
+def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, problems: ProblemLog) -> bool:
+    """Whether word vectors have another size than the card's, or values that are no finite numbers; tells of each."""
+    wrong = False
+    for name in sorted(vectors):
+        if len(vectors[name]) != text_dim:
+            wrong = True
+            fix = f"give word vectors of {text_dim} numbers (--vectors FILE), or correct text_dim in the card"
+            problems.add("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
+        elif not np.isfinite(vectors[name]).all():
+            fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
+            problems.add("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)
+    return wrong
+
+
+def _tell_norm(lists: ClassLists, odd: OddNorm, problems: ProblemLog, notes: ProblemLog) -> None:
+    """A word vector of zeros is a problem if a class of a part has it; other odd norms are notes."""
+    used = {label for part in lists.parts.values() for label in part.classes}
+    classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
+    what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"
+    if odd.is_zero and classes:
+        problems.add("word vector of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+    else:
+        notes.add("word vector of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+
+
+def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], problems: ProblemLog) -> list[int]:
+    manual = {folded(original): name for original, name in rows}
+    row_of = {name: row for row, name in enumerate(lists.vector_names)}
+    own = []
+    for name in lists.names:
+        if folded(name) not in manual:
+            problems.add("missing manual name", name)
+        elif manual[folded(name)] not in row_of:
+            problems.add("missing word vector", f"{name} ({manual[folded(name)]!r})")
+        else:
+            own.append(row_of[manual[folded(name)]])
+    return own

@@ -1,0 +1,175 @@
+"""What is odd about the lists of a data set: spellings, samples that are dropped, classes and parts that do not fit.
+
+Belongs here: what can be said without features. Faults that stop an import are in ``problems.py``; leakage between parts and
+misaligned word vectors have sections of their own in ``audit.py``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from benchmark.data.importing.class_lists import ClassLists
+from benchmark.data.importing.problems import ProblemLog
+from benchmark.data.names import folded
+from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats, Ints
+from benchmark.data.vector_norms import odd_norms
+
+DROPPED = "listed samples of an unlisted class, dropped"
+ZEROS, ODD_NORM = "word vector of zeros", "word vector of an odd norm"
+
+
+Severity = Literal["problem", "note"]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """One finding. A ``problem`` breaks what the benchmark assumes; a ``note`` is worth knowing."""
+
+    severity: Severity
+    kind: str
+    place: str
+    """Part or files."""
+    what: str
+    """The class, sample or name that it is about."""
+    count: int = 1
+    """How many classes, samples or files it concerns."""
+
+
+@dataclass(frozen=True)
+class PartSamples:
+    """Samples of one part: those that are used, without listed samples of unlisted classes."""
+
+    ids: Sequence[str]
+    labels: Ints
+    """``[N]`` class ids."""
+
+
+def problem_oddities(problems: ProblemLog) -> list[Oddity]:
+    """Faults of the lists, as findings, without those that ``vector_oddities`` finds too."""
+    return [
+        Oddity("problem", found.kind, "lists", "; ".join(found.examples) + (" ..." if found.omitted else ""), found.count)
+        for found in problems
+        if found.kind != ZEROS
+    ]
+
+
+def list_oddities(lists: ClassLists) -> list[Oddity]:
+    """What only the lists themselves show: spellings, samples that are dropped or listed twice, lists that are not there."""
+    by_folded = {folded(name): name for name in lists.names}
+    found = [
+        Oddity("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
+        for name, files in sorted(lists.spellings.items())
+        for own in [by_folded[folded(name)]]
+    ]
+    for part, listing in lists.parts.items():
+        if listing.samples is None:
+            found.append(Oddity("note", "no sample list", part, "its samples are those of its files"))
+            continue
+        dropped = Counter(listing.samples.values()) - Counter(listing.kept().values())
+        found += [Oddity("note", DROPPED, part, lists.names[c], n) for c, n in sorted(dropped.items())]
+        found += [Oddity("problem", "sample listed twice", part, sample) for sample in listing.repeated]
+    return found
+
+
+def class_oddities(
+    names: Sequence[str], class_parts: Mapping[str, Sequence[int]], samples: Mapping[str, PartSamples | None]
+) -> list[Oddity]:
+    """Classes and samples that do not fit their part: unseen classes that are trained on, classes without samples.
+
+    Args:
+        names: class names by id.
+        class_parts: class ids of each part.
+        samples: samples of each part, None where they are not known.
+    """
+    return [*_class_sets(names, class_parts), *_without_samples(names, class_parts, samples), *_in_two_parts(samples)]
+
+
+def _class_sets(names: Sequence[str], class_parts: Mapping[str, Sequence[int]]) -> Iterator[Oddity]:
+    classes = {part: set(map(int, ids)) for part, ids in class_parts.items()}
+    train, val_seen, val_unseen, test_seen, test_unseen = (classes[part] for part in PARTS)
+    development = set.union(*(classes[part] for part in DEVELOPMENT_PARTS))
+    for part, kind, wrong in (
+        ("stage_1_val_unseen", "unseen class is trained on", val_unseen & train),
+        ("stage_2_test_unseen", "unseen class is trained on", test_unseen & development),
+        ("stage_1_val_seen", "seen class is not trained on", val_seen - train),
+        ("stage_2_test_seen", "seen class is not trained on", test_seen - development),
+    ):
+        for label in sorted(wrong):
+            yield Oddity("problem", kind, part, names[label])
+    for part, kind, missing in (
+        ("stage_1_val_seen", "training class is not validated", train - val_seen),
+        ("stage_2_test_seen", "training class is not tested", development - test_seen),
+    ):
+        for label in sorted(missing):
+            yield Oddity("note", kind, part, names[label])
+    unused = sorted(set(range(len(names))) - development - test_seen - test_unseen)
+    if unused:
+        examples = ", ".join(names[label] for label in unused[:3]) + (", ..." if len(unused) > 3 else "")
+        yield Oddity("note", "classes in no part", "all classes", examples, len(unused))
+
+
+def _without_samples(
+    names: Sequence[str], class_parts: Mapping[str, Sequence[int]], samples: Mapping[str, PartSamples | None]
+) -> Iterator[Oddity]:
+    for part in PARTS:
+        found = samples[part]
+        if found is not None:
+            for label in sorted({int(c) for c in class_parts[part]} - set(found.labels.tolist())):
+                yield Oddity("problem", "class without samples", part, names[label])
+
+
+def _in_two_parts(samples: Mapping[str, PartSamples | None]) -> Iterator[Oddity]:
+    places: dict[str, list[str]] = {}
+    for part in PARTS:
+        found = samples[part]
+        for sample in found.ids if found is not None else ():
+            places.setdefault(sample, []).append(part)
+    for sample, parts in places.items():
+        if len(parts) > 1:
+            yield Oddity("problem", "sample stands twice", ", ".join(parts), sample, len(parts))
+
+
+def vector_oddities(
+    names: Sequence[str],
+    class_parts: Mapping[str, Sequence[int]],
+    vector_names: Sequence[str],
+    vectors: Floats,
+    own_vector: Sequence[int],
+) -> Iterator[Oddity]:
+    """Word vectors that several classes share, that no class has, that are equal under two names, or of odd norms.
+
+    Zeros are a problem where a class of a part has them: they give it no meaning.
+
+    Args:
+        names: class names by id.
+        class_parts: class ids of each part.
+        vector_names: sorted names of the word vectors.
+        vectors: ``[K, D_w]`` in that order, or no rows where they could not be read.
+        own_vector: for each class id the row of its own word vector.
+    """
+    users: dict[int, list[str]] = {}
+    for label, row in enumerate(own_vector):
+        users.setdefault(int(row), []).append(names[label])
+    for row, classes in sorted(users.items()):
+        if len(classes) > 1:
+            yield Oddity("note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes))
+    if own_vector:
+        for row in sorted(set(range(len(vector_names))) - set(users)):
+            yield Oddity("note", "word vector of no class", "word vectors", vector_names[row])
+    equal: dict[bytes, list[str]] = {}
+    for name, vector in zip(vector_names, vectors, strict=False):
+        equal.setdefault(np.ascontiguousarray(vector).tobytes(), []).append(name)
+    for group in equal.values():
+        if len(group) > 1:
+            yield Oddity("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
+    used = {names[int(label)] for labels in class_parts.values() for label in labels}
+    for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
+        classes = users.get(odd.row, [])
+        what = f"{odd.name} ({', '.join(classes) or 'of no class'}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
+        severity: Severity = "problem" if odd.is_zero and used & set(classes) else "note"
+        yield Oddity(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)

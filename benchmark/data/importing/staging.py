@@ -1,0 +1,271 @@
+"""Frames of an import on their way to a store: flat files with a journal, so that a killed import carries on.
+
+Frames of a class are appended to ``audio.f32`` and ``video.f32`` and reach the disk before the journal's line that
+names them does. What the journal does not name is cut off when the staging is opened again. Reading uses plain reads,
+so mapped pages never count towards the memory of an import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.importing.class_files import MODALITIES, ClassContent
+from benchmark.data.store import Floats, Ints
+from benchmark.system.files import replacing, to_disk
+
+HASH_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def fingerprint(path: Path, root: Path) -> SourceFile:
+    """Size, time and sha256 of a file as it is now."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        stat = os.fstat(f.fileno())
+        while block := f.read(HASH_BLOCK):
+            sha.update(block)
+    return SourceFile(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, sha.hexdigest())
+
+
+def unchanged(recorded: SourceFile, root: Path) -> bool:
+    """Whether a file is as recorded. Its content is hashed only where its time differs."""
+    path = root / recorded.path
+    if not path.is_file() or path.stat().st_size != recorded.size:
+        return False
+    return path.stat().st_mtime_ns == recorded.mtime_ns or fingerprint(path, root).sha256 == recorded.sha256
+
+
+@dataclass(frozen=True)
+class StagedModality:
+    """Where the frames of one class lie in a flat file."""
+
+    start: int
+    """First row."""
+    lengths: list[int]
+    peak: float
+
+    @property
+    def stop(self) -> int:
+        return self.start + sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class StagedClass:
+    """One line of the journal: a class of a part whose frames are safe on the disk."""
+
+    part: str
+    name: str
+    ids: list[str]
+    sources: list[SourceFile]
+    audio: StagedModality
+    video: StagedModality
+
+    def modality(self, name: str) -> StagedModality:
+        return self.audio if name == "audio" else self.video
+
+
+def _parse(line: bytes) -> StagedClass:
+    fields = json.loads(line)
+    audio, video = (StagedModality(**fields.pop(modality)) for modality in MODALITIES)
+    sources = [SourceFile(**source) for source in fields.pop("sources")]
+    return StagedClass(sources=sources, audio=audio, video=video, **fields)
+
+
+class Staging:
+    """The staging of one import. Its header names all that decides what is staged; another header starts afresh.
+
+    Args:
+        folder: where the flat files lie; made where it is missing.
+        header: card, features, form, version: what must agree for staged classes to be of use.
+        dims: features per step by modality.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], dims: Mapping[str, int]) -> None:
+        self.folder = folder
+        self.dims = dict(dims)
+        self.classes: dict[tuple[str, str], StagedClass] = {}
+        self._header = json.dumps({**header, "dims": self.dims}, sort_keys=True).encode() + b"\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._journal = folder / "journal.jsonl"
+        self._open_journal()
+
+    def path(self, modality: str) -> Path:
+        return self.folder / f"{modality}.f32"
+
+    def _open_journal(self) -> None:
+        """Keep what the journal says and the files have; cut off the rest."""
+        content = self._journal.read_bytes() if self._journal.is_file() else b""
+        if not content.startswith(self._header):
+            content = self._header
+            for modality in MODALITIES:
+                self.path(modality).write_bytes(b"")
+            self._write_journal(content)
+            return
+        rows = {m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0 for m in MODALITIES}
+        good = len(self._header)
+        for line in content[good:].splitlines(keepends=True):
+            try:
+                staged = _parse(line) if line.endswith(b"\n") else None
+            except (ValueError, TypeError, KeyError):
+                staged = None
+            if staged is None or any(staged.modality(m).stop > rows[m] for m in MODALITIES):
+                break
+            self.classes[staged.part, staged.name] = staged
+            good += len(line)
+        self._write_journal(content[:good])
+        for modality in MODALITIES:
+            self.path(modality).touch()
+            os.truncate(self.path(modality), self._end(modality) * self.dims[modality] * 4)
+
+    def _write_journal(self, content: bytes) -> None:
+        """Replace the journal in one step: a kill between truncating and writing would lose all of it."""
+        with replacing(self._journal) as temporary:
+            temporary.write_bytes(content)
+
+    def _end(self, modality: str) -> int:
+        return max((staged.modality(modality).stop for staged in self.classes.values()), default=0)
+
+    def current(self, part: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
+        """The staged class, where it comes from these files as they are now."""
+        staged = self.classes.get((part, name))
+        if staged is None or [s.path for s in staged.sources] != [p.relative_to(root).as_posix() for p in paths]:
+            return None
+        return staged if all(unchanged(source, root) for source in staged.sources) else None
+
+    def append(self, part: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
+        """Append the frames of a class; on return they and the journal's line are on the disk."""
+        with self.appending() as appender:
+            for i, sample in enumerate(content.ids):
+                appender.add(sample, {m: content.frames[m][i] for m in MODALITIES}, content.peaks)
+            return appender.commit(part, name, sources)
+
+    @contextmanager
+    def appending(self) -> Iterator[Appender]:
+        """What takes samples one by one. What it has not committed is written over by the next one."""
+        with ExitStack() as stack:
+            files = {m: stack.enter_context(open(self.path(m), "r+b")) for m in MODALITIES}
+            starts = {m: self._end(m) for m in MODALITIES}
+            for modality, file in files.items():
+                file.seek(starts[modality] * self.dims[modality] * 4)
+            yield Appender(files, starts, self._commit)
+
+    def _commit(self, staged: StagedClass) -> None:
+        with open(self._journal, "ab") as f:
+            f.write(json.dumps(asdict(staged)).encode() + b"\n")
+            f.flush()
+            to_disk(f.fileno())
+        self.classes[staged.part, staged.name] = staged
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Appender:
+    """Writes the frames of samples one after the other into the flat files; ``Staging.appending`` makes it."""
+
+    def __init__(
+        self, files: Mapping[str, BinaryIO], starts: Mapping[str, int], journal: Callable[[StagedClass], None]
+    ) -> None:
+        self._files = files
+        self._starts = starts
+        self._journal = journal
+        self._ids: list[str] = []
+        self._lengths: dict[str, list[int]] = {m: [] for m in MODALITIES}
+        self._peaks = dict.fromkeys(MODALITIES, 0.0)
+
+    def add(self, sample: str, frames: Mapping[str, Floats], peaks: Mapping[str, float]) -> None:
+        """A sample's frames ``[t, dim]`` by modality, and at least their largest absolute values."""
+        self._ids.append(sample)
+        for modality in MODALITIES:
+            self._files[modality].write(np.ascontiguousarray(frames[modality], "<f4").data)
+            self._lengths[modality].append(len(frames[modality]))
+            self._peaks[modality] = max(self._peaks[modality], peaks[modality])
+
+    def commit(self, part: str, name: str, sources: Sequence[SourceFile]) -> StagedClass:
+        """Name what was added; on return it and the journal's line are on the disk."""
+        for file in self._files.values():
+            file.truncate()
+            file.flush()
+            to_disk(file.fileno())
+        places = {m: StagedModality(self._starts[m], self._lengths[m], self._peaks[m]) for m in MODALITIES}
+        staged = StagedClass(part, name, self._ids, list(sources), places["audio"], places["video"])
+        self._journal(staged)
+        return staged
+
+
+def pieces(bounds: Ints, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The segments that rows ``start`` to ``stop`` lie in, each with its first row of these and the one after its last.
+
+    Args:
+        bounds: first row of each segment, and the one after the last.
+    """
+    segment = int(np.searchsorted(bounds, start, side="right")) - 1
+    while start < stop:
+        end = min(stop, int(bounds[segment + 1]))
+        yield segment, start, end
+        start, segment = end, segment + 1
+
+
+class StagedFrames:
+    """Frames from ranges of rows of a flat file, one after the other in the order given; a slice reads its rows.
+
+    Args:
+        staging: has the file.
+        modality: whose file.
+        starts: first row of each range.
+        stops: row after the last one of each range.
+    """
+
+    def __init__(self, staging: Staging, modality: str, starts: Sequence[int], stops: Sequence[int]) -> None:
+        self._path = staging.path(modality)
+        self._dim = staging.dims[modality]
+        self._starts = np.asarray(starts, np.int64)
+        self._bounds: Ints = np.concatenate([[0], np.cumsum(np.asarray(stops, np.int64) - self._starts)])
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._dim
+
+    def __getitem__(self, rows: slice) -> Floats:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("staged frames are read in order")
+        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
+        with open(self._path, "rb", buffering=0) as f:
+            for segment, first, end in pieces(self._bounds, start, stop):
+                f.seek((int(self._starts[segment]) + first - int(self._bounds[segment])) * self._dim * 4)
+                _read_into(f, out[first - start : end - start])
+        return out
+
+
+def _read_into(file: io.FileIO, block: NDArray[np.float32]) -> None:
+    view = block.reshape(-1).data.cast("B")
+    while len(view):
+        n = file.readinto(view)
+        if not n:
+            raise OSError("a staging file was shortened while it was read; import again")
+        view = view[n:]

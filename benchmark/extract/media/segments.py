@@ -1,0 +1,110 @@
+"""Which seconds of a whole video a sample is: by an annotation file, or by the sample's name. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
+from benchmark.data.cards import Card
+from benchmark.data.groups import origin_rule
+from benchmark.errors import UsageError, validation_message
+from benchmark.system.files import outside_reason
+
+SHOWN_ERRORS = 3
+
+
+class Span(NamedTuple):
+    """Seconds of a video, counted from its beginning; the end does not belong to it."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a sample is of a whole video."""
+
+    video: str
+    """Name of the whole video, without its end."""
+    span: Span | None
+    problem: str = ""
+    """Why there is no span."""
+    label: str = ""
+    """The class that the annotation file gives the segment."""
+
+
+Rule = Callable[[str], Cut | None]
+"""From a sample id to what it is of a whole video; None where the id says nothing of the kind."""
+
+
+class _Segment(BaseModel):
+    segment: tuple[FiniteFloat, FiniteFloat]
+    label: str = ""
+
+
+class _Video(BaseModel):
+    annotations: list[_Segment]
+
+
+class _Annotations(BaseModel):
+    """What is read of the form in which ActivityNet publishes its annotations."""
+
+    database: dict[str, _Video]
+
+
+def named_clips(card: Card) -> Rule | None:
+    """The rule of a card whose sample ids say the second at which a clip starts: its ``grouping`` and ``overlap_seconds``."""
+    seconds = card.overlap_seconds
+    if seconds is None:
+        return None
+    origin = origin_rule(card)
+
+    def rule(sample: str) -> Cut | None:
+        found = origin(sample)
+        return None if found.start is None else Cut(found.group, Span(found.start, found.start + seconds))
+
+    return rule
+
+
+def annotated_segments(path: Path) -> Rule:
+    """The rule of ``<video>_<k>``: the k-th annotated segment of the video, counted from 0 in the order of the file.
+
+    Args:
+        path: JSON: ``{"database": {video: {"annotations": [{"segment": [start, end], "label": class}, ...]}, ...}}``.
+
+    Raises:
+        UsageError: the file cannot be read, or is not of that form.
+    """
+    try:
+        database = _Annotations.model_validate_json(path.read_bytes()).database
+    except OSError as error:
+        reason = outside_reason(error, path) or f"{error.strerror or error}; name another file"
+        raise UsageError(f"--segments {path}: cannot be read: {reason}") from None
+    except ValidationError as error:
+        lines = validation_message(error, f"--segments {path}").splitlines()
+        more = f"\nand {len(lines) - SHOWN_ERRORS:,} more" if len(lines) > SHOWN_ERRORS else ""
+        form = '{"database": {VIDEO: {"annotations": [{"segment": [START, END], "label": CLASS}]}}}, in seconds'
+        shown = "\n".join(lines[:SHOWN_ERRORS])
+        raise UsageError(f"{shown}{more}\nfetch the file again, or mend it; its form is {form}") from None
+
+    def rule(sample: str) -> Cut | None:
+        found = re.fullmatch(r"(.+)_(\d+)", sample)
+        if found is None:
+            return None
+        video, k = found[1], int(found[2])
+        if video not in database:
+            return Cut(video, None, f"{path.name} has no video {video}")
+        segments = database[video].annotations
+        if k >= len(segments):
+            return Cut(video, None, f"{path.name} has no segment {k} of {video}: it has {len(segments)}, counted from 0")
+        start, end = segments[k].segment
+        if not 0 <= start < end:
+            return Cut(video, None, f"{path.name}: segment {k} of {video} is from {start:g} s to {end:g} s")
+        return Cut(video, Span(start, end), label=segments[k].label)
+
+    return rule

@@ -1,0 +1,1 @@
+"""Networks that features are computed by."""

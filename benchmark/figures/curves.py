@@ -1,0 +1,159 @@
+"""What figures of a report share, and seen-unseen curves: by matplotlib's object interface, without display or global state."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.figures.style import Axes, Figure, MaxNLocator
+
+UNSEEN_AXIS = "Unseen accuracy U (%)"
+SEEN_AXIS = "Seen accuracy S (%)"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FAINT, GREY = "#C4C4C4", "#707070"
+LETTERS = 13.0
+"""Of a heading, to the inch."""
+
+
+def heading(figure: Figure, title: str) -> None:
+    """Put a title above a figure, in as many lines as its width takes."""
+    room = int(LETTERS * float(figure.get_figwidth()))
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+
+
+def plain(axes: Axes) -> None:
+    """No frame on top and on the right, small numbers."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def colour_of(style: int) -> str:
+    """The colour of the method of this number (its place in tables), in all figures."""
+    return COLOURS[style % len(COLOURS)]
+
+
+def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
+    """Its dashes, which tell methods of one colour apart."""
+    return DASHES[style // len(COLOURS) % len(DASHES)]
+
+
+def marker_of(style: int) -> str:
+    """Its marker; methods of one colour have different ones."""
+    return MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]
+
+
+@dataclass(frozen=True)
+class MethodCurve:
+    """A method's seen-unseen curve, with the point that its calibration chose."""
+
+    title: str
+    points: pd.DataFrame
+    """Columns beta, seen, unseen; accuracies are fractions."""
+    chosen: tuple[float, float]
+    """Unseen and seen accuracy at the calibrated beta, fractions."""
+    style: int
+    """Number of the method; the same number always gets the same colour and marker."""
+
+
+def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str, style: int = 0) -> Figure:
+    """The seen-unseen curve of one model.
+
+    Args:
+        points: columns ``beta``, ``seen``, ``unseen``; accuracies are fractions.
+        chosen: unseen and seen accuracy at the calibrated beta, fractions.
+        beta: the calibrated beta.
+        title: heading of the figure.
+        style: number of the method.
+    """
+    figure, axes = _figure(title, width=5.2)
+    seen, unseen = 100 * points["seen"].to_numpy(float), 100 * points["unseen"].to_numpy(float)
+    hm = _harmonic_mean(seen, unseen)
+    best = int(hm.argmax())
+    u, s = 100 * chosen[0], 100 * chosen[1]
+    axes.plot(unseen, seen, color=colour_of(style), linewidth=1.8, label="all β", zorder=3)
+    at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
+    look: dict[str, Any] = {"color": colour_of(style), "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
+    axes.plot([u], [s], marker_of(style), label=f"calibrated, β = {beta:.3g}: {at}", zorder=5, **look)
+    label = f"highest on the curve, β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
+    axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
+    _frame(axes, max(unseen.max(), u), max(seen.max(), s))
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
+    return figure
+
+
+def best_of(points: pd.DataFrame) -> int:
+    """Row of the point of a curve with the highest harmonic mean; the first of several."""
+    return int(_harmonic_mean(points["seen"].to_numpy(float), points["unseen"].to_numpy(float)).argmax())
+
+
+def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
+    """The seen-unseen curves of several methods on one data set.
+
+    A filled marker is the point that a method's calibration chose, a hollow diamond the highest harmonic mean of its curve.
+    """
+    figure, axes = _figure(title, width=7.2)
+    for curve in curves:
+        seen, unseen = 100 * curve.points["seen"].to_numpy(float), 100 * curve.points["unseen"].to_numpy(float)
+        colour, dash, best = colour_of(curve.style), dash_of(curve.style), best_of(curve.points)
+        chosen = (np.array([100 * curve.chosen[0]]), np.array([100 * curve.chosen[1]]))
+        highest = float(_harmonic_mean(seen, unseen)[best])
+        label = f"{curve.title}\nHM {_harmonic_mean(*chosen)[0]:.1f} %, best {highest:.1f} %"
+        axes.plot(unseen, seen, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
+        axes.plot(
+            *chosen,
+            linestyle=dash,
+            color=colour,
+            marker=marker_of(curve.style),
+            markersize=8,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            label=label,
+            zorder=5,
+        )
+        axes.plot([unseen[best]], [seen[best]], "D", markersize=6.5, mfc="white", mec=colour, mew=1.5, zorder=4)
+    _frame(
+        axes,
+        max(100 * max(c.chosen[0], float(c.points["unseen"].max())) for c in curves),
+        max(100 * max(c.chosen[1], float(c.points["seen"].max())) for c in curves),
+    )
+    axes.plot([], [], "o", color=GREY, markersize=8, label="chosen β (validation)")
+    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="best β of the curve (test)")
+    figure.legend(loc="outside right center", fontsize=8.5, frameon=False, handlelength=2.6, labelspacing=0.8)
+    return figure
+
+
+def _figure(title: str, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
+    heading(figure, title)
+    axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes
+
+
+def _frame(axes: Axes, unseen: float, seen: float) -> None:
+    """Axes from 0 to a little above the curves, and faint lines of equal harmonic mean."""
+    right, top = (max(1.0, 1.06 * value) for value in (unseen, seen))
+    axes.set(xlim=(0, right), ylim=(0, top), xlabel=UNSEEN_AXIS, ylabel=SEEN_AXIS)
+    u, s = np.meshgrid(np.linspace(0, right, 200), np.linspace(0, top, 200))
+    hm = _harmonic_mean(s, u)
+    levels = [level for level in MaxNLocator(6).tick_values(0, float(hm.max())) if 0 < level < hm.max()]
+    if levels:
+        axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
+    for level in levels:  # where a line leaves on the right, clear of the curves
+        at = level * right / (2 * right - level)
+        axes.annotate(f"HM {level:g}", (right, at), (2, 0), textcoords="offset points", fontsize=6.5, va="center", color=GREY)
+
+
+def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = a + b
+    hm: np.ndarray = np.divide(2 * a * b, total, out=np.zeros_like(total, dtype=float), where=total > 0)
+    return hm

@@ -1,0 +1,306 @@
+"""Figures that explain results: bars with intervals, training curves, recall of classes, embeddings, confusion.
+
+What is drawn comes from ``explain.py``. In percent, as ``figures.py``; a panel per method where methods would cover each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.figures.curves import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, heading, marker_of, plain
+from benchmark.figures.style import Axes, Axis, Figure, Line2D, LogFormatter, MaxNLocator
+
+LOSS_AXIS = "Training loss (no unit)"
+HM_AXIS = "Validation HM (%)"
+EPOCH_AXIS = "Epoch (number)"
+COSINE_AXIS = "Cosine to the nearest seen class (no unit)"
+RECALL_AXIS = "Recall among all classes (%)"
+MAP_AXES = ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)")
+PREDICTED_AXIS, TRUE_AXIS = "Predicted class (name)", "True class (name)"
+PANELS_A_ROW = 3
+COLOURED_CLASSES = 2 * len(COLOURS)
+"""Unseen classes that a map tells apart; more would not be told apart by anybody."""
+LOGARITHMIC_FROM = 30
+"""Ratio of the largest loss to the smallest from which their axis is logarithmic."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A method's bar in one metric, percent."""
+
+    mean: float
+    low: float
+    """Ends of its interval; NaN with one seed."""
+    high: float
+    published: float
+    """NaN where there is none to compare with."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A method's bars by metric."""
+
+    title: str
+    style: int
+    values: Mapping[str, Bar]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a panel or a curve shows of a method."""
+
+    title: str
+    style: int
+    data: pd.DataFrame
+    """Columns as the figure says; accuracies are fractions."""
+
+
+def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str) -> Figure:
+    """A panel of bars for each metric, with intervals of means over seeds, and published values as diamonds.
+
+    Args:
+        titles: of the metrics, by their names in ``Bars.values``.
+    """
+    figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(methods)), dpi=150, layout="constrained")
+    heading(figure, title)
+    at = np.arange(len(methods))
+    for axes, (metric, name) in zip(np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True):
+        bars = [m.values[metric] for m in methods]
+        axes.barh(at, [b.mean for b in bars], color=[colour_of(m.style) for m in methods], height=0.62, zorder=2)
+        right = _right_end(bars)
+        for y, bar in zip(at, bars, strict=True):
+            if np.isfinite(bar.low):
+                ends = np.clip([bar.low, bar.high], 0, 100)
+                for colour, width in (("white", 2.0), ("black", 1.1)):  # an edge, for dark bars
+                    axes.plot(ends, [y, y], color=colour, linewidth=width, marker="|", markersize=7, mew=width, zorder=4)
+                if ends[1] > right:
+                    axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
+            if np.isfinite(bar.published):
+                axes.plot([bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5)
+            axes.annotate(
+                f"{bar.mean:.1f}",
+                (1, y),
+                (4, 0),
+                ("axes fraction", "data"),
+                "offset points",
+                fontsize=8,
+                va="center",
+                color=GREY,
+            )
+        axes.set(xlabel=f"{name} (%)", ylabel="Method (name)", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
+        axes.set_yticks(at, [m.title for m in methods])
+        axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
+        axes.label_outer()
+        plain(axes)
+    handles = [Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval of the mean over seeds")]
+    if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
+        handles = []
+    if any(np.isfinite(m.values[x].published) for m in methods for x in titles):
+        look: dict[str, Any] = {"marker": "D", "mfc": "white", "mec": "black", "mew": 1.3, "linestyle": ""}
+        handles.append(Line2D([], [], label="published, same protocol", **look))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower right", fontsize=8, frameon=False, ncols=2)
+    return figure
+
+
+def _right_end(bars: Sequence[Bar]) -> float:
+    """Where an axis ends: behind the intervals, unless these are so wide that the bars would vanish."""
+    values = np.array([[b.mean, b.published] for b in bars])
+    longest = max(1.0, float(np.nanmax(values)))
+    highs = [b.high for b in bars if np.isfinite(b.high)]
+    return min(100.0 if longest < 97 else 103.0, 1.05 * max(longest, min(max(highs, default=0.0), 2 * longest)))
+
+
+def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
+    """Training loss and validation HM by epoch: means over seeds, and the range of the seeds as a band.
+
+    Args:
+        methods: columns ``epoch`` (from 1), and ``_mean``, ``_low`` and ``_high`` of ``loss`` and ``hm`` (fraction).
+    """
+    figure = Figure(figsize=(9.6, 4.0), dpi=150, layout="constrained")
+    heading(figure, title)
+    losses, scores = figure.subplots(1, 2)
+    for method in methods:
+        look: dict[str, Any] = {"color": colour_of(method.style), "linestyle": dash_of(method.style), "linewidth": 1.5}
+        epochs = method.data["epoch"]
+        for axes, name, factor in ((losses, "loss", 1), (scores, "hm", 100)):
+            mean, low, high = (factor * method.data[f"{name}_{end}"] for end in ("mean", "low", "high"))
+            one: dict[str, Any] = {"marker": marker_of(method.style), "markersize": 5} if len(epochs) < 2 else {}
+            axes.plot(epochs, mean, label=method.title if axes is losses else None, zorder=3, **look, **one)
+            axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=2)
+    values = pd.concat([m.data["loss_mean"] for m in methods]).dropna()
+    if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
+        losses.set_yscale("log")
+        losses.yaxis.set_major_formatter(LogFormatter())
+        losses.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    for axes, label in ((losses, LOSS_AXIS), (scores, HM_AXIS)):
+        axes.set(xlabel=EPOCH_AXIS, ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plain(axes)
+    scores.set_ylim(bottom=0)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
+    return figure
+
+
+def recall_figure(methods: Sequence[Drawn], title: str) -> Figure:
+    """Recall of unseen classes by how near a training class their word vector is, a point per class.
+
+    Args:
+        methods: columns ``nearest_seen_cosine`` and ``gzsl`` (fraction); their titles say the correlation.
+    """
+    figure, panels = _panels(len(methods), 2.9, 2.7, title)
+    low, high = _span(pd.concat([m.data["nearest_seen_cosine"] for m in methods]))
+    top = 100 * max(0.01, max(float(m.data["gzsl"].max()) for m in methods))
+    for axes, method in zip(panels, methods, strict=True):
+        axes.plot(
+            method.data["nearest_seen_cosine"], 100 * method.data["gzsl"], marker_of(method.style), linestyle="",
+            color=colour_of(method.style), markersize=5.5, mec="white", mew=0.5, alpha=0.9, clip_on=False,
+        )  # fmt: skip
+        axes.set(xlim=(low, high), ylim=(-0.03 * top, 1.06 * top), xlabel=COSINE_AXIS, ylabel=RECALL_AXIS)
+        axes.set_title(method.title, fontsize=8.5, loc="left")
+        axes.grid(color=FAINT, linewidth=0.5, zorder=0)
+    return figure
+
+
+def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
+    """Test samples and class embeddings in two dimensions: unseen classes in colour, seen ones grey.
+
+    Args:
+        methods: columns ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), ``x`` and ``y``.
+    """
+    figure, panels = _panels(len(methods), 3.2, 3.2, title)
+    shown = coloured_classes(pd.concat([m.data for m in methods]))
+    for axes, method in zip(panels, methods, strict=True):
+        samples, classes = (method.data[method.data["kind"] == kind] for kind in ("sample", "class"))
+        for frame, size, edge in ((samples, 3.6, 0.0), (classes, 7.5, 1.2)):
+            seen, named = frame["group"] == "seen", frame["class"].isin(shown)
+            mark, grey_size = ("o", size) if frame is samples else ("P", 5.0)
+            rest = frame[~seen & ~named]
+            axes.plot(
+                frame["x"][seen], frame["y"][seen], mark, color=FAINT, markersize=grey_size, mec="white", mew=0.3, zorder=2
+            )
+            axes.plot(rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3)
+            for i, name in enumerate(shown):
+                mine = frame[frame["class"] == name]
+                look: dict[str, Any] = {"color": colour_of(i), "markersize": size, "mec": "black", "mew": edge}
+                axes.plot(mine["x"], mine["y"], _class_marker(i), linestyle="", zorder=4 if frame is samples else 5, **look)
+        axes.set_title(method.title, fontsize=8.5, loc="left")
+        axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
+        axes.margins(0.05)
+    handles = [
+        Line2D([], [], marker=_class_marker(i), color=colour_of(i), linestyle="", markersize=5.5, label=_short(name))
+        for i, name in enumerate(shown)
+    ]
+    handles += _map_legend(pd.concat([m.data for m in methods]), shown)
+    widest = 0.5 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches of an entry
+    columns = max(1, int(figure.get_figwidth() / widest))
+    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=columns)
+    return figure
+
+
+def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
+    """What grey points and large ones are, where there are any."""
+    others = set(data.loc[data["group"] == "unseen", "class"]) - set(shown)
+    classes = data[data["kind"] == "class"]
+    look: dict[str, Any] = {"linestyle": "", "mec": "white", "mew": 0.3}
+    entries = []
+    if others:
+        entries.append(
+            Line2D([], [], marker="o", color=GREY, markersize=5.5, label=f"{len(others)} more unseen classes", **look)
+        )
+    entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
+    if len(classes):
+        own: dict[str, Any] = {"marker": "o", "mfc": GREY, "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
+        entries.append(Line2D([], [], label="embedding of an unseen class", **own))
+        entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look))
+    return entries
+
+
+def coloured_classes(data: pd.DataFrame) -> list[str]:
+    """Unseen classes that a map tells apart: those with the most samples in it, by name."""
+    samples = data[(data["kind"] == "sample") & (data["group"] == "unseen")]
+    counts = samples["class"].value_counts()
+    ranked = sorted(counts.index, key=lambda name: (-counts[name], name))
+    return sorted(map(str, ranked[:COLOURED_CLASSES]))
+
+
+def _class_marker(number: int) -> str:
+    """Classes of one colour have different markers."""
+    return MARKERS[number // len(COLOURS) % len(MARKERS)]
+
+
+def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
+    """Share of the samples of each unseen class that are taken for each unseen class, a heat map per method.
+
+    Classes are named once where neighbours have the same ones: on the left of a row of panels, below a column of them.
+
+    Args:
+        methods: a square frame each: true classes as index, predicted ones as columns, rows that sum to 1.
+    """
+    size = max(len(m.data) for m in methods)
+    font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
+    longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
+    across, names = min(len(methods), PANELS_A_ROW if size <= 24 else 2), [list(m.data.index) for m in methods]
+    down, alike = -(-len(methods) // across), all(mine == names[0] for mine in names)
+    side, room = max(2.2, 0.115 * size) + 0.45, 0.3 + 0.6 * font * longest / 72
+    width, height = (side + room / (count if alike else 1) for count in (across, down))
+    figure, panels = _panels(len(methods), width, height, title, columns=across)
+    for i, (axes, method) in enumerate(zip(panels, methods, strict=True)):
+        shares = 100 * method.data.to_numpy(float)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
+        below = i + across
+        _name_classes(axes.xaxis, names[i], named=below >= len(methods) or names[i] != names[below], fontsize=font, rotation=90)
+        _name_classes(axes.yaxis, names[i], named=i % across == 0 or names[i] != names[i - 1], fontsize=font)
+        axes.tick_params(length=0)
+        axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
+        axes.set_title(method.title, fontsize=8.5, loc="left")
+        if size <= 12:
+            for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+                colour = "white" if shares[row, column] > 55 else "black"
+                text = f"{shares[row, column]:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+    bar = figure.colorbar(
+        image, ax=list(panels), location="right", shrink=min(0.6, 6 / figure.get_figheight()), aspect=30, pad=0.02
+    )
+    bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any) -> None:
+    """The name of each class, or nothing where a neighbour has them: most of a figure's time goes into names."""
+    if named:
+        axis.set_ticks(range(len(names)), [_short(name) for name in names], **look)
+    else:
+        axis.set_ticks([])
+
+
+def _short(name: str, limit: int = 26) -> str:
+    """A class name for an axis."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+
+
+def _panels(count: int, width: float, height: float, title: str, columns: int = PANELS_A_ROW) -> tuple[Figure, list[Axes]]:
+    """A figure with panels of a size in inches, row by row."""
+    across = min(columns, count)
+    rows = -(-count // across)
+    figure = Figure(figsize=(max(5.6, width * across), height * rows + 0.7), dpi=150, layout="constrained")
+    heading(figure, title)
+    panels = [figure.add_subplot(rows, across, i + 1) for i in range(count)]
+    for axes in panels:
+        plain(axes)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+    return figure, panels
+
+
+def _span(values: pd.Series) -> tuple[float, float]:
+    """A range a little wider than the values."""
+    low, high = float(values.min()), float(values.max())
+    room = max(0.02, 0.06 * (high - low))
+    return low - room, high + room

@@ -1,0 +1,164 @@
+"""Figures of searches of settings: trials of one, the best so far of several, importances. In percent, as ``figures.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmark.figures.curves import GREY, colour_of, dash_of, heading, marker_of, plain
+from benchmark.figures.style import Axes, Figure, MaxNLocator
+
+HM_AXIS = "Validation HM (%)"
+TRIAL_AXIS = "Trial (number)"
+TOLD_AXIS = "Finished and pruned trials (number)"
+TIME_AXIS = "Training and validation time of the trials"
+IMPORTANCE_AXIS = "Importance (% of the variance that single settings explain)"
+SETTING_AXIS = "Searched setting (name)"
+PANELS_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class SearchCurve:
+    """The search of a method."""
+
+    title: str
+    points: pd.DataFrame
+    """A row per trial: ``told``, ``seconds_so_far``, ``best_so_far`` (validation HM, fraction), and more."""
+    style: int
+    """Number of the method; the same number always gets the same colour and marker."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The importances of a method."""
+
+    title: str
+    values: Mapping[str, float]
+    """Setting -> fraction."""
+    style: int
+
+
+def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials with what the study had used up and found after each.
+
+    Columns: those of ``trials.csv``; ``told``, finished and pruned trials so far; ``seconds_so_far`` of all trials;
+    ``best_so_far``, the highest validation HM of a finished trial, fraction, missing before the first.
+    """
+    finished = trials["value"].where(trials["state"] == "complete").astype(float)
+    return trials.assign(
+        told=(trials["state"] != "failed").cumsum(),
+        seconds_so_far=trials["seconds"].cumsum(),
+        best_so_far=finished.cummax().ffill(),
+    )
+
+
+def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
+    """The trials of one study: validation HM of each, the best so far; pruned and failed ones and the start are marked.
+
+    Args:
+        trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and ``seconds``.
+        style: number of the method.
+    """
+    figure, axes = _figure(title, 6.4, 4.0)
+    hm = 100 * trials["value"].astype(float)
+    complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
+    best = 100 * best_so_far(trials)["best_so_far"]
+    colour = colour_of(style)
+    axes.plot(trials["number"], best, color=colour, linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
+    shown = complete & ~trials["start"]
+    axes.plot(trials["number"][shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
+    if pruned.any():
+        label = "pruned: highest of its epochs"
+        axes.plot(trials["number"][pruned], hm[pruned], "x", color=GREY, markersize=6, mew=1.4, label=label, zorder=4)
+    if failed.any():
+        at = axes.get_xaxis_transform()
+        axes.plot(
+            trials["number"][failed],
+            [0.02] * int(failed.sum()),
+            "|",
+            color=GREY,
+            markersize=10,
+            mew=1.6,
+            label="failed",
+            transform=at,
+        )
+    start = trials["start"] & complete
+    if start.any():
+        label = "starting settings"
+        axes.plot(
+            trials["number"][start], hm[start], "D", mfc="none", mec="black", mew=1.5, markersize=9, label=label, zorder=5
+        )
+    axes.set(xlabel=TRIAL_AXIS, ylabel=HM_AXIS)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=3)
+    return figure
+
+
+def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
+    """The best validation HM so far of several methods, by trials and by the time that these took."""
+    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
+    heading(figure, title)
+    by_trials, by_seconds = figure.subplots(1, 2, sharey=True)
+    unit, seconds = _time_unit(max(float(c.points["seconds_so_far"].max()) for c in curves))
+    for curve in curves:
+        found = curve.points.dropna(subset=["best_so_far"])
+        style = {
+            "color": colour_of(curve.style),
+            "linestyle": dash_of(curve.style),
+            "marker": marker_of(curve.style),
+        }
+        risen = found["best_so_far"].diff().fillna(1).gt(0).to_numpy().nonzero()[0].tolist()
+        for axes, along in ((by_trials, found["told"]), (by_seconds, found["seconds_so_far"] / seconds)):
+            label = curve.title if axes is by_trials else None
+            axes.plot(
+                along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6, markersize=6, markevery=risen,
+                markeredgecolor="white", markeredgewidth=0.6, label=label, **style,
+            )  # fmt: skip
+    for axes, label in ((by_trials, TOLD_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
+        axes.set(xlabel=label, ylabel=HM_AXIS if axes is by_trials else "")
+        axes.set_xlim(left=0)
+        plain(axes)
+    by_trials.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right center", fontsize=9, frameon=False, handlelength=2.6)
+    return figure
+
+
+def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
+    """Importances of the searched settings, a panel per method, the most important on top.
+
+    Args:
+        title: says what made them.
+    """
+    columns = min(PANELS_A_ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    tallest = max(len(p.values) for p in panels)
+    figure = Figure(figsize=(max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5), dpi=150, layout="constrained")
+    heading(figure, title)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        named = sorted(panel.values.items(), key=lambda item: item[1])
+        percents = [100 * value for _, value in named]
+        bars = axes.barh([name for name, _ in named], percents, color=colour_of(panel.style), height=0.65)
+        axes.bar_label(bars, [f"{p:.0f}" for p in percents], padding=2, fontsize=7)
+        axes.set_xlim(0, 112)
+        axes.set_xticks(range(0, 101, 25))
+        axes.set_title(panel.title, fontsize=8.5, loc="left")
+        plain(axes)
+    figure.supxlabel(IMPORTANCE_AXIS, fontsize=8.5)
+    figure.supylabel(SETTING_AXIS, fontsize=8.5)
+    return figure
+
+
+def _time_unit(longest: float) -> tuple[str, float]:
+    """A unit in which a number of seconds is read at ease, and its length in seconds."""
+    return ("h", 3600) if longest > 7200 else ("min", 60) if longest > 300 else ("s", 1)
+
+
+def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    heading(figure, title)
+    axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes

@@ -1,0 +1,262 @@
+"""Batches: class-balanced sampling, cutting, padding, masks, times and scaling, as the protocol's switches say.
+
+Everything that differs between the modes in what a method is given happens here, so that methods never ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.data.cards import FeatureSetCard
+from benchmark.data.store import ModalityData, Samples
+from benchmark.method import Batch, Classes, Inputs
+from benchmark.settings.schema import LengthConfig, ProtocolConfig
+from benchmark.system.streams import Purpose, stream
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FeatureRules:
+    """How stored features become the inputs of a method."""
+
+    inputs: Inputs
+    audio_seconds: float
+    video_seconds: float
+    audio_scale: float
+    video_scale: float
+    lengths: LengthConfig
+    protocol: ProtocolConfig
+
+    @classmethod
+    def of(cls, inputs: Inputs, card: FeatureSetCard, lengths: LengthConfig, protocol: ProtocolConfig) -> FeatureRules:
+        """The rules of a feature set under a protocol."""
+
+        def scale(modality: Any) -> float:
+            paper = protocol.audio_scale == "paper" and modality.published_scale is not None
+            return float(modality.published_scale if paper else modality.scale)
+
+        return cls(inputs, card.audio.seconds, card.video.seconds, scale(card.audio), scale(card.video), lengths, protocol)
+
+    def audio_length(self, video_length: int) -> int:
+        """Audio steps beside ``video_length`` video steps, where sequences are cut to one length."""
+        if self.protocol.length_rule == "paper":
+            return max(1, round(video_length * self.video_seconds * self.audio_seconds))
+        return max(1, round(video_length * self.video_seconds / self.audio_seconds))
+
+    def audio_start(self, video_start: Ints) -> Ints:
+        """Audio step at which the cut of a video that starts at ``video_start`` starts."""
+        start: Ints = np.rint(video_start * (self.video_seconds / self.audio_seconds)).astype(np.int64)
+        return start
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is taken of each sample of a batch: first step and number of steps, and the padded length."""
+
+    start: Ints
+    length: Ints
+    padded: int
+
+
+def plan_cuts(
+    rules: FeatureRules, audio_lengths: Ints, video_lengths: Ints, *, training: bool, rng: np.random.Generator | None
+) -> tuple[Cuts, Cuts]:
+    """Where the sequences of a batch are cut: audio and video, ``[B]`` each.
+
+    With length ``max`` nothing is cut. With length n, video is cut or padded to n steps and audio to m steps, the number that
+    ``rules.audio_length`` gives for n. In training the video's cut starts at random (or in the centre), in evaluation in the
+    centre, at half of its surplus over n, rounded down. ``protocol.length_rule`` decides the rest:
+
+    - ``corrected``: a random start is uniform over 0 to the surplus. The audio's cut starts where the video's does. It is
+      shorter than m if the audio ends first, and keeps at least one step.
+    - ``paper``: a random start is uniform over 0 to the surplus - 1, and 0 if there is no surplus. The audio's cut starts
+      where the video's does, but early enough to keep m steps. An audio of m steps or fewer is kept whole.
+    """
+    wanted = rules.lengths.train if training else rules.lengths.test
+    if wanted == "max":
+        zeros = np.zeros_like(audio_lengths)
+        return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(zeros, video_lengths, int(video_lengths.max()))
+    published = rules.protocol.length_rule == "paper"
+    surplus = np.maximum(video_lengths - wanted, 0)
+    if training and rules.lengths.train_cut == "random":
+        if rng is None:
+            raise ValueError("random cuts need a generator")
+        video_start = rng.integers(0, np.maximum(surplus, 1) if published else surplus + 1)
+    else:
+        video_start = surplus // 2
+    audio_wanted = rules.audio_length(wanted)
+    latest = np.maximum(audio_lengths - audio_wanted, 0) if published else audio_lengths - 1
+    audio_start = np.minimum(rules.audio_start(video_start), latest)
+    return (
+        Cuts(audio_start, np.minimum(audio_lengths - audio_start, audio_wanted), audio_wanted),
+        Cuts(video_start, np.minimum(video_lengths - video_start, wanted), wanted),
+    )
+
+
+def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]:
+    """Frames ``[B, T, D]`` with zeros after the end, and the mask ``[B, T]``."""
+    if data.frames is None or data.offsets is None:
+        raise ValueError("no sequences")
+    mask = np.arange(cuts.padded) < cuts.length[:, None]
+    x = np.empty((len(rows), cuts.padded, data.dim), np.float32)
+    for sample, first, length in zip(x, data.offsets[rows] + cuts.start, cuts.length, strict=True):
+        sample[:length] = data.frames[first : first + length]
+        sample[length:] = 0
+    return torch.from_numpy(x), torch.from_numpy(mask)
+
+
+def _normalise(x: Tensor, *, over_time: bool) -> None:
+    """Divide ``[B, T, D]`` by the Euclidean norm over its steps or over its channels, in place.
+
+    Over steps a sample at a time, which stays in the processor's cache; torch's own norm is fast over channels alone.
+    """
+    if not over_time:
+        x /= torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_(min=1e-12)
+        return
+    for sample in x:
+        sample /= sample.square().sum(0).sqrt_().clamp_(min=1e-12)
+
+
+def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> Tensor:
+    """Positions ``[B, T]``: step numbers, or seconds from the start of the cut or of the sample."""
+    start = cuts.start if from_cut else np.zeros_like(cuts.start)
+    steps = start[:, None] + np.arange(cuts.padded)
+    return torch.from_numpy((steps * (1.0 if index_only else seconds)).astype(np.float32))
+
+
+def make_batch(
+    samples: Samples, rows: Ints, rules: FeatureRules, *, training: bool, rng: np.random.Generator | None = None
+) -> Batch:
+    """Features of ``rows`` as a method gets them, without labels.
+
+    Args:
+        training: whether training lengths and times hold, or those of evaluation.
+        rng: draws the random cuts.
+    """
+    if rules.inputs == "mean":
+        return Batch(
+            torch.from_numpy(np.asarray(samples.audio.means[rows], np.float32)),
+            torch.from_numpy(np.asarray(samples.video.means[rows], np.float32)),
+        )
+    audio_cuts, video_cuts = plan_cuts(
+        rules, samples.audio.lengths[rows], samples.video.lengths[rows], training=training, rng=rng
+    )
+    audio, audio_mask = _padded(samples.audio, rows, audio_cuts)
+    video, video_mask = _padded(samples.video, rows, video_cuts)
+    for x, scale in ((audio, rules.audio_scale), (video, rules.video_scale)):
+        if scale != 1:
+            x /= scale
+    _normalise(video, over_time=rules.protocol.video_norm == "paper")
+    real = rules.protocol.evaluation_times == "corrected"
+    times = {"index_only": not training and not real, "from_cut": real}
+    return Batch(
+        audio=audio,
+        video=video,
+        audio_mask=audio_mask,
+        video_mask=video_mask,
+        audio_times=_times(audio_cuts, rules.audio_seconds, **times),
+        video_times=_times(video_cuts, rules.video_seconds, **times),
+        padding_in_statistics=rules.protocol.padding_in_bn == "paper",
+    )
+
+
+def with_evaluation_times(batch: Batch, rules: FeatureRules) -> Batch:
+    """A training batch with the positions that evaluation uses, for the published extra pass."""
+    if batch.audio_times is None or batch.video_times is None or rules.protocol.evaluation_times == "corrected":
+        return batch
+
+    def positions(times: Tensor) -> Tensor:
+        return torch.arange(times.shape[1], dtype=times.dtype, device=times.device).expand_as(times)
+
+    return replace(batch, audio_times=positions(batch.audio_times), video_times=positions(batch.video_times))
+
+
+@dataclass(frozen=True)
+class ClassBalanced:
+    """Draws samples: a class uniformly, then one of its samples uniformly, with replacement.
+
+    Positives, negatives and cuts have random streams of their own that depend on seed and epoch alone. So all methods with
+    one batch size train on the same samples, and an epoch can be repeated without knowing the ones before it.
+    """
+
+    rows: Ints
+    """``[N]`` rows that may be drawn, sorted by class."""
+    starts: Ints
+    counts: Ints
+    class_ids: Ints
+    """``[C]`` ascending; the label of a batch is an index into it."""
+
+    @classmethod
+    def over(cls, samples: Samples, rows: Ints) -> ClassBalanced:
+        """A sampler over ``rows``; its classes are those that occur."""
+        labels = samples.labels[rows]
+        order = np.argsort(labels, kind="stable")
+        class_ids, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        return cls(rows[order], starts, counts, class_ids)
+
+    def _draw(self, labels: Ints, rng: np.random.Generator) -> Ints:
+        rows: Ints = self.rows[self.starts[labels] + rng.integers(0, self.counts[labels])]
+        return rows
+
+    def epoch(self, seed: int, epoch: int, batches: int, size: int) -> tuple[Ints, Ints]:
+        """Rows and labels of an epoch's batches, each ``[batches, size]``."""
+        rng = stream(Purpose.POSITIVES, seed, epoch)
+        labels = rng.integers(0, len(self.class_ids), (batches, size))
+        return self._draw(labels, rng), labels
+
+    def negatives(self, labels: Ints, seed: int, epoch: int) -> tuple[Ints, Ints]:
+        """For each positive label a sample of a uniformly drawn other class: rows and labels in the shape of ``labels``.
+
+        Raises:
+            ValueError: there is only one class.
+        """
+        if len(self.class_ids) < 2:
+            raise ValueError("negatives need at least two classes")
+        rng = stream(Purpose.NEGATIVES, seed, epoch)
+        other = (labels + rng.integers(1, len(self.class_ids), labels.shape)) % len(self.class_ids)
+        return self._draw(other, rng), other
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each drawn by a thread while the one before is used: a slow disk then seldom holds up the steps."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """All batches that a stage trains on."""
+
+    samples: Samples
+    sampler: ClassBalanced
+    classes: Classes
+    rules: FeatureRules
+    negatives: bool
+
+    def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
+        """The batches of an epoch, the same whenever it is repeated."""
+        rows, labels = self.sampler.epoch(seed, epoch, batches, size)
+        cut_rng = stream(Purpose.CUTS, seed, epoch)
+        other = self.sampler.negatives(labels, seed, epoch) if self.negatives else None
+        for i in range(batches):
+            batch = self._labelled(rows[i], labels[i], cut_rng)
+            if other is not None:
+                batch = replace(batch, negative=self._labelled(other[0][i], other[1][i], cut_rng))
+            yield batch
+
+    def _labelled(self, rows: Ints, labels: Ints, rng: np.random.Generator) -> Batch:
+        label = torch.from_numpy(labels)
+        batch = make_batch(self.samples, rows, self.rules, training=True, rng=rng)
+        return replace(batch, label=label, text=self.classes.text[label])

@@ -1,0 +1,290 @@
+"""Checks what a method gives back, once, where it enters the harness.
+
+Each error names the method, its file, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from benchmark.errors import JobError
+from benchmark.method import Embeddings, EpochRecord, FitResult, Method
+from benchmark.system.shipped_files import PACKAGE
+
+if TYPE_CHECKING:
+    from benchmark.protocol.training import Validation
+
+METRIC_NAME, NAME_RULE = re.compile(r"\w[\w\-. :]{0,99}"), "names of letters, digits, spaces and _ - . :, 100 at most"
+"""Names that MLflow takes for a metric."""
+FRAMES = "frames_behind"
+"""Attribute of an error that came through a ``seal.Window``: where it arose, in words."""
+
+
+def file_of(method: type[Method]) -> str:
+    """The file that a method is written in, shortened where it lies in the project; its module where there is no file."""
+    try:
+        path = Path(inspect.getsourcefile(method) or method.__module__)
+    except TypeError:
+        return method.__module__
+    project = PACKAGE.parent
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def place_of(error: BaseException, method: type[Method]) -> str:
+    """Where in a method's own file an error arose: ``loss, methods/tcaf.py:71``; empty where no frame is of that file."""
+    try:
+        own = inspect.getsourcefile(method)
+    except TypeError:
+        return ""
+    behind: Sequence[traceback.FrameSummary] = getattr(error, FRAMES, ())
+    frames = [frame for frame in (*traceback.extract_tb(error.__traceback__), *behind) if frame.filename == own]
+    return f"{frames[-1].name}, {file_of(method)}:{frames[-1].lineno}" if frames else ""
+
+
+def shown(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, Tensor):
+        kind = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        where = " without storage (device meta)" if value.is_meta else ""
+        return f"a {kind}tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}{where}"
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(repr, list(value)[:6]))}" if value else "an empty dict"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return f"{value!r:.60}"
+    return f"{type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (list, tuple)) else "")
+
+
+def _refuse(method: type[Method], hook: str, expected: str, got: str) -> JobError:
+    return JobError(f"{method.title} ({file_of(method)}): {hook} must return {expected}, got {got}")
+
+
+def _is_plain(x: Any) -> TypeGuard[Tensor]:
+    """Whether something is a dense tensor of real numbers."""
+    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex() and not x.is_meta
+
+
+def _check_names(method: type[Method], hook: str, names: Iterable[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str) or not METRIC_NAME.fullmatch(name):
+            raise _refuse(method, hook, NAME_RULE, shown(name))
+
+
+def checked_model(method: Method) -> Method:
+    """A method that was built.
+
+    Raises:
+        JobError: it has no parameters.
+    """
+    if next(method.parameters(), None) is None:
+        raise JobError(
+            f"{type(method).title} ({file_of(type(method))}): has no parameters; __init__ must call super().__init__ and set "
+            "at least one module or nn.Parameter as an attribute"
+        )
+    return method
+
+
+def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
+    """What ``loss`` returned.
+
+    Raises:
+        JobError: it is no dict of scalar tensors with ``total``, or ``total`` leads to no parameter.
+    """
+    cls, hook = type(method), "loss"
+    if not isinstance(losses, Mapping) or "total" not in losses:
+        raise _refuse(cls, hook, "a dict of scalar tensors with 'total'", shown(losses))
+    _check_names(cls, hook, losses)
+    for name, value in losses.items():
+        if not _is_plain(value) or value.shape != () or not value.is_floating_point():
+            raise _refuse(cls, f"{hook}: {name!r}", "a scalar tensor (shape [])", shown(value))
+        if value.device.type != losses["total"].device.type:
+            raise _refuse(cls, f"{hook}: {name!r}", f"a tensor on {losses['total'].device}", f"one on {value.device}")
+    if not losses["total"].requires_grad:
+        raise _refuse(cls, f"{hook}: 'total'", "a tensor that depends on a parameter", "one without a gradient")
+    return dict(losses)
+
+
+def checked_optimizer(method: Method, optimizer: Any) -> torch.optim.Optimizer:
+    """What ``optimizer`` returned.
+
+    Raises:
+        JobError: it is no optimiser, needs a closure, or moves something that is no parameter of the method.
+    """
+    cls, hook = type(method), "optimizer"
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise _refuse(cls, hook, "a torch.optim.Optimizer", shown(optimizer))
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise _refuse(cls, hook, "one whose step needs no closure", "an LBFGS; override fit to use it")
+    own = {id(parameter) for parameter in method.parameters()}
+    foreign = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+    if foreign:
+        expected = "one of parameters of the method (modules in an nn.ModuleList, not in a list)"
+        raise _refuse(cls, hook, expected, f"{len(foreign)} that are not in self.parameters()")
+    return optimizer
+
+
+def checked_embeddings(method: Method, embeddings: Any, size: int) -> Embeddings:
+    """What ``embed`` returned for a batch of ``size`` samples.
+
+    Raises:
+        JobError: it is no ``Embeddings``, or a view or the gate has not a row per sample.
+    """
+    cls, hook = type(method), "embed"
+    if not isinstance(embeddings, Embeddings):
+        raise _refuse(cls, hook, "an Embeddings", shown(embeddings))
+    if not isinstance(embeddings.views, Mapping) or not embeddings.views:
+        raise _refuse(cls, hook, "an Embeddings with at least one view", shown(embeddings.views))
+    _check_names(cls, f"{hook}: views", embeddings.views)
+    rows = [(f"view {name!r}", x, f"[{size}, d]") for name, x in embeddings.views.items()]
+    if embeddings.gate is not None:
+        rows.append(("gate", embeddings.gate, f"[{size}]"))
+    for what, x, shape in rows:
+        if not _is_plain(x) or x.dim() == 0 or len(x) != size or (what != "gate" and x.dim() < 2):
+            raise _refuse(cls, f"{hook}: {what}", f"a tensor {shape}, a row per sample", shown(x))
+    return embeddings
+
+
+def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
+    """What ``embed_classes`` returned for ``count`` classes.
+
+    Raises:
+        JobError: it is no tensor with a row per class.
+    """
+    if not _is_plain(embedded) or embedded.dim() < 2 or len(embedded) != count:
+        raise _refuse(type(method), "embed_classes", f"a tensor [{count}, d], a row per class", shown(embedded))
+    return embedded
+
+
+def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) -> None:
+    """Look whether the default ``distances`` can compare samples and classes.
+
+    Raises:
+        JobError: a view is not as wide as the class embeddings, or lies on another device.
+    """
+    if type(method).distances is not Method.distances:
+        return
+    expected = f"as many columns as embed_classes, [{next(iter(embeddings.views.values())).shape[0]}, {classes.shape[-1]}]"
+    for name, x in embeddings.views.items():
+        if x.dim() != 2 or classes.dim() != 2 or x.shape[1] != classes.shape[1] or not x.shape[1]:
+            got = f"{shown(x)} and classes {list(classes.shape)}; or override distances"
+            raise _refuse(type(method), f"embed: view {name!r}", expected, got)
+        if x.device.type != classes.device.type:
+            raise _refuse(type(method), f"embed: view {name!r}", f"a tensor on {classes.device}", f"one on {x.device}")
+
+
+def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
+    """What ``distances`` returned for ``size`` samples and ``count`` classes, as plain tensors.
+
+    Raises:
+        JobError: it is no dict of tensors ``[size, count]``, lacks the reported view, or holds values that are not finite.
+    """
+    cls, hook = type(method), "distances"
+    if not isinstance(distances, Mapping) or method.reported_view not in distances:
+        raise _refuse(cls, hook, f"a dict with the reported view {method.reported_view!r}", shown(distances))
+    _check_names(cls, f"{hook}: views", distances)
+    found = {view: _plain(x) if isinstance(x, Tensor) else x for view, x in distances.items()}
+    for view, x in found.items():
+        if not _is_plain(x) or tuple(x.shape) != (size, count) or x.dtype == torch.bool:
+            raise _refuse(cls, f"{hook}: view {view!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
+        broken = int((~torch.isfinite(x.float())).sum())
+        if broken:
+            raise _refuse(cls, f"{hook}: view {view!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
+    return found
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A tensor without the code of a subclass, which would go on to run where distances are compared with labels."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return Tensor.as_subclass(Tensor.detach(x), Tensor)
+
+
+class Trained:
+    """Sees whether a method is what ``fit`` trained.
+
+    Args:
+        method: as it was built, before ``fit``.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._method, self._validated = method, False
+        self._before = {name: x if is_lazy(x) else x.detach().clone() for name, x in _values(method).items()}
+
+    def watching(self, validate: Callable[[Method], Validation]) -> Callable[[Method], Validation]:
+        """``validate``, which takes down whether it was asked about the method."""
+
+        def watched(method: Method) -> Validation:
+            self._validated |= method is self._method
+            return validate(method)
+
+        return watched
+
+    def check(self) -> None:
+        """Look at the method after ``fit``.
+
+        Raises:
+            JobError: nothing of it changed, and nobody asked how good it is: another model was trained, or none.
+        """
+        after = _values(self._method)
+        if not self._validated and all(name in after and _same(x, after[name]) for name, x in self._before.items()):
+            cls = type(self._method)
+            raise JobError(
+                f"{cls.title} ({file_of(cls)}): fit trained another model or none: no parameter of self changed and self was "
+                "never validated; train self, as loop.run(self, data) does"
+            )
+
+
+def _values(method: Method) -> dict[str, Tensor]:
+    return {**dict(method.named_parameters()), **dict(method.named_buffers())}
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return not is_lazy(x) and x.dtype == y.dtype and x.device == y.device and torch.equal(x, y)
+
+
+def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
+    """What ``fit`` returned.
+
+    Args:
+        epochs: that were asked for.
+
+    Raises:
+        JobError: it is no ``FitResult`` of one to ``epochs`` epochs with a best one among them and its calibration.
+    """
+    cls, hook = type(method), "fit"
+    if not isinstance(result, FitResult):
+        raise _refuse(cls, hook, "the FitResult of loop.run, or one of its own", shown(result))
+    history = result.history
+    if not isinstance(history, Sequence) or not history or not all(isinstance(r, EpochRecord) for r in history):
+        raise _refuse(cls, f"{hook}: history", "an EpochRecord for each epoch, at least one", shown(history))
+    if len(history) > epochs:
+        raise _refuse(cls, f"{hook}: history", f"at most the {epochs} epochs of loop.train.epochs", str(len(history)))
+    for i, record in enumerate(history):
+        numbers = record.validation.get("hm") if isinstance(record.validation, Mapping) else None, record.lr
+        if not all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
+            raise _refuse(cls, f"{hook}: history[{i}]", "validation metrics with 'hm', and a learning rate", shown(record))
+    if not isinstance(result.best_epoch, int) or not 0 <= result.best_epoch < len(history):
+        raise _refuse(cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch))
+    chosen = result.best_calibration
+    if not _is_calibration(chosen, method.reported_view):
+        raise _refuse(
+            cls, f"{hook}: best_calibration", "the calibration that data.validate gave for the best epoch", shown(chosen)
+        )
+    return result
+
+
+def _is_calibration(chosen: Any, view: str) -> bool:
+    if not isinstance(chosen, Mapping) or chosen.keys() != {"beta", "rule", "per_view"}:
+        return False
+    beta, per_view = chosen["beta"], chosen["per_view"]
+    fine = isinstance(beta, Real) and math.isfinite(beta) and isinstance(per_view, Mapping) and view in per_view
+    return fine and chosen["rule"] in ("grid", "exact")

@@ -1,0 +1,428 @@
+"""The protocol: what each stage trains and is tested on, how the epoch and beta are chosen, and when test data are opened.
+
+Stage 1 trains on the training part and chooses epoch and beta on the validation parts. Stage 2 trains afresh on both for as
+many epochs, and its last model is tested with that beta. Only this module opens the test parts, once per final model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmark.data.cards import Card, FeatureSetCard
+from benchmark.data.groups import groups_of, shares_group
+from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses
+from benchmark.errors import JobError
+from benchmark.inspection import (
+    MAP_SAMPLES,
+    EmbeddingMap,
+    balanced_rows,
+    cost,
+    embedding_map,
+    nearest_seen,
+    unseen_confusion,
+)
+from benchmark.method import Classes, FitResult, Method, Spec
+from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
+from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
+from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
+from benchmark.protocol.seal import sealed
+from benchmark.protocol.training import (
+    Listener,
+    Loop,
+    TrainingData,
+    Validation,
+    autocast_for,
+    choose_device,
+    save_atomically,
+    seed_everything,
+)
+from benchmark.settings.schema import ProtocolConfig, Settings, TrainConfig
+from benchmark.system.beside import Beside
+from benchmark.system.files import replacing
+
+Stage = Literal[1, 2]
+TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen"
+TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
+TEST_ACCESSES = "test_openings"
+"""File in a job's folder that counts how often the test parts were opened."""
+
+
+def derive_seed(base: int, dataset: str, repetition: int) -> int:
+    """Seed of a repetition: the same for both stages and all methods, and unmoved by what else is run."""
+    digest = hashlib.sha256(f"{base}/{dataset}/{repetition}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method with its settings on a data set: all that both stages share."""
+
+    method: type[Method]
+    settings: Settings
+    card: FeatureSetCard
+    store: FeatureStore
+    seed: int
+    dataset: Card
+    """The data set's card, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
+
+    @property
+    def rules(self) -> FeatureRules:
+        """How features become inputs."""
+        return FeatureRules.of(self.method.inputs, self.card, self.settings.lengths, self.settings.protocol)
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        return self.settings.protocol
+
+    def development(self, parts: Sequence[str] = DEVELOPMENT_PARTS) -> Section:
+        """Training and validation parts, or some of them."""
+        sequences = self.method.inputs == "sequence"
+        return self.store.development(self.protocol.text_alignment, self.seed, parts=parts, sequences=sequences)
+
+    @property
+    def spec(self) -> Spec:
+        """Sizes of the features."""
+        audio, video = self.card.audio.seconds, self.card.video.seconds
+        return Spec(self.store.audio_dim, self.store.video_dim, self.store.text_dim, audio, video)
+
+    def build(self) -> Method:
+        """A fresh model on its device; the seed fixes its weights and every later random draw."""
+        torch.set_num_threads(self.settings.train.threads)
+        device = choose_device(self.settings.train.device)
+        seed_everything(self.seed)
+        return checked_model(self.method(self.settings.config, self.spec)).to(device)
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """What stage 1 hands to stage 2."""
+
+    best_epoch: int
+    calibration: Calibration
+    validation: Mapping[str, float]
+    """Metrics of the best epoch."""
+    rates: Sequence[float]
+    """Learning rate of each epoch."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for the record of the run."""
+        return {
+            "best_epoch": self.best_epoch,
+            "calibration": calibration_dict(self.calibration),
+            "validation": dict(self.validation),
+            "rates": list(self.rates),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> StageOne:
+        """The inverse of ``as_dict``."""
+        calibration = Calibration(**record["calibration"])
+        return cls(int(record["best_epoch"]), calibration, record["validation"], record["rates"])
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Results on the test parts."""
+
+    metrics: Mapping[str, float]
+    """seen, unseen, hm, zsl, ausuc as fractions, of the reported view."""
+    views: Mapping[str, Mapping[str, float]]
+    """The same for each view."""
+    beta: float
+    best_possible: Mapping[str, float]
+    """HM and beta if beta were chosen on the test data: a bound, never a result."""
+    recall: Sequence[Mapping[str, Any]]
+    """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
+    the most similar word vector, and the cosine of the two vectors as they are used."""
+    groups: Mapping[str, Any]
+    """Right answers for each group of test samples (``group_counts``)."""
+    confusion: Sequence[Mapping[str, Any]]
+    """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
+    embedding: EmbeddingMap | None
+    """Of some test samples, where it was asked for."""
+    cost: Mapping[str, float]
+    """``parameters``, ``flops_per_sample`` (``inspection.cost``)."""
+    class_names: Mapping[int, str]
+    curve: Curve
+    disjoint: Mapping[str, float]
+    """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
+    epochs: int
+    test_openings: int
+    """How often the test parts were opened for this model: once, and once more for each interruption while testing."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """What could not be computed beside the results, with the reason: it is empty above."""
+
+
+def calibration_dict(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as plain types."""
+    return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
+
+
+def evaluation_set(section: Section, seen_part: str, unseen_part: str, seed: int) -> EvaluationSet:
+    """Samples of two parts, to be recognised among the classes of both.
+
+    Args:
+        seed: fixes the order in which samples are embedded.
+    """
+    seen, unseen = section.classes.parts[seen_part], section.classes.parts[unseen_part]
+    text = section.classes.text(np.union1d(seen, unseen))
+    return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text, seed)
+
+
+def training_data(task: Task, stage: Stage) -> TrainingData:
+    """Batches over the parts that a stage trains on, and validation as every epoch sees it."""
+    section = task.development((TRAIN,) if stage == 1 else DEVELOPMENT_PARTS)
+    sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
+    classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
+    samples = replace(section.samples, ids=())  # ids name classes, and batches have no use for them
+    batches = TrainingBatches(samples, sampler, classes, task.rules, task.method.needs_negatives)
+    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, task.seed)
+    unseen = partial(embeddings_of_unseen, task, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
+    return TrainingData(
+        task.method, batches, partial(validate, task.settings, task.rules, data), unseen if task.method.uses else None
+    )
+
+
+def embeddings_of_unseen(task: Task, part: str) -> Classes:
+    """Word vectors of a part's classes, for transductive methods; no sample is read."""
+    return Classes(torch.from_numpy(task.store.class_embeddings(part, task.protocol.text_alignment, task.seed)))
+
+
+def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
+    """Score a model on validation data and choose beta on it."""
+    nearest = embed_and_rank(settings, rules, data, method)
+    protocol, view = settings.protocol, method.reported_view
+    exact = protocol.calibration == "corrected"
+    calibration = Calibration.choose(nearest, view, exact=exact, mean_of_views=protocol.beta_view == "paper")
+    best = nearest[view].at(calibration.per_view[view], exact=exact)
+    metrics = {**best.as_dict(), "ausuc": nearest[view].curve().ausuc, "beta": best.beta}
+    return Validation(metrics, calibration_dict(calibration))
+
+
+def embed_and_rank(
+    settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, *, check: bool = False
+) -> dict[str, Nearest]:
+    """Nearest classes per view, in the precision of training.
+
+    Args:
+        check: whether a part is scored again beside other samples (``evaluation.nearest_classes``).
+    """
+    train = settings.train
+    return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
+
+
+def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
+    """Train on the training part; choose epoch and beta on validation.
+
+    Raises:
+        JobError: the method returned something wrong, or the test parts were opened while it trained.
+    """
+    options = {"keep_best": True, "extra_pass": task.protocol.extra_bn_pass == "paper"}
+    with counting_test_accesses(partial(count_access, folder)):
+        _, result = _trained(task, 1, folder, listener, task.settings.train, key=key, **options)
+    best = result.history[result.best_epoch]
+    return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
+
+
+def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener, *, with_map: bool = False) -> StageTwo:
+    """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta.
+
+    Args:
+        with_map: whether embeddings of test samples are wanted.
+
+    Raises:
+        JobError: the method returned something wrong, or the test parts were opened while it trained.
+    """
+    epochs = first.best_epoch + 1
+    replayed = task.protocol.stage2_schedule == "corrected"
+    train = task.settings.train.model_copy(update={"epochs": epochs})
+    options = {
+        "keep_best": False,
+        "extra_pass": task.protocol.extra_bn_pass == "paper",
+        "replay": list(first.rates[:epochs]) if replayed else None,
+    }
+    with counting_test_accesses(partial(count_access, folder)):
+        method, _ = _trained(task, 2, folder, listener, train, key=key, **options)
+        save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
+        tested = test(task, method, first.calibration, epochs, with_map=with_map)
+    return replace(tested, test_openings=test_accesses(folder))
+
+
+def _trained(
+    task: Task, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
+) -> tuple[Method, FitResult]:
+    """A fresh model after ``fit``, which is given nothing that leads to validation data, test data or the run's record.
+
+    Args:
+        options: of the loop.
+
+    Raises:
+        JobError: ``fit`` returned something wrong, or the test parts were opened meanwhile.
+    """
+    before = test_accesses(folder)
+    with sealed(training_data(task, stage), listener) as (data, sealed_listener):
+        loop = Loop(train, seed=task.seed, folder=folder, listener=sealed_listener, **options)
+        method = task.build()
+        trained = Trained(method)
+        result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
+        result = checked_fit(method, result, train.epochs)
+        trained.check()
+    opened = test_accesses(folder) - before
+    if opened:
+        raise JobError(
+            f"{task.method.title} ({file_of(task.method)}): the test data were opened while it trained ({opened} times); "
+            "a method learns from what fit(data, loop) is given"
+        )
+    return method, result
+
+
+def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method, epochs: int) -> tuple[Validation, StageTwo]:
+    """What trained models are worth: beta from stage 1's model on validation, then stage 2's model tested with it.
+
+    Args:
+        first, model_a: the model trained on the training part, and its task.
+        final, model_b: the model trained on training and validation parts, and its task.
+        epochs: that the latter was trained for.
+    """
+    section = first.development((VAL_SEEN, VAL_UNSEEN))
+    opened: list[None] = []
+    with counting_test_accesses(partial(opened.append, None)):
+        found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a)
+        tested = test(final, model_b, Calibration(**found.calibration), epochs, with_map=True)
+    return found, replace(tested, test_openings=len(opened))
+
+
+def count_access(folder: Path) -> None:
+    """Note in the job's folder that the test parts are being opened."""
+    accesses = test_accesses(folder) + 1
+    with replacing(folder / TEST_ACCESSES) as temporary:
+        temporary.write_text(str(accesses), encoding="utf-8")
+
+
+def test_accesses(folder: Path) -> int:
+    """How often the test parts were opened for a job so far, before interruptions too."""
+    file = folder / TEST_ACCESSES
+    return int(file.read_text(encoding="utf-8")) if file.exists() else 0
+
+
+def open_test(task: Task) -> Section:
+    """The sealed test parts."""
+    return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
+
+
+def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, with_map: bool) -> StageTwo:
+    """Open the test parts and score a final model at a beta chosen elsewhere.
+
+    Raises:
+        JobError: the method returned something wrong, or its distances depend on the samples beside.
+    """
+    section = open_test(task)
+    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, task.seed)
+    nearest = embed_and_rank(task.settings, task.rules, data, method, check=True)
+    beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
+    curve = nearest[view].curve()
+    views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
+    names, size = section.classes.names, task.settings.train.eval_batch_size
+    beside = Beside(lambda text: None)  # told by who logs the results
+    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
+    groups: dict[str, Any] = {}
+    with beside("groups.json"):
+        groups = group_counts(task, section, data, nearest[view], beta, exact=exact)
+    with beside("recall.csv"):
+        recall = recall_rows(section, nearest[view], beta, exact=exact)
+    with beside("confusion.csv"):
+        found = unseen_confusion(nearest[view])
+        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in found]
+    with beside("embedding.csv"):
+        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
+    with beside("cost"):
+        costs = dict(cost(method, data, task.rules, size, task.seed))
+    return StageTwo(
+        metrics=views[view],
+        views=views,
+        beta=beta,
+        best_possible={"hm": curve.best_hm(), "beta": curve.best_beta()},
+        disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
+        recall=recall,
+        groups=groups,
+        confusion=confusion,
+        embedding=embedding,
+        cost=costs,
+        class_names=names,
+        curve=curve,
+        epochs=epochs,
+        test_openings=1,
+        failed=beside.failed,
+    )
+
+
+def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
+    """The test samples of an embedding map: the same for all methods."""
+    labels = data.samples.labels[data.rows]
+    rows: Ints = data.rows[balanced_rows(labels, np.isin(labels, data.seen_ids), MAP_SAMPLES, seed)]
+    return rows
+
+
+def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
+    """``StageTwo.recall``: each class of the test parts with what its samples gave, by class id."""
+    table = section.classes
+    trained = np.unique(np.concatenate([table.parts[part] for part in DEVELOPMENT_PARTS]))
+    unseen = table.parts[TEST_UNSEEN]
+    rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
+    similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
+    found = []
+    for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
+        name, cosine = similar.get(c, (None, None))
+        row: dict[str, Any] = {"class": table.names[c], "group": "unseen" if c in similar else "seen"}
+        row |= {"gzsl": gzsl, "own_group": own, "samples": samples}
+        found.append(row | {"nearest_seen_class": name, "nearest_seen_cosine": cosine})
+    return found
+
+
+def group_counts(
+    task: Task, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+) -> dict[str, Any]:
+    """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
+
+    Returns:
+        ``grouping``, the card's rule (None: each sample is its own group), and ``classes`` by class id: ``class`` (name),
+        ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
+        how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
+    """
+    right, own = nearest.right(beta, exact=exact)
+    names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    found = []
+    for c in np.unique(nearest.label):
+        mask = nearest.label == c
+        _, index = np.unique(names[mask], return_inverse=True)
+        counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
+        row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
+        found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
+    return {"grouping": task.dataset.grouping, "classes": found}
+
+
+def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:
+    """Results without the test-seen samples that have a relative in training (same group of the card's rule).
+
+    Returns:
+        ``samples`` and ``classes`` that remain and, where any does, ``seen`` (mean over those classes) and ``hm`` with the
+        same U; fractions. Empty unless ``protocol.seen_test=group_disjoint``.
+    """
+    if task.protocol.seen_test != "group_disjoint":
+        return {}
+    trained = task.development().samples.ids
+    related = shares_group(task.dataset, [data.samples.ids[row] for row in data.rows], trained)
+    kept = nearest.keep(~(nearest.is_seen & related))
+    counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}
+    if not counts["samples"]:
+        return counts
+    scores = kept.at(beta, exact=exact)
+    return {**counts, "seen": scores.seen, "hm": scores.hm}

@@ -1,0 +1,405 @@
+"""The one training loop of all methods: epochs, schedule, selection, checkpoints, exact resume.
+
+What is validated, and how, is the protocol's affair: the loop is given a function that scores the model.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import random
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from benchmark.errors import JobError, UsageError
+from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method
+from benchmark.protocol.batching import TrainingBatches, ahead, with_evaluation_times
+from benchmark.protocol.border import checked_losses, checked_optimizer, file_of
+from benchmark.settings.schema import TrainConfig
+from benchmark.system.files import raise_outside, raise_unreadable, replacing
+from benchmark.system.patience import disk_is_full, patiently
+
+PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+class Listener(Protocol):
+    """Hears of progress; may stop the loop by raising."""
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        """After each optimiser step."""
+
+    def on_note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Result of scoring a model on the validation parts."""
+
+    metrics: Mapping[str, float]
+    calibration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a method may train on and be selected by: batches of this stage's training parts, and a function that scores it.
+
+    It holds no sample of another part. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
+    unseen classes; of any other method the request fails.
+    """
+
+    method: type[Method]
+    batches: TrainingBatches
+    validate: Callable[[Method], Validation]
+    embeddings_of_unseen: Callable[[], Classes] | None = None
+    """Given to methods that declare ``unseen_names`` only."""
+
+    def unseen_classes(self) -> Classes:
+        """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
+
+        Raises:
+            JobError: the method does not declare ``unseen_names``.
+        """
+        if self.embeddings_of_unseen is None or "unseen_names" not in self.method.uses:
+            raise JobError(
+                f"{self.method.title} asks for unseen_names in training but is declared inductive; "
+                'declare it in @register(..., uses=("unseen_names",)), so that the tables say so'
+            )
+        return self.embeddings_of_unseen()
+
+
+@dataclass
+class LoopState:
+    """All that changes from epoch to epoch besides the model, its optimiser and the random states."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = -1
+    best_calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_hm(self) -> float:
+        """Validation HM of the best epoch so far; minus infinity before the first one."""
+        return self.history[self.best_epoch].validation["hm"] if self.best_epoch >= 0 else -math.inf
+
+
+class Loop:
+    """Trains a method.
+
+    Args:
+        train: epochs, batches, precision.
+        seed: of the batches; the model's own random state is torch's.
+        folder: where checkpoints go; they are kept until the caller removes them.
+        key: names the settings; a checkpoint of another key is not taken up.
+        listener: hears of batches and epochs.
+        keep_best: whether the weights of the best epoch are kept as ``best.pt``.
+        extra_pass: whether ``Method.after_step`` is called.
+        replay: learning rate of each epoch, instead of the plateau schedule.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        *,
+        seed: int,
+        folder: Path,
+        key: str,
+        listener: Listener,
+        keep_best: bool,
+        extra_pass: bool,
+        replay: Sequence[float] | None = None,
+    ) -> None:
+        self.train, self.seed, self.folder, self.key = train, seed, folder, key
+        self.listener, self.keep_best, self.extra_pass, self.replay = listener, keep_best, extra_pass, replay
+        self.autocast = autocast_for(train)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint of the epoch before, for the case that the last one cannot be read."""
+        return self.folder / PREVIOUS
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.pt"
+
+    def run(self, method: Method, data: TrainingData) -> FitResult:
+        """Train to the last epoch, from the last checkpoint if there is one.
+
+        Raises:
+            JobError: a loss or a gradient is not finite; the epoch, batch and part are named.
+        """
+        optimizer = checked_optimizer(method, method.optimizer())
+        scaler = torch.amp.GradScaler(enabled=self.train.precision == "float16" and method_device(method).type == "cuda")
+        plateau = ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
+        parts = {"model": method, "optimizer": optimizer, "scaler": scaler, "plateau": plateau}
+        if slow := slow_precision(self.train):
+            self.listener.on_note(slow)
+        state = self._resume(parts)
+        for record in state.history:
+            self.listener.on_epoch(record)
+        for epoch in range(len(state.history), self.train.epochs):
+            started = time.perf_counter()
+            if self.replay is not None:
+                set_lr(optimizer, self.replay[epoch])
+            lr = float(optimizer.param_groups[0]["lr"])
+            losses = self._epoch(method, data, optimizer, scaler, epoch)
+            validation = data.validate(method)
+            record = EpochRecord(epoch, losses, dict(validation.metrics), lr, time.perf_counter() - started)
+            self._select(state, record, validation, method)
+            if self.replay is None and method.config.plateau:
+                plateau.step(record.validation["hm"])
+            self._save(parts, state)
+            self.listener.on_epoch(record)
+        return FitResult(state.history, state.best_epoch, state.best_calibration)
+
+    def _epoch(
+        self,
+        method: Method,
+        data: TrainingData,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        epoch: int,
+    ) -> dict[str, float]:
+        method.train()
+        device = method_device(method)
+        classes = type(data.batches.classes)(data.batches.classes.text.to(device))
+        sums: dict[str, float] = {}
+        size = self.train.batches_per_epoch
+        for i, batch in enumerate(ahead(data.batches.epoch(self.seed, epoch, size, self.train.batch_size))):
+            batch = batch.to(device)
+            losses_of = partial(self._losses, method, batch, classes)
+            losses = losses_of()
+            values = finite_losses(losses, epoch, i)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+            if scaler.is_enabled():
+                scaler.unscale_(optimizer)
+            else:
+                check_gradients(method, epoch, i, losses_of)
+            scaler.step(optimizer)
+            scaler.update()
+            if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale was small enough, so it is not float16's range
+                check_gradients(method, epoch, i, losses_of)
+            if self.extra_pass:
+                with torch.no_grad(), self.autocast():
+                    method.after_step(with_evaluation_times(batch, data.batches.rules))
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.listener.on_batch(epoch, i, values["total"])
+        return {name: total / size for name, total in sums.items()}
+
+    def _losses(self, method: Method, batch: Batch, classes: Classes) -> dict[str, Tensor]:
+        with self.autocast():
+            losses = method.loss(batch, classes)
+        return checked_losses(method, losses)
+
+    def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
+        better = record.validation["hm"] > state.best_hm or state.best_hm == 0  # as published: HM 0 keeps no epoch
+        state.history.append(record)
+        if better:
+            state.best_epoch, state.best_calibration = record.epoch, validation.calibration
+            if self.keep_best:
+                save_atomically(self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()})
+
+    def _save(self, parts: Mapping[str, Any], state: LoopState) -> None:
+        content = {
+            "key": self.key,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "random": random_states(),
+            "state": {**vars(state), "history": [asdict(r) for r in state.history]},
+        }
+        if self.checkpoint.exists():
+            os.replace(self.checkpoint, self.previous)
+        save_atomically(self.checkpoint, content)
+
+    def _resume(self, parts: Mapping[str, Any]) -> LoopState:
+        content = self._read(self.checkpoint) or self._read(self.previous)
+        if content is None:
+            return LoopState()
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        restore_random_states(content["random"])
+        saved = content["state"]
+        return LoopState(**{**saved, "history": [EpochRecord(**r) for r in saved["history"]]})
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """A checkpoint; None where there is none that can be read."""
+        if not file.is_file():
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:  # torch does not compare the checksums
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("wrong checksum")
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            key = content["key"]
+        except Exception as error:  # a damaged file fails in many ways
+            raise_outside(error, file)  # what passes is no reason to start again from an earlier epoch
+            raise_unreadable(file)
+            self.listener.on_note(
+                f"{file} cannot be read ({type(error).__name__}); going on from an earlier checkpoint, if any"
+            )
+            return None
+        if key != self.key:
+            raise UsageError(f"{file}: belongs to other settings ({key}); remove it")
+        return content
+
+
+def method_device(method: Method) -> torch.device:
+    """The device of a method's parameters."""
+    return next(method.parameters()).device
+
+
+def choose_device(name: str, precision: str = "float32") -> torch.device:
+    """The device of a setting: ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UsageError: the device is not there, or it is a CPU and is to train in float16.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" and precision == "float16":
+        raise UsageError("train.precision=float16: not for CPUs (losses are scaled on CUDA alone); use bfloat16 or float32")
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"train.device={name}: this machine or this build of torch has none; use train.device=cpu")
+    return torch.device(name)
+
+
+def autocast_for(train: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
+    """Mixed precision as a context; nothing for float32."""
+    if train.precision == "float32":
+        return nullcontext
+    return partial(torch.autocast, choose_device(train.device, train.precision).type, dtype=getattr(torch, train.precision))
+
+
+def slow_precision(train: TrainConfig) -> str | None:
+    """What to tell the user where reduced precision makes training slower; None where it does not."""
+    if train.precision == "float32" or choose_device(train.device, train.precision).type != "cpu":
+        return None
+    if torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return f"train.precision={train.precision}: this processor has no instructions for it; float32 is many times as fast here"
+
+
+def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[str, float]:
+    """Loss parts as numbers.
+
+    Raises:
+        JobError: one of them is not finite.
+    """
+    names = list(losses)
+    values = dict(zip(names, torch.stack([losses[n].detach().float() for n in names]).tolist(), strict=True))
+    broken = [n for n in names if not math.isfinite(values[n])]
+    if broken:
+        shown = ", ".join(f"{n} = {values[n]}" for n in names)
+        raise JobError(
+            f"loss {' and '.join(repr(n) for n in broken)} is not finite in epoch {epoch}, batch {batch} ({shown}); "
+            "a smaller learning rate or precision=float32 may mend it"
+        )
+    return values
+
+
+def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Look for gradients that are not finite.
+
+    Args:
+        losses: computes the loss parts of the batch again, to find out which of them broke.
+
+    Raises:
+        JobError: names the parameters, the loss parts, epoch and batch; or there is no gradient at all.
+    """
+    named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
+    if not named:
+        raise JobError(f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method")
+    norms = torch.stack(torch._foreach_norm([g for _, g in named]))
+    if not bool(torch.isfinite(norms.sum())):
+        finite = torch.isfinite(norms).tolist()
+        broken = [n for (n, _), fine in zip(named, finite, strict=True) if not fine]
+        parts = " and ".join(repr(n) for n in broken_parts(method, losses()))
+        raise JobError(
+            f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}"
+            f"{f' (of loss {parts})' if parts else ''}; a smaller learning rate or precision=float32 may mend it"
+        )
+
+
+def broken_parts(method: Method, losses: Mapping[str, Tensor]) -> list[str]:
+    """Loss parts whose own gradients are not finite; the total is named only where no part is."""
+    parameters = [p for p in method.parameters() if p.requires_grad]
+
+    def breaks(loss: Tensor) -> bool:
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        return not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+
+    broken = [name for name, loss in losses.items() if loss.requires_grad and breaks(loss)]
+    return [name for name in broken if name != "total"] or broken
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
+    """Write with torch.save; the old file stays until the new one is complete. A full disk is waited for.
+
+    Raises:
+        Unavailable: the disk stays full.
+    """
+    buffer = io.BytesIO()  # torch's own writing to a full disk fails without saying why
+    torch.save(content, buffer)
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    patiently(write, disk_is_full, f"{path} cannot be written")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed all random generators that a method may draw from: torch on all devices, numpy's global one, Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """States of those generators, in plain types that are loaded without unpickling objects."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    name, keys, *rest = np.random.get_state(legacy=True)
+    numpy = [name, np.asarray(keys).tolist(), *rest]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Take up random states again."""
+    torch.set_rng_state(states["torch"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    random.setstate(states["python"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished job (the best and the final weights stay)."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+"""The tables of a report, as frames of display strings with the best values marked: for markdown and for a terminal alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+
+import pandas as pd
+
+from benchmark.report.results.collect import SLOTS, UNIT, Results
+from benchmark.report.results.published import Published, PublishedTable, differences, published_for
+from benchmark.report.results.released import RELEASED
+from benchmark.report.tables.captions import Footnotes, caption_of
+from benchmark.report.tables.cost import cost_table
+from benchmark.report.tables.means import (
+    LABELS,
+    PUBLISHED_METRICS,
+    method_ranks,
+    order_rows,
+    settings_text,
+    summarise,
+)
+from benchmark.report.tables.modes import ablation_tables, modes_table
+from benchmark.report.tables.recall import recall_tables
+from benchmark.report.tables.references import references_table
+from benchmark.report.tables.significance import comparisons, comparisons_table, intervals, intervals_table
+from benchmark.report.tables.studies import tuning_table
+from benchmark.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    about,
+    best,
+    cell,
+    mean_and_deviation,
+    name_ours,
+    published_cell,
+)
+from benchmark.system.beside import Guard, unguarded
+
+ORDER = (
+    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost", "validation", "ablation",
+    "tuning", "references",
+)  # fmt: skip
+"""Names of tables as they stand in a report."""
+
+
+def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None, guard: Guard = unguarded) -> list[Table]:
+    """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
+
+    There is one of each for every feature set, so that different features never share a table; of recalls one for each data
+    set, features, mode and alignment.
+
+    Args:
+        guard: around each table, with its name: what it lets pass ends the others too.
+    """
+    built: list[Table | None] = []
+    for name, features, make in _makers(results, tables):
+        with guard(f"table {name}" + (f", features {features}" if features else "")):
+            built += make()
+    return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
+
+
+Maker = tuple[str, str, Callable[[], Sequence[Table | None]]]
+"""Name of a table, its feature set or nothing, and what makes it."""
+
+
+def _makers(results: Results, tables: Sequence[PublishedTable] | None) -> Iterator[Maker]:
+    for features in dict.fromkeys([*results.test["features"], *results.validation["features"]]):
+        test = results.test[results.test["features"] == features]
+        builder = partial(_Builder, results, features=features, tables=tables)
+        for name, make in _tests(results, test, features, tables, builder).items() if len(test) else ():
+            yield name, features, make
+        validation = results.validation[results.validation["features"] == features]
+        validation = validation[~validation["dataset"].isin(set(test["dataset"]))]
+        if len(validation):
+            yield "validation", features, lambda f=validation, b=builder: [b(frame=f).full("validation")]  # type: ignore[misc]
+    for features in dict.fromkeys(u.features for u in results.units):
+        yield "references", features, lambda f=features: [references_table(results, f, tables)]  # type: ignore[misc]
+    yield "recall", "", lambda: recall_tables(results)
+    yield "ablation", "", lambda: ablation_tables(results)
+    yield "tuning", "", lambda: [tuning_table(results)]
+
+
+def _tests(
+    results: Results,
+    test: pd.DataFrame,
+    features: str,
+    tables: Sequence[PublishedTable] | None,
+    builder: Callable[..., _Builder],
+) -> dict[str, Callable[[], list[Table | None]]]:
+    """What makes the tables of the test parts of a feature set."""
+    every = cache(lambda: builder(frame=test))
+
+    def disjoint() -> list[Table | None]:
+        asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
+        return [builder(frame=asked).disjoint("disjoint")] if len(asked) else []
+
+    return {
+        "gzsl": lambda: [every().wide("gzsl", ("seen", "unseen", "hm"))],
+        "zsl": lambda: [every().wide("zsl", ("zsl",))],
+        "full": lambda: [every().full("full")],
+        "intervals": lambda: [intervals_table(results, features, intervals(results, tables))],
+        "comparisons": lambda: [comparisons_table(results, features, comparisons(results))],
+        "modes": lambda: [modes_table(results, test, features)],
+        "cost": lambda: [cost_table(results, features)],
+        "disjoint": disjoint,
+    }
+
+
+TITLES = {
+    "gzsl": "Generalised zero-shot learning",
+    "zsl": "Zero-shot learning",
+    "disjoint": "Seen test samples without a relative in training",
+    "full": "All results",
+    "validation": "Validation",
+}
+
+
+@dataclass
+class _Builder:
+    """Builds the tables of one feature set."""
+
+    results: Results
+    frame: pd.DataFrame
+    features: str
+    tables: Sequence[PublishedTable] | None
+    summary: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.summary = order_rows(summarise(self.frame), method_ranks(self.results))
+        self.datasets: list[str] = list(dict.fromkeys(self.summary["dataset"]))
+        units = [u for u in self.results.units if u.features == self.features]
+        self.dataset_titles = {u.dataset: u.tag("dataset_title", u.dataset) for u in units}
+        self.method_titles = {u.method: u.tag("method_title", u.method) for u in units}
+        protocols = dict.fromkeys(zip(self.summary["mode"], self.summary["alignment"], strict=True))
+        self.protocols: list[tuple[str, str]] = list(protocols)
+
+    def wide(self, name: str, metrics: Sequence[str]) -> Table:
+        """Methods as rows; for each data set a column per metric, published beside ours."""
+        notes = Footnotes(self.results, self.frame, self.tables)
+        row_keys = ["method", "slot", "settings", "mode", "alignment"]
+        rows = [group for _, group in order_rows(self.summary, method_ranks(self.results)).groupby(row_keys, sort=False)]
+        rows.sort(key=lambda g: self._place(g.iloc[0]))
+        columns = self._label_columns(rows, notes)
+        for dataset in self.datasets:
+            cells = [g[g["dataset"] == dataset] for g in rows]
+            mine = [c.iloc[0] if len(c) else None for c in cells]
+            for metric in metrics:
+                columns += self._published_column(dataset, metric, mine, notes)
+                columns.append(self._our_column(self._header(dataset, metric), dataset, metric, mine))
+        columns = name_ours(columns)
+        several = ("dataset",) if len(self.datasets) > 1 else ()
+        table = self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
+        return replace(table, keys=[about(g.iloc[0], *several) for g in rows])
+
+    def full(self, name: str) -> Table:
+        """A row per data set, method and settings with every metric."""
+        notes = Footnotes(self.results, self.frame, self.tables)
+        lines = self._lines()
+        columns = self._labels_with_dataset(lines, notes)
+        for metric, label in LABELS.items():
+            columns.append(self._our_column(label, "all", metric, lines))
+        columns.append(Column("beta", "all", [mean_and_deviation(r["beta"], r["beta_std"]) for r in lines]))
+        epochs = [mean_and_deviation(r["epochs"], r["epochs_std"], 0 if r["seeds"] < 2 else 1) for r in lines]
+        columns.append(Column("Epochs", "all", epochs))
+        seeds = [str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}" for r in lines]
+        columns.append(Column("Seeds", "all", seeds))
+        table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        return replace(table, screen=name != "full", keys=[about(r) for r in lines])
+
+    def disjoint(self, name: str) -> Table:
+        """A row as in the full table: the published split beside its test-seen samples without a relative in training."""
+        notes = Footnotes(self.results, self.frame, self.tables)
+        lines = self._lines()
+        columns = self._labels_with_dataset(lines, notes)
+        for metric in ("seen", "hm"):
+            ours = self._our_column(f"{LABELS[metric]} disjoint", "all", f"disjoint_{metric}", lines)
+            texts = ["none remain" if r["disjoint_samples"] == 0 else t for r, t in zip(lines, ours.texts, strict=True)]
+            columns.append(self._our_column(f"{LABELS[metric]} published split", "all", metric, lines))
+            columns.append(replace(ours, texts=texts))
+        for count in ("samples", "classes"):
+            texts = [mean_and_deviation(r[f"disjoint_{count}"], float("nan"), 0) for r in lines]
+            columns.append(Column(f"Remaining {count}", "all", texts))
+        table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
+        return replace(table, keys=[about(r) for r in lines])
+
+    def _lines(self) -> list[pd.Series]:
+        return [row for _, row in self.summary.iterrows()]
+
+    def _labels_with_dataset(self, lines: Sequence[pd.Series], notes: Footnotes) -> list[Column]:
+        columns = self._label_columns([pd.DataFrame([line]) for line in lines], notes)
+        if len(self.datasets) > 1:
+            columns.insert(0, Column("Data set", "", [self.dataset_titles.get(r["dataset"], r["dataset"]) for r in lines]))
+        return columns
+
+    def _place(self, row: pd.Series) -> tuple[object, ...]:
+        ranks = method_ranks(self.results)
+        second = (SLOTS.index(row["slot"]), row["settings"], row["mode"] != "paper", row["alignment"] != "official")
+        return (ranks[row["method"]], *second)
+
+    def _protocol(self, row: pd.Series) -> tuple[str, ...]:
+        return (str(row["mode"]), str(row["alignment"]))
+
+    def _rivals(self, row: pd.Series) -> tuple[str, ...]:
+        """Rows with the same compete for the best of a column; the one training of released weights does not with our means."""
+        return (*self._protocol(row), "released" if row["slot"] == RELEASED else "ours")
+
+    def _label_columns(self, rows: Sequence[pd.DataFrame], notes: Footnotes) -> list[Column]:
+        firsts = [g.iloc[0] for g in rows]
+        titles = [self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts]
+        settings = [settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"]) for g in rows]
+        columns = [Column("Method", "", titles), Column("Settings", "", settings)]
+        if len(self.protocols) > 1:
+            alignments = {alignment for _, alignment in self.protocols}
+            texts = [f"{m}, {a} text" if len(alignments) > 1 else m for m, a in map(self._protocol, firsts)]
+            columns.append(Column("Protocol", "", texts))
+        return columns
+
+    def _header(self, dataset: str, metric: str) -> str:
+        label = LABELS[metric]
+        return f"{self.dataset_titles.get(dataset, dataset)} {label}" if len(self.datasets) > 1 else label
+
+    def _our_column(self, header: str, dataset: str, metric: str, rows: Sequence[pd.Series | None]) -> Column:
+        texts, values = [], []
+        for row in rows:
+            present = row is not None and row["seeds"] > 0 and not pd.isna(row[metric])
+            values.append(round(float(row[metric]), 2) if row is not None and present else None)
+            texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
+        return Column(header, dataset, texts, values)
+
+    def _published_column(self, dataset: str, metric: str, rows: Sequence[pd.Series | None], notes: Footnotes) -> list[Column]:
+        """The published numbers, once for each method; nothing where no number was published."""
+        if metric not in PUBLISHED_METRICS:
+            return []
+        methods = {r["method"] for r in rows if r is not None}
+        found = {m: published_for(dataset, self.features, m, self.tables) for m in methods}
+        texts, values = [""] * len(rows), [None] * len(rows)  # type: tuple[list[str], list[float | None]]
+        for i in _carriers(rows, found):
+            row = rows[i]
+            source = None if row is None else found[row["method"]]
+            values[i] = getattr(source.numbers, metric) if source else None
+            mark = notes.published_mark(row, source) if row is not None and values[i] is not None else ""
+            texts[i] = published_cell(source, values[i]) + mark
+        if all(v is None for v in values):
+            return []
+        return [Column(f"{self._header(dataset, metric)} published", dataset, texts, values, apart=False)]
+
+    def _table(self, name: str, columns: Sequence[Column], competing: Sequence[tuple[str, ...]], notes: Footnotes) -> Table:
+        cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
+        together = [("published",)] * len(competing)
+        bold = pd.DataFrame({c.header: best(c.values, competing if c.apart else together) for c in columns}, dtype=bool)
+        titles = ", ".join(self.dataset_titles.get(d, d) for d in self.datasets)
+        groups = [self.dataset_titles.get(c.group, c.group) for c in columns]
+        title = f"{TITLES[name]}: {titles}, features {self.features}"
+        published = any(c.header.endswith(" published") for c in columns)
+        text = caption_of(name, self.results, self.frame, self.summary, published=published, tables=self.tables)
+        marks = "".join(t for c in columns for t in c.texts)
+        return Table(name, title, text, cells, bold, groups, notes.lines(name, marks, self.summary, published=published))
+
+
+def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:
+    """For each method the row that carries its published numbers: its first comparable one, else its first."""
+    places: dict[str, tuple[bool, int]] = {}
+    for i, row in enumerate(rows):
+        if row is not None:
+            source = found[row["method"]]
+            unlike = source is not None and bool(differences(row.to_dict(), source.source))
+            places[row["method"]] = min(places.get(row["method"], (unlike, i)), (unlike, i))
+    return [i for _, i in places.values()]

@@ -1,0 +1,88 @@
+"""What methods cost: time and memory of their training, size of their models, operations of a test sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.results.collect import ROW, Results, records, slot_of
+from benchmark.report.results.once import once
+from benchmark.report.results.released import RELEASED
+from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
+from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
+
+COSTS = ("stage_1_minutes", "stage_2_minutes", "peak_memory_mib", "parameters", "flops_per_sample")
+
+
+@once
+def costs(results: Results) -> pd.DataFrame:
+    """A row per method and kind of settings (``IDENTITY``): means over seeds.
+
+    Columns: ``IDENTITY``, ``variant``, ``seeds``, and ``COSTS``: minutes of training and validation in each stage, peak memory
+    of stage 2's process in MiB, trainable parameters, floating-point operations to embed a test sample. Rows of which nothing
+    was logged are left out; so are released weights, which were not trained here.
+    """
+    test, validation = _logged(results, results.test), _logged(results, results.validation)
+    first = validation[[*ROW, "settings", "minutes"]].rename(columns={"minutes": "stage_1_minutes"})
+    jobs = test.rename(columns={"minutes": "stage_2_minutes"}).merge(first, on=[*ROW, "settings"], how="left")
+    jobs = jobs.dropna(subset=list(COSTS), how="all").assign(slot=jobs["variant"].map(slot_of))
+    groups = jobs.groupby(IDENTITY, sort=False)
+    frame = groups.agg(variant=("variant", "first"), seeds=("run_id", "nunique"), **{c: (c, "mean") for c in COSTS})
+    return order_rows(frame.reset_index(), method_ranks(results))
+
+
+def _logged(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
+    """The finished jobs of a frame that were trained here, with what they logged of their cost."""
+    done = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
+    metrics = [results.runs[key].metrics for key in done["job_key"]]
+    return done.assign(
+        minutes=[m.get("duration_seconds", float("nan")) / 60 for m in metrics],
+        peak_memory_mib=[m.get("peak_memory_mb", float("nan")) for m in metrics],
+        **{name: [m.get(name, float("nan")) for m in metrics] for name in ("parameters", "flops_per_sample")},
+    )
+
+
+def cost_table(results: Results, features: str) -> Table | None:
+    """The costs on a feature set; None where none were logged."""
+    frame = costs(results)
+    mine = frame[frame["features"] == features]
+    if mine.empty:
+        return None
+    lines = records(mine)
+    labels = [
+        Column("Data set", "", [dataset_title(results, r["dataset"]) for r in lines]),
+        Column("Method", "", [method_title(results, r["method"]) for r in lines]),
+        Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines]),
+        Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]),
+    ]
+    columns = [c for c in labels if c.header in ("Method", "Settings") or len(set(c.texts)) > 1]
+    columns += [
+        Column("Stage 1 (min)", "cost", [_minutes(r["stage_1_minutes"]) for r in lines]),
+        Column("Stage 2 (min)", "cost", [_minutes(r["stage_2_minutes"]) for r in lines]),
+        Column("Peak memory (MiB)", "cost", [_whole(r["peak_memory_mib"]) for r in lines]),
+        Column("Parameters", "cost", [_whole(r["parameters"]) for r in lines]),
+        Column("MFLOPs per sample", "cost", [_millions(r["flops_per_sample"]) for r in lines]),
+        Column("Seeds", "cost", [str(r["seeds"]) for r in lines]),
+    ]
+    caption = (
+        "Means over seeds. Stages: time of training and validation, on whatever machine and beside whatever else ran there, so "
+        "that only jobs of one machine can be compared. Peak memory: of the process of stage 2, which holds the libraries and "
+        "mapped features too, and of the GPU. Parameters: those that are trained. MFLOPs: millions of floating-point "
+        "operations to embed a test sample, matrix products, attention and convolutions only, a multiply-add as 2."
+    )
+    title = f"Cost: {', '.join(dict.fromkeys(dataset_title(results, r['dataset']) for r in lines))}, features {features}"
+    return plain_table("cost", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+
+
+def _minutes(value: Any) -> str:
+    return NOTHING if pd.isna(value) else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _whole(value: Any) -> str:
+    return NOTHING if pd.isna(value) else f"{value:,.0f}"
+
+
+def _millions(value: Any) -> str:
+    return NOTHING if pd.isna(value) else f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}"

@@ -1,0 +1,217 @@
+"""Means and standard deviations over seeds, in percent: the numbers of all tables and of their CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.results.collect import FRACTIONS, METRICS, NUMBERS, SLOTS, Results, records, slot_of
+from benchmark.report.results.published import PublishedTable, differences, method_order, published_for
+from benchmark.report.results.released import DATA, RELEASED, WEIGHTS
+from benchmark.report.results.switches import Logged, beyond_switches, told_apart
+
+LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
+CSV_NAMES = {**LABELS, "disjoint_seen": "S_disjoint", "disjoint_hm": "HM_disjoint"}
+IDENTITY = ["dataset", "features", "mode", "alignment", "method", "slot", "settings"]
+PUBLISHED_METRICS = ("seen", "unseen", "hm", "zsl")
+
+
+def settings_text(variant: str, settings: str) -> str:
+    """A row's settings as a table names them."""
+    return f"{'released weights' if variant == RELEASED else variant} {settings}".strip()
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set, features, mode, alignment, method and kind of settings.
+
+    Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what tells apart rows of different settings),
+    ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches`` set against the mode,
+    ``as_published`` (whether the settings are known to be the published ones), ``seeds`` with a result, ``planned`` seeds,
+    ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of ``NUMBERS`` (n - 1; missing with one seed),
+    accuracies in percent.
+    """
+    rows: list[dict[str, Any]] = []
+    slots = frame.assign(slot=frame["variant"].map(slot_of))
+    for key, group in slots.groupby(IDENTITY, sort=False):
+        done = group[group["state"] == "done"]
+        row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
+        row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0], "switches": group["switches"].max()}
+        row |= {"as_published": bool(group["as_published"].all())}
+        row |= _progress(group)
+        for name in NUMBERS:
+            factor = 100.0 if name in FRACTIONS else 1.0
+            row[name] = factor * float(done[name].mean())
+            row[f"{name}_std"] = factor * float(done[name].std(ddof=1))
+        rows.append(row)
+    numbers = [name for number in NUMBERS for name in (number, f"{number}_std")]
+    facts = ["variant", "kind", "switches", "as_published", "seeds", "planned", "state"]
+    return pd.DataFrame(rows, columns=[*IDENTITY, *facts, *numbers])
+
+
+def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
+    """``seeds`` with a result, ``planned`` seeds, ``state`` of the worst job."""
+    lost = jobs.loc[jobs["state"] != "done", "state"].tolist()
+    state = "done" if not lost else "failed" if "failed" in lost else lost[0]
+    return {"seeds": len(jobs) - len(lost), "planned": len(jobs), "state": state}
+
+
+ABLATED = ["call", "dataset", "features", "method"]
+
+
+def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per call, method and switch of an ablation, the published protocol (empty ``ablation``) first.
+
+    Columns: ``ABLATED``, ``ablation``, ``planned``, ``seeds`` with a result under both protocols, ``state``, in percent
+    ``<metric>`` and ``<metric>_base`` (the published protocol) with ``_std``, and in percentage points ``<metric>_effect`` and
+    ``<metric>_effect_std``: the mean over seeds of (switched - published), both of the same seed. All are over ``seeds``.
+    A row without a seed in common with the published protocol has its own seeds, and no effect.
+    """
+    rows = []
+    for _, group in frame.groupby(ABLATED, sort=False):
+        base = group[group["ablation"] == ""]
+        for _, mine in group.groupby("ablation", sort=False):
+            row: dict[str, Any] = {name: mine.iloc[0][name] for name in (*ABLATED, "ablation")}
+            pair = _paired(mine, base)
+            alone = {n: v for n, v in _paired(mine, mine).items() if "_base" not in n and "_effect" not in n}
+            rows.append(row | _progress(mine) | (pair if pair["seeds"] else alone))
+    ends = ("", "_std", "_base", "_base_std", "_effect", "_effect_std")
+    names = [f"{m}{suffix}" for m in METRICS for suffix in ends]
+    return pd.DataFrame(rows, columns=[*ABLATED, "ablation", "planned", "seeds", "state", *names])
+
+
+def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
+    """``<metric>`` of the jobs and ``<metric>_base`` in percent, and ``<metric>_effect``, their difference in percentage
+    points: means and deviations (``_std``) over the ``seeds`` that have a result on both sides."""
+    ours, theirs = (100 * _by_seed(frame)[list(METRICS)].astype(float) for frame in (jobs, base))
+    common = ours.index.intersection(theirs.index)
+    effects = ours.loc[common] - theirs.loc[common]
+    both = effects.notna()
+    row: dict[str, float] = {"seeds": len(common)}
+    sides = {"": ours.loc[common].where(both), "_base": theirs.loc[common].where(both), "_effect": effects}
+    for end, values in sides.items():
+        for metric in METRICS:
+            row |= {f"{metric}{end}": values[metric].mean(), f"{metric}{end}_std": values[metric].std(ddof=1)}
+    return row
+
+
+def _by_seed(jobs: pd.DataFrame) -> pd.DataFrame:
+    """Jobs with a result by repetition and seed, one each; released weights have no seed, and are one training in both."""
+    done = jobs[jobs["state"] == "done"]
+    done = done.set_index(done["repetition"].astype(str) + "/" + done["seed"].astype(str))
+    return done[~done.index.duplicated()]
+
+
+COMPARED = ["dataset", "features", "method", "slot", "settings"]
+
+
+def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.DataFrame:
+    """A row per data set, features, method and kind of settings that was tested in both modes.
+
+    Settings that tell apart rows of a mode are those of a row here, so that only equal ones are paired, and a row without a
+    partner, or without a seed in common with it, is left out; rows that differ in switches alone are partners, each with each.
+
+    Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have both, ``switches``
+    set against the mode in either, ``other_settings`` (what else differs than switches: tuning finds settings in each mode by
+    itself), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in percentage points ``<metric>_difference``: the
+    mean over seeds of (corrected - paper), both of the same seed; each with its deviation ``_std``. All are over ``seeds``.
+
+    Args:
+        frame: stage-2 jobs and released weights.
+        settings: of each job key, and of released weights by run id.
+    """
+    rows = []
+    slots = frame.assign(slot=frame["variant"].map(slot_of))
+    for key, group in slots[slots["state"] == "done"].groupby(COMPARED[:-1], sort=False):
+        kinds = [jobs for _, jobs in group.groupby(["mode", "alignment", "settings"], sort=False)]
+        logged = [_logged(jobs, settings) for jobs in kinds]
+        modes = [str(jobs["mode"].iloc[0]) for jobs in kinds]
+        names = _telling_apart(str(group["method"].iloc[0]), modes, logged)
+        by_mode = ([i for i, m in enumerate(modes) if m == mode] for mode in ("paper", "corrected"))
+        for i, j in product(*by_mode):
+            if told_apart(logged[i], names) == told_apart(logged[j], names):
+                row: dict[str, Any] = dict(zip(COMPARED, key, strict=False))
+                row |= _pair(kinds[i], kinds[j], logged[i], logged[j], names)
+                rows += [row] if row["seeds"] else []
+    kinds_of_numbers = product(METRICS, ("paper", "corrected", "difference"), ("", "_std"))
+    numbers = [f"{metric}_{name}{suffix}" for metric, name, suffix in kinds_of_numbers]
+    labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "switches", "other_settings"]
+    return pd.DataFrame(rows, columns=[*COMPARED, *labels, *numbers])
+
+
+def _logged(jobs: pd.DataFrame, settings: Mapping[str, Logged]) -> Logged:
+    """The settings of rows that share them; released weights have no job key."""
+    first = jobs.iloc[0]
+    return settings.get(first["job_key"] or first["run_id"], {})
+
+
+def _telling_apart(method: str, modes: Sequence[str], logged: Sequence[Logged]) -> list[str]:
+    """Settings but switches that differ within a mode; weights and data also where they differ between the modes."""
+    by_mode = [[p for m, p in zip(modes, logged, strict=True) if m == mode] for mode in set(modes)]
+    within = {name for alike in by_mode for name in beyond_switches(method, alike)}
+    return sorted(within | ({WEIGHTS, DATA} & set(beyond_switches(method, logged))))
+
+
+def _pair(
+    paper: pd.DataFrame, corrected: pd.DataFrame, paper_settings: Logged, corrected_settings: Logged, names: Sequence[str]
+) -> dict[str, Any]:
+    """The columns of ``mode_effects`` from the jobs of one kind of settings in each mode."""
+    method, firsts = str(paper["method"].iloc[0]), [jobs.iloc[0] for jobs in (paper, corrected)]
+    changed = [f"{first['switches']} in mode {first['mode']}" for first in firsts if first["switches"]]
+    weights = [paper_settings[WEIGHTS]] if WEIGHTS in names else []
+    row: dict[str, Any] = {
+        "settings": ", ".join([*weights, *told_apart(paper_settings, (n for n in names if n != WEIGHTS)), *changed]),
+        "variant": firsts[0]["variant"],
+        "paper_alignment": firsts[0]["alignment"],
+        "corrected_alignment": firsts[1]["alignment"],
+        "switches": ", ".join(dict.fromkeys(first["switches"] for first in firsts if first["switches"])),
+        "other_settings": ", ".join(beyond_switches(method, [paper_settings, corrected_settings])),
+    }
+    numbers = _paired(corrected, paper)
+    for metric in METRICS:
+        for name, source in {"paper": f"{metric}_base", "corrected": metric, "difference": f"{metric}_effect"}.items():
+            row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
+    return row | {"seeds": numbers["seeds"]}
+
+
+def method_ranks(results: Results) -> dict[str, int]:
+    """Place of each method in tables and its number in figures: as published tables list them, then as the calls ran them."""
+    seen = [*results.test["method"].unique(), *results.validation["method"].unique(), *(u.method for u in results.units)]
+    return {name: rank for rank, name in enumerate(dict.fromkeys([*method_order(), *seen]))}
+
+
+def order_rows(summary: pd.DataFrame, ranks: dict[str, int]) -> pd.DataFrame:
+    """Rows in the order of tables: method, kind of settings (``SLOTS``), settings, mode paper first; data sets as run."""
+    datasets = {name: i for i, name in enumerate(dict.fromkeys(summary["dataset"]))}
+    keys = {
+        "dataset": summary["dataset"].map(datasets),
+        "method": summary["method"].map(ranks),
+        "slot": summary["slot"].map(SLOTS.index),
+        "settings": summary["settings"],
+    }
+    if "mode" in summary:
+        keys |= {"mode": summary["mode"] != "paper", "alignment": summary["alignment"] != "official"}
+    placed = pd.DataFrame(keys, index=summary.index).sort_values(list(keys), kind="stable")
+    return summary.loc[placed.index].reset_index(drop=True)
+
+
+def numbers_csv(summary: pd.DataFrame, metrics: list[str], tables: tuple[PublishedTable, ...] | None = None) -> pd.DataFrame:
+    """The numbers behind a table, for CSV: percent with full precision, published ones beside ours."""
+    columns: dict[str, Any] = {name: summary[name] for name in ("dataset", "features", "mode", "alignment", "method")}
+    columns["settings"] = [f"{v} {s}".strip() for v, s in zip(summary["variant"], summary["settings"], strict=True)]
+    columns |= {"seeds": summary["seeds"], "seeds_planned": summary["planned"]}
+    found = [published_for(r["dataset"], r["features"], r["method"], tables) for r in records(summary)]
+    for metric in metrics:
+        label = CSV_NAMES.get(metric, metric)
+        unit = "_percent" if metric in FRACTIONS else ""
+        columns[f"{label}{unit}"] = summary[metric].round(6)
+        columns[f"{label}_std{unit}"] = summary[f"{metric}_std"].round(6)
+        if metric in PUBLISHED_METRICS and any(found):
+            columns[f"{label}_published{unit}"] = [getattr(p.numbers, metric) if p else None for p in found]
+    if any(found):
+        columns["published_origin"] = [p.source.origin if p else None for p in found]
+        rows = zip(records(summary), found, strict=True)
+        columns["published_differs_in"] = [", ".join(differences(row, p.source)) if p else None for row, p in rows]
+    return pd.DataFrame(columns)

@@ -1,0 +1,101 @@
+"""Recall of single classes: which ones a method recognises, beside how near a training class their word vector is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.results.collect import UNIT, Results, records, slot_of
+from benchmark.report.results.once import once
+from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
+from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
+from benchmark.report.tables.table import NOTHING, Column, Table, plain_table
+
+RECALLS = ("gzsl", "own_group")
+"""Recall among all classes at the calibrated beta, and among the classes of the class's own group (seen or unseen)."""
+SIMILAR = ("nearest_seen_class", "nearest_seen_cosine")
+
+
+@once
+def recall_by_class(results: Results) -> pd.DataFrame:
+    """A row per method, kind of settings (``IDENTITY``) and class: means over seeds, in percent.
+
+    Columns: ``IDENTITY``, ``variant``, ``class``, ``group`` (seen or unseen), ``samples`` in the test part, ``seeds``, for
+    each of ``RECALLS`` its mean and ``_std`` (n - 1), and of unseen classes ``nearest_seen_class`` and
+    ``nearest_seen_cosine``, missing where seeds differ in them (shuffled text) or jobs did not log them.
+    """
+    names = ["samples", "seeds", *(f"{r}{end}" for r in RECALLS for end in ("", "_std")), *SIMILAR]
+    columns = [*IDENTITY, "variant", "class", "group", *names]
+    done = results.test[results.test["state"] == "done"]
+    jobs = done.assign(slot=done["variant"].map(slot_of))[[*IDENTITY, "variant", "run_id"]]
+    merged = jobs.merge(results.recall.astype({"run_id": object}), on="run_id")
+    if merged.empty:
+        return pd.DataFrame(columns=columns)
+    groups = merged.groupby([*IDENTITY, "class", "group"], sort=False, dropna=False)
+    frame = groups.agg(variant=("variant", "first"), samples=("samples", "first"), seeds=("run_id", "nunique"))
+    for name in RECALLS:
+        frame[name], frame[f"{name}_std"] = 100 * groups[name].mean(), 100 * groups[name].std(ddof=1)
+    for name in SIMILAR:
+        frame[name] = groups[name].first().where(groups[name].nunique() == 1)
+    return order_rows(frame.reset_index()[columns], method_ranks(results))
+
+
+def recall_tables(results: Results) -> list[Table]:
+    """For each data set, features, mode and alignment the GZSL recall of the unseen classes, a column per method."""
+    frame = recall_by_class(results)
+    unseen = frame[frame["group"] == "unseen"]
+    return [_table(results, tuple(map(str, key)), rows) for key, rows in unseen.groupby(UNIT[:-1], sort=False)]
+
+
+def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
+    dataset, features, mode, alignment = key
+    place = dict(zip(UNIT[:-1], key, strict=True))
+    classes = rows.drop_duplicates("class").set_index("class").sort_index()
+    columns = [
+        Column("Unseen class", "", [str(name) for name in classes.index]),
+        Column("Samples", "", [str(n) for n in classes["samples"]]),
+    ]
+    for name, mine in _by_column(results, rows).items():
+        means = mine.set_index("class")["gzsl"].reindex(classes.index)
+        columns.append(Column(name, "recall", [NOTHING if pd.isna(v) else f"{v:.1f}" for v in means]))
+    if classes["nearest_seen_class"].notna().any():
+        columns.append(Column("Nearest seen class", "", [NOTHING if pd.isna(v) else str(v) for v in classes[SIMILAR[0]]]))
+        columns.append(Column("Cosine", "", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in classes[SIMILAR[1]]]))
+    low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
+    seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
+    caption = (
+        f"In %, mean over {seeds}: share of the test samples of an unseen class that are recognised among all classes at the "
+        f"calibrated beta (GZSL). Mode {mode}, text alignment {alignment}."
+    )
+    if classes["nearest_seen_class"].notna().any():
+        caption += (
+            " Nearest seen class: the training class whose word vector has the highest cosine with that of the class, as "
+            "the alignment gives the vectors."
+        )
+    caption += " `recall.csv` has the deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
+    processors = processors_sentence(results, done)
+    caption += f" {processors}" if processors else ""
+    title = f"Recall of unseen classes: {dataset_title(results, dataset)}, features {features}, mode {mode}, {alignment} text"
+    return plain_table("recall", title, caption, columns, screen=False, keys=[place] * len(classes))
+
+
+def _by_column(results: Results, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each column by its header: the method, with its settings where there are several kinds."""
+    several, found = rows["slot"].nunique() > 1, dict[str, pd.DataFrame]()
+    for _, mine in rows.groupby(["method", "slot", "settings"], sort=False):
+        first: dict[str, Any] = records(mine.head(1))[0]
+        settings = settings_text(first["variant"] if several else "", first["settings"])
+        header = f"{method_title(results, first['method'])} {settings}".strip()
+        found[header if header not in found else f"{header} ({first['method']})"] = mine
+    return found
+
+
+def recall_csv(results: Results) -> pd.DataFrame:
+    """``recall_by_class`` for CSV, with the units in the names."""
+    frame = recall_by_class(results)
+    units = {f"{r}{end}": f"{r}{end}_percent" for r in RECALLS for end in ("", "_std")}
+    rounded = frame.round(dict.fromkeys((*units, SIMILAR[1]), 6))
+    return rounded.drop(columns="slot").rename(columns=units)

@@ -1,0 +1,66 @@
+"""Published and reported numbers of a report's methods and data sets, of every origin: to look up, not to compare blindly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from benchmark.report.results.collect import Results, distinct, records
+from benchmark.report.results.published import Published, PublishedTable, all_numbers_for
+from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks
+from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
+
+ORIGIN_TEXTS = {"user-report": "user's report", "readme": "README"}
+
+
+def references(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
+    """A row per number set: data set, features, method, S, U, HM and ZSL in percent, and where they come from."""
+    ranks = method_ranks(results)
+    rows = []
+    for features in dict.fromkeys(u.features for u in results.units):
+        mine = [u for u in results.units if u.features == features]
+        methods = sorted({u.method for u in mine}, key=ranks.__getitem__)
+        for dataset in dict.fromkeys(u.dataset for u in mine):
+            rows += [_row(dataset, method, p) for method in methods for p in all_numbers_for(dataset, features, method, tables)]
+    return pd.DataFrame(rows)
+
+
+def _row(dataset: str, method: str, found: Published) -> dict[str, object]:
+    source = found.source
+    row: dict[str, object] = {"dataset": dataset, "features": source.features, "method": method}
+    row |= {f"{LABELS[m]}_percent": getattr(found.numbers, m) for m in PUBLISHED_METRICS}
+    row |= {"source": source.short, "table": source.table, "page": source.page, "origin": source.origin}
+    row |= {"mode": source.mode, "alignment": source.alignment, "seeds": source.seeds}
+    return row | {"paper": source.paper, "url": source.url}
+
+
+def references_table(results: Results, features: str, tables: Sequence[PublishedTable] | None = None) -> Table | None:
+    """The references of a feature set; None where there are none."""
+    frame = references(results, tables)
+    lines = [r for r in records(frame) if r["features"] == features]
+    if not lines:
+        return None
+    titles = [dataset_title(results, r["dataset"]) for r in lines]
+    columns = [Column("Data set", "", titles), Column("Method", "", [method_title(results, r["method"]) for r in lines])]
+    for metric in PUBLISHED_METRICS:
+        values = [r[f"{LABELS[metric]}_percent"] for r in lines]
+        columns.append(Column(LABELS[metric], "all", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in values]))
+    columns.append(Column("Source", "", [f"{r['source']}, {r['table']}" for r in lines]))
+    columns.append(Column("Origin", "", [ORIGIN_TEXTS.get(r["origin"], r["origin"]) for r in lines]))
+    columns.append(Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]))
+    columns.append(Column("Seeds", "all", [str(r["seeds"]) for r in lines]))
+    generated = distinct(
+        u.tag("dataset_title", u.dataset)
+        for u in results.units
+        if u.features == features and u.tag("dataset_kind") == "generated" and u.dataset in {r["dataset"] for r in lines}
+    )
+    caption = (
+        "What others printed or reported of these methods, in %, on the published features; – where a source does not give a "
+        "number. Origin: a paper, a README, second-hand (not from the method's authors), or a user's report of a training of "
+        "their own. Protocol: what the numbers were measured under (docs/protocol.md)."
+    )
+    caption += f" The data of this report are generated ({', '.join(generated)}), these numbers are not." if generated else ""
+    title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
+    return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])

@@ -1,0 +1,300 @@
+"""How sure the numbers are: intervals, differences between methods seed by seed, and differences to published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.report.results.collect import Results, distinct, records, slot_of
+from benchmark.report.results.once import once
+from benchmark.report.results.published import PublishedTable, differences, published_for
+from benchmark.report.results.released import RELEASED
+from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
+from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text
+from benchmark.report.tables.studies import ONE_SEARCH
+from benchmark.report.tables.table import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
+from benchmark.uncertainty import (
+    DRAWS,
+    LEVEL,
+    bootstrap_intervals,
+    holm,
+    mean_interval,
+    p_value,
+    p_value_of_one_more,
+    same_samples,
+    smallest_t,
+)
+
+TESTED = ("hm", "zsl")
+"""Metrics by which methods are compared: the only ones that are tested, so that p-values are corrected for no others."""
+PLACE = ["dataset", "features", "mode", "alignment", "slot"]
+"""What methods that are compared have in common."""
+SIGNIFICANT = "*"
+NOT_RECORDED, DIFFERENT = "not recorded", "different"
+
+
+def _trained(results: Results) -> pd.DataFrame:
+    """Finished stage-2 jobs that were trained here, with their ``slot``, accuracies in percent."""
+    done = results.test[(results.test["state"] == "done") & (results.test["variant"] != RELEASED)]
+    return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS})
+
+
+@once
+def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
+    """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
+
+    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``, the 95 % interval
+    of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the 95 % interval of the same mean over
+    test samples; ``_published``; if that is comparable ``_to_published`` (ours - published), and of ``TESTED`` ``_p`` of the
+    test that the published number is one more training of ours, and ``_p_holm``, corrected for all tests of the feature set.
+    ``samples_drawn`` is what ``_over_samples`` drew.
+    """
+    rows = []
+    for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
+        row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
+        first = jobs.sort_values("repetition").iloc[0]
+        row |= {"variant": first["variant"], "seeds": len(jobs)}
+        found = published_for(row["dataset"], row["features"], row["method"], tables)
+        row |= _over_samples([results.groups.get(run_id) for run_id in jobs["run_id"]])
+        for metric in PUBLISHED_METRICS:
+            low, high = mean_interval(jobs[metric])
+            row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
+            value = getattr(found.numbers, metric) if found else None
+            apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
+            gaps = jobs[metric] - (float("nan") if apart else value)
+            row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean()}
+            row |= {f"{metric}_p": p_value_of_one_more(gaps)} if metric in TESTED else {}
+        rows.append(row)
+    ends = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
+    names = [m + end for m in PUBLISHED_METRICS for end in (*ends, *(["_p"] if m in TESTED else []))]
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "samples_drawn", *names])
+    return _corrected(order_rows(frame, method_ranks(results)))
+
+
+def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """``<metric>_samples_low`` and ``_high`` in percent, of the mean over the trainings of a row.
+
+    ``samples_drawn`` is ``groups`` (of the data set's rule), ``single samples`` (it has no rule), ``not recorded`` (by at
+    least one training) or ``different`` (the trainings were not tested on the same samples); there is no interval in the last
+    two cases.
+
+    Args:
+        logged: ``groups.json`` of each training.
+    """
+    known = [groups for groups in logged if groups is not None]
+    if len(known) < len(logged):
+        return {"samples_drawn": NOT_RECORDED}
+    trainings = [groups["classes"] for groups in known]
+    if not same_samples(trainings):
+        return {"samples_drawn": DIFFERENT}
+    found = bootstrap_intervals(trainings).items()
+    ends = {f"{name}_samples_{end}": 100 * v for name, pair in found for end, v in zip(("low", "high"), pair, strict=True)}
+    return {"samples_drawn": "groups" if known[0]["grouping"] else "single samples", **ends}
+
+
+@once
+def comparisons(results: Results) -> pd.DataFrame:
+    """A row per pair of methods of a place (``PLACE``), in percentage points.
+
+    Columns: ``PLACE``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both have, and for each
+    metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and ``_high`` of its 95 % interval, ``_p`` of
+    the paired t-test and ``_p_holm``, corrected for all tests of the feature set. Tuned settings are not tested: each are of
+    one search, whose scatter is not known.
+    """
+    rows, ranks = [], method_ranks(results)
+    for place, jobs in _trained(results).groupby(PLACE, sort=False):
+        groups = jobs.groupby(["method", "settings"], sort=False)
+        sides = [(key, side.set_index("seed")[list(TESTED)]) for key, side in groups]
+        sides.sort(key=lambda side: ranks[str(side[0][0])])
+        for (first, one), (second, two) in combinations(sides, 2):
+            if first[0] == second[0]:
+                continue  # one method under two settings: their rows say enough
+            row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
+            row |= {"method": first[0], "settings": first[1], "other": second[0], "other_settings": second[1]}
+            seeds = one.index.intersection(two.index)
+            gaps = one.loc[seeds].to_numpy(float) - two.loc[seeds].to_numpy(float)
+            gaps = gaps[~np.isnan(gaps).any(axis=1)]
+            row["seeds"] = len(gaps)
+            for metric, values in zip(TESTED, gaps.T, strict=True):
+                gap = pd.Series(values)
+                low, high = mean_interval(gap)
+                row |= {f"{metric}_difference": gap.mean(), f"{metric}_std": gap.std(ddof=1)}
+                p = float("nan") if row["slot"] == "tuned" else p_value(gap)
+                row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p}
+            rows.append(row)
+    names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
+    labels = ["method", "settings", "other", "other_settings", "seeds"]
+    return _corrected(pd.DataFrame(rows, columns=[*PLACE, *labels, *names]))
+
+
+def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
+    """With ``_p_holm`` beside each ``_p``, corrected for all tests of a table: both metrics, all rows of a feature set."""
+    p = frame[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
+    corrected = np.full_like(p, np.nan)
+    for rows in frame.groupby("features", sort=False).indices.values():
+        corrected[rows] = np.reshape(holm(p[rows].ravel().tolist()), p[rows].shape)
+    for metric, values in zip(TESTED, corrected.T, strict=True):
+        frame.insert(list(frame.columns).index(f"{metric}_p") + 1, f"{metric}_p_holm", values)
+    return frame
+
+
+def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
+    """Intervals of a feature set and differences to published numbers; None where there are neither.
+
+    With one seed there is no interval over seeds and no test; the interval over samples and the differences stay.
+
+    Args:
+        frame: of ``intervals``.
+    """
+    mine = frame[frame["features"] == features]
+    shown = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
+    if mine[shown].isna().all(axis=None):
+        return None
+    lines = records(mine)
+    columns = [*_labels(results, lines), Column("n", "", [str(r["seeds"]) for r in lines])]
+    for metric in PUBLISHED_METRICS:
+        label = LABELS[metric]
+        if metric not in TESTED:
+            if mine[f"{metric}_to_published"].notna().any():
+                gaps = [difference(r[f"{metric}_to_published"], float("nan")) for r in lines]
+                columns.append(Column(f"{label} − published", label, gaps))
+            continue
+        columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
+        columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
+        drawn = [NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples") for r in lines]
+        columns.append(Column(f"{label} 95 % over samples", label, drawn))
+        if mine[f"{metric}_to_published"].notna().any():
+            gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
+            columns.append(Column(f"{label} − published", label, gaps))
+            columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
+    caption = f"In %. Over seeds: Student's t interval of the mean of n seeds, from two on. {_samples_sentence(results, mine)}"
+    if any(c.header.endswith("published") for c in columns):
+        caption += (
+            " To published: mean of ours − the published number, if the two are comparable. p, of HM and ZSL from two seeds "
+            "on: the published number is taken as one further training, whose scatter is that of ours (t-test by the "
+            f"prediction interval). {_corrected_sentence(mine)}"
+        )
+    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
+    caption += _processors(results, features)
+    title = f"Intervals: {_datasets(results, mine)}, features {features}"
+    return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+
+
+def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
+    """Differences between methods of a feature set; None where no two have two seeds in common.
+
+    Args:
+        frame: of ``comparisons``.
+    """
+    mine = frame[(frame["features"] == features) & (frame["seeds"] > 1)]
+    if mine.empty:
+        return None
+    lines = records(mine)
+
+    def name(row: dict[str, Any], method: str, settings: str) -> str:
+        return f"{method_title(results, row[method])} {row[settings]}".strip()
+
+    pairs = [f"{name(r, 'method', 'settings')} − {name(r, 'other', 'other_settings')}" for r in lines]
+    columns = _places(results, lines)
+    columns += [Column("Difference", "", pairs), Column("n", "", [str(r["seeds"]) for r in lines])]
+    for metric in TESTED:
+        label = LABELS[metric]
+        gaps = [difference(r[f"{metric}_difference"], r[f"{metric}_std"]) + _mark(r, metric) for r in lines]
+        columns.append(Column(label, label, gaps))
+        columns.append(Column(f"{label} 95 %", label, [_range(r, metric) for r in lines]))
+        columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
+    found = sum(bool(_mark(r, metric)) for r in lines for metric in TESTED)
+    caption = (
+        "In percentage points, seed by seed (a seed gives both methods the same batches): mean ± standard deviation over the "
+        f"n seeds that both have, its Student's t interval, and the paired t-test. {_corrected_sentence(mine)} Marked: {found} "
+        f"of {len(TESTED) * len(lines)} differences."
+    )
+    caption += f" {ONE_SEARCH} So there is no test between them." if "tuned" in set(mine["slot"]) else ""
+    caption += _processors(results, features)
+    title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
+    return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
+
+
+def _processors(results: Results, features: str) -> str:
+    trained = _trained(results)
+    sentence = processors_sentence(results, trained[trained["features"] == features])
+    return f" {sentence}" if sentence else ""
+
+
+def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
+    """What the intervals over samples draw, and of which data sets."""
+    how = {
+        "groups": "groups of samples from one source, by the data set's rule `grouping`",
+        "single samples": "single samples, since the data set has no rule `grouping`",
+    }
+    drawn = {kind: distinct(rows.loc[rows["samples_drawn"] == kind, "dataset"]) for kind in how}
+    texts = [
+        f"{how[kind]} ({', '.join(dataset_title(results, name) for name in datasets)})"
+        for kind, datasets in drawn.items()
+        if datasets
+    ]
+    missing = [
+        sentence
+        for kind, sentence in (
+            (NOT_RECORDED, f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."),
+            (DIFFERENT, "No interval over samples for rows whose trainings were tested on different samples."),
+        )
+        if kind in set(rows["samples_drawn"])
+    ]
+    if not texts:
+        return " ".join(missing)
+    bootstrap = (
+        f"Over samples: cluster bootstrap of the mean over the n seeds ({DRAWS:,} draws, the same for all seeds; models, betas "
+        f"and classes are fixed). Drawn within each class: {'; '.join(texts)}."
+    )
+    return " ".join([bootstrap, *missing])
+
+
+def _corrected_sentence(rows: pd.DataFrame) -> str:
+    """How the p-values of a table are corrected, and what a mark takes."""
+    p = rows[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
+    text, tests = f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.", np.isfinite(p)
+    if not tests.any():
+        return text
+    most = int(rows.loc[tests.any(axis=1), "seeds"].max())
+    needed = f"the smallest of {tests.sum()} p-values needs |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
+    return f"{text} At n = {most} {'nearly nothing can be marked: ' if most == 2 else ''}{needed}"
+
+
+def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:
+    methods = Column("Method", "", [method_title(results, r["method"]) for r in lines])
+    settings = Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines])
+    return [*_places(results, lines, slot=False), methods, settings]
+
+
+def _places(results: Results, lines: Sequence[dict[str, Any]], *, slot: bool = True) -> list[Column]:
+    """Columns for what of the place differs between rows."""
+    columns = [
+        Column("Data set", "", [dataset_title(results, r["dataset"]) for r in lines]),
+        Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]),
+        *([Column("Settings", "", [r["slot"] for r in lines])] if slot else []),
+    ]
+    return [c for c in columns if len(set(c.texts)) > 1]
+
+
+def _datasets(results: Results, frame: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(dataset_title(results, name) for name in frame["dataset"]))
+
+
+def _range(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return NOTHING if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+
+
+def _p(value: float) -> str:
+    if pd.isna(value):
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mark(row: dict[str, Any], metric: str) -> str:
+    return SIGNIFICANT if row[f"{metric}_p_holm"] < LEVEL else ""

@@ -1,0 +1,238 @@
+"""Searches of settings as reports show them: budgets, what pruning saved, gains, best so far, importances."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from benchmark.figures.searches import Panel, SearchCurve, best_so_far
+from benchmark.report.results.collect import UNIT, Results, UnitFacts, distinct
+from benchmark.report.tables.means import method_ranks
+from benchmark.report.tables.table import NOTHING, Column, Table, difference, plain_table
+from benchmark.tracking.schema import Budget
+
+ONE_SEARCH = "Tuned rows are of one search each: ± and intervals are over trainings with what it found, not over searches."
+
+
+def budget_of(unit: UnitFacts) -> Budget | None:
+    """The budget of a unit's study, None without a finished one; of older stores what the study did."""
+    if not unit.trials:
+        return None
+    study = unit.study or {}
+    wanted = study.get("trials", 0)
+    return Budget(None if wanted is None else max(unit.trials, wanted), study.get("timeout"))
+
+
+def budget_sentence(units: Sequence[UnitFacts]) -> str:
+    """Whether methods had equal budgets, and which."""
+    whose: dict[Budget | None, dict[str, None]] = {}
+    by_method: dict[str, list[UnitFacts]] = {}
+    for unit in units:
+        by_method.setdefault(unit.tag("method_title", unit.method), []).append(unit)
+    for title, mine in by_method.items():
+        alike = len({budget_of(u) for u in mine}) == 1
+        for unit in mine:
+            place = f"{title} on {unit.tag('dataset_title', unit.dataset)} {unit.features}, {unit.mode}"
+            whose.setdefault(budget_of(unit), {})[title if alike else place] = None
+    if not set(whose) - {None}:
+        return "No tuning."
+    if len(whose) == 1:
+        return f"Tuning budget: {next(iter(whose))} per method, data set and mode, chosen by validation HM. {ONE_SEARCH}"
+    texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
+    return f"Budgets differ: {', '.join(texts)}; tuned settings chosen by validation HM. {ONE_SEARCH}"
+
+
+def studies(results: Results) -> list[UnitFacts]:
+    """The units with a finished study in the order of tables; of calls that share a study the newest."""
+    ranks = method_ranks(results)
+    found: dict[tuple[object, ...], UnitFacts] = {}
+    for unit in results.units:
+        if unit.study is not None:
+            found.setdefault((unit.key, unit.study["study"]), unit)
+    return sorted(found.values(), key=lambda u: (ranks[u.method], u.mode != "paper"))
+
+
+def tuning_table(results: Results) -> Table | None:
+    """What each study found on the validation parts, and at what cost; None where nothing was tuned."""
+    units = studies(results)
+    if not units:
+        return None
+    text: dict[str, Callable[..., str]] = {
+        "Method": lambda u, s: u.tag("method_title", u.method),
+        "Data set": lambda u, s: f"{u.tag('dataset_title', u.dataset)}, {u.features}",
+        "Mode": lambda u, s: f"{u.mode}, {u.alignment} text",
+        "Budget": lambda u, s: str(budget_of(u)),
+        "Trials": lambda u, s: f"{s['complete'] + s['pruned']} ({s['pruned']} pruned, {s['failed']} failed)",
+        "Pruned": lambda u, s: f"{100 * s['pruned'] / max(1, s['complete'] + s['pruned']):.0f} %",
+        "Epochs saved": lambda u, s: _saved(u),
+        "Seconds": lambda u, s: NOTHING if u.search is None else f"{u.search['seconds'].sum():.0f}",
+        "Best trial": lambda u, s: str(s["best_number"]),
+        "Validation HM": lambda u, s: f"{100 * s['best_hm']:.2f}",
+        "Gain": lambda u, s: NOTHING if s.get("start_hm") is None else _difference([s["best_hm"] - s["start_hm"]]),
+        "Gain in test HM": lambda u, s: _difference(_test_gains(results, u)),
+        "Settings found": lambda u, s: (
+            ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the starting settings"
+        ),
+    }
+    left = {"Method", "Data set", "Mode", "Budget", "Settings found"}
+    columns = [Column(n, "" if n in left else "all", [make(u, u.study) for u in units]) for n, make in text.items()]
+    optional = {"Epochs saved", "Seconds", "Gain", "Gain in test HM"}
+    columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
+    caption = (
+        "The search maximises HM on the validation parts (in %), with one seed; trial 0 has the starting settings "
+        "(published ones, or defaults). Trials count finished and pruned ones. No test data take part. "
+        f"{budget_sentence(units)} {_meaning({c.header for c in columns})}"
+    )
+    keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
+    return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
+
+
+def tuning_csv(results: Results) -> pd.DataFrame:
+    """The numbers of ``tuning_table``, a row per study.
+
+    Columns: ``UNIT``, ``study``, trials by how they ended, ``seconds`` of all trials, ``best_trial``, in percent validation HM
+    of trial 0 (``start``) and of the best, in percentage points their ``gain`` and the gain in test HM (mean over
+    ``test_seeds`` and deviation), and ``settings_found`` as JSON.
+    """
+    rows = []
+    for unit in studies(results):
+        s = unit.study or {}
+        start, gains = s.get("start_hm"), 100 * pd.Series(_test_gains(results, unit), dtype=float)
+        rows.append(
+            {
+                **dict(zip(UNIT, unit.key, strict=True)),
+                "study": s["study"],
+                **{f"trials_{state}": s[state] for state in ("complete", "pruned", "failed")},
+                "seconds": None if unit.search is None else unit.search["seconds"].sum(),
+                "best_trial": s["best_number"],
+                "validation_HM_start_percent": None if start is None else 100 * start,
+                "validation_HM_percent": 100 * s["best_hm"],
+                "validation_HM_gain": None if start is None else 100 * (s["best_hm"] - start),
+                "test_HM_gain": gains.mean(),
+                "test_HM_gain_std": gains.std(ddof=1),
+                "test_seeds": len(gains),
+                "settings_found": json.dumps(s["best_values"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _meaning(headers: set[str]) -> str:
+    meanings = {
+        "Epochs saved": "Epochs saved: those that pruned trials did not train, of those planned for all trials.",
+        "Seconds": "Seconds: training and validation of all trials.",
+        "Gain": "Gain: validation HM of the best trial − of trial 0, in percentage points; it is chosen as the highest, hence "
+        "never negative and optimistic.",
+        "Gain in test HM": "Gain in test HM: tuned − starting settings, seed by seed (mean ± standard deviation over the seeds "
+        "that both have).",
+    }
+    return " ".join(text for header, text in meanings.items() if header in headers)
+
+
+def _saved(unit: UnitFacts) -> str:
+    """Epochs that pruned trials did not train."""
+    if unit.search is None:
+        return NOTHING
+    told = unit.search[unit.search["state"] != "failed"]
+    pruned = told[told["state"] == "pruned"]
+    saved, planned = int((pruned["planned_epochs"] - pruned["epochs"]).sum()), int(told["planned_epochs"].sum())
+    return f"{saved} of {planned} ({100 * saved / max(1, planned):.0f} %)"
+
+
+def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
+    """Test HM of the tuned settings - of the starting ones, a fraction for each seed that has both."""
+    mine = results.test[results.test["call"] == unit.call]
+    mine = mine[(mine[UNIT] == list(unit.key)).all(axis=1)]
+    done, tuned = mine[mine["state"] == "done"], mine["variant"] == "tuned"
+    after, before = (done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned))
+    return list((after - before).dropna())
+
+
+def _difference(gains: Sequence[float]) -> str:
+    values = 100 * pd.Series(gains, dtype=float)
+    return difference(values.mean(), values.std(ddof=1))
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """The studies of a data set, feature set and mode, whose trials and importances are in the store where they were logged."""
+
+    stem: str
+    """``<data set>-<features>-<mode>``, for names of files."""
+    title: str
+    keys: Mapping[str, str]
+    """``dataset``, ``features`` and ``mode``."""
+    curves: Sequence[SearchCurve]
+    panels: Sequence[Panel]
+    evaluator: str
+    without: Sequence[str]
+    """Methods without importances, with the reason."""
+    searches: pd.DataFrame
+    """The trials of all methods, without their settings, with ``SearchCurve.points``' columns."""
+    importances: pd.DataFrame
+    """Columns method, parameter, importance (fraction), trials, evaluator, seed."""
+
+
+def study_groups(results: Results) -> list[StudyGroup]:
+    """The studies with logged trials, by data set, feature set and mode."""
+    groups: dict[tuple[str, str, str], list[UnitFacts]] = {}
+    for unit in studies(results):
+        if unit.search is not None:
+            groups.setdefault((unit.dataset, unit.features, unit.mode), []).append(unit)
+    return [_group(results, units) for units in groups.values()]
+
+
+def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
+    first, ranks, names = units[0], method_ranks(results), _names(units)
+    curves, panels, searches, importances, without = [], [], [], [], []
+    for unit, name in zip(units, names, strict=True):
+        points = best_so_far(unit.search if unit.search is not None else pd.DataFrame())
+        curves.append(SearchCurve(name, points, ranks[unit.method]))
+        searches.append(points.drop(columns=[c for c in points if str(c).startswith("param.")]).assign(method=name))
+        found: Mapping[str, Any] = unit.importances or {"reason": "not logged"}
+        values = found.get("values")
+        if isinstance(values, Mapping) and values:
+            panels.append(Panel(f"{name}, {found['trials']} finished trials", values, ranks[unit.method]))
+            rows = pd.DataFrame({"parameter": list(values), "importance": list(values.values())})
+            facts = {key: found[key] for key in ("trials", "evaluator", "seed")}
+            importances.append(rows.assign(method=name, **facts))
+        else:
+            without.append(f"{name} ({found.get('reason')})")
+    place = f"{first.tag('dataset_title', first.dataset)} ({first.features}), mode {first.mode}"
+    return StudyGroup(
+        stem=re.sub(r"[^\w.+-]", "-", f"{first.dataset}-{first.features}-{first.mode}"),
+        title=place,
+        keys={"dataset": first.dataset, "features": first.features, "mode": first.mode},
+        curves=curves,
+        panels=panels,
+        evaluator=", ".join(distinct(str((u.importances or {}).get("evaluator", "")) for u in units)),
+        without=without,
+        searches=_method_first(searches),
+        importances=_method_first(importances),
+    )
+
+
+def _method_first(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    if not frames:
+        return pd.DataFrame()
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["method", *(c for c in whole if c != "method")]]
+
+
+def _names(units: Sequence[UnitFacts]) -> list[str]:
+    """A name for each study of a group: the method's, with alignment or call where that does not tell them apart."""
+    titles = [u.tag("method_title", u.method) for u in units]
+    aligned = [f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)]
+    return [
+        f"{n}, study {u.study['study'][-8:]}" if aligned.count(n) > 1 and u.study else n
+        for n, u in zip(aligned, units, strict=True)
+    ]

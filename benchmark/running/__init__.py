@@ -1,0 +1,1 @@
+"""Runs benchmark jobs: planning, workers, records."""

@@ -1,0 +1,189 @@
+"""What people read of calls, methods and jobs in MLflow's pages: names, descriptions in markdown, metrics that sort first.
+
+Reports read none of this.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+
+from benchmark.running.jobs import Call, Job, Unit
+from benchmark.tracking.tracker import AS_TRAINING
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run."""
+LONGEST = 7_500
+"""Characters of a description; MLflow takes 8,000."""
+FIRST = {"hm": "1 HM", "zsl": "2 ZSL", "seen": "3 S", "unseen": "4 U"}
+"""Names of a method's means, fractions: MLflow's pages sort metrics by name, and a digit comes before all others."""
+ON_VALIDATION = {"hm": "5 validation HM", "zsl": "6 validation ZSL"}
+COMPARED = 60
+"""Methods in the address of a comparison at most."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the seeds of a method gave with one kind of settings."""
+
+    seeds: int
+    mean: Mapping[str, float]
+    """By metric, fractions."""
+    deviation: Mapping[str, float]
+    """Standard deviation (n - 1), NaN for one seed."""
+
+    @classmethod
+    def of(cls, results: Sequence[Mapping[str, float]]) -> Means:
+        """Of the metrics of jobs; those that all have."""
+        names = [name for name in results[0] if all(name in metrics for metrics in results)]
+        values = {name: [metrics[name] for metrics in results] for name in names}
+        many = len(results) > 1
+        deviation = {name: float(np.std(v, ddof=1)) if many else float("nan") for name, v in values.items()}
+        return cls(len(results), {name: float(np.mean(v)) for name, v in values.items()}, deviation)
+
+    def text(self, metric: str) -> str:
+        """Percent, with the deviation where there is one."""
+        if metric not in self.mean:
+            return ""
+        deviation = self.deviation[metric]
+        return f"{100 * self.mean[metric]:.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
+
+
+def call_name(call: Call, methods: int, *, tune_only: bool) -> str:
+    """``demo · 6 methods · paper · 2026-11-25 13:33``: what tells calls apart comes first, since pages cut names."""
+    what = call.methods if methods <= 2 and call.methods != "all" else f"{methods} method{'s' * (methods != 1)}"
+    kind = ["tuning"] if tune_only else ["ablation"] if call.ablate else []
+    return " · ".join([call.dataset, *kind, what, call.mode, time.strftime("%Y-%m-%d %H:%M")])
+
+
+def job_name(job: Job, variant: str, trial: str | None = None) -> str:
+    """``TCAF · tuned · seed 0 · stage 2 · ucf/cls · paper``; two jobs of a method have two names."""
+    unit = job.unit
+    place = unit.title.removeprefix(f"{unit.method.title} · ")
+    own = [f"trial {trial}"] if trial is not None else [f"seed {job.repetition}", f"stage {job.stage}"]
+    return " · ".join([unit.method.title, *(["tuned"] if variant == "tuned" else []), *own, place])
+
+
+def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> dict[str, float]:
+    """The means of a method, in the order in which they are to be shown.
+
+    Args:
+        prefix: of the jobs' metrics: ``test/`` or ``best/`` (on the validation parts).
+    """
+    found = {}
+    for metric, name in (FIRST if prefix == "test/" else ON_VALIDATION).items():
+        for means, ending in ((untuned, ""), (tuned, " tuned")):
+            if means is not None and prefix + metric in means.mean:
+                found[name + ending] = means.mean[prefix + metric]
+    return found
+
+
+def call_note(
+    call: Call,
+    units: Sequence[Unit],
+    command: str,
+    runs: Sequence[str],
+    experiment: str,
+    means: Mapping[tuple[int, str], Means],
+) -> str:
+    """The description of a call.
+
+    Args:
+        runs: ids of the methods' runs.
+        experiment: id of the experiment.
+        means: by the method's place and kind of settings, as far as there are any.
+    """
+    compare = urlencode({"runs": json.dumps(list(runs)[:COMPARED]), "experiments": json.dumps([experiment]), **AS_TRAINING})
+    seeds, tuning = len(units[0].repetitions), units[0].tuning
+    search = f"tuning budget {tuning.budget}" if tuning.searches else "no tuning"
+    facts = f"{call.dataset}, mode {call.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
+    parts = [f"**Benchmark call**: {facts}. [Compare its methods](#/compare-runs?{compare})"]
+    rows = [[unit.title, *row] for i, unit in enumerate(units) for row in _rows(means, i)]
+    if rows:
+        parts += [_table(["method", *HEADINGS], rows), MEANING]
+    return _short([*parts, _repeat(command)])
+
+
+def method_note(unit: Unit, call: Call, means: Mapping[tuple[int, str], Means], index: int) -> str:
+    """The description of a method's run."""
+    protocol = unit.settings.protocol
+    parts = [
+        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, text alignment "
+        f"{protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
+        + (f" ({unit.method.note})" if unit.method.note else "")
+    ]
+    one = call.model_copy(update={"methods": unit.method.name, "dataset": unit.alias or unit.card.name, "mode": unit.mode})
+    if rows := _rows(means, index):
+        parts += [_table(HEADINGS, rows), MEANING]
+    return _short([*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))])
+
+
+def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) -> str:
+    """The description of a job."""
+    unit = job.unit
+    what = "is trained on the training part, and its epoch and beta are chosen on the validation parts"
+    if job.stage == 2:
+        what = "is trained on training and validation parts for the epochs that stage 1 chose, and tested once"
+    parts = [
+        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, {variant} settings, seed "
+        f"{job.repetition}, stage {job.stage}: it {what}."
+    ]
+    if result is not None:
+        stage_1 = "validation" in result
+        numbers = result["validation"] if stage_1 else result["metrics"]
+        names = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL"}
+        told = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
+        where = f"epoch {result['best_epoch'] + 1} on validation" if stage_1 else "test"
+        parts.append(f"**Result** ({where}, %): {told}")
+    parts.append(
+        _repeat("python run_benchmark.py run --config config.yaml --runs-dir runs-again", "with the artifact `config.yaml`, ")
+    )
+    return _short(parts)
+
+
+def command_of(call: Call) -> str:
+    """The command line of a call."""
+    words: list[str] = []
+    for name, value in call.model_dump(mode="json", exclude_none=True, exclude_defaults=True).items():
+        option = "--" + {"ablate": "ablate-protocol"}.get(name, name).replace("_", "-")
+        if name in ("settings", "plugins"):
+            words += [w for entry in value for w in ({"settings": "--set", "plugins": "--plugin"}[name], entry)]
+        elif name == "in_memory":
+            words.append(option)
+        elif name != "repetitions":
+            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(["python", "run_benchmark.py", "run", *words])
+
+
+HEADINGS = ["settings", "seeds", "S", "U", "HM", "ZSL"]
+MEANING = "Mean per-class accuracy in % on the test parts (± standard deviation over seeds)."
+
+
+def _rows(means: Mapping[tuple[int, str], Means], index: int) -> list[list[str]]:
+    mine = [(variant, m) for (i, variant), m in means.items() if i == index]
+    return [[variant, str(m.seeds), *(m.text(f"test/{n}") for n in ("seen", "unseen", "hm", "zsl"))] for variant, m in mine]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _repeat(command: str, how: str = "") -> str:
+    return f"To repeat it, {how}run\n\n```\n{command}\n```"
+
+
+def _short(parts: Sequence[str]) -> str:
+    """The parts as paragraphs; what comes before the last one is cut at a line where it is too long."""
+    *body, last = parts
+    text, room = "\n\n".join(body), max(0, LONGEST - len(last))
+    if len(text) > room:
+        text = text[:room].rsplit("\n", 1)[0] + "\n\n(shortened; the report among the artifacts has all)"
+    return f"{text}\n\n{last}"[: LONGEST + 100]

@@ -1,0 +1,329 @@
+"""Tests trained weights from folders, and exports ours: the work of the commands ``evaluate`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from benchmark.data.cards import Card
+from benchmark.data.checks.verify import data_caption
+from benchmark.data.store import FeatureStore
+from benchmark.errors import UsageError
+from benchmark.method import Method
+from benchmark.protocol.stages import StageTwo, Task, evaluate_weights
+from benchmark.report.results.collect import find_calls
+from benchmark.report.results.released import KIND
+from benchmark.running.provenance import environment
+from benchmark.running.records import log_map, log_stage_two
+from benchmark.settings.schema import LengthConfig, Mode, Recipe, Settings, Sources, TrainConfig, resolve
+from benchmark.system.beside import Beside
+from benchmark.tracking.tracker import Tracker
+from benchmark.weights.own import CONFIG, OWN_WEIGHTS, Weights, digest_of, load_checkpoint
+
+TRAINING_ALONE = ("epochs", "batches_per_epoch", "batch_size")
+"""Settings of training that an evaluation has no use for."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What trained weights are worth on a data set."""
+
+    first: Weights
+    final: Weights
+    settings: Settings
+    validation: Mapping[str, float]
+    """Of stage A's model at its best beta; fractions."""
+    result: StageTwo
+    notes: Sequence[str]
+    """What a reader must know: other data than trained on, differing arguments."""
+    published_settings: bool
+    """Whether the weights have the settings that were published for these data."""
+    run_id: str = ""
+
+    def numbers(self) -> dict[str, float]:
+        """S, U, HM and ZSL in percent, and beta, to two decimals."""
+        metrics = {name: round(100 * self.result.metrics[name], 2) for name in ("seen", "unseen", "hm", "zsl")}
+        return {**metrics, "beta": round(self.result.beta, 2)}
+
+    def disjoint(self) -> dict[str, float]:
+        """The same without related test-seen samples (``protocol.seen_test=group_disjoint``): samples and classes that remain,
+        S and HM in percent where any does; empty where it was not asked for."""
+        found = self.result.disjoint
+        return {name: round(100 * value, 2) if name in ("seen", "hm") else value for name, value in found.items()}
+
+
+def evaluate(
+    pair: tuple[Weights, Weights],
+    card: Card,
+    features: str,
+    store: FeatureStore,
+    mode: Mode | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+    recipe: Recipe | None = None,
+) -> Evaluation:
+    """Choose beta with stage A's model on validation and test stage B's model.
+
+    Args:
+        pair: weights of both stages.
+        card, features, store: what to test on.
+        mode: the protocol; None for that of the training (published weights: paper).
+        overrides: checked ``--set`` values of the sections ``protocol`` and ``train``.
+        recipe: of the method, for its published settings.
+
+    Raises:
+        UsageError: the weights are of another data set, feature set or size, or ``overrides`` change settings of the weights.
+    """
+    first, final = pair
+    for weights in pair:
+        _check_data(weights, card, features, store)
+    settings = [_settings(weights, card, features, mode, overrides) for weights in pair]
+    tasks = [Task(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)]
+    for weights, task in zip(pair, tasks, strict=True):
+        weights.check(task.spec)
+    models: list[Method] = []
+    for weights, task in zip(pair, tasks, strict=True):
+        models.append(task.build())
+        models[-1].load_state_dict(dict(weights.state))
+    validation, result = evaluate_weights(tasks[0], models[0], tasks[1], models[1], final.epochs)
+    return Evaluation(
+        first=first,
+        final=final,
+        settings=settings[1],
+        validation=validation.metrics,
+        result=result,
+        notes=list(_notes(pair, store)),
+        published_settings=all(_has_published_settings(w, card, features, recipe) for w in pair),
+    )
+
+
+def _has_published_settings(weights: Weights, card: Card, features: str, recipe: Recipe | None) -> bool:
+    """Whether the run has the recipe's settings of the method, its training and its lengths, as far as it names them."""
+    published = (recipe.published if recipe else {}).get(card.name, {}).get(features)
+    if published is None:
+        return False
+    same_config = weights.config == weights.method.Config.model_validate(published.config)
+    same_training = all(weights.training.get(name, value) == value for name, value in published.train.items())
+    return same_config and same_training and weights.lengths == LengthConfig.model_validate(published.lengths)
+
+
+def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore) -> None:
+    names = {card.name.lower(), card.official.folder.lower() if card.official else ""}
+    if weights.dataset and weights.dataset.lower() not in names:
+        raise UsageError(f"{weights.file}: trained on {weights.dataset}; --dataset is {card.name}")
+    dims = {"audio": store.audio_dim, "video": store.video_dim}
+    other = {m: size for m, size in weights.dims.items() if size != dims[m]}
+    if other or (weights.features and weights.features != features):
+        was = f"{weights.features or 'features'} of " + ", ".join(f"{m} {size}" for m, size in (weights.dims or dims).items())
+        raise UsageError(
+            f"{weights.file}: made for {was}; {card.name}/{features} has audio {dims['audio']}, video {dims['video']}; "
+            "choose with --features"
+        )
+    if weights.method.inputs == "sequence":
+        store.require_sequences(weights.method.title)
+
+
+def _settings(
+    weights: Weights, card: Card, features: str, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]
+) -> Settings:
+    """The settings of the weights under the protocol that is asked for."""
+    fixed = [f"{s}.{k}" for s, values in overrides.items() for k in values if s not in ("protocol", "train", "data")]
+    fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
+    if fixed:
+        raise UsageError(
+            f"--set {', '.join(fixed)}: that is fixed by the weights; protocol.* and train.device, .threads, ... may be set"
+        )
+    recorded = weights.recorded
+    if recorded is not None and mode is None:
+        protocol = recorded.protocol.model_copy(update=dict(overrides.get("protocol", {})))
+    else:
+        sources = Sources(card.name, features, card.published_order, {}, {})
+        only = {"protocol": overrides.get("protocol", {})}
+        protocol = resolve(weights.method, None, sources, mode or "paper", only).protocol
+    train = TrainConfig.model_validate({**(recorded.train.model_dump() if recorded else {}), **overrides.get("train", {})})
+    return Settings(
+        method=weights.method.name,
+        config=weights.config,
+        train=train,
+        lengths=weights.lengths,
+        protocol=protocol,
+        published=recorded is None,
+        corrections=weights.method.corrected_settings,
+    )
+
+
+def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
+    a, b = ({**w.config.model_dump(), **w.lengths.model_dump(), "seed": w.seed} for w in pair)
+    differing = [name for name in a if a[name] != b.get(name)]
+    if differing:
+        shown = ", ".join(f"{n} {a[n]} and {b[n]}" for n in differing)
+        yield f"stages A and B were trained with different settings: {shown}"
+    for weights, digest in zip(pair, (store.development_digest, store.digest), strict=True):
+        if weights.data_digest and weights.data_digest != digest:
+            yield (
+                f"{weights.file}: trained on other data (digest {weights.data_digest[:12]}) than it is tested on here "
+                f"({digest[:12]})"
+            )
+
+
+def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, features: str, store: FeatureStore) -> Evaluation:
+    """Log an evaluation as a finished run of kind ``published-checkpoint``; returns it with the run's id."""
+    first, final, settings = evaluation.first, evaluation.final, evaluation.settings
+    method = final.method
+    title = f"{method.title} · {card.name}/{features} · {settings.protocol.mode} · weights from a folder"
+    source = f"{first.file.parent} and {final.file.parent}"
+    tags = {
+        "kind": KIND,
+        "method": method.name,
+        "method_title": method.title,
+        "method_note": method.note,
+        "method_inputs": str(method.inputs),
+        "dataset": card.name,
+        "dataset_title": card.title,
+        "dataset_kind": "generated" if store.generated else card.kind,
+        "dataset_caption": data_caption(store, card),
+        "features": features,
+        "mode": settings.protocol.mode,
+        "alignment": settings.protocol.text_alignment,
+        "origin": final.origin,
+        "published_settings": str(evaluation.published_settings).lower(),
+        "weights_digest": digest_of(first, final),
+        "data_digest": store.digest,
+        "source": source,
+        "seed": str(final.seed),
+        "mlflow.note.content": "\n".join([f"Weights: {source}", *evaluation.notes]),
+        **environment(),
+    }
+    run_id = tracker.start(title, tags)
+    tracker.log_params(run_id, settings.flat())
+    identity = {
+        "settings": settings.as_dict(),
+        "method": method.name,
+        "digest": store.digest,
+        "weights": tags["weights_digest"],
+    }
+    notes = list[str]()
+    beside = Beside(notes.append)
+    with beside("identity.json"):
+        tracker.log_json(run_id, identity, "identity.json")
+    with beside("the data set's registration"):
+        tracker.log_dataset(
+            run_id,
+            name=f"{card.name}-{features}",
+            digest=store.digest,
+            source=f"{card.title}, feature set {features}",
+            context="validation+test",
+        )
+    tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
+    result = log_stage_two(tracker, run_id, evaluation.result, title, 0, method.name, beside)
+    tracker.log_json(run_id, result, "result.json")
+    with beside("the map of embeddings"):
+        log_map(tracker, run_id, evaluation.result)
+    if missing := beside.tags():
+        tracker.tag(run_id, **missing)
+    tracker.finish(run_id)
+    return replace(evaluation, run_id=run_id, notes=[*evaluation.notes, *notes])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A training whose weights were exported."""
+
+    folder: Path
+    """Holds ``stage_a`` and ``stage_b``, each with ``model.safetensors`` and ``config.json``."""
+    title: str
+
+
+def export(tracker: Tracker, runs_dir: Path, target: Path, call: str | None, methods: Sequence[str]) -> list[Exported]:
+    """Copy the weights of a call's finished trainings to a folder, as safetensors with a configuration beside.
+
+    Args:
+        tracker: the store that knows the calls.
+        runs_dir: where their weights lie.
+        target: a folder below which each training gets one of its own.
+        call: run id of a benchmark call, or its beginning; the newest one if None.
+        methods: names; all of the call if empty.
+
+    Raises:
+        UsageError: no such call, nothing finished in it, weights that were removed, or a folder that exists with other content.
+    """
+    found = find_calls(tracker, None if call is None else [call])
+    trainings = _trainings(tracker.read_json(found[0].run_id, "jobs.json"), methods)
+    if not trainings:
+        wanted = f" of {', '.join(methods)}" if methods else ""
+        raise UsageError(f"call {found[0].run_id} ({found[0].name}) has no finished training{wanted}")
+    missing = [
+        f"{title}: {runs_dir / 'jobs' / key}"
+        for title, keys in trainings.items()
+        for key in keys
+        if _weights_of(runs_dir / "jobs" / key) is None
+    ]
+    if missing:
+        raise UsageError("weights that are not there any more:\n" + "\n".join(missing))
+    exported = []
+    for title, keys in trainings.items():
+        folder = target / title
+        for stage, key in zip(("stage_a", "stage_b"), keys, strict=True):
+            _export_job(runs_dir / "jobs" / key, folder / stage)
+        exported.append(Exported(folder, title))
+    return exported
+
+
+def _trainings(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Title -> job keys of stages 1 and 2 of each training whose two stages are done."""
+    keys: dict[str, dict[int, str]] = {}
+    for entry in entries:
+        if entry["state"] in ("done", "reused") and (not methods or entry["method"] in methods):
+            names = (
+                entry["dataset"],
+                entry["features"],
+                entry["mode"],
+                entry.get("ablation"),
+                entry["method"],
+                entry["variant"],
+            )
+            title = "-".join(str(name) for name in names if name) + f"-seed{entry['repetition']}"
+            title = re.sub(r"[^\w.+-]", "-", title)  # a folder's name, whatever the store says
+            keys.setdefault(title, {})[entry["stage"]] = entry["job_key"]
+    return {title: (stages[1], stages[2]) for title, stages in keys.items() if {1, 2} <= stages.keys()}
+
+
+def _weights_of(folder: Path) -> Path | None:
+    files = [folder / name for name in OWN_WEIGHTS if (folder / name).is_file()]
+    return files[0] if files and (folder / CONFIG).is_file() else None
+
+
+def _export_job(source: Path, target: Path) -> None:
+    """Write the weights and the configuration of a job; the folder appears when it is complete."""
+    file = _weights_of(source)
+    assert file is not None  # checked
+    record = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    if target.exists():
+        if not (target / OWN_WEIGHTS[0]).is_file() or _job_key(target / CONFIG) != record["job_key"]:
+            raise UsageError(f"{target}: exists with other or incomplete content; remove it or choose another --to")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        state = {name: tensor.contiguous() for name, tensor in load_checkpoint(file)["model"].items()}
+        save_file(state, new / OWN_WEIGHTS[0], metadata={"method": record["method"], "job_key": record["job_key"]})
+        shutil.copy(source / CONFIG, new / CONFIG)
+        new.chmod(0o755)
+        new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _job_key(path: Path) -> str | None:
+    """The job that an exported configuration is of; None where it is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["job_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

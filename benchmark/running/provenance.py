@@ -1,0 +1,164 @@
+"""What is written beside results so that a reader knows where they come from: tags, environment, revision, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from threadpoolctl import threadpool_info
+
+from benchmark.data.checks.verify import data_caption
+from benchmark.running.jobs import Call, Unit
+from benchmark.system.shipped_files import PACKAGE
+
+PROJECT = PACKAGE.parent
+
+
+def unit_tags(unit: Unit) -> dict[str, str]:
+    """Tags that say what a run is, for people, the UI's filters and the reporter."""
+    lengths = unit.settings.lengths
+    return {
+        **unit.identity(),
+        "alignment": unit.settings.protocol.text_alignment,
+        "method_title": unit.method.title,
+        "method_note": unit.method.note,
+        "method_inputs": unit.method.inputs,
+        "method_uses": ", ".join(unit.method.uses).replace("_", " "),
+        "dataset_title": unit.card.title,
+        "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
+        "dataset_caption": ", ".join(
+            [data_caption(unit.store, unit.card), *(f"{k}={v}" for k, v in unit.data_settings.items())]
+        ),
+        "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
+        "epochs": str(unit.settings.train.epochs),
+        "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
+        "lengths": f"{lengths.train}/{lengths.test}",
+        "alias": unit.alias or "",
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and revision of a run."""
+    return {
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        **processor(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+GIT_SECONDS = 10.0
+"""How long git may take for an answer, on a slow network disk for example."""
+
+
+@cache
+def processor() -> dict[str, str]:
+    """What decides how this machine's CPU rounds.
+
+    Returns:
+        ``cpu_capability``: the instruction set that torch uses, as ``AVX2``. ``blas``: the linear algebra libraries of torch
+        and numpy, with the processor that their kernels are for if they name one, as ``mkl + openblas Haswell``.
+    """
+    loaded = {
+        f"{x['internal_api']} {x.get('architecture') or ''}".strip() for x in threadpool_info() if x["user_api"] == "blas"
+    }
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    own = {"open": "openblas"}.get(found[1], found[1]) if found else "unknown"
+    names = sorted(loaded | ({own} if not any(name.startswith(own) for name in loaded) else set()))
+    return {"cpu_capability": str(torch.backends.cpu.get_cpu_capability()), "blas": " + ".join(names)}
+
+
+@cache
+def git_revision() -> str:
+    """Revision of the project, with ``+changes`` where files differ; ``unknown`` with the reason where git does not give it.
+
+    The checkout may belong to another user: its code runs already, so git may read it.
+    """
+    if not (tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/{Path(__file__).name}")).done:
+        missing = "did not match any file" in tracked.text or "not a git repository" in tracked.text
+        return f"unknown ({'not a git checkout' if missing else tracked.text})"
+    revision, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".")
+    for answer in (revision, status):
+        if not answer.done:
+            return f"unknown ({answer.text})"
+    return revision.text + ("+changes" if status.text else "")
+
+
+class _Answer(NamedTuple):
+    done: bool
+    text: str
+    """What git printed, or why there is no answer."""
+
+
+def _git(*words: str) -> _Answer:
+    """Ask git about the project's own folder, whatever repository the environment names; nothing is changed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    options = ["-c", f"safe.directory={PROJECT}", "-c", "core.fsmonitor=false"]  # the latter would run a program
+    command = ["git", *options, "-C", str(PROJECT), *words]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return _Answer(False, "git is not installed" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}")
+    try:
+        printed, complaint = process.communicate(timeout=GIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what it started
+        process.communicate()
+        return _Answer(False, f"git does not answer within {GIT_SECONDS:.0f} s")
+    if process.returncode:
+        lines = complaint.strip().splitlines() or [f"git failed with exit code {process.returncode}"]
+        return _Answer(False, lines[0].removeprefix("fatal: "))
+    return _Answer(True, printed.strip())
+
+
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def restart_peak_memory() -> None:
+    """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
+    with suppress(OSError):  # another system, or a container that forbids it: then the peak is that of the process
+        CLEAR_REFS.write_text("5", encoding="utf-8")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    with suppress(OSError):  # Linux, where getrusage also counts what the process had that started this one
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM"):
+                kib = float(line.split()[1])
+    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    return kib / 1024 + cuda
+
+
+def dump_call(call: Call) -> str:
+    """A call as YAML that ``run --config`` takes."""
+    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)

@@ -1,0 +1,246 @@
+"""What jobs leave in the tracking store: progress of each epoch, results of each stage, and beside the weights how to use them.
+
+Names of metrics and artifacts stand here; what is measured is the protocol's affair.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from benchmark.errors import Unavailable
+from benchmark.inspection import EmbeddingMap
+from benchmark.method import EpochRecord
+from benchmark.protocol.stages import StageOne, StageTwo
+from benchmark.running.jobs import Job
+from benchmark.running.provenance import dump_call
+from benchmark.system.beside import Beside
+from benchmark.system.files import replacing
+from benchmark.tracking.tracker import Tracker
+from benchmark.uncertainty import bootstrap_intervals
+from benchmark.weights.own import CONFIG
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Progress(Protocol):
+    """Who is shown the progress of a job."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was trained on."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished and validated."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+
+class EpochLog:
+    """Tells the display, the tracking store and the study of progress.
+
+    While the store does not answer, epochs are kept here (and in the checkpoint) and training goes on; they are sent with a
+    later epoch, or by ``send`` at the end.
+    """
+
+    def __init__(
+        self, tracker: Tracker, run_id: str, display: Progress, on_epoch: Callable[[EpochRecord], None] | None
+    ) -> None:
+        self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
+        self.logged = tracker.logged_steps(run_id, "val/hm")
+        self.history: list[EpochRecord] = []
+        self.unsent: list[EpochRecord] = []
+
+    def on_note(self, text: str) -> None:
+        self.display.say(text)
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        self.display.batch(epoch, batch, loss)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self.history.append(record)
+        if record.epoch not in self.logged:
+            self.unsent.append(record)
+            self.send(wait=False)
+        self.display.epoch(record)
+        if self.extra is not None:
+            self.extra(record)
+
+    def send(self, *, wait: bool) -> None:
+        """Send the epochs that the store does not have.
+
+        Args:
+            wait: whether to wait for a store that does not answer; otherwise they are kept.
+
+        Raises:
+            Unavailable: it stayed away.
+        """
+        while self.unsent:
+            record = self.unsent[0]
+            metrics = {f"train/{k}": v for k, v in record.losses.items()}
+            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
+            metrics |= {"lr": record.lr, "epoch_seconds": record.seconds}
+            try:
+                self.tracker.log_metrics(self.run_id, metrics, step=record.epoch, wait=wait)
+            except Unavailable as error:
+                if wait:
+                    raise
+                if len(self.unsent) == 1:
+                    self.display.say(f"{error}; epochs are kept and sent later")
+                return
+            del self.unsent[0]
+
+
+def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
+    """Log what the job is: settings, how to repeat it, data."""
+    with beside("settings"):
+        tracker.log_params(run_id, job.settings.flat())
+    with beside("config.yaml"):
+        tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
+    with beside("identity.json"):
+        tracker.log_json(run_id, job.identity(), "identity.json")
+    store = job.unit.store
+    with beside("the data set's registration"):
+        tracker.log_dataset(
+            run_id,
+            name=f"{job.unit.card.name}-{job.unit.features}",
+            digest=store.development_digest if job.stage == 1 else store.digest,
+            source=f"{job.unit.card.title}, feature set {job.unit.features}",
+            context="train+validation" if job.stage == 1 else "train+validation+test",
+        )
+    if not beside.failed:
+        tracker.tag(run_id, described="true")
+
+
+def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
+    """Log the kept epoch."""
+    best = {f"best/{name}": value for name, value in found.validation.items()}
+    tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
+
+
+def log_stage_two(
+    tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int, method: str, beside: Beside
+) -> dict[str, Any]:
+    """Log the results on the test parts and what explains them; returns the results as plain types.
+
+    Args:
+        seed: of the bootstrap over test samples.
+        method: its name, by which figures have their colours.
+        beside: takes what fails of all that is not the results.
+    """
+    metrics = {f"test/{name}": value for name, value in found.metrics.items()}
+    metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
+    tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
+    beside.note(found.failed)
+    intervals: dict[str, float] = {}
+    if found.groups:
+        with beside("intervals over test samples"):
+            intervals = _bootstrap(found.groups, seed)
+            tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
+        with beside("groups.json"):
+            tracker.log_text(run_id, json.dumps(found.groups, separators=(",", ":")), "groups.json")
+    if found.recall:
+        with beside("recall.csv"):
+            tracker.log_text(run_id, pd.DataFrame(found.recall).to_csv(index=False), "recall.csv")
+    with beside("cost"):
+        tracker.log_metrics(run_id, found.cost)
+    if "confusion.csv" not in found.failed:
+        with beside("confusion.csv"):
+            confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
+            tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
+    if found.embedding is not None:
+        with beside("embedding.csv"):
+            tracker.log_text(run_id, embedding_csv(found.embedding, found.class_names), "embedding.csv")
+    with beside("curve.csv"):
+        curve = found.curve.thinned()
+        points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
+        tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
+    with beside("curve.png"):
+        log_curve(tracker, run_id, points, found, title, method)
+    return {
+        "metrics": dict(found.metrics),
+        "views": {view: dict(values) for view, values in found.views.items()},
+        "beta": found.beta,
+        "best_possible": dict(found.best_possible),
+        "disjoint": dict(found.disjoint),
+        "bootstrap": intervals,
+        "epochs": found.epochs,
+        "test_openings": found.test_openings,
+    }
+
+
+def log_curve(tracker: Tracker, run_id: str, points: pd.DataFrame, found: StageTwo, title: str, method: str) -> None:
+    """Log the seen-unseen curve as a figure."""
+    from benchmark.figures.curves import seen_unseen_figure  # matplotlib takes half a second
+    from benchmark.report.results.published import method_number
+
+    chosen = (found.metrics["unseen"], found.metrics["seen"])
+    draw = partial(seen_unseen_figure, points, chosen, found.beta, title, method_number(method))
+    log_drawn(tracker, run_id, draw, "curve.png")
+
+
+def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: str) -> None:
+    """Draw a figure and log it, in matplotlib's default style."""
+    from benchmark.figures.style import default_style, drawn
+
+    with default_style():
+        tracker.log_figure(run_id, drawn(draw), file)
+
+
+def log_map(tracker: Tracker, run_id: str, found: StageTwo) -> None:
+    """Log the map of the embeddings, where there are any, so that reports need not lay it out.
+
+    It takes seconds and 100 MiB: peak memory is measured before. The embeddings are taken as they were logged, rounded.
+    """
+    if found.embedding is None:
+        return
+    from benchmark.figures.embedding_layout import LOGGED, flat_map
+
+    text = embedding_csv(found.embedding, found.class_names)
+    flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
+    if flat is not None:
+        tracker.log_text(run_id, flat.to_csv(index=False), LOGGED)
+
+
+def embedding_csv(found: EmbeddingMap, names: Mapping[int, str]) -> str:
+    """``embedding_frame`` as text, four significant digits."""
+    return str(embedding_frame(found, names).to_csv(index=False, float_format="%.4g"))
+
+
+def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFrame:
+    """A row per embedding: ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), and ``e0``, ``e1``, ...
+
+    Args:
+        names: of class ids.
+    """
+    values, ids = np.concatenate([found.samples, found.classes]), np.concatenate([found.labels, found.class_ids])
+    labels = pd.DataFrame(
+        {
+            "kind": np.repeat(["sample", "class"], [len(found.samples), len(found.classes)]),
+            "class": [names[int(c)] for c in ids],
+            "group": np.where(np.isin(ids, found.seen_ids), "seen", "unseen"),
+        }
+    )
+    return pd.concat([labels, pd.DataFrame(values).add_prefix("e")], axis=1)
+
+
+def _bootstrap(groups: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """``<metric>_low`` and ``<metric>_high``: 95 % intervals over groups of test samples, fractions."""
+    found = bootstrap_intervals([groups["classes"]], seed=seed)
+    return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)}
+
+
+def write_weights_record(folder: Path, job: Job, result: Mapping[str, Any]) -> None:
+    """Write beside a job's weights what is needed to use them (``official.read_pair``): identity, epochs, results."""
+    epochs = result["best_epoch"] + 1 if job.stage == 1 else result["epochs"]
+    record = {**job.identity(), "job_key": job.key, "epochs": epochs, "result": result}
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""What a study leaves in the tracking store, in the run of its method: result, trials, importances, figures.
+
+Names of artifacts and columns stand here; reports read them (``report/studies.py``) without Optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+import pandas as pd
+
+from benchmark.running.records import log_drawn
+from benchmark.system.beside import Beside
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import Importances, PastTrial, Study, TuningResult
+
+TRIALS, IMPORTANCES, RESULT = "trials.csv", "importances.json", "tuning.json"
+COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_epochs"]
+PARAMETER = "param."
+"""Stands before the names of searched settings, so that none is taken for another column."""
+
+
+def log_study(
+    tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, method: str, beside: Beside
+) -> None:
+    """Log a study that has used up its budget, unless that was done before.
+
+    Args:
+        run_id: of the method.
+        title: heading of the figures.
+        epochs: of a trial, where the study does not search them.
+        method: its name, by which figures have their colours.
+        beside: takes what fails of all that is not the result.
+    """
+    tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
+    before = tracker.get(run_id).tags
+    if tags.items() <= before.items():
+        return
+    tracker.log_json(run_id, found.as_dict(), RESULT)
+    with beside(TRIALS):
+        trials = trials_frame(study.past_trials(), list(study.ranges), epochs)
+        tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
+        with beside("tuning-history.png"):
+            _log_history(tracker, run_id, trials, title, method)
+    with beside(IMPORTANCES):
+        importances = study.importances()
+        tracker.log_json(run_id, asdict(importances), IMPORTANCES)
+        with beside("importances.png"):
+            _log_importances(tracker, run_id, importances, title, method)
+    tracker.tag(run_id, **tags, **beside.tags(before))  # last: it says that the rest is there
+
+
+def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str, method: str) -> None:
+    from benchmark.figures.searches import history_figure  # matplotlib takes half a second
+    from benchmark.report.results.published import method_number
+
+    log_drawn(tracker, run_id, partial(history_figure, trials, title, method_number(method)), "tuning-history.png")
+
+
+def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str, method: str) -> None:
+    from benchmark.figures.searches import Panel, importances_figure
+    from benchmark.report.results.published import method_number
+
+    if importances.values:
+        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, method_number(method))
+        log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), "importances.png")
+
+
+def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:
+    """A row per trial.
+
+    Columns: ``number``; ``state`` (complete, pruned or failed); ``start``, whether it has the starting settings; ``value``, its
+    highest validation HM, fraction, missing where no epoch was finished; ``seconds`` of its epochs, validation included;
+    ``epochs`` reached; ``planned_epochs``; and ``param.<setting>`` for each searched setting.
+
+    Args:
+        epochs: of a trial, where they are not searched.
+    """
+    rows = []
+    for t in trials:
+        planned = t.values.get("train.epochs", epochs)
+        facts = [t.number, t.state, t.start, t.hm, round(t.seconds, 3), t.epochs, planned]
+        rows.append([*facts, *(t.values.get(p) for p in parameters)])
+    return pd.DataFrame(rows, columns=[*COLUMNS, *(PARAMETER + p for p in parameters)])

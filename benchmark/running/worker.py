@@ -1,0 +1,503 @@
+"""Does a piece of a call's work, in this process or in one of many: a repetition of a method, or the search of its settings.
+
+What is done is not done again, what was interrupted goes on, what fails is recorded. The record of all this is the tracking
+store. Checkpoints live in ``runs/jobs/<key>`` until their job is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import ValidationError
+
+from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message, words_of
+from benchmark.method import EpochRecord, Method
+from benchmark.protocol.border import place_of
+from benchmark.protocol.stages import StageOne, stage_one, stage_two
+from benchmark.protocol.training import clear_checkpoints
+from benchmark.running.descriptions import DESCRIPTION, job_name, job_note
+from benchmark.running.jobs import Job, Stages, Unit
+from benchmark.running.provenance import environment, peak_memory_mb, processor, restart_peak_memory, unit_tags
+from benchmark.running.records import EpochLog, describe, log_map, log_stage_one, log_stage_two, write_weights_record
+from benchmark.running.studies import log_study
+from benchmark.system.beside import Beside
+from benchmark.system.locks import Locks, StudyLocks
+from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tuning.study import Pruned, Study, Trial, TuningResult
+
+State = Literal["done", "reused", "failed", "missing"]
+
+
+class Display(Protocol):
+    """What a user sees while jobs run."""
+
+    def start(self, title: str, epochs: int, batches: int) -> None:
+        """A job starts to train."""
+
+    def batch(self, epoch: int, batch: int, loss: float) -> None:
+        """A batch was trained on."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished and validated."""
+
+    def end(self, ended: Ended) -> None:
+        """A job ended, or was found done."""
+
+    def passed(self, jobs: int) -> None:
+        """Jobs that need no line: trials that were done before, or pruned."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def clear(self) -> None:
+        """Nothing runs any more."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, for people."""
+
+    label: str
+    state: State
+    result: Mapping[str, Any]
+    error: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    state: State
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a call's list of jobs: what a run is for in this call."""
+
+    dataset: str
+    features: str
+    mode: str
+    method: str
+    variant: str
+    """``published``, ``default``, ``user-set`` or ``tuned``."""
+    repetition: int
+    stage: int
+    job_key: str
+    state: State
+    error: str = ""
+    ablation: str = ""
+    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Both stages of one seed of a method, or those that the call asks for."""
+
+    unit: int
+    """Place in the call's units."""
+    parent: str
+    """The method's run."""
+    variant: str
+    repetition: int
+    values: Mapping[str, Any] | None = None
+    """What tuning found."""
+
+    def final_job(self, unit: Unit) -> Job:
+        """Its stage 2, whose ``first_stage`` is its stage 1."""
+        return unit.job(2, self.repetition, unit.settings.with_values(self.values) if self.values else unit.settings)
+
+    def jobs(self, unit: Unit, stages: Stages) -> list[Job]:
+        """Its jobs that a call of these stages asks for."""
+        second = self.final_job(unit)
+        return {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[stages]
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where it comes among the tasks of a call."""
+        return (self.unit, 2 if self.variant == "tuned" else 0, self.repetition)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The study of a method: to its end, or as one more process that does trials of it."""
+
+    unit: int
+    parent: str
+    lane: int = 0
+    """0: to its end."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where it comes among the tasks of a call."""
+        return (self.unit, 1, self.lane)
+
+
+Task = Repetition | Search
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a task gave."""
+
+    entries: Sequence[Entry] = ()
+    tuning: TuningResult | None = None
+    stopped: bool = False
+    """Whether it was stopped at a checkpoint and is to be carried on by a later call."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Does tasks of a call.
+
+    Args:
+        units: of the call.
+        stages: of the call.
+        tracker: the record of results.
+        runs_dir: where checkpoints go.
+        storage: address of the Optuna storage.
+        display: what the user sees.
+        stop: asked after each epoch, once its checkpoint is written; where it says yes, KeyboardInterrupt is raised.
+        retry_failed: whether jobs that failed before are tried again.
+    """
+
+    units: Sequence[Unit]
+    stages: Stages
+    tracker: Tracker
+    runs_dir: Path
+    storage: str
+    display: Display
+    stop: Callable[[], bool] = lambda: False
+    retry_failed: bool = False
+
+    def do(self, task: Task) -> Done:
+        """Do a task.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
+        """
+        return self._search(task) if isinstance(task, Search) else self._repetition(task)
+
+    def done_before(self, task: Task) -> Done | None:
+        """What a task gave that an earlier call did; None where something of it is left to do."""
+        unit = self.units[task.unit]
+        if isinstance(task, Search):
+            return self._search(task) if study_of(unit, self.storage).is_over() else None
+        found = [self._find_done(job, self._runs(job)) for job in task.jobs(unit, self.stages)]
+        outcomes = [outcome for outcome in found if outcome is not None]
+        if len(outcomes) < len(found):
+            return None
+        for outcome in outcomes:
+            clear_checkpoints(self._folder(outcome.job))
+            self._show_end(outcome, label_of(outcome.job, task.variant))
+        return Done([entry_of(outcome, task.variant) for outcome in outcomes])
+
+    def _repetition(self, task: Repetition) -> Done:
+        unit, entries = self.units[task.unit], []
+        tags = {"tuned": str(task.variant == "tuned").lower(), "variant": task.variant}
+        second = task.final_job(unit)
+        first = second.first_stage()
+        found = self.run_job(first, task.parent, tags, only_find=self.stages == "2")
+        if self.stages != "2" or found.state == "missing":
+            entries.append(entry_of(found, task.variant))
+        if self.stages != "1":
+            outcome = (
+                self.run_job(second, task.parent, tags, first=StageOne.from_dict(found.result))
+                if found.result
+                else Outcome(second, "missing", error=f"stage 1 is {found.state}; run it with --stages 1 or all")
+            )
+            entries.append(entry_of(outcome, task.variant))
+        return Done(entries)
+
+    def _search(self, task: Search) -> Done:
+        unit = self.units[task.unit]
+        study = study_of(unit, self.storage)
+        turns = StudyLocks(self.locks, study.name)
+        if task.lane == 0:
+            finished = study.finished_trials()
+            self.display.say(f"{unit.title}: tuning, {finished} trials done of {unit.tuning.budget}")
+            self.display.passed(finished)
+
+        def objective(trial: Trial, values: Mapping[str, Any]) -> float:
+            label = f"{unit.title} · trial {trial.number}"
+            try:
+                job = trial_job(unit, values)
+            except JobError as error:
+                self.display.end(Ended(label, "failed", {}, str(error)))
+                raise
+            tags = {"tuned": "false", "variant": "trial", "trial": str(trial.number), "study": study.name}
+
+            def report(record: EpochRecord) -> None:
+                try:
+                    trial.report(record.epoch, record.validation["hm"], record.seconds)
+                except Pruned:
+                    if record.epoch + 1 < job.settings.train.epochs:  # after its last epoch nothing is left to save
+                        raise
+
+            try:
+                outcome = self.run_job(job, task.parent, tags, on_epoch=report, label=label)
+            except Pruned:
+                self.display.passed(1)
+                raise
+            if outcome.state == "failed":
+                raise JobError(outcome.error)
+            return float(outcome.result["validation"]["hm"])
+
+        if task.lane > 0:
+            study.help(objective, turns)
+            return Done()
+        if self.retry_failed:
+            study.forgive()
+        try:
+            tuned = study.run(objective, turns)
+        except JobError as error:
+            self.display.say(f"{unit.title}: tuning failed: {error}")
+            return Done([failed_search(unit, str(error))])
+        beside = self._beside(unit.title)
+        with beside("the record of the search"):
+            epochs, method = unit.settings.train.epochs, unit.method.name
+            log_study(self.tracker, task.parent, study, tuned, unit.title, epochs, method, beside)
+        with beside("what is missing of the search"):
+            self.tracker.tag(task.parent, **beside.tags())
+        return Done(tuning=tuned)
+
+    @property
+    def locks(self) -> Locks:
+        """Who works on what."""
+        return Locks(self.runs_dir, self.display.say, self.stop)
+
+    def _beside(self, label: str) -> Beside:
+        return Beside(lambda text: self.display.say(f"{label}: {text}"))
+
+    def run_job(
+        self,
+        job: Job,
+        parent: str,
+        tags: Mapping[str, str],
+        *,
+        first: StageOne | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        only_find: bool = False,
+        label: str = "",
+    ) -> Outcome:
+        """Run a job, carry an interrupted one on, or find that it is done.
+
+        Raises:
+            Pruned: from ``on_epoch``.
+        """
+        folder, variant = self._folder(job), tags["variant"]
+        with self.locks.alone(lock_of(job)):
+            runs = self._runs(job)
+            outcome = self._find_done(job, runs)
+            failed = None if outcome or self.retry_failed else _failed_before(job, runs)
+            if outcome is not None:
+                clear_checkpoints(folder)
+                if on_epoch is not None:
+                    for record in outcome.result["history"]:
+                        on_epoch(EpochRecord(**record))
+            elif failed is not None:
+                outcome = failed
+            elif only_find:
+                lost = bool(runs) and runs[0].status == "FAILED"
+                outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get('error')}" if lost else "not run yet")
+            else:
+                beside = self._beside(label or label_of(job, variant))
+                run_id = self._job_run(job, runs, parent, tags, beside)
+                outcome = self._train(job, run_id, folder, first, on_epoch, label or label_of(job, variant), variant, beside)
+        self._show_end(outcome, label or label_of(job, variant))
+        return outcome
+
+    def _folder(self, job: Job) -> Path:
+        return self.runs_dir / "jobs" / job.key
+
+    def _runs(self, job: Job) -> list[RunRecord]:
+        """All runs of a job, newest first."""
+        return self.tracker.find(kind="job", job_key=job.key)
+
+    def _show_end(self, outcome: Outcome, label: str) -> None:
+        self.display.end(Ended(label, outcome.state, outcome.result, outcome.error))
+
+    def _find_done(self, job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
+        """The finished job among its runs, if its result can be read."""
+        for run in (r for r in runs if r.status == "FINISHED"):
+            try:
+                return Outcome(job, "reused", self.tracker.read_json(run.run_id, "result.json"))
+            except UsageError as error:
+                self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
+        return None
+
+    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], beside: Beside) -> str:
+        """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
+        interrupted = [r for r in runs if r.status != "FINISHED" and not _pruned_before(r, tags)]
+        if interrupted:
+            self.tracker.reopen(interrupted[0].run_id)
+            self.tracker.tag(interrupted[0].run_id, outcome="", error="", **Beside(self.display.say).tags(interrupted[0].tags))
+            if "described" not in interrupted[0].tags:
+                describe(self.tracker, interrupted[0].run_id, job, beside)
+            return interrupted[0].run_id
+        identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
+        seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
+        about = {}
+        with beside("the description"):
+            about = {DESCRIPTION: job_note(job, tags["variant"])}
+        name = job_name(job, tags["variant"], tags.get("trial"))
+        run_id = self.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
+        describe(self.tracker, run_id, job, beside)
+        return run_id
+
+    def _train(
+        self,
+        job: Job,
+        run_id: str,
+        folder: Path,
+        first: StageOne | None,
+        on_epoch: Callable[[EpochRecord], None] | None,
+        title: str,
+        variant: str,
+        beside: Beside,
+    ) -> Outcome:
+        def after_epoch(record: EpochRecord) -> None:
+            if on_epoch is not None:
+                on_epoch(record)
+            if self.stop():
+                raise KeyboardInterrupt
+
+        listener = EpochLog(self.tracker, run_id, self.display, after_epoch)
+        epochs = job.settings.train.epochs if first is None else first.best_epoch + 1
+        self.display.start(title, epochs, job.settings.train.batches_per_epoch)
+        restart_peak_memory()
+        try:
+            if first is None:
+                found = stage_one(job.task(), folder, job.key, listener)
+                listener.send(wait=True)
+                result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
+                log_stage_one(self.tracker, run_id, found)
+            else:
+                tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
+                listener.send(wait=True)
+                result = log_stage_two(self.tracker, run_id, tested, title, job.seed, job.unit.method.name, beside)
+            self.tracker.log_json(run_id, {**result, "processor": processor()}, "result.json")
+        except Pruned:
+            self.tracker.tag(run_id, outcome="pruned")
+            self.tracker.finish(run_id, "KILLED")
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except KeyboardInterrupt:
+            self.tracker.finish(run_id, "KILLED")
+            raise
+        except (Unavailable, Terminated):  # no fault of the job: its run stays open, and it goes on from its checkpoint
+            raise
+        except (Exception, SystemExit) as error:  # any failure of a method is recorded, and the other jobs go on
+            text = text_of(error, job.unit.method)
+            self.tracker.tag(run_id, outcome="failed", error=text[:4000])
+            with beside("traceback.txt"):
+                self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
+            self.tracker.finish(run_id, "FAILED")
+            return Outcome(job, "failed", error=text)
+        with beside("duration and memory"):
+            usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
+            self.tracker.log_metrics(run_id, usage)
+        if first is not None:
+            with beside("the map of embeddings"):
+                log_map(self.tracker, run_id, tested)
+        with beside("config.json beside the weights"):
+            write_weights_record(folder, job, result)
+        about = {}
+        with beside("the description"):
+            about = {DESCRIPTION: job_note(job, variant, result)}
+        weights = str(folder / ("best.pt" if first is None else "final.pt"))
+        self.tracker.tag(run_id, outcome="done", weights=weights, **about, **beside.tags())
+        self.tracker.finish(run_id)
+        clear_checkpoints(folder)
+        return Outcome(job, "done", result)
+
+
+def text_of(error: BaseException, method: type[Method]) -> str:
+    """An error of a job in a line; one that arose in the method's own file is named with its place there."""
+    if isinstance(error, JobError):
+        return str(error)
+    place = place_of(error, method)
+    return f"{type(error).__name__}: {words_of(error)}" + (f" ({method.title}: {place})" if place else "")
+
+
+def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
+    """The job as it failed before, unless it was begun again since.
+
+    Args:
+        runs: of the job, newest first.
+    """
+    if not runs or runs[0].tags.get("outcome") != "failed":
+        return None
+    return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
+
+
+def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
+    """Whether a run is that of another trial with the same settings, which was pruned.
+
+    Args:
+        tags: of the job to do. A run of the same trial was interrupted before the study knew of its end.
+    """
+    return run.tags.get("outcome") == "pruned" and any(run.tags.get(k) != tags.get(k) for k in ("study", "trial"))
+
+
+def study_of(unit: Unit, storage: str) -> Study:
+    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
+    ranges = unit.ranges
+    start = unit.settings.searchable()
+    identity = unit.job(1, unit.repetitions[0]).identity()
+    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
+    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
+    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
+
+
+def lock_of(job: Job) -> str:
+    """Name of the lock that a process holds while it works on a job."""
+    return f"jobs/{job.key}"
+
+
+def label_of(job: Job, variant: str) -> str:
+    """A job on the terminal; the same seed and stage with tuned settings has another label."""
+    return f"{job.title} · tuned" if variant == "tuned" else job.title
+
+
+def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
+    """The job of a trial with these searched settings.
+
+    Raises:
+        JobError: the method does not accept them together.
+    """
+    try:
+        settings = unit.settings.with_values(values)
+    except ValidationError as error:
+        raise JobError(validation_message(error, f"searched settings of {unit.title}")) from None
+    return unit.job(1, unit.repetitions[0], settings)
+
+
+def entry_of(outcome: Outcome, variant: str) -> Entry:
+    """The line of the call's list of jobs for an outcome."""
+    job = outcome.job
+    return Entry(
+        **job.unit.identity(),
+        variant=variant,
+        repetition=job.repetition,
+        stage=job.stage,
+        job_key=job.key,
+        state=outcome.state,
+        error=outcome.error,
+    )
+
+
+def failed_search(unit: Unit, error: str) -> Entry:
+    """The line of the call's list of jobs for a study that gave nothing."""
+    return Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)

@@ -1,0 +1,1 @@
+"""Files, locks, databases and other things of the operating system."""

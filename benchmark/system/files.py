@@ -1,0 +1,309 @@
+"""Files: replaced atomically, and why one cannot be read or written.
+
+A reader that fails has met a reason outside the file (a lock, a permission, the disk), or a content that it cannot use.
+``outside_reason`` tells the two apart, so that nobody is asked to fetch or to build a sound file again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import Timeout
+
+from benchmark.errors import Unavailable, UsageError
+from benchmark.system.locks import NO_LOCKS, held
+
+_LONGEST_NAME = 200
+"""Bytes of a file name up to which its temporary file's name, which is longer, has it whole: the limit is 255."""
+_BLOCK = 2**20
+PARTIAL = ".partial"
+"""How the names of temporary files end."""
+
+Kind = Literal[
+    "locked", "no locks", "permission", "too many files", "disk", "memory", "stale", "full", "read-only", "folder", "missing",
+    "link", "name",
+]  # fmt: skip
+_KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
+    "locked": (
+        (errno.EAGAIN, errno.EBUSY, errno.EDEADLK, errno.ETXTBSY),
+        "another program has it open and locked",
+        "close it there, then repeat the command",
+    ),
+    "no locks": (
+        NO_LOCKS,
+        "its file system does not support this operation, as network drives without file locks do",
+        "mount the drive with locks, or move the file to a local disk",
+    ),
+    "permission": (
+        (errno.EACCES, errno.EPERM),
+        "this user is not permitted to use it",
+        "grant the rights (chmod, chown), or run the command as its owner",
+    ),
+    "too many files": (
+        (errno.EMFILE, errno.ENFILE),
+        "too many files are open",
+        "raise the limit (ulimit -n), or use fewer workers, then repeat the command",
+    ),
+    "disk": (
+        (
+            *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
+            *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ESHUTDOWN),
+        ),
+        "the disk or network drive failed",
+        "check the drive (dmesg, mount), then repeat the command",
+    ),
+    "memory": ((errno.ENOMEM,), "memory ran out", "free memory, or use fewer workers, then repeat the command"),
+    "stale": (
+        (errno.ESTALE,),
+        "the network drive was mounted again or the file replaced there",
+        "mount the drive again if this stays, then repeat the command",
+    ),
+    "full": (
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "the disk is full, or a quota or limit is reached",
+        "make room, then repeat the command",
+    ),
+    "read-only": ((errno.EROFS,), "its file system is read-only", "mount it for writing, or choose another folder"),
+    "folder": ((errno.EISDIR,), "a folder, where a file is expected", "name a file, or move the folder away"),
+    "missing": ((errno.ENOENT, errno.ENOTDIR), "no such file", "check the path, and that its disk is mounted"),
+    "link": ((errno.ELOOP,), "a link that leads back to itself", "remove the link"),
+    "name": ((errno.ENAMETOOLONG,), "its name is too long for the file system", "shorten the name"),
+}  # fmt: skip
+_KIND_OF = {code: kind for kind, (codes, _, _) in _KINDS.items() for code in codes}
+_LASTING: tuple[Kind, ...] = ("folder", "missing", "link", "name")
+"""Kinds that stay as they are until the user changes a path."""
+
+
+@dataclass(frozen=True)
+class OutsideReason:
+    """Why a file cannot be used, though its content may be sound."""
+
+    kind: Kind
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}"
+
+
+class OutsideError(UsageError):
+    """A path that no file can be read from or written to, as it is: missing, a folder, a broken link, too long a name."""
+
+    def __init__(self, path: Path, reason: OutsideReason) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
+def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
+    """The reason outside a file for which it cannot be read or written; None if the reason may be its content.
+
+    Args:
+        error: as the reader or writer raised it. HDF5 and others give the number of the system's error in their text.
+        path: the file, which is looked at if it is a link.
+    """
+    if isinstance(error, MemoryError):
+        return _reason("memory")
+    if not isinstance(error, OSError):
+        return None
+    told = re.search(r"\berrno = (\d+)", str(error))
+    code = error.errno if error.errno is not None else int(told[1]) if told else None
+    if code is None and "file locking" in str(error):  # HDF5, of a file that this process has open with other settings
+        return OutsideReason("locked", "this program has it open already, with locks", "close it first")
+    kind = _KIND_OF.get(code) if code is not None else None
+    if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # of making or reading a folder
+        return OutsideReason("missing", "a file, where a folder is expected", "move it away, or name another folder")
+    if kind == "missing" or code == errno.EEXIST:
+        return _missing(path)
+    return _reason(kind) if kind else None
+
+
+def _reason(kind: Kind) -> OutsideReason:
+    return OutsideReason(kind, *_KINDS[kind][1:])
+
+
+def _missing(path: Path) -> OutsideReason:
+    """A file that is not there: the first link or file on the way to it that is to blame, if any."""
+    for place in (*reversed(path.parents), path):
+        if place.is_symlink() and not place.exists():
+            why = "a link" if place == path else f"{place} is a link"
+            return OutsideReason(
+                "link", f"{why} to {os.readlink(place)}, which is not there", "mount its disk, or remove the link"
+            )
+        if place != path and place.is_file():
+            return OutsideReason("missing", f"{place} is a file, not a folder", "check the path")
+    return _reason("missing")
+
+
+def told_outside(error: Exception) -> str | None:
+    """The path and the reason of an error that names a file and has a reason outside it; None for any other error."""
+    name = error.filename if isinstance(error, OSError) else None
+    reason = outside_reason(error, Path(name)) if isinstance(name, str) and name else None
+    return f"{name}: {reason}" if reason else None
+
+
+def check_file(path: Path) -> None:
+    """See that a path is no device or pipe: reading one may wait without end.
+
+    Raises:
+        OutsideError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
+
+
+def check_links(path: Path) -> None:
+    """See that no link on the way to a file or folder leads nowhere, as one to a disk that is not mounted.
+
+    Raises:
+        OutsideError: one does.
+    """
+    reason = _missing(path)
+    if reason.kind == "link":
+        raise OutsideError(path, reason)
+
+
+def raise_outside(error: BaseException, path: Path) -> None:
+    """Raise what stands for a reason outside a file; do nothing if the reason may be its content.
+
+    Args:
+        error: as the reader or writer raised it.
+        path: the file.
+
+    Raises:
+        OutsideError: the path has to be changed.
+        Unavailable: the reason may pass, or has to be mended outside the program.
+    """
+    reason = outside_reason(error, path)
+    if reason is not None and reason.kind in _LASTING:
+        raise OutsideError(path, reason) from None
+    if reason is not None:
+        raise Unavailable(f"{path}: {reason}") from None
+
+
+def raise_unreadable(path: Path) -> None:
+    """Read a file to its end, for libraries that hide why they failed.
+
+    Raises:
+        OutsideError, Unavailable: as ``raise_outside``, if the system cannot read it.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(_BLOCK):
+                pass
+    except OSError as error:
+        raise_outside(error, path)
+
+
+def is_open_for_writing(path: Path) -> bool:
+    """Whether another program holds a file with an exclusive lock, as HDF5 does while it may write to it.
+
+    File systems without locks cannot tell: then, and if the file is missing or may not be read, it is False.
+    """
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file (``locks.held``), whose folder is made if it is not there.
+
+    Args:
+        path: the lock file.
+        timeout: seconds to wait for another process; -1 waits for as long as it takes.
+
+    Raises:
+        filelock.Timeout: another process still holds it.
+        OutsideError, Unavailable: the lock file cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path, timeout))
+        except Timeout:
+            raise
+        except OSError as error:
+            raise_outside(error, path)
+            raise
+        yield
+
+
+def check_replaceable(path: Path) -> Path:
+    """The file that writing to a path replaces: the path itself, or what it leads to as a link.
+
+    Raises:
+        OutsideError: the path is a folder or device, a link into a folder that is not there, or one that leads back to itself.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_symlink():
+        raise OutsideError(path, _reason("link"))
+    if target.is_dir():
+        raise OutsideError(path, _reason("folder"))
+    check_file(path)
+    if not target.parent.is_dir() and (reason := _missing(path)).kind == "link":
+        raise OutsideError(path, reason)
+    return target
+
+
+def partial_prefix(name: str) -> str:
+    """What the names of temporary files begin with that are to replace a file of this name."""
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}."
+
+
+def remove_partials(path: Path) -> None:
+    """Remove temporary files that killed processes left beside a file; nobody else may write it meanwhile."""
+    target = check_replaceable(path)
+    for left in target.parent.glob(f"{glob.escape(partial_prefix(target.name))}*{PARTIAL}"):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+
+    A link stays: the file that it leads to is replaced, on its own disk. A file that is replaced hands on its permissions.
+
+    Raises:
+        OutsideError: as ``check_replaceable``.
+    """
+    target = check_replaceable(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{partial_prefix(target.name)}{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            to_disk(file.fileno())
+        with suppress(OSError):  # there is none yet, or its file system has no permissions
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) & 0o777)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_disk(descriptor: int) -> None:
+    """``fsync``, on file systems that have it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, *NO_LOCKS):
+            raise

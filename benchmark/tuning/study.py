@@ -1,0 +1,584 @@
+"""Optuna, and the only place that imports it: studies on the validation parts.
+
+A study is reproducible, also where it is interrupted and where several processes work on it. The sampler is seeded anew for
+each trial from the study's seed and the trial's number. It and the pruner see the trials before that one as they ended, but of
+the last ``parallel - 1``, which may still run, the settings alone. An interrupted trial is carried on as the same trial.
+Budgets are totals over all calls, so that they are equal for methods of which one was interrupted and another was not.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmark.errors import JobError, Unavailable, UsageError
+from benchmark.settings.schema import Range, TuningConfig
+from benchmark.system.databases import LOCK_SECONDS, has_rows, is_away, opening, sqlite_file, without_password
+from benchmark.system.patience import disk_is_full, patiently, why_closed
+from benchmark.system.redaction import hide
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+T = TypeVar("T")
+FAILURES_PER_TRIAL = 2
+"""A study gives up after this many failed trials for each wanted one; without a number of these, for each told one."""
+SECONDS = "seconds"
+"""User attribute of a trial: what its epochs took."""
+ERROR = "error"
+"""User attribute of a trial: why it failed."""
+FORGIVEN = "forgiven_failures"
+"""User attribute of a study: failed trials that no longer count, because the user asked to try again."""
+FEWEST_TRIALS = 5
+"""Finished trials that importances need at least, and twice as many as there are parameters."""
+LAST_TABLE = "alembic_version"
+"""Gets its row when Optuna has made all tables of a database."""
+EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
+
+
+class Pruned(Exception):
+    """Raised inside a trial that the pruner stops."""
+
+
+class Trial(Protocol):
+    """What the objective sees of a trial."""
+
+    number: int
+
+    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
+        """Report the validation HM of an epoch, and what it took.
+
+        Raises:
+            Pruned: the trial is not worth going on with.
+        """
+
+
+class Turns(Protocol):
+    """Who works on what of a study, where several processes do."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the study for as long as it takes to choose the next trial."""
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        """A trial, held already and until its end; None where another living process holds it."""
+
+    def pause(self) -> None:
+        """Wait a little for the trials of others.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop.
+        """
+
+
+class NoOthers:
+    """One process alone works on a study."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def hold(self, trial: int) -> AbstractContextManager[object] | None:
+        return nullcontext()
+
+    def pause(self) -> None:
+        raise AssertionError("nobody is there to wait for")
+
+
+NO_OTHERS = NoOthers()
+_Held = tuple[int, AbstractContextManager[object]]
+_Next = _Held | Literal["blocked", "last", "over"]
+"""A trial that is held, or why there is none: it waits for others, none is left to start, or all are over as well."""
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What a study found."""
+
+    study: str
+    best_values: Mapping[str, Any]
+    """Searched settings of the best trial; empty if that is trial 0, the published or default settings."""
+    best_number: int
+    best_hm: float
+    """Its validation HM, fraction."""
+    complete: int
+    pruned: int
+    failed: int
+    start_hm: float | None
+    """Validation HM of the starting settings, trial 0, fraction; None where that was not finished."""
+    trials: int | None
+    """Budget: told trials wanted in all; None where the seconds alone bound them."""
+    timeout: float | None
+    """Budget: seconds of trials after which no further one started."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {**vars(self), "best_values": dict(self.best_values)}
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial that is over."""
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    hm: float | None
+    """Highest validation HM, fraction; None where no epoch was reported."""
+    seconds: float
+    """What its epochs took, validation included."""
+    epochs: int
+    """Epochs reported."""
+    values: Mapping[str, Any]
+    """Searched settings."""
+    start: bool
+    """Whether it is trial 0, which has the starting settings."""
+    error: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as it stands."""
+
+    past: Sequence[PastTrial]
+    begun: Sequence[int]
+    """Trials that are not over, whether somebody works on them or not."""
+    used_up: bool
+    """Whether no further trial is to be started, provided that those that are begun succeed."""
+    result: TuningResult | None
+    """What it found; None where it is not over, or gave nothing."""
+    failure: str
+    """Why it gives nothing; empty where it does or may."""
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Which of the searched settings decide the validation HM, or why that cannot be said."""
+
+    trials: int
+    """Finished trials that they are made from; pruned ones tell too little."""
+    values: Mapping[str, float]
+    """Setting -> share of the variance that single settings explain; they sum to 1. Empty where there is a reason."""
+    reason: str
+    """Why there are none; empty where there are."""
+    seed: int
+    evaluator: str = EVALUATOR
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search: its name, ranges, starting point and budget."""
+
+    name: str
+    storage: str
+    ranges: Mapping[str, Range]
+    start: Mapping[str, Any]
+    """Values of the published or default settings: trial 0."""
+    config: TuningConfig
+
+    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns = NO_OTHERS) -> TuningResult:
+        """Run trials until the budget is used up, and wait for those of other processes.
+
+        Args:
+            objective: trains with the values and returns the best validation HM, fraction.
+            turns: who does which trial.
+
+        Raises:
+            UsageError: the storage cannot be opened.
+            JobError: too many trials failed, or none finished.
+        """
+        self._run(objective, turns, to_the_end=True)
+        return _patiently(lambda: self._result(self._load()))
+
+    def help(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns) -> None:
+        """Run trials of a study that another process runs to its end, as long as there is one to start.
+
+        Raises:
+            UsageError: the storage cannot be opened.
+        """
+        with suppress(JobError):  # the other process tells
+            self._run(objective, turns, to_the_end=False)
+
+    def _run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns, *, to_the_end: bool) -> None:
+        study = _patiently(self._open)
+        while True:
+            with turns.alone():
+                found = _patiently(lambda: self._next(study, turns))
+            if found == "over" or (found == "last" and not to_the_end):
+                return
+            if isinstance(found, str):
+                turns.pause()
+                continue
+            number, held = found
+            with held:
+                self._do(study, number, objective)
+
+    def is_over(self) -> bool:
+        """Whether its budget is used up and nothing runs."""
+        try:
+            study = self._load()
+        except KeyError:
+            return False
+        return self._used_up(study) and not _count(study, TrialState.RUNNING) and _count(study, TrialState.COMPLETE) > 0
+
+    def _used_up(self, study: optuna.Study) -> bool:
+        """Whether no further trial is to be started, provided that those that run succeed."""
+        begun = _count(study, *TOLD, TrialState.RUNNING)
+        wanted = math.inf if self.config.trials is None else self.config.trials
+        return begun >= wanted or _spent(study) >= (self.config.timeout or math.inf)
+
+    def blame(self, reason: str, turns: Turns) -> Mapping[str, Any] | None:
+        """Fail a trial whose process is gone, because the trial is what kills processes.
+
+        Returns:
+            Its values; None where no trial was interrupted.
+        """
+        study = _patiently(self._open)
+        with turns.alone():
+            found = _patiently(lambda: _interrupted(study, turns))
+            if found is None:
+                return None
+            number, held = found
+            with held:
+                _fail(study, number, reason)
+            return dict(study.get_trials(deepcopy=False)[number].params)
+
+    def forgive(self) -> None:
+        """Let a study that gave up go on: its failed trials stay failed and no longer count."""
+        study = _patiently(self._open)
+        if self._gave_up(study):
+            _patiently(lambda: study.set_user_attr(FORGIVEN, _count(study, TrialState.FAIL)))
+
+    def _gave_up(self, study: optuna.Study) -> bool:
+        failed = _count(study, TrialState.FAIL) - int(study.user_attrs.get(FORGIVEN, 0))
+        wanted = self.config.trials
+        if wanted is None:  # bounded by seconds, of which trials that fail at once take none
+            wanted = max(_count(study, *TOLD), self.config.startup_trials)
+        return failed > FAILURES_PER_TRIAL * wanted
+
+    def _check(self, study: optuna.Study) -> None:
+        """Refuse to go on with a study that gave up.
+
+        Raises:
+            JobError: too many trials failed.
+        """
+        if self._gave_up(study):
+            failed = _count(study, TrialState.FAIL)
+            raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
+
+    def finished_trials(self) -> int:
+        """Trials told so far (complete or pruned), 0 if the study does not exist."""
+        try:
+            return _count(self._load(), *TOLD)
+        except KeyError:
+            return 0
+
+    def past_trials(self) -> list[PastTrial]:
+        """All trials that are over, by number."""
+        study = self._load()
+        return [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+
+    def look(self) -> StudyRecord | None:
+        """The study as it stands; None where it was not begun. Nothing is created.
+
+        Raises:
+            UsageError: the storage cannot be opened.
+        """
+        if not has_rows(self.storage, LAST_TABLE):
+            return None
+        try:
+            study = self._load()
+        except KeyError:
+            return None
+        past = [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
+        begun = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        used_up, result, failure = self._used_up(study), None, ""
+        try:
+            self._check(study)
+            result = self._result(study) if used_up and not begun else None
+        except JobError as error:
+            failure = str(error)
+        return StudyRecord(past, begun, used_up, result, failure)
+
+    def importances(self) -> Importances:
+        """Importances of the searched settings, seeded by the study's seed."""
+        study = self._load()
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        reason = _no_importances([t.value or 0.0 for t in finished], len(self.ranges))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=64, seed=self.config.seed)
+        found: dict[str, float] = {}
+        if not reason:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(self.ranges))
+        return Importances(len(finished), {k: float(v) for k, v in found.items()}, reason, self.config.seed)
+
+    def _load(self) -> optuna.Study:
+        """The study as it stands.
+
+        Raises:
+            KeyError: it does not exist.
+        """
+        return _waited(lambda: optuna.load_study(study_name=self.name, storage=open_storage(self.storage)))
+
+    def _open(self) -> optuna.Study:
+        storage = open_storage(self.storage)
+        return optuna.create_study(study_name=self.name, storage=storage, direction="maximize", load_if_exists=True)
+
+    def _view(self, study: optuna.Study, number: int) -> optuna.Study:
+        """What the sampler and the pruner see when a trial is drawn and while it runs; in memory."""
+        view = optuna.create_study(
+            study_name=self.name, direction="maximize", pruner=self._pruner(), sampler=self._sampler(number)
+        )
+        before = study.get_trials(deepcopy=False)[:number]
+        known = max(0, number - self.config.parallel + 1)
+        view.add_trials([*before[:known], *(_running(t.params, t.distributions) for t in before[known:])])
+        return view
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=(self.config.seed * 1_000_003 + number) % 2**31,
+            n_startup_trials=self.config.startup_trials,
+            multivariate=True,
+            constant_liar=True,  # keeps away from trials that still run
+        )
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        pruners = optuna.pruners
+        if self.config.pruner == "median":
+            return pruners.MedianPruner(self.config.startup_trials, self.config.warmup_epochs)
+        if self.config.pruner == "hyperband":
+            return pruners.HyperbandPruner(min_resource=max(1, self.config.warmup_epochs))
+        return pruners.NopPruner()
+
+    def _next(self, study: optuna.Study, turns: Turns) -> _Next:
+        """The trial to do next: an interrupted one, or else one that is drawn now.
+
+        Raises:
+            JobError: too many trials failed.
+        """
+        interrupted = _interrupted(study, turns)
+        if interrupted is not None:
+            return interrupted
+        self._check(study)
+        trials = study.get_trials(deepcopy=False)
+        running = [t.number for t in trials if t.state == TrialState.RUNNING]
+        if self._used_up(study):
+            return "last" if running else "over"
+        number = len(trials)
+        if any(other <= number - self.config.parallel for other in running):
+            return "blocked"
+        study.add_trial(self._draw(study, number))
+        held = turns.hold(number)
+        return "blocked" if held is None else (number, held)
+
+    def _draw(self, study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
+        distributions = {key: _distribution(r) for key, r in self.ranges.items()}
+        values = dict(self.start) if number == 0 else self._view(study, number).ask(distributions).params
+        return _running(values, distributions)
+
+    def _do(self, study: optuna.Study, number: int, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
+        handle = _patiently(lambda: _Handle(study, number, self._view(study, number)))
+        try:
+            try:
+                value = objective(handle, handle.values)
+            finally:
+                _patiently(handle.note_seconds)
+        except Pruned:
+            _tell(study, number, state=TrialState.PRUNED)
+        except JobError as error:
+            _fail(study, number, str(error))
+        else:
+            _tell(study, number, value)
+
+    def _result(self, study: optuna.Study) -> TuningResult:
+        complete, pruned, failed = (_count(study, state) for state in STATES)
+        if complete == 0:
+            raise JobError(f"study {self.name}: no trial finished")
+        best, start = study.best_trial, study.get_trials(deepcopy=False)[0]
+        return TuningResult(
+            study=self.name,
+            best_values={} if best.number == start.number else dict(best.params),
+            best_number=best.number,
+            best_hm=float(best.value or 0.0),
+            complete=complete,
+            pruned=pruned,
+            failed=failed,
+            start_hm=start.value if start.state == TrialState.COMPLETE else None,
+            trials=self.config.trials,
+            timeout=self.config.timeout,
+        )
+
+
+class _Handle:
+    """A trial as the objective sees it; epochs reported before an interruption are not reported again.
+
+    Args:
+        study: where it is recorded.
+        number: of the trial.
+        view: the trials before it, for the pruner.
+    """
+
+    def __init__(self, study: optuna.Study, number: int, view: optuna.Study) -> None:
+        recorded = study.get_trials(deepcopy=False)[number]
+        view.add_trial(recorded)
+        self._trial = optuna.Trial(study, recorded._trial_id)
+        self._seen = optuna.Trial(view, view.get_trials(deepcopy=False)[number]._trial_id)
+        self._reported = set(recorded.intermediate_values)
+        self.number = number
+        self.values = dict(recorded.params)
+        self.seconds = 0.0
+
+    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
+        self.seconds += seconds
+        if epoch not in self._reported:
+            _patiently(lambda: self._trial.report(hm, epoch))
+            self._seen.report(hm, epoch)
+            self._reported.add(epoch)
+        pruned = self._seen.should_prune()
+        _patiently(self._keep_notes)
+        if pruned:
+            raise Pruned
+
+    def _keep_notes(self) -> None:
+        """Record what the pruner noted about the trial (rungs of successive halving), for the trials after it."""
+        for key, value in self._seen.storage.get_trial_system_attrs(self._seen._trial_id).items():
+            self._trial.storage.set_trial_system_attr(self._trial._trial_id, key, value)
+
+    def note_seconds(self) -> None:
+        """Record what the epochs took."""
+        self._trial.set_user_attr(SECONDS, self.seconds)
+
+
+def open_storage(uri: str) -> optuna.storages.RDBStorage:
+    """An Optuna storage; a SQLite file and tables are created, safely also by several processes at once.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
+    shown = without_password(uri)
+    try:
+        return patiently(lambda: _opened(uri), disk_is_full, f"Optuna storage {shown} cannot be written")
+    except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError, RuntimeError) as error:
+        raise UsageError(f"--storage {shown}: cannot be opened ({why_closed(error)})") from error
+
+
+def _opened(uri: str) -> optuna.storages.RDBStorage:
+    is_file = sqlite_file(uri) is not None
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True}
+
+    def make(address: str) -> None:
+        optuna.storages.RDBStorage(address, engine_kwargs=options).engine.dispose()
+
+    with opening(uri, LAST_TABLE, make):
+        return optuna.storages.RDBStorage(uri, engine_kwargs=options)
+
+
+def _waited(action: Callable[[], T]) -> T:
+    return patiently(action, is_away, "the Optuna storage does not answer")
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Ask the storage for something of a study that is there.
+
+    Raises:
+        Unavailable: it does not answer, or the study was deleted meanwhile.
+    """
+    try:
+        return _waited(action)
+    except KeyError as error:
+        raise Unavailable(
+            f"a study was deleted from the Optuna storage while this command worked on it ({error}); repeat the command, which "
+            "begins the study again and finds finished trials done"
+        ) from error
+
+
+def _running(
+    values: Mapping[str, Any], distributions: Mapping[str, optuna.distributions.BaseDistribution]
+) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(values), distributions=dict(distributions))
+
+
+def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
+    """A trial that runs by the record, but is held by nobody; it is held now."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        held = turns.hold(trial.number)
+        if held is None:
+            continue
+        if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
+            return trial.number, held
+        with held:  # ended between the two looks
+            pass
+    return None
+
+
+def _fail(study: optuna.Study, number: int, reason: str) -> None:
+    trial = study.get_trials(deepcopy=False)[number]
+    _patiently(lambda: optuna.Trial(study, trial._trial_id).set_user_attr(ERROR, hide(reason)))
+    _tell(study, number, state=TrialState.FAIL)
+
+
+def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:
+    """End a trial; an end that arrived although the connection broke is left as it is."""
+
+    def tell() -> None:
+        if not study.trials[number].state.is_finished():
+            study.tell(number, value, state=state)
+
+    _patiently(tell)
+
+
+STATES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts for the budget."""
+
+
+def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
+    reported = trial.intermediate_values
+    hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
+    state, number = STATES[trial.state], trial.number
+    error = str(trial.user_attrs.get(ERROR, ""))
+    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0, error)
+
+
+def _seconds(trial: optuna.trial.FrozenTrial) -> float:
+    """What a trial took; of one that ended and did not say, the time from its start to its end."""
+    told = float(trial.user_attrs.get(SECONDS, 0.0))
+    if told or trial.duration is None or trial.state == TrialState.FAIL:  # a lost trial may be told days later
+        return told
+    return trial.duration.total_seconds()
+
+
+def _spent(study: optuna.Study) -> float:
+    """Seconds of all trials that are over, failed ones included."""
+    return sum(_seconds(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES)))
+
+
+def _no_importances(hms: Sequence[float], parameters: int) -> str:
+    """Why importances cannot be told from finished trials with these HMs; empty where they can."""
+    fewest = max(FEWEST_TRIALS, 2 * parameters)
+    if parameters < 2:
+        return "a single setting is searched"
+    if len(hms) < fewest:
+        return f"{len(hms)} finished trials, at least {fewest} are needed"
+    return "all finished trials have the same HM" if len(set(hms)) == 1 else ""
+
+
+def _count(study: optuna.Study, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def _distribution(r: Range) -> optuna.distributions.BaseDistribution:
+    distributions = optuna.distributions
+    if r.type == "categorical":
+        return distributions.CategoricalDistribution(r.choices or [])
+    if r.type == "int":
+        return distributions.IntDistribution(int(r.low or 0), int(r.high or 0), r.log, int(r.step or 1))
+    return distributions.FloatDistribution(float(r.low or 0), float(r.high or 0), r.log, r.step)

@@ -1,0 +1,1 @@
+"""Files of trained weights, ours and published."""

@@ -1,0 +1,282 @@
+"""Trained weights and the files that hold them: tensors read without trust, and weights of ours with their record.
+
+Ours lie in a folder with ``config.json`` and one of ``model.safetensors`` (exported), ``best.pt``, ``final.pt``. Those of the
+published code are read in ``official.py``. What weights are worth is measured elsewhere (``protocol.evaluate_weights``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark.errors import UsageError, near, validation_message
+from benchmark.method import Method, MethodConfig, Spec
+from benchmark.settings.schema import LengthConfig, ProtocolConfig, Settings, TrainConfig, own_switches
+from benchmark.system.files import raise_outside, raise_unreadable
+from benchmark.system.reading import read_json
+from benchmark.untrusted.kinds import FETCH_AGAIN, Foreign, first_bytes, likely_kind
+from benchmark.untrusted.pickles import CheckedDtype, checked_scalar
+
+CONFIG = "config.json"
+OWN_WEIGHTS = ("model.safetensors", "best.pt", "final.pt")
+MAX_EPOCHS = 1_000_000
+NUMPY_SCALARS: list[Any] = [  # the score of a checkpoint may be one, under the module name of numpy 1 or 2
+    *((checked_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (CheckedDtype, "numpy.dtype"),
+]
+
+Origin = Literal["published", "ours"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights of one stage with all that is needed to use them."""
+
+    file: Path
+    record: Path
+    """File beside them that says what they are: ``args.pkl`` or ``config.json``."""
+    origin: Origin
+    method: type[Method]
+    config: MethodConfig
+    lengths: LengthConfig
+    state: Mapping[str, Tensor]
+    """Under our names."""
+    epochs: int
+    """Epochs trained."""
+    seed: int
+    dataset: str
+    """As the run names it: a data set's folder (published) or card (ours); empty where it does not say."""
+    features: str
+    dims: Mapping[str, int]
+    """Feature sizes that the run names: ``audio``, ``video``."""
+    training: Mapping[str, Any]
+    """Settings of the section ``train`` that the run names."""
+    recorded: Settings | None = None
+    """All settings of the job, for weights of ours."""
+    data_digest: str = ""
+    """Digest of the data that weights of ours were trained on."""
+
+    def check(self, spec: Spec) -> None:
+        """See whether the weights fit the method on features of these sizes; no memory is taken for the model.
+
+        Raises:
+            UsageError: tensors are missing, left over, of another kind or size, or hold impossible values; they are named.
+        """
+        try:
+            with torch.device("meta"):
+                skeleton = self.method(self.config, spec).state_dict()
+        except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+            raise UsageError(f"{self.record}: no {self.method.title} can be built with these sizes ({error!s:.150})") from None
+        problems = list(state_problems(self.state, skeleton))
+        if problems:
+            listed = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+            raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {listed}")
+
+
+def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """What keeps tensors from being those of a network, a phrase for each.
+
+    Args:
+        state: the tensors by name.
+        wanted: tensors of the same names, shapes and kinds; their values do not matter.
+    """
+    yield from (f"missing {name}" for name in sorted(wanted.keys() - state.keys()))
+    yield from (f"extra {name}" for name in sorted(state.keys() - wanted.keys()))
+    for name in sorted(wanted.keys() & state.keys()):
+        found, like = state[name], wanted[name]
+        if found.shape != like.shape:
+            yield f"{name} is {list(found.shape)}, not {list(like.shape)}"
+        elif found.is_complex() or found.is_floating_point() != like.is_floating_point():
+            yield f"{name} holds {found.dtype}, not {like.dtype}"
+        elif not bool(torch.isfinite(found.to(like.dtype)).all()):
+            yield f"{name} is not finite"
+        elif name.endswith("running_var") and bool((found < 0).any()):
+            yield f"{name} has negative variances"
+
+
+def digest_of(*weights: Weights) -> str:
+    """16 hexadecimal digits that name weights by the content of their files, those that say what they are included."""
+    sha = hashlib.sha256()
+    for each in weights:
+        for path in (each.file, each.record):
+            try:
+                with open(path, "rb") as file:
+                    sha.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise_outside(error, path)
+                raise
+    return sha.hexdigest()[:16]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of the published code: ``epoch``, ``model`` (a state dict) and more; nothing of it is run.
+
+    Raises:
+        UsageError: it is missing, damaged, asks for objects that no checkpoint needs, or lacks one of the two.
+    """
+    loaded = load_tensors(path)
+    content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    model, epoch = content.get("model"), content.get("epoch")
+    if not isinstance(model, dict) or not all(isinstance(n, str) and is_plain(x) for n, x in model.items()):
+        raise UsageError(f"{path}: holds no state dict of plain tensors under the key 'model'")
+    if type(epoch) is not int or not 0 <= epoch <= MAX_EPOCHS:
+        raise UsageError(f"{path}: holds no number of epochs under the key 'epoch'")
+    return content
+
+
+def is_plain(x: object) -> bool:
+    return isinstance(x, Tensor) and x.layout == torch.strided and not (x.is_meta or x.is_quantized or x.is_nested)
+
+
+_WEIGHTS = "give a file that torch.save wrote"
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, tensors and plain values only.
+
+    Raises:
+        UsageError: it is missing, no checkpoint, damaged, or refused because it asks for something else.
+        Unavailable: it cannot be read for another reason, which may pass.
+    """
+    start = first_bytes(path)
+    if not start.startswith((b"PK", b"\x80")):
+        kind = likely_kind(start) or Foreign(f"something else (it starts with {start[:20]!r})", _WEIGHTS)
+        raise UsageError(f"{path}: not a checkpoint but {kind.what}; {kind.fix_for(_WEIGHTS)}")
+    _refuse_inflated(path)
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path}: refused: it asks for {_unsafe(path)}, which no checkpoint needs; nothing was run. "
+            "Fetch it again from a source you trust"
+        ) from None
+    except Exception as error:  # a damaged file can fail in any way
+        raise_outside(error, path)
+        raise_unreadable(path)  # torch does not say why it could not read
+        why = f"{type(error).__name__}: {error!s:.150}"
+        raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}") from None
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Refuse an archive whose records unpack to more than the file: torch stores them as they are.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(record.file_size for record in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # the old form, or damaged, or a disk that fails, which is told later
+    if size > path.stat().st_size:
+        raise UsageError(f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again")
+
+
+def _unsafe(path: Path) -> str:
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "an instruction that is not allowed"
+    except Exception:  # only to name it; a damaged or old file can fail in any way
+        return "something other than tensors and plain values"
+
+
+class _Record(BaseModel):
+    """``config.json`` beside weights of ours, as far as it is needed to use them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: str
+    settings: dict[str, dict[str, Any]]
+    stage: Literal[1, 2]
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    epochs: Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)]
+    dataset: str
+    features: str
+    digest: str
+
+
+def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> Weights:
+    """Weights of ours.
+
+    Raises:
+        UsageError: the record or the weights are missing, damaged or incomplete, or of another stage or an unknown method.
+        Unavailable: they cannot be read for another reason, which may pass.
+    """
+    path = folder / CONFIG
+    try:
+        record = _Record.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UsageError(validation_message(error, f"{path}: not the record of a trained job")) from None
+    except (OSError, ValueError) as error:
+        raise_outside(error, path)
+        raise UsageError(f"{path}: not the record of a trained job ({error})") from None
+    if record.stage != stage:
+        raise UsageError(f"--stage-{'ab'[stage - 1]} {folder}: holds stage {record.stage}; swap the two folders")
+    if record.method not in methods:
+        raise UsageError(f"{path}: unknown method {record.method!r}: {near(record.method, methods)} (a plug-in needs --plugin)")
+    file = next((folder / name for name in OWN_WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise UsageError(f"{folder}: no weights in it (one of {', '.join(OWN_WEIGHTS)}); they were moved or removed")
+    recorded = _recorded_settings(path, methods[record.method], record.settings)
+    return Weights(
+        file=file,
+        record=path,
+        origin="ours",
+        method=methods[record.method],
+        config=recorded.config,
+        lengths=recorded.lengths,
+        state=_own_state(file),
+        epochs=record.epochs,
+        seed=record.seed,
+        dataset=record.dataset,
+        features=record.features,
+        dims={},
+        training=recorded.train.model_dump(),
+        recorded=recorded,
+        data_digest=record.digest,
+    )
+
+
+def _own_state(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (OSError, MemoryError, SafetensorError) as error:
+            raise_outside(error, file)
+            raise_unreadable(file)
+            raise UsageError(f"{file}: cannot be read, truncated or damaged ({error!s:.150}); export it again") from None
+    state: Mapping[str, Tensor] = load_checkpoint(file)["model"]
+    return state
+
+
+def _recorded_settings(path: Path, method: type[Method], record: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Settings as a job recorded them (``Settings.as_dict``)."""
+
+    missing = [name for name in (method.name, "train", "lengths", "protocol") if name not in record]
+    if missing:
+        raise UsageError(f"{path}: the settings lack {', '.join(missing)}")
+    protocol = {k: v for k, v in record["protocol"].items() if k not in own_switches(method)}
+    try:
+        return Settings(
+            method=method.name,
+            config=method.Config.model_validate(record[method.name]),
+            train=TrainConfig.model_validate(record["train"]),
+            lengths=LengthConfig.model_validate(record["lengths"]),
+            protocol=ProtocolConfig.model_validate(protocol),
+            published=False,
+            corrections=method.corrected_settings,
+        )
+    except ValidationError as error:
+        raise UsageError(validation_message(error, str(path))) from None
