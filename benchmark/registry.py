@@ -37,8 +37,8 @@ ENTRY_POINTS = "gzsl_bench.methods"
 KEYED = frozenset(
     f"benchmark.{name}"
     for name in (
-        *("config", "budget", "data.cards", "data.synthetic", "data.hdf5"),  # settings and data, which the key holds
-        *("errors", "patience", "beside", "files", "locks", "reading", "shipped_files"),  # messages and files
+        *("settings.schema", "data.cards", "data.built.synthetic", "data.hdf5"),  # settings and data, which the key holds
+        *("errors", *(f"system.{name}" for name in ("patience", "beside", "files", "locks", "reading", "shipped_files"))),
     )
 )
 """Modules that no number depends on, other than through settings and data, which a job's key holds."""
@@ -256,14 +256,14 @@ def source_file(method: type[Method]) -> Path:
 
 @cache
 def code_version(method: type[Method]) -> str:
-    """Digest of the code that decides a method's numbers: the files of its classes, ``protocol.py``, and what these import.
+    """Digest of the code that decides a method's numbers: the files of its classes, ``protocol/stages.py``, and what these import.
 
     Modules of the harness and of ``methods/`` count, but for ``KEYED``. It is taken once in a process, so that editing a file
     while jobs run does not name them by code that they did not run.
     """
     files: set[Path] = set()
     left = [
-        Path(__file__).with_name("protocol.py"),
+        Path(__file__).parent / "protocol" / "stages.py",
         *(source_file(base) for base in method.__mro__ if issubclass(base, Method)),
     ]
     while left:

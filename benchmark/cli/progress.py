@@ -1,4 +1,4 @@
-"""What a user sees on the terminal: live progress of jobs, lines of finished ones, tables. Only ``cli.py`` uses it."""
+"""What a user sees on the terminal: live progress of jobs, lines of finished ones, tables. Only ``app.py`` uses it."""
 
 from __future__ import annotations
 

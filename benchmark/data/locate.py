@@ -1,7 +1,7 @@
 """Where feature stores lie, and building those that need no download.
 
 Belongs here: paths, locks, and whether a built store is still the one that its card describes. How data are built is in
-``stamps.py`` and ``synthetic.py``; published features are imported by command, never at first use.
+``data/built/stamps.py`` and ``data/built/synthetic.py``; published features are imported by command, never at first use.
 """
 
 from __future__ import annotations

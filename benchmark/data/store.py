@@ -468,7 +468,7 @@ class FeatureStore:
         return self._section(parts, parts, alignment, shuffle_seed, sequences)
 
     def open_test(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
-        """The test parts, with all classes; each call is counted. Only ``protocol.py`` may call it."""
+        """The test parts, with all classes; each call is counted. Only ``protocol/stages.py`` may call it."""
         for count in _counters:
             count()
         return self._section(TEST_PARTS, PARTS, alignment, shuffle_seed, sequences)

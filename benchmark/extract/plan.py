@@ -77,7 +77,7 @@ def make_plan(
         videos: folder of the videos, searched with all its folders; a video is named as its sample.
         source: folder in the official layout, of which ``class-split`` and the word vectors are read.
         vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
-        segments: file of the segments of whole videos, see ``segments.py``.
+        segments: file of the segments of whole videos, see ``extract/media/segments.py``.
 
     Raises:
         ImportProblems: faults of the lists, all of them.

@@ -234,7 +234,7 @@ def _as_shipped(lengths: Sequence[int], shipped: NDArray[Any], recordings: Seque
 
 
 def _quantised(name: str, values: Floats) -> dict[str, NDArray[Any]]:
-    """Bytes with the least value and the range of each dimension, as ``data/stamps.py`` reads them."""
+    """Bytes with the least value and the range of each dimension, as ``data/built/stamps.py`` reads them."""
     axes = tuple(range(values.ndim - 1))
     low = values.min(axes, keepdims=True)
     span = values.max(axes, keepdims=True) - low

@@ -1,6 +1,6 @@
 """Figures that explain results: bars with intervals, training curves, recall of classes, embeddings, confusion.
 
-What is drawn comes from ``explain.py``. In percent, as ``figures.py``; a panel per method where methods would cover each other.
+What is drawn comes from ``explain.py``. In percent, as ``curves.py``; a panel per method where methods would cover each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of searches of settings: trials of one, the best so far of several, importances. In percent, as ``figures.py``."""
+"""Figures of searches of settings: trials of one, the best so far of several, importances. In percent, as ``curves.py``."""
 
 from __future__ import annotations
 

@@ -45,8 +45,13 @@ def _code() -> bytes:
     here = Path(__file__).parent
     digest = hashlib.sha256("".join(f"{name} {version(name)}\n" for name in DRAWN_BY).encode())
     for file in [
-        here.parent / "statistics.py",
-        *sorted(f for f in here.rglob("*") if f.suffix in (".py", ".j2", ".css", ".js")),
+        here.parent / "uncertainty.py",
+        *sorted(
+            f
+            for place in (here, here.parent / "figures")
+            for f in place.rglob("*")
+            if f.suffix in (".py", ".j2", ".css", ".js")
+        ),
     ]:
         digest.update(file.read_bytes())
     return digest.digest()

@@ -1,4 +1,4 @@
-"""Ray, and the only place that imports it: workers on several machines that do the tasks of a call as ``scheduling.py`` says.
+"""Ray, and the only place that imports it: workers on several machines that do the tasks of a call as ``scheduler.py`` says.
 
 Ray says who works where and notices lost workers. It keeps nothing: what is done stands in the tracking store and in Optuna's
 database, so a lost cluster or command is started again.

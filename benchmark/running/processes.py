@@ -1,4 +1,4 @@
-"""Processes of this machine that do the tasks of a call side by side (``scheduling.py`` says how)."""
+"""Processes of this machine that do the tasks of a call side by side (``scheduler.py`` says how)."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def git_revision() -> str:
 
     The checkout may belong to another user: its code runs already, so git may read it.
     """
-    if not (tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/{Path(__file__).name}")).done:
+    if not (tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/running/{Path(__file__).name}")).done:
         missing = "did not match any file" in tracked.text or "not a git repository" in tracked.text
         return f"unknown ({'not a git checkout' if missing else tracked.text})"
     revision, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".")

@@ -1,6 +1,6 @@
 """What a study leaves in the tracking store, in the run of its method: result, trials, importances, figures.
 
-Names of artifacts and columns stand here; reports read them (``report/studies.py``) without Optuna.
+Names of artifacts and columns stand here; reports read them (``report/tables/studies.py``) without Optuna.
 """
 
 from __future__ import annotations

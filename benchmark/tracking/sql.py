@@ -2,7 +2,7 @@
 
 It writes one thing, for which the client has nothing: where artifacts lie that were moved.
 
-Only ``tracking.py`` uses it, for what it would ask the client otherwise.
+Only ``tracker.py`` uses it, for what it would ask the client otherwise.
 """
 
 from __future__ import annotations

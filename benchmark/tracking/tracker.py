@@ -54,7 +54,7 @@ LAST_TABLE = "experiments"
 T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""What MLflow's client waits for by itself; ``patience.py`` does the rest, so that training need not stand still."""
+"""What MLflow's client waits for by itself; ``system/patience.py`` does the rest, so that training need not stand still."""
 PAGE = 1000
 BATCH = 900
 

@@ -1,7 +1,7 @@
 """Trained weights and the files that hold them: tensors read without trust, and weights of ours with their record.
 
 Ours lie in a folder with ``config.json`` and one of ``model.safetensors`` (exported), ``best.pt``, ``final.pt``. Those of the
-published code are read in ``official.py``. What weights are worth is measured elsewhere (``protocol.evaluate_weights``).
+published code are read in ``published.py``. What weights are worth is measured elsewhere (``protocol.evaluate_weights``).
 """
 
 from __future__ import annotations

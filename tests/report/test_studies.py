@@ -34,7 +34,7 @@ COUNTS = {"complete": 3, "pruned": 1, "failed": 1, "trials": 4, "timeout": None}
 
 
 def log_search(store: Any, call: str, method: str = "tcaf", importances: object = IMPORTANCES, **study: object) -> None:
-    """Give a method's run what ``tuning_records.py`` logs."""
+    """Give a method's run what ``running/studies.py`` logs."""
     run = next(r.run_id for r in store.tracker.find(kind="method", parent=call, method=method))
     store.tracker.log_json(run, {**STUDY, **COUNTS, **study}, "tuning.json")
     store.tracker.log_text(run, TRIALS.to_csv(index=False), "trials.csv")

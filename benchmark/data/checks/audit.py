@@ -273,7 +273,7 @@ def list_places(card: Card, features: str, source: Path, vectors: Path | None) -
 
     Args:
         source: folder in the official layout.
-        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+        vectors: file of the word vectors, see ``data/importing/word_vectors.py``; those of the layout are looked for if None.
 
     Raises:
         UsageError: there is no such folder or file.

@@ -1,6 +1,6 @@
 """The feature files of one class in the official layout, read and checked: pickled sequences or HDF5 temporal means.
 
-Where files lie and which are wanted is in ``official_layout.py``; what becomes of the frames in ``import_staging.py``.
+Where files lie and which are wanted is in ``official_layout.py``; what becomes of the frames in ``staging.py``.
 """
 
 from __future__ import annotations

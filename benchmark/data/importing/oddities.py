@@ -1,7 +1,7 @@
 """What is odd about the lists of a data set: spellings, samples that are dropped, classes and parts that do not fit.
 
 Belongs here: what can be said without features. Faults that stop an import are in ``problems.py``; leakage between parts and
-misaligned word vectors have sections of their own in ``audit.py``.
+misaligned word vectors have sections of their own in ``data/checks/audit.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VGGish: log-mel patches to 128 numbers, and the principal components that turn those into bytes.
 
 Source: Hershey et al., CNN architectures for large-scale audio classification, ICASSP 2017, arXiv 1609.09430. The names in the
-state dict are those of the published PyTorch port. The log-mel patches come from ``spectrograms.py``.
+state dict are those of the published PyTorch port. The log-mel patches come from ``extract/media/spectrograms.py``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Table:
     """A table ready to print."""
 
     name: str
-    """One of ``ORDER`` in ``tables.py``."""
+    """One of ``ORDER`` in ``build.py``."""
     title: str
     caption: str
     cells: pd.DataFrame
