@@ -1,6 +1,6 @@
 """What a tested model looks like, for figures and tables that explain its results: none of it changes a number.
 
-All of it is computed on the evaluation set that a caller opened; nothing here reads a store.
+All of it is computed on the evaluation set that the protocol opened; nothing here reads a store.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from benchmark.data.groups import groups_of
+from benchmark.data.store import DEVELOPMENT_PARTS, Section
 from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.evaluation import EvaluationSet, Floats, Ints, Nearest
-from benchmark.protocol.training import random_states, restore_random_states
+from benchmark.protocol.stages import TEST_UNSEEN, StageTwo, Task
+from benchmark.protocol.training import (
+    random_states,
+    restore_random_states,
+)
+from benchmark.system.beside import Beside
 from benchmark.system.streams import Purpose, stream
 
 MAP_SAMPLES = 400
@@ -41,6 +48,52 @@ class EmbeddingMap:
     class_ids: Ints
     seen_ids: Ints
     """Ids of the seen classes."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What explains the results of a tested model."""
+
+    recall: Sequence[Mapping[str, Any]]
+    """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
+    the most similar word vector, and the cosine of the two vectors as they are used."""
+    groups: Mapping[str, Any]
+    """Right answers for each group of test samples (``group_counts``)."""
+    confusion: Sequence[Mapping[str, Any]]
+    """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
+    embedding: EmbeddingMap | None
+    """Of some test samples, if asked for."""
+    cost: Mapping[str, float]
+    """``parameters``, ``flops_per_sample`` (``cost``)."""
+    class_names: Mapping[int, str]
+    failed: Mapping[str, str]
+    """What could not be computed, with the reason: it is empty above."""
+
+
+def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
+    """Look at a tested model. What fails is left out and named.
+
+    Args:
+        found: the results, which do not change.
+        with_map: whether embeddings of test samples are wanted.
+    """
+    opened = found.opened
+    task, method, data, nearest, exact = opened.task, opened.method, opened.data, opened.nearest, opened.exact
+    names, size = opened.section.classes.names, task.settings.train.eval_batch_size
+    beside = Beside(lambda text: None)  # told by who logs the results
+    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
+    groups: dict[str, Any] = {}
+    with beside("groups.json"):
+        groups = group_counts(task, opened.section, data, nearest, found.beta, exact=exact)
+    with beside("recall.csv"):
+        recall = recall_rows(opened.section, nearest, found.beta, exact=exact)
+    with beside("confusion.csv"):
+        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)]
+    with beside("embedding.csv"):
+        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
+    with beside("cost"):
+        costs = dict(cost(method, data, task.rules, size, task.seed))
+    return Inspection(recall, groups, confusion, embedding, costs, names, beside.failed)
 
 
 def nearest_seen(seen: Floats, unseen: Floats) -> tuple[Ints, NDArray[np.float64]]:
@@ -185,3 +238,48 @@ def cost(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: i
     """``parameters`` that are trained and, where they can be counted, ``flops_per_sample`` of embedding."""
     flops = flops_per_sample(method, data, rules, batch_size, seed)
     return {"parameters": float(parameter_count(method))} | ({} if flops is None else {"flops_per_sample": flops})
+
+
+def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
+    """The test samples of an embedding map: the same for all methods."""
+    labels = data.samples.labels[data.rows]
+    rows: Ints = data.rows[balanced_rows(labels, np.isin(labels, data.seen_ids), MAP_SAMPLES, seed)]
+    return rows
+
+
+def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
+    """``Inspection.recall``: each class of the test parts with what its samples gave, by class id."""
+    table = section.classes
+    trained = np.unique(np.concatenate([table.parts[part] for part in DEVELOPMENT_PARTS]))
+    unseen = table.parts[TEST_UNSEEN]
+    rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
+    similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
+    found = []
+    for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
+        name, cosine = similar.get(c, (None, None))
+        row: dict[str, Any] = {"class": table.names[c], "group": "unseen" if c in similar else "seen"}
+        row |= {"gzsl": gzsl, "own_group": own, "samples": samples}
+        found.append(row | {"nearest_seen_class": name, "nearest_seen_cosine": cosine})
+    return found
+
+
+def group_counts(
+    task: Task, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+) -> dict[str, Any]:
+    """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
+
+    Returns:
+        ``grouping``, the card's rule (None: each sample is its own group), and ``classes`` by class id: ``class`` (name),
+        ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
+        how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
+    """
+    right, own = nearest.right(beta, exact=exact)
+    names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    found = []
+    for c in np.unique(nearest.label):
+        mask = nearest.label == c
+        _, index = np.unique(names[mask], return_inverse=True)
+        counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
+        row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
+        found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
+    return {"grouping": task.dataset.grouping, "classes": found}

@@ -45,7 +45,8 @@ from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
 from benchmark.report.write import write_report
 from benchmark.running.records import embedding_frame
 from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.tracker import Tracker, calls
+from benchmark.tracking.calls import calls
+from benchmark.tracking.tracker import Tracker
 
 RUNS, SEED, GOAL = 5_000, 0, 60.0
 METHODS = {

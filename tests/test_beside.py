@@ -11,7 +11,6 @@ from tiny import Bench, results
 from benchmark import inspection
 from benchmark.cli.app import main
 from benchmark.errors import Unavailable
-from benchmark.protocol import stages as protocol
 from benchmark.report.write import write_report
 from benchmark.running import records, worker
 from benchmark.running import runner as execution
@@ -56,10 +55,10 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
 ) -> None:
     bench.run(bench.call(methods="cjme"))
     for place, name in (
-        (protocol, "recall_rows"),
-        (protocol, "unseen_confusion"),
-        (protocol, "embedding_map"),
-        (protocol, "cost"),
+        (inspection, "recall_rows"),
+        (inspection, "unseen_confusion"),
+        (inspection, "embedding_map"),
+        (inspection, "cost"),
         (inspection, "parameter_count"),
         (records, "log_curve"),
         (worker, "log_map"),

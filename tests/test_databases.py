@@ -27,12 +27,12 @@ from tiny import Bench, need
 
 from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
-from benchmark.report.results.collect import find_calls
 from benchmark.running.status import Stores, call_states
 from benchmark.running.worker import study_of
 from benchmark.system import databases, patience
 from benchmark.system.databases import readable, sqlite_uri
 from benchmark.tracking import tracker as tracking
+from benchmark.tracking.calls import find_calls
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import open_storage
 

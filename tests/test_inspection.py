@@ -24,6 +24,7 @@ from benchmark.inspection import (
     balanced_rows,
     embedding_map,
     flops_per_sample,
+    group_counts,
     nearest_seen,
     parameter_count,
     unseen_confusion,
@@ -81,7 +82,7 @@ def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples
     for rows in (np.arange(8), order):
         data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=rows)
         sorted_ = Nearest(**{name: values[rows] for name, values in vars(nearest).items()})
-        found.append(protocol.group_counts(task, section, data, sorted_, 0.0, exact=False))  # type: ignore[arg-type]
+        found.append(group_counts(task, section, data, sorted_, 0.0, exact=False))  # type: ignore[arg-type]
 
     assert found[0] == found[1]
     assert found[0] == {
@@ -95,7 +96,7 @@ def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples
     assert "g01" not in json.dumps(found[0]["classes"]), "no names of sources"
     data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=np.arange(8))
     alone = SimpleNamespace(dataset=task.dataset.model_copy(update={"grouping": None, "overlap_seconds": None}))
-    single = protocol.group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
+    single = group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
     assert single["grouping"] is None
     assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]
 
@@ -297,9 +298,9 @@ def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, mo
     call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf", seeds=2)
     bench.run(call)
     with monkeypatch.context() as patch:
-        patch.setattr(protocol, "cost", lambda *_: {})
-        patch.setattr(protocol, "embedding_map", lambda *_: None)
-        patch.setattr(protocol, "unseen_confusion", lambda *_: [])
+        patch.setattr(inspection, "cost", lambda *_: {})
+        patch.setattr(inspection, "embedding_map", lambda *_: None)
+        patch.setattr(inspection, "unseen_confusion", lambda *_: [])
         other.run(call)
 
     openings = [

@@ -110,7 +110,7 @@ def test_only_the_protocol_opens_test_parts() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr == "open_test":
                 users.add(path.name)
-    assert users == {"protocol.py"}
+    assert users == {"stages.py"}
 
 
 def test_the_test_parts_are_opened_once_for_each_final_model(bench: Bench) -> None:

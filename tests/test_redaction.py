@@ -13,7 +13,6 @@ from tiny import Bench
 
 from benchmark import registry
 from benchmark.cli.app import main
-from benchmark.report.results.collect import find_calls
 from benchmark.system import redaction
 from benchmark.system.databases import without_password
 from benchmark.system.redaction import (
@@ -26,6 +25,7 @@ from benchmark.system.redaction import (
     learn_environment,
     link_to,
 )
+from benchmark.tracking.calls import find_calls
 from benchmark.tracking.tracker import Tracker
 
 STORAGE = "postgresql+psycopg://me:S3CRETPW@127.0.0.1:5432/optuna"

@@ -12,13 +12,9 @@ from benchmark import registry
 
 PROJECT = Path(__file__).resolve().parents[1]
 DECIDING = [
-    "protocol",
-    "training",
-    "evaluation",
-    "inspection",
+    *(f"protocol/{name}" for name in ("stages", "training", "evaluation", "batching", "border", "seal")),
     "method",
-    "streams",
-    "data/batching",
+    "system/streams",
     "data/groups",
     "data/store",
 ]
@@ -63,10 +59,11 @@ def test_an_edit_of_code_that_decides_numbers_changes_the_digest(copy: Path, fil
     "file",
     [
         "benchmark/errors",
-        "benchmark/files",
-        "benchmark/reading",
-        "benchmark/display",
-        "benchmark/report/captions",
+        "benchmark/inspection",
+        "benchmark/system/files",
+        "benchmark/system/reading",
+        "benchmark/cli/progress",
+        "benchmark/report/tables/captions",
         "methods/cjme",
     ],
 )
@@ -78,7 +75,7 @@ def test_an_edit_of_other_code_does_not(copy: Path, file: str) -> None:
 
 
 def test_a_module_that_is_split_off_joins_the_digest(copy: Path) -> None:
-    protocol, new = copy / "benchmark" / "protocol.py", copy / "benchmark" / "split_off.py"
+    protocol, new = copy / "benchmark" / "protocol" / "stages.py", copy / "benchmark" / "split_off.py"
     new.write_text("VALUE = 1\n")
     protocol.write_text(protocol.read_text() + "\nfrom benchmark.split_off import VALUE  # noqa\n")
     before = version()

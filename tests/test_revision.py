@@ -19,8 +19,8 @@ Git = Callable[..., str]
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of the project's, without a repository yet."""
     folder = tmp_path / "project"
-    (folder / "benchmark").mkdir(parents=True)
-    (folder / "benchmark" / "provenance.py").write_text("x = 1\n")
+    (folder / "benchmark" / "running").mkdir(parents=True)
+    (folder / "benchmark" / "running" / "provenance.py").write_text("x = 1\n")
     use(monkeypatch, folder)
     git_revision.cache_clear()
     return folder
@@ -56,7 +56,7 @@ def test_a_checkout_has_a_revision_and_changes_are_told(project: Path) -> None:
     revision = commit(project)
     assert git_revision() == revision
     git_revision.cache_clear()
-    (project / "benchmark" / "provenance.py").write_text("x = 2\n")
+    (project / "benchmark" / "running" / "provenance.py").write_text("x = 2\n")
     assert git_revision() == f"{revision}+changes"
 
 
@@ -90,9 +90,9 @@ def test_the_repository_of_a_folder_above_is_ours_only_if_it_holds_our_files(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = project / "site-packages"
-    (installed / "benchmark").mkdir(parents=True)
+    (installed / "benchmark" / "running").mkdir(parents=True)
     revision = commit(project)
-    (installed / "benchmark" / "provenance.py").write_text("x = 1\n")
+    (installed / "benchmark" / "running" / "provenance.py").write_text("x = 1\n")
     use(monkeypatch, installed)
     assert git_revision() == "unknown (not a git checkout)"
     use(monkeypatch, project)

@@ -14,6 +14,7 @@ from tiny import Bench, QuietListener
 from benchmark import uncertainty as statistics
 from benchmark.data.built.stamps import divide
 from benchmark.data.built.synthetic import SyntheticConfig, synthetic_content
+from benchmark.inspection import inspect
 from benchmark.protocol.evaluation import Calibration
 from benchmark.protocol.stages import StageOne, stage_two
 from benchmark.system.streams import Purpose, stream
@@ -23,8 +24,8 @@ PACKAGES = [Path(__file__).parents[1] / name for name in ("benchmark", "methods"
 OTHER_GENERATORS = {
     "streams.py": "all others",
     "training.py": "what methods draw themselves",
-    "networks.py": "weights of networks without published ones",
-    "flat_map.py": "t-SNE of scikit-learn",
+    "building.py": "weights of networks without published ones",
+    "embedding_layout.py": "t-SNE of scikit-learn",
 }
 """Files that seed generators, and what for."""
 
@@ -46,7 +47,8 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
     first = StageOne(1, Calibration(0.5, "grid", {}), {}, [1e-3] * 2)
     for repetition in range(2):
         task = unit.job(2, repetition).task()
-        stage_two(task, first, bench.runs / str(repetition), "k", QuietListener(), with_map=True)
+        tested = stage_two(task, first, bench.runs / str(repetition), "k", QuietListener())
+        inspect(tested, with_map=True)
     counts = {"samples": [2, 2], "gzsl": [1, 0], "own_group": [1, 1]}
     classes = [{"class": "a", "group": "seen", **counts}, {"class": "b", "group": "unseen", **counts}]
     for seed in range(3):

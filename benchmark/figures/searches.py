@@ -37,7 +37,7 @@ class Panel:
     title: str
     values: Mapping[str, float]
     """Setting -> fraction."""
-    style: int
+    style: int = 0
 
 
 def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +17,13 @@ import numpy as np
 import torch
 
 from benchmark.data.cards import Card, FeatureSetCard
-from benchmark.data.groups import groups_of, shares_group
+from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
-from benchmark.inspection import (
-    MAP_SAMPLES,
-    EmbeddingMap,
-    balanced_rows,
-    cost,
-    embedding_map,
-    nearest_seen,
-    unseen_confusion,
-)
 from benchmark.method import Classes, FitResult, Method, Spec
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
-from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Ints, Nearest, nearest_classes
+from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
 from benchmark.protocol.seal import sealed
 from benchmark.protocol.training import (
     Listener,
@@ -45,7 +36,6 @@ from benchmark.protocol.training import (
     seed_everything,
 )
 from benchmark.settings.schema import ProtocolConfig, Settings, TrainConfig
-from benchmark.system.beside import Beside
 from benchmark.system.files import replacing
 
 Stage = Literal[1, 2]
@@ -129,6 +119,20 @@ class StageOne:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A tested model, the test data and what it scored on them, for ``inspection.py``."""
+
+    task: Task
+    method: Method
+    section: Section
+    data: EvaluationSet
+    nearest: Nearest
+    """Of the reported view."""
+    exact: bool
+    """Whether beta was chosen exactly, rather than on the published grid."""
+
+
+@dataclass(frozen=True)
 class StageTwo:
     """Results on the test parts."""
 
@@ -139,26 +143,13 @@ class StageTwo:
     beta: float
     best_possible: Mapping[str, float]
     """HM and beta if beta were chosen on the test data: a bound, never a result."""
-    recall: Sequence[Mapping[str, Any]]
-    """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
-    the most similar word vector, and the cosine of the two vectors as they are used."""
-    groups: Mapping[str, Any]
-    """Right answers for each group of test samples (``group_counts``)."""
-    confusion: Sequence[Mapping[str, Any]]
-    """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
-    embedding: EmbeddingMap | None
-    """Of some test samples, where it was asked for."""
-    cost: Mapping[str, float]
-    """``parameters``, ``flops_per_sample`` (``inspection.cost``)."""
-    class_names: Mapping[int, str]
     curve: Curve
     disjoint: Mapping[str, float]
     """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
     epochs: int
     test_openings: int
     """How often the test parts were opened for this model: once, and once more for each interruption while testing."""
-    failed: Mapping[str, str] = field(default_factory=dict)
-    """What could not be computed beside the results, with the reason: it is empty above."""
+    opened: Opened
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
@@ -232,11 +223,8 @@ def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOn
     return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
 
 
-def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener, *, with_map: bool = False) -> StageTwo:
+def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
     """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta.
-
-    Args:
-        with_map: whether embeddings of test samples are wanted.
 
     Raises:
         JobError: the method returned something wrong, or the test parts were opened while it trained.
@@ -252,7 +240,7 @@ def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Lis
     with counting_test_accesses(partial(count_access, folder)):
         method, _ = _trained(task, 2, folder, listener, train, key=key, **options)
         save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
-        tested = test(task, method, first.calibration, epochs, with_map=with_map)
+        tested = test(task, method, first.calibration, epochs)
     return replace(tested, test_openings=test_accesses(folder))
 
 
@@ -296,7 +284,7 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
     opened: list[None] = []
     with counting_test_accesses(partial(opened.append, None)):
         found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a)
-        tested = test(final, model_b, Calibration(**found.calibration), epochs, with_map=True)
+        tested = test(final, model_b, Calibration(**found.calibration), epochs)
     return found, replace(tested, test_openings=len(opened))
 
 
@@ -318,7 +306,7 @@ def open_test(task: Task) -> Section:
     return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
 
 
-def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, with_map: bool) -> StageTwo:
+def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
     """Open the test parts and score a final model at a beta chosen elsewhere.
 
     Raises:
@@ -330,83 +318,17 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int, *, w
     beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
     curve = nearest[view].curve()
     views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
-    names, size = section.classes.names, task.settings.train.eval_batch_size
-    beside = Beside(lambda text: None)  # told by who logs the results
-    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
-    groups: dict[str, Any] = {}
-    with beside("groups.json"):
-        groups = group_counts(task, section, data, nearest[view], beta, exact=exact)
-    with beside("recall.csv"):
-        recall = recall_rows(section, nearest[view], beta, exact=exact)
-    with beside("confusion.csv"):
-        found = unseen_confusion(nearest[view])
-        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in found]
-    with beside("embedding.csv"):
-        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
-    with beside("cost"):
-        costs = dict(cost(method, data, task.rules, size, task.seed))
     return StageTwo(
         metrics=views[view],
         views=views,
         beta=beta,
         best_possible={"hm": curve.best_hm(), "beta": curve.best_beta()},
         disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
-        recall=recall,
-        groups=groups,
-        confusion=confusion,
-        embedding=embedding,
-        cost=costs,
-        class_names=names,
         curve=curve,
         epochs=epochs,
         test_openings=1,
-        failed=beside.failed,
+        opened=Opened(task, method, section, data, nearest[view], exact),
     )
-
-
-def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
-    """The test samples of an embedding map: the same for all methods."""
-    labels = data.samples.labels[data.rows]
-    rows: Ints = data.rows[balanced_rows(labels, np.isin(labels, data.seen_ids), MAP_SAMPLES, seed)]
-    return rows
-
-
-def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
-    """``StageTwo.recall``: each class of the test parts with what its samples gave, by class id."""
-    table = section.classes
-    trained = np.unique(np.concatenate([table.parts[part] for part in DEVELOPMENT_PARTS]))
-    unseen = table.parts[TEST_UNSEEN]
-    rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
-    similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
-    found = []
-    for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
-        name, cosine = similar.get(c, (None, None))
-        row: dict[str, Any] = {"class": table.names[c], "group": "unseen" if c in similar else "seen"}
-        row |= {"gzsl": gzsl, "own_group": own, "samples": samples}
-        found.append(row | {"nearest_seen_class": name, "nearest_seen_cosine": cosine})
-    return found
-
-
-def group_counts(
-    task: Task, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
-) -> dict[str, Any]:
-    """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
-
-    Returns:
-        ``grouping``, the card's rule (None: each sample is its own group), and ``classes`` by class id: ``class`` (name),
-        ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
-        how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
-    """
-    right, own = nearest.right(beta, exact=exact)
-    names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
-    found = []
-    for c in np.unique(nearest.label):
-        mask = nearest.label == c
-        _, index = np.unique(names[mask], return_inverse=True)
-        counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
-        row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
-        found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
-    return {"grouping": task.dataset.grouping, "classes": found}
 
 
 def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:

@@ -17,14 +17,15 @@ from benchmark.data.cards import Card
 from benchmark.data.checks.verify import data_caption
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
+from benchmark.inspection import Inspection, inspect
 from benchmark.method import Method
 from benchmark.protocol.stages import StageTwo, Task, evaluate_weights
-from benchmark.report.results.collect import find_calls
-from benchmark.report.results.released import KIND
 from benchmark.running.provenance import environment
 from benchmark.running.records import log_map, log_stage_two
 from benchmark.settings.schema import LengthConfig, Mode, Recipe, Settings, Sources, TrainConfig, resolve
 from benchmark.system.beside import Beside
+from benchmark.tracking.calls import find_calls
+from benchmark.tracking.schema import KIND
 from benchmark.tracking.tracker import Tracker
 from benchmark.weights.own import CONFIG, OWN_WEIGHTS, Weights, digest_of, load_checkpoint
 
@@ -42,6 +43,7 @@ class Evaluation:
     validation: Mapping[str, float]
     """Of stage A's model at its best beta; fractions."""
     result: StageTwo
+    explained: Inspection
     notes: Sequence[str]
     """What a reader must know: other data than trained on, differing arguments."""
     published_settings: bool
@@ -99,6 +101,7 @@ def evaluate(
         settings=settings[1],
         validation=validation.metrics,
         result=result,
+        explained=inspect(result, with_map=True),
         notes=list(_notes(pair, store)),
         published_settings=all(_has_published_settings(w, card, features, recipe) for w in pair),
     )
@@ -222,10 +225,10 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
             context="validation+test",
         )
     tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
-    result = log_stage_two(tracker, run_id, evaluation.result, title, 0, method.name, beside)
+    result = log_stage_two(tracker, run_id, evaluation.result, evaluation.explained, title, 0, beside)
     tracker.log_json(run_id, result, "result.json")
     with beside("the map of embeddings"):
-        log_map(tracker, run_id, evaluation.result)
+        log_map(tracker, run_id, evaluation.explained)
     if missing := beside.tags():
         tracker.tag(run_id, **missing)
     tracker.finish(run_id)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.errors import Unavailable
-from benchmark.inspection import EmbeddingMap
+from benchmark.inspection import EmbeddingMap, Inspection
 from benchmark.method import EpochRecord
 from benchmark.protocol.stages import StageOne, StageTwo
 from benchmark.running.jobs import Job
@@ -127,44 +127,46 @@ def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
 
 
 def log_stage_two(
-    tracker: Tracker, run_id: str, found: StageTwo, title: str, seed: int, method: str, beside: Beside
+    tracker: Tracker, run_id: str, found: StageTwo, explained: Inspection, title: str, seed: int, beside: Beside
 ) -> dict[str, Any]:
     """Log the results on the test parts and what explains them; returns the results as plain types.
 
     Args:
+        found: the results.
+        explained: what explains them.
+        title: heading of the figure.
         seed: of the bootstrap over test samples.
-        method: its name, by which figures have their colours.
         beside: takes what fails of all that is not the results.
     """
     metrics = {f"test/{name}": value for name, value in found.metrics.items()}
     metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
     tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
-    beside.note(found.failed)
+    beside.note(explained.failed)
     intervals: dict[str, float] = {}
-    if found.groups:
+    if explained.groups:
         with beside("intervals over test samples"):
-            intervals = _bootstrap(found.groups, seed)
+            intervals = _bootstrap(explained.groups, seed)
             tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
         with beside("groups.json"):
-            tracker.log_text(run_id, json.dumps(found.groups, separators=(",", ":")), "groups.json")
-    if found.recall:
+            tracker.log_text(run_id, json.dumps(explained.groups, separators=(",", ":")), "groups.json")
+    if explained.recall:
         with beside("recall.csv"):
-            tracker.log_text(run_id, pd.DataFrame(found.recall).to_csv(index=False), "recall.csv")
+            tracker.log_text(run_id, pd.DataFrame(explained.recall).to_csv(index=False), "recall.csv")
     with beside("cost"):
-        tracker.log_metrics(run_id, found.cost)
-    if "confusion.csv" not in found.failed:
+        tracker.log_metrics(run_id, explained.cost)
+    if "confusion.csv" not in explained.failed:
         with beside("confusion.csv"):
-            confusion = pd.DataFrame(found.confusion, columns=["true", "predicted", "count"])
+            confusion = pd.DataFrame(explained.confusion, columns=["true", "predicted", "count"])
             tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
-    if found.embedding is not None:
+    if explained.embedding is not None:
         with beside("embedding.csv"):
-            tracker.log_text(run_id, embedding_csv(found.embedding, found.class_names), "embedding.csv")
+            tracker.log_text(run_id, embedding_csv(explained.embedding, explained.class_names), "embedding.csv")
     with beside("curve.csv"):
         curve = found.curve.thinned()
         points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
         tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
     with beside("curve.png"):
-        log_curve(tracker, run_id, points, found, title, method)
+        log_curve(tracker, run_id, points, found, title)
     return {
         "metrics": dict(found.metrics),
         "views": {view: dict(values) for view, values in found.views.items()},
@@ -177,13 +179,12 @@ def log_stage_two(
     }
 
 
-def log_curve(tracker: Tracker, run_id: str, points: pd.DataFrame, found: StageTwo, title: str, method: str) -> None:
+def log_curve(tracker: Tracker, run_id: str, points: pd.DataFrame, found: StageTwo, title: str) -> None:
     """Log the seen-unseen curve as a figure."""
     from benchmark.figures.curves import seen_unseen_figure  # matplotlib takes half a second
-    from benchmark.report.results.published import method_number
 
     chosen = (found.metrics["unseen"], found.metrics["seen"])
-    draw = partial(seen_unseen_figure, points, chosen, found.beta, title, method_number(method))
+    draw = partial(seen_unseen_figure, points, chosen, found.beta, title)
     log_drawn(tracker, run_id, draw, "curve.png")
 
 
@@ -195,7 +196,7 @@ def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: s
         tracker.log_figure(run_id, drawn(draw), file)
 
 
-def log_map(tracker: Tracker, run_id: str, found: StageTwo) -> None:
+def log_map(tracker: Tracker, run_id: str, found: Inspection) -> None:
     """Log the map of the embeddings, where there are any, so that reports need not lay it out.
 
     It takes seconds and 100 MiB: peak memory is measured before. The embeddings are taken as they were logged, rounded.

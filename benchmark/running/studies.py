@@ -23,7 +23,7 @@ PARAMETER = "param."
 
 
 def log_study(
-    tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, method: str, beside: Beside
+    tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, beside: Beside
 ) -> None:
     """Log a study that has used up its budget, unless that was done before.
 
@@ -31,7 +31,6 @@ def log_study(
         run_id: of the method.
         title: heading of the figures.
         epochs: of a trial, where the study does not search them.
-        method: its name, by which figures have their colours.
         beside: takes what fails of all that is not the result.
     """
     tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
@@ -43,28 +42,26 @@ def log_study(
         trials = trials_frame(study.past_trials(), list(study.ranges), epochs)
         tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
         with beside("tuning-history.png"):
-            _log_history(tracker, run_id, trials, title, method)
+            _log_history(tracker, run_id, trials, title)
     with beside(IMPORTANCES):
         importances = study.importances()
         tracker.log_json(run_id, asdict(importances), IMPORTANCES)
         with beside("importances.png"):
-            _log_importances(tracker, run_id, importances, title, method)
+            _log_importances(tracker, run_id, importances, title)
     tracker.tag(run_id, **tags, **beside.tags(before))  # last: it says that the rest is there
 
 
-def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str, method: str) -> None:
+def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str) -> None:
     from benchmark.figures.searches import history_figure  # matplotlib takes half a second
-    from benchmark.report.results.published import method_number
 
-    log_drawn(tracker, run_id, partial(history_figure, trials, title, method_number(method)), "tuning-history.png")
+    log_drawn(tracker, run_id, partial(history_figure, trials, title), "tuning-history.png")
 
 
-def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str, method: str) -> None:
+def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str) -> None:
     from benchmark.figures.searches import Panel, importances_figure
-    from benchmark.report.results.published import method_number
 
     if importances.values:
-        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values, method_number(method))
+        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values)
         log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), "importances.png")
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from pydantic import ValidationError
 
 from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message, words_of
+from benchmark.inspection import inspect
 from benchmark.method import EpochRecord, Method
 from benchmark.protocol.border import place_of
 from benchmark.protocol.stages import StageOne, stage_one, stage_two
@@ -264,8 +265,7 @@ class Worker:
             return Done([failed_search(unit, str(error))])
         beside = self._beside(unit.title)
         with beside("the record of the search"):
-            epochs, method = unit.settings.train.epochs, unit.method.name
-            log_study(self.tracker, task.parent, study, tuned, unit.title, epochs, method, beside)
+            log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs, beside)
         with beside("what is missing of the search"):
             self.tracker.tag(task.parent, **beside.tags())
         return Done(tuning=tuned)
@@ -382,9 +382,10 @@ class Worker:
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
-                tested = stage_two(job.task(), first, folder, job.key, listener, with_map=job.repetition == 0)
+                tested = stage_two(job.task(), first, folder, job.key, listener)
+                explained = inspect(tested, with_map=job.repetition == 0)
                 listener.send(wait=True)
-                result = log_stage_two(self.tracker, run_id, tested, title, job.seed, job.unit.method.name, beside)
+                result = log_stage_two(self.tracker, run_id, tested, explained, title, job.seed, beside)
             self.tracker.log_json(run_id, {**result, "processor": processor()}, "result.json")
         except Pruned:
             self.tracker.tag(run_id, outcome="pruned")
@@ -408,7 +409,7 @@ class Worker:
             self.tracker.log_metrics(run_id, usage)
         if first is not None:
             with beside("the map of embeddings"):
-                log_map(self.tracker, run_id, tested)
+                log_map(self.tracker, run_id, explained)
         with beside("config.json beside the weights"):
             write_weights_record(folder, job, result)
         about = {}

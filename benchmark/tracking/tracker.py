@@ -505,8 +505,3 @@ def _record(run: Any) -> RunRecord:
         end=run.info.end_time / 1000 if run.info.end_time else None,
         parent=tags.get("mlflow.parentRunId"),
     )
-
-
-def calls(tracker: Tracker) -> Sequence[RunRecord]:
-    """All benchmark calls of a store, newest first."""
-    return tracker.find(kind="call")

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.data.importing.problems import FIXES
 from benchmark.untrusted.kinds import START_BYTES
 from benchmark.untrusted.pickle_tensors import WITH_TENSORS
 from benchmark.untrusted.pickles import Bounded, Call, Interpreter, Refusal, UnreadableFile, run, unreadable
@@ -51,7 +50,9 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
         except _Passed as passed:
             raise passed.error from None
     if type(content) is not list:
-        raise UnreadableFile(path, f"holds no list but {type(content).__name__}", FIXES["wrong structure"], "wrong structure")
+        raise UnreadableFile(
+            path, f"holds no list but {type(content).__name__}", "see the user guide for what a file holds", "wrong structure"
+        )
 
 
 class _Passed(BaseException):

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from report.cells_of import row, tables_of
 
-from benchmark.report.results.collect import ALL_CALLS, collect
+from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.captions import _processor
 from benchmark.report.write import write_report
+from benchmark.tracking.calls import ALL_CALLS
 from benchmark.tracking.tracker import RunRecord
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}

@@ -10,11 +10,12 @@ import pytest
 from report.cells_of import row, tables_of
 from scipy import stats
 
-from benchmark.report.results.collect import ALL_CALLS, collect
+from benchmark.report.results.collect import collect
 from benchmark.report.results.published import published_for
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.significance import _corrected, comparisons, intervals
 from benchmark.report.write import write_report
+from benchmark.tracking.calls import ALL_CALLS
 from benchmark.uncertainty import LEVEL
 
 OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31)]

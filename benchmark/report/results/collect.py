@@ -13,22 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.errors import UsageError, near
+from benchmark.errors import UsageError
 from benchmark.report.results.choice import Choice
-from benchmark.report.results.released import (
-    KIND,
-    RELEASED,
-    OnOtherData,
-    ReleasedWeights,
-    on_report_data,
-    place_of,
-    released_runs,
-)
+from benchmark.report.results.released import RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
 from benchmark.report.results.switches import differing, switched, told_apart
 from benchmark.system.redaction import hide_values
-from benchmark.tracking.tracker import RunRecord, Tracker, calls
+from benchmark.tracking.calls import calls, find_calls
+from benchmark.tracking.schema import KIND
+from benchmark.tracking.tracker import RunRecord, Tracker
 
-ALL_CALLS = "all"
 GONE = "its run is not in the store any more"
 METRICS = ("seen", "unseen", "hm", "zsl", "ausuc")
 DISJOINT = ("disjoint_seen", "disjoint_hm", "disjoint_samples", "disjoint_classes")
@@ -267,35 +260,6 @@ def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: boo
 def _identity(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """What a job's key was made of; empty where it was not recorded."""
     return dict(artifact_json(tracker, run_id, "identity.json") or {})
-
-
-def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
-    """The calls of these ids, newest first; the newest one if None, every one for ``ALL_CALLS``.
-
-    Raises:
-        UsageError: the store holds no call, or none (or several) of an id; near ones are named.
-    """
-    known = list(calls(tracker))
-    if not known and tracker.find(kind="job"):
-        raise UsageError(
-            f"{tracker.uri} holds jobs, but the benchmark calls that they belong to were deleted: restore one in MLflow's "
-            "page, or repeat its command, which does no finished job again"
-        )
-    if not known:
-        raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: python run_benchmark.py --dataset demo")
-    if ids is None:
-        return known[:1]
-    if ALL_CALLS in ids:
-        return known
-    chosen: set[str] = set()
-    for wanted in ids:
-        hits = [c.run_id for c in known if wanted and c.run_id.startswith(wanted)]
-        if len(hits) > 1:
-            raise UsageError(f"call id {wanted!r} fits {len(hits)} calls of {tracker.uri}: {', '.join(hits)}; give more of it")
-        if not hits:
-            raise UsageError(f"no call {wanted!r} in {tracker.uri}: {near(wanted, [c.run_id for c in known[:20]])}")
-        chosen.update(hits)
-    return [c for c in known if c.run_id in chosen]
 
 
 def _entries(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.report.results.switches import Logged, beyond_switches, switched, told_apart
+from benchmark.tracking.schema import KIND
 from benchmark.tracking.tracker import RunRecord, Tracker
 
-KIND = "published-checkpoint"
 RELEASED = "released"
 """Kind of settings of their rows, beside ``published``, ``tuned`` and others."""
 
