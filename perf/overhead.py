@@ -37,15 +37,14 @@ from tabulate import tabulate
 from benchmark import registry
 from benchmark.cli.progress import Lane, LiveDisplay
 from benchmark.method import Method
-from benchmark.protocol import seal, training
-from benchmark.protocol import stages as protocol
+from benchmark.protocol import seal, stages, training
 from benchmark.running import worker
 from benchmark.running.jobs import Call, Unit, plan_units
 from benchmark.running.runner import Runner
 from benchmark.settings.schema import Sources, resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
-from benchmark.tuning import study as tuning
+from benchmark.tuning import study
 from perf.training_step import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}
@@ -117,15 +116,15 @@ class Stopwatch:
             *((Tracker, name, "tracking", None) for name, f in vars(Tracker).items() if callable(f) and name[0] != "_"),
             (Runner, "run", "other", None),
             (worker.Worker, "run_job", "other", None),
-            (tuning.Study, "run", "study", None),
-            (tuning._Handle, "report", "study", None),
+            (study.Study, "run", "study", None),
+            (study._Handle, "report", "study", None),
             (worker, "log_study", "study", None),
             (training.Loop, "run", "loop", None),
             (seal.Window, "ask", "other", "epoch"),
             (seal.Window, "tell", "progress", "batch"),
             (Method, "optimizer", "other", "job"),
             (training.Loop, "_epoch", "training batches", "batch"),
-            (protocol, "validate", "validation", "epoch"),
+            (stages, "validate", "validation", "epoch"),
             *((training.Loop, name, "checkpoints", None) for name in ("_select", "_save", "_resume")),
             *((worker, name, "checkpoints", None) for name in ("clear_checkpoints", "write_weights_record")),
             *((Lane, name, "progress", None) for name in ("start", "epoch", "end", "say", "clear")),

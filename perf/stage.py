@@ -25,8 +25,7 @@ from tabulate import tabulate
 
 from benchmark import registry
 from benchmark.method import Batch
-from benchmark.protocol import stages as protocol
-from benchmark.protocol import training
+from benchmark.protocol import stages, training
 from benchmark.protocol.evaluation import Ints
 from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
 from benchmark.protocol.training import Listener, Loop
@@ -67,10 +66,10 @@ def run(task: Task) -> dict[str, float]:
 
     watched: list[tuple[Any, str, str]] = [
         (Loop, "_epoch", BATCHES),
-        (protocol, "validate", VALIDATION),
+        (stages, "validate", VALIDATION),
         (Loop, "_select", CHECKPOINTS),
         (Loop, "_save", CHECKPOINTS),
-        (protocol, "test", TEST),
+        (stages, "test", TEST),
     ]
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         stack.enter_context(patch.object(training, "ahead", ahead))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from published_runs import Data, write_data
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 
 
 class Place:
@@ -23,7 +23,7 @@ class Place:
         places = ["--data-root", str(self.folder / "data"), "--runs-dir", str(self.runs), "--json", str(file)]
         folders = ["--stage-a", str(stage_a), "--stage-b", str(stage_b), "--dataset", dataset]
         with pytest.raises(SystemExit) as ended:
-            cli.main(["evaluate", *folders, *places, *options])
+            app.main(["evaluate", *folders, *places, *options])
         assert (ended.value.code or 0) == code
         numbers: dict[str, float] = json.loads(file.read_text()) if code == 0 else {}
         return numbers

@@ -12,9 +12,7 @@ from benchmark import inspection
 from benchmark.cli.app import main
 from benchmark.errors import Unavailable
 from benchmark.report.write import write_report
-from benchmark.running import records, worker
-from benchmark.running import runner as execution
-from benchmark.running import studies as tuning_records
+from benchmark.running import records, runner, studies, worker
 from benchmark.system.beside import NOT_WRITTEN, Beside, not_written, unguarded
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import Study
@@ -66,9 +64,9 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
         (worker, "write_weights_record"),
         (worker, "job_note"),
         (records, "dump_call"),
-        (execution, "dump_call"),
-        (execution, "call_note"),
-        (execution, "method_note"),
+        (runner, "dump_call"),
+        (runner, "call_note"),
+        (runner, "method_note"),
         (other.tracker, "log_dataset"),
         (other.tracker, "log_params"),
     ):
@@ -103,7 +101,7 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
 def test_a_search_counts_although_its_figures_and_importances_fail(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tuning_records, "_log_history", broken)
+    monkeypatch.setattr(studies, "_log_history", broken)
     monkeypatch.setattr(Study, "importances", broken)
 
     found = bench.run(bench.call("train.epochs=1", methods="cjme", trials=1))
@@ -131,7 +129,7 @@ def test_a_call_whose_list_of_jobs_cannot_be_written_is_no_success(bench: Bench,
     log_json = Tracker.log_json
 
     def refuse(self: Tracker, run_id: str, content: Any, file: str) -> None:
-        if file == execution.ENTRIES:
+        if file == runner.ENTRIES:
             raise OSError("no list")
         log_json(self, run_id, content, file)
 

@@ -24,7 +24,7 @@ from commands import PROJECT, command, free_port, tiny_arguments, trainers
 from slurm import missing_programs, one_node_slurm
 from tiny import Bench, need, results
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.errors import UsageError
 from benchmark.running.scheduler import Desk, WorkPlace
 
@@ -65,7 +65,7 @@ def test_without_ray_the_error_says_how_to_install_it(
     monkeypatch.delitem(sys.modules, "benchmark.running.cluster", raising=False)
     monkeypatch.delattr("benchmark.running.cluster", raising=False)
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", "--dataset", "synthetic", "--executor", "ray", "--runs-dir", str(tmp_path)])
+        app.main(["run", "--dataset", "synthetic", "--executor", "ray", "--runs-dir", str(tmp_path)])
     assert stopped.value.code == 2
     assert "pip install -c constraints.txt -e '.[cluster]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -74,7 +74,7 @@ def test_without_ray_the_error_says_how_to_install_it(
 @pytest.mark.parametrize("option", ["--ray-address=head:6379", "--gpus-per-job=0.5"])
 def test_options_of_ray_without_ray_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", "--dataset", "synthetic", option])
+        app.main(["run", "--dataset", "synthetic", option])
     assert stopped.value.code == 2
     assert "--executor ray only" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
 from benchmark.method import EpochRecord, Method
 from benchmark.protocol.training import CHECKPOINT, PREVIOUS
-from benchmark.running import scheduler as scheduling
+from benchmark.running import scheduler
 from benchmark.running.scheduler import Desk
 from benchmark.running.status import Stores, call_states
 from benchmark.running.worker import study_of
@@ -460,7 +460,7 @@ def test_a_process_that_starts_while_a_database_file_is_gone_waits_for_it_and_ma
     file.rename(aside)
     timer = threading.Timer(2.0, put_back)
     timer.start()
-    worker = scheduling._worker(place, bench.display)
+    worker = scheduler._worker(place, bench.display)
     assert (worker.tracker.find(), study_of(units[0], worker.storage).finished_trials()) == ([], 0)
     timer.join()
     assert made == [False], "an empty file was made in its place"

@@ -13,7 +13,7 @@ import h5py
 import pytest
 from filelock import FileLock, Timeout
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.files import (
     OutsideError,
@@ -273,7 +273,7 @@ def test_an_error_that_names_a_file_is_told_with_path_and_fix(tmp_path: Path) ->
 
 def test_a_command_tells_it_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["status", "--methods", "cjme", "--runs-dir", str(tmp_path / ("z" * 300))])  # other tests register plug-ins
+        app.main(["status", "--methods", "cjme", "--runs-dir", str(tmp_path / ("z" * 300))])  # other tests register plug-ins
     assert ended.value.code == 2
     told = "".join(capsys.readouterr().err.split("\n"))
     assert told.endswith("zzz/mlflow.db: its name is too long for the file system; shorten the name")

@@ -30,7 +30,7 @@ from benchmark.inspection import (
     unseen_confusion,
 )
 from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
-from benchmark.protocol import stages as protocol
+from benchmark.protocol import stages
 from benchmark.protocol.batching import FeatureRules
 from benchmark.protocol.evaluation import EvaluationSet, Nearest
 from benchmark.protocol.stages import TEST_SEEN, TEST_UNSEEN, evaluation_set
@@ -168,7 +168,7 @@ class Uncountable(Probe):
 def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
     """The test parts of the synthetic data for a method of means."""
     task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
-    return evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed), task.rules, task.spec
+    return evaluation_set(stages.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed), task.rules, task.spec
 
 
 def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
@@ -190,7 +190,7 @@ def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[Eva
 @pytest.mark.parametrize("name", registry.load().methods)
 def test_each_method_is_counted_and_stays_trainable(bench: Bench, name: str) -> None:
     task = bench.units(bench.call(methods=name))[0].job(2, 0).task()
-    data = evaluation_set(protocol.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed)
+    data = evaluation_set(stages.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed)
     method = task.method(task.settings.config, task.spec)
 
     found = flops_per_sample(method, data, task.rules, 16, seed=0)

@@ -13,7 +13,7 @@ from published_runs import Sizes, write_run
 from tiny import Bench
 
 from benchmark import registry
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.errors import UsageError
 from benchmark.running.evaluate import KIND, evaluate, export
 from benchmark.weights.published import read_pair
@@ -32,7 +32,7 @@ def _trained(bench: Bench, *methods: str) -> list[Path]:
 def _measure(bench: Bench, a: Path, b: Path) -> dict[str, float]:
     file = bench.runs / "numbers.json"
     with pytest.raises(SystemExit) as ended:
-        cli.main(
+        app.main(
             ["evaluate", "--stage-a", str(a), "--stage-b", str(b), "--dataset", "synthetic", "--json", str(file),
              "--data-root", str(bench.data), "--runs-dir", str(bench.runs)]
         )  # fmt: skip
@@ -105,7 +105,7 @@ def test_export_writes_once_and_says_what_is_missing(bench: Bench) -> None:
 
 def test_the_command_export_only_reads_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["export", "--to", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "misspelt")])
+        app.main(["export", "--to", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "misspelt")])
     assert ended.value.code == 2
     assert "no tracking store at" in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import Bench, QuietListener
 
-from benchmark import uncertainty as statistics
+from benchmark import uncertainty
 from benchmark.data.built.stamps import divide
 from benchmark.data.built.synthetic import SyntheticConfig, synthetic_content
 from benchmark.inspection import inspect
@@ -53,7 +53,7 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
     classes = [{"class": "a", "group": "seen", **counts}, {"class": "b", "group": "unseen", **counts}]
     for seed in range(3):
         synthetic_content(SyntheticConfig(seed=seed))
-        statistics._draws.cache_clear()
+        uncertainty._draws.cache_clear()
         bootstrap_intervals([classes], seed=seed)
     arrays: Any = SimpleNamespace(labels=np.repeat([0, 1], 9), groups=np.arange(18), class_split=np.array([0, 1]))
     divide(arrays)

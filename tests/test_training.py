@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.method import EpochRecord, FitResult, Method
-from benchmark.protocol import stages as protocol
+from benchmark.protocol import stages
 from benchmark.protocol.stages import Task, stage_one
 from benchmark.protocol.training import Loop, TrainingData
 
@@ -52,7 +52,7 @@ def task(bench: Bench, method: str, *extra: str) -> Task:
 
 
 def fit(task: Task, folder: Path, recorder: Recorder, **options: Any) -> tuple[Method, FitResult]:
-    data = protocol.training_data(task, 1)
+    data = stages.training_data(task, 1)
     loop = Loop(
         task.settings.train,
         seed=task.seed,
@@ -130,7 +130,7 @@ def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench
 def test_an_hm_of_zero_gives_way_to_every_later_epoch(bench: Bench, tmp_path: Path, hms: list[float], kept: int) -> None:
     """As in the published code: otherwise the first of the highest is kept."""
     its = task(bench, "cjme", "train.epochs=4")
-    data = with_validation(protocol.training_data(its, 1), hms)
+    data = with_validation(stages.training_data(its, 1), hms)
     loop = Loop(its.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=True, extra_pass=True)
     result = its.build().fit(data, loop)
     assert result.best_epoch == kept
@@ -140,15 +140,15 @@ def test_an_hm_of_zero_gives_way_to_every_later_epoch(bench: Bench, tmp_path: Pa
 def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
     values = iter(hms)
 
-    def validate(method: Method) -> protocol.Validation:
-        return protocol.Validation({"hm": next(values)}, {})
+    def validate(method: Method) -> stages.Validation:
+        return stages.Validation({"hm": next(values)}, {})
 
     return dataclasses.replace(data, validate=validate)
 
 
 def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:
     job = task(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
-    data = with_validation(protocol.training_data(job, 1), hms)
+    data = with_validation(stages.training_data(job, 1), hms)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     return [r.lr for r in job.build().fit(data, loop).history]
 
@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tm
         return losses
 
     model.loss = breaking  # type: ignore[method-assign]
-    data = protocol.training_data(job, 1)
+    data = stages.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=r"loss '\w+' is not finite in epoch 1, batch 1 .*learning rate"):
         model.fit(data, loop)
@@ -193,7 +193,7 @@ def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_p
     model = job.build()
     name, parameter = next(iter(model.named_parameters()))
     parameter.register_hook(lambda g: g * float("inf"))
-    data = protocol.training_data(job, 1)
+    data = stages.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 0"):
         model.fit(data, loop)
@@ -213,7 +213,7 @@ def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_p
         return {**losses, parts[0]: losses[parts[0]] + zero, "total": losses["total"] + zero}
 
     model.loss = breaking  # type: ignore[method-assign]
-    data = protocol.training_data(job, 1)
+    data = stages.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=r"gradient of .* is not finite in epoch 0, batch 0") as error:
         model.fit(data, loop)
@@ -237,7 +237,7 @@ def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
         return gradient * (float("nan") if steps <= broken_batches else 1.0)
 
     parameter.register_hook(breaking)
-    data = protocol.training_data(job, 1)
+    data = stages.training_data(job, 1)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     if broken_batches < 17:
         model.fit(data, loop)
@@ -279,7 +279,7 @@ def test_float16_on_a_cpu_is_refused_before_anything_is_trained(bench: Bench) ->
 
 def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
     job = task(bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0")
-    data = protocol.training_data(job, 1)
+    data = stages.training_data(job, 1)
     model = job.build().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():

@@ -18,7 +18,7 @@ import pytest
 import torch
 from data.fasttext_model import Model
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.importing import extracted_lists
 from benchmark.data.importing.extracted_lists import import_extracted
@@ -299,12 +299,12 @@ def test_the_command_imports_and_tells(folder: Folder, tmp_path: Path, monkeypat
     in_one_list(elements_of(folder), tmp_path / "extracted")
     words = ["data", "import", "tiny", "--from", folder.parent, "--extracted", tmp_path / "extracted", "--data-root", tmp_path]
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(w) for w in [*words, "--json", tmp_path / "out.json"]])
+        app.main([str(w) for w in [*words, "--json", tmp_path / "out.json"]])
     assert (ended.value.code or 0) == 0
     said = json.loads((tmp_path / "out.json").read_text())
     assert (said["state"], said["digest"]) == ("imported", FeatureStore(tmp_path / "tiny-cls.h5").digest)
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(w) for w in [*words, "--form", "means"]])
+        app.main([str(w) for w in [*words, "--form", "means"]])
     assert ended.value.code == 2
 
 

@@ -28,7 +28,7 @@ from benchmark.data.importing.problems import ImportProblems, Problem
 from benchmark.data.names import is_file_name
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable
-from benchmark.untrusted import pickles as unpickle
+from benchmark.untrusted import pickles
 from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -319,7 +319,7 @@ def test_a_file_that_the_system_cannot_read_is_not_called_damaged(
     def fail(*arguments: object, **options: object) -> Any:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (unpickle.Interpreter, "load", fail)))
+    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail)))
     found = problem(folder, tmp_path / "tiny.h5", form=form)
     assert found.kind == "unavailable file"
     assert fix in found.fix
@@ -333,7 +333,7 @@ def test_an_error_that_nobody_foresaw_is_told_as_such(
     def fail(*arguments: object, **options: object) -> Any:
         raise ZeroDivisionError("of the reader")
 
-    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (unpickle.Interpreter, "load", fail)))
+    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail)))
     found = problem(folder, tmp_path / "tiny.h5", form=form)
     assert found.kind == "unforeseen error"
     assert found.fix.startswith("report it with this message")

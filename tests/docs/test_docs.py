@@ -17,7 +17,7 @@ import typer
 from tiny import Bench
 
 from benchmark import registry
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.running import jobs
@@ -127,7 +127,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_commands_and_options_of_the_guides_exist(line: str) -> None:
     words = shlex.split(line)[2:]
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app.app)
     command = group.commands[words.pop(0)] if words and not words[0].startswith("-") else group.commands["run"]
     if hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

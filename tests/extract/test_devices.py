@@ -164,13 +164,13 @@ def interruptible() -> Iterator[None]:
 CHILD = """
 import sys
 from pathlib import Path
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data import cards
 
 if __name__ == "__main__":
     card = cards.Card.model_validate_json(Path(sys.argv[1]).read_text())
     cards.load_cards = lambda: {"sports": card}
-    cli.main(sys.argv[2:])
+    app.main(sys.argv[2:])
 """
 
 

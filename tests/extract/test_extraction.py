@@ -24,7 +24,7 @@ from extract.needs import encoders
 from extract.video_set import KINDS, VideoSet
 from extract.videos import Clip, write_video
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.official_layout import import_official
@@ -65,7 +65,7 @@ class Command:
         file = self.data.parent / "out.json"
         file.unlink(missing_ok=True)
         with pytest.raises(SystemExit) as ended:
-            cli.main(self.words("--json", file, *more, weights=weights))
+            app.main(self.words("--json", file, *more, weights=weights))
         assert (ended.value.code or 0) == code
         content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         return content
@@ -171,7 +171,7 @@ def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.Cap
     assert command(code=1)["digest"] == said["digest"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        cli.main(command.words())
+        app.main(command.words())
     screen = capsys.readouterr().out
     assert "no video of this name" in screen
     assert "is there already" in screen
@@ -488,7 +488,7 @@ def test_the_cards_name_quirks_that_the_extractor_knows() -> None:
 @pytest.mark.parametrize("name", ["cls", "main"])
 def test_needed_weights_are_listed_with_names_and_shapes(name: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["extract", "weights", name, "--json", str(tmp_path / "out.json")])
+        app.main(["extract", "weights", name, "--json", str(tmp_path / "out.json")])
     assert not ended.value.code
     listed = {entry["name"]: entry for entry in json.loads((tmp_path / "out.json").read_text())}
     if name == "cls":
@@ -504,12 +504,12 @@ def test_a_given_file_is_checked_and_its_sha256_shown(
     torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
     words = ["extract", "weights", "tiny", "--plugin", str(command.tiny), "--weights", f"scale={tmp_path / 'scale.pt'}"]
     with pytest.raises(SystemExit) as ended:
-        cli.main([*words, "--json"])
+        app.main([*words, "--json"])
     assert not ended.value.code
     assert len(json.loads(capsys.readouterr().out)[0]["sha256"]) == 64
     torch.save({"factors": torch.zeros(3)}, tmp_path / "scale.pt")
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        app.main(words)
     assert ended.value.code == 2
 
 
@@ -518,7 +518,7 @@ def test_a_given_file_is_checked_and_its_sha256_shown(
 CHILD = """
 import sys, time
 from pathlib import Path
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.extract import devices, extraction, results
 from extract.in_process import extract_here
@@ -548,7 +548,7 @@ def recording(self, file, outcome):
 extraction._compute = slow
 results.ResultFolder.record = recording
 devices.extract_on = extract_here
-cli.main(sys.argv[3:])
+app.main(sys.argv[3:])
 """
 
 

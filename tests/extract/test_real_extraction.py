@@ -10,7 +10,7 @@ from extract.video_set import VideoSet
 from extract.videos import Clip
 from tiny import TINY
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
@@ -22,7 +22,7 @@ STEPS = {"cls": ((2, 3, 4), (3, 4)), "main": ((2,), (2,))}
 
 def give(words: list[object]) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
+        app.main([str(word) for word in words])
     return int(ended.value.code or 0)
 
 

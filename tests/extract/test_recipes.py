@@ -21,7 +21,7 @@ from extract.in_process import extract_here
 from extract.test_segments import annotate
 from extract.videos import Clip, clock, write_video
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data.store import PARTS, FeatureStore
 from benchmark.extract import devices, extractor
 
@@ -115,7 +115,7 @@ class Recipe:
 
 def give(*words: object) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
+        app.main([str(word) for word in words])
     return int(ended.value.code or 0)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import wavfile
 from tiny import need
 
-from benchmark.cli import app as cli
+from benchmark.cli import app
 from benchmark.data.built.stamps import ARRAYS, build_stamps
 from benchmark.data.cards import CARDS_DIR, load_cards
 from benchmark.data.store import FeatureStore
@@ -124,7 +124,7 @@ def test_bytes_hold_features_to_half_a_step() -> None:
 
 def test_generated_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)])
+        app.main(["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)])
     assert ended.value.code == 2
     assert "is generated and has no sources" in capsys.readouterr().err
 

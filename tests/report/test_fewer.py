@@ -15,14 +15,13 @@ from report.test_explain import details
 from report.test_studies import log_search
 
 from benchmark.errors import UsageError
-from benchmark.figures import results as explain_figures
+from benchmark.figures import results
 from benchmark.figures.embedding_layout import LOGGED
 from benchmark.figures.style import default_style
-from benchmark.report import explain, write
-from benchmark.report import parallel as side_by_side
+from benchmark.report import explain, parallel, write
 from benchmark.report.results.collect import GONE
 from benchmark.report.sections import Picture, ReportFigure
-from benchmark.report.tables import build as tables
+from benchmark.report.tables import build
 from benchmark.report.write import Report, write_report
 from benchmark.system.beside import reason_of
 from benchmark.tracking.tracker import RunRecord
@@ -276,7 +275,7 @@ def test_a_table_and_figures_that_fail_are_named_and_all_else_is_written(
 
     before = report_of(whole)
     names = {file.name for file in before.files}
-    failing = ((tables, "cost_table"), (explain, "scores_of"), (explain_figures, "_panels"), (write, "report_page"))
+    failing = ((build, "cost_table"), (explain, "scores_of"), (results, "_panels"), (write, "report_page"))
     other = replace(whole, uri=f"{whole.uri}?other")
     with monkeypatch.context() as patch:
         for place, name in failing:
@@ -302,5 +301,5 @@ def test_processes_that_cannot_work_leave_the_work_to_this_one(
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     monkeypatch.setattr("joblib.Parallel", killed)
-    assert side_by_side.side_by_side(abs, range(-9, 0)) == list(range(9, 0, -1))
+    assert parallel.side_by_side(abs, range(-9, 0)) == list(range(9, 0, -1))
     assert "no memory for a process" in caplog.text
