@@ -11,29 +11,34 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from benchmark.errors import JobError
 from benchmark.system.reading import Fields
-
-if TYPE_CHECKING:
-    from benchmark.protocol.training import Loop, TrainingData
 
 __all__ = [
     "REGISTERED",
     "Batch",
+    "Batches",
     "Classes",
     "Embeddings",
     "EpochRecord",
     "Field",
     "FitResult",
+    "Listener",
     "Method",
     "MethodConfig",
     "Spec",
+    "TrainSettings",
+    "TrainingData",
+    "TrainingLoop",
     "Use",
+    "Validation",
     "register",
 ]
 
@@ -147,6 +152,116 @@ class FitResult:
     """What the validation of that epoch chose."""
 
 
+class Batches(Protocol):
+    """Batches over the training splits of a stage."""
+
+    @property
+    def classes(self) -> Classes:
+        """The training classes."""
+
+    def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
+        """The batches of an epoch, the same whenever it is repeated."""
+
+    def at_evaluation_times(self, batch: Batch) -> Batch:
+        """A batch with the positions that evaluation uses, for ``Method.after_step``."""
+
+
+class Listener(Protocol):
+    """Hears of progress; may stop the loop by raising."""
+
+    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
+        """After each optimiser step."""
+
+    def on_note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Result of scoring a model on the validation parts."""
+
+    metrics: Mapping[str, float]
+    calibration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a method may train on and be selected by: batches of this stage's training parts, and a function that scores it.
+
+    It holds no sample of another part. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
+    unseen classes; of any other method the request fails.
+    """
+
+    method: type[Method]
+    batches: Batches
+    validate: Callable[[Method], Validation]
+    embeddings_of_unseen: Callable[[], Classes] | None = None
+    """Given to methods that declare ``unseen_names`` only."""
+
+    def unseen_classes(self) -> Classes:
+        """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
+
+        Raises:
+            JobError: the method does not declare ``unseen_names``.
+        """
+        if self.embeddings_of_unseen is None or "unseen_names" not in self.method.uses:
+            raise JobError(
+                f"{self.method.title} asks for unseen_names in training but is declared inductive; "
+                'declare it in @register(..., uses=("unseen_names",)), so that the tables say so'
+            )
+        return self.embeddings_of_unseen()
+
+
+class TrainSettings(Protocol):
+    """The settings of training that a loop of its own needs; ``docs/settings.md`` has them all."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs at most."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch."""
+
+
+class TrainingLoop(Protocol):
+    """The loop that all methods share."""
+
+    @property
+    def train(self) -> TrainSettings:
+        """Settings of training."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the batches."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder for files of the job."""
+
+    @property
+    def listener(self) -> Listener:
+        """Hears of progress; a loop of its own calls ``on_epoch`` after each epoch."""
+
+    @property
+    def extra_pass(self) -> bool:
+        """Whether ``Method.after_step`` is called."""
+
+    @property
+    def replay(self) -> Sequence[float] | None:
+        """Learning rate of each epoch in stage 2 of mode ``corrected``, else None."""
+
+    def run(self, method: Method, data: TrainingData) -> FitResult:
+        """Train: epochs, schedule, selection by validation HM, checkpoints, exact resume."""
+
+
 class Method(nn.Module, ABC):
     """Base class of all methods. See ``docs/add-a-method.md`` for a complete example."""
 
@@ -220,7 +335,7 @@ class Method(nn.Module, ABC):
         """
         raise ValueError(f"{cls.title} reads no published checkpoints")
 
-    def fit(self, data: TrainingData, loop: Loop) -> FitResult:
+    def fit(self, data: TrainingData, loop: TrainingLoop) -> FitResult:
         """Train on ``data``. Override only for a method that needs a loop of its own (a generative one, say)."""
         return loop.run(self, data)
 

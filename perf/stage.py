@@ -24,11 +24,11 @@ import torch
 from tabulate import tabulate
 
 from benchmark import registry
-from benchmark.method import Batch
+from benchmark.method import Batch, Listener
 from benchmark.protocol import stages, training
 from benchmark.protocol.evaluation import Ints
 from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
-from benchmark.protocol.training import Listener, Loop
+from benchmark.protocol.training import Loop
 from perf import flops
 from perf.generated import generate, task_on
 from perf.training_step import peak

@@ -23,12 +23,11 @@ from tiny import Bench, QuietListener
 from benchmark import registry
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Section, Tables
 from benchmark.errors import JobError
-from benchmark.method import EpochRecord, Method
+from benchmark.method import EpochRecord, Method, TrainingData, Validation
 from benchmark.protocol import seal
 from benchmark.protocol.evaluation import nearest_classes
 from benchmark.protocol.seal import sealed
 from benchmark.protocol.stages import TRAIN, VAL_SEEN, VAL_UNSEEN, evaluation_set
-from benchmark.protocol.training import TrainingData, Validation
 from benchmark.running.worker import Worker
 from benchmark.tracking.tracker import Tracker
 

@@ -17,10 +17,10 @@ from tiny import Bench
 from torch import Tensor
 
 from benchmark.errors import JobError, Unavailable, UsageError
-from benchmark.method import EpochRecord, FitResult, Method
+from benchmark.method import EpochRecord, FitResult, Method, TrainingData
 from benchmark.protocol import stages
 from benchmark.protocol.stages import Task, stage_one
-from benchmark.protocol.training import Loop, TrainingData
+from benchmark.protocol.training import Loop
 
 
 class Stop(Exception):

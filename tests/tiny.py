@@ -9,8 +9,7 @@ from typing import NoReturn
 import pytest
 
 from benchmark import registry
-from benchmark.method import EpochRecord
-from benchmark.protocol.training import Listener
+from benchmark.method import EpochRecord, Listener
 from benchmark.running.jobs import Call, Unit, plan_units
 from benchmark.running.runner import CallResult, Runner
 from benchmark.running.worker import Ended

@@ -256,6 +256,10 @@ class TrainingBatches:
                 batch = replace(batch, negative=self._labelled(other[0][i], other[1][i], cut_rng))
             yield batch
 
+    def at_evaluation_times(self, batch: Batch) -> Batch:
+        """A batch with the positions that evaluation uses, for the published extra pass."""
+        return with_evaluation_times(batch, self.rules)
+
     def _labelled(self, rows: Ints, labels: Ints, rng: np.random.Generator) -> Batch:
         label = torch.from_numpy(labels)
         batch = make_batch(self.samples, rows, self.rules, training=True, rng=rng)

@@ -23,7 +23,7 @@ from benchmark.method import Embeddings, EpochRecord, FitResult, Method
 from benchmark.system.shipped_files import PACKAGE
 
 if TYPE_CHECKING:
-    from benchmark.protocol.training import Validation
+    from benchmark.method import Validation
 
 METRIC_NAME, NAME_RULE = re.compile(r"\w[\w\-. :]{0,99}"), "names of letters, digits, spaces and _ - . :, 100 at most"
 """Names that MLflow takes for a metric."""

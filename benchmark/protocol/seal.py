@@ -17,9 +17,8 @@ from threading import Event, Lock, Thread, get_ident
 from typing import Any
 
 from benchmark.errors import JobError
-from benchmark.method import EpochRecord
+from benchmark.method import EpochRecord, Listener, TrainingData
 from benchmark.protocol.border import FRAMES
-from benchmark.protocol.training import Listener, TrainingData
 
 Handlers = Mapping[str, Callable[..., Any]]
 Answer = tuple[Any, BaseException | None]

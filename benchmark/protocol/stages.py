@@ -20,21 +20,12 @@ from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
-from benchmark.method import Classes, FitResult, Method, Spec
+from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
 from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
 from benchmark.protocol.seal import sealed
-from benchmark.protocol.training import (
-    Listener,
-    Loop,
-    TrainingData,
-    Validation,
-    autocast_for,
-    choose_device,
-    save_atomically,
-    seed_everything,
-)
+from benchmark.protocol.training import Loop, autocast_for, choose_device, save_atomically, seed_everything
 from benchmark.settings.schema import ProtocolConfig, Settings, TrainConfig
 from benchmark.system.files import replacing
 

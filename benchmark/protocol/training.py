@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from benchmark.errors import JobError, UsageError
-from benchmark.method import Batch, Classes, EpochRecord, FitResult, Method
-from benchmark.protocol.batching import TrainingBatches, ahead, with_evaluation_times
+from benchmark.method import Batch, Classes, EpochRecord, FitResult, Listener, Method, TrainingData, Validation
+from benchmark.protocol.batching import ahead
 from benchmark.protocol.border import checked_losses, checked_optimizer, file_of
 from benchmark.settings.schema import TrainConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
@@ -33,55 +33,6 @@ from benchmark.system.patience import disk_is_full, patiently
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.1, 3
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-
-
-class Listener(Protocol):
-    """Hears of progress; may stop the loop by raising."""
-
-    def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        """After each optimiser step."""
-
-    def on_note(self, text: str) -> None:
-        """Something that the user should know."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Result of scoring a model on the validation parts."""
-
-    metrics: Mapping[str, float]
-    calibration: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a method may train on and be selected by: batches of this stage's training parts, and a function that scores it.
-
-    It holds no sample of another part. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
-    unseen classes; of any other method the request fails.
-    """
-
-    method: type[Method]
-    batches: TrainingBatches
-    validate: Callable[[Method], Validation]
-    embeddings_of_unseen: Callable[[], Classes] | None = None
-    """Given to methods that declare ``unseen_names`` only."""
-
-    def unseen_classes(self) -> Classes:
-        """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
-
-        Raises:
-            JobError: the method does not declare ``unseen_names``.
-        """
-        if self.embeddings_of_unseen is None or "unseen_names" not in self.method.uses:
-            raise JobError(
-                f"{self.method.title} asks for unseen_names in training but is declared inductive; "
-                'declare it in @register(..., uses=("unseen_names",)), so that the tables say so'
-            )
-        return self.embeddings_of_unseen()
 
 
 @dataclass
@@ -201,7 +152,7 @@ class Loop:
                 check_gradients(method, epoch, i, losses_of)
             if self.extra_pass:
                 with torch.no_grad(), self.autocast():
-                    method.after_step(with_evaluation_times(batch, data.batches.rules))
+                    method.after_step(data.batches.at_evaluation_times(batch))
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.listener.on_batch(epoch, i, values["total"])

@@ -9,7 +9,6 @@ callers.
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import re
@@ -389,18 +388,6 @@ DAMAGE = (
 """What instructions of a damaged pickle raise."""
 
 
-def load_pickle(path: Path) -> Any:
-    """The content of a pickle file of plain data, arrays and tensors, which come as arrays.
-
-    Raises:
-        RefusedPickle: it asks for a global outside the table, an instance, or more memory than its bytes fill.
-        UnreadableFile: it cannot be opened, is truncated or damaged, or another kind of file.
-    """
-    from benchmark.untrusted.pickle_tensors import WITH_TENSORS
-
-    return _load(path, WITH_TENSORS, allow_objects=True)
-
-
 def load_arguments(path: Path) -> dict[str, Any]:
     """The arguments that a training run stored: a pickled ``argparse`` or ``configargparse`` Namespace, as a dict.
 
@@ -425,61 +412,3 @@ def _load(path: Path, table: Mapping[tuple[str, str], object], *, allow_objects:
             return run(path, Interpreter(bounded, allow_objects=allow_objects, table=table), start)
     except OSError as error:
         raise unreadable(path, error) from None
-
-
-def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The dict of word vectors of a ``.npy`` file as ``np.save`` writes a dict: a pickled 0-d object array.
-
-    Vectors may be arrays ``[D]`` or ``[1, D]``, tensors, or lists of numbers.
-
-    Raises:
-        RefusedPickle: as in ``load_pickle``.
-        UnreadableFile: no ``.npy`` file, truncated, or its content is not a dict of names to vectors of numbers.
-    """
-    from benchmark.untrusted.pickle_tensors import WITH_TENSORS
-
-    try:
-        raw = path.read_bytes()
-    except (OSError, MemoryError) as error:
-        raise unreadable(path, error) from None
-    file = io.BytesIO(raw)
-    try:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            what = f"a .npy file of version {version[0]}.{version[1]}, read are 1.0 and 2.0"
-            raise UnreadableFile(path, what, DICT_OF_VECTORS)
-        read_header = readers[version]
-        shape, _, dtype = read_header(file)
-    except (ValueError, EOFError) as error:
-        if not raw.startswith(np.lib.format.MAGIC_PREFIX) and (foreign := likely_kind(raw[:START_BYTES])):
-            raise another_kind(path, foreign, DICT_OF_VECTORS) from None
-        fix = DICT_OF_VECTORS if raw[:1] == pickle.PROTO else FETCH_AGAIN
-        raise UnreadableFile(path, f"not a .npy file, or a truncated one ({error!s:.100})", fix) from None
-    if not dtype.hasobject or shape != ():
-        raise UnreadableFile(path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS)
-    interpreter = Interpreter(Bounded(file, len(raw)), allow_objects=True, table=WITH_TENSORS)
-    content = run(path, interpreter)
-    if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
-        content = content.item()
-    if not isinstance(content, dict):
-        raise UnreadableFile(path, f"holds no dict of class names but {shown(content)}", DICT_OF_VECTORS)
-    if others := [name for name in content if not isinstance(name, str)]:
-        raise UnreadableFile(path, f"holds a dict whose keys are no class names, such as {shown(others[0])}", DICT_OF_VECTORS)
-    return {name: _vector(path, name, value) for name, value in content.items()}
-
-
-DICT_OF_VECTORS = "save a dict of class name to vector: np.save(file, {name: array of [D]})"
-
-
-def _vector(path: Path, name: str, value: object) -> NDArray[np.float32]:
-    """A word vector ``[D]``; numbers beyond float32 become infinite, which is a problem of its own."""
-    if isinstance(value, list | tuple) and all(type(x) in (int, float) or isinstance(x, np.number) for x in value):
-        value = np.array([float(x) for x in value])
-    if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[0] == 1:
-        value = value[0]
-    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu":
-        what = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else shown(value)
-        raise UnreadableFile(path, f"the word vector of {shown(name)} is no vector [D] of numbers but {what}", DICT_OF_VECTORS)
-    with np.errstate(over="ignore"):
-        return value.astype(np.float32)

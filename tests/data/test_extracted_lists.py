@@ -27,9 +27,10 @@ from benchmark.data.importing.official_layout import import_official
 from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
+from benchmark.untrusted.arrays import load_pickle
 from benchmark.untrusted.kinds import FETCH_TRUSTED
 from benchmark.untrusted.pickle_lists import read_list
-from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_pickle
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 Element = list[Any]

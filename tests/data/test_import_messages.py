@@ -29,7 +29,8 @@ from benchmark.data.names import is_file_name
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable
 from benchmark.untrusted import pickles
-from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
+from benchmark.untrusted.arrays import load_npy_dict, load_pickle
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 ARCHERY = ("audio", "stage_1_train", "Archery")

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from benchmark.errors import UsageError
-from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_npy_dict, load_pickle
+from benchmark.untrusted.arrays import load_npy_dict, load_pickle
+from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile
 
 
 def same(a: Any, b: Any) -> bool:

@@ -37,7 +37,7 @@ from benchmark.extract.results import ResultFolder
 from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
 from benchmark.extract.sets.packaged import Packaged
-from benchmark.untrusted.pickles import load_pickle
+from benchmark.untrusted.arrays import load_pickle
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -26,7 +26,7 @@ from benchmark.extract.networks.squeezenet import SqueezeNet, prepare, read_kera
 from benchmark.extract.packages import Package
 from benchmark.extract.sets.packaged import SPEECH_EMBEDDING, SQUEEZENET, Packaged
 from benchmark.extract.weights_files import given_files, read_file, read_weights
-from benchmark.untrusted.pickles import load_npy_dict
+from benchmark.untrusted.arrays import load_npy_dict
 
 CONTENT = b"weights"
 GIVEN = Package("some-weights", "1.0", "some_weights/data/w.bin", hashlib.sha256(CONTENT).hexdigest(), "MIT")

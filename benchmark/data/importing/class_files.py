@@ -19,8 +19,9 @@ from benchmark.data.importing.problems import FIXES, ProblemLog
 from benchmark.data.names import composed, folded
 from benchmark.data.store import Floats
 from benchmark.system.files import outside_reason
+from benchmark.untrusted.arrays import load_pickle
 from benchmark.untrusted.kinds import first_bytes, likely_kind
-from benchmark.untrusted.pickles import UnreadableFile, another_kind, load_pickle, unreadable
+from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
 Form = Literal["sequences", "means"]
 SUFFIX: Mapping[Form, str] = {"sequences": ".pkl", "means": ".h5"}

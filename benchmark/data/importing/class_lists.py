@@ -23,8 +23,9 @@ from benchmark.data.importing.word_vectors import read_word_vectors, vectors_rec
 from benchmark.data.names import composed, folded
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
 from benchmark.data.vector_norms import OddNorm, odd_norms
+from benchmark.untrusted.arrays import load_npy_dict
 from benchmark.untrusted.kinds import START_BYTES, known_kind
-from benchmark.untrusted.pickles import UnreadableFile, another_kind, load_npy_dict, unreadable
+from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
 UNION_PART = "stage_2_train"
 

@@ -21,8 +21,9 @@ from benchmark.data.store import Floats
 from benchmark.data.vector_norms import nearly_zero
 from benchmark.errors import UsageError
 from benchmark.system.files import replacing
+from benchmark.untrusted.arrays import load_npy_dict
 from benchmark.untrusted.kinds import known_kind, likely_kind
-from benchmark.untrusted.pickles import UnreadableFile, another_kind, load_npy_dict, unreadable
+from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
 MAGIC = 793712314
 VERSIONS = (11, 12)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from benchmark.errors import UsageError
 from benchmark.extract.media.images import smooth_resize
-from benchmark.untrusted.pickles import load_pickle
+from benchmark.untrusted.arrays import load_pickle
 
 DIM = 512
 SIZE = 227
