@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from benchmark.cli import progress as display
-from benchmark.cli.progress import LiveDisplay, rows_table
+from benchmark.cli.progress import LiveDisplay
+from benchmark.cli.terminal import rows_table
 from benchmark.method import EpochRecord
 from benchmark.running.worker import Ended
 

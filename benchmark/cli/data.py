@@ -13,9 +13,9 @@ import pandas as pd
 import typer
 from rich.markup import escape
 
-from benchmark.cli.app import _emit, data_app, err, out
 from benchmark.cli.options import DataRoot, Features, Json, ReportsDir, Vectors, local
-from benchmark.cli.progress import counted, rows_table, show_table
+from benchmark.cli.progress import counted
+from benchmark.cli.terminal import emit, err, out, rows_table, show_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def _card(name: str, features: str | None) -> tuple[Any, str]:
     return card, card.feature_set(features)[0]
 
 
-@data_app.command(name="import")
 def import_(
     dataset: Name,
     source: Annotated[Path, typer.Option("--from", help="Folder in the official layout.", exists=False)],
@@ -85,10 +84,9 @@ def import_(
         for note in report.notes:
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
     notes = [str(note) for note in report.notes]
-    _emit(json_file, {"store": str(report.target), "digest": report.digest, "state": state, "parts": parts, "notes": notes})
+    emit(json_file, {"store": str(report.target), "digest": report.digest, "state": state, "parts": parts, "notes": notes})
 
 
-@data_app.command()
 def build(
     dataset: Name,
     features: Features = None,
@@ -114,7 +112,7 @@ def build(
     store = open_or_build(card, name, data_root)
     if json_file != "-":
         out.print(f"{store.path}: {sum(store.counts.values())} samples, digest {store.digest[:16]}", highlight=False)
-    _emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": sum(store.counts.values())})
+    emit(json_file, {"store": str(store.path), "digest": store.digest, "samples": sum(store.counts.values())})
 
 
 def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) -> None:
@@ -133,7 +131,7 @@ def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) 
         rows = [(a.features, f"{a.values:,}", f"{a.correlation:.5f}", f"{a.lowest:.5f}") for a in agreements]
         rows_table(out, "Agreement with the shipped features", ["features", "values", "correlation", "lowest of a row"], rows)
         out.print(f"{target}: written", highlight=False, soft_wrap=True)
-    _emit(json_file, {"file": str(target), "agreement": [asdict(a) for a in agreements]})
+    emit(json_file, {"file": str(target), "agreement": [asdict(a) for a in agreements]})
     differing = [a.features for a in agreements if a.correlation < AGREEMENT]
     if differing:
         raise UsageError(
@@ -142,7 +140,6 @@ def _rebuild(card: Card, sources: Path, data_root: Path, json_file: str | None) 
         )
 
 
-@data_app.command()
 def info(
     dataset: Name,
     features: Features = None,
@@ -179,10 +176,9 @@ def info(
     if json_file != "-":
         rows_table(out, "", ["", ""], list(facts.items()))
         rows_table(out, "Parts", list(parts[0]), [list(p.values()) for p in parts])
-    _emit(json_file, {**facts, "parts": parts})
+    emit(json_file, {**facts, "parts": parts})
 
 
-@data_app.command()
 def verify(
     dataset: Name,
     features: Features = None,
@@ -204,12 +200,11 @@ def verify(
             out.print(
                 f"{store.path}: all is well ({sum(store.counts.values())} samples, digest {store.digest[:16]})", highlight=False
             )
-    _emit(json_file, [{"level": level, "text": text} for level, text in rows])
+    emit(json_file, [{"level": level, "text": text} for level, text in rows])
     if any(f.severity == "problem" for f in findings):
         raise UsageError(f"{store.path}: the store is broken; build or import it again")
 
 
-@data_app.command()
 def audit(
     dataset: Name,
     features: Features = None,
@@ -246,7 +241,7 @@ def audit(
     if json_file != "-":
         _show_audit(found)
         out.print(f"Audit: {os.path.relpath(files[0])}", highlight=False, soft_wrap=True)
-    _emit(json_file, audit_json(found, files))
+    emit(json_file, audit_json(found, files))
 
 
 def _store_to_audit(card: Card, features: str, data_root: Path) -> FeatureStore:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from benchmark.cli.app import INTERRUPTED, SOME_FAILED, _emit, app, err, out
 from benchmark.cli.options import DataRoot, Features, Json, Vectors, local
-from benchmark.cli.progress import counted, rows_table
+from benchmark.cli.progress import counted
+from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, out, rows_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,15 +44,6 @@ class DefaultVideos(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-extract_app = typer.Typer(
-    cls=DefaultVideos,
-    no_args_is_help=True,
-    help="Turn videos into a feature store. [bold]videos[/] is the default command.",
-)
-app.add_typer(extract_app, name="extract")
-
-
-@extract_app.command()
 def videos(
     dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
     folder: Annotated[Path, typer.Option("--videos", help="Folder of the videos, named as their samples, at any depth.")],
@@ -147,7 +138,7 @@ def videos(
         _show_result(task, shard, done, assembled)
         if written is not None:
             out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
-    _emit(json_file, {**_as_json(task, shard, done, assembled, rows), "official": str(written) if written else None})
+    emit(json_file, {**_as_json(task, shard, done, assembled, rows), "official": str(written) if written else None})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
 
@@ -301,7 +292,6 @@ def _as_json(
     }
 
 
-@extract_app.command()
 def names(
     dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
     lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
@@ -316,10 +306,9 @@ def names(
     count = write_class_vectors(card, lists, target)
     if json_file != "-":
         out.print(f"{target}: {count} class names, {DIM} numbers each", highlight=False, soft_wrap=True)
-    _emit(json_file, {"file": str(target), "names": count, "dim": DIM})
+    emit(json_file, {"file": str(target), "names": count, "dim": DIM})
 
 
-@extract_app.command(name="weights")
 def weights_(
     name: Annotated[str | None, typer.Argument(help="Name of an extractor; all of them if not given.")] = None,
     weights: WeightsOption = None,
@@ -344,7 +333,7 @@ def weights_(
             for entry in described:
                 tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]
                 rows_table(out, f"{entry['name']}: {entry['what']}", ["tensor", "shape"], tensors)
-    _emit(json_file, described)
+    emit(json_file, described)
 
 
 def _describe(extractor: type[Extractor], given: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from benchmark.system.reading import NAME_RULE, is_name, read_fields
 
 if TYPE_CHECKING:
     from benchmark.running.jobs import Call
+    from benchmark.tracking.tracker import Tracker
 
 
 def local(place: Any) -> Any:
@@ -189,3 +190,42 @@ def _call(options: dict[str, Any]) -> Call:
     replaced = {text.partition("=")[0].strip() for text in settings}
     kept = [text for text in call.settings if text.partition("=")[0].strip() not in replaced]
     return call.model_copy(update={"settings": [*kept, *settings]})
+
+
+def tracking_uri_of(runs_dir: Path, tracking_uri: str | None) -> str:
+    from benchmark.system.addresses import tracking_address
+    from benchmark.system.databases import sqlite_uri
+
+    return tracking_address(tracking_uri) if tracking_uri else sqlite_uri(runs_dir / "mlflow.db")
+
+
+def tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
+    from benchmark.tracking.tracker import Tracker
+
+    return Tracker(tracking_uri_of(runs_dir, tracking_uri), runs_dir / "artifacts")
+
+
+def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
+    """The store for reading.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from benchmark.system.databases import sqlite_file, without_password
+    from benchmark.tracking.tracker import Tracker
+
+    uri = tracking_uri_of(runs_dir, tracking_uri)
+    tracker = Tracker.existing(uri, runs_dir / "artifacts")
+    if tracker is None:
+        raise UsageError(
+            f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; a call makes one: "
+            "python run_benchmark.py --dataset demo (or name another place with --runs-dir or --tracking-uri)"
+        )
+    return tracker
+
+
+def storage_of(runs_dir: Path, storage: str | None) -> str:
+    from benchmark.system.addresses import storage_address
+    from benchmark.system.databases import sqlite_uri
+
+    return storage_address(storage) if storage else sqlite_uri(runs_dir / "optuna.db")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from benchmark.system.redaction import hide
@@ -29,8 +26,6 @@ WIDE = 100
 """Columns from which on bars say all that they can."""
 USUAL = 70
 """Columns from which on loss and validation HM have room, shortened."""
-NARROWEST = 24
-"""Characters that a column of longer texts should have."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
 
 
@@ -237,53 +232,3 @@ def _summary(ended: Ended) -> str:
         return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"
     best = result["validation"]
     return f"best epoch {result['best_epoch'] + 1}, validation HM {100 * best['hm']:.2f}, ZSL {100 * best['zsl']:.2f}{note}"
-
-
-def show_table(
-    console: Console,
-    title: str,
-    cells: pd.DataFrame,
-    *,
-    bold: pd.DataFrame | None = None,
-    numeric: Sequence[bool] | None = None,
-    notes: Sequence[str] = (),
-) -> None:
-    """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
-    if title:
-        console.print(f"[bold]{escape(title)}[/]", highlight=False)
-    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(cells.columns):
-        right = numeric is not None and numeric[i]
-        table.add_column(
-            escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
-        )
-    for r in range(len(cells)):
-        row = []
-        for c in range(cells.shape[1]):
-            text = escape(str(cells.iat[r, c]))
-            row.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
-        table.add_row(*row)
-    console.print(table)
-    for note in notes:
-        console.print(f"[dim]{escape(note)}[/]", highlight=False)
-
-
-def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of plain values; where columns would break words, the rows one below the other."""
-    texts = [[str(value) for value in row] for row in rows]
-    words = [
-        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
-    ]
-    longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
-    least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
-    if least <= console.width or len(columns) < 3:
-        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
-        return
-    if title:
-        console.print(f"[bold]{escape(title)}[/]", highlight=False)
-    for first, *others in texts:
-        console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
-        for column, text in zip(columns[1:], others, strict=True):
-            if text:
-                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
-    console.print()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,3 +38,20 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = True
         self.say("stopping at the end of the running epochs; Ctrl-C again stops at once")
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Signals that ask to stop, as they come; without this, some of them would leave the programs behind."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
 from rich.markup import escape
 
-from benchmark.cli.app import SOME_FAILED, _emit, _existing_tracker, _storage, _tracking_uri, app, err, out
-from benchmark.cli.options import Json, RunsDir, Storage, TrackingUri
+from benchmark.cli.options import Json, RunsDir, Storage, TrackingUri, existing_tracker_of, storage_of, tracking_uri_of
 from benchmark.cli.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
+from benchmark.cli.signals import stop_signals
+from benchmark.cli.terminal import SOME_FAILED, emit, err, out
 from benchmark.errors import UsageError
 from benchmark.system.databases import readable, sqlite_file, without_password
 from benchmark.system.redaction import hide, link_to
@@ -40,7 +36,6 @@ Port = Annotated[
 ]
 
 
-@app.command()
 def ui(
     port: Port = None,
     json_file: Json = None,
@@ -51,10 +46,10 @@ def ui(
     """Serve MLflow's pages (runs, metrics, figures) and Optuna's (studies) on this machine until Ctrl-C."""
     from benchmark.tracking.tracker import AS_TRAINING
 
-    uri, optuna = _tracking_uri(runs_dir, tracking_uri), _storage(runs_dir, storage)
+    uri, optuna = tracking_uri_of(runs_dir, tracking_uri), storage_of(runs_dir, storage)
     if uri.startswith("http") and not answers(f"{uri.rstrip('/')}/health"):
         raise UsageError(f"--tracking-uri {without_password(uri)}: no MLflow server answers there")
-    tracker = _existing_tracker(runs_dir, tracking_uri)
+    tracker = existing_tracker_of(runs_dir, tracking_uri)
     experiment = tracker.experiment_id
     if tracker.address != uri:
         err.print("note: you may only read this store, so its pages show a copy of it as it is now", soft_wrap=True)
@@ -63,7 +58,7 @@ def ui(
     if not programs:  # all there is runs already
         _tell(addresses, json_file)
         return
-    with _signals() as came:
+    with stop_signals() as came:
         try:
             with Servers(programs) as servers:
                 with err.status("starting"):
@@ -137,28 +132,11 @@ def _dashboard(storage: str, port: int) -> Program:
     return Program("optuna-dashboard", [sys.executable, "-c", DASHBOARD, *options], port, "/dashboard", {ADDRESS: storage})
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Signals that ask to stop, as they come; without this, some of them would leave the programs behind."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
-    before = {number: signal.signal(number, note) for number in wanted}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _tell(addresses: dict[str, str], json_file: str | None, note: str = "") -> None:
     if json_file != "-":
         for name, address in addresses.items():
             out.print(f"{name:<17} {address}", highlight=False, soft_wrap=True)
         if note:
             out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
-    _emit(json_file, addresses)
+    emit(json_file, addresses)
     sys.stdout.flush()

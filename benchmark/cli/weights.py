@@ -7,13 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.cli.app import _emit, _existing_tracker, _tracker, app, err, out
-from benchmark.cli.options import DataRoot, Features, Json, Plugin, RunsDir, Set, TrackingUri, local
-from benchmark.cli.progress import rows_table
+from benchmark.cli.options import (
+    DataRoot,
+    Features,
+    Json,
+    Plugin,
+    RunsDir,
+    Set,
+    TrackingUri,
+    existing_tracker_of,
+    local,
+    tracker_of,
+)
+from benchmark.cli.terminal import emit, err, out, rows_table
 from benchmark.errors import UsageError
 
 
-@app.command()
 def evaluate(
     stage_a: Annotated[Path, typer.Option(help="Folder of the training that selects epoch and beta (stage 1).")],
     stage_b: Annotated[Path, typer.Option(help="Folder of the training on all training data (stage 2), which is tested.")],
@@ -49,7 +58,7 @@ def evaluate(
     name, _ = card.feature_set(features or pair[1].features or None)
     store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))
     measured = measure(pair, card, name, store, mode, overrides, known.recipe(pair[1].method))
-    found = log_evaluation(_tracker(runs_dir, tracking_uri), measured, card, name, store)
+    found = log_evaluation(tracker_of(runs_dir, tracking_uri), measured, card, name, store)
     numbers, disjoint = found.numbers(), found.disjoint()
     if json_file != "-":
         protocol = found.settings.protocol
@@ -72,7 +81,7 @@ def evaluate(
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
     for note in found.notes if json_file == "-" else ():
         err.print(f"note: {note}", highlight=False, soft_wrap=True)
-    _emit(json_file, {**numbers, **({"disjoint": disjoint} if disjoint else {})})
+    emit(json_file, {**numbers, **({"disjoint": disjoint} if disjoint else {})})
 
 
 def _disjoint_text(numbers: dict[str, float]) -> str:
@@ -82,7 +91,6 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
     return f"S {numbers['seen']:.2f}  HM {numbers['hm']:.2f}  ({remain})"
 
 
-@app.command()
 def export(
     to: Annotated[Path, typer.Option(callback=local, help="Folder below which each training gets one of its own.")],
     call: Annotated[str | None, typer.Option(help="Run id of a benchmark call. Newest if not given.")] = None,
@@ -98,7 +106,7 @@ def export(
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
     try:
-        exported = copy(_existing_tracker(runs_dir, tracking_uri), runs_dir, to, call, names)
+        exported = copy(existing_tracker_of(runs_dir, tracking_uri), runs_dir, to, call, names)
     except OSError as error:
         raise UsageError(f"--to {to}: cannot be written ({error.strerror or error})") from None
     if json_file != "-":
@@ -110,4 +118,4 @@ def export(
             highlight=False,
             soft_wrap=True,
         )
-    _emit(json_file, [str(training.folder) for training in exported])
+    emit(json_file, [str(training.folder) for training in exported])

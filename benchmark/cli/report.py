@@ -1,0 +1,124 @@
+"""The command ``report``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from benchmark.cli.options import (
+    Json,
+    MlflowUi,
+    OnlyDatasets,
+    OnlyFeatures,
+    OnlyMethods,
+    OnlyMode,
+    Report,
+    ReportsDir,
+    RunsDir,
+    TrackingUri,
+    existing_tracker_of,
+    local,
+)
+from benchmark.cli.terminal import emit, out, warn
+from benchmark.errors import UsageError
+from benchmark.system.beside import Beside
+
+if TYPE_CHECKING:
+    from benchmark.report.results.choice import Choice
+    from benchmark.tracking.tracker import Tracker
+
+
+def write_report_of(
+    tracker: Tracker,
+    folder: Path,
+    calls: Sequence[str] | None,
+    *,
+    show: bool,
+    mlflow_ui: str | None = None,
+    log_to: str | None = None,
+    choice: Choice | None = None,
+) -> dict[str, Any]:
+    from benchmark.cli.terminal import show_table
+    from benchmark.report.write import write_report
+
+    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice, say=warn)
+    if log_to is not None:
+        with Beside(warn)("the report among the artifacts of the call"):
+            tracker.log_files(log_to, report.files, "report")
+    if show:
+        for table in report.tables:
+            if not table.screen:  # too wide for a terminal: in the report's files
+                continue
+            for panel in table.panels():
+                out.print()
+                numeric = [bool(group) for group in panel.groups]
+                show_table(out, panel.title, panel.cells, bold=panel.bold, numeric=numeric)
+            for note in (table.caption, *table.notes):
+                out.print(f"[dim]{escape(note)}[/]", highlight=False)
+        out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False, soft_wrap=True)
+        for page in (f for f in report.files if f.name == "index.html"):
+            out.print(f"Page:   {os.path.relpath(page)}", highlight=False, soft_wrap=True)
+    return {
+        "report": str(report.files[0]),
+        "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
+        "failed": report.failed,
+        **({"not_written": list(report.not_written)} if report.not_written else {}),
+    }
+
+
+def report(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")] = None,
+    call: Annotated[
+        list[str] | None,
+        typer.Option(help="Run id of a benchmark call, or all of them: all; may be repeated. Newest if not given."),
+    ] = None,
+    methods: OnlyMethods = None,
+    dataset: OnlyDatasets = None,
+    features: OnlyFeatures = None,
+    mode: OnlyMode = None,
+    name: Report = "latest",
+    mlflow_ui: MlflowUi = None,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is.")
+    ] = False,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
+    ] = None,
+    json_file: Json = None,
+    runs_dir: RunsDir = Path("runs"),
+    reports_dir: ReportsDir = Path("reports"),
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the tables again from the tracking store, or a leaderboard of several reports."""
+    from benchmark.report.results.choice import Choice
+
+    choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
+    if leaderboard and (call or choice):
+        raise UsageError(
+            "report --leaderboard: --call, --methods, --dataset, --features and --mode choose for the reports in it"
+        )
+    if leaderboard:
+        emit(json_file, _write_leaderboard(folders or [], out_dir or Path("site"), show=json_file != "-"))
+        return
+    if folders:
+        raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
+    if out_dir is not None:
+        raise UsageError("report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER")
+    tracker = existing_tracker_of(runs_dir, tracking_uri)
+    folder = reports_dir / (name or "latest")
+    emit(json_file, write_report_of(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice))
+
+
+def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:
+    from benchmark.report.leaderboard import write_leaderboard
+
+    board = write_leaderboard(folders, site)
+    if show:
+        text = f"Leaderboard of {len(board.reports)} report{'s' * (len(board.reports) != 1)}: {os.path.relpath(board.page)}"
+        out.print(text, highlight=False, soft_wrap=True)
+    return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}

@@ -1,0 +1,111 @@
+"""What commands print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.system.output import open_missing_streams
+from benchmark.system.redaction import hide, hide_values
+
+open_missing_streams()
+SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
+
+
+class HidingConsole(Console):
+    """A console that shows no secrets."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(hide(text), **options)
+
+
+out = HidingConsole(width=WIDTH)
+
+
+err = HidingConsole(stderr=True)
+
+
+def emit(json_file: str | None, content: Any) -> None:
+    """Write machine-readable results where ``--json`` says."""
+    if json_file is None:
+        return
+    text = json.dumps(hide_values(content), indent=1, default=lambda value: hide_values(str(value)))
+    if json_file == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        from benchmark.system.files import replacing
+
+        with replacing(Path(json_file)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def warn(text: str) -> None:
+    err.print(escape(hide(text)), highlight=False, soft_wrap=True)
+
+
+NARROWEST = 24
+"""Characters that a column of longer texts should have."""
+
+
+def show_table(
+    console: Console,
+    title: str,
+    cells: pd.DataFrame,
+    *,
+    bold: pd.DataFrame | None = None,
+    numeric: Sequence[bool] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(cells.columns):
+        right = numeric is not None and numeric[i]
+        table.add_column(
+            escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
+        )
+    for r in range(len(cells)):
+        row = []
+        for c in range(cells.shape[1]):
+            text = escape(str(cells.iat[r, c]))
+            row.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
+        table.add_row(*row)
+    console.print(table)
+    for note in notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
+
+
+def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of plain values; where columns would break words, the rows one below the other."""
+    texts = [[str(value) for value in row] for row in rows]
+    words = [
+        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
+    ]
+    longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
+    if least <= console.width or len(columns) < 3:
+        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
+        return
+    if title:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    for first, *others in texts:
+        console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
+        for column, text in zip(columns[1:], others, strict=True):
+            if text:
+                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
+    console.print()
