@@ -21,11 +21,8 @@ from benchmark.data.store import DEVELOPMENT_PARTS, Section
 from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.evaluation import EvaluationSet, Floats, Ints, Nearest
+from benchmark.protocol.randomness import random_states, restore_random_states
 from benchmark.protocol.stages import TEST_UNSEEN, StageTwo, Task
-from benchmark.protocol.training import (
-    random_states,
-    restore_random_states,
-)
 from benchmark.system.beside import Beside
 from benchmark.system.streams import Purpose, stream
 

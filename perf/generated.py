@@ -16,7 +16,7 @@ from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.protocol.stages import Task
-from benchmark.settings.schema import Sources, resolve
+from benchmark.settings.resolve import Sources, resolve
 from perf.training_step import SIZES
 
 POOL = 4096

@@ -39,9 +39,10 @@ from benchmark.cli.progress import Lane, LiveDisplay
 from benchmark.method import Method
 from benchmark.protocol import seal, stages, training
 from benchmark.running import worker
-from benchmark.running.jobs import Call, Unit, plan_units
+from benchmark.running.jobs import Call, Unit
+from benchmark.running.planning import plan_units
 from benchmark.running.runner import Runner
-from benchmark.settings.schema import Sources, resolve
+from benchmark.settings.resolve import Sources, resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study

@@ -26,9 +26,10 @@ from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.method import Batch, Method
 from benchmark.protocol.batching import with_evaluation_times
+from benchmark.protocol.device import autocast_for
+from benchmark.protocol.finite import check_gradients, finite_losses
 from benchmark.protocol.stages import Task, training_data
-from benchmark.protocol.training import autocast_for, check_gradients, finite_losses
-from benchmark.settings.schema import Sources, resolve
+from benchmark.settings.resolve import Sources, resolve
 from perf import flops
 
 LIKE_UCF = {

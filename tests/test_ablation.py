@@ -15,7 +15,7 @@ from benchmark.protocol import stages
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.means import ablation_effects
-from benchmark.settings.schema import switches
+from benchmark.settings.resolve import switches
 
 
 def test_each_row_differs_from_mode_paper_in_its_switch_alone(bench: Bench) -> None:

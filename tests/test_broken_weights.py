@@ -25,7 +25,7 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.running.evaluate import KIND
 from benchmark.tracking.tracker import Tracker
 from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_arguments
-from benchmark.weights.own import load_tensors
+from benchmark.untrusted.tensors import load_tensors
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
 SIZES = {"default-like": Sizes(), "other sizes": SMALL, "fixed length": replace(SMALL, lengths=4)}

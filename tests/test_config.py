@@ -11,18 +11,11 @@ from benchmark import registry
 from benchmark.data.cards import Budget, Cards, load_cards
 from benchmark.errors import UsageError
 from benchmark.running import jobs
-from benchmark.running.jobs import Call, plan_notes, plan_units, search_ranges
-from benchmark.settings.schema import (
-    ProtocolConfig,
-    Range,
-    Settings,
-    Sources,
-    TrainConfig,
-    load_recipe,
-    parse_overrides,
-    protocol_for,
-    resolve,
-)
+from benchmark.running.jobs import Call
+from benchmark.running.planning import plan_notes, plan_units, search_ranges
+from benchmark.settings.resolve import Settings, Sources, parse_overrides, protocol_for, resolve
+from benchmark.settings.schema import ProtocolConfig, TrainConfig
+from benchmark.settings.search_space import Range, load_recipe
 
 METHODS = registry.load()
 UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})

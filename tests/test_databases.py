@@ -28,7 +28,7 @@ from tiny import Bench, need
 from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
 from benchmark.running.status import Stores, call_states
-from benchmark.running.worker import study_of
+from benchmark.running.studies import study_of
 from benchmark.system import databases, patience
 from benchmark.system.databases import readable, sqlite_uri
 from benchmark.tracking import tracker as tracking

@@ -13,7 +13,7 @@ from benchmark.cli import progress as display
 from benchmark.cli.progress import LiveDisplay
 from benchmark.cli.terminal import rows_table
 from benchmark.method import EpochRecord
-from benchmark.running.worker import Ended
+from benchmark.running.tasks import Ended
 
 TITLE = "TCAF · stamps/native · paper · seed 0 · stage 1"
 RESULT = {"validation": {"hm": 0.25, "zsl": 0.5}, "best_epoch": 1}

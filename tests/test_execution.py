@@ -23,8 +23,9 @@ from benchmark.method import Method
 from benchmark.running import jobs
 from benchmark.running.jobs import Call
 from benchmark.running.runner import count_jobs
-from benchmark.running.worker import Search, study_of
-from benchmark.settings.schema import Range
+from benchmark.running.studies import study_of
+from benchmark.running.tasks import Search
+from benchmark.settings.search_space import Range
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study as tuning

@@ -33,7 +33,7 @@ from benchmark.protocol.training import CHECKPOINT, PREVIOUS
 from benchmark.running import scheduler
 from benchmark.running.scheduler import Desk
 from benchmark.running.status import Stores, call_states
-from benchmark.running.worker import study_of
+from benchmark.running.studies import study_of
 from benchmark.system import databases, patience
 from benchmark.system.databases import is_away, sqlite_uri
 from benchmark.system.patience import patiently

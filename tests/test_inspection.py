@@ -33,8 +33,8 @@ from benchmark.method import Batch, Embeddings, Method, MethodConfig, Spec
 from benchmark.protocol import stages
 from benchmark.protocol.batching import FeatureRules
 from benchmark.protocol.evaluation import EvaluationSet, Nearest
+from benchmark.protocol.randomness import random_states
 from benchmark.protocol.stages import TEST_SEEN, TEST_UNSEEN, evaluation_set
-from benchmark.protocol.training import random_states
 from benchmark.report.results.collect import artifact_frame
 
 
@@ -315,7 +315,7 @@ def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, mo
 def test_the_peak_of_memory_is_that_of_the_job_and_not_of_what_was_before_it() -> None:
     code = """
 import numpy
-from benchmark.running.provenance import peak_memory_mb, restart_peak_memory
+from benchmark.running.memory import peak_memory_mb, restart_peak_memory
 
 first = peak_memory_mb()
 ones = numpy.ones(200 * 2**17)

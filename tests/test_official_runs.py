@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.registry import load
-from benchmark.settings.schema import switches
+from benchmark.settings.resolve import switches
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import RunRecord, Tracker
 

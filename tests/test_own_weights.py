@@ -15,7 +15,8 @@ from tiny import Bench
 from benchmark import registry
 from benchmark.cli import app
 from benchmark.errors import UsageError
-from benchmark.running.evaluate import KIND, evaluate, export
+from benchmark.running.evaluate import KIND, evaluate
+from benchmark.running.export import export
 from benchmark.weights.published import read_pair
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)

@@ -18,7 +18,7 @@ from tiny import Bench
 from benchmark import registry
 from benchmark.errors import Terminated, UsageError
 from benchmark.method import RESERVED
-from benchmark.settings.schema import SECTIONS
+from benchmark.settings.resolve import SECTIONS
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHOD = '''

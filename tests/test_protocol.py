@@ -17,16 +17,8 @@ from benchmark.data.locate import open_or_build, store_path
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
 from benchmark.protocol import evaluation
 from benchmark.protocol.evaluation import Calibration
-from benchmark.protocol.stages import (
-    VAL_SEEN,
-    VAL_UNSEEN,
-    StageOne,
-    derive_seed,
-    embed_and_rank,
-    evaluation_set,
-    stage_two,
-    training_data,
-)
+from benchmark.protocol.randomness import derive_seed
+from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, StageOne, embed_and_rank, evaluation_set, stage_two, training_data
 from benchmark.protocol.training import EpochRecord
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker

@@ -11,8 +11,9 @@ from tiny import Bench
 from benchmark.method import Method
 from benchmark.running.jobs import Unit
 from benchmark.running.status import JobState, Stores, StudyState, call_states
-from benchmark.running.worker import study_of
-from benchmark.system.locks import Locks, StudyLocks
+from benchmark.running.studies import study_of
+from benchmark.system.locks import Locks
+from benchmark.tuning.locks import StudyLocks
 
 
 def states(bench: Bench, units: list[Unit]) -> tuple[list[JobState], list[StudyState]]:

@@ -10,7 +10,8 @@ from tiny import QuietListener
 
 from benchmark import registry
 from benchmark.protocol.stages import stage_one, stage_two
-from benchmark.running.jobs import Call, plan_units
+from benchmark.running.jobs import Call
+from benchmark.running.planning import plan_units
 
 CHANCE = 1 / 6
 """Six unseen test classes."""

@@ -19,9 +19,12 @@ import pytest
 from opening_at_once import open_at_once
 
 from benchmark.errors import JobError
-from benchmark.settings.schema import Range, TuningConfig
+from benchmark.settings.schema import TuningConfig
+from benchmark.settings.search_space import Range
 from benchmark.system.databases import sqlite_uri
-from benchmark.tuning.study import Study, Trial, TuningResult, open_storage
+from benchmark.tuning.results import TuningResult
+from benchmark.tuning.study import Study, open_storage
+from benchmark.tuning.trial import Trial
 
 RANGES = {
     "lr": Range(type="float", low=1e-5, high=1e-1, log=True),

@@ -10,9 +10,10 @@ import pytest
 
 from benchmark import registry
 from benchmark.method import EpochRecord, Listener
-from benchmark.running.jobs import Call, Unit, plan_units
+from benchmark.running.jobs import Call, Unit
+from benchmark.running.planning import plan_units
 from benchmark.running.runner import CallResult, Runner
-from benchmark.running.worker import Ended
+from benchmark.running.tasks import Ended
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 

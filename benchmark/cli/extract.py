@@ -187,7 +187,7 @@ def _extract(task: _Task, shard: Shard, job: Job, device: str, decoders: int | N
 def _device(name: str) -> str:
     import torch
 
-    from benchmark.protocol.training import choose_device
+    from benchmark.protocol.device import choose_device
 
     try:
         return str(torch.empty(0, device=choose_device(name)).device)
@@ -223,7 +223,7 @@ def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row])
 
 
 def _write_official(task: _Task, rate: int, folder: Path) -> Path:
-    from benchmark.data.importing.official_layout import official_places
+    from benchmark.data.importing.places import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 

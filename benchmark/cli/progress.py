@@ -18,7 +18,7 @@ from benchmark.system.redaction import hide
 
 if TYPE_CHECKING:
     from benchmark.method import EpochRecord
-    from benchmark.running.worker import Ended
+    from benchmark.running.tasks import Ended
 
 REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def _plan(call: Call, data_root: Path) -> list[Unit]:
     from benchmark import registry
-    from benchmark.running.jobs import plan_notes, plan_units
+    from benchmark.running.planning import plan_notes, plan_units
 
     known = registry.load(call.plugins)
     units = plan_units(call, known, data_root)

@@ -48,7 +48,7 @@ def evaluate(
     from benchmark.data.locate import open_or_build
     from benchmark.running.evaluate import evaluate as measure
     from benchmark.running.evaluate import log_evaluation
-    from benchmark.settings.schema import parse_overrides
+    from benchmark.settings.resolve import parse_overrides
     from benchmark.weights.published import read_pair
 
     known = registry.load(plugin or [])
@@ -102,7 +102,7 @@ def export(
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Copy a call's trained weights: safetensors with a configuration beside, for both stages of each training."""
-    from benchmark.running.evaluate import export as copy
+    from benchmark.running.export import export as copy
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
     try:

@@ -15,7 +15,7 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     from benchmark.running.jobs import Call, Unit
     from benchmark.running.runner import Engine, Runner
-    from benchmark.running.worker import Display
+    from benchmark.running.tasks import Display
 
 Jobs = Annotated[
     int | None,

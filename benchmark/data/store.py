@@ -538,3 +538,6 @@ def counting_test_accesses(count: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _counters.remove(count)
+
+
+MODALITIES = ("audio", "video")

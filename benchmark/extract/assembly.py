@@ -15,11 +15,11 @@ import numpy as np
 from benchmark.data.cards import Card
 from benchmark.data.importing.importing import FLOAT16_MAX, Dtype, only_import
 from benchmark.data.importing.oddities import list_oddities
-from benchmark.data.importing.staging import fingerprint
 from benchmark.data.store import PARTS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
+from benchmark.system.files import fingerprint
 
 log = logging.getLogger(__name__)
 

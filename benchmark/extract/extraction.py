@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.importing.class_files import MODALITIES
 from benchmark.data.importing.importing import Progress
-from benchmark.data.importing.staging import SourceFile, fingerprint
+from benchmark.data.store import MODALITIES
 from benchmark.errors import UsageError
 from benchmark.extract.extractor import Extractor, Precision
 from benchmark.extract.media.decode import UnreadableVideo, has_sound, pictures, sound
@@ -25,7 +24,7 @@ from benchmark.extract.media.segments import Span
 from benchmark.extract.media.steps import clips, windows
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
-from benchmark.system.files import outside_reason
+from benchmark.system.files import SourceFile, fingerprint, outside_reason
 
 NO_SOUND = "no sound"
 

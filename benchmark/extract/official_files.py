@@ -13,11 +13,10 @@ import numpy as np
 
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
-from benchmark.data.importing.class_files import FOLDER, MODALITIES, SUFFIX
-from benchmark.data.importing.class_lists import UNION_PART
+from benchmark.data.importing.places import FOLDER, SUFFIX, UNION_PART
 from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables
+from benchmark.data.store import DEVELOPMENT_PARTS, MODALITIES, PARTS, FeatureStore, Ints, Tables
 from benchmark.errors import UsageError
 from benchmark.system.files import outside_reason, replacing
 

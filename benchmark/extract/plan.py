@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.data.cards import Card
-from benchmark.data.checks.audit import list_places
 from benchmark.data.importing.class_lists import ClassLists, listed_samples, read_lists
+from benchmark.data.importing.places import list_places
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.names import composed, folded
 from benchmark.data.store import PARTS

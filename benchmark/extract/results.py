@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
-from benchmark.data.importing.class_files import MODALITIES
-from benchmark.data.importing.staging import SourceFile, pieces, unchanged
-from benchmark.data.store import Floats
+from benchmark.data.importing.staging import pieces
+from benchmark.data.store import MODALITIES, Floats
 from benchmark.errors import UsageError
 from benchmark.extract.media.segments import Span
-from benchmark.system.files import OutsideError, outside_reason, partial_prefix, raise_outside
+from benchmark.system.files import OutsideError, SourceFile, outside_reason, partial_prefix, raise_outside, unchanged
 from benchmark.system.locks import Locks
 
 CHUNK_ROWS = 16

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.errors import UsageError, near
 from benchmark.extract.extractor import Extractor, State, WeightsFile
 from benchmark.system.files import raise_outside
-from benchmark.weights.own import is_plain, load_tensors, state_problems
+from benchmark.untrusted.tensors import is_plain, load_tensors, state_problems
 
 SHOWN = 6
 MAX_BYTES = 2**26

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,45 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.figures.style import Axes, Figure, MaxNLocator
+from benchmark.figures.style import FAINT, GREY, Axes, Figure, MaxNLocator, colour_of, dash_of, heading, marker_of, plain
 
 UNSEEN_AXIS = "Unseen accuracy U (%)"
 SEEN_AXIS = "Seen accuracy S (%)"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-FAINT, GREY = "#C4C4C4", "#707070"
-LETTERS = 13.0
-"""Of a heading, to the inch."""
-
-
-def heading(figure: Figure, title: str) -> None:
-    """Put a title above a figure, in as many lines as its width takes."""
-    room = int(LETTERS * float(figure.get_figwidth()))
-    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
-    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
-
-
-def plain(axes: Axes) -> None:
-    """No frame on top and on the right, small numbers."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-
-
-def colour_of(style: int) -> str:
-    """The colour of the method of this number (its place in tables), in all figures."""
-    return COLOURS[style % len(COLOURS)]
-
-
-def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
-    """Its dashes, which tell methods of one colour apart."""
-    return DASHES[style // len(COLOURS) % len(DASHES)]
-
-
-def marker_of(style: int) -> str:
-    """Its marker; methods of one colour have different ones."""
-    return MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]
 
 
 @dataclass(frozen=True)

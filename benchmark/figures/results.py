@@ -12,8 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.figures.curves import COLOURS, FAINT, GREY, MARKERS, colour_of, dash_of, heading, marker_of, plain
-from benchmark.figures.style import Axes, Axis, Figure, Line2D, LogFormatter, MaxNLocator
+from benchmark.figures.style import (
+    COLOURS,
+    FAINT,
+    GREY,
+    MARKERS,
+    Axes,
+    Axis,
+    Figure,
+    Line2D,
+    LogFormatter,
+    MaxNLocator,
+    colour_of,
+    dash_of,
+    heading,
+    marker_of,
+    plain,
+)
 
 LOSS_AXIS = "Training loss (no unit)"
 HM_AXIS = "Validation HM (%)"

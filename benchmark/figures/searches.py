@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmark.figures.curves import GREY, colour_of, dash_of, heading, marker_of, plain
-from benchmark.figures.style import Axes, Figure, MaxNLocator
+from benchmark.figures.style import GREY, Axes, Figure, MaxNLocator, colour_of, dash_of, heading, marker_of, plain
 
 HM_AXIS = "Validation HM (%)"
 TRIAL_AXIS = "Trial (number)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from importlib.util import find_spec
@@ -82,3 +83,48 @@ def drawn(draw: Callable[[], Figure]) -> Figure:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     return figure
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
+
+
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
+
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+FAINT, GREY = "#C4C4C4", "#707070"
+
+
+LETTERS = 13.0
+"""Of a heading, to the inch."""
+
+
+def heading(figure: Figure, title: str) -> None:
+    """Put a title above a figure, in as many lines as its width takes."""
+    room = int(LETTERS * float(figure.get_figwidth()))
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+
+
+def plain(axes: Axes) -> None:
+    """No frame on top and on the right, small numbers."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def colour_of(style: int) -> str:
+    """The colour of the method of this number (its place in tables), in all figures."""
+    return COLOURS[style % len(COLOURS)]
+
+
+def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
+    """Its dashes, which tell methods of one colour apart."""
+    return DASHES[style // len(COLOURS) % len(DASHES)]
+
+
+def marker_of(style: int) -> str:
+    """Its marker; methods of one colour have different ones."""
+    return MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]

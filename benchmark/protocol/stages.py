@@ -6,7 +6,6 @@ many epochs, and its last model is tested with that beta. Only this module opens
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,10 +22,13 @@ from benchmark.errors import JobError
 from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
+from benchmark.protocol.device import autocast_for, choose_device
 from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
+from benchmark.protocol.randomness import seed_everything
 from benchmark.protocol.seal import sealed
-from benchmark.protocol.training import Loop, autocast_for, choose_device, save_atomically, seed_everything
-from benchmark.settings.schema import ProtocolConfig, Settings, TrainConfig
+from benchmark.protocol.training import Loop, save_atomically
+from benchmark.settings.resolve import Settings
+from benchmark.settings.schema import ProtocolConfig, TrainConfig
 from benchmark.system.files import replacing
 
 Stage = Literal[1, 2]
@@ -34,12 +36,6 @@ TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_
 TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
 TEST_ACCESSES = "test_openings"
 """File in a job's folder that counts how often the test parts were opened."""
-
-
-def derive_seed(base: int, dataset: str, repetition: int) -> int:
-    """Seed of a repetition: the same for both stages and all methods, and unmoved by what else is run."""
-    digest = hashlib.sha256(f"{base}/{dataset}/{repetition}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 @dataclass(frozen=True)

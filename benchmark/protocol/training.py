@@ -8,25 +8,25 @@ from __future__ import annotations
 import io
 import math
 import os
-import random
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from benchmark.errors import JobError, UsageError
+from benchmark.errors import UsageError
 from benchmark.method import Batch, Classes, EpochRecord, FitResult, Listener, Method, TrainingData, Validation
 from benchmark.protocol.batching import ahead
-from benchmark.protocol.border import checked_losses, checked_optimizer, file_of
+from benchmark.protocol.border import checked_losses, checked_optimizer
+from benchmark.protocol.device import autocast_for, method_device, slow_precision
+from benchmark.protocol.finite import check_gradients, finite_losses
+from benchmark.protocol.randomness import random_states, restore_random_states
 from benchmark.settings.schema import TrainConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
 from benchmark.system.patience import disk_is_full, patiently
@@ -214,95 +214,6 @@ class Loop:
         return content
 
 
-def method_device(method: Method) -> torch.device:
-    """The device of a method's parameters."""
-    return next(method.parameters()).device
-
-
-def choose_device(name: str, precision: str = "float32") -> torch.device:
-    """The device of a setting: ``auto`` takes CUDA where there is one.
-
-    Raises:
-        UsageError: the device is not there, or it is a CPU and is to train in float16.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu" and precision == "float16":
-        raise UsageError("train.precision=float16: not for CPUs (losses are scaled on CUDA alone); use bfloat16 or float32")
-    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise UsageError(f"train.device={name}: this machine or this build of torch has none; use train.device=cpu")
-    return torch.device(name)
-
-
-def autocast_for(train: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
-    """Mixed precision as a context; nothing for float32."""
-    if train.precision == "float32":
-        return nullcontext
-    return partial(torch.autocast, choose_device(train.device, train.precision).type, dtype=getattr(torch, train.precision))
-
-
-def slow_precision(train: TrainConfig) -> str | None:
-    """What to tell the user where reduced precision makes training slower; None where it does not."""
-    if train.precision == "float32" or choose_device(train.device, train.precision).type != "cpu":
-        return None
-    if torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
-    return f"train.precision={train.precision}: this processor has no instructions for it; float32 is many times as fast here"
-
-
-def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[str, float]:
-    """Loss parts as numbers.
-
-    Raises:
-        JobError: one of them is not finite.
-    """
-    names = list(losses)
-    values = dict(zip(names, torch.stack([losses[n].detach().float() for n in names]).tolist(), strict=True))
-    broken = [n for n in names if not math.isfinite(values[n])]
-    if broken:
-        shown = ", ".join(f"{n} = {values[n]}" for n in names)
-        raise JobError(
-            f"loss {' and '.join(repr(n) for n in broken)} is not finite in epoch {epoch}, batch {batch} ({shown}); "
-            "a smaller learning rate or precision=float32 may mend it"
-        )
-    return values
-
-
-def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
-    """Look for gradients that are not finite.
-
-    Args:
-        losses: computes the loss parts of the batch again, to find out which of them broke.
-
-    Raises:
-        JobError: names the parameters, the loss parts, epoch and batch; or there is no gradient at all.
-    """
-    named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
-    if not named:
-        raise JobError(f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method")
-    norms = torch.stack(torch._foreach_norm([g for _, g in named]))
-    if not bool(torch.isfinite(norms.sum())):
-        finite = torch.isfinite(norms).tolist()
-        broken = [n for (n, _), fine in zip(named, finite, strict=True) if not fine]
-        parts = " and ".join(repr(n) for n in broken_parts(method, losses()))
-        raise JobError(
-            f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}"
-            f"{f' (of loss {parts})' if parts else ''}; a smaller learning rate or precision=float32 may mend it"
-        )
-
-
-def broken_parts(method: Method, losses: Mapping[str, Tensor]) -> list[str]:
-    """Loss parts whose own gradients are not finite; the total is named only where no part is."""
-    parameters = [p for p in method.parameters() if p.requires_grad]
-
-    def breaks(loss: Tensor) -> bool:
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        return not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
-
-    broken = [name for name, loss in losses.items() if loss.requires_grad and breaks(loss)]
-    return [name for name in broken if name != "total"] or broken
-
-
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
@@ -323,31 +234,6 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
             temporary.write_bytes(buffer.getbuffer())
 
     patiently(write, disk_is_full, f"{path} cannot be written")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed all random generators that a method may draw from: torch on all devices, numpy's global one, Python's."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-def random_states() -> dict[str, Any]:
-    """States of those generators, in plain types that are loaded without unpickling objects."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    name, keys, *rest = np.random.get_state(legacy=True)
-    numpy = [name, np.asarray(keys).tolist(), *rest]
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
-
-
-def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Take up random states again."""
-    torch.set_rng_state(states["torch"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
-    random.setstate(states["python"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def clear_checkpoints(folder: Path) -> None:

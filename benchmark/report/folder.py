@@ -6,9 +6,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+from benchmark.report.results.collect import UNIT, Results, UnitFacts, digests, distinct
+from benchmark.report.tables.studies import budget_of
+from benchmark.system.beside import NOT_WRITTEN
+from benchmark.tracking.tracker import Tracker
 
 MANIFEST = "manifest.json"
 
@@ -58,3 +66,78 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def facts(tracker: Tracker, results: Results) -> dict[str, Any]:
+    """Plain data: ``made`` (end of the newest run, seconds since the epoch), ``calls``, ``revision``, ``data`` (digests of what
+    was tested, by data set and features) and ``units`` (``UNIT`` with titles, kind of data and tuning budget)."""
+    runs = [*results.calls, *results.runs.values(), *(w.run for w in results.released)]
+    data: dict[str, list[str]] = {}
+    if len(results.test):
+        known = digests(tracker, pd.DataFrame(results.test))
+        data = {f"{dataset}/{features}": values for (dataset, features, _), values in known.items()}
+    for weights in results.released:
+        tags = weights.run.tags
+        data.setdefault(f"{tags['dataset']}/{tags['features']}", [tags.get("data_digest", "not recorded")])
+    units = [
+        {
+            **dict(zip(UNIT, u.key, strict=True)),
+            "method_title": u.tag("method_title", u.method),
+            "dataset_title": u.tag("dataset_title", u.dataset),
+            "generated": u.tag("dataset_kind") == "generated",
+            "budget": str(budget_of(u) or ""),
+        }
+        for u in results.units
+    ]
+    return {
+        "made": max((run.end or run.start for run in runs), default=0.0),
+        "calls": [c.run_id for c in results.calls],
+        "revision": ", ".join(distinct(r.tags.get("git_revision", "") for r in results.calls)),
+        "data": data,
+        "units": units,
+    }
+
+
+DRAWN_BY = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "jinja2")
+
+
+def made_from(results: Results, texts: Iterable[str]) -> str:
+    """A digest of all that a report depends on: results, the runs whose artifacts it shows, texts, and the code that writes it.
+
+    Artifacts of finished runs do not change, so that the runs' ids stand for them.
+
+    Args:
+        texts: those of the report's parts that are made without its figures.
+    """
+    runs = [*results.runs.values(), *(weights.run for weights in results.released)]
+    facts = {
+        "calls": [[c.run_id, c.status, c.start, c.tags.get(NOT_WRITTEN, "")] for c in results.calls],
+        "runs": [vars(run) for run in sorted(runs, key=lambda run: run.run_id)],
+        "units": [_unit(unit) for unit in results.units],
+        "texts": list(texts),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    digest.update(_code())
+    return digest.hexdigest()
+
+
+def _unit(unit: UnitFacts) -> list[Any]:
+    search = None if unit.search is None else unit.search.to_csv()
+    return [unit.key, unit.tags, unit.call, unit.run_id, unit.study, search, unit.importances]
+
+
+def _code() -> bytes:
+    """A digest of the code that reports are written by, with its libraries."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256("".join(f"{name} {version(name)}\n" for name in DRAWN_BY).encode())
+    for file in [
+        here.parent / "uncertainty.py",
+        *sorted(
+            f
+            for place in (here, here.parent / "figures")
+            for f in place.rglob("*")
+            if f.suffix in (".py", ".j2", ".css", ".js")
+        ),
+    ]:
+        digest.update(file.read_bytes())
+    return digest.digest()

@@ -17,8 +17,7 @@ import pandas as pd
 from benchmark.figures.curves import MethodCurve, best_of, method_curves_figure
 from benchmark.figures.searches import importances_figure, searches_figure
 from benchmark.report.explain import explain
-from benchmark.report.folder import install, is_whole, listed_files, read_manifest
-from benchmark.report.manifest import facts
+from benchmark.report.folder import facts, install, is_whole, listed_files, made_from, read_manifest
 from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.parallel import side_by_side
 from benchmark.report.results.choice import Choice
@@ -55,7 +54,6 @@ from benchmark.report.tables.references import references
 from benchmark.report.tables.significance import comparisons, intervals
 from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
 from benchmark.report.tables.table import Table
-from benchmark.report.unchanged import made_from
 from benchmark.system.beside import Beside, Guard, not_written, unguarded
 from benchmark.system.databases import without_password
 from benchmark.system.redaction import link_to

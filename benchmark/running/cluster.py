@@ -20,10 +20,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from benchmark.errors import Terminated, UsageError
-from benchmark.protocol.training import choose_device
+from benchmark.protocol.device import choose_device
 from benchmark.running.jobs import Unit
 from benchmark.running.scheduler import POLL_SECONDS, Desk, Message, WorkPlace, do_task
-from benchmark.running.worker import Done, Task
+from benchmark.running.tasks import Done, Task
 from benchmark.system.databases import sqlite_file
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -15,7 +15,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from benchmark.running.scheduler import Desk, Message, WorkPlace, do_task
-from benchmark.running.worker import Done, Task
+from benchmark.running.tasks import Done, Task
 from benchmark.system.children import end_with_parent
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from threadpoolctl import threadpool_info
 
-from benchmark.data.checks.verify import data_caption
-from benchmark.running.jobs import Call, Unit
+from benchmark.data.cards import Card
+from benchmark.data.store import PARTS, FeatureStore
+from benchmark.running.jobs import Unit
 from benchmark.system.shipped_files import PACKAGE
 
 PROJECT = PACKAGE.parent
@@ -137,28 +135,10 @@ def _git(*words: str) -> _Answer:
     return _Answer(True, printed.strip())
 
 
-CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-def restart_peak_memory() -> None:
-    """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
-    with suppress(OSError):  # another system, or a container that forbids it: then the peak is that of the process
-        CLEAR_REFS.write_text("5", encoding="utf-8")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    with suppress(OSError):  # Linux, where getrusage also counts what the process had that started this one
-        for line in STATUS.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM"):
-                kib = float(line.split()[1])
-    cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    return kib / 1024 + cuda
-
-
-def dump_call(call: Call) -> str:
-    """A call as YAML that ``run --config`` takes."""
-    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)
+def data_caption(store: FeatureStore, card: Card) -> str:
+    """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
+    wanted = card.features[store.features].samples
+    missing = [max(0, wanted[part] - store.counts[part]) for part in PARTS if part in wanted]
+    listed = sum(wanted[part] for part in PARTS if part in wanted)
+    lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
+    return ", ".join(filter(None, [card.caption, lacks]))

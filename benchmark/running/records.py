@@ -9,7 +9,6 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,13 +18,10 @@ from benchmark.errors import Unavailable
 from benchmark.inspection import EmbeddingMap, Inspection
 from benchmark.method import EpochRecord
 from benchmark.protocol.stages import StageOne, StageTwo
-from benchmark.running.jobs import Job
-from benchmark.running.provenance import dump_call
+from benchmark.running.jobs import Job, dump_call
 from benchmark.system.beside import Beside
-from benchmark.system.files import replacing
 from benchmark.tracking.tracker import Tracker
 from benchmark.uncertainty import bootstrap_intervals
-from benchmark.weights.own import CONFIG
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -237,11 +233,3 @@ def _bootstrap(groups: Mapping[str, Any], seed: int) -> dict[str, float]:
     """``<metric>_low`` and ``<metric>_high``: 95 % intervals over groups of test samples, fractions."""
     found = bootstrap_intervals([groups["classes"]], seed=seed)
     return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)}
-
-
-def write_weights_record(folder: Path, job: Job, result: Mapping[str, Any]) -> None:
-    """Write beside a job's weights what is needed to use them (``official.read_pair``): identity, epochs, results."""
-    epochs = result["best_epoch"] + 1 if job.stage == 1 else result["epochs"]
-    record = {**job.identity(), "job_key": job.key, "epochs": epochs, "result": result}
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -14,26 +14,17 @@ from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
 from benchmark.running.descriptions import DESCRIPTION, Means, call_name, call_note, method_metrics, method_note
-from benchmark.running.jobs import Call, Job, Stages, Unit, call_key
-from benchmark.running.provenance import dump_call, git_revision, unit_tags
-from benchmark.running.worker import (
-    Display,
-    Done,
-    Entry,
-    Outcome,
-    Repetition,
-    Search,
-    Task,
-    Worker,
-    entry_of,
-    failed_search,
-    study_of,
-    trial_job,
-)
+from benchmark.running.jobs import Call, Job, Stages, Unit, call_key, dump_call
+from benchmark.running.provenance import git_revision, unit_tags
+from benchmark.running.studies import study_of, trial_job
+from benchmark.running.tasks import Display, Done, Entry, Outcome, Repetition, Search, Task, entry_of, failed_search
+from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
-from benchmark.system.locks import Locks, StudyLocks
+from benchmark.system.locks import Locks
 from benchmark.tracking.tracker import Tracker
-from benchmark.tuning.study import TuningResult, open_storage
+from benchmark.tuning.locks import StudyLocks
+from benchmark.tuning.results import TuningResult
+from benchmark.tuning.study import open_storage
 
 ENTRIES = "jobs.json"
 """The list of jobs that reports are made from."""

@@ -21,9 +21,11 @@ from typing import Protocol
 from benchmark import registry
 from benchmark.errors import Unavailable, UsageError
 from benchmark.method import EpochRecord
-from benchmark.running.jobs import Call, Unit, call_key, plan_units
+from benchmark.running.jobs import Call, Unit, call_key
+from benchmark.running.planning import plan_units
 from benchmark.running.runner import Runner
-from benchmark.running.worker import Display, Done, Ended, Task, Worker
+from benchmark.running.tasks import Display, Done, Ended, Task
+from benchmark.running.worker import Worker
 from benchmark.system.databases import expect
 from benchmark.system.output import lasting_output
 from benchmark.system.redaction import guard, hide

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.running.jobs import Job, Stages, Unit
-from benchmark.running.worker import Repetition, label_of, lock_of, study_of
-from benchmark.system.locks import Locks, StudyLocks
+from benchmark.running.studies import study_of
+from benchmark.running.tasks import Repetition, label_of, lock_of
+from benchmark.system.locks import Locks
 from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.locks import StudyLocks
 
 State = Literal["done", "running", "interrupted", "failed", "missing"]
 """``running``: a living process works on it; ``interrupted``: begun, and nobody works on it."""

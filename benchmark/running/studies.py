@@ -5,16 +5,23 @@ Names of artifacts and columns stand here; reports read them (``report/tables/st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
+from benchmark.errors import JobError, validation_message
+from benchmark.running.jobs import Job, Unit
 from benchmark.running.records import log_drawn
 from benchmark.system.beside import Beside
 from benchmark.tracking.tracker import Tracker
-from benchmark.tuning.study import Importances, PastTrial, Study, TuningResult
+from benchmark.tuning.results import Importances, PastTrial, TuningResult
+from benchmark.tuning.study import Study
 
 TRIALS, IMPORTANCES, RESULT = "trials.csv", "importances.json", "tuning.json"
 COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_epochs"]
@@ -81,3 +88,28 @@ def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs:
         facts = [t.number, t.state, t.start, t.hm, round(t.seconds, 3), t.epochs, planned]
         rows.append([*facts, *(t.values.get(p) for p in parameters)])
     return pd.DataFrame(rows, columns=[*COLUMNS, *(PARAMETER + p for p in parameters)])
+
+
+def study_of(unit: Unit, storage: str) -> Study:
+    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
+    ranges = unit.ranges
+    start = unit.settings.searchable()
+    identity = unit.job(1, unit.repetitions[0]).identity()
+    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
+    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
+    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
+
+
+def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
+    """The job of a trial with these searched settings.
+
+    Raises:
+        JobError: the method does not accept them together.
+    """
+    try:
+        settings = unit.settings.with_values(values)
+    except ValidationError as error:
+        raise JobError(validation_message(error, f"searched settings of {unit.title}")) from None
+    return unit.job(1, unit.repetitions[0], settings)

@@ -6,18 +6,14 @@ store. Checkpoints live in ``runs/jobs/<key>`` until their job is finished.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from pydantic import ValidationError
-
-from benchmark.errors import JobError, Terminated, Unavailable, UsageError, validation_message, words_of
+from benchmark.errors import JobError, Terminated, Unavailable, UsageError, words_of
 from benchmark.inspection import inspect
 from benchmark.method import EpochRecord, Method
 from benchmark.protocol.border import place_of
@@ -25,135 +21,29 @@ from benchmark.protocol.stages import StageOne, stage_one, stage_two
 from benchmark.protocol.training import clear_checkpoints
 from benchmark.running.descriptions import DESCRIPTION, job_name, job_note
 from benchmark.running.jobs import Job, Stages, Unit
-from benchmark.running.provenance import environment, peak_memory_mb, processor, restart_peak_memory, unit_tags
-from benchmark.running.records import EpochLog, describe, log_map, log_stage_one, log_stage_two, write_weights_record
-from benchmark.running.studies import log_study
+from benchmark.running.memory import peak_memory_mb, restart_peak_memory
+from benchmark.running.provenance import environment, processor, unit_tags
+from benchmark.running.records import EpochLog, describe, log_map, log_stage_one, log_stage_two
+from benchmark.running.studies import log_study, study_of, trial_job
+from benchmark.running.tasks import (
+    Display,
+    Done,
+    Ended,
+    Outcome,
+    Repetition,
+    Search,
+    Task,
+    entry_of,
+    failed_search,
+    label_of,
+    lock_of,
+)
 from benchmark.system.beside import Beside
-from benchmark.system.locks import Locks, StudyLocks
+from benchmark.system.locks import Locks
 from benchmark.tracking.tracker import RunRecord, Tracker
-from benchmark.tuning.study import Pruned, Study, Trial, TuningResult
-
-State = Literal["done", "reused", "failed", "missing"]
-
-
-class Display(Protocol):
-    """What a user sees while jobs run."""
-
-    def start(self, title: str, epochs: int, batches: int) -> None:
-        """A job starts to train."""
-
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """A batch was trained on."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """An epoch is finished and validated."""
-
-    def end(self, ended: Ended) -> None:
-        """A job ended, or was found done."""
-
-    def passed(self, jobs: int) -> None:
-        """Jobs that need no line: trials that were done before, or pruned."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
-
-    def clear(self) -> None:
-        """Nothing runs any more."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended, for people."""
-
-    label: str
-    state: State
-    result: Mapping[str, Any]
-    error: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    job: Job
-    state: State
-    result: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a call's list of jobs: what a run is for in this call."""
-
-    dataset: str
-    features: str
-    mode: str
-    method: str
-    variant: str
-    """``published``, ``default``, ``user-set`` or ``tuned``."""
-    repetition: int
-    stage: int
-    job_key: str
-    state: State
-    error: str = ""
-    ablation: str = ""
-    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """Both stages of one seed of a method, or those that the call asks for."""
-
-    unit: int
-    """Place in the call's units."""
-    parent: str
-    """The method's run."""
-    variant: str
-    repetition: int
-    values: Mapping[str, Any] | None = None
-    """What tuning found."""
-
-    def final_job(self, unit: Unit) -> Job:
-        """Its stage 2, whose ``first_stage`` is its stage 1."""
-        return unit.job(2, self.repetition, unit.settings.with_values(self.values) if self.values else unit.settings)
-
-    def jobs(self, unit: Unit, stages: Stages) -> list[Job]:
-        """Its jobs that a call of these stages asks for."""
-        second = self.final_job(unit)
-        return {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[stages]
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """Where it comes among the tasks of a call."""
-        return (self.unit, 2 if self.variant == "tuned" else 0, self.repetition)
-
-
-@dataclass(frozen=True)
-class Search:
-    """The study of a method: to its end, or as one more process that does trials of it."""
-
-    unit: int
-    parent: str
-    lane: int = 0
-    """0: to its end."""
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """Where it comes among the tasks of a call."""
-        return (self.unit, 1, self.lane)
-
-
-Task = Repetition | Search
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a task gave."""
-
-    entries: Sequence[Entry] = ()
-    tuning: TuningResult | None = None
-    stopped: bool = False
-    """Whether it was stopped at a checkpoint and is to be carried on by a later call."""
+from benchmark.tuning.locks import StudyLocks
+from benchmark.tuning.trial import Pruned, Trial
+from benchmark.weights.own import write_weights_record
 
 
 @dataclass(frozen=True)
@@ -411,7 +301,7 @@ class Worker:
             with beside("the map of embeddings"):
                 log_map(self.tracker, run_id, explained)
         with beside("config.json beside the weights"):
-            write_weights_record(folder, job, result)
+            write_weights_record(folder, job.identity(), job.key, result)
         about = {}
         with beside("the description"):
             about = {DESCRIPTION: job_note(job, variant, result)}
@@ -448,57 +338,3 @@ def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
         tags: of the job to do. A run of the same trial was interrupted before the study knew of its end.
     """
     return run.tags.get("outcome") == "pruned" and any(run.tags.get(k) != tags.get(k) for k in ("study", "trial"))
-
-
-def study_of(unit: Unit, storage: str) -> Study:
-    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
-    ranges = unit.ranges
-    start = unit.settings.searchable()
-    identity = unit.job(1, unit.repetitions[0]).identity()
-    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
-    identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
-    return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
-
-
-def lock_of(job: Job) -> str:
-    """Name of the lock that a process holds while it works on a job."""
-    return f"jobs/{job.key}"
-
-
-def label_of(job: Job, variant: str) -> str:
-    """A job on the terminal; the same seed and stage with tuned settings has another label."""
-    return f"{job.title} · tuned" if variant == "tuned" else job.title
-
-
-def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
-    """The job of a trial with these searched settings.
-
-    Raises:
-        JobError: the method does not accept them together.
-    """
-    try:
-        settings = unit.settings.with_values(values)
-    except ValidationError as error:
-        raise JobError(validation_message(error, f"searched settings of {unit.title}")) from None
-    return unit.job(1, unit.repetitions[0], settings)
-
-
-def entry_of(outcome: Outcome, variant: str) -> Entry:
-    """The line of the call's list of jobs for an outcome."""
-    job = outcome.job
-    return Entry(
-        **job.unit.identity(),
-        variant=variant,
-        repetition=job.repetition,
-        stage=job.stage,
-        job_key=job.key,
-        state=outcome.state,
-        error=outcome.error,
-    )
-
-
-def failed_search(unit: Unit, error: str) -> Entry:
-    """The line of the call's list of jobs for a study that gave nothing."""
-    return Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)

@@ -307,3 +307,34 @@ def to_disk(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, *NO_LOCKS):
             raise
+
+
+HASH_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def fingerprint(path: Path, root: Path) -> SourceFile:
+    """Size, time and sha256 of a file as it is now."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        stat = os.fstat(f.fileno())
+        while block := f.read(HASH_BLOCK):
+            sha.update(block)
+    return SourceFile(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, sha.hexdigest())
+
+
+def unchanged(recorded: SourceFile, root: Path) -> bool:
+    """Whether a file is as recorded. Its content is hashed only where its time differs."""
+    path = root / recorded.path
+    if not path.is_file() or path.stat().st_size != recorded.size:
+        return False
+    return path.stat().st_mtime_ns == recorded.mtime_ns or fingerprint(path, root).sha256 == recorded.sha256

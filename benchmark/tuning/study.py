@@ -10,54 +10,44 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmark.errors import JobError, Unavailable, UsageError
-from benchmark.settings.schema import Range, TuningConfig
-from benchmark.system.databases import LOCK_SECONDS, has_rows, is_away, opening, sqlite_file, without_password
+from benchmark.errors import JobError, UsageError
+from benchmark.settings.schema import TuningConfig
+from benchmark.settings.search_space import Range
+from benchmark.system.databases import LOCK_SECONDS, has_rows, opening, sqlite_file, without_password
 from benchmark.system.patience import disk_is_full, patiently, why_closed
 from benchmark.system.redaction import hide
+from benchmark.tuning.results import (
+    ERROR,
+    STATES,
+    TOLD,
+    Importances,
+    PastTrial,
+    StudyRecord,
+    TuningResult,
+    _count,
+    _no_importances,
+    _past,
+    _spent,
+)
+from benchmark.tuning.trial import Pruned, Trial, _distribution, _Handle, _patiently, _running, _waited
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-T = TypeVar("T")
 FAILURES_PER_TRIAL = 2
 """A study gives up after this many failed trials for each wanted one; without a number of these, for each told one."""
-SECONDS = "seconds"
-"""User attribute of a trial: what its epochs took."""
-ERROR = "error"
-"""User attribute of a trial: why it failed."""
 FORGIVEN = "forgiven_failures"
 """User attribute of a study: failed trials that no longer count, because the user asked to try again."""
-FEWEST_TRIALS = 5
-"""Finished trials that importances need at least, and twice as many as there are parameters."""
 LAST_TABLE = "alembic_version"
 """Gets its row when Optuna has made all tables of a database."""
-EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
-
-
-class Pruned(Exception):
-    """Raised inside a trial that the pruner stops."""
-
-
-class Trial(Protocol):
-    """What the objective sees of a trial."""
-
-    number: int
-
-    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
-        """Report the validation HM of an epoch, and what it took.
-
-        Raises:
-            Pruned: the trial is not worth going on with.
-        """
 
 
 class Turns(Protocol):
@@ -94,80 +84,6 @@ NO_OTHERS = NoOthers()
 _Held = tuple[int, AbstractContextManager[object]]
 _Next = _Held | Literal["blocked", "last", "over"]
 """A trial that is held, or why there is none: it waits for others, none is left to start, or all are over as well."""
-
-
-@dataclass(frozen=True)
-class TuningResult:
-    """What a study found."""
-
-    study: str
-    best_values: Mapping[str, Any]
-    """Searched settings of the best trial; empty if that is trial 0, the published or default settings."""
-    best_number: int
-    best_hm: float
-    """Its validation HM, fraction."""
-    complete: int
-    pruned: int
-    failed: int
-    start_hm: float | None
-    """Validation HM of the starting settings, trial 0, fraction; None where that was not finished."""
-    trials: int | None
-    """Budget: told trials wanted in all; None where the seconds alone bound them."""
-    timeout: float | None
-    """Budget: seconds of trials after which no further one started."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain types."""
-        return {**vars(self), "best_values": dict(self.best_values)}
-
-
-@dataclass(frozen=True)
-class PastTrial:
-    """A trial that is over."""
-
-    number: int
-    state: Literal["complete", "pruned", "failed"]
-    hm: float | None
-    """Highest validation HM, fraction; None where no epoch was reported."""
-    seconds: float
-    """What its epochs took, validation included."""
-    epochs: int
-    """Epochs reported."""
-    values: Mapping[str, Any]
-    """Searched settings."""
-    start: bool
-    """Whether it is trial 0, which has the starting settings."""
-    error: str = ""
-    """Why it failed."""
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """A study as it stands."""
-
-    past: Sequence[PastTrial]
-    begun: Sequence[int]
-    """Trials that are not over, whether somebody works on them or not."""
-    used_up: bool
-    """Whether no further trial is to be started, provided that those that are begun succeed."""
-    result: TuningResult | None
-    """What it found; None where it is not over, or gave nothing."""
-    failure: str
-    """Why it gives nothing; empty where it does or may."""
-
-
-@dataclass(frozen=True)
-class Importances:
-    """Which of the searched settings decide the validation HM, or why that cannot be said."""
-
-    trials: int
-    """Finished trials that they are made from; pruned ones tell too little."""
-    values: Mapping[str, float]
-    """Setting -> share of the variance that single settings explain; they sum to 1. Empty where there is a reason."""
-    reason: str
-    """Why there are none; empty where there are."""
-    seed: int
-    evaluator: str = EVALUATOR
 
 
 @dataclass(frozen=True)
@@ -413,46 +329,6 @@ class Study:
         )
 
 
-class _Handle:
-    """A trial as the objective sees it; epochs reported before an interruption are not reported again.
-
-    Args:
-        study: where it is recorded.
-        number: of the trial.
-        view: the trials before it, for the pruner.
-    """
-
-    def __init__(self, study: optuna.Study, number: int, view: optuna.Study) -> None:
-        recorded = study.get_trials(deepcopy=False)[number]
-        view.add_trial(recorded)
-        self._trial = optuna.Trial(study, recorded._trial_id)
-        self._seen = optuna.Trial(view, view.get_trials(deepcopy=False)[number]._trial_id)
-        self._reported = set(recorded.intermediate_values)
-        self.number = number
-        self.values = dict(recorded.params)
-        self.seconds = 0.0
-
-    def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
-        self.seconds += seconds
-        if epoch not in self._reported:
-            _patiently(lambda: self._trial.report(hm, epoch))
-            self._seen.report(hm, epoch)
-            self._reported.add(epoch)
-        pruned = self._seen.should_prune()
-        _patiently(self._keep_notes)
-        if pruned:
-            raise Pruned
-
-    def _keep_notes(self) -> None:
-        """Record what the pruner noted about the trial (rungs of successive halving), for the trials after it."""
-        for key, value in self._seen.storage.get_trial_system_attrs(self._seen._trial_id).items():
-            self._trial.storage.set_trial_system_attr(self._trial._trial_id, key, value)
-
-    def note_seconds(self) -> None:
-        """Record what the epochs took."""
-        self._trial.set_user_attr(SECONDS, self.seconds)
-
-
 def open_storage(uri: str) -> optuna.storages.RDBStorage:
     """An Optuna storage; a SQLite file and tables are created, safely also by several processes at once.
 
@@ -475,31 +351,6 @@ def _opened(uri: str) -> optuna.storages.RDBStorage:
 
     with opening(uri, LAST_TABLE, make):
         return optuna.storages.RDBStorage(uri, engine_kwargs=options)
-
-
-def _waited(action: Callable[[], T]) -> T:
-    return patiently(action, is_away, "the Optuna storage does not answer")
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """Ask the storage for something of a study that is there.
-
-    Raises:
-        Unavailable: it does not answer, or the study was deleted meanwhile.
-    """
-    try:
-        return _waited(action)
-    except KeyError as error:
-        raise Unavailable(
-            f"a study was deleted from the Optuna storage while this command worked on it ({error}); repeat the command, which "
-            "begins the study again and finds finished trials done"
-        ) from error
-
-
-def _running(
-    values: Mapping[str, Any], distributions: Mapping[str, optuna.distributions.BaseDistribution]
-) -> optuna.trial.FrozenTrial:
-    return optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(values), distributions=dict(distributions))
 
 
 def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
@@ -529,56 +380,3 @@ def _tell(study: optuna.Study, number: int, value: float | None = None, state: T
             study.tell(number, value, state=state)
 
     _patiently(tell)
-
-
-STATES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
-"""What counts for the budget."""
-
-
-def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
-    reported = trial.intermediate_values
-    hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
-    state, number = STATES[trial.state], trial.number
-    error = str(trial.user_attrs.get(ERROR, ""))
-    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0, error)
-
-
-def _seconds(trial: optuna.trial.FrozenTrial) -> float:
-    """What a trial took; of one that ended and did not say, the time from its start to its end."""
-    told = float(trial.user_attrs.get(SECONDS, 0.0))
-    if told or trial.duration is None or trial.state == TrialState.FAIL:  # a lost trial may be told days later
-        return told
-    return trial.duration.total_seconds()
-
-
-def _spent(study: optuna.Study) -> float:
-    """Seconds of all trials that are over, failed ones included."""
-    return sum(_seconds(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES)))
-
-
-def _no_importances(hms: Sequence[float], parameters: int) -> str:
-    """Why importances cannot be told from finished trials with these HMs; empty where they can."""
-    fewest = max(FEWEST_TRIALS, 2 * parameters)
-    if parameters < 2:
-        return "a single setting is searched"
-    if len(hms) < fewest:
-        return f"{len(hms)} finished trials, at least {fewest} are needed"
-    return "all finished trials have the same HM" if len(set(hms)) == 1 else ""
-
-
-def _count(study: optuna.Study, *states: TrialState) -> int:
-    return len(study.get_trials(deepcopy=False, states=states))
-
-
-def _distribution(r: Range) -> optuna.distributions.BaseDistribution:
-    distributions = optuna.distributions
-    if r.type == "categorical":
-        return distributions.CategoricalDistribution(r.choices or [])
-    if r.type == "int":
-        return distributions.IntDistribution(int(r.low or 0), int(r.high or 0), r.log, int(r.step or 1))
-    return distributions.FloatDistribution(float(r.low or 0), float(r.high or 0), r.log, r.step)

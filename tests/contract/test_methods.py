@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.method import Batch, Classes, Method, Spec
-from benchmark.running.jobs import search_ranges
+from benchmark.running.planning import search_ranges
 from benchmark.settings.schema import TrainConfig
 
 PLUGINS = [Path(p) for p in os.environ.get("GZSL_CONTRACT_PLUGINS", "").split(os.pathsep) if p]

@@ -13,8 +13,9 @@ import pytest
 
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
-from benchmark.data.importing.class_lists import ListPlaces, read_lists
+from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.official_layout import ImportReport, import_official
+from benchmark.data.importing.places import ListPlaces
 from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.store import PARTS, FeatureStore
 from benchmark.errors import UsageError

@@ -15,7 +15,8 @@ from benchmark.data.built.stamps import ARRAYS, StampsSource, build_stamps, divi
 from benchmark.data.cards import CARDS_DIR, Card, find_card, load_cards
 from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
 from benchmark.errors import UsageError
-from benchmark.running.jobs import Call, plan_units
+from benchmark.running.jobs import Call
+from benchmark.running.planning import plan_units
 
 SOURCE = CARDS_DIR / "stamps"
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.data.cards import Card
-from benchmark.data.checks.verify import data_caption, verify_store
+from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import (
     DEVELOPMENT_PARTS,
     PARTS,
@@ -32,6 +32,7 @@ from benchmark.data.store import (
     write_store,
 )
 from benchmark.errors import UsageError
+from benchmark.running.provenance import data_caption
 from benchmark.system.files import OutsideError, replacing
 from benchmark.untrusted.kinds import first_bytes
 

@@ -12,8 +12,9 @@ from data.small_store import CLASS_PARTS, make_store, own_card
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.audit import audit_lists, audit_store
 from benchmark.data.checks.verify import verify_store
-from benchmark.data.importing.class_lists import ListPlaces, read_lists
+from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.official_layout import import_official
+from benchmark.data.importing.places import ListPlaces
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import read_word_vectors
 from benchmark.data.vector_norms import nearly_zero, odd_norms

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmark.data.cards import load_cards
-from benchmark.data.checks.audit import text_places
-from benchmark.data.importing.class_lists import ListPlaces, read_lists
+from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.official_layout import import_official
+from benchmark.data.importing.places import ListPlaces, text_places
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import check_vectors_file, read_word_vectors
 from benchmark.data.store import FeatureStore

@@ -21,7 +21,7 @@ from benchmark.cli import app
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.running import jobs
-from benchmark.settings.schema import parse_overrides
+from benchmark.settings.resolve import parse_overrides
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [

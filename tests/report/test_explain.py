@@ -13,7 +13,6 @@ import pytest
 from report.cells_of import row, tables_of
 from tiny import Bench
 
-from benchmark.figures.curves import colour_of
 from benchmark.figures.embedding_layout import LOGGED, flat_map
 from benchmark.figures.results import (
     COLOURED_CLASSES,
@@ -25,6 +24,7 @@ from benchmark.figures.results import (
     map_figure,
     scores_figure,
 )
+from benchmark.figures.style import colour_of
 from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
 from benchmark.report.places import places_of
 from benchmark.report.results.collect import collect

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from side_by_side_work import process_and_square
 
 from benchmark.errors import UsageError
-from benchmark.figures.curves import COLOURS, colour_of, marker_of, seen_unseen_figure
+from benchmark.figures.curves import seen_unseen_figure
+from benchmark.figures.style import COLOURS, colour_of, marker_of
 from benchmark.report import unchanged
 from benchmark.report.parallel import side_by_side
 from benchmark.report.results.published import method_number, method_order

@@ -16,8 +16,7 @@ import numpy as np
 from benchmark.data.cards import Card
 from benchmark.data.checks.feature_statistics import FeatureStatistics, feature_statistics
 from benchmark.data.groups import Origin, origin_rule, relatives
-from benchmark.data.importing.class_files import FOLDER
-from benchmark.data.importing.class_lists import UNION_PART, ListPlaces, read_lists
+from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.importing import Progress
 from benchmark.data.importing.oddities import (
     DROPPED,
@@ -29,14 +28,11 @@ from benchmark.data.importing.oddities import (
     problem_oddities,
     vector_oddities,
 )
-from benchmark.data.importing.official_layout import official_places, official_root
+from benchmark.data.importing.places import UNION_PART, ListPlaces, official_places, official_root, text_places
 from benchmark.data.importing.problems import ProblemLog
-from benchmark.data.importing.word_vectors import check_vectors_file
 from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, TEST_PARTS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
-VECTORS_FOLDER = "w2v_features"
-"""Where the published code bases keep the word vectors, beside the folder of the data sets."""
 COMPARED: Sequence[tuple[str, tuple[str, ...]]] = (
     ("stage_1_val_seen", ("stage_1_train",)),
     ("stage_1_val_unseen", ("stage_1_train",)),
@@ -266,30 +262,6 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         ),
         None,
     )  # fmt: skip
-
-
-def list_places(card: Card, features: str, source: Path, vectors: Path | None) -> ListPlaces:
-    """Where the lists of a feature set and the word vectors lie.
-
-    Args:
-        source: folder in the official layout.
-        vectors: file of the word vectors, see ``data/importing/word_vectors.py``; those of the layout are looked for if None.
-
-    Raises:
-        UsageError: there is no such folder or file.
-    """
-    given = check_vectors_file(vectors) if vectors is not None else None
-    root, layout = official_root(card, source), official_places(card)
-    return ListPlaces(root, features, layout, text_places(root, source, features, layout.text_file), given)
-
-
-def text_places(root: Path, source: Path, features: str, text_file: str) -> list[Path]:
-    """Where word vectors may lie: ``features/*/text/``, those of the feature set first, then ``w2v_features/`` in the
-    folder, its parent and its grandparent, as in the published code bases."""
-    folders = {FOLDER[form].format(features) for form in FOLDER}
-    found = sorted(root.glob(f"features/*/text/{text_file}"), key=lambda path: (path.parts[-3] not in folders, path))
-    bases = [base for start in (source.resolve(), root) for base in (start, *start.parents[:2])]
-    return [*found, *(base / VECTORS_FOLDER / text_file for base in dict.fromkeys(bases))]
 
 
 def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:

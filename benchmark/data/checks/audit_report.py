@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmark.data.checks.audit import Audit, Leak, MisalignedClass
 from benchmark.data.checks.feature_statistics import FeatureStatistics
-from benchmark.data.importing.class_lists import UNION_PART
+from benchmark.data.importing.places import UNION_PART
 from benchmark.data.store import DEVELOPMENT_PARTS
 
 EXAMPLES = 3

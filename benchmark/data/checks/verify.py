@@ -57,15 +57,6 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
     return found + [Finding("note", str(note)) for note in notes]
 
 
-def data_caption(store: FeatureStore, card: Card) -> str:
-    """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
-    wanted = card.features[store.features].samples
-    missing = [max(0, wanted[part] - store.counts[part]) for part in PARTS if part in wanted]
-    listed = sum(wanted[part] for part in PARTS if part in wanted)
-    lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
-    return ", ".join(filter(None, [card.caption, lacks]))
-
-
 def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
     if store.dataset != card.name or store.features not in card.features:
         problems.add("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")

@@ -10,23 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 
+from benchmark.data.importing.places import SUFFIX, Form
 from benchmark.data.importing.problems import FIXES, ProblemLog
 from benchmark.data.names import composed, folded
-from benchmark.data.store import Floats
+from benchmark.data.store import MODALITIES, Floats
 from benchmark.system.files import outside_reason
 from benchmark.untrusted.arrays import load_pickle
 from benchmark.untrusted.kinds import first_bytes, likely_kind
 from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
-Form = Literal["sequences", "means"]
-SUFFIX: Mapping[Form, str] = {"sequences": ".pkl", "means": ".h5"}
-FOLDER: Mapping[Form, str] = {"sequences": "{}_features_non_averaged", "means": "{}_features"}
-MODALITIES = ("audio", "video")
 _SLACK = 16 * 2**20
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 WIDENED = 4

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.data.cards import OfficialLayout
+from benchmark.data.importing.places import UNION_PART, ListPlaces
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import read_word_vectors, vectors_record
 from benchmark.data.names import composed, folded
@@ -26,8 +26,6 @@ from benchmark.data.vector_norms import OddNorm, odd_norms
 from benchmark.untrusted.arrays import load_npy_dict
 from benchmark.untrusted.kinds import START_BYTES, known_kind
 from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
-
-UNION_PART = "stage_2_train"
 
 
 @dataclass
@@ -72,39 +70,6 @@ class ClassLists:
             label = by_name.get(folded(name))
             if label is not None and name != self.names[label]:
                 self.spellings.setdefault(name, []).append(place)
-
-
-@dataclass(frozen=True)
-class ListPlaces:
-    """Where the lists of one feature set lie."""
-
-    root: Path
-    """The data set folder, which has ``class-split``."""
-    features: str
-    layout: OfficialLayout
-    text_files: Sequence[Path]
-    """Where the word vectors may lie, the preferred place first."""
-    vectors: Path | None = None
-    """File given for them instead, see ``word_vectors.py``."""
-
-    @property
-    def all_classes(self) -> Path:
-        return self.root / "class-split" / "all_class.txt"
-
-    def part(self, part: str, kind: str) -> Path:
-        return self.root / "class-split" / f"{self.features}_split" / f"{part}.{kind}"
-
-    def shown(self, path: Path) -> str:
-        """A path as messages show it: relative to the data set folder, or in full where it lies elsewhere."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-
-    def list_files(self) -> list[Path]:
-        """All list files that are there, word vectors included."""
-        parts = [self.part(part, kind) for part in (*PARTS, UNION_PART) for kind in ("txt", "csv")]
-        table = self.root / "class-split" / self.layout.names_file
-        text = None if self.vectors else next((path for path in self.text_files if path.is_file()), None)
-        files = [self.all_classes, table, *parts, *([text] if text else [])]
-        return [path for path in files if path.is_file()]
 
 
 def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> ClassLists:

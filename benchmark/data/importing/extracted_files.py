@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.importing.class_files import MODALITIES, check_frames
+from benchmark.data.importing.class_files import check_frames
 from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.names import composed
-from benchmark.data.store import Floats
+from benchmark.data.store import MODALITIES, Floats
 from benchmark.untrusted.pickle_lists import read_list
 from benchmark.untrusted.pickles import UnreadableFile, shown
 

@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.cards import Card, FeatureSetCard
-from benchmark.data.checks.audit import list_places
-from benchmark.data.importing.class_files import MODALITIES
-from benchmark.data.importing.class_lists import ClassLists, ListPlaces, listed_samples, read_lists
+from benchmark.data.importing.class_lists import ClassLists, listed_samples, read_lists
 from benchmark.data.importing.extracted_files import Samples, read_file
 from benchmark.data.importing.importing import (
     FLOAT16_MAX,
@@ -33,10 +31,12 @@ from benchmark.data.importing.importing import (
     write_staged,
 )
 from benchmark.data.importing.oddities import list_oddities
+from benchmark.data.importing.places import ListPlaces, list_places
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
-from benchmark.data.importing.staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.importing.staging import StagedClass, StagedFrames, Staging
+from benchmark.data.store import MODALITIES, PARTS, FeatureStore, ModalityContent, StoreContent
 from benchmark.errors import UsageError
+from benchmark.system.files import SourceFile, fingerprint, unchanged
 from benchmark.system.reading import is_junk
 from benchmark.untrusted.pickles import unreadable
 

@@ -13,8 +13,8 @@ import numpy as np
 from filelock import Timeout
 
 from benchmark.data.cards import FeatureSetCard
-from benchmark.data.importing.class_files import Form
 from benchmark.data.importing.class_lists import ClassLists
+from benchmark.data.importing.places import Form
 from benchmark.data.importing.problems import Problem, ProblemLog
 from benchmark.data.importing.staging import Staging
 from benchmark.data.store import PARTS, DamagedStore, FeatureStore, StoreContent, refuse_open_store, write_store

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.data.cards import Card, FeatureSetCard, OfficialLayout
-from benchmark.data.importing.class_files import FOLDER, MODALITIES, SUFFIX, Form, list_class_files, read_class
-from benchmark.data.importing.class_lists import ClassLists, ListPlaces, read_lists
+from benchmark.data.cards import Card, FeatureSetCard
+from benchmark.data.importing.class_files import list_class_files, read_class
+from benchmark.data.importing.class_lists import ClassLists, read_lists
 from benchmark.data.importing.importing import (
     FLOAT16_MAX,
     Dtype,
@@ -31,12 +31,14 @@ from benchmark.data.importing.importing import (
     write_staged,
 )
 from benchmark.data.importing.oddities import list_oddities
+from benchmark.data.importing.places import FOLDER, SUFFIX, Form, ListPlaces, official_places, official_root
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
-from benchmark.data.importing.staging import SourceFile, StagedClass, StagedFrames, Staging, fingerprint, unchanged
+from benchmark.data.importing.staging import StagedClass, StagedFrames, Staging
 from benchmark.data.importing.word_vectors import check_vectors_file
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.store import MODALITIES, PARTS, FeatureStore, ModalityContent, StoreContent
 from benchmark.errors import UsageError
+from benchmark.system.files import SourceFile, fingerprint, unchanged
 from benchmark.untrusted.pickles import unreadable
 
 IMPORTER_VERSION = 1
@@ -151,33 +153,6 @@ def _plan(
         raise UsageError(f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}")
     is_generated = generated or card.kind == "generated"
     return _Plan(card, name, feature_set, root, target, found, dtype, is_generated, vectors)
-
-
-def official_root(card: Card, source: Path) -> Path:
-    """The data set folder, which has ``class-split``: ``source`` or the folder of the card's name in it.
-
-    Raises:
-        UsageError: neither has it, or the card has no official layout.
-    """
-    candidates = (source, source / official_places(card).folder)
-    root = next((path for path in candidates if (path / "class-split").is_dir()), None)
-    if root is None:
-        raise UsageError(
-            f"{source}: no folder in the official layout: neither it nor {candidates[1].name}/ in it has class-split/\n"
-            f"{card.obtain.strip()}"
-        )
-    return root.resolve()
-
-
-def official_places(card: Card) -> OfficialLayout:
-    """What the card says of the official layout.
-
-    Raises:
-        UsageError: it says nothing.
-    """
-    if card.official is None:
-        raise UsageError(f"data set {card.name!r} has no official layout (its card names none): it cannot be imported")
-    return card.official
 
 
 def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:

@@ -7,7 +7,6 @@ so mapped pages never count towards the memory of an import.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,39 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.importing.class_files import MODALITIES, ClassContent
-from benchmark.data.store import Floats, Ints
-from benchmark.system.files import replacing, to_disk
-
-HASH_BLOCK = 2**20
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-
-
-def fingerprint(path: Path, root: Path) -> SourceFile:
-    """Size, time and sha256 of a file as it is now."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as f:
-        stat = os.fstat(f.fileno())
-        while block := f.read(HASH_BLOCK):
-            sha.update(block)
-    return SourceFile(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, sha.hexdigest())
-
-
-def unchanged(recorded: SourceFile, root: Path) -> bool:
-    """Whether a file is as recorded. Its content is hashed only where its time differs."""
-    path = root / recorded.path
-    if not path.is_file() or path.stat().st_size != recorded.size:
-        return False
-    return path.stat().st_mtime_ns == recorded.mtime_ns or fingerprint(path, root).sha256 == recorded.sha256
+from benchmark.data.importing.class_files import ClassContent
+from benchmark.data.store import MODALITIES, Floats, Ints
+from benchmark.system.files import SourceFile, replacing, to_disk, unchanged
 
 
 @dataclass(frozen=True)

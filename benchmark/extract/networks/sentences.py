@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.cards import Card
-from benchmark.data.importing.class_lists import ListPlaces, manual_names
-from benchmark.data.importing.official_layout import official_places, official_root
+from benchmark.data.importing.class_lists import manual_names
+from benchmark.data.importing.places import ListPlaces, official_places, official_root
 from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 from benchmark.extract.packages import Package

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import pandas as pd
 
@@ -152,7 +153,7 @@ class Results:
     made: dict[str, list[tuple[tuple[Any, ...], pd.DataFrame]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """Frames that were made of this, by the function and its arguments (``once.py``)."""
+    """Frames that were made of this, by the function and its arguments (``once``)."""
 
     @property
     def method_runs(self) -> set[str]:
@@ -420,3 +421,22 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def distinct(values: Iterable[str]) -> list[str]:
     """Values without repetition and without empty ones, in their order."""
     return list(dict.fromkeys(v for v in values if v))
+
+
+P = ParamSpec("P")
+
+
+def once(make: Callable[Concatenate[Results, P], pd.DataFrame]) -> Callable[Concatenate[Results, P], pd.DataFrame]:
+    """A function that gives the frame it gave before for the same results and arguments (by identity); nobody changes it."""
+
+    @wraps(make)
+    def given(results: Results, /, *args: P.args, **kwargs: P.kwargs) -> pd.DataFrame:
+        known, mine = results.made.setdefault(make.__qualname__, []), (*args, *kwargs.values())
+        for others, frame in known:
+            if len(others) == len(mine) and all(a is b for a, b in zip(others, mine, strict=True)):
+                return frame
+        frame = make(results, *args, **kwargs)
+        known.append((mine, frame))
+        return frame
+
+    return given

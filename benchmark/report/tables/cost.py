@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.report.results.collect import ROW, Results, records, slot_of
-from benchmark.report.results.once import once
+from benchmark.report.results.collect import ROW, Results, once, records, slot_of
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title
 from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text

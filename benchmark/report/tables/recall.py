@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.report.results.collect import UNIT, Results, records, slot_of
-from benchmark.report.results.once import once
+from benchmark.report.results.collect import UNIT, Results, once, records, slot_of
 from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
 from benchmark.report.tables.table import NOTHING, Column, Table, plain_table

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.report.results.collect import Results, distinct, records, slot_of
-from benchmark.report.results.once import once
+from benchmark.report.results.collect import Results, distinct, once, records, slot_of
 from benchmark.report.results.published import PublishedTable, differences, published_for
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence

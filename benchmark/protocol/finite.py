@@ -1,0 +1,66 @@
+"""Losses and gradients that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import JobError
+from benchmark.method import Method
+from benchmark.protocol.border import file_of
+
+
+def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[str, float]:
+    """Loss parts as numbers.
+
+    Raises:
+        JobError: one of them is not finite.
+    """
+    names = list(losses)
+    values = dict(zip(names, torch.stack([losses[n].detach().float() for n in names]).tolist(), strict=True))
+    broken = [n for n in names if not math.isfinite(values[n])]
+    if broken:
+        shown = ", ".join(f"{n} = {values[n]}" for n in names)
+        raise JobError(
+            f"loss {' and '.join(repr(n) for n in broken)} is not finite in epoch {epoch}, batch {batch} ({shown}); "
+            "a smaller learning rate or precision=float32 may mend it"
+        )
+    return values
+
+
+def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Look for gradients that are not finite.
+
+    Args:
+        losses: computes the loss parts of the batch again, to find out which of them broke.
+
+    Raises:
+        JobError: names the parameters, the loss parts, epoch and batch; or there is no gradient at all.
+    """
+    named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
+    if not named:
+        raise JobError(f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method")
+    norms = torch.stack(torch._foreach_norm([g for _, g in named]))
+    if not bool(torch.isfinite(norms.sum())):
+        finite = torch.isfinite(norms).tolist()
+        broken = [n for (n, _), fine in zip(named, finite, strict=True) if not fine]
+        parts = " and ".join(repr(n) for n in broken_parts(method, losses()))
+        raise JobError(
+            f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}"
+            f"{f' (of loss {parts})' if parts else ''}; a smaller learning rate or precision=float32 may mend it"
+        )
+
+
+def broken_parts(method: Method, losses: Mapping[str, Tensor]) -> list[str]:
+    """Loss parts whose own gradients are not finite; the total is named only where no part is."""
+    parameters = [p for p in method.parameters() if p.requires_grad]
+
+    def breaks(loss: Tensor) -> bool:
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        return not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+
+    broken = [name for name, loss in losses.items() if loss.requires_grad and breaks(loss)]
+    return [name for name in broken if name != "total"] or broken

@@ -1,0 +1,138 @@
+"""The files of ``search_spaces/``: published settings of a method, and the ranges that are searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from benchmark.errors import UsageError, near, validation_message
+from benchmark.method import Method
+from benchmark.settings.schema import LengthConfig, TrainConfig
+from benchmark.system.reading import Fields, read_fields
+from benchmark.system.shipped_files import shipped
+
+RECIPES_DIR = shipped("search_spaces")
+
+
+class Range(Fields):
+    """What a searched setting may become."""
+
+    type: Literal["float", "int", "categorical"]
+    low: float | None = None
+    high: float | None = None
+    step: float | None = Field(None, gt=0)
+    log: bool = False
+    choices: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Range:
+        if self.type == "categorical":
+            if not self.choices or self.low is not None or self.high is not None:
+                raise ValueError("a categorical range has choices and nothing else")
+        elif self.low is None or self.high is None or self.low > self.high or self.choices is not None:
+            raise ValueError("a numeric range needs low <= high and no choices")
+        if self.log and (self.step is not None or (self.low or 0) <= 0):
+            raise ValueError("a logarithmic range starts above 0 and has no step")
+        return self
+
+    def samples(self) -> dict[str, Any]:
+        """What a setting must accept to be searched, by name: both ends and a value between them, or all choices."""
+        if self.type == "categorical":
+            return {f"choices[{i}]": choice for i, choice in enumerate(self.choices or [])}
+        low, high = self.low or 0.0, self.high or 0.0
+        if self.type == "int":
+            return {"low": low, "high": high}
+        between = min(high, low + self.step) if self.step else low + (high - low) / math.e  # no whole number by chance
+        return {"low": low, "high": high, "between low and high": between}
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value can be drawn from the range (steps apart)."""
+        if self.type == "categorical":
+            return value in (self.choices or [])
+        return isinstance(value, (int, float)) and (self.low or 0) <= value <= (self.high or 0)
+
+
+class PublishedSettings(Fields):
+    """Settings of a paper for one data set and feature set."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    lengths: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recipe(Fields):
+    """A file of ``search_spaces/``: published settings and the ranges to search."""
+
+    method: str
+    published: dict[str, dict[str, PublishedSettings]] = Field(default_factory=dict)
+    search: dict[str, Range] = Field(default_factory=dict)
+
+
+def load_recipe(path: Path, method: type[Method]) -> Recipe:
+    """The recipe of a method, checked against its Config.
+
+    Raises:
+        UsageError: all errors of the file at once: YAML, unknown fields, ranges that do not hold the published value or that
+            hold values which the method does not accept.
+    """
+    try:
+        recipe = Recipe.model_validate(read_fields(path))
+    except ValidationError as error:
+        raise UsageError(validation_message(error, str(path))) from None
+    problems = list(_recipe_problems(recipe, method))
+    if problems:
+        raise UsageError("\n".join(f"{path}: {p}" for p in problems))
+    return recipe
+
+
+def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
+    if recipe.method != method.name:
+        yield f"method: is {recipe.method!r}, expected {method.name!r}"
+    yield from range_problems("search", recipe.search, method)
+    for dataset, sets in recipe.published.items():
+        for features, published in sets.items():
+            place = f"published.{dataset}.{features}"
+            for model, values in (
+                (method.Config, published.config),
+                (TrainConfig, published.train),
+                (LengthConfig, published.lengths),
+            ):
+                try:
+                    model.model_validate(values)
+                except ValidationError as error:
+                    yield validation_message(error, place)
+            for key, value in published.config.items():
+                if key in recipe.search and not recipe.search[key].contains(value):
+                    yield f"{place}.config.{key}: the published value {value!r} lies outside the search range"
+
+
+def range_problems(place: str, ranges: Mapping[str, Range], method: type[Method]) -> Iterable[str]:
+    """What is wrong with search ranges: unknown settings, and ends or choices that the method or training does not accept.
+
+    Each value is tried alone. Values that do not fit together fail their trial.
+
+    Args:
+        place: where the ranges stand, for the messages.
+    """
+    fields = [*method.Config.model_fields, *(f"train.{name}" for name in TrainConfig.model_fields)]
+    for key, searched in ranges.items():
+        if key not in fields:
+            yield f"{place}.{key}: {method.title} has no such setting; {near(key, fields)}"
+            continue
+        model: type[BaseModel] = TrainConfig if key.startswith("train.") else method.Config
+        name = key.removeprefix("train.")
+        for which, value in searched.samples().items():
+            try:
+                model.model_validate({name: value})
+            except ValidationError as error:
+                wrong = [e["msg"] for e in error.errors() if e["loc"][:1] == (name,)]
+                if wrong:
+                    owner = "training" if model is TrainConfig else method.title
+                    yield (
+                        f"{place}.{key}: {which}: {wrong[0]} (got {value!r}); "
+                        f"search only values that {owner} accepts for {name!r}, or change the limits of its Config"
+                    )

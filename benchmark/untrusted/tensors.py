@@ -1,0 +1,100 @@
+"""Reads what ``torch.save`` wrote: tensors and plain values, nothing that runs."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UsageError
+from benchmark.system.files import raise_outside, raise_unreadable
+from benchmark.untrusted.kinds import FETCH_AGAIN, Foreign, first_bytes, likely_kind
+from benchmark.untrusted.pickles import CheckedDtype, checked_scalar
+
+NUMPY_SCALARS: list[Any] = [  # the score of a checkpoint may be one, under the module name of numpy 1 or 2
+    *((checked_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (CheckedDtype, "numpy.dtype"),
+]
+
+
+def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """What keeps tensors from being those of a network, a phrase for each.
+
+    Args:
+        state: the tensors by name.
+        wanted: tensors of the same names, shapes and kinds; their values do not matter.
+    """
+    yield from (f"missing {name}" for name in sorted(wanted.keys() - state.keys()))
+    yield from (f"extra {name}" for name in sorted(state.keys() - wanted.keys()))
+    for name in sorted(wanted.keys() & state.keys()):
+        found, like = state[name], wanted[name]
+        if found.shape != like.shape:
+            yield f"{name} is {list(found.shape)}, not {list(like.shape)}"
+        elif found.is_complex() or found.is_floating_point() != like.is_floating_point():
+            yield f"{name} holds {found.dtype}, not {like.dtype}"
+        elif not bool(torch.isfinite(found.to(like.dtype)).all()):
+            yield f"{name} is not finite"
+        elif name.endswith("running_var") and bool((found < 0).any()):
+            yield f"{name} has negative variances"
+
+
+def is_plain(x: object) -> bool:
+    return isinstance(x, Tensor) and x.layout == torch.strided and not (x.is_meta or x.is_quantized or x.is_nested)
+
+
+_WEIGHTS = "give a file that torch.save wrote"
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, tensors and plain values only.
+
+    Raises:
+        UsageError: it is missing, no checkpoint, damaged, or refused because it asks for something else.
+        Unavailable: it cannot be read for another reason, which may pass.
+    """
+    start = first_bytes(path)
+    if not start.startswith((b"PK", b"\x80")):
+        kind = likely_kind(start) or Foreign(f"something else (it starts with {start[:20]!r})", _WEIGHTS)
+        raise UsageError(f"{path}: not a checkpoint but {kind.what}; {kind.fix_for(_WEIGHTS)}")
+    _refuse_inflated(path)
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path}: refused: it asks for {_unsafe(path)}, which no checkpoint needs; nothing was run. "
+            "Fetch it again from a source you trust"
+        ) from None
+    except Exception as error:  # a damaged file can fail in any way
+        raise_outside(error, path)
+        raise_unreadable(path)  # torch does not say why it could not read
+        why = f"{type(error).__name__}: {error!s:.150}"
+        raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}") from None
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Refuse an archive whose records unpack to more than the file: torch stores them as they are.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(record.file_size for record in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # the old form, or damaged, or a disk that fails, which is told later
+    if size > path.stat().st_size:
+        raise UsageError(f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again")
+
+
+def _unsafe(path: Path) -> str:
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "an instruction that is not allowed"
+    except Exception:  # only to name it; a damaged or old file can fail in any way
+        return "something other than tensors and plain values"
