@@ -17,9 +17,9 @@ import yaml
 from done_once import times_done
 from tiny import TINY, Bench, results
 
-from benchmark import registry
 from benchmark.errors import UsageError
 from benchmark.method import Method
+from benchmark.protocol.code_version import code_version
 from benchmark.running import jobs
 from benchmark.running.jobs import Call
 from benchmark.running.runner import count_jobs
@@ -337,7 +337,7 @@ def test_a_job_killed_before_it_was_described_is_described_when_it_goes_on(bench
 def test_editing_code_while_jobs_run_does_not_rename_them(bench: Bench, tmp_path: Path) -> None:
     units = bench.units(bench.call(methods="cjme"))
     before = units[0].job(1, 0).key
-    assert registry.code_version(units[0].method) is registry.code_version(units[0].method)
+    assert code_version(units[0].method) is code_version(units[0].method)
     assert units[0].job(1, 0).key == before
 
 

@@ -26,10 +26,11 @@ FACTS = """
 import json
 from benchmark import registry
 from benchmark.data.cards import load_cards
+from benchmark.protocol.code_version import code_version
 from benchmark.running.provenance import git_revision
 from benchmark.report.results.published import load_published
 found = registry.load()
-methods = {n: [registry.code_version(m), found.recipe(m).model_dump(mode="json")] for n, m in found.methods.items()}
+methods = {n: [code_version(m), found.recipe(m).model_dump(mode="json")] for n, m in found.methods.items()}
 print(json.dumps([methods, sorted(load_cards()), len(load_published())]))
 """
 

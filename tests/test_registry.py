@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from benchmark import registry
+from benchmark.method import Method
+from benchmark.protocol import code_version
 
 PROJECT = Path(__file__).resolve().parents[1]
+PROTOCOL = sorted(path.stem for path in (PROJECT / "benchmark" / "protocol").glob("*.py"))
+METHOD = [f"methods/{name}" for name in ("attention_fusion", "blocks", "losses")]
 DECIDING = [
-    *(f"protocol/{name}" for name in ("stages", "training", "evaluation", "batching", "border", "seal")),
-    "method",
-    "system/streams",
-    "data/groups",
-    "data/store",
+    *(f"benchmark/protocol/{name}" for name in PROTOCOL),
+    *(f"benchmark/{name}" for name in code_version.BESIDE),
+    *METHOD,
 ]
+OTHERS = [
+    path.relative_to(PROJECT).with_suffix("").as_posix()
+    for folder in ("benchmark", "methods")
+    for path in sorted((PROJECT / folder).rglob("*.py"))
+]
+NO_NUMBER = (
+    "benchmark.errors",
+    "benchmark.registry",
+    "benchmark.settings",
+    "benchmark.system",
+    "benchmark.data.cards",
+    "benchmark.data.hdf5",
+)
+"""Modules that no number depends on, other than through settings and data, which a job's key holds."""
 
 
 @pytest.fixture
@@ -25,73 +43,66 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The digest taken of a copy of the project's code, which may be edited."""
     for name in ("benchmark", "methods"):
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    method = registry.load().methods["attention_fusion"]
-    monkeypatch.setattr(registry, "METHODS_DIR", tmp_path / "methods")
-    monkeypatch.setattr(registry, "__file__", str(tmp_path / "benchmark" / "registry.py"))
-    monkeypatch.setattr(registry, "source_file", lambda cls: tmp_path / f"{cls.__module__.replace('.', '/')}.py")
+    assert method().__module__ == "methods.attention_fusion"
+    monkeypatch.setattr(code_version, "METHODS_DIR", tmp_path / "methods")
+    monkeypatch.setattr(code_version, "PROTOCOL", tmp_path / "benchmark" / "protocol")
+    monkeypatch.setattr(code_version, "source_file", lambda cls: tmp_path / f"{cls.__module__.replace('.', '/')}.py")
     forget()
-    assert method.__module__ == "methods.attention_fusion"
     yield tmp_path
     forget()
 
 
 def forget() -> None:
-    registry.code_version.cache_clear()
-    registry._imported.cache_clear()
+    code_version.code_version.cache_clear()
+    code_version._imported.cache_clear()
+
+
+@cache
+def method() -> type[Method]:
+    return registry.load().methods["attention_fusion"]
 
 
 def version() -> str:
     forget()
-    return registry.code_version(registry.load().methods["attention_fusion"])
+    return code_version.code_version(method())
 
 
-@pytest.mark.parametrize(
-    "file", [*(f"benchmark/{name}" for name in DECIDING), *(f"methods/{n}" for n in ("attention_fusion", "blocks", "losses"))]
-)
-def test_an_edit_of_code_that_decides_numbers_changes_the_digest(copy: Path, file: str) -> None:
+def edited(path: Path) -> str:
+    """The digest while a file is edited."""
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        return version()
+    finally:
+        path.write_text(before)
+
+
+def test_an_edit_of_code_that_decides_numbers_changes_the_digest_and_no_other_edit_does(copy: Path) -> None:
     before = version()
-    path = copy / f"{file}.py"
-    path.write_text(path.read_text() + "\n# edited\n")
-    assert version() != before
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "benchmark/errors",
-        "benchmark/inspection",
-        "benchmark/system/files",
-        "benchmark/system/reading",
-        "benchmark/cli/progress",
-        "benchmark/report/tables/captions",
-        "methods/cjme",
-    ],
-)
-def test_an_edit_of_other_code_does_not(copy: Path, file: str) -> None:
-    before = version()
-    path = copy / f"{file}.py"
-    path.write_text(path.read_text() + "\n# edited\n")
-    assert version() == before
+    assert set(DECIDING) <= set(OTHERS)
+    for file in OTHERS:
+        assert (edited(copy / f"{file}.py") != before) is (file in DECIDING), file
 
 
 def test_a_module_that_is_split_off_joins_the_digest(copy: Path) -> None:
-    protocol, new = copy / "benchmark" / "protocol" / "stages.py", copy / "benchmark" / "split_off.py"
-    new.write_text("VALUE = 1\n")
-    protocol.write_text(protocol.read_text() + "\nfrom benchmark.split_off import VALUE  # noqa\n")
     before = version()
-    new.write_text("VALUE = 2\n")
+    (copy / "benchmark" / "protocol" / "split_off.py").write_text("VALUE = 1\n")
     assert version() != before
+
+
+def test_the_protocol_imports_nothing_else_that_decides_numbers() -> None:
+    deciding = {name.replace("/", ".") for name in DECIDING}
+    for name in (*(f"benchmark/protocol/{name}" for name in PROTOCOL), *(f"benchmark/{name}" for name in code_version.BESIDE)):
+        for node in ast.walk(ast.parse((PROJECT / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmark"):
+                assert node.module in deciding or str(node.module).startswith(NO_NUMBER), (name, node.module)
 
 
 @pytest.mark.parametrize("folder", ["a", "z"])
 def test_the_digest_does_not_depend_on_where_a_plug_in_lies(copy: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
-    before, beside = version(), registry.source_file
+    before, beside = version(), code_version.source_file
     elsewhere = copy / folder / "attention_fusion.py"  # before and after the harness in alphabetical order
     elsewhere.parent.mkdir()
     shutil.move(copy / "methods" / "attention_fusion.py", elsewhere)
-    monkeypatch.setattr(registry, "source_file", lambda m: elsewhere if "fusion" in m.__module__ else beside(m))
+    monkeypatch.setattr(code_version, "source_file", lambda m: elsewhere if "fusion" in m.__module__ else beside(m))
     assert version() == before
-
-
-def test_modules_left_out_are_there() -> None:
-    assert all((PROJECT / f"{name.replace('.', '/')}.py").is_file() for name in registry.KEYED)

@@ -1,4 +1,4 @@
-"""The digest of the code that decides numbers."""
+"""The digest of the code that decides numbers: this folder, a few modules beside it, and the method's own files."""
 
 from __future__ import annotations
 
@@ -10,48 +10,39 @@ from pathlib import Path
 from benchmark.method import Method
 from benchmark.registry import METHODS_DIR, source_file
 
-KEYED = frozenset(
-    f"benchmark.{name}"
-    for name in (
-        *("settings.schema", "data.cards", "data.built.synthetic", "data.hdf5"),  # settings and data, which the key holds
-        *("errors", *(f"system.{name}" for name in ("patience", "beside", "files", "locks", "reading", "shipped_files"))),
-    )
-)
-"""Modules that no number depends on, other than through settings and data, which a job's key holds."""
+PROTOCOL = Path(__file__).parent
+BESIDE = ("method", "data/store", "data/groups", "data/mapping", "system/streams")
+"""Modules outside this folder that decide numbers too."""
 
 
 @cache
 def code_version(method: type[Method]) -> str:
-    """Digest of the code that decides a method's numbers: the files of its classes, ``protocol/stages.py``, and what these import.
+    """Digest of the code that decides a method's numbers: all of ``protocol/``, ``BESIDE``, and the files of its classes with
+    what these import from ``methods/``.
 
-    Modules of the harness and of ``methods/`` count, but for ``KEYED``. It is taken once in a process, so that editing a file
-    while jobs run does not name them by code that they did not run.
+    It is computed once in a process, so that editing a file while jobs run does not name them by code that they did not run.
     """
-    files: set[Path] = set()
-    left = [
-        Path(__file__).parent / "protocol" / "stages.py",
-        *(source_file(base) for base in method.__mro__ if issubclass(base, Method)),
-    ]
+    files = {*PROTOCOL.glob("*.py"), *(PROTOCOL.parent / f"{name}.py" for name in BESIDE)}
+    left = [source_file(base) for base in method.__mro__ if issubclass(base, Method) and base is not Method]
     while left:
         path = left.pop()
         if path not in files:
             files.add(path)
             left += _imported(path)
     sha = sha256()
-    for content in sorted(path.read_bytes() for path in files):  # wherever they lie
+    for content in sorted(path.read_bytes() for path in files):  # independent of where the files are
         sha.update(content)
     return sha.hexdigest()[:16]
 
 
 @cache
 def _imported(path: Path) -> list[Path]:
-    """Files of the harness and of ``methods/`` that a file imports, but for those of ``KEYED``."""
+    """Files of ``methods/`` that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = (name for name in names - KEYED if name.partition(".")[0] in ("benchmark", "methods"))
-    files = (METHODS_DIR.parent / f"{name.replace('.', '/')}.py" for name in ours)
-    return [file for file in files if file.is_file()]
+    found = (METHODS_DIR.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("methods."))
+    return [file for file in found if file.is_file()]
