@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "benchmark"
@@ -63,3 +67,11 @@ def test_the_readme_names_every_folder_and_file_of_the_harness() -> None:
     there = {f"{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name not in ("__pycache__", "shipped")}
     there |= {path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"}
     assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_a_command_that_only_prints_loads_no_library_that_is_slow_to_load(argument: str) -> None:
+    slow = ("torch", "pandas", "matplotlib", "mlflow", "optuna")
+    code = f"import sys\nfrom benchmark.cli import main\ntry:\n    main([{argument!r}])\nfinally:\n    print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 import typer
 from rich.markup import escape
 
@@ -283,8 +282,8 @@ def _show_audit(found: Audit) -> None:
 
 def _show_table(table: AuditTable) -> None:
     rows = [[t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()]
-    cells = pd.DataFrame(rows[:SCREEN_ROWS], columns=table.headings())
     width = sum(max(map(len, column)) + 3 for column in zip(table.headings(), *rows, strict=True))
     more = len(rows) - SCREEN_ROWS
     notes = [f"and {more:,} more, see {table.name}.csv"] if more > 0 else []
-    show_table(out, "", cells, numeric=table.numeric() if width <= out.width else None, notes=notes)  # too wide: cells wrap
+    numeric = table.numeric() if width <= out.width else None  # too wide: cells wrap
+    show_table(out, "", table.headings(), rows[:SCREEN_ROWS], numeric=numeric, notes=notes)

@@ -24,7 +24,7 @@ from benchmark.cli.options import (
     existing_tracker_of,
     local,
 )
-from benchmark.cli.terminal import emit, out, warn
+from benchmark.cli.terminal import emit, out, show_table, warn
 from benchmark.errors import UsageError
 from benchmark.system.beside import Beside
 
@@ -43,7 +43,6 @@ def write_report_of(
     log_to: str | None = None,
     choice: Choice | None = None,
 ) -> dict[str, Any]:
-    from benchmark.cli.terminal import show_table
     from benchmark.report.write import write_report
 
     report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice, say=warn)
@@ -57,7 +56,8 @@ def write_report_of(
             for panel in table.panels():
                 out.print()
                 numeric = [bool(group) for group in panel.groups]
-                show_table(out, panel.title, panel.cells, bold=panel.bold, numeric=numeric)
+                columns, rows = [str(c) for c in panel.cells.columns], panel.cells.to_numpy().tolist()
+                show_table(out, panel.title, columns, rows, bold=panel.bold.to_numpy().tolist(), numeric=numeric)
             for note in (table.caption, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
         out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False, soft_wrap=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -64,27 +63,23 @@ NARROWEST = 24
 def show_table(
     console: Console,
     title: str,
-    cells: pd.DataFrame,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
     *,
-    bold: pd.DataFrame | None = None,
+    bold: Sequence[Sequence[bool]] | None = None,
     numeric: Sequence[bool] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Print a table of strings, cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
+    """Print a table: cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
     if title:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(cells.columns):
+    for i, column in enumerate(columns):
         right = numeric is not None and numeric[i]
-        table.add_column(
-            escape(str(column)), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
-        )
-    for r in range(len(cells)):
-        row = []
-        for c in range(cells.shape[1]):
-            text = escape(str(cells.iat[r, c]))
-            row.append(f"[bold]{text}[/]" if bold is not None and bool(bold.iat[r, c]) else text)
-        table.add_row(*row)
+        table.add_column(escape(column), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold")
+    for r, row in enumerate(rows):
+        texts = map(escape, row)
+        table.add_row(*(f"[bold]{text}[/]" if bold is not None and bold[r][c] else text for c, text in enumerate(texts)))
     console.print(table)
     for note in notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
@@ -99,7 +94,7 @@ def rows_table(console: Console, title: str, columns: Sequence[str], rows: Seque
     longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
     if least <= console.width or len(columns) < 3:
-        show_table(console, title, pd.DataFrame(texts, columns=list(columns)))
+        show_table(console, title, columns, texts)
         return
     if title:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
