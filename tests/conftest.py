@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,8 +11,11 @@ import pytest
 import torch
 from tiny import Bench, need
 
+from benchmark.data.cards import load_cards
+from benchmark.data.locate import open_or_build
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.study import open_storage
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower
@@ -31,20 +33,33 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty tracking database; creating one takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("mlflow")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty databases and the generated data: making them takes seconds, copying them does not."""
+    folder = tmp_path_factory.mktemp("templates")
     Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    return folder / "mlflow.db"
+    open_storage(sqlite_uri(folder / "optuna.db"))
+    open_or_build(load_cards()["synthetic"], None, folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(templates: Path) -> Path:
+    """An empty tracking database."""
+    return templates / "mlflow.db"
+
+
+def runs_folder(templates: Path, folder: Path) -> Path:
+    """A runs folder with empty databases."""
+    folder.mkdir()
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(templates / name, folder)
+    return folder
 
 
 @pytest.fixture
-def runs(tmp_path: Path, mlflow_template: Path) -> Path:
-    """A runs folder with an empty tracking database."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    shutil.copy(mlflow_template, folder / "mlflow.db")
-    return folder
+def runs(tmp_path: Path, templates: Path) -> Path:
+    """A runs folder with empty databases."""
+    return runs_folder(templates, tmp_path / "runs")
 
 
 @pytest.fixture
@@ -53,12 +68,12 @@ def tracker(runs: Path) -> Tracker:
 
 
 @pytest.fixture
-def bench(tracker: Tracker, runs: Path, tmp_path: Path) -> Iterator[Bench]:
-    return Bench(tracker, runs, tmp_path / "data")
+def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path) -> Bench:
+    return Bench(tracker, runs, Path(shutil.copytree(templates / "data", tmp_path / "data")))
 
 
 @pytest.fixture
-def other(bench: Bench, tmp_path: Path) -> Bench:
+def other(bench: Bench, tmp_path: Path, templates: Path) -> Bench:
     """A bench with the same data and another record."""
-    runs = tmp_path / "other"
+    runs = runs_folder(templates, tmp_path / "other")
     return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)
