@@ -62,8 +62,8 @@ Part = tuple[str, str]
 class Stopwatch:
     """Time of wrapped functions without that of wrapped functions that they call, thread by thread.
 
-    The thread that answers the training loop (``benchmark/protocol/seal.py``) works while the loop waits. What it does for an epoch
-    counts as done in the loop; of the waiting only what is beyond that counts.
+    The thread that answers the training loop (``benchmark/protocol/seal.py``) works while the loop waits. What it does for an
+    epoch counts as done in the loop; of the waiting only what is beyond that counts.
     """
 
     seconds: dict[Part, float] = field(default_factory=lambda: defaultdict(float))

@@ -72,6 +72,7 @@ def test_the_readme_names_every_folder_and_file_of_the_harness() -> None:
 @pytest.mark.parametrize("argument", ["--version", "--help"])
 def test_a_command_that_only_prints_loads_no_library_that_is_slow_to_load(argument: str) -> None:
     slow = ("torch", "pandas", "matplotlib", "mlflow", "optuna")
-    code = f"import sys\nfrom benchmark.cli import main\ntry:\n    main([{argument!r}])\nfinally:\n    print([m for m in {slow} if m in sys.modules])"
+    code = f"import sys\nfrom benchmark.cli import main\ntry:\n    main([{argument!r}])\n"
+    code += f"finally:\n    print([m for m in {slow} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

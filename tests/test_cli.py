@@ -24,14 +24,14 @@ SETS = [f"--set={s}" for s in TINY]
 class Shell:
     """Runs the command line in a folder of its own."""
 
-    def __init__(self, folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.runs, self.capsys = folder, runs, capsys
+    def __init__(self, folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.runs, self.monkeypatch, self.capsys = folder, runs, monkeypatch, capsys
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """What a command prints; in this process, since starting another one takes seconds."""
         self.capsys.readouterr()
-        with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["run_benchmark.py", *arguments])
+        self.monkeypatch.setattr(sys, "argv", ["run_benchmark.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
             main(arguments)
         text = "".join(self.capsys.readouterr())
         assert (stop.value.code or 0) == code, text
@@ -51,7 +51,7 @@ def shell(
     for name, place in {"DATA_ROOT": data, "RUNS_DIR": runs, "REPORTS_DIR": tmp_path / "reports"}.items():
         monkeypatch.setenv(f"GZSL_{name}", str(place))
     monkeypatch.chdir(tmp_path)
-    return Shell(tmp_path, runs, capsys)
+    return Shell(tmp_path, runs, monkeypatch, capsys)
 
 
 def test_a_command_in_a_process_of_its_own_prints_and_exits_alike(shell: Shell) -> None:

@@ -1,7 +1,7 @@
 """Extracting videos, each of them resumable, none of them able to stop the others.
 
-Which samples and videos there are is in ``plan.py``, how a video is decoded in ``extract/media/decode.py``, how networks are called in
-``calls.py``, the processes that do it in ``devices.py``, what becomes of all of them in ``assembly.py``.
+Which samples and videos there are is in ``plan.py``, how a video is decoded in ``media/decode.py``, how networks are called
+in ``calls.py``, the processes that do it in ``devices.py``, what becomes of all of them in ``assembly.py``.
 """
 
 from __future__ import annotations
