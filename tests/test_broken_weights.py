@@ -353,7 +353,7 @@ def test_weights_that_the_system_cannot_read_are_not_called_damaged(tmp_path: Pa
     monkeypatch.setattr(torch, "load", hide)
     with pytest.raises(UsageError, match=r"best\.pt: .*truncated or damaged .*fetch or extract it again"):
         load_tensors(path)
-    monkeypatch.setattr("benchmark.weights.own.first_bytes", lambda path: b"PK")
+    monkeypatch.setattr("benchmark.untrusted.tensors.first_bytes", lambda path: b"PK")
     monkeypatch.setattr("builtins.open", fail)
     with pytest.raises(Unavailable, match=r"best\.pt: the disk or network drive failed"):
         load_tensors(path)

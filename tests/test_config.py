@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from benchmark import registry
 from benchmark.data.cards import Budget, Cards, load_cards
 from benchmark.errors import UsageError
-from benchmark.running import jobs
+from benchmark.running import planning
 from benchmark.running.jobs import Call
 from benchmark.running.planning import plan_notes, plan_units, search_ranges
 from benchmark.settings.resolve import Settings, Sources, parse_overrides, protocol_for, resolve
@@ -144,7 +144,7 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     odd = {"sizes": {"cjmee": {"hidden": 8}}, "search": {"tcf": {}}, "aliases": {"quick": Budget(searched=["hiden"])}}
     changed = Cards({**cards, "synthetic": cards["synthetic"].model_copy(update=odd)})
     del changed["ucf"]
-    monkeypatch.setattr(jobs, "load_cards", lambda: changed)
+    monkeypatch.setattr(planning, "load_cards", lambda: changed)
     text = notes(tmp_path)
     assert "data set synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
     assert "data set synthetic: search.tcf is not used" in text

@@ -20,7 +20,7 @@ from tiny import TINY, Bench, results
 from benchmark.errors import UsageError
 from benchmark.method import Method
 from benchmark.protocol.code_version import code_version
-from benchmark.running import jobs
+from benchmark.running import planning
 from benchmark.running.jobs import Call
 from benchmark.running.runner import count_jobs
 from benchmark.running.studies import study_of
@@ -173,7 +173,7 @@ def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
 
 def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = {"margin": Range(type="float", low=5, high=6)}
-    monkeypatch.setattr(jobs, "search_ranges", lambda *_: narrow)
+    monkeypatch.setattr(planning, "search_ranges", lambda *_: narrow)
     with pytest.raises(UsageError, match=r"CJME on synthetic starts from margin=1.0, outside the search range"):
         bench.units(bench.call(methods="cjme", trials=2))
 

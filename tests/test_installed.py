@@ -16,7 +16,7 @@ import gzsl_bench
 from benchmark.data import cards
 from benchmark.report.results import published
 from benchmark.running import provenance
-from benchmark.settings import schema
+from benchmark.settings import search_space
 from benchmark.system import shipped_files
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ print(json.dumps([methods, sorted(load_cards()), len(load_published())]))
 
 
 def test_in_a_checkout_files_are_found_beside_the_code() -> None:
-    places = [cards.CARDS_DIR, schema.RECIPES_DIR, published.PUBLISHED_DIR, provenance.PROJECT]
+    places = [cards.CARDS_DIR, search_space.RECIPES_DIR, published.PUBLISHED_DIR, provenance.PROJECT]
     assert places == [PROJECT / "datasets", PROJECT / "search_spaces", PROJECT / "reports" / "published", PROJECT]
 
 

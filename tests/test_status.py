@@ -24,10 +24,11 @@ def states(bench: Bench, units: list[Unit]) -> tuple[list[JobState], list[StudyS
 
 def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
     call = bench.call("tuning.seed=1", methods="avca", seeds=2, trials=4)
+    (bench.runs / "optuna.db").unlink()
     jobs, (study,) = states(bench, bench.units(call))
     assert [j.state for j in jobs] == ["missing"] * 4
     assert (study.state, study.missing, study.best_hm) == ("missing", 4, None)
-    assert not (bench.runs / "optuna.db").exists()
+    assert not (bench.runs / "optuna.db").exists(), "looking makes no storage"
     assert not (bench.runs / "jobs").exists()
 
     result = bench.run(call)

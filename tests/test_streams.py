@@ -23,7 +23,7 @@ from benchmark.uncertainty import bootstrap_intervals
 PACKAGES = [Path(__file__).parents[1] / name for name in ("benchmark", "methods")]
 OTHER_GENERATORS = {
     "streams.py": "all others",
-    "training.py": "what methods draw themselves",
+    "randomness.py": "what methods draw themselves",
     "building.py": "weights of networks without published ones",
     "embedding_layout.py": "t-SNE of scikit-learn",
 }

@@ -20,7 +20,7 @@ from benchmark import registry
 from benchmark.cli import app
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.checks.verify import verify_store
-from benchmark.running import jobs
+from benchmark.running import planning
 from benchmark.settings.resolve import parse_overrides
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_the_example_store_has_no_fault_and_trains(
     bench: Bench, own_data: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert verify_store(tmp_path / "data" / "crickets-native.h5", own_data["crickets"]) == []
-    monkeypatch.setattr(jobs, "load_cards", lambda: own_data)
+    monkeypatch.setattr(planning, "load_cards", lambda: own_data)
     result = bench.run(bench.call("train.epochs=1", methods="cjme,tcaf", dataset="crickets"))
     assert not result.failed
     assert len(result.entries) == 4

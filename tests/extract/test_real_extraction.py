@@ -14,7 +14,7 @@ from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
-from benchmark.running import jobs
+from benchmark.running import planning
 
 STEPS = {"cls": ((2, 3, 4), (3, 4)), "main": ((2,), (2,))}
 """Steps of sound and pictures that 2.1 seconds may have; codecs add a little sound."""
@@ -36,7 +36,7 @@ def test_videos_are_extracted_trained_on_and_reported(
     silent, broken = "v_Archery_g00_c01", "v_Bowling_g00_c01"
     made.write_video(silent, ".mp4", Clip(sound=None))
     made.files[broken].write_bytes(made.files[broken].read_bytes()[:50])
-    for module in (cards, jobs):
+    for module in (cards, planning):
         monkeypatch.setattr(module, "load_cards", lambda: cards.Cards({"sports": made.card()}))
     data = tmp_path / "data"
     places = ["--videos", made.videos, "--lists", made.lists, "--data-root", data, "--device", "cpu"]

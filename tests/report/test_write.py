@@ -16,7 +16,7 @@ from side_by_side_work import process_and_square
 from benchmark.errors import UsageError
 from benchmark.figures.curves import seen_unseen_figure
 from benchmark.figures.style import COLOURS, colour_of, marker_of
-from benchmark.report import unchanged
+from benchmark.report import folder as report_folder
 from benchmark.report.parallel import side_by_side
 from benchmark.report.results.published import method_number, method_order
 from benchmark.report.write import write_report
@@ -112,7 +112,7 @@ def test_other_code_writes_a_report_anew(store: Any, unit: Any, tmp_path: Path, 
     store.call([unit()])
     write_report(store.tracker, folder)
     before = times(folder)
-    monkeypatch.setattr(unchanged, "_code", lambda: b"other")
+    monkeypatch.setattr(report_folder, "_code", lambda: b"other")
     write_report(store.tracker, folder)
     assert [name for name, time in times(folder).items() if time == before[name]] == []
 
