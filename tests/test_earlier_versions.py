@@ -52,13 +52,13 @@ def test_a_feature_file_has_its_samples_and_digest(earlier: Path) -> None:
     assert sum(FeatureStore(path).counts.values()) == 150
 
 
-@pytest.mark.parametrize("name", ["gzsl", "zsl", "comparisons", "intervals"])
-def test_a_report_of_its_runs_has_the_same_numbers(earlier: Path, name: str) -> None:
+def test_a_report_of_its_runs_has_the_same_numbers(earlier: Path) -> None:
     write_report(tracker_of(earlier), earlier / "report")
-    before, now = (pd.read_csv(folder / f"{name}.csv") for folder in (earlier / "expected", earlier / "report"))
-    numbers = list(before.select_dtypes("number"))
-    assert list(now["method"]) == list(before["method"])
-    pd.testing.assert_frame_equal(now[numbers], before[numbers])
+    for name in ("gzsl", "zsl", "comparisons", "intervals"):
+        before, now = (pd.read_csv(folder / f"{name}.csv") for folder in (earlier / "expected", earlier / "report"))
+        numbers = list(before.select_dtypes("number"))
+        assert list(now["method"]) == list(before["method"])
+        pd.testing.assert_frame_equal(now[numbers], before[numbers])
 
 
 def test_its_studies_are_read(earlier: Path) -> None:
