@@ -49,8 +49,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 
 # One of them: make bench/stage.md. Each writes a markdown table and the same numbers as JSON.
-BENCHMARKS := training_step bounds tricks stage evaluation store memory side_by_side extraction overhead report
-OPTIONS_side_by_side := --rounds 3
+BENCHMARKS := training_step bounds stage evaluation store memory extraction overhead report
 OPTIONS_report := --runs 1500
 
 bench: $(BENCHMARKS:%=bench/%.md)  ## measure speed and memory (see perf/); tables and JSON in bench/

@@ -15,7 +15,7 @@ from benchmark import registry
 from benchmark.data.store import PARTS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
-from perf import bounds, evaluation, flops, generated, memory, resident, side_by_side, stage, store, training_step
+from perf import bounds, evaluation, flops, generated, memory, resident, stage, store, training_step
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
@@ -168,20 +168,3 @@ def test_training_on_a_store_of_1_gb_stays_within_the_bound(tmp_path: Path) -> N
         path.unlink()
 
     assert 300e6 < peak.own < memory.bound(1.0)
-
-
-@pytest.mark.parametrize("name", ["avca", "avgzslnet", "cjme"])
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_seeds_side_by_side_take_the_steps_that_they_take_apart(name: str) -> None:
-    method, text = registry.load().get(name), torch.randn(4, 6)
-    off = {field: 0.0 for field in method.Config.model_fields if field.endswith("dropout")}
-
-    def batch(negative: Batch | None = None) -> Batch:
-        label = torch.randint(0, 4, (8,))
-        return Batch(torch.randn(8, 5), torch.randn(8, 7), label=label, text=text[label], negative=negative)
-
-    models = [method(method.Config(**off, weight_decay=0.0), SPEC) for _ in range(3)]
-    seeds = side_by_side.Seeds(models, [batch(batch()) for _ in models], Classes(text))
-
-    for _ in range(3):
-        np.testing.assert_allclose(seeds.together(), seeds.apart(), rtol=1e-4)
