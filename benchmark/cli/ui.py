@@ -23,8 +23,8 @@ MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
 ADDRESS = "GZSL_UI_STORAGE"
 """Variable in which optuna-dashboard is given its storage: the address may have a password."""
 DASHBOARD = (
-    "import os, sys; from optuna_dashboard._cli import main; "
-    f"sys.argv[0] = 'optuna-dashboard'; sys.argv.append(os.environ.pop('{ADDRESS}')); main()"
+    "import os, sys; from optuna_dashboard import run_server; "
+    f"run_server(os.environ.pop('{ADDRESS}'), sys.argv[1], int(sys.argv[2]))"
 )
 Port = Annotated[
     int | None,
@@ -128,8 +128,8 @@ def _mlflow(uri: str, runs_dir: Path, port: int) -> Program:
 
 
 def _dashboard(storage: str, port: int) -> Program:
-    options = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref"]
-    return Program("optuna-dashboard", [sys.executable, "-c", DASHBOARD, *options], port, "/dashboard", {ADDRESS: storage})
+    words = [sys.executable, "-c", DASHBOARD, LOOPBACK, str(port)]
+    return Program("optuna-dashboard", words, port, "/dashboard", {ADDRESS: storage})
 
 
 def _tell(addresses: dict[str, str], json_file: str | None, note: str = "") -> None:
