@@ -94,6 +94,7 @@ def test_both_pages_are_served_and_nothing_is_left_after_a_signal(runs: Path, tr
 
 @pytest.mark.slow
 def test_a_server_that_runs_already_is_named_and_none_is_started_for_it(runs: Path, tracker: Tracker) -> None:
+    (runs / "optuna.db").unlink()  # without studies there is nothing to serve besides
     with ui(runs, "--json") as first:
         address = addresses(first)["MLflow"]
         with ui(runs, "--tracking-uri", address, "--json") as second:

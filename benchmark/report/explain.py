@@ -27,7 +27,7 @@ from benchmark.figures.results import (
 from benchmark.report.parallel import side_by_side
 from benchmark.report.places import Place, Series, places_of
 from benchmark.report.results.collect import Results, artifact_frame
-from benchmark.report.results.published import PublishedTable, differences, published_for
+from benchmark.report.results.published import differences, published_for
 from benchmark.report.sections import ReportFigure, Section
 from benchmark.report.tables.means import IDENTITY
 from benchmark.report.tables.recall import recall_by_class
@@ -71,13 +71,10 @@ def _miss(missing: Missing, what: str, place: Place, reasons: Mapping[str, str])
         missing.append(f"{what}, {place.title}: {mine} ({reason}).")
 
 
-def explain(
-    tracker: Tracker, results: Results, published: Sequence[PublishedTable] | None = None, guard: Guard = unguarded
-) -> Explained:
+def explain(tracker: Tracker, results: Results, guard: Guard = unguarded) -> Explained:
     """All figures that explain the results of a report.
 
     Args:
-        published: published tables; those of ``reports/published/`` if None.
         guard: around the figures of each kind and place, with what they are.
     """
     missing: Missing = []
@@ -86,7 +83,7 @@ def explain(
     with guard("embedding maps"):
         maps = _flat_maps(tracker, tested)
     kinds: list[tuple[str, str, Sequence[Place], Callable[[Place], list[ReportFigure]]]] = [
-        ("Scores", SCORES_TEXT, tested, lambda place: [scores_of(place, published)]),
+        ("Scores", SCORES_TEXT, tested, lambda place: [scores_of(place)]),
         ("Training", TRAINING_TEXT, validated, lambda place: _training(tracker, place, missing)),
         ("Recall of unseen classes", RECALL_TEXT, tested, lambda p: _recalls(recall_by_class(results), p, missing)),
         ("Embeddings", MAP_TEXT, tested, lambda place: _maps(maps, place, missing)),
@@ -125,12 +122,12 @@ CONFUSION_TEXT = (
 )
 
 
-def scores_of(place: Place, published: Sequence[PublishedTable] | None) -> ReportFigure:
+def scores_of(place: Place) -> ReportFigure:
     """HM and ZSL of a place's methods: means with intervals over seeds, beside comparable published values."""
     rows: list[dict[str, Any]] = []
     drawn = []
     for one in place.series:
-        found = published_for(place.dataset, place.features, one.method, published)
+        found = published_for(place.dataset, place.features, one.method)
         comparable = found is not None and not differences(one.jobs.iloc[0].to_dict(), found.source)
         bars = {}
         for metric in SCORES:

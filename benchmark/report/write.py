@@ -34,7 +34,7 @@ from benchmark.report.results.collect import (
     records,
     slot_of,
 )
-from benchmark.report.results.published import PublishedTable, published_problems
+from benchmark.report.results.published import published_problems
 from benchmark.report.results.released import RELEASED
 from benchmark.report.sections import Picture, ReportFigure, Section, save_figure
 from benchmark.report.tables.build import ORDER, build_tables
@@ -107,7 +107,6 @@ def write_report(
     tracker: Tracker,
     folder: Path,
     call_ids: Sequence[str] | None = None,
-    published: Sequence[PublishedTable] | None = None,
     mlflow_ui: str | None = None,
     choice: Choice | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -121,7 +120,6 @@ def write_report(
         tracker: the store, the only source of results.
         folder: created if need be; files of an earlier report in it are removed, others are left alone.
         call_ids: run ids of calls, or their beginnings; ``all`` for every call.
-        published: published tables; those of ``reports/published/`` if None.
         mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
         choice: the methods, data sets, feature sets and modes that are wanted; all if None.
         say: tells the user of what could not be made.
@@ -133,14 +131,14 @@ def write_report(
     address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
     results, beside = collect(tracker, call_ids, choice), Beside(say)
-    tables = build_tables(results, published, beside)
-    texts = {**_csv_files(results, tables, published, beside), **latex_files(tables, beside)}
+    tables = build_tables(results, beside)
+    texts = {**_csv_files(results, tables, beside), **latex_files(tables, beside)}
     provenance, configs = _provenance(tracker, results), _configs(tracker, results)
     stated = [*texts.values(), *(t.markdown() for t in tables), *provenance, *configs.values(), link]
     inputs = made_from(results, stated)
     if read_manifest(folder).get("made_from") == inputs and is_whole(folder):
         return Report(folder, [folder / name for name in listed_files(folder)], tables, results)
-    sections = _sections(tracker, results, published, beside)
+    sections = _sections(tracker, results, beside)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
@@ -174,14 +172,14 @@ def write_report(
     return Report(folder, [folder / name for name in names], tables, results, beside.lines())
 
 
-def _sections(tracker: Tracker, results: Results, published: Sequence[PublishedTable] | None, guard: Guard) -> list[Section]:
+def _sections(tracker: Tracker, results: Results, guard: Guard) -> list[Section]:
     """All figures of a report in their sections; those that cannot be made are left out."""
     groups, searches = list[StudyGroup](), list[ReportFigure]()
     with guard("figures of searches"):
         groups = study_groups(results)
         searches = [figure for group in groups for figure in study_figures(group)]
     curves = _curves_section(curve_figures(tracker, results, guard))
-    return [curves, *explain(tracker, results, published, guard).sections, _searches_section(groups, searches)]
+    return [curves, *explain(tracker, results, guard).sections, _searches_section(groups, searches)]
 
 
 def not_logged(results: Results) -> list[str]:
@@ -203,25 +201,23 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
     return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
-def _csv_files(
-    results: Results, tables: Sequence[Table], published: Sequence[PublishedTable] | None, guard: Guard
-) -> dict[str, str]:
+def _csv_files(results: Results, tables: Sequence[Table], guard: Guard) -> dict[str, str]:
     """The numbers of the tables, and ``results.csv``, by name of the file."""
 
     def numbers(name: str) -> pd.DataFrame:
         rows = order_rows(summarise(results.validation if name == "validation" else results.test), method_ranks(results))
         rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
-        return numbers_csv(rows, CSV_METRICS[name], None if published is None else tuple(published))
+        return numbers_csv(rows, CSV_METRICS[name])
 
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         **{name: partial(numbers, name) for name in CSV_METRICS},
         "modes": lambda: order_rows(mode_effects(results.test, results.settings), method_ranks(results)).drop(columns="slot"),
-        "intervals": lambda: intervals(results, published).drop(columns="slot"),
+        "intervals": lambda: intervals(results).drop(columns="slot"),
         "comparisons": lambda: comparisons(results),
         "recall": lambda: recall_csv(results),
         "cost": lambda: costs(results).drop(columns="slot"),
         "tuning": lambda: tuning_csv(results),
-        "references": lambda: references(results, published),
+        "references": lambda: references(results),
         "ablation": lambda: ablation_effects(results.ablation),
     }
     files, names = {}, {t.name for t in tables}

@@ -134,7 +134,7 @@ def test_scores_have_t_intervals_and_published_values_where_comparable(store: An
     store.call([unit(scores=[(0.5, 0.5), (0.3, 0.3), (0.4, 0.4)], **UCF), unit(method="avca", scores=[(0.5, 0.5)], **UCF)])
 
     (place,) = places_of(*(lambda r: (r, r.test))(collect(store.tracker)))
-    data = scores_of(place, None).data.set_index(["method", "metric"])
+    data = scores_of(place).data.set_index(["method", "metric"])
 
     half = 4.302653 * 0.1 / np.sqrt(3)  # t of 97.5 % with two degrees of freedom, deviation 0.1
     assert data.loc[("tcaf", "hm"), "mean"] == pytest.approx(0.4)
@@ -149,7 +149,7 @@ def test_a_published_value_of_another_protocol_is_not_in_the_figure(store: Any, 
 
     (place,) = places_of(*(lambda r: (r, r.test))(collect(store.tracker)))
 
-    assert scores_of(place, None).data["published"].isna().all()
+    assert scores_of(place).data["published"].isna().all()
 
 
 def test_training_curves_are_means_and_ranges_over_seeds(store: Any, unit: Any) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import pandas as pd
 
@@ -150,10 +150,8 @@ class Results:
     """What of the calls this is, with the names of data sets for aliases."""
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """``groups.json`` of each finished job of ``test`` that logged it, by run id."""
-    made: dict[str, list[tuple[tuple[Any, ...], pd.DataFrame]]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    """Frames that were made of this, by the function and its arguments (``once``)."""
+    made: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Frames that were made of this, by the function that made them (``once``)."""
 
     @property
     def method_runs(self) -> set[str]:
@@ -423,20 +421,13 @@ def distinct(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(v for v in values if v))
 
 
-P = ParamSpec("P")
-
-
-def once(make: Callable[Concatenate[Results, P], pd.DataFrame]) -> Callable[Concatenate[Results, P], pd.DataFrame]:
-    """A function that gives the frame it gave before for the same results and arguments (by identity); nobody changes it."""
+def once(make: Callable[[Results], pd.DataFrame]) -> Callable[[Results], pd.DataFrame]:
+    """A function that returns the frame it returned before for the same results; nobody changes it."""
 
     @wraps(make)
-    def given(results: Results, /, *args: P.args, **kwargs: P.kwargs) -> pd.DataFrame:
-        known, mine = results.made.setdefault(make.__qualname__, []), (*args, *kwargs.values())
-        for others, frame in known:
-            if len(others) == len(mine) and all(a is b for a, b in zip(others, mine, strict=True)):
-                return frame
-        frame = make(results, *args, **kwargs)
-        known.append((mine, frame))
-        return frame
+    def given(results: Results) -> pd.DataFrame:
+        if make.__qualname__ not in results.made:
+            results.made[make.__qualname__] = make(results)
+        return results.made[make.__qualname__]
 
     return given

@@ -9,7 +9,7 @@ from functools import cache, partial
 import pandas as pd
 
 from benchmark.report.results.collect import SLOTS, UNIT, Results
-from benchmark.report.results.published import Published, PublishedTable, differences, published_for
+from benchmark.report.results.published import Published, differences, published_for
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import Footnotes, caption_of
 from benchmark.report.tables.cost import cost_table
@@ -46,7 +46,7 @@ ORDER = (
 """Names of tables as they stand in a report."""
 
 
-def build_tables(results: Results, tables: Sequence[PublishedTable] | None = None, guard: Guard = unguarded) -> list[Table]:
+def build_tables(results: Results, guard: Guard = unguarded) -> list[Table]:
     """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
 
     There is one of each for every feature set, so that different features never share a table; of recalls one for each data
@@ -56,7 +56,7 @@ def build_tables(results: Results, tables: Sequence[PublishedTable] | None = Non
         guard: around each table, with its name: what it lets pass ends the others too.
     """
     built: list[Table | None] = []
-    for name, features, make in _makers(results, tables):
+    for name, features, make in _makers(results):
         with guard(f"table {name}" + (f", features {features}" if features else "")):
             built += make()
     return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
@@ -66,18 +66,18 @@ Maker = tuple[str, str, Callable[[], Sequence[Table | None]]]
 """Name of a table, its feature set or nothing, and what makes it."""
 
 
-def _makers(results: Results, tables: Sequence[PublishedTable] | None) -> Iterator[Maker]:
+def _makers(results: Results) -> Iterator[Maker]:
     for features in dict.fromkeys([*results.test["features"], *results.validation["features"]]):
         test = results.test[results.test["features"] == features]
-        builder = partial(_Builder, results, features=features, tables=tables)
-        for name, make in _tests(results, test, features, tables, builder).items() if len(test) else ():
+        builder = partial(_Builder, results, features=features)
+        for name, make in _tests(results, test, features, builder).items() if len(test) else ():
             yield name, features, make
         validation = results.validation[results.validation["features"] == features]
         validation = validation[~validation["dataset"].isin(set(test["dataset"]))]
         if len(validation):
             yield "validation", features, lambda f=validation, b=builder: [b(frame=f).full("validation")]  # type: ignore[misc]
     for features in dict.fromkeys(u.features for u in results.units):
-        yield "references", features, lambda f=features: [references_table(results, f, tables)]  # type: ignore[misc]
+        yield "references", features, lambda f=features: [references_table(results, f)]  # type: ignore[misc]
     yield "recall", "", lambda: recall_tables(results)
     yield "ablation", "", lambda: ablation_tables(results)
     yield "tuning", "", lambda: [tuning_table(results)]
@@ -87,7 +87,6 @@ def _tests(
     results: Results,
     test: pd.DataFrame,
     features: str,
-    tables: Sequence[PublishedTable] | None,
     builder: Callable[..., _Builder],
 ) -> dict[str, Callable[[], list[Table | None]]]:
     """What makes the tables of the test parts of a feature set."""
@@ -101,7 +100,7 @@ def _tests(
         "gzsl": lambda: [every().wide("gzsl", ("seen", "unseen", "hm"))],
         "zsl": lambda: [every().wide("zsl", ("zsl",))],
         "full": lambda: [every().full("full")],
-        "intervals": lambda: [intervals_table(results, features, intervals(results, tables))],
+        "intervals": lambda: [intervals_table(results, features, intervals(results))],
         "comparisons": lambda: [comparisons_table(results, features, comparisons(results))],
         "modes": lambda: [modes_table(results, test, features)],
         "cost": lambda: [cost_table(results, features)],
@@ -125,7 +124,6 @@ class _Builder:
     results: Results
     frame: pd.DataFrame
     features: str
-    tables: Sequence[PublishedTable] | None
     summary: pd.DataFrame = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,7 +137,7 @@ class _Builder:
 
     def wide(self, name: str, metrics: Sequence[str]) -> Table:
         """Methods as rows; for each data set a column per metric, published beside ours."""
-        notes = Footnotes(self.results, self.frame, self.tables)
+        notes = Footnotes(self.results, self.frame)
         row_keys = ["method", "slot", "settings", "mode", "alignment"]
         rows = [group for _, group in order_rows(self.summary, method_ranks(self.results)).groupby(row_keys, sort=False)]
         rows.sort(key=lambda g: self._place(g.iloc[0]))
@@ -157,7 +155,7 @@ class _Builder:
 
     def full(self, name: str) -> Table:
         """A row per data set, method and settings with every metric."""
-        notes = Footnotes(self.results, self.frame, self.tables)
+        notes = Footnotes(self.results, self.frame)
         lines = self._lines()
         columns = self._labels_with_dataset(lines, notes)
         for metric, label in LABELS.items():
@@ -172,7 +170,7 @@ class _Builder:
 
     def disjoint(self, name: str) -> Table:
         """A row as in the full table: the published split beside its test-seen samples without a relative in training."""
-        notes = Footnotes(self.results, self.frame, self.tables)
+        notes = Footnotes(self.results, self.frame)
         lines = self._lines()
         columns = self._labels_with_dataset(lines, notes)
         for metric in ("seen", "hm"):
@@ -235,7 +233,7 @@ class _Builder:
         if metric not in PUBLISHED_METRICS:
             return []
         methods = {r["method"] for r in rows if r is not None}
-        found = {m: published_for(dataset, self.features, m, self.tables) for m in methods}
+        found = {m: published_for(dataset, self.features, m) for m in methods}
         texts, values = [""] * len(rows), [None] * len(rows)  # type: tuple[list[str], list[float | None]]
         for i in _carriers(rows, found):
             row = rows[i]
@@ -255,7 +253,7 @@ class _Builder:
         groups = [self.dataset_titles.get(c.group, c.group) for c in columns]
         title = f"{TITLES[name]}: {titles}, features {self.features}"
         published = any(c.header.endswith(" published") for c in columns)
-        text = caption_of(name, self.results, self.frame, self.summary, published=published, tables=self.tables)
+        text = caption_of(name, self.results, self.frame, self.summary, published=published)
         marks = "".join(t for c in columns for t in c.texts)
         return Table(name, title, text, cells, bold, groups, notes.lines(name, marks, self.summary, published=published))
 

@@ -41,7 +41,6 @@ def caption_of(
     summary: pd.DataFrame,
     *,
     published: bool,
-    tables: Sequence[PublishedTable] | None,
 ) -> str:
     """The caption of a table over the rows of ``frame``."""
     units = units_of(results, frame)
@@ -57,7 +56,7 @@ def caption_of(
         *_data(units),
         *_versions(results, frame),
         processors_sentence(results, frame),
-        *(_published(summary, tables) if published else []),
+        *(_published(summary) if published else []),
         _bold(summary, published, wide=name in WIDE),
         _lost(results, frame),
     ]
@@ -172,8 +171,8 @@ def _processor(run: RunRecord) -> str:
     return " with ".join(recorded) or "not recorded"
 
 
-def _published(summary: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> list[str]:
-    sources = {f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary, tables) if not p.second_hand}
+def _published(summary: pd.DataFrame) -> list[str]:
+    sources = {f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary) if not p.second_hand}
     seeds = "one seed, no deviations" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
     protocols = " or ".join(distinct(_protocol_text(p.source) for p in sources.values()))
     return [f"Published: {'; '.join(sources)} ({seeds}; {protocols})."] if sources else []
@@ -183,8 +182,8 @@ def _protocol_text(source: PublishedTable) -> str:
     return f"mode {source.mode}, text alignment {source.alignment}"
 
 
-def _published_rows(summary: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> list[Published]:
-    found = [published_for(r["dataset"], r["features"], r["method"], tables) for r in records(summary)]
+def _published_rows(summary: pd.DataFrame) -> list[Published]:
+    found = [published_for(r["dataset"], r["features"], r["method"]) for r in records(summary)]
     return [p for p in found if p is not None]
 
 
@@ -238,8 +237,8 @@ def _seed_name(problem: Problem, results: Results) -> str:
 class Footnotes:
     """The footnotes of a table: notes on methods, numbered in the order in which rows show them."""
 
-    def __init__(self, results: Results, frame: pd.DataFrame, tables: Sequence[PublishedTable] | None) -> None:
-        self.results, self.tables = results, tables
+    def __init__(self, results: Results, frame: pd.DataFrame) -> None:
+        self.results = results
         self.units = units_of(results, frame)
         self.numbers: dict[str, str] = {}
         self.shown = set(frame[["dataset", "features"]].itertuples(index=False, name=None))
@@ -273,7 +272,7 @@ class Footnotes:
                 f"settings; not comparable with this row, which has {'; or '.join(self.unlike)}."
             )
         if SECOND_HAND in marks:
-            sources = distinct(p.source.short for p in _published_rows(summary, self.tables) if p.second_hand)
+            sources = distinct(p.source.short for p in _published_rows(summary) if p.second_hand)
             lines.append(f"{SECOND_HAND} Second-hand: {'; '.join(sources)}.")
         if FEWER_SEEDS in marks:
             lines.append(f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
@@ -311,7 +310,7 @@ class Footnotes:
         lines = []
         rows = summary.drop_duplicates(["dataset", "features", "method"])
         for row in records(rows):
-            reports = user_reports_for(row["dataset"], row["features"], row["method"], self.tables)
+            reports = user_reports_for(row["dataset"], row["features"], row["method"])
             numbers = [(getattr(p.numbers, metric), p.source.short) for p in reports]
             texts = [f"{metric.upper()} {value:.2f} ({source})" for value, source in numbers if value is not None]
             if texts:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.report.results.collect import FRACTIONS, METRICS, NUMBERS, SLOTS, Results, records, slot_of
-from benchmark.report.results.published import PublishedTable, differences, method_order, published_for
+from benchmark.report.results.published import differences, method_order, published_for
 from benchmark.report.results.released import DATA, RELEASED, WEIGHTS
 from benchmark.report.results.switches import Logged, beyond_switches, told_apart
 
@@ -197,12 +197,12 @@ def order_rows(summary: pd.DataFrame, ranks: dict[str, int]) -> pd.DataFrame:
     return summary.loc[placed.index].reset_index(drop=True)
 
 
-def numbers_csv(summary: pd.DataFrame, metrics: list[str], tables: tuple[PublishedTable, ...] | None = None) -> pd.DataFrame:
+def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """The numbers behind a table, for CSV: percent with full precision, published ones beside ours."""
     columns: dict[str, Any] = {name: summary[name] for name in ("dataset", "features", "mode", "alignment", "method")}
     columns["settings"] = [f"{v} {s}".strip() for v, s in zip(summary["variant"], summary["settings"], strict=True)]
     columns |= {"seeds": summary["seeds"], "seeds_planned": summary["planned"]}
-    found = [published_for(r["dataset"], r["features"], r["method"], tables) for r in records(summary)]
+    found = [published_for(r["dataset"], r["features"], r["method"]) for r in records(summary)]
     for metric in metrics:
         label = CSV_NAMES.get(metric, metric)
         unit = "_percent" if metric in FRACTIONS else ""

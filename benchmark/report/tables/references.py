@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from benchmark.report.results.collect import Results, distinct, records
-from benchmark.report.results.published import Published, PublishedTable, all_numbers_for
+from benchmark.report.results.published import Published, all_numbers_for
 from benchmark.report.tables.captions import dataset_title, method_title
 from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks
 from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
@@ -15,7 +13,7 @@ from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_t
 ORIGIN_TEXTS = {"user-report": "user's report", "readme": "README"}
 
 
-def references(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
+def references(results: Results) -> pd.DataFrame:
     """A row per number set: data set, features, method, S, U, HM and ZSL in percent, and where they come from."""
     ranks = method_ranks(results)
     rows = []
@@ -23,7 +21,7 @@ def references(results: Results, tables: Sequence[PublishedTable] | None = None)
         mine = [u for u in results.units if u.features == features]
         methods = sorted({u.method for u in mine}, key=ranks.__getitem__)
         for dataset in dict.fromkeys(u.dataset for u in mine):
-            rows += [_row(dataset, method, p) for method in methods for p in all_numbers_for(dataset, features, method, tables)]
+            rows += [_row(dataset, method, p) for method in methods for p in all_numbers_for(dataset, features, method)]
     return pd.DataFrame(rows)
 
 
@@ -36,9 +34,9 @@ def _row(dataset: str, method: str, found: Published) -> dict[str, object]:
     return row | {"paper": source.paper, "url": source.url}
 
 
-def references_table(results: Results, features: str, tables: Sequence[PublishedTable] | None = None) -> Table | None:
+def references_table(results: Results, features: str) -> Table | None:
     """The references of a feature set; None where there are none."""
-    frame = references(results, tables)
+    frame = references(results)
     lines = [r for r in records(frame) if r["features"] == features]
     if not lines:
         return None

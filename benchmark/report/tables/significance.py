@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.report.results.collect import Results, distinct, once, records, slot_of
-from benchmark.report.results.published import PublishedTable, differences, published_for
+from benchmark.report.results.published import differences, published_for
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
 from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text
@@ -43,7 +43,7 @@ def _trained(results: Results) -> pd.DataFrame:
 
 
 @once
-def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) -> pd.DataFrame:
+def intervals(results: Results) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
     Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``, the 95 % interval
@@ -57,7 +57,7 @@ def intervals(results: Results, tables: Sequence[PublishedTable] | None = None) 
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
         first = jobs.sort_values("repetition").iloc[0]
         row |= {"variant": first["variant"], "seeds": len(jobs)}
-        found = published_for(row["dataset"], row["features"], row["method"], tables)
+        found = published_for(row["dataset"], row["features"], row["method"])
         row |= _over_samples([results.groups.get(run_id) for run_id in jobs["run_id"]])
         for metric in PUBLISHED_METRICS:
             low, high = mean_interval(jobs[metric])
