@@ -303,7 +303,7 @@ def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, u
     results = collect(store.tracker)
 
     assert method_ranks(results)["tcaf"] == alone
-    bars = scores_of(places_of(results, results.test)[0], None).draw().axes[0].patches
+    bars = scores_of(places_of(results, results.test)[0]).draw().axes[0].patches
     assert len({patch.get_facecolor() for patch in bars}) == 3
     assert colour_of(alone) == colour_of(method_ranks(results)["tcaf"])
 
