@@ -42,7 +42,7 @@ lint: $(READY)  ## check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
