@@ -1,4 +1,4 @@
-"""Commands and options, printing, exit codes. Nothing else prints or exits."""
+"""The command line: registers the commands of this folder, starts one, and makes its errors messages and exit codes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from benchmark import __version__
 from benchmark.cli import data, extract, report, run, ui, weights
-from benchmark.cli.terminal import WRONG_USAGE, err, out
+from benchmark.cli.terminal import WRONG_USAGE, err, escape, out
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.files import told_outside
 from benchmark.system.output import is_broken_pipe, lasting_output
@@ -142,8 +141,8 @@ def _main(arguments: list[str]) -> None:
         if debug:
             sys.stderr.write(hidden_traceback(error))
         elif isinstance(error, (UsageError, Unavailable)):
-            err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         else:  # the last resort: one line instead of a traceback
             reason = told_outside(error) or f"{type(error).__name__}: {error} (--debug shows where)"
-            err.print(f"[red]error:[/] {escape(hide(reason))}", highlight=False, soft_wrap=True)
+            err.print(f"[red]error:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         sys.exit(WRONG_USAGE)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from benchmark.cli.options import DataRoot, Features, Json, ReportsDir, Vectors, local
 from benchmark.cli.progress import counted
-from benchmark.cli.terminal import emit, err, out, rows_table, show_table
+from benchmark.cli.terminal import emit, err, escape, out, rows_table, show_table
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:

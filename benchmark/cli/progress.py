@@ -1,4 +1,4 @@
-"""What a user sees on the terminal: live progress of jobs, lines of finished ones, tables. Only ``app.py`` uses it."""
+"""What a user sees on the terminal: live progress of jobs, lines of finished ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from benchmark.system.redaction import hide
+from benchmark.cli.terminal import escape
 
 if TYPE_CHECKING:
     from benchmark.method import EpochRecord
@@ -214,7 +213,7 @@ class Lane:
 
     def say(self, text: str) -> None:
         if not self.display.quiet:
-            self.console.print(f"[dim]{escape(hide(text))}[/]", highlight=False)
+            self.console.print(f"[dim]{escape(text)}[/]", highlight=False)
 
     def clear(self) -> None:
         if self.task is not None:

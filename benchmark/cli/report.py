@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from benchmark.cli.options import (
     Json,
@@ -24,7 +23,7 @@ from benchmark.cli.options import (
     existing_tracker_of,
     local,
 )
-from benchmark.cli.terminal import emit, out, show_table, warn
+from benchmark.cli.terminal import emit, escape, out, show_table, warn
 from benchmark.errors import UsageError
 from benchmark.system.beside import Beside
 

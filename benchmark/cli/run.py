@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from benchmark.cli.options import (
     CallOptions,
@@ -27,7 +26,7 @@ from benchmark.cli.options import (
     with_options,
 )
 from benchmark.cli.report import write_report_of
-from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, out, warn
+from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, escape, out, warn
 from benchmark.cli.workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of

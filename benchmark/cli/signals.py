@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one stops at the next checkpoint, the second one at once."""
+"""Signals: the first Ctrl-C stops at the next checkpoint, the second one at once; ``ui`` takes all that ask to stop."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +20,6 @@ from benchmark.system.redaction import hide, hide_values
 
 open_missing_streams()
 SOME_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
-
-
 WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
 
 
@@ -36,6 +34,11 @@ out = HidingConsole(width=WIDTH)
 
 
 err = HidingConsole(stderr=True)
+
+
+def escape(text: str) -> str:
+    """A text for a console: secrets are hidden first, brackets are no markup afterwards."""
+    return markup.escape(hide(text))
 
 
 def emit(json_file: str | None, content: Any) -> None:
@@ -53,7 +56,7 @@ def emit(json_file: str | None, content: Any) -> None:
 
 
 def warn(text: str) -> None:
-    err.print(escape(hide(text)), highlight=False, soft_wrap=True)
+    err.print(escape(text), highlight=False, soft_wrap=True)
 
 
 NARROWEST = 24

@@ -9,15 +9,14 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
-from rich.markup import escape
 
 from benchmark.cli.options import Json, RunsDir, Storage, TrackingUri, existing_tracker_of, storage_of, tracking_uri_of
 from benchmark.cli.servers import LOOPBACK, Program, ServerError, Servers, answers, free_port, is_free
 from benchmark.cli.signals import stop_signals
-from benchmark.cli.terminal import SOME_FAILED, emit, err, out
+from benchmark.cli.terminal import SOME_FAILED, emit, err, escape, out
 from benchmark.errors import UsageError
 from benchmark.system.databases import readable, sqlite_file, without_password
-from benchmark.system.redaction import hide, link_to
+from benchmark.system.redaction import link_to
 
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
 ADDRESS = "GZSL_UI_STORAGE"
@@ -68,7 +67,7 @@ def ui(
                     _tell(addresses, json_file, "\n".join([*links, "Ctrl-C stops what was started here"]))
                 servers.wait(lambda: bool(came))
         except ServerError as error:
-            err.print(f"[red]error:[/] {escape(hide(str(error)))}", highlight=False, soft_wrap=True)
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(SOME_FAILED) from None
 
 

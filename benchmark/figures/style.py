@@ -87,17 +87,9 @@ def drawn(draw: Callable[[], Figure]) -> Figure:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
-
-
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
-
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
 FAINT, GREY = "#C4C4C4", "#707070"
-
-
 LETTERS = 13.0
 """Of a heading, to the inch."""
 

@@ -1,4 +1,7 @@
-"""A folder's new files take the place of the earlier ones, one by one and whole, and nothing else is touched."""
+"""The folder of a report: its manifest, when it would be the same again, and how new files replace the earlier ones.
+
+Files are replaced one by one and whole; nothing else is touched.
+"""
 
 from __future__ import annotations
 

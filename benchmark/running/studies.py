@@ -1,4 +1,4 @@
-"""What a study leaves in the tracking store, in the run of its method: result, trials, importances, figures.
+"""The study of a unit, and what it leaves in the tracking store, in the run of its method: result, trials, figures.
 
 Names of artifacts and columns stand here; reports read them (``report/tables/studies.py``) without Optuna.
 """

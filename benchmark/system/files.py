@@ -309,9 +309,6 @@ def to_disk(descriptor: int) -> None:
             raise
 
 
-HASH_BLOCK = 2**20
-
-
 @dataclass(frozen=True)
 class SourceFile:
     """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
@@ -324,11 +321,9 @@ class SourceFile:
 
 def fingerprint(path: Path, root: Path) -> SourceFile:
     """Size, time and sha256 of a file as it is now."""
-    sha = hashlib.sha256()
     with open(path, "rb") as f:
         stat = os.fstat(f.fileno())
-        while block := f.read(HASH_BLOCK):
-            sha.update(block)
+        sha = hashlib.file_digest(f, "sha256")
     return SourceFile(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, sha.hexdigest())
 
 

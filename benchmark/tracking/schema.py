@@ -1,4 +1,4 @@
-"""What a search of settings may use up, as a call says it and as reports tell it."""
+"""What both the writers and the readers of the tracking store name: the kind of a run, the budget of a search."""
 
 from __future__ import annotations
 

@@ -11,16 +11,10 @@ from optuna.trial import TrialState
 
 SECONDS = "seconds"
 """User attribute of a trial: what its epochs took."""
-
-
 ERROR = "error"
 """User attribute of a trial: why it failed."""
-
-
 FEWEST_TRIALS = 5
 """Finished trials that importances need at least, and twice as many as there are parameters."""
-
-
 EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
 
 

@@ -21,8 +21,6 @@ from benchmark.untrusted.pickles import Bounded, Call, Interpreter, Refusal, Unr
 
 KEPT_TEXT = 256
 """Text and bytes up to this length may be referred to again, such as the names that a pickle spells once."""
-
-
 BATCH = 1000
 """Elements of a list that a pickle appends at once."""
 

@@ -52,8 +52,6 @@ Form = Literal["sequences", "means"]
 
 
 SUFFIX: Mapping[Form, str] = {"sequences": ".pkl", "means": ".h5"}
-
-
 FOLDER: Mapping[Form, str] = {"sequences": "{}_features_non_averaged", "means": "{}_features"}
 
 

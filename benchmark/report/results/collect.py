@@ -35,8 +35,6 @@ _FACTS = ["kind", "switches", "as_published", "split", "stage", "state"]
 COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "call", "error"]
 """``kind``: published, real or generated data; ``switches``: those set against the mode; ``as_published``:
 whether the settings are known to be the published ones."""
-
-
 SLOTS = ("untuned", "user-set", "tuned", RELEASED)
 """Kinds of settings in the order of rows; what is published for one data set and default for another is one kind."""
 TYPES: dict[str, type] = {
