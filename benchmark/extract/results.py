@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
-from benchmark.data.importing.staging import pieces
+from benchmark.data.importing.staging import SegmentedRows
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.errors import UsageError
 from benchmark.extract.media.segments import Span
@@ -235,30 +235,15 @@ class ResultFolder:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)
 
 
-class ResultFrames:
-    """Features of videos one after the other, in the order given; a slice reads them from the files of their videos."""
+class ResultFrames(SegmentedRows):
+    """Features of videos; a slice reads them from the files of their videos."""
 
     def __init__(self, results: ResultFolder, modality: str, outcomes: Sequence[Outcome], dim: int) -> None:
         self._paths = [results.path(outcome.sample) for outcome in outcomes]
         self._modality = modality
-        self._dim = dim
-        lengths = [(outcome.steps or {})[modality] for outcome in outcomes]
-        self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        super().__init__([(outcome.steps or {})[modality] for outcome in outcomes], dim)
 
-    def __len__(self) -> int:
-        return int(self.offsets[-1])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self), self._dim
-
-    def __getitem__(self, rows: slice) -> Floats:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise IndexError("features of videos are read in order")
-        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
-        for video, first, end in pieces(self.offsets, start, stop):
-            before = int(self.offsets[video])
+    def _fill(self, blocks: Iterator[tuple[int, int, NDArray[np.float32]]]) -> None:
+        for video, row, block in blocks:
             with open_hdf5(self._paths[video]) as f:
-                out[first - start : end - start] = f[self._modality][first - before : end - before]
-        return out
+                block[:] = f[self._modality][row : row + len(block)]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -196,8 +197,43 @@ def pieces(bounds: Ints, start: int, stop: int) -> Iterator[tuple[int, int, int]
         start, segment = end, segment + 1
 
 
-class StagedFrames:
-    """Frames from ranges of rows of a flat file, one after the other in the order given; a slice reads its rows.
+class SegmentedRows(ABC):
+    """Rows of several segments, one after the other in the order given, as one array; a slice reads what it needs.
+
+    Args:
+        lengths: rows of each segment.
+        dim: columns.
+    """
+
+    def __init__(self, lengths: Sequence[int] | Ints, dim: int) -> None:
+        self.offsets: Ints = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._dim = dim
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._dim
+
+    def __getitem__(self, rows: slice) -> Floats:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("rows of segments are read in order")
+        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
+        self._fill(
+            (segment, first - int(self.offsets[segment]), out[first - start : end - start])
+            for segment, first, end in pieces(self.offsets, start, stop)
+        )
+        return out
+
+    @abstractmethod
+    def _fill(self, blocks: Iterator[tuple[int, int, NDArray[np.float32]]]) -> None:
+        """Fill blocks: each is of rows of one segment, whose number and first row come with it."""
+
+
+class StagedFrames(SegmentedRows):
+    """Frames from ranges of rows of a flat file.
 
     Args:
         staging: has the file.
@@ -208,27 +244,14 @@ class StagedFrames:
 
     def __init__(self, staging: Staging, modality: str, starts: Sequence[int], stops: Sequence[int]) -> None:
         self._path = staging.path(modality)
-        self._dim = staging.dims[modality]
         self._starts = np.asarray(starts, np.int64)
-        self._bounds: Ints = np.concatenate([[0], np.cumsum(np.asarray(stops, np.int64) - self._starts)])
+        super().__init__(np.asarray(stops, np.int64) - self._starts, staging.dims[modality])
 
-    def __len__(self) -> int:
-        return int(self._bounds[-1])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self), self._dim
-
-    def __getitem__(self, rows: slice) -> Floats:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise IndexError("staged frames are read in order")
-        out: NDArray[np.float32] = np.empty((max(0, stop - start), self._dim), "<f4")
+    def _fill(self, blocks: Iterator[tuple[int, int, NDArray[np.float32]]]) -> None:
         with open(self._path, "rb", buffering=0) as f:
-            for segment, first, end in pieces(self._bounds, start, stop):
-                f.seek((int(self._starts[segment]) + first - int(self._bounds[segment])) * self._dim * 4)
-                _read_into(f, out[first - start : end - start])
-        return out
+            for segment, row, block in blocks:
+                f.seek((int(self._starts[segment]) + row) * self._dim * 4)
+                _read_into(f, block)
 
 
 def _read_into(file: io.FileIO, block: NDArray[np.float32]) -> None:
