@@ -1,7 +1,8 @@
 """Floating-point operations that a training step of TCAF needs: real steps alone, and nothing whose result is not used.
 
-A multiply-add counts as 2. Matrix products and attention count; element-wise work does not. ``tests/test_perf.py`` compares the
-formula with torch's counter on a batch without padding, in which nothing is spared but in the last layer.
+A multiply-add counts as 2. Matrix products and attention count; element-wise work does not.
+``tests/perf/test_measuring.py`` compares the formula with torch's counter on a batch without padding, in which nothing is
+spared but in the last layer.
 """
 
 from __future__ import annotations

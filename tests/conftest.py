@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-from tiny import Bench, need
+from support.checkout import SHARED
+from support.tiny import Bench, need
 
+from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
+from benchmark.method import REGISTERED
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import open_storage
@@ -21,7 +25,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower
 hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared machine")
-SHARED = Path(os.environ.get("GZSL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+registry.load()  # ours are there in every test
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +34,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         need(f"no reference data at {SHARED} (set GZSL_SHARED)")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _same_methods() -> Iterator[None]:
+    """Methods that a test registers are gone after it."""
+    before = dict(REGISTERED)
+    yield
+    REGISTERED.clear()
+    REGISTERED.update(before)
 
 
 @pytest.fixture(scope="session")

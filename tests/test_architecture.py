@@ -11,8 +11,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.checkout import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "benchmark"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import Bench, results
+from support.tiny import Bench, results
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.checkout import PROJECT
 
 import gzsl_bench
 from benchmark.data import cards
@@ -19,7 +20,6 @@ from benchmark.running import provenance
 from benchmark.settings import search_space
 from benchmark.system import shipped_files
 
-PROJECT = Path(__file__).resolve().parents[1]
 BESIDE = {"datasets": "benchmark/shipped/datasets", "search_spaces": "benchmark/shipped/search_spaces"}
 BESIDE |= {"reports/published": "benchmark/shipped/reports/published", "benchmark": "benchmark", "methods": "methods"}
 FACTS = """

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.checkout import PROJECT
 
 from benchmark.registry import load
 from benchmark.settings.resolve import switches
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import RunRecord, Tracker
 
-PROJECT = Path(__file__).resolve().parents[1]
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""
 

@@ -7,20 +7,19 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import Bench
+from support.checkout import PROJECT
+from support.tiny import Bench
 
 from benchmark import registry
 from benchmark.errors import Terminated, UsageError
 from benchmark.method import RESERVED
 from benchmark.settings.resolve import SECTIONS
 
-PROJECT = Path(__file__).resolve().parents[1]
 METHOD = '''
 """Ridge-like baseline: a linear map of both means to the word vectors."""
 import torch
@@ -55,12 +54,11 @@ RECIPE = "method: linear\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Iterator[Path]:
+def plugin(tmp_path: Path) -> Path:
     path = tmp_path / "linear.py"
     path.write_text(METHOD)
     path.with_suffix(".yaml").write_text(RECIPE)
-    yield path
-    registry.REGISTERED.pop("linear", None)
+    return path
 
 
 def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> None:
@@ -195,10 +193,7 @@ def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path: Path, capsys
         "log = logging.getLogger('busy')\nlog.addHandler(logging.StreamHandler())\n"
     )
     before = (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype())
-    try:
-        assert "busy" in registry.load([path]).methods
-    finally:
-        registry.REGISTERED.pop("busy", None)
+    assert "busy" in registry.load([path]).methods
     assert (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype()) == before
     assert capsys.readouterr() == ("", "on stdout\n"), "stdout is for results"
     logging.getLogger("busy").warning("later")
@@ -251,10 +246,7 @@ def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
     (methods / "folder.py").mkdir()
     for junk in ("._fine_one.py", ".hidden.py", "fine_one.py~", "#fine_one.py#"):
         (methods / junk).write_bytes(b"\x00\x05")
-    try:
-        found = registry.load()
-    finally:
-        registry.REGISTERED.pop("fine_one", None)
+    found = registry.load()
     assert found.methods["fine_one"].__module__ == "methods.fine_one", "not its copy"
     assert set(found.broken) == {"exits", "fine_one (copy)", "link", "folder"}
     assert "ended at import (SystemExit: not now)" in found.broken["exits"]

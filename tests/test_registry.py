@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.checkout import PROJECT
 
 from benchmark import registry
 from benchmark.method import Method
 from benchmark.protocol import code_version
 
-PROJECT = Path(__file__).resolve().parents[1]
 PROTOCOL = sorted(path.stem for path in (PROJECT / "benchmark" / "protocol").glob("*.py"))
 METHOD = [f"methods/{name}" for name in ("attention_fusion", "blocks", "losses")]
 DECIDING = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from data.small_store import make_store, own_card
+from support.small_store import make_store, own_card
 
 from benchmark.data.built.stamps import ARRAYS
 from benchmark.data.cards import CARDS_DIR, Card, load_cards

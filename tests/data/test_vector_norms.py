@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.small_store import CLASS_PARTS, make_store, own_card
+from support.small_store import CLASS_PARTS, make_store, own_card
 
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.audit import audit_lists, audit_store

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import typer
-from tiny import Bench
+from support.checkout import PROJECT
+from support.tiny import Bench
 
 from benchmark import registry
 from benchmark.cli import app
@@ -23,7 +24,6 @@ from benchmark.data.checks.verify import verify_store
 from benchmark.running import planning
 from benchmark.settings.resolve import parse_overrides
 
-PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted((PROJECT / "docs").glob("*.md")),
     *(PROJECT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from extract.video_set import VideoSet
+from support.checkout import PROJECT
+from support.video_set import VideoSet
 
 from benchmark.extract.extractor import EXTRACTORS
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "extraction.md"
+GUIDE = PROJECT / "docs" / "extraction.md"
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 from extract.test_extraction import PROJECT, Command, in_video
-from extract.video_set import VideoSet
-from extract.videos import Clip, write_video
+from support.video_set import VideoSet
+from support.videos import Clip, write_video
 
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError

@@ -18,11 +18,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from data.fasttext_model import Model
-from extract.in_process import extract_here
-from extract.needs import encoders
-from extract.video_set import KINDS, VideoSet
-from extract.videos import Clip, write_video
+from support.checkout import PROJECT
+from support.fasttext_model import Model
+from support.in_process import extract_here
+from support.needs import encoders
+from support.video_set import KINDS, VideoSet
+from support.videos import Clip, write_video
 
 from benchmark.cli import app
 from benchmark.data import cards
@@ -38,8 +39,6 @@ from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
 from benchmark.extract.sets.packaged import Packaged
 from benchmark.untrusted.arrays import load_pickle
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Command:
@@ -521,7 +520,7 @@ from pathlib import Path
 from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.extract import devices, extraction, results
-from extract.in_process import extract_here
+from support.in_process import extract_here
 
 card, stop = cards.Card.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2]
 cards.load_cards = lambda: {"sports": card}

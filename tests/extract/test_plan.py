@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from extract.video_set import VideoSet
+from support.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
 from benchmark.data.importing.problems import FIXES, ImportProblems

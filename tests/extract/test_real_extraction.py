@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extract.video_set import VideoSet
-from extract.videos import Clip
-from tiny import TINY
+from support.tiny import TINY
+from support.video_set import VideoSet
+from support.videos import Clip
 
 from benchmark.cli import app
 from benchmark.data import cards

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from extract.needs import encoders, real_video
+from support.needs import encoders, real_video
 
 from benchmark.extract.extraction import attempt, identity
 from benchmark.extract.extractor import find_extractor

@@ -17,15 +17,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from extract.in_process import extract_here
-from extract.test_segments import annotate
-from extract.videos import Clip, clock, write_video
+from extract.media.test_segments import annotate
+from support.checkout import PROJECT
+from support.in_process import extract_here
+from support.videos import Clip, clock, write_video
 
 from benchmark.cli import app
 from benchmark.data.store import PARTS, FeatureStore
 from benchmark.extract import devices, extractor
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
+GUIDE = PROJECT / "docs" / "datasets.md"
 FOLDERS = {"ucf": "UCF", "vggsound": "VGGSound", "activitynet": "ActivityNet"}
 TELLS = Clip(picture=clock, rise=100.0, options={"g": "60"})
 """Pictures say their time, the tone is 440 Hz at first and rises by 100 a second."""

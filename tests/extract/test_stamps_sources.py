@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extract.needs import encoders
 from PIL import Image
 from scipy.io import wavfile
-from tiny import need
+from support.needs import encoders
+from support.tiny import need
 
 from benchmark.cli import app
 from benchmark.data.built.stamps import ARRAYS, build_stamps

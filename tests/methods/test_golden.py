@@ -8,7 +8,6 @@ published one, bit by bit, where both take sums in the same order.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import need
+from support.checkout import SHARED
+from support.tiny import need
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +29,6 @@ from methods.avgzslnet import AvgzslNet
 from methods.cjme import Cjme
 from methods.tcaf import Tcaf
 
-SHARED = Path(os.environ.get("GZSL_SHARED", Path(__file__).parents[2].parent / "shared"))
 GOLDEN = SHARED / "golden"
 
 

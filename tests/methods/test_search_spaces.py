@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.checkout import PROJECT
 
 from benchmark.method import Method
 from benchmark.settings.schema import LengthConfig
@@ -19,7 +19,7 @@ from methods.cjme import Cjme
 from methods.perceiver import Perceiver
 from methods.tcaf import Tcaf
 
-FOLDER = Path(__file__).parents[2] / "search_spaces"
+FOLDER = PROJECT / "search_spaces"
 METHODS: dict[str, type[Method]] = {
     "tcaf": Tcaf,
     "attention_fusion": AttentionFusion,

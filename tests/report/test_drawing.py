@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.checkout import PROJECT
 
 from benchmark.figures.curves import seen_unseen_figure
 from benchmark.figures.style import default_style, drawn
 from benchmark.report.sections import ReportFigure, save_figure
 
-PROJECT = Path(__file__).resolve().parents[2]
 DRAW = """
 import sys, pandas as pd
 from pathlib import Path

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report.cells_of import row, tables_of
-from tiny import Bench
+from support.cells_of import row, tables_of
+from support.tiny import Bench
 
 from benchmark.figures.embedding_layout import LOGGED, flat_map
 from benchmark.figures.results import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.html_of import Element, read_page
+from support.html_of import Element, read_page
 
 from benchmark.errors import UsageError
 from benchmark.report.leaderboard import write_leaderboard

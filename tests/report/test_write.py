@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from side_by_side_work import process_and_square
+from support.checkout import PROJECT
+from support.side_by_side_work import process_and_square
 
 from benchmark.errors import UsageError
 from benchmark.figures.curves import seen_unseen_figure
@@ -202,9 +203,7 @@ def test_the_figure_of_a_run_has_the_colour_of_its_method() -> None:
 def test_reporting_imports_no_torch_and_no_method() -> None:
     heavy = "{'torch', 'methods', 'mlflow'}"
     code = f"import sys, benchmark.report.write; print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
 
     assert done.stdout.strip() == "[]"
 

@@ -1,0 +1,66 @@
+"""Methods on generated data whose truth is known: each does what it is for, and none does what cannot be done."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+from support.tiny import QuietListener
+
+from benchmark import registry
+from benchmark.protocol.stages import stage_one, stage_two
+from benchmark.running.jobs import Call
+from benchmark.running.planning import plan_units
+
+CHANCE = 1 / 6
+"""Six unseen test classes."""
+TRAINING = [
+    "train.epochs=6",
+    "train.batches_per_epoch=40",
+    *(f"tcaf.{s}" for s in ("dim=64", "depth=2", "heads=4", "dim_head=16", "mlp_dim=64", "encoder_hidden=64", "lr=0.002")),
+    *(f"tcaf.{s}" for s in ("decoder_hidden=64", "dropout=0", "encoder_dropout=0", "token_dropout=0", "fourier_scale=0.1")),
+    *(f"avgzslnet.{s}" for s in ("hidden=128", "dropout=0.2")),
+    *(f"avca.{s}" for s in ("dim=48", "encoder_hidden=64", "projection_hidden=64", "dim_head=16", "momentum=0.1")),
+    *(f"cjme.{s}" for s in ("hidden=128", "dropout=0")),
+    *(f"attention_fusion.{s}" for s in ("dim=64", "encoder_hidden=64", "decoder_hidden=64", "lr=0.002")),
+    *(f"perceiver.{s}" for s in ("dim=64", "depth=1", "latents=8", "heads=4", "dim_head=16", "encoder_hidden=64", "lr=0.002")),
+]
+SAMPLES = ["train_samples=40", "test_unseen_samples=30", "seen_bias=0", "noise=0.3"]
+
+
+def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
+    """ZSL of a method where only the named signals tell the classes apart."""
+    channels = {"audio_signal": 0.0, "video_signal": 0.0, "joint_signal": 0.0, "order_signal": 0.0, **signals}
+    data = [*SAMPLES, *(f"{name}={value}" for name, value in channels.items())]
+    settings = [*TRAINING, *(f"data.{s}" for s in data), *extra]
+    call = Call(methods=method, dataset="synthetic", mode="corrected", settings=settings)
+    task = plan_units(call, registry.load(), folder)[0].job(2, 0).task()
+    first = stage_one(task, folder / "1", "k", QuietListener())
+    return stage_two(task, first, folder / "2", "k", QuietListener()).metrics["zsl"]
+
+
+@pytest.mark.slow
+def test_where_only_the_order_of_steps_tells_a_method_of_means_is_at_chance_and_tcaf_is_not(tmp_path: Path) -> None:
+    assert zsl("tcaf", tmp_path / "tcaf", order_signal=2.0) > 3 * CHANCE
+    assert zsl("avgzslnet", tmp_path / "avgzslnet", order_signal=2.0) == pytest.approx(CHANCE, abs=0.12)
+
+
+@pytest.mark.parametrize("method", [pytest.param("tcaf", marks=pytest.mark.slow), "avgzslnet", "avca"])
+def test_a_method_recognises_unseen_classes_by_their_word_vectors(tmp_path: Path, method: str) -> None:
+    assert zsl(method, tmp_path, video_signal=1.0, audio_signal=1.0) > 3 * CHANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", registry.load().methods)
+def test_with_shuffled_word_vectors_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
+    """Other data and another permutation for each seed. A permutation may happen to say something of six classes, so that
+    single results scatter widely; their mean is at chance within three standard errors."""
+    values = [
+        zsl(method, tmp_path / str(seed), "protocol.text_alignment=shuffled", f"data.seed={seed}", video_signal=1.0)
+        for seed in range(5)
+    ]
+    error = statistics.stdev(values) / len(values) ** 0.5
+    print(method, values, error)
+    assert statistics.fmean(values) < CHANCE + max(3 * error, 0.05), values
+    assert statistics.fmean(values) < 2 * CHANCE, values

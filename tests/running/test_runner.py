@@ -1,0 +1,379 @@
+"""Calls: what is done is not repeated, what was killed goes on, what fails does not stop the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+import yaml
+from done_once import times_done
+from support.checkout import PROJECT
+from support.tiny import TINY, Bench, results
+
+from benchmark.errors import UsageError
+from benchmark.method import Method
+from benchmark.protocol.code_version import code_version
+from benchmark.running import planning
+from benchmark.running.jobs import Call
+from benchmark.running.runner import count_jobs
+from benchmark.running.studies import study_of
+from benchmark.running.tasks import Search
+from benchmark.settings.search_space import Range
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
+from benchmark.tuning import study as tuning
+
+
+def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Bench) -> None:
+    result = bench.run(bench.call(methods="avca", seeds=2, trials=2))
+    call = bench.tracker.get(result.run_id)
+    methods = bench.tracker.find(kind="method", parent=result.run_id)
+    jobs = bench.tracker.find(kind="job", parent=methods[0].run_id)
+    assert (call.status, len(methods), methods[0].name) == ("FINISHED", 1, "AVCA · synthetic/native · paper")
+    final = next(j for j in jobs if j.tags["stage"] == "2")
+    assert {"test/hm", "test/zsl", "test/seen", "test/unseen", "test/ausuc", "calibration/beta"} <= set(final.metrics)
+    assert {"duration_seconds", "peak_memory_mb"} <= set(final.metrics)
+    assert {"method", "dataset", "features", "mode", "alignment", "seed", "stage", "tuned", "git_revision", "torch"} <= set(
+        final.tags
+    )
+    assert final.params["avca.dim"] == "16"
+    assert final.params["protocol.text_alignment"] == "corrected"
+    files = {f.path for f in bench.tracker.client.list_artifacts(final.run_id)}
+    assert {"config.yaml", "result.json", "recall.csv", "curve.csv", "curve.png", "identity.json"} <= files
+    inputs = bench.tracker.client.get_run(final.run_id).inputs.dataset_inputs
+    store = bench.units(bench.call(methods="avca"))[0].store
+    assert [(d.dataset.name, d.dataset.digest) for d in inputs] == [("synthetic-native", store.digest[:36])]
+    first = next(j for j in jobs if j.tags["stage"] == "1")
+    assert {"train/total", "val/seen", "val/unseen", "val/hm", "val/zsl"} <= set(first.metrics)
+    assert len(bench.tracker.history(first.run_id, "val/hm")) == 3
+    assert "test/hm" in methods[0].metrics
+    assert {j.tags["tuned"] for j in jobs if j.tags["variant"] == "trial"} == {"false"}
+
+
+def test_a_second_call_repeats_nothing(bench: Bench) -> None:
+    call = bench.call(methods="cjme,tcaf", seeds=2, trials=2)
+    first = bench.run(call)
+    runs = len(bench.tracker.find(kind="job"))
+    bench.display.outcomes.clear()
+    bench.display.started.clear()
+    second = bench.run(call)
+    assert bench.display.started == []
+    assert {o.state for o in bench.display.outcomes} == {"reused"}
+    assert len(bench.tracker.find(kind="job")) == runs
+    assert second.run_id == first.run_id
+    assert [(e.job_key, e.variant) for e in second.entries] == [(e.job_key, e.variant) for e in first.entries]
+
+
+def test_a_larger_call_takes_over_what_a_smaller_one_did(bench: Bench) -> None:
+    bench.run(bench.call(methods="cjme"))
+    bench.display.started.clear()
+    bench.run(bench.call(methods="cjme,avgzslnet", seeds=2))
+    assert len(bench.display.started) == 6
+
+
+def test_whatever_changes_a_number_changes_the_key(bench: Bench) -> None:
+    def key(*extra: str, **options: object) -> str:
+        return bench.units(bench.call(*extra, **{"methods": "cjme", **options}))[0].job(1, 0).key
+
+    keys = [
+        key(),
+        key("cjme.lr=0.01"),
+        key("train.batch_size=17"),
+        key("train.threads=2"),
+        key("train.precision=bfloat16"),
+        key("lengths.train=5"),
+        key("protocol.beta_view=corrected"),
+        key(base_seed=1),
+        key(methods="avca"),
+        bench.units(bench.call(methods="cjme"))[0].job(1, 1).key,
+        bench.units(bench.call(methods="cjme"))[0].job(2, 0).key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_the_stages_can_be_run_apart(bench: Bench) -> None:
+    missing = bench.run(bench.call(methods="cjme", stages="2"))
+    assert [e.state for e in missing.failed] == ["missing", "missing"]
+    bench.run(bench.call(methods="cjme", stages="1"))
+    assert not bench.tracker.find(kind="job", stage="2")
+    second = bench.run(bench.call(methods="cjme", stages="2"))
+    assert not second.failed
+    assert [(e.stage, e.state) for e in second.entries] == [(2, "done")]
+
+
+def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = bench.units(bench.call(methods="avca,cjme"))
+
+    def broken(self: Method, *_: object) -> None:
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr(units[0].method, "loss", broken)
+    result = bench.runner.run(bench.call(methods="avca,cjme"), units)
+    assert [(e.method, e.stage, e.state) for e in result.failed] == [("avca", 1, "failed"), ("avca", 2, "missing")]
+    run = bench.tracker.find(kind="job", method="avca")[0]
+    assert run.status == "FAILED"
+    assert run.tags["error"] == "RuntimeError: the sky fell"
+    assert [r.status for r in bench.tracker.find(kind="job", method="cjme")] == ["FINISHED", "FINISHED"]
+    monkeypatch.undo()
+    again = bench.run(bench.call(methods="avca,cjme"))
+    assert [e.state for e in again.failed] == ["failed", "missing"]
+    assert "the sky fell (in an earlier call; --retry-failed tries it again)" in again.failed[0].error
+    bench.runner = replace(bench.runner, retry_failed=True)
+    assert not bench.run(bench.call(methods="avca,cjme")).failed
+
+
+def test_the_logged_configuration_runs_again_to_the_same_job(bench: Bench) -> None:
+    bench.run(bench.call("avca.decoder_dropout=0.123", methods="avca", seeds=2))
+    for run in bench.tracker.find(kind="job", repetition="1"):
+        call = Call.model_validate(yaml.safe_load(bench.tracker.read_text(run.run_id, "config.yaml")))
+        unit = bench.units(call)[0]
+        assert [unit.job(int(run.tags["stage"]), r).key for r in unit.repetitions] == [run.tags["job_key"]]  # type: ignore[arg-type]
+
+
+def test_tuning_uses_the_validation_parts_and_never_stage_two(bench: Bench) -> None:
+    result = bench.run(bench.call(methods="cjme", trials=3), tune_only=True)
+    assert result.studies[0].complete + result.studies[0].pruned == 3
+    assert {r.tags["stage"] for r in bench.tracker.find(kind="job")} == {"1"}
+    trial = bench.tracker.find(kind="job", trial="0")[0]
+    assert trial.tags["variant"] == "trial"
+
+
+def test_settings_changed_by_the_user_are_not_called_published_or_default(bench: Bench) -> None:
+    plain = Call(methods="cjme", dataset="synthetic")
+    changed = plain.model_copy(update={"settings": ["cjme.margin=0.5"]})
+    longer = plain.model_copy(update={"settings": ["train.epochs=7"]})
+    assert [bench.units(c)[0].variant for c in (plain, changed, longer)] == ["default", "user-set", "default"]
+
+
+def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Bench) -> None:
+    units = bench.units(bench.call(methods="cjme,tcaf", timeout=60))
+    assert [(u.tuning.searches, u.tuning.trials, str(u.tuning.budget)) for u in units] == [(True, None, "60 s of trials")] * 2
+    assert count_jobs(units, "all", tune_only=False) is None
+    both = bench.units(bench.call(methods="cjme", timeout=60, trials=1))[0]
+    assert str(both.tuning.budget) == "60 s of trials, at most 1 trial"
+    assert study_of(units[0], "").name == study_of(both, "").name, "another budget is no other study"
+    assert not bench.units(bench.call(methods="cjme"))[0].tuning.searches
+
+
+def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
+    unit = bench.units(bench.call(methods="cjme", trials=2))[0]
+    assert "hidden" not in unit.ranges  # TINY fixes it
+    assert "margin" in unit.ranges
+
+
+def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = {"margin": Range(type="float", low=5, high=6)}
+    monkeypatch.setattr(planning, "search_ranges", lambda *_: narrow)
+    with pytest.raises(UsageError, match=r"CJME on synthetic starts from margin=1.0, outside the search range"):
+        bench.units(bench.call(methods="cjme", trials=2))
+
+
+PRUNING = ["train.epochs=6", "train.batches_per_epoch=8", "tuning.startup_trials=1", "tuning.warmup_epochs=1"]
+"""Settings with which some trials are pruned."""
+
+CHILD = """
+import os, sys
+sys.path[:0] = [{project!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from support.tiny import Bench
+from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.tracker import Tracker
+runs = Path({runs!r})
+bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
+call = bench.call(*{sets!r}, methods="cjme,tcaf", seeds=2, trials=4)
+print("ready", flush=True)
+bench.run(call)
+"""
+
+
+def start(runs: Path, data: Path) -> subprocess.Popen[str]:
+    """The call in a process of its own."""
+    places = {"project": str(PROJECT), "tests": str(PROJECT / "tests"), "runs": str(runs), "data": str(data)}
+    code = CHILD.format(**places, sets=PRUNING)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
+    """Start the call and kill it when its nth job has written a checkpoint."""
+    seen: set[Path] = set()
+    with start(runs, data) as process:
+        while len(seen) < nth:
+            assert process.poll() is None, "the call ended before it could be killed"
+            seen |= set(runs.glob("jobs/*/checkpoint.pt"))
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
+    bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
+) -> None:
+    call = bench.call(*PRUNING, methods="cjme,tcaf", seeds=2, trials=4)
+    bench.run(call)
+    killed = tmp_path / "killed"
+    other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
+    kill_at_checkpoint(killed, bench.data, 2)
+    done = {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
+    kill_at_checkpoint(killed, bench.data, 3)
+    other.run(call)
+    assert done
+    assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
+    assert results(other.tracker) == results(bench.tracker)
+    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}, "an interrupted job got a second run"
+    for run in other.tracker.find(kind="job", status="FINISHED"):
+        steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
+        assert steps == list(range(len(steps)))
+
+
+@pytest.mark.slow
+def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Path) -> None:
+    bench.units(bench.call(methods="cjme"))  # the data are there
+    both = tmp_path / "both"
+    processes = [start(both, bench.data) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0]
+    for p in processes:
+        assert p.stdout is not None
+        p.stdout.close()
+    tracker = Tracker(sqlite_uri(both / "mlflow.db"), both / "artifacts")
+    jobs = tracker.find(kind="job")
+    assert set(times_done(jobs).values()) == {1}
+    assert any(r.tags.get("outcome") == "pruned" for r in jobs), "no trial was pruned: choose another seed"
+    assert {r.status for r in jobs if r.tags.get("outcome") != "pruned"} == {"FINISHED"}
+
+
+def test_a_pruned_trial_that_the_study_does_not_know_of_yet_goes_on_in_its_run(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = bench.call(*PRUNING, methods="cjme", trials=4)
+    bench.run(call)
+    tell = tuning._tell
+
+    def stopped(study: Any, number: int, value: float | None = None, state: Any = None) -> None:
+        if value is None:
+            raise KeyboardInterrupt
+        tell(study, number, value, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_tell", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            other.run(call)
+    other.run(call)
+    assert times_done(other.tracker.find(kind="job")) == times_done(bench.tracker.find(kind="job"))
+    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}
+    assert any(r.tags.get("outcome") == "pruned" for r in other.tracker.find(kind="job")), "nothing was pruned"
+
+
+def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engines do with a search whose process died three times."""
+    call = bench.call(methods="cjme", trials=3)
+    units = bench.units(call)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.display, "start", lambda title, *sizes: exit_in(title, "trial 1"))
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(call)
+    (run,) = [r for r in bench.tracker.find(kind="job") if r.tags.get("trial") == "1"]
+    bench.tracker.reopen(run.run_id)  # as a killed process leaves it
+    search = Search(0, parent=run.parent or "")
+    assert bench.runner.lost(call, units, search, "its process died (3 times)") is None, "the search is to go on"
+    assert bench.tracker.get(run.run_id).status == "FAILED"
+    assert bench.tracker.get(run.run_id).tags["error"] == "its process died (3 times)"
+    ended = bench.runner.lost(call, units, search, "its process died (3 times)")
+    assert ended is not None, "no trial is to blame now"
+    assert [e.state for e in ended.entries] == ["failed"]
+    result = bench.run(call)
+    assert not result.failed
+    assert [(s.complete + s.pruned, s.failed) for s in result.studies] == [(3, 1)]
+
+
+def exit_in(title: str, part: str) -> None:
+    if part in title:
+        raise KeyboardInterrupt
+
+
+def test_a_call_of_which_all_is_done_asks_no_engine(bench: Bench) -> None:
+    class NoEngine:
+        def run(self, tasks: object, then: object) -> None:
+            raise AssertionError("nothing is left to do")
+
+    call = bench.call(methods="cjme", trials=2)
+    before = bench.run(call)
+    bench.display.outcomes.clear()
+    again = bench.runner.run(call, bench.units(call), engine=NoEngine())
+    assert [e.job_key for e in again.entries] == [e.job_key for e in before.entries]
+    assert {e.state for e in again.entries} == {o.state for o in bench.display.outcomes} == {"reused"}
+    assert again.studies == before.studies
+
+
+def test_a_lost_result_is_computed_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.run(bench.call(methods="cjme", stages="1"))
+    run = bench.tracker.find(kind="job")[0]
+    folder = urlparse(bench.tracker.client.get_run(run.run_id).info.artifact_uri).path
+    (Path(folder) / "result.json").unlink()
+    bench.display.outcomes.clear()
+    assert not bench.run(bench.call(methods="cjme", stages="1")).failed
+    assert [o.state for o in bench.display.outcomes] == ["done"]
+
+
+def test_a_job_killed_before_it_was_described_is_described_when_it_goes_on(bench: Bench) -> None:
+    job = bench.units(bench.call(methods="cjme"))[0].job(1, 0)
+    bench.tracker.start("half a run", {"kind": "job", "job_key": job.key})
+    bench.run(bench.call(methods="cjme", stages="1"))
+    (run,) = bench.tracker.find(kind="job")
+    assert run.params["train.batch_size"] == "16"
+
+
+def test_editing_code_while_jobs_run_does_not_rename_them(bench: Bench, tmp_path: Path) -> None:
+    units = bench.units(bench.call(methods="cjme"))
+    before = units[0].job(1, 0).key
+    assert code_version(units[0].method) is code_version(units[0].method)
+    assert units[0].job(1, 0).key == before
+
+
+def test_a_killed_job_goes_on_at_its_epoch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(epoch: int, batch: int, loss: float) -> None:
+        if (epoch, batch) == (2, 1):
+            raise Killed
+
+    monkeypatch.setattr(bench.display, "batch", die)
+    with pytest.raises(Killed):
+        bench.run(bench.call(methods="cjme"))
+    trained = []
+    monkeypatch.setattr(bench.display, "batch", lambda epoch, batch, loss: trained.append((epoch, batch)))
+    result = bench.run(bench.call(methods="cjme", stages="1"))
+    assert not result.failed
+    assert trained == [(2, i) for i in range(4)]
+
+
+def test_sequence_methods_refuse_a_store_of_means(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = bench.units(bench.call(methods="tcaf"))[0]
+    monkeypatch.setattr(type(unit.store), "_read_header", _without_frames(type(unit.store)._read_header))
+    with pytest.raises(UsageError, match=r"TCAF needs sequences.*data import synthetic"):
+        bench.units(bench.call(methods="tcaf"))
+    assert bench.units(bench.call(methods="avca"))
+
+
+def _without_frames(read):  # type: ignore[no-untyped-def]
+    def wrapped(self, f):  # type: ignore[no-untyped-def]
+        read(self, f)
+        self.has_sequences = False
+
+    return wrapped
+
+
+def test_tiny_settings_fit_all_methods(bench: Bench) -> None:
+    assert len(bench.units(bench.call(methods="all"))) >= 6
+    assert TINY
