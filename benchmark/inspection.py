@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmark.data.groups import groups_of
-from benchmark.data.store import DEVELOPMENT_PARTS, Section
+from benchmark.data.store import DEVELOPMENT_SPLITS, Section
 from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.evaluation import EvaluationSet, Floats, Ints, Nearest
@@ -245,10 +245,10 @@ def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
 
 
 def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
-    """``Inspection.recall``: each class of the test parts with what its samples gave, by class id."""
+    """``Inspection.recall``: each class of the test splits with what its samples gave, by class id."""
     table = section.classes
-    trained = np.unique(np.concatenate([table.parts[part] for part in DEVELOPMENT_PARTS]))
-    unseen = table.parts[TEST_UNSEEN]
+    trained = np.unique(np.concatenate([table.splits[split] for split in DEVELOPMENT_SPLITS]))
+    unseen = table.splits[TEST_UNSEEN]
     rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
     similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
     found = []

@@ -1,7 +1,7 @@
 """All that the author of a method reads: the base class, what it is given, what it gives back, and how it registers.
 
 Nothing here knows about datasets, modes, tuning or tracking. A method sees the word vectors of its training classes and
-batches of features; class names, the division into seen and unseen, and labels of other parts never reach it.
+batches of features; class names, the division into seen and unseen, and labels of other splits never reach it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of the training part, in the order in which ``Batch.label`` counts them."""
+    """The classes of the training split, in the order in which ``Batch.label`` counts them."""
 
     text: Tensor
     """Word vectors, ``[C, D_w]``."""
@@ -181,7 +181,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """Result of scoring a model on the validation parts."""
+    """Result of scoring a model on the validation splits."""
 
     metrics: Mapping[str, float]
     calibration: Mapping[str, Any]
@@ -189,9 +189,9 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a method may train on and be selected by: batches of this stage's training parts, and a function that scores it.
+    """What a method may train on and be selected by: batches of this stage's training splits, and a function that scores it.
 
-    It holds no sample of another part. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
+    It holds no sample of another split. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
     unseen classes; of any other method the request fails.
     """
 

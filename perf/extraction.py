@@ -177,7 +177,7 @@ def measure(
     extractor = kind(weights.states, frozenset(), "cpu")
     extractor.use(way.precision)
     extractor.calls = calls = TimedCalls(extractor, extractor.batch if way.full_calls else 1, now)
-    wanted = [Wanted(sample=path.stem, part="stage_1_train", label=0, video=path) for path in videos]
+    wanted = [Wanted(sample=path.stem, split="stage_1_train", label=0, video=path) for path in videos]
     with tempfile.TemporaryDirectory(dir=folder) as name, ThreadPoolExecutor(way.decoders) as pool:
         results = ResultFolder(Path(name), {}, "skip")
         started = now()

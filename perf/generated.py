@@ -1,4 +1,4 @@
-"""Stores of any size with UCF's dimensions, lengths, classes and shares of the parts, written in bounded memory.
+"""Stores of any size with UCF's dimensions, lengths, classes and shares of the splits, written in bounded memory.
 
 Their features are numbers that are drawn once and repeated: there is nothing in them to learn.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmark import registry
 from benchmark.data.cards import load_cards
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.protocol.stages import Task
 from benchmark.settings.resolve import Sources, resolve
 from perf.training_step import SIZES
@@ -49,8 +49,8 @@ def generate(path: Path, features: str, samples: int, dtype: Literal["float32", 
     random, card, sizes = np.random.default_rng(0), load_cards()["ucf"].features[features], SIZES[features]
     groups = np.split(np.arange(48), [30, 42])
     classes = (groups[0], groups[0], groups[1], np.arange(42), groups[2])
-    total = sum(card.samples[part] for part in PARTS)
-    counts = [max(len(ids), round(samples * card.samples[part] / total)) for part, ids in zip(PARTS, classes, strict=True)]
+    total = sum(card.samples[split] for split in SPLITS)
+    counts = [max(len(ids), round(samples * card.samples[split] / total)) for split, ids in zip(SPLITS, classes, strict=True)]
     labels = [np.sort(np.resize(ids, n)) for ids, n in zip(classes, counts, strict=True)]
     names = [f"class {i:02d}" for i in range(48)]
     content = StoreContent(
@@ -58,13 +58,13 @@ def generate(path: Path, features: str, samples: int, dtype: Literal["float32", 
         features=features,
         generated=True,
         class_names=names,
-        class_parts={part: ids.tolist() for part, ids in zip(PARTS, classes, strict=True)},
+        class_splits={split: ids.tolist() for split, ids in zip(SPLITS, classes, strict=True)},
         vector_names=names,
         vectors=random.standard_normal((48, card.text_dim), np.float32),
         own_vector=range(48),
         ids=[f"sample_{i:09d}" for i in range(sum(counts))],
         labels=np.concatenate(labels),
-        parts=np.repeat(np.arange(len(PARTS), dtype=np.uint8), counts),
+        splits=np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts),
         audio=modality(sizes, "audio", sum(counts), random),
         video=modality(sizes, "video", sum(counts), random),
     )

@@ -49,7 +49,7 @@ from benchmark.tuning import study
 from perf.training_step import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}
-"""As many validation samples as UCF has (1,824 for 1,820); the test parts are not used."""
+"""As many validation samples as UCF has (1,824 for 1,820); the test splits are not used."""
 BARS = "progress bars, in a thread"
 TRAINING = ("training batches", "validation")
 HARNESS = ("tracking", "study", "checkpoints", "progress", BARS, "other")

@@ -93,7 +93,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tested:
-    """The classes of a data set's test parts."""
+    """The classes of a data set's test splits."""
 
     names: Sequence[str]
     """Seen ones first."""

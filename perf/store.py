@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from benchmark.data.cards import load_cards
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.protocol.batching import make_batch
 from perf.generated import forget, generate, task_on
 from perf.training_step import SIZES, Bench
@@ -43,7 +43,7 @@ def write_official(folder: Path, samples: int) -> int:
     assert card.official is not None
     features, sizes, root = card.features["cls"], SIZES["cls"], folder / card.official.folder
     names = [f"Class{i:02d}" for i in range(48)]
-    classes = dict(zip(PARTS, (names[:30], names[:30], names[30:42], names[:42], names[42:]), strict=True))
+    classes = dict(zip(SPLITS, (names[:30], names[:30], names[30:42], names[:42], names[42:]), strict=True))
     lists, files = root / "class-split" / "cls_split", root / "features" / "cls_features_non_averaged"
     lists.mkdir(parents=True)
     (root / "class-split" / "all_class.txt").write_text("\n".join(names))
@@ -51,17 +51,17 @@ def write_official(folder: Path, samples: int) -> int:
     (files / "text").mkdir(parents=True)
     vectors = dict(zip(names, random.standard_normal((48, features.text_dim), np.float32), strict=True))
     np.save(files / "text" / card.official.text_file, vectors, allow_pickle=True)  # type: ignore[arg-type]
-    written, total = 0, sum(features.samples[part] for part in PARTS)
-    for part, own in classes.items():
-        (lists / f"{part}.txt").write_text("\n".join(own))
-        each = max(1, round(samples * features.samples[part] / total / len(own)))
+    written, total = 0, sum(features.samples[split] for split in SPLITS)
+    for split, own in classes.items():
+        (lists / f"{split}.txt").write_text("\n".join(own))
+        each = max(1, round(samples * features.samples[split] / total / len(own)))
         for name in own:
-            ids = [f"v_{name}_{part}_g{i:05d}_c01" for i in range(each)]
+            ids = [f"v_{name}_{split}_g{i:05d}_c01" for i in range(each)]
             for modality in ("audio", "video"):
                 lengths = random.integers(*sizes[f"{modality}_steps"], each, endpoint=True)  # type: ignore[misc]
                 frames = [random.standard_normal((t, sizes[f"{modality}_dim"]), np.float32) for t in lengths]
                 content = {"features": frames, "video_names": [i.encode() for i in ids], "fps": [25] * each}
-                path = files / modality / part / f"{name}.pkl"
+                path = files / modality / split / f"{name}.pkl"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pickle.dumps(content))
                 written += sum(x.nbytes for x in frames)
@@ -79,7 +79,7 @@ def importing(folder: Path, sizes: Sequence[int], rounds: int) -> Rows:
             started = time.perf_counter()
             report = import_official(load_cards()["ucf"], "cls", folder / f"official {n}", target, generated=True, force=True)
             seconds[n].append(time.perf_counter() - started)
-            samples[n] = sum(part.found for part in report.parts.values())
+            samples[n] = sum(split.found for split in report.splits.values())
             target.unlink()
     medians = {n: statistics.median(seconds[n]) for n in sizes}
     return [

@@ -166,7 +166,7 @@ class Uncountable(Probe):
 
 @pytest.fixture
 def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
-    """The test parts of the synthetic data for a method of means."""
+    """The test splits of the synthetic data for a method of means."""
     task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
     return evaluation_set(stages.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed), task.rules, task.spec
 

@@ -75,14 +75,14 @@ def import_(
     state = "was imported already" if report.already else "imported"
     if report.resumed:
         state += f" ({report.resumed} files were read before the interruption)"
-    parts = [{"part": part, **asdict(count)} for part, count in report.parts.items()]
+    splits = [{"split": split, **asdict(count)} for split, count in report.splits.items()]
     if json_file != "-":
         out.print(f"{report.target}: {state}; {report.form}, {report.dtype}, digest {report.digest[:16]}", highlight=False)
-        rows_table(out, "Parts", list(parts[0]), [["-" if v is None else v for v in p.values()] for p in parts])
+        rows_table(out, "Splits", list(splits[0]), [["-" if v is None else v for v in p.values()] for p in splits])
         for note in report.notes:
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
     notes = [str(note) for note in report.notes]
-    emit(json_file, {"store": str(report.target), "digest": report.digest, "state": state, "parts": parts, "notes": notes})
+    emit(json_file, {"store": str(report.target), "digest": report.digest, "state": state, "splits": splits, "notes": notes})
 
 
 def build(
@@ -146,20 +146,20 @@ def info(
 ) -> None:
     """Show what a feature store holds."""
     from benchmark.data.locate import open_or_build
-    from benchmark.data.store import PARTS
+    from benchmark.data.store import SPLITS
 
     card, name = _card(dataset, features)
     store = open_or_build(card, name, data_root)
-    expected, classes = card.features[name], store.tables().class_parts
-    parts = [
+    expected, classes = card.features[name], store.tables().class_splits
+    splits = [
         {
-            "part": part,
-            "classes": len(classes[part]),
-            "expected classes": expected.classes.get(part, "-"),
-            "samples": store.counts[part],
-            "expected samples": expected.samples.get(part, "-"),
+            "split": split,
+            "classes": len(classes[split]),
+            "expected classes": expected.classes.get(split, "-"),
+            "samples": store.counts[split],
+            "expected samples": expected.samples.get(split, "-"),
         }
-        for part in PARTS
+        for split in SPLITS
     ]
     facts = {
         "data set": card.title,
@@ -173,8 +173,8 @@ def info(
     }
     if json_file != "-":
         rows_table(out, "", ["", ""], list(facts.items()))
-        rows_table(out, "Parts", list(parts[0]), [list(p.values()) for p in parts])
-    emit(json_file, {**facts, "parts": parts})
+        rows_table(out, "Splits", list(splits[0]), [list(p.values()) for p in splits])
+    emit(json_file, {**facts, "splits": splits})
 
 
 def verify(
@@ -218,7 +218,7 @@ def audit(
     data_root: DataRoot = Path("data"),
     reports_dir: ReportsDir = Path("reports"),
 ) -> None:
-    """Look for misaligned word vectors, leakage between parts and odd lists, counts and values. Findings are no errors."""
+    """Look for misaligned word vectors, leakage between splits and odd lists, counts and values. Findings are no errors."""
     from benchmark.data.checks.audit import audit_lists, audit_store
     from benchmark.data.checks.audit_files import audit_json, write_audit
 

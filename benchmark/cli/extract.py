@@ -267,13 +267,13 @@ def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Ass
     state = "is there already" if assembled.already else "written"
     out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
     listed = _listed(task)
-    rows = [(part, n, listed[part], f"{100 * (1 - n / listed[part]):.1f} %") for part, n in assembled.parts.items()]
-    rows_table(out, "Parts", ["part", "samples", "listed", "missing"], rows)
+    rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in assembled.splits.items()]
+    rows_table(out, "Splits", ["split", "samples", "listed", "missing"], rows)
 
 
 def _listed(task: _Task) -> dict[str, int]:
-    """Listed samples of each part."""
-    return {part: len(samples.kept()) for part, samples in task.plan.lists.parts.items()}
+    """Listed samples of each split."""
+    return {split: len(samples.kept()) for split, samples in task.plan.lists.splits.items()}
 
 
 def _as_json(
@@ -282,7 +282,7 @@ def _as_json(
     return {
         "store": str(task.target) if assembled else None,
         "digest": assembled.digest if assembled else None,
-        "parts": dict(assembled.parts) if assembled else None,
+        "splits": dict(assembled.splits) if assembled else None,
         "listed": _listed(task),
         "results": str(task.results.folder),
         "shard": shard,

@@ -113,7 +113,7 @@ def tune(
     quiet: Quiet = False,
     json_file: Json = None,
 ) -> None:
-    """Search for settings on the validation parts only; nothing is tested."""
+    """Search for settings on the validation splits only; nothing is tested."""
     call = options.call()
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
     units = _plan(call, places.data_root)

@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Test trained weights: run folders of the published code, folders of runs/jobs/, or exported ones.
 
-    Model A chooses beta on the validation parts; model B is tested with it.
+    Model A chooses beta on the validation splits; model B is tested with it.
     """
     from benchmark import registry
     from benchmark.data.cards import find_card, load_cards

@@ -27,18 +27,18 @@ class ModalityCard(Fields):
     published_scale: float | None = Field(None, gt=0, description="what published code divides by, where it differs")
 
 
-PARTS_OF_LISTS = (
+SPLITS_OF_LISTS = (
     "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen", "stage_2_train", "stage_2_test_seen", "stage_2_test_unseen"
 )  # fmt: skip
 
 
-def _listed(part: str) -> str:
-    if part not in PARTS_OF_LISTS:
-        raise ValueError(f"no such part: {near(part, PARTS_OF_LISTS)}")
-    return part
+def _listed(split: str) -> str:
+    if split not in SPLITS_OF_LISTS:
+        raise ValueError(f"no such split: {near(split, SPLITS_OF_LISTS)}")
+    return split
 
 
-Part = Annotated[str, AfterValidator(_listed)]
+Split = Annotated[str, AfterValidator(_listed)]
 Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
 """What the published extraction of some features did besides what is described of it (docs/extraction.md)."""
 
@@ -50,8 +50,8 @@ class FeatureSetCard(Fields):
     audio: ModalityCard
     video: ModalityCard
     text_dim: int = Field(gt=0)
-    classes: dict[Part, int] = Field(default_factory=dict, description="expected classes per part")
-    samples: dict[Part, int] = Field(default_factory=dict, description="expected samples per part")
+    classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
+    samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
     published_quirks: tuple[Quirk, ...] = Field((), description="what `extract --published-preprocessing` repeats")
 
 

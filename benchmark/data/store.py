@@ -1,7 +1,7 @@
 """The feature store: one HDF5 file per data set and feature set, read through memory maps.
 
-Samples are ordered by part, so each part is a run of rows of every array. What training, tuning and validation receive maps
-rows of their own parts and no byte beside them. The test parts are read from the file after training, and each such access is
+Samples are ordered by split, so each split is a run of rows of every array. What training, tuning and validation receive maps
+rows of their own splits and no byte beside them. The test splits are read from the file after training, and each such access is
 counted.
 """
 
@@ -28,10 +28,10 @@ from benchmark.system.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
 VERSION = 1
-DEVELOPMENT_PARTS = ("stage_1_train", "stage_1_val_seen", "stage_1_val_unseen")
-TEST_PARTS = ("stage_2_test_seen", "stage_2_test_unseen")
-PARTS = DEVELOPMENT_PARTS + TEST_PARTS
-"""Parts in the order in which their samples stand in a store. ``stage_2_train`` is the union of the first three."""
+DEVELOPMENT_SPLITS = ("stage_1_train", "stage_1_val_seen", "stage_1_val_unseen")
+TEST_SPLITS = ("stage_2_test_seen", "stage_2_test_unseen")
+SPLITS = DEVELOPMENT_SPLITS + TEST_SPLITS
+"""Splits in the order in which their samples stand in a store. ``stage_2_train`` is the union of the first three."""
 BLOCK_BYTES = 64 * 2**20
 
 Alignment = Literal["official", "corrected", "shuffled"]
@@ -54,14 +54,14 @@ class ModalityContent:
 
 @dataclass(frozen=True)
 class StoreContent:
-    """All that a store holds; samples sorted by part."""
+    """All that a store holds; samples sorted by split."""
 
     dataset: str
     features: str
     generated: bool
     class_names: Sequence[str]
-    class_parts: Mapping[str, Sequence[int]]
-    """Part -> class ids, for each of ``PARTS``."""
+    class_splits: Mapping[str, Sequence[int]]
+    """Split -> class ids, for each of ``SPLITS``."""
     vector_names: Sequence[str]
     """Names of the word vectors, sorted: row k is what published code gives to class id k."""
     vectors: Floats
@@ -70,8 +70,8 @@ class StoreContent:
     """For each class id the row of its own word vector."""
     ids: Sequence[str]
     labels: Ints
-    parts: NDArray[np.uint8]
-    """Index into ``PARTS`` for each sample, non-decreasing."""
+    splits: NDArray[np.uint8]
+    """Index into ``SPLITS`` for each sample, non-decreasing."""
     audio: ModalityContent
     video: ModalityContent
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def write_store(path: Path, content: StoreContent, dtype: Literal["float32", "fl
     """Write a store atomically, a block of samples at a time.
 
     Raises:
-        ValueError: parts out of order, lengths that do not fit, a class without a vector.
+        ValueError: splits out of order, lengths that do not fit, a class without a vector.
         Unavailable: another program has the file open for writing.
         OutsideError: a folder or a broken link is in its place.
     """
@@ -93,9 +93,9 @@ def write_store(path: Path, content: StoreContent, dtype: Literal["float32", "fl
             _write_modality(f.create_group(name), modality, len(content.ids), np.dtype(dtype), check)
         f.flush()
         check()
-        n_dev = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
-        f.attrs["digest"] = content_digest(f, len(content.ids), PARTS)
-        f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_PARTS)
+        n_dev = int(np.searchsorted(content.splits, len(DEVELOPMENT_SPLITS)))
+        f.attrs["digest"] = content_digest(f, len(content.ids), SPLITS)
+        f.attrs["development_digest"] = content_digest(f, n_dev, DEVELOPMENT_SPLITS)
         refuse_open_store(path)  # it may have been opened meanwhile
 
 
@@ -111,17 +111,17 @@ def refuse_open_store(path: Path) -> None:
 
 def _check(content: StoreContent) -> None:
     n = len(content.ids)
-    if not (len(content.labels) == len(content.parts) == n) or n == 0:
-        raise ValueError(f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.parts)} parts")
-    if np.any(np.diff(content.parts.astype(int)) < 0):
-        raise ValueError("samples must be sorted by part, in the order of PARTS")
+    if not (len(content.labels) == len(content.splits) == n) or n == 0:
+        raise ValueError(f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.splits)} splits")
+    if np.any(np.diff(content.splits.astype(int)) < 0):
+        raise ValueError("samples must be sorted by split, in the order of SPLITS")
     if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(content.class_names):
         raise ValueError("word vectors must be sorted by name, with one row named for each class")
     if len(content.vectors) != len(content.vector_names) or not _within(content.own_vector, len(content.vectors)):
         raise ValueError("there must be a row of vectors for each vector name, and own_vector must name such rows")
-    if set(content.class_parts) != set(PARTS):
-        raise ValueError(f"class lists must be given for {PARTS}")
-    for name, ids in {**content.class_parts, "labels": np.unique(content.labels)}.items():
+    if set(content.class_splits) != set(SPLITS):
+        raise ValueError(f"class lists must be given for {SPLITS}")
+    for name, ids in {**content.class_splits, "labels": np.unique(content.labels)}.items():
         if not _within(ids, len(content.class_names)):
             raise ValueError(f"{name}: classes are named by their index in class_names")
     for modality in (content.audio, content.video):
@@ -145,13 +145,13 @@ def _write_tables(f: h5py.File, content: StoreContent) -> None:
     strings = h5py.string_dtype("utf-8")
     f.create_dataset("samples/ids", data=list(content.ids), dtype=strings)
     f.create_dataset("samples/labels", data=content.labels.astype("<i8"))
-    f.create_dataset("samples/parts", data=content.parts.astype("u1"))
+    f.create_dataset("samples/parts", data=content.splits.astype("u1"))
     f.create_dataset("classes/names", data=list(content.class_names), dtype=strings)
     f.create_dataset("classes/vector_names", data=list(content.vector_names), dtype=strings)
     f.create_dataset("classes/vectors", data=np.asarray(content.vectors, "<f4"))
     f.create_dataset("classes/own_vector", data=np.asarray(content.own_vector, "<i8"))
-    for part in PARTS:
-        f.create_dataset(f"classes/parts/{part}", data=np.asarray(sorted(content.class_parts[part]), "<i8"))
+    for split in SPLITS:
+        f.create_dataset(f"classes/parts/{split}", data=np.asarray(sorted(content.class_splits[split]), "<i8"))
 
 
 def _write_modality(
@@ -187,11 +187,11 @@ def frame_blocks(offsets: Ints, bytes_per_frame: int) -> Iterator[tuple[int, int
         start = stop
 
 
-def content_digest(f: h5py.File, n: int, parts: Sequence[str]) -> str:
+def content_digest(f: h5py.File, n: int, splits: Sequence[str]) -> str:
     """sha256 of everything that can change a number in the first ``n`` samples, independent of the file's layout."""
     sha = hashlib.sha256()
     ids = f["samples/ids"].asstr()[:n]
-    classes = sorted({int(c) for part in parts for c in f[f"classes/parts/{part}"][:]})
+    classes = sorted({int(c) for split in splits for c in f[f"classes/parts/{split}"][:]})
     own = f["classes/own_vector"][:]
     vectors = f["classes/vectors"][:]
     header = {
@@ -200,7 +200,7 @@ def content_digest(f: h5py.File, n: int, parts: Sequence[str]) -> str:
         "features": f.attrs["features"],
         "ids": list(ids),
         "names": [str(f["classes/names"].asstr()[c]) for c in classes],
-        "parts": {part: f[f"classes/parts/{part}"][:].tolist() for part in parts},
+        "parts": {split: f[f"classes/parts/{split}"][:].tolist() for split in splits},
     }
     sha.update(json.dumps(header, sort_keys=True).encode())
     sha.update(f["samples/labels"][:n].tobytes() + f["samples/parts"][:n].tobytes())
@@ -255,20 +255,20 @@ class Samples:
     video: ModalityData
     labels: Ints
     """``[N]`` class ids."""
-    parts: NDArray[np.uint8]
-    """``[N]`` index into ``PARTS``."""
+    splits: NDArray[np.uint8]
+    """``[N]`` index into ``SPLITS``."""
     ids: Sequence[str]
 
-    def rows(self, *parts: str) -> Ints:
-        """Rows of the samples of the named parts."""
-        return np.flatnonzero(np.isin(self.parts, [PARTS.index(p) for p in parts]))
+    def rows(self, *splits: str) -> Ints:
+        """Rows of the samples of the named splits."""
+        return np.flatnonzero(np.isin(self.splits, [SPLITS.index(s) for s in splits]))
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Class ids of the parts, names, and word vectors under one alignment, for those parts' classes only."""
+    """Class ids of the splits, names, and word vectors under one alignment, for those splits' classes only."""
 
-    parts: Mapping[str, Ints]
+    splits: Mapping[str, Ints]
     names: Mapping[int, str]
     vectors: Mapping[int, Floats]
 
@@ -291,11 +291,11 @@ class Tables:
 
     ids: Sequence[str]
     labels: Ints
-    parts: NDArray[np.uint8]
-    """``[N]`` index into ``PARTS``, non-decreasing."""
+    splits: NDArray[np.uint8]
+    """``[N]`` index into ``SPLITS``, non-decreasing."""
     class_names: Sequence[str]
-    class_parts: Mapping[str, Ints]
-    """Part -> class ids."""
+    class_splits: Mapping[str, Ints]
+    """Split -> class ids."""
     vector_names: Sequence[str]
     vectors: Floats
     own_vector: Ints
@@ -319,21 +319,21 @@ class Tables:
             return np.arange(len(self.class_names), dtype=np.int64)
         if alignment == "shuffled":
             rng, rows = stream(Purpose.SHUFFLED_CLASSES, shuffle_seed), self.own_vector.copy()
-            development = self.classes_of(DEVELOPMENT_PARTS)
+            development = self.classes_of(DEVELOPMENT_SPLITS)
             for group in (development, np.setdiff1d(np.arange(len(rows)), development)):
                 rows[group] = rng.permutation(self.own_vector[group])
             return rows
         return self.own_vector
 
-    def classes_of(self, parts: Sequence[str]) -> Ints:
-        """Ids of the classes of some parts, ascending."""
-        return np.unique(np.concatenate([self.class_parts[part] for part in parts]))
+    def classes_of(self, splits: Sequence[str]) -> Ints:
+        """Ids of the classes of some splits, ascending."""
+        return np.unique(np.concatenate([self.class_splits[split] for split in splits]))
 
-    def class_table(self, class_parts: Sequence[str], rows: Ints) -> ClassTable:
-        """The classes of some parts, each with the vector of its row."""
-        ids = self.classes_of(class_parts).tolist()
+    def class_table(self, class_splits: Sequence[str], rows: Ints) -> ClassTable:
+        """The classes of some splits, each with the vector of its row."""
+        ids = self.classes_of(class_splits).tolist()
         return ClassTable(
-            parts={part: self.class_parts[part] for part in class_parts},
+            splits={split: self.class_splits[split] for split in class_splits},
             names={c: self.class_names[c] for c in ids},
             vectors={c: self.vectors[rows[c]].copy() for c in ids},
         )
@@ -399,9 +399,9 @@ class FeatureStore:
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
         self.provenance: dict[str, Any] = json.loads(f.attrs["provenance"])
-        parts = f["samples/parts"][:]
-        self.counts: dict[str, int] = {part: int((parts == i).sum()) for i, part in enumerate(PARTS)}
-        """Samples of each part."""
+        splits = f["samples/parts"][:]
+        self.counts: dict[str, int] = {split: int((splits == i).sum()) for i, split in enumerate(SPLITS)}
+        """Samples of each split."""
         self.text_dim = int(f["classes/vectors"].shape[1])
         self.has_sequences = "frames" in f["audio"] and "frames" in f["video"]
         self.audio_dim, self.video_dim = (int(f[m]["means"].shape[1]) for m in ("audio", "video"))
@@ -424,7 +424,7 @@ class FeatureStore:
             yield f
 
     def tables(self) -> Tables:
-        """Ids, labels, classes and word vectors of all parts, read now and not kept."""
+        """Ids, labels, classes and word vectors of all splits, read now and not kept."""
         with self._opened() as f:
             return _tables(f)
 
@@ -448,53 +448,53 @@ class FeatureStore:
         alignment: Alignment,
         shuffle_seed: int = 0,
         *,
-        parts: Sequence[str] = DEVELOPMENT_PARTS,
+        splits: Sequence[str] = DEVELOPMENT_SPLITS,
         sequences: bool = True,
     ) -> Section:
-        """Training and validation parts, or some of them.
+        """Training and validation splits, or some of them.
 
         Args:
             alignment: which word vector each class gets.
             shuffle_seed: fixes the permutation of ``shuffled``.
-            parts: which of ``DEVELOPMENT_PARTS``, neighbours and in their order.
+            splits: which of ``DEVELOPMENT_SPLITS``, neighbours and in their order.
             sequences: whether frames are wanted; without them only means are read.
 
         Raises:
-            ValueError: a test part, or parts that are no neighbours.
+            ValueError: a test split, or splits that are no neighbours.
         """
-        first = DEVELOPMENT_PARTS.index(parts[0])
-        if tuple(parts) != DEVELOPMENT_PARTS[first : first + len(parts)]:
-            raise ValueError(f"development parts in their order are wanted, not {', '.join(parts)}")
-        return self._section(parts, parts, alignment, shuffle_seed, sequences)
+        first = DEVELOPMENT_SPLITS.index(splits[0])
+        if tuple(splits) != DEVELOPMENT_SPLITS[first : first + len(splits)]:
+            raise ValueError(f"development splits in their order are wanted, not {', '.join(splits)}")
+        return self._section(splits, splits, alignment, shuffle_seed, sequences)
 
     def open_test(self, alignment: Alignment, shuffle_seed: int = 0, *, sequences: bool = True) -> Section:
-        """The test parts, with all classes; each call is counted. Only ``protocol/stages.py`` may call it."""
+        """The test splits, with all classes; each call is counted. Only ``protocol/stages.py`` may call it."""
         for count in _counters:
             count()
-        return self._section(TEST_PARTS, PARTS, alignment, shuffle_seed, sequences)
+        return self._section(TEST_SPLITS, SPLITS, alignment, shuffle_seed, sequences)
 
-    def class_embeddings(self, part: str, alignment: Alignment, shuffle_seed: int = 0) -> Floats:
-        """Word vectors ``[C, D_w]`` of a part's classes and nothing of its samples, for methods that declare this use."""
+    def class_embeddings(self, split: str, alignment: Alignment, shuffle_seed: int = 0) -> Floats:
+        """Word vectors ``[C, D_w]`` of a split's classes and nothing of its samples, for methods that declare this use."""
         tables = self.tables()
         rows = tables.vector_rows(alignment, shuffle_seed)
-        return np.asarray(tables.vectors[rows[tables.class_parts[part]]], np.float32)
+        return np.asarray(tables.vectors[rows[tables.class_splits[split]]], np.float32)
 
     def _section(
-        self, parts: Sequence[str], class_parts: Sequence[str], alignment: Alignment, shuffle_seed: int, sequences: bool
+        self, splits: Sequence[str], class_splits: Sequence[str], alignment: Alignment, shuffle_seed: int, sequences: bool
     ) -> Section:
-        before = PARTS[: PARTS.index(parts[0])]
-        start = sum(self.counts[part] for part in before)
-        stop = start + sum(self.counts[part] for part in parts)
+        before = SPLITS[: SPLITS.index(splits[0])]
+        start = sum(self.counts[split] for split in before)
+        stop = start + sum(self.counts[split] for split in splits)
         with self._opened() as f:
             tables = _tables(f)
             samples = Samples(
                 audio=self._modality(f, "audio", start, stop, sequences),
                 video=self._modality(f, "video", start, stop, sequences),
-                labels=tables.labels[start:stop].copy(),  # a view would carry those of other parts
-                parts=tables.parts[start:stop].copy(),
+                labels=tables.labels[start:stop].copy(),  # a view would carry those of other splits
+                splits=tables.splits[start:stop].copy(),
                 ids=tables.ids[start:stop],
             )
-        return Section(samples, tables.class_table(class_parts, tables.vector_rows(alignment, shuffle_seed)))
+        return Section(samples, tables.class_table(class_splits, tables.vector_rows(alignment, shuffle_seed)))
 
     def _modality(self, f: h5py.File, name: str, start: int, stop: int, sequences: bool) -> ModalityData:
         means = self._map(f, f"{name}/means", start, stop)
@@ -517,9 +517,9 @@ def _tables(f: h5py.File) -> Tables:
     return Tables(
         ids=list(f["samples/ids"].asstr()[:]),
         labels=f["samples/labels"][:],
-        parts=f["samples/parts"][:],
+        splits=f["samples/parts"][:],
         class_names=list(f["classes/names"].asstr()[:]),
-        class_parts={part: f[f"classes/parts/{part}"][:] for part in PARTS},
+        class_splits={split: f[f"classes/parts/{split}"][:] for split in SPLITS},
         vector_names=list(f["classes/vector_names"].asstr()[:]),
         vectors=f["classes/vectors"][:],
         own_vector=f["classes/own_vector"][:],
@@ -532,7 +532,7 @@ _counters: list[Callable[[], None]] = []
 
 @contextmanager
 def counting_test_accesses(count: Callable[[], None]) -> Iterator[None]:
-    """While entered, ``count`` is called before a test part is opened, whoever opens it."""
+    """While entered, ``count`` is called before a test split is opened, whoever opens it."""
     _counters.append(count)
     try:
         yield

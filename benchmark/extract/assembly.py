@@ -15,7 +15,7 @@ import numpy as np
 from benchmark.data.cards import Card
 from benchmark.data.importing.importing import FLOAT16_MAX, Dtype, only_import
 from benchmark.data.importing.oddities import list_oddities
-from benchmark.data.store import PARTS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
 from benchmark.extract.plan import Plan, Row, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
@@ -33,8 +33,8 @@ class Assembled:
     digest: str
     already: bool
     """It was there, made from the same results."""
-    parts: Mapping[str, int]
-    """Samples of each part."""
+    splits: Mapping[str, int]
+    """Samples of each split."""
     rows: Sequence[Row]
     """Classes that have no sample left."""
 
@@ -82,12 +82,12 @@ def assemble(
         generated: mark the store as holding generated data.
 
     Raises:
-        UsageError: a part has no sample left, a value is too large for float16, another process writes this store, or the
+        UsageError: a split has no sample left, a value is too large for float16, another process writes this store, or the
             disk is full.
     """
     kept = [w for w in plan.wanted if w.sample in outcomes and outcomes[w.sample].problem is None]
-    counts = {part: sum(w.part == part for w in kept) for part in PARTS}
-    empty = [part for part, count in counts.items() if not count]
+    counts = {split: sum(w.split == split for w in kept) for split in SPLITS}
+    empty = [split for split, count in counts.items() if not count]
     if empty:
         raise UsageError(f"{target}: not written: {', '.join(empty)} would have no sample; extract more videos")
     _check_range([outcomes[w.sample] for w in kept], dtype)
@@ -108,12 +108,12 @@ def _check_range(outcomes: Sequence[Outcome], dtype: str) -> None:
 
 
 def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Row]:
-    found = {(w.part, w.label) for w in kept}
+    found = {(w.split, w.label) for w in kept}
     return [
-        Row(f"{part}/{plan.lists.names[label]}", "", "class without samples", left_out=True)
-        for part in PARTS
-        for label in plan.lists.parts[part].classes
-        if (part, label) not in found
+        Row(f"{split}/{plan.lists.names[label]}", "", "class without samples", left_out=True)
+        for split in SPLITS
+        for label in plan.lists.splits[split].classes
+        if (split, label) not in found
     ]
 
 
@@ -173,13 +173,13 @@ def _content(
         features=provenance["features"],
         generated=provenance["generated"],
         class_names=lists.names,
-        class_parts={part: lists.parts[part].classes for part in PARTS},
+        class_splits={split: lists.splits[split].classes for split in SPLITS},
         vector_names=lists.vector_names,
         vectors=lists.vectors,
         own_vector=lists.own_vector,
         ids=[w.sample for w in kept],
         labels=np.array([w.label for w in kept], np.int64),
-        parts=np.array([PARTS.index(w.part) for w in kept], np.uint8),
+        splits=np.array([SPLITS.index(w.split) for w in kept], np.uint8),
         audio=modality("audio"),
         video=modality("video"),
         provenance=provenance,

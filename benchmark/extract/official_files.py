@@ -13,19 +13,19 @@ import numpy as np
 
 from benchmark.data.cards import OfficialLayout
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
-from benchmark.data.importing.places import FOLDER, SUFFIX, UNION_PART
+from benchmark.data.importing.places import FOLDER, SUFFIX, UNION_SPLIT
 from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
-from benchmark.data.store import DEVELOPMENT_PARTS, MODALITIES, PARTS, FeatureStore, Ints, Tables
+from benchmark.data.store import DEVELOPMENT_SPLITS, MODALITIES, SPLITS, FeatureStore, Ints, Tables
 from benchmark.errors import UsageError
 from benchmark.system.files import outside_reason, replacing
 
-PARTS_OF: Mapping[str, Sequence[str]] = {**{part: (part,) for part in PARTS}, UNION_PART: DEVELOPMENT_PARTS}
-"""Part of the layout -> parts of a store whose samples it has."""
+SPLITS_OF: Mapping[str, Sequence[str]] = {**{split: (split,) for split in SPLITS}, UNION_SPLIT: DEVELOPMENT_SPLITS}
+"""Split of the layout -> splits of a store whose samples it has."""
 
 
 def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate: int, folder: Path) -> Path:
-    """Write lists, word vectors, sequences and means; one class of one part is in memory at a time.
+    """Write lists, word vectors, sequences and means; one class of one split is in memory at a time.
 
     Args:
         store: what is written.
@@ -50,14 +50,14 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
         for place in places.values():
             write_word_vectors(place / "text" / layout.text_file, tables.vector_names, tables.vectors)
         with open_hdf5(store.path) as file:
-            for part, sources in PARTS_OF.items():
-                for name, rows in _classes(tables, store.features, target, part, sources).items():
+            for split, sources in SPLITS_OF.items():
+                for name, rows in _classes(tables, store.features, target, split, sources).items():
                     if not is_file_name(name):
                         raise UsageError(f"{target}: no file can be named as class {name!r}; {NO_FILE_NAME}")
                     for modality in MODALITIES:
                         frames = _frames(file[modality], rows)
                         ids = [tables.ids[row].encode() for row in rows]
-                        at = Path(modality, part, name)
+                        at = Path(modality, split, name)
                         _write_sequences(places["sequences"] / at, frames, ids, rate)
                         _write_means(places["means"] / at, np.asarray(file[modality]["means"][rows]), ids)
     except OSError as error:
@@ -66,15 +66,15 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
     return target
 
 
-def _classes(tables: Tables, features: str, target: Path, part: str, sources: Sequence[str]) -> dict[str, Ints]:
-    """Class, spelt as in the list of the part -> rows of its samples, classes without any left out."""
-    path = target / "class-split" / f"{features}_split" / f"{part}.txt"
+def _classes(tables: Tables, features: str, target: Path, split: str, sources: Sequence[str]) -> dict[str, Ints]:
+    """Class, spelt as in the list of the split -> rows of its samples, classes without any left out."""
+    path = target / "class-split" / f"{features}_split" / f"{split}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     spelt = {folded(line.strip()): line.strip() for line in lines}
-    of_part = np.isin(tables.parts, [PARTS.index(source) for source in sources])
-    labels = np.unique(tables.labels[of_part])
+    of_split = np.isin(tables.splits, [SPLITS.index(source) for source in sources])
+    labels = np.unique(tables.labels[of_split])
     names = {int(label): tables.class_names[label] for label in labels}
-    return {spelt.get(folded(name), name): np.flatnonzero(of_part & (tables.labels == label)) for label, name in names.items()}
+    return {spelt.get(folded(name), name): np.flatnonzero(of_split & (tables.labels == label)) for label, name in names.items()}
 
 
 def _frames(group: h5py.Group, rows: Ints) -> list[Any]:

@@ -12,7 +12,7 @@ from benchmark.data.importing.class_lists import ClassLists, listed_samples, rea
 from benchmark.data.importing.places import list_places
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.names import composed, folded
-from benchmark.data.store import PARTS
+from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 from benchmark.extract.media.segments import Rule, Span, annotated_segments, named_clips
 
@@ -42,7 +42,7 @@ class Wanted:
     """A listed sample and its video."""
 
     sample: str
-    part: str
+    split: str
     label: int
     video: Path
     span: Span | None = None
@@ -60,7 +60,7 @@ class Plan:
     listed: list[str] = field(default_factory=list)
     """All listed samples of listed classes."""
     wanted: list[Wanted] = field(default_factory=list)
-    """In the order of a store: by part, class id, sample id."""
+    """In the order of a store: by split, class id, sample id."""
     rows: list[Row] = field(default_factory=list)
 
 
@@ -112,8 +112,8 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
     def named(name: str) -> list[Path]:
         return by_name.get(name) or by_folded.get(folded(name), [])
 
-    for part in PARTS:
-        for sample, label in sorted(plan.lists.parts[part].kept().items(), key=lambda item: (item[1], item[0])):
+    for split in SPLITS:
+        for sample, label in sorted(plan.lists.splits[split].kept().items(), key=lambda item: (item[1], item[0])):
             plan.listed.append(sample)
             found = named(sample)
             cut = rule(sample) if rule and not found else None
@@ -134,7 +134,7 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
             if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
                 other = f"the segment is annotated as {cut.label!r}, the sample is listed as {plan.lists.names[label]!r}"
                 plan.rows.append(Row(sample, file, other, left_out=False))
-            plan.wanted.append(Wanted(sample, part, label, found[0], cut.span if cut else None))
+            plan.wanted.append(Wanted(sample, split, label, found[0], cut.span if cut else None))
 
 
 def _letters(name: str) -> str:

@@ -1,7 +1,7 @@
 """The protocol: what each stage trains and is tested on, how the epoch and beta are chosen, and when test data are opened.
 
-Stage 1 trains on the training part and chooses epoch and beta on the validation parts. Stage 2 trains afresh on both for as
-many epochs, and its last model is tested with that beta. Only this module opens the test parts, once per final model.
+Stage 1 trains on the training split and chooses epoch and beta on the validation splits. Stage 2 trains afresh on both for as
+many epochs, and its last model is tested with that beta. Only this module opens the test splits, once per final model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from benchmark.data.cards import Card, FeatureSetCard
 from benchmark.data.groups import shares_group
-from benchmark.data.store import DEVELOPMENT_PARTS, FeatureStore, Section, counting_test_accesses
+from benchmark.data.store import DEVELOPMENT_SPLITS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
 from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
@@ -35,7 +35,7 @@ Stage = Literal[1, 2]
 TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen"
 TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
 TEST_ACCESSES = "test_openings"
-"""File in a job's folder that counts how often the test parts were opened."""
+"""File in a job's folder that counts how often the test splits were opened."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Task:
     def protocol(self) -> ProtocolConfig:
         return self.settings.protocol
 
-    def development(self, parts: Sequence[str] = DEVELOPMENT_PARTS) -> Section:
-        """Training and validation parts, or some of them."""
+    def development(self, splits: Sequence[str] = DEVELOPMENT_SPLITS) -> Section:
+        """Training and validation splits, or some of them."""
         sequences = self.method.inputs == "sequence"
-        return self.store.development(self.protocol.text_alignment, self.seed, parts=parts, sequences=sequences)
+        return self.store.development(self.protocol.text_alignment, self.seed, splits=splits, sequences=sequences)
 
     @property
     def spec(self) -> Spec:
@@ -121,7 +121,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class StageTwo:
-    """Results on the test parts."""
+    """Results on the test splits."""
 
     metrics: Mapping[str, float]
     """seen, unseen, hm, zsl, ausuc as fractions, of the reported view."""
@@ -135,7 +135,7 @@ class StageTwo:
     """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
     epochs: int
     test_openings: int
-    """How often the test parts were opened for this model: once, and once more for each interruption while testing."""
+    """How often the test splits were opened for this model: once, and once more for each interruption while testing."""
     opened: Opened
 
 
@@ -144,20 +144,20 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
 
 
-def evaluation_set(section: Section, seen_part: str, unseen_part: str, seed: int) -> EvaluationSet:
-    """Samples of two parts, to be recognised among the classes of both.
+def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
+    """Samples of two splits, to be recognised among the classes of both.
 
     Args:
         seed: fixes the order in which samples are embedded.
     """
-    seen, unseen = section.classes.parts[seen_part], section.classes.parts[unseen_part]
+    seen, unseen = section.classes.splits[seen_split], section.classes.splits[unseen_split]
     text = section.classes.text(np.union1d(seen, unseen))
-    return EvaluationSet(section.samples, section.samples.rows(seen_part, unseen_part), seen, unseen, text, seed)
+    return EvaluationSet(section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed)
 
 
 def training_data(task: Task, stage: Stage) -> TrainingData:
-    """Batches over the parts that a stage trains on, and validation as every epoch sees it."""
-    section = task.development((TRAIN,) if stage == 1 else DEVELOPMENT_PARTS)
+    """Batches over the splits that a stage trains on, and validation as every epoch sees it."""
+    section = task.development((TRAIN,) if stage == 1 else DEVELOPMENT_SPLITS)
     sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     samples = replace(section.samples, ids=())  # ids name classes, and batches have no use for them
@@ -169,9 +169,9 @@ def training_data(task: Task, stage: Stage) -> TrainingData:
     )
 
 
-def embeddings_of_unseen(task: Task, part: str) -> Classes:
-    """Word vectors of a part's classes, for transductive methods; no sample is read."""
-    return Classes(torch.from_numpy(task.store.class_embeddings(part, task.protocol.text_alignment, task.seed)))
+def embeddings_of_unseen(task: Task, split: str) -> Classes:
+    """Word vectors of a split's classes, for transductive methods; no sample is read."""
+    return Classes(torch.from_numpy(task.store.class_embeddings(split, task.protocol.text_alignment, task.seed)))
 
 
 def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
@@ -191,17 +191,17 @@ def embed_and_rank(
     """Nearest classes per view, in the precision of training.
 
     Args:
-        check: whether a part is scored again beside other samples (``evaluation.nearest_classes``).
+        check: whether a split is scored again beside other samples (``evaluation.nearest_classes``).
     """
     train = settings.train
     return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
 
 
 def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
-    """Train on the training part; choose epoch and beta on validation.
+    """Train on the training split; choose epoch and beta on validation.
 
     Raises:
-        JobError: the method returned something wrong, or the test parts were opened while it trained.
+        JobError: the method returned something wrong, or the test splits were opened while it trained.
     """
     options = {"keep_best": True, "extra_pass": task.protocol.extra_bn_pass == "paper"}
     with counting_test_accesses(partial(count_access, folder)):
@@ -211,10 +211,10 @@ def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOn
 
 
 def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
-    """Train afresh on training and validation parts for (best epoch + 1) epochs; test the last model with stage 1's beta.
+    """Train afresh on training and validation splits for (best epoch + 1) epochs; test the last model with stage 1's beta.
 
     Raises:
-        JobError: the method returned something wrong, or the test parts were opened while it trained.
+        JobError: the method returned something wrong, or the test splits were opened while it trained.
     """
     epochs = first.best_epoch + 1
     replayed = task.protocol.stage2_schedule == "corrected"
@@ -240,7 +240,7 @@ def _trained(
         options: of the loop.
 
     Raises:
-        JobError: ``fit`` returned something wrong, or the test parts were opened meanwhile.
+        JobError: ``fit`` returned something wrong, or the test splits were opened meanwhile.
     """
     before = test_accesses(folder)
     with sealed(training_data(task, stage), listener) as (data, sealed_listener):
@@ -263,8 +263,8 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
     """What trained models are worth: beta from stage 1's model on validation, then stage 2's model tested with it.
 
     Args:
-        first, model_a: the model trained on the training part, and its task.
-        final, model_b: the model trained on training and validation parts, and its task.
+        first, model_a: the model trained on the training split, and its task.
+        final, model_b: the model trained on training and validation splits, and its task.
         epochs: that the latter was trained for.
     """
     section = first.development((VAL_SEEN, VAL_UNSEEN))
@@ -276,25 +276,25 @@ def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method,
 
 
 def count_access(folder: Path) -> None:
-    """Note in the job's folder that the test parts are being opened."""
+    """Note in the job's folder that the test splits are being opened."""
     accesses = test_accesses(folder) + 1
     with replacing(folder / TEST_ACCESSES) as temporary:
         temporary.write_text(str(accesses), encoding="utf-8")
 
 
 def test_accesses(folder: Path) -> int:
-    """How often the test parts were opened for a job so far, before interruptions too."""
+    """How often the test splits were opened for a job so far, before interruptions too."""
     file = folder / TEST_ACCESSES
     return int(file.read_text(encoding="utf-8")) if file.exists() else 0
 
 
 def open_test(task: Task) -> Section:
-    """The sealed test parts."""
+    """The sealed test splits."""
     return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
 
 
 def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
-    """Open the test parts and score a final model at a beta chosen elsewhere.
+    """Open the test splits and score a final model at a beta chosen elsewhere.
 
     Raises:
         JobError: the method returned something wrong, or its distances depend on the samples beside.

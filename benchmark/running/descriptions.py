@@ -75,7 +75,7 @@ def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> d
     """The means of a method, in the order in which they are to be shown.
 
     Args:
-        prefix: of the jobs' metrics: ``test/`` or ``best/`` (on the validation parts).
+        prefix: of the jobs' metrics: ``test/`` or ``best/`` (on the validation splits).
     """
     found = {}
     for metric, name in (FIRST if prefix == "test/" else ON_VALIDATION).items():
@@ -128,9 +128,9 @@ def method_note(unit: Unit, call: Call, means: Mapping[tuple[int, str], Means], 
 def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) -> str:
     """The description of a job."""
     unit = job.unit
-    what = "is trained on the training part, and its epoch and beta are chosen on the validation parts"
+    what = "is trained on the training split, and its epoch and beta are chosen on the validation splits"
     if job.stage == 2:
-        what = "is trained on training and validation parts for the epochs that stage 1 chose, and tested once"
+        what = "is trained on training and validation splits for the epochs that stage 1 chose, and tested once"
     parts = [
         f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, {variant} settings, seed "
         f"{job.repetition}, stage {job.stage}: it {what}."
@@ -163,7 +163,7 @@ def command_of(call: Call) -> str:
 
 
 HEADINGS = ["settings", "seeds", "S", "U", "HM", "ZSL"]
-MEANING = "Mean per-class accuracy in % on the test parts (± standard deviation over seeds)."
+MEANING = "Mean per-class accuracy in % on the test splits (± standard deviation over seeds)."
 
 
 def _rows(means: Mapping[tuple[int, str], Means], index: int) -> list[list[str]]:

@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from benchmark.data.cards import Card
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.running.jobs import Unit
 from benchmark.system.shipped_files import PACKAGE
 
@@ -138,7 +138,7 @@ def _git(*words: str) -> _Answer:
 def data_caption(store: FeatureStore, card: Card) -> str:
     """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
     wanted = card.features[store.features].samples
-    missing = [max(0, wanted[part] - store.counts[part]) for part in PARTS if part in wanted]
-    listed = sum(wanted[part] for part in PARTS if part in wanted)
+    missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
+    listed = sum(wanted[split] for split in SPLITS if split in wanted)
     lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
     return ", ".join(filter(None, [card.caption, lacks]))

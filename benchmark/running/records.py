@@ -125,7 +125,7 @@ def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
 def log_stage_two(
     tracker: Tracker, run_id: str, found: StageTwo, explained: Inspection, title: str, seed: int, beside: Beside
 ) -> dict[str, Any]:
-    """Log the results on the test parts and what explains them; returns the results as plain types.
+    """Log the results on the test splits and what explains them; returns the results as plain types.
 
     Args:
         found: the results.

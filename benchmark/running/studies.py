@@ -91,7 +91,7 @@ def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs:
 
 
 def study_of(unit: Unit, storage: str) -> Study:
-    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test parts."""
+    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test splits."""
     ranges = unit.ranges
     start = unit.settings.searchable()
     identity = unit.job(1, unit.repetitions[0]).identity()

@@ -74,7 +74,7 @@ class ProtocolConfig(Fields):
 
 
 class TuningConfig(Fields):
-    """Search for settings on the validation parts."""
+    """Search for settings on the validation splits."""
 
     trials: int | None = Field(
         0,

@@ -39,7 +39,7 @@ class Purpose(IntEnum):
     EVALUATION_ORDER = 12
     """Order in which samples are evaluated, and which of them are scored again; seed of the repetition."""
     STAMPS_DIVISION = 20220604
-    """Division of ``stamps`` into parts; class. It is a part of that data set, and so its number stays."""
+    """Division of ``stamps`` into splits; class. It is a split of that data set, and so its number stays."""
 
 
 def stream(purpose: Purpose, seed: int, *counters: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""Optuna, and the only place that imports it: studies on the validation parts.
+"""Optuna, and the only place that imports it: studies on the validation splits.
 
 A study is reproducible, also where it is interrupted and where several processes work on it. The sampler is seeded anew for
 each trial from the study's seed and the trial's number. It and the pruner see the trials before that one as they ended, but of

@@ -244,7 +244,7 @@ def test_built_data_can_be_shown_and_verified(shell: Shell) -> None:
     assert json.loads(shell("data", "build", "synthetic", "--json"))["samples"] > 0
     assert "digest" in shell("data", "build", "synthetic")
     info = json.loads(shell("data", "info", "synthetic", "--json"))
-    assert [p["samples"] for p in info["parts"]] == [p["expected samples"] for p in info["parts"]]
+    assert [p["samples"] for p in info["splits"]] == [p["expected samples"] for p in info["splits"]]
     assert "all is well" in shell("data", "verify", "synthetic")
 
 

@@ -17,7 +17,7 @@ from benchmark.data.cards import Card
 
 AUDIO_DIM, VIDEO_DIM, TEXT_DIM = 3, 5, 4
 COMMA = "alligators, crocodiles hissing"
-HANDSTAND = "HandstandPushups"  # spelt HandStandPushups in the lists of the parts, as in UCF
+HANDSTAND = "HandstandPushups"  # spelt HandStandPushups in the lists of the splits, as in UCF
 MANUAL = {  # sorted manual names stand in another order than sorted original names
     "Archery": "zz archery",
     "Bowling": "bowling",
@@ -40,13 +40,13 @@ CLASSES = {
 }
 ONLY_SAMPLES = {"stage_2_test_unseen": ["Gliding"]}
 """Classes with listed samples that the class list leaves out."""
-READ_PARTS = [part for part in CLASSES if part != "stage_2_train"]
+READ_SPLITS = [split for split in CLASSES if split != "stage_2_train"]
 
 
-def sample_ids(part: str, name: str, n: int = 4) -> list[str]:
+def sample_ids(split: str, name: str, n: int = 4) -> list[str]:
     """Ids in another order than the sorted one, as in published files."""
     stem = re.sub(r"\W", "", name)
-    return [f"v_{stem}_{part}_g{i:02d}_c01" for i in reversed(range(n))]
+    return [f"v_{stem}_{split}_g{i:02d}_c01" for i in reversed(range(n))]
 
 
 class OfficialFolder:
@@ -61,73 +61,73 @@ class OfficialFolder:
         self.names_file = self.root / "class-split" / "tiny_w2v_class_names.csv"
         self.rng = np.random.default_rng(seed)
         self._write_lists()
-        for part in READ_PARTS:
-            for name in CLASSES[part] + ONLY_SAMPLES.get(part, []):
-                self.write_class(part, name, sample_ids(part, name))
+        for split in READ_SPLITS:
+            for name in CLASSES[split] + ONLY_SAMPLES.get(split, []):
+                self.write_class(split, name, sample_ids(split, name))
 
     def _write_lists(self) -> None:
         self.lists.mkdir(parents=True)
         (self.root / "class-split" / "all_class.txt").write_text("\n".join(reversed(MANUAL)) + "\n")
         self.write_csv(self.names_file, ["original", "manual"], list(MANUAL.items()))
-        for part, names in CLASSES.items():
-            (self.lists / f"{part}.txt").write_text("\n".join(names) + "\n")
-            self.write_samples(part, self.listed(part))
+        for split, names in CLASSES.items():
+            (self.lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+            self.write_samples(split, self.listed(split))
         vectors = {name: self.rng.normal(size=TEXT_DIM).astype("f4") for name in MANUAL.values()}
         self.text.parent.mkdir(parents=True)
         np.save(self.text, vectors, allow_pickle=True)  # type: ignore[arg-type]
 
-    def listed(self, part: str) -> list[tuple[str, str]]:
-        if part == "stage_2_train":
-            return [row for p in READ_PARTS[:3] for row in self.listed(p)]
-        names = CLASSES[part] + ONLY_SAMPLES.get(part, [])
-        return [(sample, name) for name in names for sample in sample_ids(part, name)]
+    def listed(self, split: str) -> list[tuple[str, str]]:
+        if split == "stage_2_train":
+            return [row for p in READ_SPLITS[:3] for row in self.listed(p)]
+        names = CLASSES[split] + ONLY_SAMPLES.get(split, [])
+        return [(sample, name) for name in names for sample in sample_ids(split, name)]
 
-    def write_samples(self, part: str, rows: Sequence[tuple[str, str]]) -> None:
-        self.write_csv(self.lists / f"{part}.csv", ["filename", "label"], rows)
+    def write_samples(self, split: str, rows: Sequence[tuple[str, str]]) -> None:
+        self.write_csv(self.lists / f"{split}.csv", ["filename", "label"], rows)
 
     @staticmethod
     def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         with open(path, "w", newline="") as f:
             csv.writer(f).writerows([header, *rows])
 
-    def write_class(self, part: str, name: str, ids: Sequence[str]) -> None:
+    def write_class(self, split: str, name: str, ids: Sequence[str]) -> None:
         for modality, dim in (("audio", AUDIO_DIM), ("video", VIDEO_DIM)):
             frames = [self.rng.normal(size=(int(self.rng.integers(1, 6)), dim)).astype("f4") for _ in ids]
-            self.write_pickle(modality, part, name, frames, ids)
-            path = self.means / modality / part / f"{name}.h5"
+            self.write_pickle(modality, split, name, frames, ids)
+            path = self.means / modality / split / f"{name}.h5"
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(path, "w") as f:
                 f["data"] = np.stack([x.mean(0) for x in frames])
                 f["video_urls"] = np.array([i.encode() for i in ids])
 
-    def path(self, modality: str, part: str, name: str) -> Path:
-        return self.sequences / modality / part / f"{name}.pkl"
+    def path(self, modality: str, split: str, name: str) -> Path:
+        return self.sequences / modality / split / f"{name}.pkl"
 
-    def write_pickle(self, modality: str, part: str, name: str, frames: Sequence[Any], ids: Sequence[str]) -> None:
-        path = self.path(modality, part, name)
+    def write_pickle(self, modality: str, split: str, name: str, frames: Sequence[Any], ids: Sequence[str]) -> None:
+        path = self.path(modality, split, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"features": list(frames), "video_names": [i.encode() for i in ids], "fps": [25] * len(ids)}
         path.write_bytes(pickle.dumps(content))
 
-    def read_pickle(self, modality: str, part: str, name: str) -> tuple[list[Any], list[str]]:
-        content = pickle.loads(self.path(modality, part, name).read_bytes())
+    def read_pickle(self, modality: str, split: str, name: str) -> tuple[list[Any], list[str]]:
+        content = pickle.loads(self.path(modality, split, name).read_bytes())
         return content["features"], [i.decode() for i in content["video_names"]]
 
     def change(
-        self, modality: str, part: str, name: str, how: Callable[[list[Any], list[str]], tuple[list[Any], list[str]]]
+        self, modality: str, split: str, name: str, how: Callable[[list[Any], list[str]], tuple[list[Any], list[str]]]
     ) -> None:
         """Rewrite a class file with ``how(frames, ids)``."""
-        self.write_pickle(modality, part, name, *how(*self.read_pickle(modality, part, name)))
+        self.write_pickle(modality, split, name, *how(*self.read_pickle(modality, split, name)))
 
     def card(self) -> Card:
-        parts = {part: len(names) for part, names in CLASSES.items()}
+        splits = {split: len(names) for split, names in CLASSES.items()}
         features = {
             "description": "tiny",
             "audio": {"extractor": "none", "dim": AUDIO_DIM, "seconds": 0.96},
             "video": {"extractor": "none", "dim": VIDEO_DIM, "seconds": 0.64},
             "text_dim": TEXT_DIM,
-            "classes": parts,
-            "samples": {part: 4 * n for part, n in parts.items()},
+            "classes": splits,
+            "samples": {split: 4 * n for split, n in splits.items()},
         }
         layout = {"folder": "Tiny", "names_file": self.names_file.name, "text_file": self.text.name}
         return Card.model_validate(

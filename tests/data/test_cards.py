@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from benchmark.data.cards import Card, find_card, load_cards
-from benchmark.data.store import PARTS
+from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 
 PUBLISHED = {"ucf": "UCF", "activitynet": "ActivityNet", "vggsound": "VGGSound"}
-# Table of the published protocol: classes and samples per part; unseen test differs between cls and main.
+# Table of the published protocol: classes and samples per split; unseen test differs between cls and main.
 COUNTS: dict[str, dict[str, Any]] = {
     "vggsound": {"classes": (138, 138, 69, 207, 207), "samples": (70351, 7817, 3102, 81270, 9032)},
     "ucf": {"classes": (30, 30, 12, 42, 42), "samples": (3174, 353, 1467, 4994, 555)},
@@ -59,7 +59,7 @@ def test_published_cards_have_the_published_counts(cards: dict[str, Card], name:
         expected = dict(zip(ORDER, COUNTS[name][what], strict=True))
         expected["stage_2_test_unseen"] = UNSEEN[name][features][position]
         assert getattr(found, what) == expected
-        assert set(expected) == {*PARTS, "stage_2_train"}
+        assert set(expected) == {*SPLITS, "stage_2_train"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -90,11 +90,11 @@ def test_the_group_of_a_sample_is_what_it_was_cut_from(cards: dict[str, Card], n
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_grouping_finds_the_known_leakage_in_the_published_lists(cards: dict[str, Card], name: str, shared: Path) -> None:
-    split = shared / "official" / "avgzsl_benchmark_datasets" / PUBLISHED[name] / "class-split" / "cls_split"
+    lists = shared / "official" / "avgzsl_benchmark_datasets" / PUBLISHED[name] / "class-split" / "cls_split"
     pattern = re.compile(cards[name].grouping or "")
 
-    def groups(part: str) -> list[str]:
-        with open(split / f"{part}.csv", newline="") as f:
+    def groups(split: str) -> list[str]:
+        with open(lists / f"{split}.csv", newline="") as f:
             matches = [pattern.search(row["filename"]) for row in csv.DictReader(f)]
         assert all(matches)
         return [match[1] for match in matches if match]
@@ -273,12 +273,12 @@ def test_no_value_of_a_card_is_taken_for_another(tmp_path: Path, fields: dict[st
         find_card("one", load_cards(tmp_path))
 
 
-def test_counts_of_a_part_that_there_is_not_are_refused(tmp_path: Path) -> None:
+def test_counts_of_a_split_that_there_is_not_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "one")
     card = yaml.safe_load((tmp_path / "one.yaml").read_text())
     card["features"]["native"]["samples"] = {"stage_1_trian": 5}
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(card))
-    with pytest.raises(UsageError, match=r"samples.*no such part: did you mean 'stage_1_train'"):
+    with pytest.raises(UsageError, match=r"samples.*no such split: did you mean 'stage_1_train'"):
         find_card("one", load_cards(tmp_path))
 
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from benchmark.data.cards import Card
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import (
-    DEVELOPMENT_PARTS,
-    PARTS,
-    TEST_PARTS,
+    DEVELOPMENT_SPLITS,
+    SPLITS,
+    TEST_SPLITS,
     DamagedStore,
     FeatureStore,
     ModalityContent,
@@ -36,11 +36,11 @@ from benchmark.running.provenance import data_caption
 from benchmark.system.files import OutsideError, replacing
 from benchmark.untrusted.kinds import first_bytes
 
-CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
+CLASS_SPLITS = dict(zip(SPLITS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 
 
-def content(lengths: list[tuple[int, int]], part_of: list[int], seed: int = 0, means_only: bool = False) -> StoreContent:
-    """Random content: steps of audio and video of each sample, and the part of each (non-decreasing)."""
+def content(lengths: list[tuple[int, int]], split_of: list[int], seed: int = 0, means_only: bool = False) -> StoreContent:
+    """Random content: steps of audio and video of each sample, and the split of each (non-decreasing)."""
     rng = np.random.default_rng(seed)
     n = len(lengths)
 
@@ -55,13 +55,13 @@ def content(lengths: list[tuple[int, int]], part_of: list[int], seed: int = 0, m
         features="native",
         generated=True,
         class_names=["a", "b", "c, d", "é"],
-        class_parts=CLASS_PARTS,
+        class_splits=CLASS_SPLITS,
         vector_names=["p", "q", "r", "s"],
         vectors=rng.normal(size=(4, 6)).astype("f4"),
         own_vector=[1, 0, 3, 2],
         ids=[f"sample {i}" for i in range(n)],
-        labels=np.array([CLASS_PARTS[PARTS[p]][i % len(CLASS_PARTS[PARTS[p]])] for i, p in enumerate(part_of)], np.int64),
-        parts=np.array(part_of, np.uint8),
+        labels=np.array([CLASS_SPLITS[SPLITS[p]][i % len(CLASS_SPLITS[SPLITS[p]])] for i, p in enumerate(split_of)], np.int64),
+        splits=np.array(split_of, np.uint8),
         audio=modality(0, 3),
         video=modality(1, 5),
         provenance={"source": "nowhere", "files": ["x" * 300] * 500},
@@ -69,9 +69,9 @@ def content(lengths: list[tuple[int, int]], part_of: list[int], seed: int = 0, m
 
 
 def standard(**options: Any) -> StoreContent:
-    """Two samples of each class in each part."""
-    part_of = [PARTS.index(part) for part in PARTS for _ in range(2 * len(CLASS_PARTS[part]))]
-    return content([(1 + i % 3, 2 + i % 4) for i in range(len(part_of))], part_of, **options)
+    """Two samples of each class in each split."""
+    split_of = [SPLITS.index(split) for split in SPLITS for _ in range(2 * len(CLASS_SPLITS[split]))]
+    return content([(1 + i % 3, 2 + i % 4) for i in range(len(split_of))], split_of, **options)
 
 
 def digests(path: Path, written: StoreContent) -> tuple[str, str]:
@@ -82,12 +82,12 @@ def digests(path: Path, written: StoreContent) -> tuple[str, str]:
 
 @st.composite
 def contents(draw: st.DrawFn) -> StoreContent:
-    """Any number of samples in each part, at least one on each side of the seal, of any length."""
+    """Any number of samples in each split, at least one on each side of the seal, of any length."""
     n_dev, n_test = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-    part_of = sorted(draw(st.lists(st.integers(0, 2), min_size=n_dev, max_size=n_dev)))
-    part_of += sorted(draw(st.lists(st.integers(3, 4), min_size=n_test, max_size=n_test)))
-    lengths = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=len(part_of), max_size=len(part_of)))
-    return content(lengths, part_of, draw(st.integers(0, 99)), means_only=draw(st.booleans()))
+    split_of = sorted(draw(st.lists(st.integers(0, 2), min_size=n_dev, max_size=n_dev)))
+    split_of += sorted(draw(st.lists(st.integers(3, 4), min_size=n_test, max_size=n_test)))
+    lengths = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=len(split_of), max_size=len(split_of)))
+    return content(lengths, split_of, draw(st.integers(0, 99)), means_only=draw(st.booleans()))
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,10 +105,10 @@ def test_what_is_written_is_read(
     assert store.provenance == written.provenance
     dev, test = store.development("corrected"), store.open_test("corrected")
     n = len(dev.samples.labels)
-    assert n == int((written.parts < len(DEVELOPMENT_PARTS)).sum())
+    assert n == int((written.splits < len(DEVELOPMENT_SPLITS)).sum())
     for section, rows in ((dev, slice(0, n)), (test, slice(n, None))):
         np.testing.assert_array_equal(section.samples.labels, written.labels[rows])
-        np.testing.assert_array_equal(section.samples.parts, written.parts[rows])
+        np.testing.assert_array_equal(section.samples.splits, written.splits[rows])
         assert list(section.samples.ids) == list(written.ids[rows])
     for name in ("audio", "video"):
         expected: ModalityContent = getattr(written, name)
@@ -169,7 +169,7 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
     write_store(path, written)
     store = FeatureStore(path)
     section = store.development("corrected")
-    n = int((written.parts < len(DEVELOPMENT_PARTS)).sum())
+    n = int((written.splits < len(DEVELOPMENT_SPLITS)).sum())
     assert n < len(written.ids)
     for name in ("audio", "video"):
         data, source = getattr(section.samples, name), getattr(written, name)
@@ -183,29 +183,29 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
             assert not array.flags.writeable
             before, after = beside(array)
             assert not any(before + after), "the pages of the map hold nothing but the array"
-    assert set(section.classes.parts) == set(DEVELOPMENT_PARTS)
+    assert set(section.classes.splits) == set(DEVELOPMENT_SPLITS)
     assert set(section.classes.names) == set(section.classes.vectors) == {0, 1, 2}
 
 
-def test_each_run_of_parts_holds_its_own_samples_and_pages_alone(tmp_path: Path) -> None:
+def test_each_run_of_splits_holds_its_own_samples_and_pages_alone(tmp_path: Path) -> None:
     written = standard()
     write_store(tmp_path / "tiny.h5", written)
     store = FeatureStore(tmp_path / "tiny.h5")
-    for parts in (DEVELOPMENT_PARTS[:1], DEVELOPMENT_PARTS[1:], DEVELOPMENT_PARTS):
-        section = store.development("corrected", parts=parts)
-        rows = np.isin(written.parts, [PARTS.index(part) for part in parts])
+    for splits in (DEVELOPMENT_SPLITS[:1], DEVELOPMENT_SPLITS[1:], DEVELOPMENT_SPLITS):
+        section = store.development("corrected", splits=splits)
+        rows = np.isin(written.splits, [SPLITS.index(split) for split in splits])
         assert list(section.samples.ids) == [written.ids[i] for i in np.flatnonzero(rows)]
         assert section.samples.labels.tolist() == written.labels[rows].tolist()
-        assert set(section.classes.parts) == set(parts)
+        assert set(section.classes.splits) == set(splits)
         for data in (section.samples.audio, section.samples.video):
             for array in (data.means, data.frames):
                 assert not any(b"".join(beside(array)))
-    for parts in (TEST_PARTS, DEVELOPMENT_PARTS[::2], DEVELOPMENT_PARTS[::-1]):
+    for splits in (TEST_SPLITS, DEVELOPMENT_SPLITS[::2], DEVELOPMENT_SPLITS[::-1]):
         with pytest.raises(ValueError, match=r"in their order|not in"):
-            store.development("corrected", parts=parts)
+            store.development("corrected", splits=splits)
 
 
-def test_whoever_opens_the_test_parts_is_counted(tmp_path: Path) -> None:
+def test_whoever_opens_the_test_splits_is_counted(tmp_path: Path) -> None:
     write_store(tmp_path / "tiny.h5", standard())
     inner: list[int] = []
     outer: list[int] = []
@@ -226,11 +226,11 @@ def test_a_store_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
         store.development("corrected")
 
 
-def _change(part: str) -> Callable[[StoreContent], StoreContent]:
+def _change(split: str) -> Callable[[StoreContent], StoreContent]:
     def change(written: StoreContent) -> StoreContent:
         assert written.video.frames is not None
         assert written.video.offsets is not None
-        row = int(np.flatnonzero(written.parts == PARTS.index(part))[0])
+        row = int(np.flatnonzero(written.splits == SPLITS.index(split))[0])
         frames = written.video.frames.copy()
         frames[written.video.offsets[row], 0] += 1
         return dataclasses.replace(written, video=dataclasses.replace(written.video, frames=frames))
@@ -258,8 +258,8 @@ def _renamed(row: int) -> Callable[[StoreContent], StoreContent]:
 @pytest.mark.parametrize(
     ("change", "development_changes"),
     [
-        *((_change(part), True) for part in DEVELOPMENT_PARTS),
-        *((_change(part), False) for part in TEST_PARTS),
+        *((_change(split), True) for split in DEVELOPMENT_SPLITS),
+        *((_change(split), False) for split in TEST_SPLITS),
         (_renamed(0), True),
         (_renamed(17), False),
         (_vector(0), True),
@@ -267,7 +267,7 @@ def _renamed(row: int) -> Callable[[StoreContent], StoreContent]:
         (_replaced(own_vector=[0, 1, 3, 2]), True),
         (_replaced(class_names=["A", "b", "c, d", "é"]), True),
         (_replaced(class_names=["a", "b", "c, d", "f"]), False),
-        (_replaced(class_parts={**CLASS_PARTS, "stage_1_val_unseen": [2, 3]}), True),
+        (_replaced(class_splits={**CLASS_SPLITS, "stage_1_val_unseen": [2, 3]}), True),
     ],
 )
 def test_a_change_changes_the_digest_and_the_development_digest_only_where_it_belongs(
@@ -374,11 +374,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
 @pytest.mark.parametrize(
     "fields",
     [
-        {"parts": np.arange(18, 0, -1).astype(np.uint8)},
+        {"splits": np.arange(18, 0, -1).astype(np.uint8)},
         {"labels": np.zeros(3, np.int64)},
         {"own_vector": [0]},
         {"vector_names": ["q", "p", "r", "s"]},
-        {"class_parts": {}},
+        {"class_splits": {}},
         {"audio": ModalityContent(3)},
         {"audio": ModalityContent(3, np.zeros((5, 3)), np.array([0, 5]))},
     ],
@@ -424,7 +424,7 @@ def test_counts_that_differ_from_the_cards_are_notes(tmp_path: Path) -> None:
     ("generated", "samples", "told"),
     [
         (False, {"stage_1_train": 4, "stage_1_val_seen": 7, "stage_2_test_seen": 9}, "ours, 6 of 20 listed samples missing"),
-        (False, {"stage_1_train": 3, "stage_2_train": 90}, "ours"),  # more than listed; a union of other parts
+        (False, {"stage_1_train": 3, "stage_2_train": 90}, "ours"),  # more than listed; a union of other splits
         (True, {"stage_1_train": 1_000}, "ours"),
     ],
 )
@@ -452,7 +452,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
         (_set("audio/means", (1, 1), 7.0), "means do not fit the frames (1): audio: sample 1"),
         (_set("samples/ids", 1, "sample 0"), "duplicate sample id (1): sample 0 (2 times)"),
         (_set("samples/labels", slice(0, 4), 0), "class without samples (1): stage_1_train/b"),
-        (_set("samples/labels", 0, 3), "label outside its part (1): stage_1_train/é"),
+        (_set("samples/labels", 0, 3), "label outside its split (1): stage_1_train/é"),
         (_set("samples/labels", 0, 77), "class id 77"),
         (_set("classes/parts/stage_1_train", 0, 9999), "class without samples (1): stage_1_train/class id 9999"),
         (_set("samples/parts", 0, 4), "samples out of order"),

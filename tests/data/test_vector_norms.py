@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_store import CLASS_PARTS, make_store, own_card
+from support.small_store import CLASS_SPLITS, make_store, own_card
 
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.audit import audit_lists, audit_store
@@ -58,7 +58,7 @@ def test_a_class_whose_word_vector_is_zero_is_not_imported_and_named(folder: Fol
 def test_zeros_of_no_class_and_odd_norms_are_notes(folder: Folder, tmp_path: Path) -> None:
     change(folder, unused=np.zeros(4, "f4"), gliding=np.zeros(4, "f4"), bowling=np.full(4, 1000, "f4"))
     notes = [note for note in take(folder, tmp_path / "tiny.h5").notes if note.kind == "word vector of an odd norm"]
-    assert notes[0].count == 3  # no part has the class Gliding
+    assert notes[0].count == 3  # no split has the class Gliding
     assert any("'bowling' (classes: Bowling)" in example for example in notes[0].examples)
 
 
@@ -79,11 +79,11 @@ def test_a_store_with_zeros_is_told_by_verify_and_audit(tmp_path: Path) -> None:
     assert {("problem", "word vector of zeros"), ("note", "word vector of an odd norm")} <= audit
 
 
-def test_zeros_of_a_class_of_no_part_are_a_note(tmp_path: Path) -> None:
+def test_zeros_of_a_class_of_no_split_are_a_note(tmp_path: Path) -> None:
     vectors = np.concatenate([np.eye(4), np.zeros((1, 4))]).astype("f4")
     names = ["ant", "bee", "cat", "dog", "eel"]
     make_store(tmp_path / "own.h5", class_names=names, vector_names=names, vectors=vectors, own_vector=range(5))
-    assert 4 not in {label for labels in CLASS_PARTS.values() for label in labels}
+    assert 4 not in {label for labels in CLASS_SPLITS.values() for label in labels}
     assert {finding.severity for finding in verify_store(tmp_path / "own.h5", own_card())} == {"note"}
 
 

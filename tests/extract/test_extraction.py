@@ -29,7 +29,7 @@ from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.errors import Unavailable, UsageError
 from benchmark.extract import devices, extraction
 from benchmark.extract.extraction import Shard, chosen_quirks
@@ -96,8 +96,8 @@ def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> 
     assert store.digest == said["digest"]
     assert store.generated
     assert set(store.tables().ids) == command.video_set.samples.keys()
-    for sample, part, label in zip(store.tables().ids, store.tables().parts, store.tables().labels, strict=True):
-        assert (PARTS[part], store.tables().class_names[label]) == command.video_set.samples[sample]
+    for sample, split, label in zip(store.tables().ids, store.tables().splits, store.tables().labels, strict=True):
+        assert (SPLITS[split], store.tables().class_names[label]) == command.video_set.samples[sample]
     with h5py.File(command.store) as f:  # 1.1 s: two steps of sound, two or three of pictures, the last one padded
         assert set(np.diff(f["audio/offsets"][:])) == {2}
         assert set(np.diff(f["video/offsets"][:])) <= {2, 3}
@@ -191,9 +191,9 @@ def test_silent_videos_get_zero_sound_if_the_user_says_so(command: Command) -> N
     assert command("--no-sound", "zeros")["digest"] == said["digest"]
 
 
-def test_a_part_without_any_sample_is_no_store(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    for sample, (part, _) in command.video_set.samples.items():
-        if part == "stage_2_test_unseen":
+def test_a_split_without_any_sample_is_no_store(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for sample, (split, _) in command.video_set.samples.items():
+        if split == "stage_2_test_unseen":
             command.video_set.files[sample].unlink()
     command(code=2)
     assert "stage_2_test_unseen would have no sample" in capsys.readouterr().err.replace("\n", " ")
@@ -426,7 +426,7 @@ def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp
         for modality in ("audio", "video"):
             np.testing.assert_array_equal(means[modality]["means"][:], store[modality]["means"][:])
     found = load_pickle(root / "features" / "tiny_features_non_averaged" / "audio" / "stage_2_train" / "Archery.pkl")
-    listed = [s for s, (part, name) in made.samples.items() if name == "Archery" and part.startswith("stage_1")]
+    listed = [s for s, (split, name) in made.samples.items() if name == "Archery" and split.startswith("stage_1")]
     assert sorted(name.decode() for name in found["video_names"]) == sorted(listed)
     assert found["fps"] == [10] * len(listed)
 

@@ -9,7 +9,7 @@ from support.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
 from benchmark.data.importing.problems import FIXES, ImportProblems
-from benchmark.data.store import PARTS
+from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard
 from benchmark.extract.plan import make_plan
@@ -38,8 +38,8 @@ def test_videos_of_the_published_data_sets_are_found(shared: Path, tmp_path: Pat
     assert card.official is not None
     plan = make_plan(card, features, tmp_path, shared / "official" / LISTS / card.official.folder, None)
     assert [(w.sample, w.video) for w in plan.wanted] == [(sample, tmp_path / file)]
-    assert sample in plan.lists.parts[plan.wanted[0].part].kept()
-    expected = sum(card.features[features].samples[part] for part in PARTS)
+    assert sample in plan.lists.splits[plan.wanted[0].split].kept()
+    expected = sum(card.features[features].samples[split] for split in SPLITS)
     assert len(plan.listed) == expected == len(plan.rows) + 1
 
 
@@ -81,7 +81,7 @@ def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Pa
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)
 
 
-def test_a_part_without_sample_list_is_told(video_set: VideoSet) -> None:
+def test_a_split_without_sample_list_is_told(video_set: VideoSet) -> None:
     (video_set.lists / "class-split" / "tiny_split" / "stage_1_val_seen.csv").unlink()
     with pytest.raises(ImportProblems, match="stage_1_val_seen") as caught:
         make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None)

@@ -23,7 +23,7 @@ from support.in_process import extract_here
 from support.videos import Clip, clock, write_video
 
 from benchmark.cli import app
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.extract import devices, extractor
 
 GUIDE = PROJECT / "docs" / "datasets.md"
@@ -54,8 +54,8 @@ class Reads(Extractor):
         return self._wide((hertz - 440) / 100, self.audio_dim)  # seconds at the middle of the window
 
     def video(self, clips):
-        whole, part = np.round((clips[:, 0, 0, 0, 0] - 20) / 10), (clips[:, 0, 1, 0, 0] - 20) / 200
-        return self._wide(whole + part, self.video_dim)  # seconds of the first picture
+        whole, split = np.round((clips[:, 0, 0, 0, 0] - 20) / 10), (clips[:, 0, 1, 0, 0] - 20) / 200
+        return self._wide(whole + split, self.video_dim)  # seconds of the first picture
 
     def _wide(self, seconds, dim):
         return np.pad(seconds[:, None], ((0, 0), (0, dim - 1))).astype(np.float32)
@@ -74,22 +74,22 @@ class Recipe:
         self.store = root / "data" / f"{name}-cls.h5"
         self._listed: dict[str, dict[str, str]] = {}
 
-    def listed(self, part: str) -> dict[str, str]:
-        """Sample -> class, of the classes that the part has."""
-        if part in self._listed:
-            return self._listed[part]
-        split = self.lists / "class-split" / "cls_split"
-        classes = {line.strip().casefold() for line in (split / f"{part}.txt").read_text().splitlines()}
-        with open(split / f"{part}.csv", newline="") as file:
+    def listed(self, split: str) -> dict[str, str]:
+        """Sample -> class, of the classes that the split has."""
+        if split in self._listed:
+            return self._listed[split]
+        lists = self.lists / "class-split" / "cls_split"
+        classes = {line.strip().casefold() for line in (lists / f"{split}.txt").read_text().splitlines()}
+        with open(lists / f"{split}.csv", newline="") as file:
             rows = {row["filename"]: row["label"] for row in csv.DictReader(file)}
-        self._listed[part] = {sample: label for sample, label in rows.items() if label.casefold() in classes}
-        return self._listed[part]
+        self._listed[split] = {sample: label for sample, label in rows.items() if label.casefold() in classes}
+        return self._listed[split]
 
     def chosen(self, wanted: Callable[[str], bool] = lambda sample: True, count: int = 2) -> dict[str, str]:
-        """The first few samples of each part, and their classes."""
+        """The first few samples of each split, and their classes."""
         found: dict[str, str] = {}
-        for part in PARTS:
-            fitting = [(sample, label) for sample, label in self.listed(part).items() if wanted(sample)]
+        for split in SPLITS:
+            fitting = [(sample, label) for sample, label in self.listed(split).items() if wanted(sample)]
             found |= dict(fitting[:count])
         return found
 
@@ -131,7 +131,7 @@ def check(made: Recipe, begins: dict[str, float]) -> None:
     """Every sample with a video has features of its seconds, and the table of problems has all others."""
     store = FeatureStore(made.store)
     assert set(store.tables().ids) == begins.keys()
-    missing = {sample for part in PARTS for sample in made.listed(part)} - begins.keys()
+    missing = {sample for split in SPLITS for sample in made.listed(split)} - begins.keys()
     rows = made.rows()
     assert missing == {sample for sample in rows if "/" not in sample}  # the others are classes without a sample
     for sample, second in begins.items():
@@ -154,7 +154,7 @@ def test_ucf101(recipe: Recipe) -> None:
 @pytest.mark.parametrize("recipe", ["vggsound"], indirect=True)
 def test_vggsound(recipe: Recipe) -> None:
     """Clips and whole videos, of both kinds some whose names begin with a dash."""
-    videos = Counter(sample[:-7] for part in PARTS for sample in recipe.listed(part))
+    videos = Counter(sample[:-7] for split in SPLITS for sample in recipe.listed(split))
 
     def soon(sample: str) -> bool:
         return 0 < int(sample[-6:]) < 9 and videos[sample[:-7]] == 1

@@ -146,5 +146,5 @@ def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: 
         build_stamps(card, source, tmp_path / store)
     rebuilt, shipped = FeatureStore(tmp_path / "rebuilt.h5"), FeatureStore(tmp_path / "shipped.h5")
     assert rebuilt.tables().ids == shipped.tables().ids
-    assert np.array_equal(rebuilt.tables().parts, shipped.tables().parts)
+    assert np.array_equal(rebuilt.tables().splits, shipped.tables().splits)
     assert np.array_equal(rebuilt.tables().labels, shipped.tables().labels)

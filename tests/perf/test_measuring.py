@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmark import registry
-from benchmark.data.store import PARTS
+from benchmark.data.store import SPLITS
 from benchmark.method import Batch, Classes, Spec
 from methods.tcaf import Tcaf
 from perf import bounds, evaluation, flops, generated, memory, resident, stage, store, training_step
@@ -129,13 +129,13 @@ def allocate(size: int) -> int:
     return len(held)
 
 
-def test_a_generated_store_has_the_size_that_was_asked_for_and_the_parts_of_ucf(tmp_path: Path) -> None:
+def test_a_generated_store_has_the_size_that_was_asked_for_and_the_splits_of_ucf(tmp_path: Path) -> None:
     made = generated.generate(tmp_path / "store.h5", "main", generated.samples_of(0.04, "main"))
 
     assert made.path.stat().st_size == pytest.approx(0.04e9, rel=0.05)
     tables = made.tables()
-    assert [len(tables.class_parts[part]) for part in PARTS] == [30, 30, 12, 42, 6]
-    assert all(set(tables.class_parts[part]) == set(tables.labels[tables.parts == i]) for i, part in enumerate(PARTS))
+    assert [len(tables.class_splits[split]) for split in SPLITS] == [30, 30, 12, 42, 6]
+    assert all(set(tables.class_splits[split]) == set(tables.labels[tables.splits == i]) for i, split in enumerate(SPLITS))
     assert (made.audio_dim, made.video_dim, made.text_dim) == (512, 512, 300)
 
 

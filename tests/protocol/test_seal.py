@@ -21,7 +21,7 @@ from support.reachable import memory, reachable
 from support.tiny import Bench, QuietListener
 
 from benchmark import registry
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore, Section, Tables
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, FeatureStore, Section, Tables
 from benchmark.errors import JobError
 from benchmark.method import EpochRecord, Method, TrainingData, Validation
 from benchmark.protocol import seal
@@ -123,7 +123,7 @@ def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(bench: Ben
     tables = store.tables()
     stages = [i for i, (hook, _, _) in enumerate(given) if hook == "fit"]
     assert [given[i][1] for i in stages] == [True, False]
-    for start, end, trained in ((0, stages[1], (TRAIN,)), (stages[1], len(given), DEVELOPMENT_PARTS)):
+    for start, end, trained in ((0, stages[1], (TRAIN,)), (stages[1], len(given), DEVELOPMENT_SPLITS)):
         hooks = given[start:end]
         assert {hook for hook, _, _ in hooks} >= {
             "fit",
@@ -155,29 +155,29 @@ def refuse_things(found: Sequence[Any], tables: Tables, path: Path) -> None:
 
 
 def refuse_values(held: Sequence[bytes], store: FeatureStore, tables: Tables, trained: Sequence[str]) -> None:
-    """No feature of a sample outside the parts trained on, and no embedding of a class outside them."""
+    """No feature of a sample outside the splits trained on, and no embedding of a class outside them."""
     with h5py.File(store.path) as f:
         arrays = [f[m][a][:] for m in ("audio", "video") for a in ("means", "frames")]
         lengths = [f[m]["offsets"][:] for m in ("audio", "video") for _ in range(2)]
-    outside = [part for part in PARTS if part not in trained]
-    sealed_rows = np.flatnonzero(np.isin(tables.parts, [PARTS.index(part) for part in outside]))
+    outside = [split for split in SPLITS if split not in trained]
+    sealed_rows = np.flatnonzero(np.isin(tables.splits, [SPLITS.index(split) for split in outside]))
     sealed_rows = np.unique(sealed_rows[np.linspace(0, len(sealed_rows) - 1, 24).astype(int)])  # the first and last too
     whole = b"|".join(held)
     for array, offsets in zip(arrays, lengths, strict=True):
         rows = sealed_rows if len(array) == len(tables.ids) else offsets[sealed_rows]
         assert not [row for row in rows if array[row].tobytes() in whole]
-    known = {c for part in trained for c in tables.class_parts[part].tolist()}
-    unseen = [c for part in outside for c in tables.class_parts[part].tolist() if c not in known]
+    known = {c for split in trained for c in tables.class_splits[split].tolist()}
+    unseen = [c for split in outside for c in tables.class_splits[split].tolist() if c not in known]
     assert unseen
     assert not [c for c in unseen if tables.vectors[tables.own_vector[c]].tobytes() in whole]
 
 
 def refuse_labels(held: Sequence[bytes], tables: Tables, trained: Sequence[str]) -> None:
-    """No labels of a part that is not trained on."""
+    """No labels of a split that is not trained on."""
     whole = b"|".join(held)
-    for index, part in enumerate(PARTS):
-        if part not in trained:
-            assert tables.labels[tables.parts == index].tobytes() not in whole, part
+    for index, split in enumerate(SPLITS):
+        if split not in trained:
+            assert tables.labels[tables.splits == index].tobytes() not in whole, split
 
 
 def test_pages_that_are_mapped_beside_the_training_samples_would_be_noticed(bench: Bench) -> None:

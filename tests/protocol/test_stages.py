@@ -1,4 +1,4 @@
-"""The two stages, and the seal on the test parts."""
+"""The two stages, and the seal on the test splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.tiny import Bench, QuietListener
 from benchmark.data.built.synthetic import synthetic_config, synthetic_content, synthetic_provenance
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build, store_path
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, ModalityContent, StoreContent, write_store
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, ModalityContent, StoreContent, write_store
 from benchmark.protocol import evaluation
 from benchmark.protocol.evaluation import Calibration
 from benchmark.protocol.randomness import derive_seed
@@ -31,7 +31,7 @@ def noisy_copy(data: Path, seed: int) -> None:
     config = synthetic_config(card, {})
     content = synthetic_content(config)
     rng = np.random.default_rng(seed)
-    first = int(np.searchsorted(content.parts, len(DEVELOPMENT_PARTS)))
+    first = int(np.searchsorted(content.splits, len(DEVELOPMENT_SPLITS)))
 
     def noise(modality: ModalityContent) -> ModalityContent:
         assert modality.frames is not None
@@ -41,11 +41,11 @@ def noisy_copy(data: Path, seed: int) -> None:
         return replace(modality, frames=frames)
 
     labels, vectors = content.labels.copy(), np.array(content.vectors)
-    for i, part in enumerate(PARTS[3:], start=3):
-        rows = content.parts == i
+    for i, split in enumerate(SPLITS[3:], start=3):
+        rows = content.splits == i
         labels[rows] = rng.permutation(labels[rows])
-        if part == "stage_2_test_unseen":
-            own = np.array(content.own_vector)[list(content.class_parts[part])]
+        if split == "stage_2_test_unseen":
+            own = np.array(content.own_vector)[list(content.class_splits[split])]
             vectors[own] = rng.normal(size=vectors[own].shape)
     provenance = {**content.provenance, **synthetic_provenance(card, config)}
     changed: StoreContent = replace(
@@ -55,7 +55,7 @@ def noisy_copy(data: Path, seed: int) -> None:
 
 
 def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
-    """Everything that was decided before a test part was opened: trials, epochs, betas, losses of all epochs."""
+    """Everything that was decided before a test split was opened: trials, epochs, betas, losses of all epochs."""
     call = bench.call(methods="cjme,tcaf", trials=3, seeds=1)
     result = bench.run(call)
     assert not result.failed
@@ -70,7 +70,7 @@ def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
     return found
 
 
-def test_noise_in_the_test_parts_changes_no_trial_epoch_or_beta(
+def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(
     bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
 ) -> None:
     clean = decisions(bench, bench.tracker)
@@ -86,17 +86,17 @@ def test_noise_in_the_test_parts_changes_no_trial_epoch_or_beta(
 def test_development_data_hold_no_test_sample_and_no_test_class(tmp_path: Path) -> None:
     store = open_or_build(load_cards()["synthetic"], None, tmp_path)
     section = store.development("corrected")
-    n = sum(store.counts[part] for part in DEVELOPMENT_PARTS)
+    n = sum(store.counts[split] for split in DEVELOPMENT_SPLITS)
     for modality in (section.samples.audio, section.samples.video):
         assert modality.offsets is not None
         assert modality.frames is not None
         assert len(modality.means) == n
         assert len(modality.frames) == modality.offsets[-1]
-    assert set(section.samples.parts) == {0, 1, 2}
-    assert not set(section.classes.vectors) & set(store.tables().class_parts["stage_2_test_unseen"].tolist())
+    assert set(section.samples.splits) == {0, 1, 2}
+    assert not set(section.classes.vectors) & set(store.tables().class_splits["stage_2_test_unseen"].tolist())
 
 
-def test_only_the_protocol_opens_test_parts() -> None:
+def test_only_the_protocol_opens_test_splits() -> None:
     root = PROJECT
     users = set()
     for path in [*root.glob("benchmark/**/*.py"), *root.glob("methods/*.py")]:
@@ -106,7 +106,7 @@ def test_only_the_protocol_opens_test_parts() -> None:
     assert users == {"stages.py"}
 
 
-def test_the_test_parts_are_opened_once_for_each_final_model(bench: Bench) -> None:
+def test_the_test_splits_are_opened_once_for_each_final_model(bench: Bench) -> None:
     bench.run(bench.call(methods="cjme", seeds=2))
     finals = bench.tracker.find(kind="job", stage="2")
     assert [bench.tracker.read_json(r.run_id, "result.json")["test_openings"] for r in finals] == [1, 1]
@@ -117,7 +117,7 @@ def test_an_interruption_while_testing_is_counted(bench: Bench, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Nearest, "recall", interrupted)  # used on the test parts only
+        patch.setattr(evaluation.Nearest, "recall", interrupted)  # used on the test splits only
         with pytest.raises(KeyboardInterrupt):
             bench.run(bench.call(methods="cjme"))
     bench.run(bench.call(methods="cjme"))

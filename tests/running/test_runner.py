@@ -139,7 +139,7 @@ def test_the_logged_configuration_runs_again_to_the_same_job(bench: Bench) -> No
         assert [unit.job(int(run.tags["stage"]), r).key for r in unit.repetitions] == [run.tags["job_key"]]  # type: ignore[arg-type]
 
 
-def test_tuning_uses_the_validation_parts_and_never_stage_two(bench: Bench) -> None:
+def test_tuning_uses_the_validation_splits_and_never_stage_two(bench: Bench) -> None:
     result = bench.run(bench.call(methods="cjme", trials=3), tune_only=True)
     assert result.studies[0].complete + result.studies[0].pruned == 3
     assert {r.tags["stage"] for r in bench.tracker.find(kind="job")} == {"1"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from support.published_runs import CLASS_PARTS, Data, Sample, Sizes
+from support.published_runs import CLASS_SPLITS, Data, Sample, Sizes
 from torch import Tensor
 from torch.nn import functional
 
@@ -145,7 +145,7 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
     labels = torch.tensor([sample.label for sample in data.samples])
     noise = torch.randn(len(data.text), 64, generator=torch.Generator().manual_seed(seed), dtype=embeddings.dtype)
     targets = torch.stack([embeddings[labels == c].mean(0) for c in range(len(data.text))])
-    strength = torch.tensor([0.1 if c in CLASS_PARTS["stage_1_train"] else 0.25 for c in range(len(data.text))])
+    strength = torch.tensor([0.1 if c in CLASS_SPLITS["stage_1_train"] else 0.25 for c in range(len(data.text))])
     targets = targets + strength[:, None] * noise
     targets = targets if method == "avgzslnet" else targets.clamp(min=0)
     text, place = torch.from_numpy(data.text).double(), "W_proj.fc.0"
@@ -187,16 +187,16 @@ def _score(
 
 
 def plain_evaluation(method: str, sizes: Sizes, state_a: State, state_b: State, data: Data) -> dict[str, float]:
-    """seen, unseen, hm, zsl (percent) and beta of model B on the test parts, beta chosen by model A on validation."""
+    """seen, unseen, hm, zsl (percent) and beta of model B on the test splits, beta chosen by model A on validation."""
     text = torch.from_numpy(data.text).double()
 
-    def measure(state: State, seen_part: str, unseen_part: str) -> tuple[Any, ...]:
+    def measure(state: State, seen_split: str, unseen_split: str) -> tuple[Any, ...]:
         s = {name: x.double() for name, x in state.items()}
-        samples = data.of(seen_part, unseen_part)
+        samples = data.of(seen_split, unseen_split)
         classes = _embed_classes(method, s, text)
         rows = [_distances(method, s, sizes, sample, classes) for sample in samples]
-        ids = sorted({*CLASS_PARTS[seen_part], *CLASS_PARTS[unseen_part]})
-        return rows, [sample.label for sample in samples], ids, set(CLASS_PARTS[seen_part])
+        ids = sorted({*CLASS_SPLITS[seen_split], *CLASS_SPLITS[unseen_split]})
+        return rows, [sample.label for sample in samples], ids, set(CLASS_SPLITS[seen_split])
 
     rows, *rest = measure(state_a, "stage_1_val_seen", "stage_1_val_unseen")
     betas = []

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.data.store import PARTS, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, ModalityContent, StoreContent, write_store
 
 CLASS_OF = {"tcaf": "Multimodal_Sequence_Transformer", "avca": "AVCA", "cjme": "CJME", "avgzslnet": "AVGZSLNet"}
 AUDIO_DIM, VIDEO_DIM, TEXT_DIM = 12, 20, 300
 MANUAL = ["vv", "c", "z", "a", "q", "b", "y", "d", "w", "f"]
 """Manual names of the classes, whose own names are sorted: the official alignment gives most of them another vector."""
-CLASS_PARTS = dict(zip(PARTS, ([0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]), strict=True))
+CLASS_SPLITS = dict(zip(SPLITS, ([0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]), strict=True))
 PER_CLASS = 6
 
 
@@ -31,7 +31,7 @@ class Sample:
     audio: np.ndarray
     video: np.ndarray
     label: int
-    part: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Data:
     samples: Sequence[Sample]
     text: np.ndarray
 
-    def of(self, *parts: str) -> list[Sample]:
-        return [s for s in self.samples if s.part in parts]
+    def of(self, *splits: str) -> list[Sample]:
+        return [s for s in self.samples if s.split in splits]
 
 
 def make_data(seed: int = 0) -> Data:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(len(MANUAL), AUDIO_DIM + VIDEO_DIM))
     samples = []
-    for part, classes in CLASS_PARTS.items():
+    for split, classes in CLASS_SPLITS.items():
         for label in classes:
             for _ in range(PER_CLASS):
                 lengths = rng.integers(1, 9, 2)
                 audio = 128 + 60 * centres[label, :AUDIO_DIM] + 30 * rng.normal(size=(lengths[0], AUDIO_DIM))
                 video = np.maximum(0, 2 * centres[label, AUDIO_DIM:] + rng.normal(size=(lengths[1], VIDEO_DIM)))
-                samples.append(Sample(audio.astype("f4"), video.astype("f4"), label, part))
+                samples.append(Sample(audio.astype("f4"), video.astype("f4"), label, split))
     vectors = rng.normal(size=(len(MANUAL), TEXT_DIM))
     return Data(samples, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("f4"))
 
@@ -75,13 +75,13 @@ def write_data(path: Path, data: Data) -> None:
             features="cls",
             generated=True,
             class_names=[f"class {i}" for i in range(len(MANUAL))],
-            class_parts=CLASS_PARTS,
+            class_splits=CLASS_SPLITS,
             vector_names=names,
             vectors=data.text,
             own_vector=[names.index(name) for name in MANUAL],
             ids=[f"v_{i:04d}_g01_c01" for i in range(len(data.samples))],
             labels=np.array([s.label for s in data.samples], np.int64),
-            parts=np.array([PARTS.index(s.part) for s in data.samples], np.uint8),
+            splits=np.array([SPLITS.index(s.split) for s in data.samples], np.uint8),
             audio=modality("audio", AUDIO_DIM),
             video=modality("video", VIDEO_DIM),
         ),
@@ -136,9 +136,9 @@ class Sizes:
         if method == "tcaf":
             lengths = {"batch_seqlen_train": "max", "batch_seqlen_test": "max"}
             if self.lengths:
-                for part, cut in (("train", "random"), ("test", "center")):
-                    lengths |= {f"batch_seqlen_{part}": "fixed", f"batch_seqlen_{part}_maxlen": self.lengths}
-                    lengths |= {f"batch_seqlen_{part}_trim": cut}
+                for split, cut in (("train", "random"), ("test", "center")):
+                    lengths |= {f"batch_seqlen_{split}": "fixed", f"batch_seqlen_{split}_maxlen": self.lengths}
+                    lengths |= {f"batch_seqlen_{split}_trim": cut}
             return {
                 **lengths,
                 "new_model_sequence": True,
@@ -219,7 +219,7 @@ def _avca_shapes(s: Sizes) -> dict[str, tuple[int, ...]]:
     tensors |= _block("A_enc", AUDIO_DIM, s.hidden, 300) | _block("V_enc", VIDEO_DIM, s.hidden, 300)
     for i in range(s.depth):
         attention, feed_forward = f"cross_attention.layers.{i}.0", f"cross_attention.layers.{i}.1"
-        tensors |= {f"{part}.norm.{x}": (300,) for part in (attention, feed_forward) for x in ("weight", "bias")}
+        tensors |= {f"{split}.norm.{x}": (300,) for split in (attention, feed_forward) for x in ("weight", "bias")}
         tensors |= {f"{attention}.fn.to_qkv.weight": (900, 300), **_linear(f"{attention}.fn.to_out.0", 300, 300)}
         tensors |= _linear(f"{feed_forward}.fn.net.0", 300, 64) | _linear(f"{feed_forward}.fn.net.3", 64, 300)
     tensors |= _block("W_proj", TEXT_DIM, None, 64) | _block("D", 64, None, TEXT_DIM)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.cards import Card
-from benchmark.data.store import PARTS, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, FeatureStore, ModalityContent, StoreContent, write_store
 
-CLASS_PARTS = dict(zip(PARTS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
+CLASS_SPLITS = dict(zip(SPLITS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 Samples = Sequence[tuple[str, str, int, Any, Any]]
-"""Id, part, class id, audio frames ``[t, 2]`` and video frames ``[t, 2]`` of each sample, by part."""
+"""Id, split, class id, audio frames ``[t, 2]`` and video frames ``[t, 2]`` of each sample, by split."""
 
 
 def own_card(**changes: Any) -> Card:
@@ -25,12 +25,12 @@ def own_card(**changes: Any) -> Card:
 
 
 def default_samples() -> list[tuple[str, str, int, Any, Any]]:
-    """Two samples of each class in each part, no two alike."""
+    """Two samples of each class in each split, no two alike."""
     rng = np.random.default_rng(0)
     return [
-        (f"{part}_{label}_{i}", part, label, rng.normal(size=(2 + i, 2)), rng.normal(size=(3, 2)))
-        for part in PARTS
-        for label in CLASS_PARTS[part]
+        (f"{split}_{label}_{i}", split, label, rng.normal(size=(2 + i, 2)), rng.normal(size=(3, 2)))
+        for split in SPLITS
+        for label in CLASS_SPLITS[split]
         for i in range(2)
     ]
 
@@ -46,13 +46,13 @@ def make_store(path: Path, samples: Samples | None = None, means_only: bool = Fa
 
     fields: dict[str, Any] = {
         "class_names": ["ant", "bee", "cat", "dog"],
-        "class_parts": CLASS_PARTS,
+        "class_splits": CLASS_SPLITS,
         "vector_names": ["ant", "bee", "cat", "dog"],
         "vectors": np.eye(4, dtype="f4"),
         "own_vector": [0, 1, 2, 3],
         "ids": [sample[0] for sample in samples],
         "labels": np.array([sample[2] for sample in samples], np.int64),
-        "parts": np.array([PARTS.index(sample[1]) for sample in samples], np.uint8),
+        "splits": np.array([SPLITS.index(sample[1]) for sample in samples], np.uint8),
         "audio": modality(3),
         "video": modality(4),
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from support.videos import Clip, write_video
 
 from benchmark.data.cards import Card
-from benchmark.data.store import DEVELOPMENT_PARTS
+from benchmark.data.store import DEVELOPMENT_SPLITS
 
 NAMES = ["Archery", "Bowling", "Diving", "Fencing"]
 CLASSES = {
@@ -36,12 +36,12 @@ FEATURES = {  # sizes and seconds per step of audio and video
 
 
 class VideoSet:
-    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the part and class of each sample,
+    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the split and class of each sample,
     ``quirks`` the published quirks that the card names.
 
     Args:
         root: where it lies.
-        each: samples of each class in each part.
+        each: samples of each class in each split.
         seconds: length of the videos.
     """
 
@@ -50,8 +50,8 @@ class VideoSet:
         self.seconds = seconds
         self.quirks: list[str] = []
         self.samples = {
-            f"v_{name}_g{number:02d}_c{i:02d}": (part, name)
-            for number, (part, names) in enumerate(CLASSES.items())
+            f"v_{name}_g{number:02d}_c{i:02d}": (split, name)
+            for number, (split, names) in enumerate(CLASSES.items())
             for name in names
             for i in range(each)
         }
@@ -79,18 +79,18 @@ class VideoSet:
         return self.files[sample]
 
     def _write_lists(self) -> None:
-        split = self.lists / "class-split"
-        split.mkdir(parents=True)
-        (split / "all_class.txt").write_text("\n".join(NAMES))
-        self._write_csv(split / "names.csv", ["original", "manual"], [(name, name.casefold()) for name in NAMES])
+        lists = self.lists / "class-split"
+        lists.mkdir(parents=True)
+        (lists / "all_class.txt").write_text("\n".join(NAMES))
+        self._write_csv(lists / "names.csv", ["original", "manual"], [(name, name.casefold()) for name in NAMES])
         for features in FEATURES:
-            folder = split / f"{features}_split"
+            folder = lists / f"{features}_split"
             folder.mkdir()
-            for part, names in CLASSES.items():
-                (folder / f"{part}.txt").write_text("\n".join(names))
-                rows = [(sample, name) for sample, (of, name) in self.samples.items() if of == part]
-                self._write_csv(folder / f"{part}.csv", ["filename", "label"], rows)
-            union = [(sample, name) for sample, (of, name) in self.samples.items() if of in DEVELOPMENT_PARTS]
+            for split, names in CLASSES.items():
+                (folder / f"{split}.txt").write_text("\n".join(names))
+                rows = [(sample, name) for sample, (of, name) in self.samples.items() if of == split]
+                self._write_csv(folder / f"{split}.csv", ["filename", "label"], rows)
+            union = [(sample, name) for sample, (of, name) in self.samples.items() if of in DEVELOPMENT_SPLITS]
             (folder / "stage_2_train.txt").write_text("\n".join(NAMES[:3]))
             self._write_csv(folder / "stage_2_train.csv", ["filename", "label"], union)
         rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""The shipped data set ``stamps``: quantised features -> parts without leaks -> feature store.
+"""The shipped data set ``stamps``: quantised features -> splits without leaks -> feature store.
 
-Belongs here: reading ``datasets/stamps/stamps.npz`` and dividing it into parts. Which data set is built when, and where
+Belongs here: reading ``datasets/stamps/stamps.npz`` and dividing it into splits. Which data set is built when, and where
 the store lies, is ``locate.py``.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.cards import Card
-from benchmark.data.store import PARTS, Floats, Ints, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, Floats, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
 from benchmark.system.files import raise_outside
 from benchmark.system.streams import Purpose, stream
@@ -32,7 +32,7 @@ VALIDATION_FRACTION = 0.1
 SEEN, VALIDATION_UNSEEN, TEST_UNSEEN = 0, 1, 2
 """Values of ``class_split`` in the source."""
 
-Parts = NDArray[np.uint8]
+Splits = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -146,43 +146,43 @@ def _dequantised(values: NDArray[Any], low: NDArray[Any], span: NDArray[Any]) ->
     return low.astype(np.float32) + values.astype(np.float32) * (span.astype(np.float32) / np.float32(255))
 
 
-def divide(source: StampsSource) -> Parts:
-    """The part of each sample, ``[N]`` rows of ``PARTS``: every class divided by its groups, never by sample.
+def divide(source: StampsSource) -> Splits:
+    """The split of each sample, ``[N]`` rows of ``SPLITS``: every class divided by its groups, never by sample.
 
     Seen classes go into stage 1 training, stage 1 validation (seen) and stage 2 test (seen); validation-unseen classes
     into stage 1 validation (unseen) and, because stage 2 trains on them, stage 2 test (seen); test-unseen classes go
     whole into stage 2 test (unseen). A group of two classes is divided in each class on its own.
 
     Raises:
-        ValueError: a class has fewer groups than parts.
+        ValueError: a class has fewer groups than splits.
     """
-    parts = np.empty(len(source.labels), dtype=np.uint8)
-    for c, split in enumerate(source.class_split):
+    splits = np.empty(len(source.labels), dtype=np.uint8)
+    for c, kind in enumerate(source.class_split):
         rows = np.flatnonzero(source.labels == c)
-        if split == TEST_UNSEEN:
-            parts[rows] = PARTS.index("stage_2_test_unseen")
+        if kind == TEST_UNSEEN:
+            splits[rows] = SPLITS.index("stage_2_test_unseen")
             continue
-        kept = "stage_1_train" if split == SEEN else "stage_1_val_unseen"
+        kept = "stage_1_train" if kind == SEEN else "stage_1_val_unseen"
         wanted = {"stage_2_test_seen": TEST_FRACTION}
-        if split == SEEN:
+        if kind == SEEN:
             wanted["stage_1_val_seen"] = VALIDATION_FRACTION * (1 - TEST_FRACTION)
-        parts[rows] = _divide_class(source.groups[rows], kept, wanted, stream(Purpose.STAMPS_DIVISION, c))
-    return parts
+        splits[rows] = _divide_class(source.groups[rows], kept, wanted, stream(Purpose.STAMPS_DIVISION, c))
+    return splits
 
 
-def _divide_class(groups: Ints, kept: str, wanted: Mapping[str, float], rng: np.random.Generator) -> Parts:
-    """The part of each sample of a class, ``[n]``: about the wanted fractions, the rest in ``kept``."""
+def _divide_class(groups: Ints, kept: str, wanted: Mapping[str, float], rng: np.random.Generator) -> Splits:
+    """The split of each sample of a class, ``[n]``: about the wanted fractions, the rest in ``kept``."""
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) <= len(wanted):
-        raise ValueError(f"a class of {len(names)} groups cannot be divided into {len(wanted) + 1} parts")
+        raise ValueError(f"a class of {len(names)} groups cannot be divided into {len(wanted) + 1} splits")
     left = [int(i) for i in rng.permutation(len(names))]
-    parts = np.full(len(groups), PARTS.index(kept), dtype=np.uint8)
-    for position, (part, fraction) in enumerate(wanted.items()):
+    splits = np.full(len(groups), SPLITS.index(kept), dtype=np.uint8)
+    for position, (split, fraction) in enumerate(wanted.items()):
         reserve = len(wanted) - position
         taken = _take(left, sizes, fraction * len(groups), most=len(left) - reserve)
-        parts[np.isin(groups, names[taken])] = PARTS.index(part)
+        splits[np.isin(groups, names[taken])] = SPLITS.index(split)
         left = [i for i in left if i not in taken]
-    return parts
+    return splits
 
 
 def _take(left: list[int], sizes: Ints, target: float, most: int) -> list[int]:
@@ -197,9 +197,9 @@ def _take(left: list[int], sizes: Ints, target: float, most: int) -> list[int]:
 
 
 def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, Any]) -> StoreContent:
-    """All that the store holds, samples sorted by part and, within a part, in the order of the source."""
-    parts = divide(source)
-    order = np.argsort(parts, kind="stable")
+    """All that the store holds, samples sorted by split and, within a split, in the order of the source."""
+    splits = divide(source)
+    order = np.argsort(splits, kind="stable")
     labels = source.labels[order]
     pictures = source.pictures[order]
     lengths = np.diff(source.audio_offsets)[order]
@@ -212,13 +212,13 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
         features=card.default_features,
         generated=card.kind == "generated",
         class_names=source.class_names,
-        class_parts={part: np.unique(labels[parts[order] == p]).tolist() for p, part in enumerate(PARTS)},
+        class_splits={split: np.unique(labels[splits[order] == p]).tolist() for p, split in enumerate(SPLITS)},
         vector_names=source.class_names,
         vectors=source.vectors,
         own_vector=range(len(source.class_names)),
         ids=[f"g{source.groups[i]:04d}_i{source.pictures[i]:04d}_s{i:05d}_{source.languages[i]}" for i in order],
         labels=labels,
-        parts=parts[order],
+        splits=splits[order],
         audio=ModalityContent(source.audio.shape[1], source.audio[audio_rows], audio_offsets),
         video=ModalityContent(
             dim, source.views[pictures].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views
@@ -229,15 +229,15 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
 
 def _check_counts(card: Card, content: StoreContent) -> None:
     _, expected = card.feature_set(None)
-    samples = np.bincount(content.parts, minlength=len(PARTS))
+    samples = np.bincount(content.splits, minlength=len(SPLITS))
     wrong = [
-        f"{part}: {kind} {found}, card {wanted[part]}"
-        for p, part in enumerate(PARTS)
+        f"{split}: {kind} {found}, card {wanted[split]}"
+        for p, split in enumerate(SPLITS)
         for kind, wanted, found in (
             ("samples", expected.samples, int(samples[p])),
-            ("classes", expected.classes, len(content.class_parts[part])),
+            ("classes", expected.classes, len(content.class_splits[split])),
         )
-        if part in wanted and wanted[part] != found
+        if split in wanted and wanted[split] != found
     ]
     dims = (content.audio.dim, content.video.dim, content.vectors.shape[1])
     if dims != (expected.audio.dim, expected.video.dim, expected.text_dim):

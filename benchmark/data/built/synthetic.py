@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from benchmark.data.cards import Card
-from benchmark.data.store import PARTS, Ints, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, Ints, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError, validation_message
 from benchmark.system.reading import Fields
 from benchmark.system.streams import Purpose, stream
@@ -93,16 +93,16 @@ class SyntheticConfig(Fields):
 
     @property
     def samples_per_class(self) -> dict[str, int]:
-        """Part -> samples of each of its classes, in the order of ``PARTS``."""
+        """Split -> samples of each of its classes, in the order of ``SPLITS``."""
         counts = (self.train_samples, self.val_seen_samples, self.val_unseen_samples, self.test_seen_samples)
-        return dict(zip(PARTS, (*counts, self.test_unseen_samples), strict=True))
+        return dict(zip(SPLITS, (*counts, self.test_unseen_samples), strict=True))
 
 
 @dataclass(frozen=True)
 class _Truth:
     """What the generator knows of the classes; C classes, K attributes."""
 
-    class_parts: Mapping[str, list[int]]
+    class_splits: Mapping[str, list[int]]
     word_codes: Values
     """``[C, K]`` codes of which word vectors are the image."""
     codes: Values
@@ -167,7 +167,7 @@ def synthetic_content(
     features: str = "native",
     provenance: Mapping[str, Any] | None = None,
 ) -> StoreContent:
-    """Generated data, all a function of the settings; samples sorted by part, then class.
+    """Generated data, all a function of the settings; samples sorted by split, then class.
 
     Args:
         config: the settings; ``config.seed`` determines everything random.
@@ -179,20 +179,20 @@ def synthetic_content(
     truth = _truth(config, rng)
     names = [f"class_{c:04d}" for c in range(config.classes)]
     text_map = _directions(rng, config.attributes, config.text_dim)
-    labels, parts = _samples(config, truth.class_parts)
+    labels, splits = _samples(config, truth.class_splits)
     audio, video = _channels(config, truth, labels, rng)
     return StoreContent(
         dataset=dataset,
         features=features,
         generated=True,
         class_names=names,
-        class_parts=truth.class_parts,
+        class_splits=truth.class_splits,
         vector_names=names,
         vectors=truth.word_codes @ text_map / np.float32(np.sqrt(config.attributes)),
         own_vector=range(len(names)),
         ids=[f"synthetic_{i:07d}" for i in range(len(labels))],
         labels=labels,
-        parts=parts,
+        splits=splits,
         audio=_modality(config, audio, config.audio_dim, config.audio_steps, stream(Purpose.SYNTHETIC_AUDIO, config.seed)),
         video=_modality(config, video, config.video_dim, config.video_steps, stream(Purpose.SYNTHETIC_VIDEO, config.seed)),
         provenance=provenance or {},
@@ -205,7 +205,7 @@ def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
     seen, val_unseen, test_unseen = (
         sorted(group.tolist()) for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
     )
-    class_parts = dict(zip(PARTS, (seen, seen, val_unseen, sorted(seen + val_unseen), test_unseen), strict=True))
+    class_splits = dict(zip(SPLITS, (seen, seen, val_unseen, sorted(seen + val_unseen), test_unseen), strict=True))
     numbers = rng.choice(2**config.attributes, size=config.classes, replace=False)
     word_codes = _signs(numbers, config.attributes)
     codes = _feature_codes(word_codes, config.text_predictiveness, rng)
@@ -213,7 +213,7 @@ def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
     for unseen, known in ((val_unseen, seen), (test_unseen, seen + val_unseen)):
         nearest = np.array(known)[np.argmax(codes[unseen] @ codes[known].T, axis=1)]
         biased[unseen] += np.float32(config.seen_bias) * (codes[nearest] - codes[unseen])
-    return _Truth(class_parts, word_codes, codes, biased)
+    return _Truth(class_splits, word_codes, codes, biased)
 
 
 def _signs(numbers: Ints, attributes: int) -> Values:
@@ -252,11 +252,11 @@ def _directions(rng: np.random.Generator, rows: int, dim: int) -> Values:
     return scaled
 
 
-def _samples(config: SyntheticConfig, class_parts: Mapping[str, list[int]]) -> tuple[Ints, NDArray[np.uint8]]:
-    """Labels ``[N]`` and parts ``[N]``."""
-    per_part = [np.repeat(class_parts[part], n) for part, n in config.samples_per_class.items()]
-    parts = np.repeat(np.arange(len(PARTS), dtype=np.uint8), [len(labels) for labels in per_part])
-    return np.concatenate(per_part).astype(np.int64), parts
+def _samples(config: SyntheticConfig, class_splits: Mapping[str, list[int]]) -> tuple[Ints, NDArray[np.uint8]]:
+    """Labels ``[N]`` and splits ``[N]``."""
+    per_split = [np.repeat(class_splits[split], n) for split, n in config.samples_per_class.items()]
+    splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(labels) for labels in per_split])
+    return np.concatenate(per_split).astype(np.int64), splits
 
 
 def _channels(config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator) -> tuple[_Channels, _Channels]:

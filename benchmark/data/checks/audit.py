@@ -1,4 +1,4 @@
-"""The audit of a data set: misaligned word vectors, leakage between parts, oddities of the lists, counts, feature values.
+"""The audit of a data set: misaligned word vectors, leakage between splits, oddities of the lists, counts, feature values.
 
 It reads a feature store, or the lists of the official layout where the features are not at hand. It finds and counts and
 changes nothing; findings are not errors. How they are written is in ``audit_report.py``.
@@ -21,27 +21,27 @@ from benchmark.data.importing.importing import Progress
 from benchmark.data.importing.oddities import (
     DROPPED,
     Oddity,
-    PartSamples,
     Severity,
+    SplitSamples,
     class_oddities,
     list_oddities,
     problem_oddities,
     vector_oddities,
 )
-from benchmark.data.importing.places import UNION_PART, ListPlaces, official_places, official_root, text_places
+from benchmark.data.importing.places import UNION_SPLIT, ListPlaces, official_places, official_root, text_places
 from benchmark.data.importing.problems import ProblemLog
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, TEST_PARTS, FeatureStore, Floats
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
 COMPARED: Sequence[tuple[str, tuple[str, ...]]] = (
     ("stage_1_val_seen", ("stage_1_train",)),
     ("stage_1_val_unseen", ("stage_1_train",)),
-    ("stage_2_test_seen", DEVELOPMENT_PARTS),
-    ("stage_2_test_unseen", DEVELOPMENT_PARTS),
+    ("stage_2_test_seen", DEVELOPMENT_SPLITS),
+    ("stage_2_test_unseen", DEVELOPMENT_SPLITS),
     ("stage_1_val_unseen", ("stage_1_val_seen",)),
     ("stage_2_test_unseen", ("stage_2_test_seen",)),
 )
-"""Evaluated parts with what is trained on before; then unseen parts with the seen ones that are evaluated with them."""
+"""Evaluated splits with what is trained on before; then unseen splits with the seen ones that are evaluated with them."""
 LeakRule = Literal["same source", "overlapping seconds"]
 
 
@@ -57,9 +57,9 @@ class Material:
     """Of the store; None for lists."""
     generated: bool
     class_names: Sequence[str]
-    class_parts: Mapping[str, Sequence[int]]
-    samples: Mapping[str, PartSamples | None]
-    """None for parts without a list of samples."""
+    class_splits: Mapping[str, Sequence[int]]
+    samples: Mapping[str, SplitSamples | None]
+    """None for splits without a list of samples."""
     vector_names: Sequence[str]
     vectors: Floats
     """``[K, D_w]`` in the order of ``vector_names``; no rows where they could not be read."""
@@ -82,24 +82,24 @@ class MisalignedClass:
     """Name of the word vector that it gets."""
     vector_of: str
     """The class whose own vector that is; empty where it is no class's."""
-    parts: Sequence[str]
-    vector_of_parts: Sequence[str]
-    """Parts of the class whose vector it gets."""
+    splits: Sequence[str]
+    vector_of_splits: Sequence[str]
+    """Splits of the class whose vector it gets."""
     cosine: float | None
     """Of its own vector and the one that it gets; None where the vectors could not be read."""
 
 
 @dataclass(frozen=True)
-class AlignedPart:
-    """How many classes of a part get another class's vector."""
+class AlignedSplit:
+    """How many classes of a split get another class's vector."""
 
-    part: str
+    split: str
     classes: int
     misaligned: int
 
     @property
     def share(self) -> float:
-        """Fraction of the part's classes."""
+        """Fraction of the split's classes."""
         return self.misaligned / self.classes if self.classes else 0.0
 
 
@@ -109,14 +109,14 @@ class AlignmentAudit:
 
     reason: str
     """Why there is nothing to tell; empty where there is."""
-    parts: Sequence[AlignedPart]
-    """All classes, those of the test parts, and each part."""
+    splits: Sequence[AlignedSplit]
+    """All classes, those of the test splits, and each split."""
     classes: Sequence[MisalignedClass]
 
 
 @dataclass(frozen=True)
 class LeakingSample:
-    """A sample that has relatives in another part."""
+    """A sample that has relatives in another split."""
 
     sample: str
     label: str
@@ -124,29 +124,29 @@ class LeakingSample:
     relatives: int
     relative: str
     """One of them, of the same class where there is such a one; the nearest start first."""
-    relative_part: str
+    relative_split: str
     relative_label: str
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Samples of a part that have a relative in other parts, by one rule."""
+    """Samples of a split that have a relative in other splits, by one rule."""
 
     rule: LeakRule
-    part: str
+    split: str
     against: Sequence[str]
     samples: int
     related: Sequence[LeakingSample]
     unfit: int
-    """Samples of the part whose ids the grouping rule does not fit: their relatives are not found."""
+    """Samples of the split whose ids the grouping rule does not fit: their relatives are not found."""
     unfit_others: int
-    """The same of the other parts."""
+    """The same of the other splits."""
     known: bool
-    """Whether the rule fits any id of the part and any of the others; else nothing is known of relatives."""
+    """Whether the rule fits any id of the split and any of the others; else nothing is known of relatives."""
 
     @property
     def share(self) -> float:
-        """Fraction of the part's samples."""
+        """Fraction of the split's samples."""
         return len(self.related) / self.samples if self.samples else 0.0
 
     @property
@@ -162,7 +162,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakageAudit:
-    """Leakage between parts by the card's grouping rule."""
+    """Leakage between splits by the card's grouping rule."""
 
     reason: str
     """Why there is nothing to tell; empty where there is."""
@@ -170,10 +170,10 @@ class LeakageAudit:
 
 
 @dataclass(frozen=True)
-class PartCount:
-    """Counts of a part and those that the card expects; None where unknown."""
+class SplitCount:
+    """Counts of a split and those that the card expects; None where unknown."""
 
-    part: str
+    split: str
     classes: int
     expected_classes: int | None
     samples: int | None
@@ -196,7 +196,7 @@ class Audit:
     alignment: AlignmentAudit
     leakage: LeakageAudit
     oddities: Sequence[Oddity]
-    counts: Sequence[PartCount]
+    counts: Sequence[SplitCount]
     statistics: FeatureStatistics | None
     """None for lists, which have no features."""
 
@@ -213,12 +213,12 @@ def audit_store(card: Card, store: FeatureStore, progress: Progress | None = Non
     if recorded is None and "importer" not in store.provenance:
         recorded = []  # built, not imported: there are no lists
     samples, tables = {}, store.tables()
-    for index, part in enumerate(PARTS):
-        rows = np.flatnonzero(tables.parts == index)
-        samples[part] = PartSamples([tables.ids[int(row)] for row in rows], tables.labels[rows])
+    for index, split in enumerate(SPLITS):
+        rows = np.flatnonzero(tables.splits == index)
+        samples[split] = SplitSamples([tables.ids[int(row)] for row in rows], tables.labels[rows])
     material = Material(
         card, store.features, str(store.path), store.digest, store.generated, tables.class_names,
-        {part: ids.tolist() for part, ids in tables.class_parts.items()}, samples, tables.vector_names, tables.vectors,
+        {split: ids.tolist() for split, ids in tables.class_splits.items()}, samples, tables.vector_names, tables.vectors,
         tables.own_vector.tolist(), None if recorded is None else [Oddity(**found) for found in recorded],
     )  # fmt: skip
     feature_set = card.feature_set(store.features)[1]
@@ -243,21 +243,21 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
     layout = official_places(card)
     places = ListPlaces(root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file))
-    if not places.part(PARTS[0], "txt").parent.is_dir():
+    if not places.split_file(SPLITS[0], "txt").parent.is_dir():
         raise UsageError(
-            f"{root}: no lists of feature set {name!r}: looked for {places.shown(places.part(PARTS[0], 'txt').parent)}"
+            f"{root}: no lists of feature set {name!r}: looked for {places.shown(places.split_file(SPLITS[0], 'txt').parent)}"
         )
     problems, notes = ProblemLog(), ProblemLog()
     lists = read_lists(places, feature_set.text_dim, problems, notes)
-    samples: dict[str, PartSamples | None] = dict.fromkeys(PARTS)
-    for part, listing in lists.parts.items():
+    samples: dict[str, SplitSamples | None] = dict.fromkeys(SPLITS)
+    for split, listing in lists.splits.items():
         if listing.samples is not None:
             kept = listing.kept()
-            samples[part] = PartSamples(list(kept), np.fromiter(kept.values(), np.int64, len(kept)))
-    parts = {part: listing.classes for part, listing in lists.parts.items()}
+            samples[split] = SplitSamples(list(kept), np.fromiter(kept.values(), np.int64, len(kept)))
+    splits = {split: listing.classes for split, listing in lists.splits.items()}
     return _audit(
         Material(
-            card, name, f"lists of {source}", None, card.kind == "generated", lists.names, parts, samples, lists.vector_names,
+            card, name, f"lists of {source}", None, card.kind == "generated", lists.names, splits, samples, lists.vector_names,
             lists.vectors, lists.own_vector, list_oddities(lists), problem_oddities(problems), text,
         ),
         None,
@@ -268,9 +268,9 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
     oddities = [
         *material.faults,
         *(material.from_lists or ()),
-        *class_oddities(material.class_names, material.class_parts, material.samples),
+        *class_oddities(material.class_names, material.class_splits, material.samples),
         *vector_oddities(
-            material.class_names, material.class_parts, material.vector_names, material.vectors, material.own_vector
+            material.class_names, material.class_splits, material.vector_names, material.vectors, material.own_vector
         ),
     ]
     leakage, unfit = _leakage(material)
@@ -301,16 +301,16 @@ def _alignment(material: Material) -> AlignmentAudit:
                 material.vector_names[own[label]],
                 material.vector_names[label],
                 "" if rightful is None else names[rightful],
-                _parts_of(material, label),
-                () if rightful is None else _parts_of(material, rightful),
+                _splits_of(material, label),
+                () if rightful is None else _splits_of(material, rightful),
                 _cosine(material.vectors, own[label], label),
             )
         )
     sets = {"all classes": set(range(len(names)))}
-    sets["test classes"] = {int(c) for part in TEST_PARTS for c in material.class_parts[part]}
-    sets |= {part: {int(c) for c in material.class_parts[part]} for part in PARTS}
-    parts = [AlignedPart(part, len(ids), len(ids & set(wrong))) for part, ids in sets.items()]
-    return AlignmentAudit("", parts, classes)
+    sets["test classes"] = {int(c) for split in TEST_SPLITS for c in material.class_splits[split]}
+    sets |= {split: {int(c) for c in material.class_splits[split]} for split in SPLITS}
+    splits = [AlignedSplit(split, len(ids), len(ids & set(wrong))) for split, ids in sets.items()]
+    return AlignmentAudit("", splits, classes)
 
 
 def _equal(vectors: Floats, row: int, other: int) -> bool:
@@ -325,77 +325,77 @@ def _cosine(vectors: Floats, row: int, other: int) -> float | None:
     return float(a @ b) / norms if norms > 0 else None
 
 
-def _parts_of(material: Material, label: int) -> tuple[str, ...]:
-    return tuple(part for part in PARTS if label in material.class_parts[part])
+def _splits_of(material: Material, label: int) -> tuple[str, ...]:
+    return tuple(split for split in SPLITS if label in material.class_splits[split])
 
 
 def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
-    """Leaks of all compared parts, and the samples whose ids the grouping rule does not fit."""
+    """Leaks of all compared splits, and the samples whose ids the grouping rule does not fit."""
     card = material.card
     if card.grouping is None:
         return LeakageAudit("no grouping rule: write `grouping` in the card", []), []
     origin = origin_rule(card)
-    known = {part: samples for part, samples in material.samples.items() if samples is not None}
-    origins = {part: [origin(sample) for sample in samples.ids] for part, samples in known.items()}
+    known = {split: samples for split, samples in material.samples.items() if samples is not None}
+    origins = {split: [origin(sample) for sample in samples.ids] for split, samples in known.items()}
     unfit = []
-    for part, samples in known.items():
-        wrong = [sample for sample, found in zip(samples.ids, origins[part], strict=True) if not found.fits]
+    for split, samples in known.items():
+        wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
         if wrong:
             severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
-            unfit.append(Oddity(severity, "ids that the grouping rule does not fit", part, ", ".join(wrong[:3]), len(wrong)))
+            unfit.append(Oddity(severity, "ids that the grouping rule does not fit", split, ", ".join(wrong[:3]), len(wrong)))
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
     if card.overlap_seconds is not None:
         rules.append(("overlapping seconds", card.overlap_seconds))
-    compared = [(part, against) for part, against in COMPARED if {part, *against} <= set(known)]
+    compared = [(split, against) for split, against in COMPARED if {split, *against} <= set(known)]
     leaks = []
     for rule, seconds in rules:
-        for part, against in compared:
-            found = relatives(origins[part], [o for other in against for o in origins[other]], seconds)
-            leaks.append(_leak(material.class_names, rule, part, against, known, origins, found))
-    return LeakageAudit("" if leaks else "no compared parts have lists of samples", leaks), unfit
+        for split, against in compared:
+            found = relatives(origins[split], [o for other in against for o in origins[other]], seconds)
+            leaks.append(_leak(material.class_names, rule, split, against, known, origins, found))
+    return LeakageAudit("" if leaks else "no compared splits have lists of samples", leaks), unfit
 
 
 def _leak(
     names: Sequence[str],
     rule: LeakRule,
-    part: str,
+    split: str,
     against: Sequence[str],
-    known: Mapping[str, PartSamples],
+    known: Mapping[str, SplitSamples],
     origins: Mapping[str, Sequence[Origin]],
     related: Iterable[list[int]],
 ) -> Leak:
-    """The leak of a part, from the indices of each sample's relatives among the samples of ``against``."""
-    samples = known[part]
+    """The leak of a split, from the indices of each sample's relatives among the samples of ``against``."""
+    samples = known[split]
     others = [(sample, other) for other in against for sample in known[other].ids]
     labels = np.concatenate([known[other].labels for other in against])
     leaking = []
-    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[part], related, strict=True):
+    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[split], related, strict=True):
         if indices:
             best = next((i for i in indices if labels[i] == label), indices[0])
             relative = (*others[best], names[labels[best]])
             leaking.append(LeakingSample(sample, names[label], origin.group, len(indices), *relative))
-    fits = [[origin.fits for member in members for origin in origins[member]] for members in ((part,), against)]
+    fits = [[origin.fits for member in members for origin in origins[member]] for members in ((split,), against)]
     some_fit = all(any(ids) or not ids for ids in fits)
-    return Leak(rule, part, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)
+    return Leak(rule, split, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)
 
 
-def _counts(material: Material) -> list[PartCount]:
+def _counts(material: Material) -> list[SplitCount]:
     expected = material.card.feature_set(material.features)[1]
     dropped: dict[str, int] | None = None
     if material.from_lists is not None:
-        dropped = dict.fromkeys(PARTS, 0)
+        dropped = dict.fromkeys(SPLITS, 0)
         for found in material.from_lists:
             if found.kind == DROPPED:
                 dropped[found.place] += found.count
     counts = []
-    for part in (*PARTS[: len(DEVELOPMENT_PARTS)], UNION_PART, *TEST_PARTS):
-        members = DEVELOPMENT_PARTS if part == UNION_PART else (part,)
-        classes = {int(c) for member in members for c in material.class_parts[member]}
+    for split in (*SPLITS[: len(DEVELOPMENT_SPLITS)], UNION_SPLIT, *TEST_SPLITS):
+        members = DEVELOPMENT_SPLITS if split == UNION_SPLIT else (split,)
+        classes = {int(c) for member in members for c in material.class_splits[member]}
         found_samples = [None if (s := material.samples[member]) is None else len(s.ids) for member in members]
         samples = None if None in found_samples else sum(n for n in found_samples if n is not None)
         counts.append(
-            PartCount(
-                part, len(classes), expected.classes.get(part), samples, expected.samples.get(part),
+            SplitCount(
+                split, len(classes), expected.classes.get(split), samples, expected.samples.get(split),
                 None if dropped is None else sum(dropped[member] for member in members),
             )
         )  # fmt: skip

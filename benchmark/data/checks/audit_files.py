@@ -87,7 +87,7 @@ def audit_json(audit: Audit, files: Sequence[Path]) -> dict[str, Any]:
     """The audit as plain data: fractions, and of samples with relatives a few examples (all are in the CSV file)."""
     leaks = [
         {
-            "rule": leak.rule, "part": leak.part, "against": list(leak.against), "samples": leak.samples,
+            "rule": leak.rule, "split": leak.split, "against": list(leak.against), "samples": leak.samples,
             "related": len(leak.related) if leak.known else None, "share": leak.share if leak.known else None,
             "same_class": leak.same_class if leak.known else None, "sources": leak.groups if leak.known else None,
             "unfit": leak.unfit, "unfit_others": leak.unfit_others,
@@ -104,7 +104,7 @@ def audit_json(audit: Audit, files: Sequence[Path]) -> dict[str, Any]:
         "generated": material.generated,
         "alignment": {
             "reason": alignment.reason,
-            "parts": [{**asdict(part), "share": part.share} for part in alignment.parts],
+            "splits": [{**asdict(split), "share": split.share} for split in alignment.splits],
             "misaligned": [asdict(found) for found in alignment.classes],
         },
         "leakage": {"reason": audit.leakage.reason, "pairs": leaks},

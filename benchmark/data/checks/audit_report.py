@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from benchmark.data.checks.audit import Audit, Leak, MisalignedClass
 from benchmark.data.checks.feature_statistics import FeatureStatistics
-from benchmark.data.importing.places import UNION_PART
-from benchmark.data.store import DEVELOPMENT_PARTS
+from benchmark.data.importing.places import UNION_SPLIT
+from benchmark.data.store import DEVELOPMENT_SPLITS
 
 EXAMPLES = 3
 SHORT: Mapping[str | int | float | None, str] = {
     "stage_1_train": "train",
     "stage_1_val_seen": "val seen",
     "stage_1_val_unseen": "val unseen",
-    UNION_PART: "train + val",
+    UNION_SPLIT: "train + val",
     "stage_2_test_seen": "test seen",
     "stage_2_test_unseen": "test unseen",
 }
-"""What a terminal calls the parts."""
+"""What a terminal calls the splits."""
 WORDS = {
     "stage_1_train": "training",
     "stage_1_val_seen": "validation-seen",
@@ -50,7 +50,7 @@ class AuditTable:
         return [any(v is not None for v in values) and not any(isinstance(v, str) for v in values) for values in columns]
 
     def on_screen(self) -> AuditTable:
-        """The table as a terminal shows it: fewer columns, parts by their short names."""
+        """The table as a terminal shows it: fewer columns, splits by their short names."""
         wanted = self.screen or {}
         places = [i for i, column in enumerate(self.columns) if column in wanted]
         rows = [[SHORT.get(row[i], row[i]) if isinstance(row[i], str) else row[i] for i in places] for row in self.rows]
@@ -109,26 +109,36 @@ def _alignment(audit: Audit) -> AuditSection:
     title, found = "Word vectors under the official alignment", audit.alignment
     if found.reason:
         return AuditSection(title, [_sentence(found.reason)], [])
-    every, test = found.parts[:2]
+    every, test = found.splits[:2]
     sentences = [
         f"{every.misaligned} of {every.classes} classes get another class's word vector ({100 * every.share:.1f} %), "
-        f"{test.misaligned} of the {test.classes} classes of the test parts among them."
+        f"{test.misaligned} of the {test.classes} classes of the test splits among them."
     ]
-    unseen = [c for c in found.classes if "stage_2_test_unseen" in c.parts]
+    unseen = [c for c in found.classes if "stage_2_test_unseen" in c.splits]
     if unseen:
         sentences.append(
             f"Test-unseen classes: {'; '.join(_gets(c) for c in unseen[:EXAMPLES])}{'; ...' if len(unseen) > EXAMPLES else '.'}"
         )
-    lent = [c for c in found.classes if c.parts and "stage_2_test_unseen" in c.vector_of_parts and "stage_1_train" in c.parts]
+    lent = [
+        c for c in found.classes if c.splits and "stage_2_test_unseen" in c.vector_of_splits and "stage_1_train" in c.splits
+    ]
     if lent:
         sentences.append(f"Training classes that get the vector of a test-unseen class: {len(lent)} ({_gets(lent[0])}).")
-    screen = {"part": "classes of", "classes": "classes", "misaligned": "misaligned", "share (%)": "share (%)"}
-    shares = [(p.part, p.classes, p.misaligned, _percent(p.share)) for p in found.parts]
+    screen = {"split": "classes of", "classes": "classes", "misaligned": "misaligned", "share (%)": "share (%)"}
+    shares = [(p.split, p.classes, p.misaligned, _percent(p.share)) for p in found.splits]
     rows = [
-        (c.name, c.manual_name, c.vector_used, c.vector_of or None, c.cosine, ", ".join(c.parts), ", ".join(c.vector_of_parts))
+        (
+            c.name,
+            c.manual_name,
+            c.vector_used,
+            c.vector_of or None,
+            c.cosine,
+            ", ".join(c.splits),
+            ", ".join(c.vector_of_splits),
+        )
         for c in found.classes
     ]
-    columns = ("class", "manual name", "vector used", "vector of class", "cosine", "parts", "parts of that class")
+    columns = ("class", "manual name", "vector used", "vector of class", "cosine", "splits", "splits of that class")
     return AuditSection(
         title,
         sentences,
@@ -143,24 +153,24 @@ def _gets(found: MisalignedClass) -> str:
     return f'{found.name} gets "{found.vector_used}"'
 
 
-def _against(parts: Sequence[str]) -> str:
-    return UNION_PART if tuple(parts) == DEVELOPMENT_PARTS else ", ".join(parts)
+def _against(splits: Sequence[str]) -> str:
+    return UNION_SPLIT if tuple(splits) == DEVELOPMENT_SPLITS else ", ".join(splits)
 
 
 def _leakage(audit: Audit) -> AuditSection:
-    title, found, card = "Leakage between parts", audit.leakage, audit.material.card
+    title, found, card = "Leakage between splits", audit.leakage, audit.material.card
     if found.reason:
         return AuditSection(title, [_sentence(found.reason)], [])
-    sentences = [_leak_sentence(leak) for leak in found.leaks if leak.part.startswith("stage_2") and len(leak.against) > 1]
+    sentences = [_leak_sentence(leak) for leak in found.leaks if leak.split.startswith("stage_2") and len(leak.against) > 1]
     sentences.append(f"Same source: ids with the same first group of {card.grouping}")
     if card.overlap_seconds is not None:
         sentences.append(f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart.")
     rows = [
-        (leak.rule, leak.part, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
+        (leak.rule, leak.split, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
         for leak in found.leaks
     ]
     listed = [
-        (leak.rule, leak.part, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative, s.relative_part,
+        (leak.rule, leak.split, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative, s.relative_split,
          s.relative_label)
         for leak in found.leaks
         for s in leak.related
@@ -171,13 +181,24 @@ def _leakage(audit: Audit) -> AuditSection:
         [
             AuditTable(
                 "leakage",
-                ("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources", "unfit ids", "example"),
+                (
+                    "rule",
+                    "split",
+                    "against",
+                    "samples",
+                    "related",
+                    "share (%)",
+                    "same class",
+                    "sources",
+                    "unfit ids",
+                    "example",
+                ),
                 rows,
-                _same("rule", "part", "against", "samples", "related", "share (%)", "same class", "sources"),
+                _same("rule", "split", "against", "samples", "related", "share (%)", "same class", "sources"),
             ),
             AuditTable(
                 "leaking_samples",
-                ("rule", "part", "against", "sample", "class", "source", "relatives", "relative", "its part", "its class"),
+                ("rule", "split", "against", "sample", "class", "source", "relatives", "relative", "its split", "its class"),
                 listed,
             ),
         ],
@@ -187,8 +208,8 @@ def _leakage(audit: Audit) -> AuditSection:
 def _leak_sentence(leak: Leak) -> str:
     how = "share their source with" if leak.rule == "same source" else "overlap in time with"
     example = f", such as {leak.related[0].sample} with {leak.related[0].relative}" if leak.related else ""
-    share = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.part]} samples ({100 * leak.share:.1f} %)"
-    found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.part]} samples"
+    share = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.split]} samples ({100 * leak.share:.1f} %)"
+    found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.split]} samples"
     counts = {"of their ids": leak.unfit, "of the ids of training and validation": leak.unfit_others}
     misses = " and ".join(f"{count:,} {ids}" for ids, count in counts.items() if count)
     unfit = f"; the grouping rule does not fit {misses}" if misses else ""
@@ -218,19 +239,21 @@ def _oddities(audit: Audit) -> AuditSection:
 
 
 def _counts(audit: Audit) -> AuditSection:
-    differing = [count.part for count in audit.counts if not count.as_expected]
+    differing = [count.split for count in audit.counts if not count.as_expected]
     known = any(count.expected_classes is not None or count.expected_samples is not None for count in audit.counts)
     sentences = ["All counts that the card expects are met." if known else "The card expects no counts."]
     if differing:
         sentences = [f"Other counts than the card's: {', '.join(differing)}."]
-    dropped = sum(count.dropped or 0 for count in audit.counts if count.part != UNION_PART)
+    dropped = sum(count.dropped or 0 for count in audit.counts if count.split != UNION_SPLIT)
     if dropped:
-        sentences.append(f"{dropped:,} listed samples are dropped, as their class is not in the list of classes of their part.")
+        sentences.append(
+            f"{dropped:,} listed samples are dropped, as their class is not in the list of classes of their split."
+        )
     rows = [
-        (c.part, c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped, "" if c.as_expected else "differs")
+        (c.split, c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped, "" if c.as_expected else "differs")
         for c in audit.counts
     ]
-    columns = ("part", "classes", "card: classes", "samples", "card: samples", "dropped", "note")
+    columns = ("split", "classes", "card: classes", "samples", "card: samples", "dropped", "note")
     return AuditSection("Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})])
 
 
@@ -241,28 +264,28 @@ def _features(audit: Audit) -> AuditSection:
     tables = [_values(found)]
     if found.form == "sequences":
         tables.append(_lengths(found))
-    copies = [(i, d.modality, s, part, label, "yes" if d.zero else "no")
+    copies = [(i, d.modality, s, split, label, "yes" if d.zero else "no")
               for i, d in enumerate(found.duplicates, 1)
-              for s, part, label in zip(d.samples, d.parts, d.classes, strict=True)]  # fmt: skip
-    tables.append(AuditTable("duplicates", ("group", "modality", "sample", "part", "class", "all zero"), copies))
+              for s, split, label in zip(d.samples, d.splits, d.classes, strict=True)]  # fmt: skip
+    tables.append(AuditTable("duplicates", ("group", "modality", "sample", "split", "class", "all zero"), copies))
     return AuditSection("Feature values", _feature_sentences(found), tables)
 
 
 def _values(found: FeatureStatistics) -> AuditTable:
     columns = (
-        "part", "modality", "samples", "steps", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "bad samples",
-        "zero steps", "zero samples", "copies within part", "copies across parts", "example",
+        "split", "modality", "samples", "steps", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "bad samples",
+        "zero steps", "zero samples", "copies within split", "copies across splits", "example",
     )  # fmt: skip
     rows = [
-        (p.part, p.modality, p.samples, p.steps if p.lengths else None, p.minimum, p.maximum, p.mean, _percent(p.zeros), p.nan,
+        (p.split, p.modality, p.samples, p.steps if p.lengths else None, p.minimum, p.maximum, p.mean, _percent(p.zeros), p.nan,
          p.infinite, p.bad_samples, p.zero_steps, p.zero_samples, p.duplicates_within, p.duplicates_across,
          p.examples[0] if p.examples else None)
-        for p in found.parts
+        for p in found.splits
     ]  # fmt: skip
     screen = {
-        **_same("part", "modality", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "zero steps"),
-        "copies within part": "copies: within",
-        "copies across parts": "across",
+        **_same("split", "modality", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "zero steps"),
+        "copies within split": "copies: within",
+        "copies across splits": "across",
     }
     return AuditTable("features", columns, rows, screen)
 
@@ -271,17 +294,17 @@ def _lengths(found: FeatureStatistics) -> AuditTable:
     heads = ("min", "5 %", "median", "95 %", "max")
     steps, seconds = ([f"{head} [{unit}]" for head in heads] for unit in ("steps", "s"))
     rows: list[Sequence[Value]] = [
-        [p.part, p.modality, *p.lengths, *p.seconds] for p in found.parts if p.lengths is not None and p.seconds is not None
+        [p.split, p.modality, *p.lengths, *p.seconds] for p in found.splits if p.lengths is not None and p.seconds is not None
     ]
-    screen = {**_same("part", "modality"), **dict(zip([*steps, *seconds], [*heads, *heads], strict=True))}
+    screen = {**_same("split", "modality"), **dict(zip([*steps, *seconds], [*heads, *heads], strict=True))}
     screen |= {steps[0]: "steps: min", seconds[0]: "seconds: min"}
-    return AuditTable("lengths", ("part", "modality", *steps, *seconds), rows, screen)
+    return AuditTable("lengths", ("split", "modality", *steps, *seconds), rows, screen)
 
 
 def _feature_sentences(found: FeatureStatistics) -> list[str]:
     def of_modality(modality: str) -> str:
-        parts = [p for p in found.parts if p.modality == modality]
-        bad, zero = sum(p.bad_samples for p in parts), sum(p.zero_samples for p in parts)
+        splits = [p for p in found.splits if p.modality == modality]
+        bad, zero = sum(p.bad_samples for p in splits), sum(p.zero_samples for p in splits)
         return f"{modality} {bad:,} and {zero:,}"
 
     sentences = [
@@ -293,11 +316,11 @@ def _feature_sentences(found: FeatureStatistics) -> list[str]:
     for modality, words in (("both", "audio and video"), ("audio", "audio"), ("video", "video")):
         groups = [d for d in found.duplicates if d.modality == modality]
         if groups:
-            first = max(groups, key=lambda d: (len(set(d.parts)) > 1, not d.zero))
+            first = max(groups, key=lambda d: (len(set(d.splits)) > 1, not d.zero))
             samples = sum(len(d.samples) for d in groups)
-            crossing = sum(len(set(d.parts)) > 1 for d in groups)
+            crossing = sum(len(set(d.splits)) > 1 for d in groups)
             sentences.append(
-                f"Identical {words}: {samples:,} samples in {len(groups):,} groups, {crossing:,} of them across parts; "
+                f"Identical {words}: {samples:,} samples in {len(groups):,} groups, {crossing:,} of them across splits; "
                 f"such as {first.samples[0]} and {first.samples[1]}."
             )
     if not found.duplicates:

@@ -1,4 +1,4 @@
-"""What a feature store's values look like, part by part: range, zeros, values that are no numbers, duplicates, lengths.
+"""What a feature store's values look like, split by split: range, zeros, values that are no numbers, duplicates, lengths.
 
 Features are read in blocks of about ``BLOCK_BYTES``; besides a block, 16 bytes for each sample are in memory.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from benchmark.data.cards import FeatureSetCard
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.importing import Progress
-from benchmark.data.store import PARTS, DamagedStore, FeatureStore, Floats, Ints, Tables
+from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, Floats, Ints, Tables
 from benchmark.data.store import frame_blocks as blocks
 from benchmark.system.files import raise_outside
 
@@ -27,10 +27,10 @@ LENGTH_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
-class PartStatistics:
-    """Values of one modality in one part. Shares are fractions; ranges and means leave out what is no finite number."""
+class SplitStatistics:
+    """Values of one modality in one split. Shares are fractions; ranges and means leave out what is no finite number."""
 
-    part: str
+    split: str
     modality: str
     samples: int
     steps: int
@@ -55,9 +55,9 @@ class PartStatistics:
     seconds: Sequence[float] | None
     """The same in seconds, by the card's seconds between two steps."""
     duplicates_within: int
-    """Samples whose content another sample of the same part has too."""
+    """Samples whose content another sample of the same split has too."""
     duplicates_across: int
-    """Samples whose content a sample of another part has too."""
+    """Samples whose content a sample of another split has too."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Duplicates:
     modality: str
     """``audio``, ``video``, or ``both`` where both are identical."""
     samples: Sequence[str]
-    parts: Sequence[str]
-    """The part of each sample."""
+    splits: Sequence[str]
+    """The split of each sample."""
     classes: Sequence[str]
     """The class of each sample."""
     zero: bool
@@ -77,17 +77,17 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Statistics of all parts, and all groups of samples with identical content."""
+    """Statistics of all splits, and all groups of samples with identical content."""
 
     form: str
     """``sequences`` or ``means``: what the statistics are of."""
-    parts: Sequence[PartStatistics]
+    splits: Sequence[SplitStatistics]
     duplicates: Sequence[Duplicates]
 
 
 @dataclass
 class _Tally:
-    """What the blocks of one part and modality add up to."""
+    """What the blocks of one split and modality add up to."""
 
     steps: int = 0
     values: int = 0
@@ -132,7 +132,7 @@ class _Reading:
     lengths: Ints | None
     """``[N]`` steps of each sample; None for means."""
     tallies: dict[str, _Tally]
-    """By part."""
+    """By split."""
     digests: list[bytes]
     """Of the content of each sample."""
 
@@ -157,13 +157,13 @@ def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: 
         raise DamagedStore(f"{store.path}: damaged ({error!s:.150}); build or import it again") from None
     seconds = {"audio": features.audio.seconds, "video": features.video.seconds}
     copies = {modality: _copies(tables, readings[modality].digests) for modality in MODALITIES}
-    parts = [
-        _summary(tables, part, modality, readings[modality], seconds[modality], copies[modality])
-        for part in PARTS
+    splits = [
+        _summary(tables, split, modality, readings[modality], seconds[modality], copies[modality])
+        for split in SPLITS
         for modality in MODALITIES
     ]
     form = "sequences" if all(reading.lengths is not None for reading in readings.values()) else "means"
-    return FeatureStatistics(form, parts, _duplicates(tables, readings))
+    return FeatureStatistics(form, splits, _duplicates(tables, readings))
 
 
 def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) -> _Reading:
@@ -171,13 +171,13 @@ def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) 
     has_frames = "frames" in group
     data = group["frames" if has_frames else "means"]
     offsets: Ints = group["offsets"][:] if has_frames else np.arange(n + 1, dtype=np.int64)
-    reading = _Reading(np.diff(offsets) if has_frames else None, {part: _Tally() for part in PARTS}, [])
-    for index, part in enumerate(PARTS):  # samples stand by part
-        first, last = np.searchsorted(tables.parts, [index, index + 1]).tolist()
+    reading = _Reading(np.diff(offsets) if has_frames else None, {split: _Tally() for split in SPLITS}, [])
+    for index, split in enumerate(SPLITS):  # samples stand by split
+        first, last = np.searchsorted(tables.splits, [index, index + 1]).tolist()
         for start, stop in blocks(offsets[first : last + 1], dim * data.dtype.itemsize):
             bounds = offsets[first + start : first + stop + 1]
             block = data[bounds[0] : bounds[-1]]
-            reading.tallies[part].add(block, bounds[:-1] - bounds[0], first + start)
+            reading.tallies[split].add(block, bounds[:-1] - bounds[0], first + start)
             for a, b in itertools.pairwise((bounds - bounds[0]).tolist()):
                 reading.digests.append(hashlib.sha256(block[a:b]).digest()[:16])
             progress(f"reading {modality}", first + stop, n)
@@ -185,16 +185,16 @@ def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) 
 
 
 def _summary(
-    tables: Tables, part: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
-) -> PartStatistics:
-    rows = np.flatnonzero(tables.parts == PARTS.index(part))
-    tally = reading.tallies[part]
+    tables: Tables, split: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
+) -> SplitStatistics:
+    rows = np.flatnonzero(tables.splits == SPLITS.index(split))
+    tally = reading.tallies[split]
     lengths = None
     if reading.lengths is not None and len(rows):
         lengths = [float(x) for x in np.quantile(reading.lengths[rows], LENGTH_QUANTILES)]
     within, across = copies
-    return PartStatistics(
-        part=part,
+    return SplitStatistics(
+        split=split,
         modality=modality,
         samples=len(rows),
         steps=tally.steps,
@@ -224,13 +224,13 @@ def _equal_samples(digests: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _copies(tables: Tables, digests: Sequence[bytes]) -> tuple[Ints, Ints]:
-    """For each sample 1 where another one of its part, and where one of another part, has its content; else 0."""
+    """For each sample 1 where another one of its split, and where one of another split, has its content; else 0."""
     within, across = np.zeros(len(tables.ids), np.int64), np.zeros(len(tables.ids), np.int64)
     for group in _equal_samples(digests):
-        parts = tables.parts[group]
-        counts = np.bincount(parts, minlength=len(PARTS))
-        within[group] = counts[parts] > 1
-        across[group] = counts[parts] < len(group)
+        splits = tables.splits[group]
+        counts = np.bincount(splits, minlength=len(SPLITS))
+        within[group] = counts[splits] > 1
+        across[group] = counts[splits] < len(group)
     return within, across
 
 
@@ -245,7 +245,7 @@ def _duplicates(tables: Tables, readings: Mapping[str, _Reading]) -> list[Duplic
         ("video", readings["video"].digests, zero_video),
     ):
         for group in _equal_samples(digests):
-            parts = [PARTS[tables.parts[row]] for row in group]
+            splits = [SPLITS[tables.splits[row]] for row in group]
             classes = [tables.class_names[tables.labels[row]] for row in group]
-            found.append(Duplicates(name, [tables.ids[row] for row in group], parts, classes, group[0] in empty))
+            found.append(Duplicates(name, [tables.ids[row] for row in group], splits, classes, group[0] in empty))
     return found

@@ -15,7 +15,7 @@ from benchmark.data.cards import Card
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.oddities import ODD_NORM, ZEROS, vector_oddities
 from benchmark.data.importing.problems import ProblemLog
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_PARTS, PARTS, FeatureStore, Ints, Tables, content_digest
+from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_SPLITS, SPLITS, FeatureStore, Ints, Tables, content_digest
 from benchmark.errors import UsageError
 from benchmark.system.files import raise_outside
 
@@ -32,7 +32,7 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
     """All that is wrong with a store, and what differs from its card; an empty list where all is well.
 
     Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
-    classes without samples, and labels outside their part. Counts that differ from the card's are notes.
+    classes without samples, and labels outside their split. Counts that differ from the card's are notes.
 
     Raises:
         Unavailable: the store cannot be read for a reason that is not its content.
@@ -66,35 +66,35 @@ def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: Probl
     for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
         if dim != wanted:
             problems.add("wrong dimension", f"{what}: {dim}, the card has {wanted}")
-    for part in PARTS:
+    for split in SPLITS:
         for what, n, counts in (
-            ("classes", len(tables.class_parts[part]), expected.classes),
-            ("samples", store.counts[part], expected.samples),
+            ("classes", len(tables.class_splits[split]), expected.classes),
+            ("samples", store.counts[split], expected.samples),
         ):
-            if part in counts and n != counts[part]:
-                notes.add("other counts than the card's", f"{part}: {n:,} {what}, the card has {counts[part]:,}")
+            if split in counts and n != counts[split]:
+                notes.add("other counts than the card's", f"{split}: {n:,} {what}, the card has {counts[split]:,}")
 
 
 def _check_samples(tables: Tables, problems: ProblemLog, notes: ProblemLog) -> None:
     for sample, count in Counter(tables.ids).items():
         if count > 1:
             problems.add("duplicate sample id", f"{sample} ({count} times)")
-    if len(tables.parts) and (int(tables.parts.max()) >= len(PARTS) or bool(np.any(np.diff(tables.parts.astype(int)) < 0))):
-        problems.add("samples out of order", "samples must stand by part, development parts first")
+    if len(tables.splits) and (int(tables.splits.max()) >= len(SPLITS) or bool(np.any(np.diff(tables.splits.astype(int)) < 0))):
+        problems.add("samples out of order", "samples must stand by split, development splits first")
     if not np.isfinite(tables.vectors).all():
         problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
     known = range(len(tables.class_names))
-    parts = {part: [label for label in ids.tolist() if label in known] for part, ids in tables.class_parts.items()}
-    for odd in vector_oddities(tables.class_names, parts, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
+    splits = {split: [label for label in ids.tolist() if label in known] for split, ids in tables.class_splits.items()}
+    for odd in vector_oddities(tables.class_names, splits, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
         if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
             (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)
-    for index, part in enumerate(PARTS):
-        found = set(tables.labels[tables.parts == index].tolist())
-        listed = set(tables.class_parts[part].tolist())
+    for index, split in enumerate(SPLITS):
+        found = set(tables.labels[tables.splits == index].tolist())
+        listed = set(tables.class_splits[split].tolist())
         for label in sorted(listed - found):
-            problems.add("class without samples", f"{part}/{_name(tables, label)}")
+            problems.add("class without samples", f"{split}/{_name(tables, label)}")
         for label in sorted(found - listed):
-            problems.add("label outside its part", f"{part}/{_name(tables, label)}")
+            problems.add("label outside its split", f"{split}/{_name(tables, label)}")
 
 
 def _name(tables: Tables, label: int) -> str:
@@ -146,12 +146,12 @@ def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, A
 
 
 def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, problems: ProblemLog) -> None:
-    development = int(np.searchsorted(tables.parts, len(DEVELOPMENT_PARTS)))
-    for what, recorded, n, parts in (
-        ("content", store.digest, len(tables.ids), PARTS),
-        ("development", store.development_digest, development, DEVELOPMENT_PARTS),
+    development = int(np.searchsorted(tables.splits, len(DEVELOPMENT_SPLITS)))
+    for what, recorded, n, splits in (
+        ("content", store.digest, len(tables.ids), SPLITS),
+        ("development", store.development_digest, development, DEVELOPMENT_SPLITS),
     ):
-        found = content_digest(f, n, parts)
+        found = content_digest(f, n, splits)
         if found != recorded:
             example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded; the file was changed after it was written"
             problems.add("digest differs", example)

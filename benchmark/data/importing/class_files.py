@@ -45,7 +45,7 @@ def list_class_files(folder: Path, form: Form, classes: Iterable[str], problems:
     """Folded class name -> file, of a folder; sorted, as the order of a directory is undefined.
 
     Args:
-        folder: of a part and modality.
+        folder: of a split and modality.
         form: which files are class files.
         classes: names of the classes. The files of those with a ``/`` are in folders, as their names say.
         problems: gets files that differ in spelling only, and a folder that cannot be read.

@@ -1,4 +1,4 @@
-"""The lists of the official layout: classes, parts, samples, word vectors, and how their names are joined.
+"""The lists of the official layout: classes, splits, samples, word vectors, and how their names are joined.
 
 Names are joined without regard to upper and lower case (``HandStandPushups`` and ``HandstandPushups`` are one class), and to
 how accents are encoded. Lists are read as UTF-8 and nothing else.
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.data.importing.places import UNION_PART, ListPlaces
+from benchmark.data.importing.places import UNION_SPLIT, ListPlaces
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import read_word_vectors, vectors_record
 from benchmark.data.names import composed, folded
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats
 from benchmark.data.vector_norms import OddNorm, odd_norms
 from benchmark.untrusted.arrays import load_npy_dict
 from benchmark.untrusted.kinds import START_BYTES, known_kind
@@ -29,8 +29,8 @@ from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
 
 @dataclass
-class PartList:
-    """What the lists say of one part."""
+class SplitList:
+    """What the lists say of one split."""
 
     classes: list[int] = field(default_factory=list)
     """Sorted class ids of the ``.txt``, which decides."""
@@ -53,7 +53,7 @@ class ClassLists:
 
     names: list[str]
     """Sorted; the index is the class id."""
-    parts: dict[str, PartList]
+    splits: dict[str, SplitList]
     files: list[Path]
     """The files that were read."""
     vector_names: list[str] = field(default_factory=list)
@@ -81,24 +81,24 @@ def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: P
         problems.add("repeated class name", f"{places.shown(places.all_classes)}: {name}")
     lists = ClassLists(names, {}, places.list_files())
     unknown = problems if found is not None else ProblemLog()  # without the list of all classes, every name is unknown
-    for part in PARTS:
-        lists.parts[part] = _read_part(places, part, lists, by_name, problems, unknown, notes)
-    if places.part(UNION_PART, "txt").is_file():
-        _check_union(places, _read_part(places, UNION_PART, lists, by_name, problems, unknown, notes), lists.parts, problems)
+    for split in SPLITS:
+        lists.splits[split] = _read_split(places, split, lists, by_name, problems, unknown, notes)
+    if places.split_file(UNION_SPLIT, "txt").is_file():
+        _check_union(places, _read_split(places, UNION_SPLIT, lists, by_name, problems, unknown, notes), lists.splits, problems)
     _read_vectors(places, lists, text_dim, problems, notes)
     return lists
 
 
 def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> dict[str, tuple[str, int]]:
-    """Listed sample of a listed class -> its part and class id; every part must have a list, and a sample stands in one."""
+    """Listed sample of a listed class -> its split and class id; every split must have a list, and a sample stands in one."""
     found: dict[str, tuple[str, int]] = {}
-    for part in PARTS:
-        if lists.parts[part].samples is None and not places.part(part, "csv").is_file():
-            problems.add("missing sample list", places.shown(places.part(part, "csv")))
-        for sample, label in lists.parts[part].kept().items():
+    for split in SPLITS:
+        if lists.splits[split].samples is None and not places.split_file(split, "csv").is_file():
+            problems.add("missing sample list", places.shown(places.split_file(split, "csv")))
+        for sample, label in lists.splits[split].kept().items():
             if sample in found:
-                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {part}")
-            found.setdefault(sample, (part, label))
+                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {split}")
+            found.setdefault(sample, (split, label))
     return found
 
 
@@ -188,23 +188,23 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
     return None
 
 
-def _read_part(
+def _read_split(
     places: ListPlaces,
-    part: str,
+    split: str,
     lists: ClassLists,
     by_name: Mapping[str, int],
     problems: ProblemLog,
     unknown_names: ProblemLog,
     notes: ProblemLog,
-) -> PartList:
-    lines = _lines(places, places.part(part, "txt"), problems)
+) -> SplitList:
+    lines = _lines(places, places.split_file(split, "txt"), problems)
     listed = lines or []
     for name in _repeated(listed):
-        problems.add("repeated class name", f"{places.shown(places.part(part, 'txt'))}: {name}")
-    lists.note_spellings(places.shown(places.part(part, "txt")), listed, by_name)
-    found = PartList(readable=lines is not None)
-    found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, part, "txt", unknown_names)})
-    path = places.part(part, "csv")
+        problems.add("repeated class name", f"{places.shown(places.split_file(split, 'txt'))}: {name}")
+    lists.note_spellings(places.shown(places.split_file(split, "txt")), listed, by_name)
+    found = SplitList(readable=lines is not None)
+    found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, split, "txt", unknown_names)})
+    path = places.split_file(split, "csv")
     if not path.is_file():
         notes.add("no sample list", places.shown(path))
         return found
@@ -216,36 +216,36 @@ def _read_part(
     found.repeated = sorted(sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1)
     unknown = Counter(label for _, label in rows if folded(label) not in by_name)
     for label in unknown:
-        _known(label, by_name, places, part, "csv", unknown_names)
+        _known(label, by_name, places, split, "csv", unknown_names)
     found.samples = {sample: by_name[folded(label)] for sample, label in rows if label not in unknown}
     dropped = len(found.samples) - len(found.kept())
     if dropped and lines is not None:
-        notes.add("listed samples of unlisted classes, dropped", f"{part}: {dropped:,}", dropped)
+        notes.add("listed samples of unlisted classes, dropped", f"{split}: {dropped:,}", dropped)
     return found
 
 
-def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, part: str, kind: str, problems: ProblemLog) -> bool:
+def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, split: str, kind: str, problems: ProblemLog) -> bool:
     if folded(name) in by_name:
         return True
-    problems.add("unknown class name", f"{places.shown(places.part(part, kind))}: {name!r}")
+    problems.add("unknown class name", f"{places.shown(places.split_file(split, kind))}: {name!r}")
     return False
 
 
-def _check_union(places: ListPlaces, union: PartList, parts: Mapping[str, PartList], problems: ProblemLog) -> None:
-    """``stage_2_train`` is not read: it must be the union of the three parts that are."""
-    development = [parts[part] for part in DEVELOPMENT_PARTS]
-    if not all(part.readable for part in (union, *development)):
+def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], problems: ProblemLog) -> None:
+    """``stage_2_train`` is not read: it must be the union of the three splits that are."""
+    development = [splits[split] for split in DEVELOPMENT_SPLITS]
+    if not all(split.readable for split in (union, *development)):
         return  # which is told already
-    classes = {c for part in development for c in part.classes}
+    classes = {c for split in development for c in split.classes}
     if classes != set(union.classes):
-        example = f"{places.shown(places.part(UNION_PART, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
+        example = f"{places.shown(places.split_file(UNION_SPLIT, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
         problems.add("stage_2_train is not the union", example)
-    if union.samples is None or any(part.samples is None for part in development):
+    if union.samples is None or any(split.samples is None for split in development):
         return
-    samples = {item for part in development for item in part.kept().items()}
+    samples = {item for split in development for item in split.kept().items()}
     differing = samples ^ set(union.kept().items())
     if differing:
-        example = f"{places.shown(places.part(UNION_PART, 'csv'))}: {len(differing):,} samples differ"
+        example = f"{places.shown(places.split_file(UNION_SPLIT, 'csv'))}: {len(differing):,} samples differ"
         problems.add("stage_2_train is not the union", f"{example}, among them {min(differing)[0]}")
 
 
@@ -298,8 +298,8 @@ def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, pro
 
 
 def _tell_norm(lists: ClassLists, odd: OddNorm, problems: ProblemLog, notes: ProblemLog) -> None:
-    """A word vector of zeros is a problem if a class of a part has it; other odd norms are notes."""
-    used = {label for part in lists.parts.values() for label in part.classes}
+    """A word vector of zeros is a problem if a class of a split has it; other odd norms are notes."""
+    used = {label for split in lists.splits.values() for label in split.classes}
     classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
     what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"
     if odd.is_zero and classes:

@@ -22,7 +22,7 @@ from benchmark.untrusted.pickles import UnreadableFile, shown
 UNLISTED = "samples that no list names, not read"
 
 Samples = Mapping[str, tuple[str, int]]
-"""Sample -> its part and class id."""
+"""Sample -> its split and class id."""
 
 
 def read_file(

@@ -1,7 +1,7 @@
 """Import of what the published extraction scripts wrote, before it was split: into a feature store, split by the sample lists.
 
 Two forms are read, in one file or many: lists of ``[video, class index, audio, file name]``, and SeLaVi's pickle of a video,
-``[[video], [audio], [class index], [file name]]``. The lists of the official layout say which sample is in which part and
+``[[video], [audio], [class index], [file name]]``. The lists of the official layout say which sample is in which split and
 class; class indices are not used. All faults of all files are told at once; a killed import carries on, file by file or, where
 they are small, by groups of files. What one file holds is in ``extracted_files.py``.
 """
@@ -27,14 +27,14 @@ from benchmark.data.importing.importing import (
     Progress,
     earlier_store,
     only_import,
-    part_counts,
+    split_counts,
     write_staged,
 )
 from benchmark.data.importing.oddities import list_oddities
 from benchmark.data.importing.places import ListPlaces, list_places
 from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.staging import StagedClass, StagedFrames, Staging
-from benchmark.data.store import MODALITIES, PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.store import MODALITIES, SPLITS, FeatureStore, ModalityContent, StoreContent
 from benchmark.errors import UsageError
 from benchmark.system.files import SourceFile, fingerprint, unchanged
 from benchmark.system.reading import is_junk
@@ -158,13 +158,15 @@ def _import(plan: _Plan, places: ListPlaces, progress: Progress, force: bool) ->
     if not problems and not force:
         store = _already(plan, lists)
         if store is not None:
-            counts = part_counts(plan.feature_set, lists, list(store.counts.values()), notes)
+            counts = split_counts(plan.feature_set, lists, list(store.counts.values()), notes)
             return ImportReport(plan.target, "sequences", plan.dtype, store.digest, True, 0, counts, list(notes))
     staging = Staging(plan.target.with_name(f"{plan.target.name}.import"), _header(plan, samples), plan.dims)
     reading = _Reading(plan, samples, staging, problems, notes)
     staged = reading.all(progress)
     _check(plan, lists, staged, reading.seen, samples, problems)
-    counts = part_counts(plan.feature_set, lists, [sum(samples[s][0] == part for s in reading.seen) for part in PARTS], notes)
+    counts = split_counts(
+        plan.feature_set, lists, [sum(samples[s][0] == split for s in reading.seen) for split in SPLITS], notes
+    )
     if problems:
         raise ImportProblems(f"{plan.base}, lists of {plan.root}", list(problems))
     digest = write_staged(plan.target, _content(plan, lists, staged, staging, samples), plan.dtype, staging, progress)
@@ -237,10 +239,10 @@ def _check(
 ) -> None:
     """What shows only across files: classes without a sample; and what float16 cannot hold."""
     found = {samples[sample] for sample in seen}
-    for part in PARTS:
-        for label in lists.parts[part].classes:
-            if (part, label) not in found:
-                problems.add("class without samples", f"{part}/{lists.names[label]}")
+    for split in SPLITS:
+        for label in lists.splits[split].classes:
+            if (split, label) not in found:
+                problems.add("class without samples", f"{split}/{lists.names[label]}")
     for entry in staged:
         for modality in MODALITIES:
             peak = entry.modality(modality).peak
@@ -278,9 +280,9 @@ def _digest(facts: Iterator[tuple[Any, ...]]) -> str:
 
 
 def _content(plan: _Plan, lists: ClassLists, staged: Sequence[StagedClass], staging: Staging, samples: Samples) -> StoreContent:
-    """Staged samples in the order of the store: by part, then class id, then sample id."""
+    """Staged samples in the order of the store: by split, then class id, then sample id."""
     ids = [sample for entry in staged for sample in entry.ids]
-    order = sorted(range(len(ids)), key=lambda i: (PARTS.index(samples[ids[i]][0]), samples[ids[i]][1], ids[i]))
+    order = sorted(range(len(ids)), key=lambda i: (SPLITS.index(samples[ids[i]][0]), samples[ids[i]][1], ids[i]))
     ids = [ids[i] for i in order]
 
     def modality(name: str) -> ModalityContent:
@@ -295,13 +297,13 @@ def _content(plan: _Plan, lists: ClassLists, staged: Sequence[StagedClass], stag
         features=plan.features,
         generated=plan.generated,
         class_names=lists.names,
-        class_parts={part: lists.parts[part].classes for part in PARTS},
+        class_splits={split: lists.splits[split].classes for split in SPLITS},
         vector_names=lists.vector_names,
         vectors=lists.vectors,
         own_vector=lists.own_vector,
         ids=ids,
         labels=np.array([samples[sample][1] for sample in ids], np.int64),
-        parts=np.array([PARTS.index(samples[sample][0]) for sample in ids], np.uint8),
+        splits=np.array([SPLITS.index(samples[sample][0]) for sample in ids], np.uint8),
         audio=modality("audio"),
         video=modality("video"),
         provenance={**plan.identity(lists), **_records(plan, lists, [s for entry in staged for s in entry.sources])},

@@ -17,7 +17,7 @@ from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.places import Form
 from benchmark.data.importing.problems import Problem, ProblemLog
 from benchmark.data.importing.staging import Staging
-from benchmark.data.store import PARTS, DamagedStore, FeatureStore, StoreContent, refuse_open_store, write_store
+from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, StoreContent, refuse_open_store, write_store
 from benchmark.errors import UsageError
 from benchmark.system.files import check_replaceable, file_lock, outside_reason, raise_outside, remove_partials
 
@@ -29,8 +29,8 @@ Dtype = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
-class PartCount:
-    """Counts of one part: what its lists say, what its files hold, what the card expects."""
+class SplitCount:
+    """Counts of one split: what its lists say, what its files hold, what the card expects."""
 
     classes: int
     expected_classes: int | None
@@ -53,8 +53,8 @@ class ImportReport:
     already: bool
     """The store was there, from the same files: nothing was done."""
     resumed: int
-    """Classes of parts, or extracted files, that an earlier, interrupted import had read."""
-    parts: Mapping[str, PartCount]
+    """Classes of splits, or extracted files, that an earlier, interrupted import had read."""
+    splits: Mapping[str, SplitCount]
     notes: Sequence[Problem]
 
 
@@ -115,22 +115,22 @@ def write_staged(target: Path, content: StoreContent, dtype: Dtype, staging: Sta
     return FeatureStore(target).digest
 
 
-def part_counts(
+def split_counts(
     feature_set: FeatureSetCard, lists: ClassLists, found: Sequence[int], notes: ProblemLog
-) -> dict[str, PartCount]:
-    """Counts of each part; fewer samples than listed, and other counts than the card's, are notes."""
+) -> dict[str, SplitCount]:
+    """Counts of each split; fewer samples than listed, and other counts than the card's, are notes."""
     counts = {}
-    for part, n in zip(PARTS, found, strict=True):
-        listing = lists.parts[part]
+    for split, n in zip(SPLITS, found, strict=True):
+        listing = lists.splits[split]
         listed = None if listing.samples is None else len(listing.kept())
-        expected_classes, expected = feature_set.classes.get(part), feature_set.samples.get(part)
+        expected_classes, expected = feature_set.classes.get(split), feature_set.samples.get(split)
         dropped = len(listing.samples or {}) - (listed or 0)
-        counts[part] = PartCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
+        counts[split] = SplitCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
         if listed is not None and n < listed:
-            notes.add("fewer samples than listed", f"{part}: {n:,} of {listed:,}", listed - n)
+            notes.add("fewer samples than listed", f"{split}: {n:,} of {listed:,}", listed - n)
         if expected is not None and (listed if listed is not None else n) != expected:
-            notes.add("other counts than the card's", f"{part}: {listed or n:,} samples, the card has {expected:,}")
+            notes.add("other counts than the card's", f"{split}: {listed or n:,} samples, the card has {expected:,}")
         if expected_classes is not None and len(listing.classes) != expected_classes:
-            example = f"{part}: {len(listing.classes)} classes, the card has {expected_classes}"
+            example = f"{split}: {len(listing.classes)} classes, the card has {expected_classes}"
             notes.add("other counts than the card's", example)
     return counts

@@ -1,6 +1,6 @@
-"""What is odd about the lists of a data set: spellings, samples that are dropped, classes and parts that do not fit.
+"""What is odd about the lists of a data set: spellings, samples that are dropped, classes and splits that do not fit.
 
-Belongs here: what can be said without features. Faults that stop an import are in ``problems.py``; leakage between parts and
+Belongs here: what can be said without features. Faults that stop an import are in ``problems.py``; leakage between splits and
 misaligned word vectors have sections of their own in ``data/checks/audit.py``.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.names import folded
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, Floats, Ints
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats, Ints
 from benchmark.data.vector_norms import odd_norms
 
 DROPPED = "listed samples of an unlisted class, dropped"
@@ -33,7 +33,7 @@ class Oddity:
     severity: Severity
     kind: str
     place: str
-    """Part or files."""
+    """Split or files."""
     what: str
     """The class, sample or name that it is about."""
     count: int = 1
@@ -41,8 +41,8 @@ class Oddity:
 
 
 @dataclass(frozen=True)
-class PartSamples:
-    """Samples of one part: those that are used, without listed samples of unlisted classes."""
+class SplitSamples:
+    """Samples of one split: those that are used, without listed samples of unlisted classes."""
 
     ids: Sequence[str]
     labels: Ints
@@ -66,88 +66,88 @@ def list_oddities(lists: ClassLists) -> list[Oddity]:
         for name, files in sorted(lists.spellings.items())
         for own in [by_folded[folded(name)]]
     ]
-    for part, listing in lists.parts.items():
+    for split, listing in lists.splits.items():
         if listing.samples is None:
-            found.append(Oddity("note", "no sample list", part, "its samples are those of its files"))
+            found.append(Oddity("note", "no sample list", split, "its samples are those of its files"))
             continue
         dropped = Counter(listing.samples.values()) - Counter(listing.kept().values())
-        found += [Oddity("note", DROPPED, part, lists.names[c], n) for c, n in sorted(dropped.items())]
-        found += [Oddity("problem", "sample listed twice", part, sample) for sample in listing.repeated]
+        found += [Oddity("note", DROPPED, split, lists.names[c], n) for c, n in sorted(dropped.items())]
+        found += [Oddity("problem", "sample listed twice", split, sample) for sample in listing.repeated]
     return found
 
 
 def class_oddities(
-    names: Sequence[str], class_parts: Mapping[str, Sequence[int]], samples: Mapping[str, PartSamples | None]
+    names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
 ) -> list[Oddity]:
-    """Classes and samples that do not fit their part: unseen classes that are trained on, classes without samples.
+    """Classes and samples that do not fit their split: unseen classes that are trained on, classes without samples.
 
     Args:
         names: class names by id.
-        class_parts: class ids of each part.
-        samples: samples of each part, None where they are not known.
+        class_splits: class ids of each split.
+        samples: samples of each split, None where they are not known.
     """
-    return [*_class_sets(names, class_parts), *_without_samples(names, class_parts, samples), *_in_two_parts(samples)]
+    return [*_class_sets(names, class_splits), *_without_samples(names, class_splits, samples), *_in_two_splits(samples)]
 
 
-def _class_sets(names: Sequence[str], class_parts: Mapping[str, Sequence[int]]) -> Iterator[Oddity]:
-    classes = {part: set(map(int, ids)) for part, ids in class_parts.items()}
-    train, val_seen, val_unseen, test_seen, test_unseen = (classes[part] for part in PARTS)
-    development = set.union(*(classes[part] for part in DEVELOPMENT_PARTS))
-    for part, kind, wrong in (
+def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]]) -> Iterator[Oddity]:
+    classes = {split: set(map(int, ids)) for split, ids in class_splits.items()}
+    train, val_seen, val_unseen, test_seen, test_unseen = (classes[split] for split in SPLITS)
+    development = set.union(*(classes[split] for split in DEVELOPMENT_SPLITS))
+    for split, kind, wrong in (
         ("stage_1_val_unseen", "unseen class is trained on", val_unseen & train),
         ("stage_2_test_unseen", "unseen class is trained on", test_unseen & development),
         ("stage_1_val_seen", "seen class is not trained on", val_seen - train),
         ("stage_2_test_seen", "seen class is not trained on", test_seen - development),
     ):
         for label in sorted(wrong):
-            yield Oddity("problem", kind, part, names[label])
-    for part, kind, missing in (
+            yield Oddity("problem", kind, split, names[label])
+    for split, kind, missing in (
         ("stage_1_val_seen", "training class is not validated", train - val_seen),
         ("stage_2_test_seen", "training class is not tested", development - test_seen),
     ):
         for label in sorted(missing):
-            yield Oddity("note", kind, part, names[label])
+            yield Oddity("note", kind, split, names[label])
     unused = sorted(set(range(len(names))) - development - test_seen - test_unseen)
     if unused:
         examples = ", ".join(names[label] for label in unused[:3]) + (", ..." if len(unused) > 3 else "")
-        yield Oddity("note", "classes in no part", "all classes", examples, len(unused))
+        yield Oddity("note", "classes in no split", "all classes", examples, len(unused))
 
 
 def _without_samples(
-    names: Sequence[str], class_parts: Mapping[str, Sequence[int]], samples: Mapping[str, PartSamples | None]
+    names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
 ) -> Iterator[Oddity]:
-    for part in PARTS:
-        found = samples[part]
+    for split in SPLITS:
+        found = samples[split]
         if found is not None:
-            for label in sorted({int(c) for c in class_parts[part]} - set(found.labels.tolist())):
-                yield Oddity("problem", "class without samples", part, names[label])
+            for label in sorted({int(c) for c in class_splits[split]} - set(found.labels.tolist())):
+                yield Oddity("problem", "class without samples", split, names[label])
 
 
-def _in_two_parts(samples: Mapping[str, PartSamples | None]) -> Iterator[Oddity]:
+def _in_two_splits(samples: Mapping[str, SplitSamples | None]) -> Iterator[Oddity]:
     places: dict[str, list[str]] = {}
-    for part in PARTS:
-        found = samples[part]
+    for split in SPLITS:
+        found = samples[split]
         for sample in found.ids if found is not None else ():
-            places.setdefault(sample, []).append(part)
-    for sample, parts in places.items():
-        if len(parts) > 1:
-            yield Oddity("problem", "sample stands twice", ", ".join(parts), sample, len(parts))
+            places.setdefault(sample, []).append(split)
+    for sample, splits in places.items():
+        if len(splits) > 1:
+            yield Oddity("problem", "sample stands twice", ", ".join(splits), sample, len(splits))
 
 
 def vector_oddities(
     names: Sequence[str],
-    class_parts: Mapping[str, Sequence[int]],
+    class_splits: Mapping[str, Sequence[int]],
     vector_names: Sequence[str],
     vectors: Floats,
     own_vector: Sequence[int],
 ) -> Iterator[Oddity]:
     """Word vectors that several classes share, that no class has, that are equal under two names, or of odd norms.
 
-    Zeros are a problem where a class of a part has them: they give it no meaning.
+    Zeros are a problem where a class of a split has them: they give it no meaning.
 
     Args:
         names: class names by id.
-        class_parts: class ids of each part.
+        class_splits: class ids of each split.
         vector_names: sorted names of the word vectors.
         vectors: ``[K, D_w]`` in that order, or no rows where they could not be read.
         own_vector: for each class id the row of its own word vector.
@@ -167,7 +167,7 @@ def vector_oddities(
     for group in equal.values():
         if len(group) > 1:
             yield Oddity("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
-    used = {names[int(label)] for labels in class_parts.values() for label in labels}
+    used = {names[int(label)] for labels in class_splits.values() for label in labels}
     for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
         classes = users.get(odd.row, [])
         what = f"{odd.name} ({', '.join(classes) or 'of no class'}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"

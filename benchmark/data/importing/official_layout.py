@@ -2,7 +2,7 @@
 
 Both published forms are read: pickled sequences (``<set>_features_non_averaged``) and HDF5 temporal means
 (``<set>_features``). All faults of a folder are told at once; a killed import carries on; an import that is done
-already is not done again. One class is in memory at a time. ``stage_2_train`` is the union of three other parts and is
+already is not done again. One class is in memory at a time. ``stage_2_train`` is the union of three other splits and is
 not read.
 """
 
@@ -27,7 +27,7 @@ from benchmark.data.importing.importing import (
     Progress,
     earlier_store,
     only_import,
-    part_counts,
+    split_counts,
     write_staged,
 )
 from benchmark.data.importing.oddities import list_oddities
@@ -36,7 +36,7 @@ from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.staging import StagedClass, StagedFrames, Staging
 from benchmark.data.importing.word_vectors import check_vectors_file
 from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
-from benchmark.data.store import MODALITIES, PARTS, FeatureStore, ModalityContent, StoreContent
+from benchmark.data.store import MODALITIES, SPLITS, FeatureStore, ModalityContent, StoreContent
 from benchmark.errors import UsageError
 from benchmark.system.files import SourceFile, fingerprint, unchanged
 from benchmark.untrusted.pickles import unreadable
@@ -49,9 +49,9 @@ FORMS: tuple[Form, ...] = ("sequences", "means")
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One class of one part and its two files."""
+    """One class of one split and its two files."""
 
-    part: str
+    split: str
     label: int
     name: str
     paths: Mapping[str, Path]
@@ -166,13 +166,13 @@ def _import(plan: _Plan, progress: Progress, force: bool) -> ImportReport:
     if not problems and not force:
         store = _already(plan, lists, wanted)
         if store is not None:
-            counts = part_counts(plan.feature_set, lists, list(store.counts.values()), notes)
+            counts = split_counts(plan.feature_set, lists, list(store.counts.values()), notes)
             return ImportReport(plan.target, plan.form, plan.dtype, store.digest, True, 0, counts, list(notes))
     staging = _open_staging(plan, lists)
     staged, resumed = _stage(plan, wanted, staging, problems, progress)
     _check_samples(plan, lists, staged, problems)
-    counts = part_counts(
-        plan.feature_set, lists, [sum(len(c.ids) for w, c in staged if w.part == part) for part in PARTS], notes
+    counts = split_counts(
+        plan.feature_set, lists, [sum(len(c.ids) for w, c in staged if w.split == split) for split in SPLITS], notes
     )
     if problems:
         raise ImportProblems(str(plan.root), list(problems))
@@ -189,24 +189,24 @@ def _open_staging(plan: _Plan, lists: ClassLists) -> Staging:
 def _wanted(plan: _Plan, lists: ClassLists, problems: ProblemLog, notes: ProblemLog) -> list[_Wanted]:
     """The class files of all listed classes; missing ones are problems, extra ones notes."""
     wanted = []
-    for part in PARTS:
-        classes = [lists.names[c] for c in lists.parts[part].classes]
-        present = {m: list_class_files(plan.files / m / part, plan.form, classes, problems) for m in MODALITIES}
+    for split in SPLITS:
+        classes = [lists.names[c] for c in lists.splits[split].classes]
+        present = {m: list_class_files(plan.files / m / split, plan.form, classes, problems) for m in MODALITIES}
         listed = set(map(folded, classes))
         taken = {path for files in present.values() for name, path in files.items() if name in listed}
-        for label in lists.parts[part].classes:
+        for label in lists.splits[split].classes:
             name = lists.names[label]
             for modality in MODALITIES:
                 if folded(name) not in present[modality]:
                     fix = None if is_file_name(name) else NO_FILE_NAME
-                    file = Path(modality, part, f"{name}{SUFFIX[plan.form]}")
+                    file = Path(modality, split, f"{name}{SUFFIX[plan.form]}")
                     problems.add("missing class file", f"{file}{_near(plan.files / file, taken)}", fix=fix)
             if all(folded(name) in present[m] for m in MODALITIES):
-                wanted.append(_Wanted(part, label, name, {m: present[m][folded(name)] for m in MODALITIES}))
+                wanted.append(_Wanted(split, label, name, {m: present[m][folded(name)] for m in MODALITIES}))
         for modality in MODALITIES:
             for key, path in present[modality].items():
                 if key not in listed:
-                    notes.add("class files of unlisted classes, not read", f"{modality}/{part}/{path.name}")
+                    notes.add("class files of unlisted classes, not read", f"{modality}/{split}/{path.name}")
     return wanted
 
 
@@ -242,7 +242,7 @@ def _stage(
     for done, w in enumerate(wanted):
         progress("reading classes", done, len(wanted))
         paths = [w.paths[m] for m in MODALITIES]
-        entry = staging.current(w.part, w.name, plan.root, paths)
+        entry = staging.current(w.split, w.name, plan.root, paths)
         if entry is not None:
             resumed += 1
         else:
@@ -255,7 +255,7 @@ def _stage(
             content = read_class(w.paths, plan.form, plan.dims, plan.root, problems)
             if content is None:
                 continue
-            entry = staging.append(w.part, w.name, sources, content)
+            entry = staging.append(w.split, w.name, sources, content)
         staged.append((w, entry))
     progress("reading classes", len(wanted), len(wanted))
     return staged, resumed
@@ -265,8 +265,8 @@ def _check_samples(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wante
     """What shows only across classes: samples that stand twice or that no list names; and what float16 cannot hold."""
     seen: dict[str, str] = {}
     for w, entry in staged:
-        place = f"{w.part}/{w.name}"
-        listed = lists.parts[w.part].samples
+        place = f"{w.split}/{w.name}"
+        listed = lists.splits[w.split].samples
         for sample in entry.ids:
             if sample in seen:
                 problems.add("duplicate sample id", f"{sample} in {seen[sample]} and {place}")
@@ -281,7 +281,7 @@ def _check_samples(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wante
 
 
 def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, StagedClass]], staging: Staging) -> StoreContent:
-    """Staged classes in the order of the store: by part, then class id, then sample id."""
+    """Staged classes in the order of the store: by split, then class id, then sample id."""
     entries = [entry for _, entry in staged]
     sizes = [len(entry.ids) for entry in entries]
     files = [asdict(fingerprint(path, plan.root)) for path in lists.files]
@@ -291,13 +291,13 @@ def _content(plan: _Plan, lists: ClassLists, staged: Sequence[tuple[_Wanted, Sta
         features=plan.features,
         generated=plan.generated,
         class_names=lists.names,
-        class_parts={part: lists.parts[part].classes for part in PARTS},
+        class_splits={split: lists.splits[split].classes for split in SPLITS},
         vector_names=lists.vector_names,
         vectors=lists.vectors,
         own_vector=lists.own_vector,
         ids=[sample for entry in entries for sample in entry.ids],
         labels=np.repeat([w.label for w, _ in staged], sizes).astype(np.int64),
-        parts=np.repeat([PARTS.index(w.part) for w, _ in staged], sizes).astype(np.uint8),
+        splits=np.repeat([SPLITS.index(w.split) for w, _ in staged], sizes).astype(np.uint8),
         audio=_modality(plan, "audio", entries, staging),
         video=_modality(plan, "video", entries, staging),
         provenance={**plan.identity(lists), "files": files, "list_oddities": [asdict(found) for found in list_oddities(lists)]},

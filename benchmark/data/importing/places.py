@@ -9,10 +9,10 @@ from typing import Literal
 
 from benchmark.data.cards import Card, OfficialLayout
 from benchmark.data.importing.word_vectors import check_vectors_file
-from benchmark.data.store import PARTS
+from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 
-UNION_PART = "stage_2_train"
+UNION_SPLIT = "stage_2_train"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class ListPlaces:
     def all_classes(self) -> Path:
         return self.root / "class-split" / "all_class.txt"
 
-    def part(self, part: str, kind: str) -> Path:
-        return self.root / "class-split" / f"{self.features}_split" / f"{part}.{kind}"
+    def split_file(self, split: str, kind: str) -> Path:
+        return self.root / "class-split" / f"{self.features}_split" / f"{split}.{kind}"
 
     def shown(self, path: Path) -> str:
         """A path as messages show it: relative to the data set folder, or in full where it lies elsewhere."""
@@ -41,10 +41,10 @@ class ListPlaces:
 
     def list_files(self) -> list[Path]:
         """All list files that are there, word vectors included."""
-        parts = [self.part(part, kind) for part in (*PARTS, UNION_PART) for kind in ("txt", "csv")]
+        splits = [self.split_file(split, kind) for split in (*SPLITS, UNION_SPLIT) for kind in ("txt", "csv")]
         table = self.root / "class-split" / self.layout.names_file
         text = None if self.vectors else next((path for path in self.text_files if path.is_file()), None)
-        files = [self.all_classes, table, *parts, *([text] if text else [])]
+        files = [self.all_classes, table, *splits, *([text] if text else [])]
         return [path for path in files if path.is_file()]
 
 

@@ -24,7 +24,7 @@ FIXES: dict[str, str] = {
     "missing word vector": "the word vectors must have the manual name of each class; a fastText .bin makes them of any name",
     "word vector of zeros": "zeros give a class no meaning: give a vector of that name, or another file with --vectors FILE",
     "broken list": "lists are CSV with commas: samples in the columns filename and label, names in original and manual",
-    "stage_2_train is not the union": "stage_2_train must list what the three stage_1 parts list",
+    "stage_2_train is not the union": "stage_2_train must list what the three stage_1 splits list",
     "audio and video out of step": "both files of a class must hold the same samples in the same order",
     "wrong structure": "see the user guide for what a file holds",
     "averaged features": "these are temporal means: give the file of sequences, which the scripts call no_averaged",
@@ -35,7 +35,7 @@ FIXES: dict[str, str] = {
     "too large for float16": "import with --dtype float32",
     "empty sequence": "extract the sample again, or take it out of both class files",
     "class without samples": "extract or fetch the features of that class",
-    "duplicate sample id": "a sample may stand once, in one part; take the others out",
+    "duplicate sample id": "a sample may stand once, in one split; take the others out",
     "unlisted sample": "take it out of both class files, or correct the sample list",
 }
 """What fixes a problem of a kind, unless the problem itself knows better."""

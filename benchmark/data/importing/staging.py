@@ -42,9 +42,9 @@ class StagedModality:
 
 @dataclass(frozen=True)
 class StagedClass:
-    """One line of the journal: a class of a part whose frames are safe on the disk."""
+    """One line of the journal: a class of a split whose frames are safe on the disk."""
 
-    part: str
+    split: str
     name: str
     ids: list[str]
     sources: list[SourceFile]
@@ -59,7 +59,8 @@ def _parse(line: bytes) -> StagedClass:
     fields = json.loads(line)
     audio, video = (StagedModality(**fields.pop(modality)) for modality in MODALITIES)
     sources = [SourceFile(**source) for source in fields.pop("sources")]
-    return StagedClass(sources=sources, audio=audio, video=video, **fields)
+    split = fields.pop("split" if "split" in fields else "part")  # "part" in journals of version 0.1
+    return StagedClass(split, sources=sources, audio=audio, video=video, **fields)
 
 
 class Staging:
@@ -101,7 +102,7 @@ class Staging:
                 staged = None
             if staged is None or any(staged.modality(m).stop > rows[m] for m in MODALITIES):
                 break
-            self.classes[staged.part, staged.name] = staged
+            self.classes[staged.split, staged.name] = staged
             good += len(line)
         self._write_journal(content[:good])
         for modality in MODALITIES:
@@ -116,19 +117,19 @@ class Staging:
     def _end(self, modality: str) -> int:
         return max((staged.modality(modality).stop for staged in self.classes.values()), default=0)
 
-    def current(self, part: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
+    def current(self, split: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
         """The staged class, where it comes from these files as they are now."""
-        staged = self.classes.get((part, name))
+        staged = self.classes.get((split, name))
         if staged is None or [s.path for s in staged.sources] != [p.relative_to(root).as_posix() for p in paths]:
             return None
         return staged if all(unchanged(source, root) for source in staged.sources) else None
 
-    def append(self, part: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
+    def append(self, split: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
         """Append the frames of a class; on return they and the journal's line are on the disk."""
         with self.appending() as appender:
             for i, sample in enumerate(content.ids):
                 appender.add(sample, {m: content.frames[m][i] for m in MODALITIES}, content.peaks)
-            return appender.commit(part, name, sources)
+            return appender.commit(split, name, sources)
 
     @contextmanager
     def appending(self) -> Iterator[Appender]:
@@ -145,7 +146,7 @@ class Staging:
             f.write(json.dumps(asdict(staged)).encode() + b"\n")
             f.flush()
             to_disk(f.fileno())
-        self.classes[staged.part, staged.name] = staged
+        self.classes[staged.split, staged.name] = staged
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -172,14 +173,14 @@ class Appender:
             self._lengths[modality].append(len(frames[modality]))
             self._peaks[modality] = max(self._peaks[modality], peaks[modality])
 
-    def commit(self, part: str, name: str, sources: Sequence[SourceFile]) -> StagedClass:
+    def commit(self, split: str, name: str, sources: Sequence[SourceFile]) -> StagedClass:
         """Name what was added; on return it and the journal's line are on the disk."""
         for file in self._files.values():
             file.truncate()
             file.flush()
             to_disk(file.fileno())
         places = {m: StagedModality(self._starts[m], self._lengths[m], self._peaks[m]) for m in MODALITIES}
-        staged = StagedClass(part, name, self._ids, list(sources), places["audio"], places["video"])
+        staged = StagedClass(split, name, self._ids, list(sources), places["audio"], places["video"])
         self._journal(staged)
         return staged
 

@@ -121,7 +121,7 @@ class Highlight:
 
 
 def highlights(results: Results) -> list[Highlight]:
-    """The highest HM and ZSL among what was trained here, on the test parts where anything was tested."""
+    """The highest HM and ZSL among what was trained here, on the test splits where anything was tested."""
     tested = bool((results.test["state"] == "done").any())
     summary = summarise(results.test if tested else results.validation)
     found = []

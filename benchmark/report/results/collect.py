@@ -48,7 +48,7 @@ TYPES: dict[str, type] = {
 RECALL_COLUMNS = [
     "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
 ]  # fmt: skip
-"""Recalls (fractions) of a class of the test parts; the last two of unseen classes, missing in older stores."""
+"""Recalls (fractions) of a class of the test splits; the last two of unseen classes, missing in older stores."""
 
 
 def slot_of(variant: str) -> str:
@@ -129,7 +129,7 @@ class Results:
     """A row per planned stage-2 job (``COLUMNS``), and one per released weights; metrics are missing where a job has no
     result."""
     validation: pd.DataFrame
-    """The same for stage 1: metrics of the kept epoch on the validation parts."""
+    """The same for stage 1: metrics of the kept epoch on the validation splits."""
     ablation: pd.DataFrame
     """Stage-2 jobs of protocol ablations, with the column ``ablation``: the switch corrected, ``all``, or empty for paper."""
     units: Sequence[UnitFacts]

@@ -47,7 +47,7 @@ ORDER = (
 
 
 def build_tables(results: Results, guard: Guard = unguarded) -> list[Table]:
-    """All tables of a report (``ORDER``): those of the test parts; validation where nothing was tested; tuning; references.
+    """All tables of a report (``ORDER``): those of the test splits; validation where nothing was tested; tuning; references.
 
     There is one of each for every feature set, so that different features never share a table; of recalls one for each data
     set, features, mode and alignment.
@@ -89,7 +89,7 @@ def _tests(
     features: str,
     builder: Callable[..., _Builder],
 ) -> dict[str, Callable[[], list[Table | None]]]:
-    """What makes the tables of the test parts of a feature set."""
+    """What makes the tables of the test splits of a feature set."""
     every = cache(lambda: builder(frame=test))
 
     def disjoint() -> list[Table | None]:

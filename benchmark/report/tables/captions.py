@@ -17,7 +17,7 @@ SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
 """Tables with columns of their own for each data set."""
 TESTED = (*WIDE, "full")
-"""Tables that hold every row of the test parts."""
+"""Tables that hold every row of the test splits."""
 NAMED_PROBLEMS = 6
 """Seeds with lost jobs that a caption names; the report lists all of them."""
 
@@ -29,7 +29,7 @@ MEANING = {
     "disjoint": "Mean per-class accuracy in %. Disjoint: without the seen test samples that share a group with a training "
     "sample (clips of one video or recording, by the rule of the data set's card); S over the samples and classes that "
     "remain, HM with the same U and beta.",
-    "validation": "Stage 1 only, nothing was tested: results in % on the validation parts, of the kept epoch with the beta "
+    "validation": "Stage 1 only, nothing was tested: results in % on the validation splits, of the kept epoch with the beta "
     "chosen on the same data, hence optimistic. AUSUC: area under the seen-unseen curve.",
 }
 

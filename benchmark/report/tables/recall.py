@@ -21,7 +21,7 @@ SIMILAR = ("nearest_seen_class", "nearest_seen_cosine")
 def recall_by_class(results: Results) -> pd.DataFrame:
     """A row per method, kind of settings (``IDENTITY``) and class: means over seeds, in percent.
 
-    Columns: ``IDENTITY``, ``variant``, ``class``, ``group`` (seen or unseen), ``samples`` in the test part, ``seeds``, for
+    Columns: ``IDENTITY``, ``variant``, ``class``, ``group`` (seen or unseen), ``samples`` in the test split, ``seeds``, for
     each of ``RECALLS`` its mean and ``_std`` (n - 1), and of unseen classes ``nearest_seen_class`` and
     ``nearest_seen_cosine``, missing where seeds differ in them (shuffled text) or jobs did not log them.
     """

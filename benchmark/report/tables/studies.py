@@ -58,7 +58,7 @@ def studies(results: Results) -> list[UnitFacts]:
 
 
 def tuning_table(results: Results) -> Table | None:
-    """What each study found on the validation parts, and at what cost; None where nothing was tuned."""
+    """What each study found on the validation splits, and at what cost; None where nothing was tuned."""
     units = studies(results)
     if not units:
         return None
@@ -84,7 +84,7 @@ def tuning_table(results: Results) -> Table | None:
     optional = {"Epochs saved", "Seconds", "Gain", "Gain in test HM"}
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     caption = (
-        "The search maximises HM on the validation parts (in %), with one seed; trial 0 has the starting settings "
+        "The search maximises HM on the validation splits (in %), with one seed; trial 0 has the starting settings "
         "(published ones, or defaults). Trials count finished and pruned ones. No test data take part. "
         f"{budget_sentence(units)} {_meaning({c.header for c in columns})}"
     )

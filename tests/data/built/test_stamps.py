@@ -1,4 +1,4 @@
-"""What the shipped data set promises: no leak, the parts of its card, its licence beside it, something to learn."""
+"""What the shipped data set promises: no leak, the splits of its card, its licence beside it, something to learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from benchmark import registry
 from benchmark.data.built.stamps import ARRAYS, StampsSource, build_stamps, divide, read_source
 from benchmark.data.cards import CARDS_DIR, Card, find_card, load_cards
-from benchmark.data.store import PARTS, FeatureStore, Floats, Ints
+from benchmark.data.store import SPLITS, FeatureStore, Floats, Ints
 from benchmark.errors import UsageError
 from benchmark.running.jobs import Call
 from benchmark.running.planning import plan_units
@@ -38,45 +38,45 @@ def store(card: Card, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return FeatureStore(target)
 
 
-def test_parts_have_the_classes_and_samples_of_the_card(card: Card, store: FeatureStore) -> None:
+def test_splits_have_the_classes_and_samples_of_the_card(card: Card, store: FeatureStore) -> None:
     _, expected = card.feature_set(None)
-    assert set(expected.classes) == set(expected.samples) == set(PARTS)
-    for p, part in enumerate(PARTS):
-        assert (store.tables().parts == p).sum() == expected.samples[part]
-        assert len(store.tables().class_parts[part]) == expected.classes[part]
+    assert set(expected.classes) == set(expected.samples) == set(SPLITS)
+    for p, split in enumerate(SPLITS):
+        assert (store.tables().splits == p).sum() == expected.samples[split]
+        assert len(store.tables().class_splits[split]) == expected.classes[split]
     assert sum(expected.samples.values()) == len(store.tables().ids) == 5381
     assert (store.audio_dim, store.video_dim, store.text_dim) == (96, 512, 384)
 
 
-def test_every_class_of_a_part_has_samples_and_no_other_class_has(store: FeatureStore) -> None:
-    for p, part in enumerate(PARTS):
-        assert set(store.tables().labels[store.tables().parts == p]) == set(store.tables().class_parts[part])
+def test_every_class_of_a_split_has_samples_and_no_other_class_has(store: FeatureStore) -> None:
+    for p, split in enumerate(SPLITS):
+        assert set(store.tables().labels[store.tables().splits == p]) == set(store.tables().class_splits[split])
 
 
-def test_no_group_stands_in_two_parts_of_a_class(card: Card, store: FeatureStore) -> None:
+def test_no_group_stands_in_two_splits_of_a_class(card: Card, store: FeatureStore) -> None:
     assert card.grouping is not None
-    part_of: dict[tuple[int, str], set[int]] = {}
-    for sample, label, part in zip(store.tables().ids, store.tables().labels, store.tables().parts, strict=True):
+    split_of: dict[tuple[int, str], set[int]] = {}
+    for sample, label, split in zip(store.tables().ids, store.tables().labels, store.tables().splits, strict=True):
         match = re.search(card.grouping, sample)
         assert match is not None
-        part_of.setdefault((int(label), match.group(1)), set()).add(int(part))
-    assert len(part_of) > 500
-    assert all(len(parts) == 1 for parts in part_of.values())
+        split_of.setdefault((int(label), match.group(1)), set()).add(int(split))
+    assert len(split_of) > 500
+    assert all(len(splits) == 1 for splits in split_of.values())
 
 
 def test_unseen_classes_of_the_test_appear_nowhere_else(store: FeatureStore) -> None:
-    unseen = set(store.tables().class_parts["stage_2_test_unseen"])
-    assert not unseen & {c for part in PARTS[:-1] for c in store.tables().class_parts[part]}
-    assert not set(store.tables().class_parts["stage_1_train"]) & set(store.tables().class_parts["stage_1_val_unseen"])
+    unseen = set(store.tables().class_splits["stage_2_test_unseen"])
+    assert not unseen & {c for split in SPLITS[:-1] for c in store.tables().class_splits[split]}
+    assert not set(store.tables().class_splits["stage_1_train"]) & set(store.tables().class_splits["stage_1_val_unseen"])
 
 
 def test_the_division_is_near_the_intended_fractions(source: StampsSource) -> None:
-    parts = divide(source)
-    seen = parts[source.class_split[source.labels] == 0]
-    assert np.mean(seen == PARTS.index("stage_2_test_seen")) == pytest.approx(0.2, abs=0.03)
-    assert np.mean(seen == PARTS.index("stage_1_val_seen")) == pytest.approx(0.08, abs=0.03)
+    splits = divide(source)
+    seen = splits[source.class_split[source.labels] == 0]
+    assert np.mean(seen == SPLITS.index("stage_2_test_seen")) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(seen == SPLITS.index("stage_1_val_seen")) == pytest.approx(0.08, abs=0.03)
     largest_share = max(
-        float(np.mean(parts[source.labels == c] == PARTS.index("stage_2_test_seen")))
+        float(np.mean(splits[source.labels == c] == SPLITS.index("stage_2_test_seen")))
         for c in np.flatnonzero(source.class_split < 2)
     )
     assert largest_share < 0.4
@@ -169,14 +169,14 @@ def test_a_card_with_other_counts_is_refused(card: Card, tmp_path: Path) -> None
 
 
 def test_pictures_predict_word_vectors_of_unseen_classes_above_chance(store: FeatureStore) -> None:
-    """Ridge regression of pooled pictures to word vectors, trained on stage 2's training parts."""
+    """Ridge regression of pooled pictures to word vectors, trained on stage 2's training splits."""
     development, test = store.development("corrected"), store.open_test("corrected")
     text = development.classes.text(development.samples.labels)
     predicted = _ridge(np.asarray(development.samples.video.means), text, np.asarray(test.samples.video.means))
 
-    def accuracy(part: str) -> float:
-        rows = test.samples.rows(part)
-        classes = test.classes.parts[part]
+    def accuracy(split: str) -> float:
+        rows = test.samples.rows(split)
+        classes = test.classes.splits[split]
         return _accuracy(predicted[rows], test.samples.labels[rows], test.classes.text(classes), classes)
 
     assert accuracy("stage_2_test_unseen") > 2 / 8

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from benchmark.data.built.synthetic import SyntheticConfig, build_synthetic, synthetic_config, synthetic_content
 from benchmark.data.cards import Card, load_cards
-from benchmark.data.store import PARTS, FeatureStore, Floats, Ints, ModalityContent, StoreContent
+from benchmark.data.store import SPLITS, FeatureStore, Floats, Ints, ModalityContent, StoreContent
 from benchmark.errors import UsageError
 
 UNSEEN_CLASSES = 6
@@ -77,10 +77,10 @@ def half_differences(content: StoreContent) -> Floats:
 
 
 def unseen_accuracy(content: StoreContent, x: Floats, penalty: float = 0.1) -> float:
-    """Per-class accuracy among unseen classes of ridge regression to word vectors, trained on the development parts."""
+    """Per-class accuracy among unseen classes of ridge regression to word vectors, trained on the development splits."""
     text, labels = np.asarray(content.vectors), content.labels
-    train, test = content.parts < 3, content.parts == PARTS.index("stage_2_test_unseen")
-    classes = np.asarray(content.class_parts["stage_2_test_unseen"])
+    train, test = content.splits < 3, content.splits == SPLITS.index("stage_2_test_unseen")
+    classes = np.asarray(content.class_splits["stage_2_test_unseen"])
     return accuracy(ridge(x[train], text[labels[train]], x[test], penalty), labels[test], text, classes)
 
 
@@ -161,7 +161,7 @@ def test_word_vectors_that_predict_nothing_give_chance_on_unseen_classes() -> No
 def test_word_vectors_that_predict_nothing_leave_seen_classes_distinct() -> None:
     content = generated(0, audio_signal=1.0, text_predictiveness=0.0)
     x, labels = means(content.audio), content.labels
-    train, test = content.parts == 0, content.parts == 1
+    train, test = content.splits == 0, content.splits == 1
     classes = np.unique(labels[train])
     centres = np.stack([x[train & (labels == c)].mean(axis=0) for c in classes])
     nearest = classes[((x[test][:, None] - centres[None]) ** 2).sum(axis=-1).argmin(axis=1)]
@@ -174,10 +174,10 @@ def test_seen_bias_draws_unseen_samples_to_seen_classes() -> None:
         for seed in SEEDS:
             content = generated(seed, audio_signal=1.0, seen_bias=bias)
             x, text = means(content.audio), np.asarray(content.vectors)
-            train, test = content.parts < 3, content.parts == PARTS.index("stage_2_test_unseen")
+            train, test = content.splits < 3, content.splits == SPLITS.index("stage_2_test_unseen")
             predicted = ridge(x[train], text[content.labels[train]], x[test], 0.1)
             nearest = ((predicted[:, None] - text[None]) ** 2).sum(axis=-1).argmin(axis=1)
-            fractions.append(np.mean(np.isin(nearest, content.class_parts["stage_2_test_seen"])))
+            fractions.append(np.mean(np.isin(nearest, content.class_splits["stage_2_test_seen"])))
         return float(np.mean(fractions))
 
     assert taken_for_seen(0.0) < taken_for_seen(0.3) < taken_for_seen(0.6)
@@ -201,14 +201,14 @@ def test_the_card_gives_the_counts_of_the_default_settings(card: Card, tmp_path:
     build_synthetic(card, tmp_path / "s.h5")
     store = FeatureStore(tmp_path / "s.h5")
     _, expected = card.feature_set(None)
-    for p, part in enumerate(PARTS):
-        assert (store.tables().parts == p).sum() == expected.samples[part]
-        assert len(store.tables().class_parts[part]) == expected.classes[part]
+    for p, split in enumerate(SPLITS):
+        assert (store.tables().splits == p).sum() == expected.samples[split]
+        assert len(store.tables().class_splits[split]) == expected.classes[split]
     assert (store.audio_dim, store.video_dim, store.text_dim) == (32, 48, 24)
 
 
 def test_class_ids_do_not_tell_the_group_of_a_class() -> None:
-    seen = generated(0).class_parts["stage_1_train"]
+    seen = generated(0).class_splits["stage_1_train"]
     assert list(seen) != list(range(len(seen)))
 
 
@@ -245,9 +245,9 @@ def test_any_size_gives_a_complete_store(
         }
     )
     content = synthetic_content(config)
-    for p, part in enumerate(PARTS):
-        labels, counted = np.unique(content.labels[content.parts == p], return_counts=True)
-        assert labels.tolist() == list(content.class_parts[part])
+    for p, split in enumerate(SPLITS):
+        labels, counted = np.unique(content.labels[content.splits == p], return_counts=True)
+        assert labels.tolist() == list(content.class_splits[split])
         assert set(counted) == {samples[p]}
     assert len(set(content.ids)) == len(content.ids)
     assert content.audio.offsets is not None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_store import CLASS_PARTS, default_samples, make_store, own_card, rows_of
+from support.small_store import CLASS_SPLITS, default_samples, make_store, own_card, rows_of
 
 from benchmark.data.cards import Card
 from benchmark.data.checks import audit_files
@@ -21,7 +21,7 @@ from benchmark.data.checks.audit_report import audit_sections
 from benchmark.data.groups import Origin, origin_rule, relatives
 from benchmark.data.importing.oddities import DROPPED
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.store import DEVELOPMENT_PARTS, PARTS, FeatureStore
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, FeatureStore
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -37,9 +37,9 @@ def audit_folder(folder: Folder, **changes: Any) -> Audit:
     return audit_lists(card_of(folder, **changes), "cls", folder.parent)
 
 
-def leak(audit: Audit, part: str, against: int = 3, rule: str = "same source") -> Leak:
-    """The leak of a part against so many parts."""
-    return next(x for x in audit.leakage.leaks if (x.part, len(x.against), x.rule) == (part, against, rule))
+def leak(audit: Audit, split: str, against: int = 3, rule: str = "same source") -> Leak:
+    """The leak of a split against so many splits."""
+    return next(x for x in audit.leakage.leaks if (x.split, len(x.against), x.rule) == (split, against, rule))
 
 
 # Word vectors
@@ -55,24 +55,24 @@ def test_each_class_that_gets_anothers_vector_is_named_with_the_vector_and_its_r
         if name in found:
             assert (found[name].manual_name, found[name].vector_used) == (manual[name], by_row[row])
             assert manual[found[name].vector_of] == by_row[row]
-    assert found["Archery"].parts == ("stage_1_train", "stage_1_val_seen", "stage_2_test_seen")
+    assert found["Archery"].splits == ("stage_1_train", "stage_1_val_seen", "stage_2_test_seen")
 
 
 def manual_names(folder: Folder) -> dict[str, str]:
     return {row["original"]: row["manual"] for row in rows_of(folder.names_file)}
 
 
-def test_each_part_has_its_share_of_misaligned_classes(folder: Folder) -> None:
+def test_each_split_has_its_share_of_misaligned_classes(folder: Folder) -> None:
     audit = audit_folder(folder)
     wrong = {c.name.casefold() for c in audit.alignment.classes}
-    listed = {part: (folder.lists / f"{part}.txt").read_text().split("\n")[:-1] for part in PARTS}
+    listed = {split: (folder.lists / f"{split}.txt").read_text().split("\n")[:-1] for split in SPLITS}
     listed["all classes"] = list(manual_names(folder))
     listed["test classes"] = [*listed["stage_2_test_seen"], *listed["stage_2_test_unseen"]]
-    assert {p.part for p in audit.alignment.parts} == set(listed)
-    for part in audit.alignment.parts:
-        assert part.classes == len(listed[part.part])
-        assert part.misaligned == sum(name.casefold() in wrong for name in listed[part.part])
-        assert part.share == part.misaligned / part.classes
+    assert {p.split for p in audit.alignment.splits} == set(listed)
+    for split in audit.alignment.splits:
+        assert split.classes == len(listed[split.split])
+        assert split.misaligned == sum(name.casefold() in wrong for name in listed[split.split])
+        assert split.share == split.misaligned / split.classes
 
 
 def test_equal_vectors_under_two_names_are_no_misalignment_but_an_oddity(tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_samples_that_share_a_group_with_what_is_trained_on_are_counted_and_list
     assert (len(found.related), found.samples, found.share, found.groups, found.same_class) == (1, 8, 1 / 8, 1, 0)
     sample = found.related[0]
     assert (sample.sample, sample.label) == ("v_Bowling_stage_1_val_unseen_g00_c01", "Diving")
-    assert (sample.relative_part, sample.relative_label) == ("stage_1_val_unseen", "Bowling")
-    assert not any(x.related for x in audit.leakage.leaks if x.part != "stage_2_test_unseen")
+    assert (sample.relative_split, sample.relative_label) == ("stage_1_val_unseen", "Bowling")
+    assert not any(x.related for x in audit.leakage.leaks if x.split != "stage_2_test_unseen")
 
 
 def test_samples_of_unlisted_classes_are_in_no_denominator(folder: Folder) -> None:
     audit = audit_folder(folder)
     assert len(folder.listed("stage_2_test_unseen")) == 12
     assert leak(audit, "stage_2_test_unseen").samples == 8
-    assert {c.part: (c.samples, c.dropped) for c in audit.counts}["stage_2_test_unseen"] == (8, 4)
+    assert {c.split: (c.samples, c.dropped) for c in audit.counts}["stage_2_test_unseen"] == (8, 4)
 
 
 @pytest.mark.parametrize(("start", "overlaps"), [(0, False), (1, True), (10, True), (19, True), (20, False)])
@@ -162,14 +162,14 @@ def test_ids_that_the_rule_does_not_fit_are_their_own_group_and_an_oddity(tmp_pa
     audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5"))
     assert not any(x.related for x in audit.leakage.leaks)
     unfit = [o for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"]
-    assert {o.place: o.count for o in unfit} == {part: 2 * len(CLASS_PARTS[part]) for part in PARTS}
+    assert {o.place: o.count for o in unfit} == {split: 2 * len(CLASS_SPLITS[split]) for split in SPLITS}
 
 
 def test_where_the_rule_fits_no_id_relatives_are_unknown_and_that_is_a_problem(tmp_path: Path) -> None:
     audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5"))
     assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not fit"} == {"problem"}
     sentences, (table, _) = (s := audit_sections(audit)[1]).sentences, s.tables
-    others = sum(2 * len(CLASS_PARTS[part]) for part in DEVELOPMENT_PARTS)
+    others = sum(2 * len(CLASS_SPLITS[split]) for split in DEVELOPMENT_SPLITS)
     assert sentences[1] == (
         "Unknown how many of 2 test-unseen samples share their source with a training or validation sample; the grouping rule "
         f"does not fit 2 of their ids and {others} of the ids of training and validation."
@@ -232,7 +232,7 @@ def test_listed_samples_of_unlisted_classes_are_told_by_class(folder: Folder) ->
     assert oddities(audit_folder(folder), DROPPED) == [("stage_2_test_unseen", "Gliding", 4)]
 
 
-def test_samples_listed_twice_or_in_two_parts_are_problems(folder: Folder) -> None:
+def test_samples_listed_twice_or_in_two_splits_are_problems(folder: Folder) -> None:
     rows = folder.listed("stage_2_test_seen")
     folder.write_samples("stage_2_test_seen", [*rows, rows[0], folder.listed("stage_1_train")[0]])
     audit = audit_folder(folder)
@@ -242,12 +242,12 @@ def test_samples_listed_twice_or_in_two_parts_are_problems(folder: Folder) -> No
     assert {o.severity for o in audit.oddities if "twice" in o.kind} == {"problem"}
 
 
-def test_a_part_without_a_sample_list_is_told_and_not_compared(folder: Folder) -> None:
+def test_a_split_without_a_sample_list_is_told_and_not_compared(folder: Folder) -> None:
     (folder.lists / "stage_2_test_seen.csv").unlink()
     audit = audit_folder(folder)
     assert [place for place, _, _ in oddities(audit, "no sample list")] == ["stage_2_test_seen"]
-    assert "stage_2_test_seen" not in {x.part for x in audit.leakage.leaks}
-    assert {c.part: c.samples for c in audit.counts}["stage_2_test_seen"] is None
+    assert "stage_2_test_seen" not in {x.split for x in audit.leakage.leaks}
+    assert {c.split: c.samples for c in audit.counts}["stage_2_test_seen"] is None
 
 
 def test_faults_of_the_lists_are_findings_and_no_errors(folder: Folder) -> None:
@@ -258,9 +258,9 @@ def test_faults_of_the_lists_are_findings_and_no_errors(folder: Folder) -> None:
 
 
 def test_an_unseen_class_that_is_trained_on_and_classes_without_samples_are_problems(tmp_path: Path) -> None:
-    parts = {**CLASS_PARTS, "stage_2_test_unseen": [2, 3], "stage_2_test_seen": [0, 1]}
+    splits = {**CLASS_SPLITS, "stage_2_test_unseen": [2, 3], "stage_2_test_seen": [0, 1]}
     samples = [s for s in default_samples() if s[1:3] != ("stage_2_test_seen", 2)]
-    audit = audit_store(own_card(), make_store(tmp_path / "own.h5", samples, class_parts=parts))
+    audit = audit_store(own_card(), make_store(tmp_path / "own.h5", samples, class_splits=splits))
     assert oddities(audit, "unseen class is trained on") == [("stage_2_test_unseen", "cat", 1)]
     assert oddities(audit, "training class is not tested") == [("stage_2_test_seen", "cat", 1)]
     assert oddities(audit, "class without samples") == [("stage_2_test_unseen", "cat", 1)]
@@ -268,14 +268,14 @@ def test_an_unseen_class_that_is_trained_on_and_classes_without_samples_are_prob
 
 def test_counts_stand_against_those_of_the_card_with_the_union_of_training(folder: Folder) -> None:
     def differing(audit: Audit) -> list[str]:
-        return [count.part for count in audit.counts if not count.as_expected]
+        return [count.split for count in audit.counts if not count.as_expected]
 
     features = folder.card().features["cls"]
     samples = {**features.samples, "stage_2_train": 12 + 12 + 8}
     expected = {"cls": features.model_copy(update={"samples": samples})}
     audit = audit_folder(folder, features=expected)
     assert differing(audit) == []
-    union = next(count for count in audit.counts if count.part == "stage_2_train")
+    union = next(count for count in audit.counts if count.split == "stage_2_train")
     assert (union.classes, union.samples) == (5, 32)
     folder.write_samples("stage_1_train", folder.listed("stage_1_train")[1:])
     assert differing(audit_folder(folder, features=expected)) == ["stage_1_train", "stage_2_train"]
@@ -288,8 +288,8 @@ def test_a_store_has_the_same_findings_as_the_lists_that_it_was_imported_with(fo
     assert store.alignment == lists.alignment
     assert store.oddities == lists.oddities
     assert store.counts == lists.counts
-    assert [(x.part, x.samples, len(x.related)) for x in store.leakage.leaks] == [
-        (x.part, x.samples, len(x.related)) for x in lists.leakage.leaks
+    assert [(x.split, x.samples, len(x.related)) for x in store.leakage.leaks] == [
+        (x.split, x.samples, len(x.related)) for x in lists.leakage.leaks
     ]
     assert lists.statistics is None
     assert store.statistics is not None
@@ -320,7 +320,7 @@ def test_each_section_has_a_csv_file_and_the_page_has_all(folder: Folder, tmp_pa
     assert [path.name for path in files] == ["audit.md", *(f"{name}.csv" for name in audit_files.TABLES)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
     assert [row["class"] for row in rows_of(tmp_path / "out" / "misaligned.csv")] == [c.name for c in audit.alignment.classes]
-    assert len(rows_of(tmp_path / "out" / "features.csv")) == 2 * len(PARTS)
+    assert len(rows_of(tmp_path / "out" / "features.csv")) == 2 * len(SPLITS)
     page = files[0].read_text()
     for text in ("# Audit of Tiny (cls)", f"`{audit.material.digest}`", "Gliding", "HandStandPushups", "a fencing bout"):
         assert text in page
@@ -367,5 +367,5 @@ def test_the_json_is_plain_data_without_values_that_json_has_not(tmp_path: Path)
     samples[0] = (*samples[0][:3], np.full((2, 2), np.nan), samples[0][4])
     audit = audit_store(own_card(grouping=GROUPING), make_store(tmp_path / "own.h5", samples))
     text = json.dumps(audit_json(audit, []), allow_nan=False)
-    found = json.loads(text)["statistics"]["parts"][0]
+    found = json.loads(text)["statistics"]["splits"][0]
     assert (found["nan"], found["bad_samples"], found["examples"]) == (4, 1, [samples[0][0]])

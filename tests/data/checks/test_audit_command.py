@@ -42,7 +42,7 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
 ) -> None:
     _, text, _ = command("synthetic", "--json", "--out", str(tmp_path / "here"))
     content = json.loads(text)
-    assert (content["dataset"], content["generated"], len(content["statistics"]["parts"])) == ("synthetic", True, 10)
+    assert (content["dataset"], content["generated"], len(content["statistics"]["splits"])) == ("synthetic", True, 10)
     assert content["files"][0] == str(tmp_path / "here" / "audit.md")
     _, text, _ = command("synthetic", "--json", str(tmp_path / "audit.json"))
     assert "Audit of Synthetic (native, generated data)" in text
@@ -92,12 +92,12 @@ def test_the_published_lists_have_the_known_misalignment_and_leakage(
     code, text, _ = command(dataset, "--from", str(folder), "--json", str(tmp_path / "audit.json"))
     assert code == 0
     assert f"{misaligned} of {classes} classes get another class's word vector" in text
-    assert f"{test[0]} of the {test[1]} classes of the test parts" in text
+    assert f"{test[0]} of the {test[1]} classes of the test splits" in text
     assert f"{related:,} of {samples:,} test-seen samples" in text
     content = json.loads((tmp_path / "audit.json").read_text())
-    parts = {p["part"]: (p["misaligned"], p["classes"]) for p in content["alignment"]["parts"]}
-    assert (parts["all classes"], parts["test classes"]) == ((misaligned, classes), test)
-    pairs = {(p["rule"], p["part"], len(p["against"])): (p["related"], p["samples"]) for p in content["leakage"]["pairs"]}
+    splits = {p["split"]: (p["misaligned"], p["classes"]) for p in content["alignment"]["splits"]}
+    assert (splits["all classes"], splits["test classes"]) == ((misaligned, classes), test)
+    pairs = {(p["rule"], p["split"], len(p["against"])): (p["related"], p["samples"]) for p in content["leakage"]["pairs"]}
     assert pairs["same source", "stage_2_test_seen", 3] == (related, samples)
     assert pairs["same source", "stage_2_test_unseen", 3] == unseen
     assert pairs.get(("overlapping seconds", "stage_2_test_seen", 3)) == ((24, 9032) if dataset == "vggsound" else None)
@@ -105,7 +105,7 @@ def test_the_published_lists_have_the_known_misalignment_and_leakage(
     assert content["statistics"] is None
     out = tmp_path / "reports" / f"audit-{dataset}-cls"
     assert len(rows_of(out / "misaligned.csv")) == misaligned
-    against = {"part": "stage_2_test_seen", "against": "stage_2_train", "rule": "same source"}
+    against = {"split": "stage_2_test_seen", "against": "stage_2_train", "rule": "same source"}
     assert sum(against.items() <= row.items() for row in rows_of(out / "leaking_samples.csv")) == related
 
 

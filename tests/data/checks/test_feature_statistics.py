@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.small_store import CLASS_PARTS, default_samples, make_store, own_card
+from support.small_store import CLASS_SPLITS, default_samples, make_store, own_card
 
 from benchmark.data.checks.audit import audit_store
-from benchmark.data.checks.feature_statistics import FeatureStatistics, PartStatistics, feature_statistics
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.checks.feature_statistics import FeatureStatistics, SplitStatistics, feature_statistics
+from benchmark.data.store import SPLITS, FeatureStore
 
 
 def statistics_of(store: FeatureStore) -> FeatureStatistics:
     return feature_statistics(store, own_card().features["native"], lambda what, done, total: None)
 
 
-def values_of(found: FeatureStatistics, part: str, modality: str = "audio") -> PartStatistics:
-    return next(p for p in found.parts if (p.part, p.modality) == (part, modality))
+def values_of(found: FeatureStatistics, split: str, modality: str = "audio") -> SplitStatistics:
+    return next(p for p in found.splits if (p.split, p.modality) == (split, modality))
 
 
 @st.composite
@@ -30,8 +30,8 @@ def samples_with_faults(draw: st.DrawFn) -> list[tuple[str, str, int, Any, Any]]
     """Samples of few values, so that zeros, copies and values that are no numbers are common."""
     value = st.sampled_from([0.0, 0.0, 1.0, -2.5, float("nan"), float("inf"), -float("inf")])
     frames = st.integers(1, 3).flatmap(lambda t: st.lists(value, min_size=2 * t, max_size=2 * t))
-    parts = sorted(draw(st.lists(st.integers(0, 4), min_size=1, max_size=9)))
-    return [(f"s{i}", PARTS[p], CLASS_PARTS[PARTS[p]][0], draw(frames), draw(frames)) for i, p in enumerate(parts)]
+    splits = sorted(draw(st.lists(st.integers(0, 4), min_size=1, max_size=9)))
+    return [(f"s{i}", SPLITS[p], CLASS_SPLITS[SPLITS[p]][0], draw(frames), draw(frames)) for i, p in enumerate(splits)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,16 +52,16 @@ def test_statistics_are_those_of_the_whole_arrays(
                 frames = [row[None] for row in f[modality]["means"][:]]
             else:
                 frames = [np.asarray(sample[column], "f4").reshape(-1, 2) for sample in samples]
-            for part in PARTS:
-                own = [x for x, sample in zip(frames, samples, strict=True) if sample[1] == part]
-                check_part(values_of(found, part, modality), own, None if means_only else seconds)
-                others = [x.tobytes() for x, sample in zip(frames, samples, strict=True) if sample[1] != part]
+            for split in SPLITS:
+                own = [x for x, sample in zip(frames, samples, strict=True) if sample[1] == split]
+                check_split(values_of(found, split, modality), own, None if means_only else seconds)
+                others = [x.tobytes() for x, sample in zip(frames, samples, strict=True) if sample[1] != split]
                 content = [x.tobytes() for x in own]
-                assert values_of(found, part, modality).duplicates_within == sum(content.count(x) > 1 for x in content)
-                assert values_of(found, part, modality).duplicates_across == sum(x in others for x in content)
+                assert values_of(found, split, modality).duplicates_within == sum(content.count(x) > 1 for x in content)
+                assert values_of(found, split, modality).duplicates_across == sum(x in others for x in content)
 
 
-def check_part(found: PartStatistics, frames: list[Any], seconds: float | None) -> None:
+def check_split(found: SplitStatistics, frames: list[Any], seconds: float | None) -> None:
     assert found.samples == len(frames)
     if not frames:
         assert (found.steps, found.minimum, found.zeros, found.lengths) == (0, None, None, None)
@@ -87,7 +87,7 @@ def check_part(found: PartStatistics, frames: list[Any], seconds: float | None) 
         assert found.seconds == [seconds * n for n in found.lengths]
 
 
-def test_copies_are_named_with_part_and_class_and_told_from_silence(tmp_path: Path) -> None:
+def test_copies_are_named_with_split_and_class_and_told_from_silence(tmp_path: Path) -> None:
     samples = default_samples()
     samples[-1] = (*samples[-1][:3], samples[0][3], samples[0][4])
     samples[4] = (*samples[4][:3], np.zeros((2, 2)), samples[4][4])
@@ -100,7 +100,7 @@ def test_copies_are_named_with_part_and_class_and_told_from_silence(tmp_path: Pa
         ("audio", [samples[4][0], samples[5][0]], True),
         ("video", ids, False),
     ]
-    assert (found.duplicates[0].parts, found.duplicates[0].classes) == (
+    assert (found.duplicates[0].splits, found.duplicates[0].classes) == (
         ["stage_1_train", "stage_2_test_unseen"],
         ["ant", "dog"],
     )

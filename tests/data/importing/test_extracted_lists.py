@@ -107,7 +107,7 @@ def test_every_form_becomes_the_store_of_the_split_folder(
     report = take(folder, tmp_path / "extracted", tmp_path / "tiny.h5")
     official = import_official(folder.card(), "cls", folder.parent, tmp_path / "official.h5")
     assert report.digest == official.digest
-    assert report.parts == official.parts
+    assert report.splits == official.splits
     assert report.form == "sequences"
     told = {note.kind: note.count for note in report.notes}
     assert told["samples that no list names, not read"] == 1 + 4  # the class that the class list leaves out
@@ -130,7 +130,7 @@ def test_an_import_that_is_done_is_not_done_again(folder: Folder, tmp_path: Path
     assert take(folder, place, target).already
     os.utime(place / "ucf_features_no_averaged")
     again = take(folder, place, target)
-    assert (again.already, again.digest, again.parts) == (True, first.digest, first.parts)
+    assert (again.already, again.digest, again.splits) == (True, first.digest, first.splits)
     elements[0][0] = elements[0][0] + 1
     elements[1][0] = elements[1][0] + 1
     (place / "ucf_features_no_averaged").write_bytes(pickle.dumps(elements))
@@ -185,7 +185,7 @@ def test_what_was_staged_for_other_lists_is_not_used(folder: Folder, tmp_path: P
     rows = folder.listed("stage_2_test_unseen")
     folder.write_samples("stage_2_test_unseen", rows[1:])
     report = take(folder, place, target)
-    assert report.parts["stage_2_test_unseen"].found == 7
+    assert report.splits["stage_2_test_unseen"].found == 7
     assert report.digest == take(folder, place, tmp_path / "whole.h5").digest
 
 

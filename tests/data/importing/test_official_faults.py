@@ -45,8 +45,8 @@ def _resave(folder: Folder, how: Callable[[dict[str, Any]], Any]) -> None:
     np.save(folder.text, vectors, allow_pickle=True)
 
 
-def _first(folder: Folder, part: str, name: str, change: Callable[[Any], Any], modality: str = "audio") -> None:
-    folder.change(modality, part, name, lambda frames, ids: ([change(frames[0]), *frames[1:]], ids))
+def _first(folder: Folder, split: str, name: str, change: Callable[[Any], Any], modality: str = "audio") -> None:
+    folder.change(modality, split, name, lambda frames, ids: ([change(frames[0]), *frames[1:]], ids))
 
 
 def _missing_file(f: Folder) -> None:

@@ -17,7 +17,7 @@ from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.official_layout import ImportReport, import_official
 from benchmark.data.importing.places import ListPlaces
 from benchmark.data.importing.problems import ProblemLog
-from benchmark.data.store import PARTS, FeatureStore
+from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.errors import UsageError
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
@@ -42,20 +42,20 @@ def frames_of(store: FeatureStore, modality: str, sample: str) -> np.ndarray[Any
 def test_every_frame_of_every_listed_class_arrives_under_its_id(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    expected = [sample for part in PARTS for sample, name in folder.listed(part) if name != "Gliding"]
+    expected = [sample for split in SPLITS for sample, name in folder.listed(split) if name != "Gliding"]
     assert sorted(store.tables().ids) == sorted(expected)
     for modality, dim in (("audio", 3), ("video", 5)):
-        for part, name in (("stage_1_train", "Archery"), ("stage_2_test_unseen", "Fencing"), ("stage_2_test_seen", COMMA)):
-            frames, ids = folder.read_pickle(modality, part, name)
+        for split, name in (("stage_1_train", "Archery"), ("stage_2_test_unseen", "Fencing"), ("stage_2_test_seen", COMMA)):
+            frames, ids = folder.read_pickle(modality, split, name)
             for x, sample in zip(frames, ids, strict=True):
                 assert x.shape[1] == dim
                 np.testing.assert_array_equal(frames_of(store, modality, sample), x)
 
 
-def test_samples_stand_by_part_then_class_then_id(folder: Folder, tmp_path: Path) -> None:
+def test_samples_stand_by_split_then_class_then_id(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    keys = list(zip(store.tables().parts.tolist(), store.tables().labels.tolist(), store.tables().ids, strict=True))
+    keys = list(zip(store.tables().splits.tolist(), store.tables().labels.tolist(), store.tables().ids, strict=True))
     assert keys == sorted(keys)
 
 
@@ -73,7 +73,7 @@ def test_names_are_joined_without_regard_to_case(folder: Folder, tmp_path: Path)
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     label = store.tables().class_names.index("HandstandPushups")
-    assert label in store.tables().class_parts["stage_1_train"]
+    assert label in store.tables().class_splits["stage_1_train"]
     assert int((store.tables().labels == label).sum()) == 12
     assert store.tables().vector_names[store.tables().own_vector[label]] == "Handstand Pushups"
 
@@ -84,7 +84,7 @@ def test_class_names_with_commas_keep_their_samples_and_vector(folder: Folder, t
     label = store.tables().class_names.index(COMMA)
     assert int((store.tables().labels == label).sum()) == 12
     assert store.tables().vector_names[store.tables().own_vector[label]] == "alligators hissing, crocodiles"
-    assert report.parts["stage_1_train"].listed == 12
+    assert report.splits["stage_1_train"].listed == 12
 
 
 def test_official_alignment_takes_rows_by_manual_name_and_corrected_each_its_own(folder: Folder, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_official_alignment_takes_rows_by_manual_name_and_corrected_each_its_own
 
 def test_the_class_list_decides_and_the_report_counts_what_it_drops(folder: Folder, tmp_path: Path) -> None:
     report = take(folder, tmp_path / "tiny.h5")
-    part = report.parts["stage_2_test_unseen"]
-    assert (part.listed, part.dropped, part.found, part.expected) == (8, 4, 8, 8)
+    split = report.splits["stage_2_test_unseen"]
+    assert (split.listed, split.dropped, split.found, split.expected) == (8, 4, 8, 8)
     assert {note.kind for note in report.notes} == {
         "listed samples of unlisted classes, dropped",
         "class files of unlisted classes, not read",
@@ -119,8 +119,8 @@ def test_fewer_samples_than_listed_are_a_note(folder: Folder, tmp_path: Path) ->
 def test_without_a_sample_list_the_files_decide_and_a_note_says_so(folder: Folder, tmp_path: Path) -> None:
     (folder.lists / "stage_2_test_seen.csv").unlink()
     report = take(folder, tmp_path / "tiny.h5")
-    assert report.parts["stage_2_test_seen"].listed is None
-    assert report.parts["stage_2_test_seen"].found == 20
+    assert report.splits["stage_2_test_seen"].listed is None
+    assert report.splits["stage_2_test_seen"].found == 20
     assert "no sample list" in {note.kind for note in report.notes}
 
 
@@ -207,7 +207,7 @@ def test_a_second_import_of_the_same_files_does_nothing(folder: Folder, tmp_path
     written = target.stat()
     second = take(folder, target)
     assert (first.already, second.already) == (False, True)
-    assert (second.digest, second.parts) == (first.digest, first.parts)
+    assert (second.digest, second.splits) == (first.digest, first.splits)
     assert (target.stat().st_ino, target.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert not (tmp_path / "tiny.h5.import").exists()
 
@@ -263,9 +263,9 @@ def test_published_lists_have_the_counts_of_the_card_and_the_published_misalignm
     differing = sum(not np.array_equal(lists.vectors[c], lists.vectors[lists.own_vector[c]]) for c in range(classes))
     assert differing == misaligned
     expected = card.features[features]
-    for part in PARTS:
-        assert len(lists.parts[part].classes) == expected.classes[part]
-        assert len(lists.parts[part].kept()) == expected.samples[part]
+    for split in SPLITS:
+        assert len(lists.splits[split].classes) == expected.classes[split]
+        assert len(lists.splits[split].kept()) == expected.samples[split]
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_a_trial_folder_with_published_lists_imports(shared: Path, tmp_path: Pat
     subprocess.run([sys.executable, tool, tmp_path, "--dataset", "UCF", "--fraction", "0.02"], check=True)
     card = load_cards()["ucf"]
     reports = [import_official(card, "cls", tmp_path, tmp_path / f"{form}.h5", form=form) for form in ("sequences", "means")]
-    assert reports[0].parts == reports[1].parts
-    assert reports[0].parts["stage_2_test_unseen"].dropped == 422
+    assert reports[0].splits == reports[1].splits
+    assert reports[0].splits["stage_2_test_unseen"].dropped == 422
     findings = [finding for form in ("sequences", "means") for finding in verify_store(tmp_path / f"{form}.h5", card)]
     assert {finding.severity for finding in findings} == {"note"}

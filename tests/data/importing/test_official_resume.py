@@ -102,7 +102,9 @@ def test_a_killed_import_carries_on_to_the_same_digest(folder: Folder, tmp_path:
     assert verify_store(target, folder.card()) == []
 
 
-@pytest.mark.parametrize("damage", ["torn journal line", "frames beyond the journal", "frames lost", "journal of another form"])
+@pytest.mark.parametrize(
+    "damage", ["torn journal line", "frames beyond the journal", "frames lost", "journal of another form", "old journal"]
+)
 def test_damaged_staging_costs_time_and_no_correctness(folder: Folder, tmp_path: Path, damage: str) -> None:
     digest = take(folder, tmp_path / "undisturbed.h5").digest
     target = tmp_path / "killed.h5"
@@ -116,10 +118,12 @@ def test_damaged_staging_costs_time_and_no_correctness(folder: Folder, tmp_path:
             f.write(b"torn")
     elif damage == "frames lost":
         os.truncate(staging / "video.f32", (staging / "video.f32").stat().st_size - 4)
+    elif damage == "old journal":  # version 0.1 called a split "part"
+        journal.write_bytes(journal.read_bytes().replace(b'"split"', b'"part"'))
     else:
         journal.write_bytes(journal.read_bytes().replace(b'"sequences"', b'"means"'))
     report = take(folder, target)
-    resumed = {"frames beyond the journal": 5, "journal of another form": 0}.get(damage, 4)
+    resumed = {"frames beyond the journal": 5, "old journal": 5, "journal of another form": 0}.get(damage, 4)
     assert (report.digest, report.resumed) == (digest, resumed)
 
 
@@ -135,7 +139,7 @@ def test_a_source_that_changed_after_a_kill_is_read_again(folder: Folder, tmp_pa
 # Memory
 
 LIMIT_MB = 2000
-BIG_PARTS = {  # part -> (classes, samples of each): 100,500 samples
+BIG_SPLITS = {  # split -> (classes, samples of each): 100,500 samples
     "stage_1_train": (range(60), 1200),
     "stage_1_val_seen": (range(60), 130),
     "stage_1_val_unseen": (range(60, 90), 100),
@@ -150,7 +154,7 @@ from benchmark.data.importing.official_layout import import_official
 
 report = import_official(load_cards()["vggsound"], "main", Path(sys.argv[1]), Path(sys.argv[2]),
                          progress=lambda what, done, total: print(what, done, flush=True))
-print("digest", report.digest, report.resumed, sum(part.found for part in report.parts.values()))
+print("digest", report.digest, report.resumed, sum(split.found for split in report.splits.values()))
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -161,28 +165,28 @@ def write_big_folder(root: Path) -> int:
     noise = rng.random((4096, 512), np.float32)
     card = load_cards()["vggsound"]
     assert card.official is not None
-    split, features = root / "class-split", root / "features" / "main_features_non_averaged"
-    (split / "main_split").mkdir(parents=True)
+    lists, features = root / "class-split", root / "features" / "main_features_non_averaged"
+    (lists / "main_split").mkdir(parents=True)
     (features / "text").mkdir(parents=True)
     names = [f"class {i:03d}" for i in range(120)]
-    (split / "all_class.txt").write_text("\n".join(names))
-    (split / card.official.names_file).write_text("original,manual\n" + "".join(f"{n},{n}\n" for n in names))
+    (lists / "all_class.txt").write_text("\n".join(names))
+    (lists / card.official.names_file).write_text("original,manual\n" + "".join(f"{n},{n}\n" for n in names))
     np.save(features / "text" / card.official.text_file, dict.fromkeys(names, noise[0, :300]), allow_pickle=True)  # type: ignore[arg-type]
     total = 0
-    for part, (classes, n) in BIG_PARTS.items():
-        (split / "main_split" / f"{part}.txt").write_text("\n".join(names[c] for c in classes))
-        rows = [f"{part}_{c}_{i:06d},{names[c]}\n" for c in classes for i in range(n)]
-        (split / "main_split" / f"{part}.csv").write_text("filename,label\n" + "".join(rows))
+    for split, (classes, n) in BIG_SPLITS.items():
+        (lists / "main_split" / f"{split}.txt").write_text("\n".join(names[c] for c in classes))
+        rows = [f"{split}_{c}_{i:06d},{names[c]}\n" for c in classes for i in range(n)]
+        (lists / "main_split" / f"{split}.csv").write_text("filename,label\n" + "".join(rows))
         for modality, steps in (("audio", 6), ("video", 9)):
-            (features / modality / part).mkdir(parents=True)
+            (features / modality / split).mkdir(parents=True)
             for c in classes:
                 starts = rng.integers(0, 4000, n)
                 lengths = rng.integers(steps - 2, steps + 3, n)
                 content = {
                     "features": [noise[s : s + t].copy() for s, t in zip(starts, lengths, strict=True)],
-                    "video_names": [f"{part}_{c}_{i:06d}".encode() for i in range(n)],
+                    "video_names": [f"{split}_{c}_{i:06d}".encode() for i in range(n)],
                 }
-                path = features / modality / part / f"{names[c]}.pkl"
+                path = features / modality / split / f"{names[c]}.pkl"
                 with open(path, "wb") as f:
                     pickle.dump(content, f)
                 total += path.stat().st_size
