@@ -434,7 +434,7 @@ def _class_problems(cls: Any) -> Iterator[str]:
     try:
         cls.Config.model_validate(dict(corrected))
     except ValidationError as error:
-        for wrong in (e for e in error.errors() if e["loc"] and e["type"] != "missing"):  # a recipe may give what is missing
+        for wrong in (e for e in error.errors() if e["loc"] and e["type"] != "missing"):  # search spaces may give the rest
             name = wrong["loc"][0]
             yield (
                 f"corrected_settings[{name!r}]: {wrong['msg']}"

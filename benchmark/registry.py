@@ -26,7 +26,7 @@ import torch
 
 from benchmark.errors import Terminated, UsageError, near, words_of
 from benchmark.method import REGISTERED, Method
-from benchmark.settings.search_space import RECIPES_DIR, Recipe, load_recipe
+from benchmark.settings.search_space import SEARCH_SPACES_DIR, SearchSpace, load_search_space
 from benchmark.system.reading import YAML_SUFFIXES, files_in
 from benchmark.system.redaction import hide
 
@@ -76,19 +76,19 @@ class Registry:
             raise UsageError(f"--methods {names}: all stands alone; write --methods all")
         return [self.get(name) for name in wanted]
 
-    def recipe(self, method: type[Method]) -> Recipe | None:
-        """The recipe of a method: beside a plug-in's own file, else in ``search_spaces/``; None where there is none.
+    def search_space(self, method: type[Method]) -> SearchSpace:
+        """The search space of a method: the file beside its own file, else that in ``search_spaces/``, else an empty one.
 
         Raises:
-            UsageError: the file has errors (all are listed), or there are two.
+            UsageError: the file has errors (all are listed), or there are two files.
         """
-        for base in (source_file(method), RECIPES_DIR / f"{method.name}.py"):
+        for base in (source_file(method), SEARCH_SPACES_DIR / f"{method.name}.py"):
             found = [path for suffix in YAML_SUFFIXES if (path := base.with_suffix(suffix)).exists() or path.is_symlink()]
             if len(found) > 1:
                 raise UsageError(f"{found[0]}: there is {found[1].name} too; keep one of them")
             if found:
-                return load_recipe(found[0], method)
-        return None
+                return load_search_space(found[0], method)
+        return SearchSpace(method=method.name)
 
 
 def named_once(names: str, option: str) -> list[str]:

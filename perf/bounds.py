@@ -84,7 +84,7 @@ def main() -> None:
         for method in found.select(options.methods):
             for features in options.features.split(","):
                 for mode in options.modes.split(","):
-                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder))
+                    bench = Bench.published(method, found.search_space(method), features, mode, Path(folder))
                     torch.set_num_threads(options.threads)
                     named = {"method": method.title, "features": features, "mode": mode}
                     rows.append(named | of(bench, options.steps))

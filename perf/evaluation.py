@@ -65,7 +65,7 @@ def drawn_set(samples: int, classes: int) -> tuple[Method, EvaluationSet, Featur
 def method_set(name: str, samples: int, classes: int, folder: Path) -> tuple[Method, EvaluationSet, FeatureRules]:
     """An evaluation of a method: samples of a small store, again and again, among more classes than it has."""
     found = registry.load()
-    bench = Bench.published(found.get(name), found.recipe(found.get(name)), "cls", "corrected", folder)
+    bench = Bench.published(found.get(name), found.search_space(found.get(name)), "cls", "corrected", folder)
     content = bench.data.batches.samples
     rows = np.resize(np.arange(len(content.labels)), samples)
     return bench.model, among(content, rows, classes, bench.spec.text_dim), bench.data.batches.rules

@@ -16,7 +16,7 @@ from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.data.store import SPLITS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.protocol.stages import Task
-from benchmark.settings.resolve import Sources, resolve
+from benchmark.settings.resolve import resolve
 from perf.training_step import SIZES
 
 POOL = 4096
@@ -88,9 +88,8 @@ def task_on(store: FeatureStore, method: str, **train: Any) -> Task:
     """
     found, card = registry.load(), load_cards()["ucf"]
     chosen = found.get(method)
-    sources = Sources("ucf", store.features, True, {}, {})
     changed = {"protocol": {"text_alignment": "corrected"}, "train": train}
-    settings = resolve(chosen, found.recipe(chosen), sources, "corrected", changed)
+    settings = resolve(chosen, found.search_space(chosen), card, store.features, "corrected", changed)
     return Task(chosen, settings, card.features[store.features], store, seed=0, dataset=card)
 
 

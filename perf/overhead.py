@@ -36,13 +36,14 @@ from tabulate import tabulate
 
 from benchmark import registry
 from benchmark.cli.progress import Lane, LiveDisplay
+from benchmark.data.cards import load_cards
 from benchmark.method import Method
 from benchmark.protocol import seal, stages, training
 from benchmark.running import worker
 from benchmark.running.jobs import Call, Unit
 from benchmark.running.planning import plan_units
 from benchmark.running.runner import Runner
-from benchmark.settings.resolve import Sources, resolve
+from benchmark.settings.resolve import resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study
@@ -213,10 +214,10 @@ def tcaf_on_ucf(
     settings = [f"data.{key}={json.dumps(value)}" for key, value in like.items()]
     call = Call(methods="tcaf", dataset="synthetic", stages="1", trials=1, settings=settings)
     unit = plan_units(call, registry.load(), data)[0]
-    changed = {"protocol": {"text_alignment": "corrected"}, "tcaf": dict(small)}
     short = {"epochs": epochs, "batches_per_epoch": batches}
-    recipe, sources = registry.load().recipe(unit.method), Sources("ucf", "cls", True, {}, short)
-    return replace(unit, settings=resolve(unit.method, recipe, sources, "paper", changed))
+    changed = {"protocol": {"text_alignment": "corrected"}, "tcaf": dict(small), "train": short}
+    space, card = registry.load().search_space(unit.method), load_cards()["ucf"]
+    return replace(unit, settings=resolve(unit.method, space, card, "cls", "paper", changed))
 
 
 def measure(
@@ -229,8 +230,8 @@ def measure(
     """Run the trial of a study of one trial in a folder, and time it."""
     unit = tcaf_on_ucf(folder / "data", epochs, batches, data_settings or {}, small or {})
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    recipe = registry.load().recipe(unit.method)
-    length = recipe.published["ucf"]["cls"].train if recipe else {}
+    space = registry.load().search_space(unit.method)
+    length = space.published["ucf"]["cls"].train
     watch = Stopwatch()
     screen = LiveDisplay(Console(file=io.StringIO(), force_terminal=True, width=160))
     runner = Runner(tracker, folder / "runs", sqlite_uri(folder / "optuna.db"), screen.lane(), "python -m perf.overhead")

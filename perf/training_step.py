@@ -29,7 +29,7 @@ from benchmark.protocol.batching import with_evaluation_times
 from benchmark.protocol.device import autocast_for
 from benchmark.protocol.finite import check_gradients, finite_losses
 from benchmark.protocol.stages import Task, training_data
-from benchmark.settings.resolve import Sources, resolve
+from benchmark.settings.resolve import resolve
 from perf import flops
 
 LIKE_UCF = {
@@ -81,13 +81,13 @@ class Bench:
 
     @classmethod
     def published(
-        cls, method: type[Method], recipe: Any, features: str, mode: str, folder: Path, precision: str = "float32"
+        cls, method: type[Method], space: Any, features: str, mode: str, folder: Path, precision: str = "float32"
     ) -> Bench:
         """On generated features, whose store is made in the folder."""
         cards = load_cards()
         store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
         overrides = {"protocol": {"text_alignment": "corrected"}, "train": {"precision": precision}}
-        settings = resolve(method, recipe, Sources("ucf", features, True, {}, {}), mode, overrides)
+        settings = resolve(method, space, cards["ucf"], features, mode, overrides)
         return cls(Task(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
 
     def steps(self, count: int) -> Step:
@@ -190,7 +190,7 @@ def main() -> None:
         for method in found.select(options.methods):
             for features in options.features.split(","):
                 for mode, precision in product(options.modes.split(","), options.precisions.split(",")):
-                    bench = Bench.published(method, found.recipe(method), features, mode, Path(folder), precision)
+                    bench = Bench.published(method, found.search_space(method), features, mode, Path(folder), precision)
                     torch.set_num_threads(options.threads)
                     steps.append(bench.steps(options.steps))
     top = max(before, peak())

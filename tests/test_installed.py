@@ -30,13 +30,13 @@ from benchmark.protocol.code_version import code_version
 from benchmark.running.provenance import git_revision
 from benchmark.report.results.published import load_published
 found = registry.load()
-methods = {n: [code_version(m), found.recipe(m).model_dump(mode="json")] for n, m in found.methods.items()}
+methods = {n: [code_version(m), found.search_space(m).model_dump(mode="json")] for n, m in found.methods.items()}
 print(json.dumps([methods, sorted(load_cards()), len(load_published())]))
 """
 
 
 def test_in_a_checkout_files_are_found_beside_the_code() -> None:
-    places = [cards.CARDS_DIR, search_space.RECIPES_DIR, published.PUBLISHED_DIR, provenance.PROJECT]
+    places = [cards.CARDS_DIR, search_space.SEARCH_SPACES_DIR, published.PUBLISHED_DIR, provenance.PROJECT]
     assert places == [PROJECT / "datasets", PROJECT / "search_spaces", PROJECT / "reports" / "published", PROJECT]
 
 

@@ -50,14 +50,14 @@ class Linear(Method):
     def embed_classes(self, text):
         return text
 '''
-RECIPE = "method: linear\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\n"
+SEARCH_SPACE = "method: linear\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\n"
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     path = tmp_path / "linear.py"
     path.write_text(METHOD)
-    path.with_suffix(".yaml").write_text(RECIPE)
+    path.with_suffix(".yaml").write_text(SEARCH_SPACE)
     return path
 
 
@@ -334,16 +334,16 @@ def test_all_sections_of_settings_are_names_that_no_method_may_have() -> None:
     assert {*SECTIONS, "all"} == set(RESERVED)
 
 
-def test_a_recipe_with_a_key_twice_or_in_two_files_is_told(plugin: Path, bench: Bench) -> None:
-    recipe = plugin.with_suffix(".yaml")
-    recipe.write_text(f"{RECIPE}search: {{}}\n")
+def test_a_search_space_with_a_key_twice_or_in_two_files_is_refused(plugin: Path, bench: Bench) -> None:
+    space = plugin.with_suffix(".yaml")
+    space.write_text(f"{SEARCH_SPACE}search: {{}}\n")
     call = bench.call(methods="linear", plugins=[plugin])
     with pytest.raises(UsageError, match=r"linear\.yaml: line 3: key 'search' is given twice \(first in line 2\)"):
         bench.units(call)
-    recipe.write_text(RECIPE)
-    recipe.with_suffix(".yml").write_text(RECIPE)
+    space.write_text(SEARCH_SPACE)
+    space.with_suffix(".yml").write_text(SEARCH_SPACE)
     with pytest.raises(UsageError, match=r"linear\.yaml: there is linear\.yml too"):
         bench.units(call)
-    recipe.unlink()
+    space.unlink()
     assert set(bench.units(call)[0].ranges) == {"dropout"}
-    assert bench.units(bench.call(methods="cjme")), "another method needs no recipe of this one"
+    assert bench.units(bench.call(methods="cjme")), "another method needs no search space of this one"

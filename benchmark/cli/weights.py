@@ -57,7 +57,7 @@ def evaluate(
     pair = read_pair(stage_a, stage_b, known.methods)
     name, _ = card.feature_set(features or pair[1].features or None)
     store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))
-    measured = measure(pair, card, name, store, mode, overrides, known.recipe(pair[1].method))
+    measured = measure(pair, card, name, store, mode, overrides, known.search_space(pair[1].method))
     found = log_evaluation(tracker_of(runs_dir, tracking_uri), measured, card, name, store)
     numbers, disjoint = found.numbers(), found.disjoint()
     if json_file != "-":

@@ -14,9 +14,9 @@ from benchmark.method import Method
 from benchmark.protocol.stages import StageTwo, Task, evaluate_weights
 from benchmark.running.provenance import data_caption, environment
 from benchmark.running.records import log_map, log_stage_two
-from benchmark.settings.resolve import Settings, Sources, resolve
-from benchmark.settings.schema import LengthConfig, Mode, TrainConfig
-from benchmark.settings.search_space import Recipe
+from benchmark.settings.resolve import Settings, protocol_for
+from benchmark.settings.schema import LengthConfig, Mode
+from benchmark.settings.search_space import SearchSpace
 from benchmark.system.beside import Beside
 from benchmark.tracking.schema import KIND
 from benchmark.tracking.tracker import Tracker
@@ -62,7 +62,7 @@ def evaluate(
     store: FeatureStore,
     mode: Mode | None,
     overrides: Mapping[str, Mapping[str, Any]],
-    recipe: Recipe | None = None,
+    space: SearchSpace,
 ) -> Evaluation:
     """Choose beta with stage A's model on validation and test stage B's model.
 
@@ -71,7 +71,7 @@ def evaluate(
         card, features, store: what to test on.
         mode: the protocol; None for that of the training (published weights: paper).
         overrides: checked ``--set`` values of the sections ``protocol`` and ``train``.
-        recipe: of the method, for its published settings.
+        space: search space of the method, for its published settings.
 
     Raises:
         UsageError: the weights are of another data set, feature set or size, or ``overrides`` change settings of the weights.
@@ -79,7 +79,7 @@ def evaluate(
     first, final = pair
     for weights in pair:
         _check_data(weights, card, features, store)
-    settings = [_settings(weights, card, features, mode, overrides) for weights in pair]
+    settings = [_settings(weights, card, mode, overrides) for weights in pair]
     tasks = [Task(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)]
     for weights, task in zip(pair, tasks, strict=True):
         weights.check(task.spec)
@@ -96,13 +96,13 @@ def evaluate(
         result=result,
         explained=inspect(result, with_map=True),
         notes=list(_notes(pair, store)),
-        published_settings=all(_has_published_settings(w, card, features, recipe) for w in pair),
+        published_settings=all(_has_published_settings(w, card, features, space) for w in pair),
     )
 
 
-def _has_published_settings(weights: Weights, card: Card, features: str, recipe: Recipe | None) -> bool:
-    """Whether the run has the recipe's settings of the method, its training and its lengths, as far as it names them."""
-    published = (recipe.published if recipe else {}).get(card.name, {}).get(features)
+def _has_published_settings(weights: Weights, card: Card, features: str, space: SearchSpace) -> bool:
+    """Whether the run has the published settings of the method, its training and its lengths, as far as it names them."""
+    published = space.settings_for(card.name, features)
     if published is None:
         return False
     same_config = weights.config == weights.method.Config.model_validate(published.config)
@@ -126,9 +126,7 @@ def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore
         store.require_sequences(weights.method.title)
 
 
-def _settings(
-    weights: Weights, card: Card, features: str, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]
-) -> Settings:
+def _settings(weights: Weights, card: Card, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
     """The settings of the weights under the protocol that is asked for."""
     fixed = [f"{s}.{k}" for s, values in overrides.items() for k in values if s not in ("protocol", "train", "data")]
     fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
@@ -138,21 +136,16 @@ def _settings(
         )
     recorded = weights.recorded
     if recorded is not None and mode is None:
-        protocol = recorded.protocol.model_copy(update=dict(overrides.get("protocol", {})))
+        protocol = recorded.protocol.model_dump()
     else:
-        sources = Sources(card.name, features, card.published_order, {}, {})
-        only = {"protocol": overrides.get("protocol", {})}
-        protocol = resolve(weights.method, None, sources, mode or "paper", only).protocol
-    train = TrainConfig.model_validate({**(recorded.train.model_dump() if recorded else {}), **overrides.get("train", {})})
-    return Settings(
-        method=weights.method.name,
-        config=weights.config,
-        train=train,
-        lengths=weights.lengths,
-        protocol=protocol,
-        published=recorded is None,
-        corrections=weights.method.corrected_settings,
-    )
+        protocol = protocol_for(mode or "paper", published_order=card.published_order)
+    layers = {
+        weights.method.name: weights.config.model_dump(),
+        "train": {**(recorded.train.model_dump() if recorded else {}), **overrides.get("train", {})},
+        "lengths": weights.lengths.model_dump(),
+        "protocol": {**protocol, **overrides.get("protocol", {})},
+    }
+    return Settings.validated(weights.method, layers, str(weights.record), published=recorded is None)
 
 
 def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:

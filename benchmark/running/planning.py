@@ -17,9 +17,9 @@ from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.registry import Registry, named_once
 from benchmark.running.jobs import ALL_SWITCHES, TRAIN_FIELDS, Call, Unit
-from benchmark.settings.resolve import Sources, parse_overrides, resolve, switches
+from benchmark.settings.resolve import parse_overrides, resolve, switches
 from benchmark.settings.schema import Mode, TuningConfig
-from benchmark.settings.search_space import Range, Recipe, range_problems
+from benchmark.settings.search_space import Range, SearchSpace, range_problems
 
 
 def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
@@ -39,7 +39,7 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
     for name, card, budget, features, store in _open_stores(call, data_root, overrides.get("data", {})):
         for mode in call.modes:
             for method in methods:
-                make = partial(_unit, call, method, registry.recipe(method), card, features, name, budget, store)
+                make = partial(_unit, call, method, registry.search_space(method), card, features, name, budget, store)
                 unit = make(mode, overrides)
                 units += [unit, *_ablations(call, unit, make, overrides)]
     return units
@@ -69,8 +69,8 @@ def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[st
                 if name not in fields
             ]
     cards = load_cards()
-    for name, recipe in {unit.method.name: registry.recipe(unit.method) for unit in units}.items():
-        notes += _unused_settings(name, recipe, cards) if recipe else []
+    for name, space in {unit.method.name: registry.search_space(unit.method) for unit in units}.items():
+        notes += _unused_settings(name, space, cards)
     return notes
 
 
@@ -79,18 +79,20 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _unused_settings(method: str, recipe: Recipe, cards: Cards) -> Iterator[str]:
+def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[str]:
     """Published settings of data sets and feature sets that are not there."""
     broken = {name for card in cards.broken for name in card.names}
-    for dataset, sets in recipe.published.items():
+    for dataset, sets in space.published.items():
         if dataset in broken:
             continue
         if dataset not in cards:
-            yield f"recipe of {method}: published.{dataset} is not used, no data set has this name: {near(dataset, cards)}"
+            unknown = near(dataset, cards)
+            yield f"search space of {method}: published.{dataset} is not used, no data set has this name: {unknown}"
             continue
         for features in sets:
             if features not in (known := cards[dataset].features):
-                yield f"recipe of {method}: published.{dataset}.{features}: no such feature set: {near(features, known)}"
+                unknown = near(features, known)
+                yield f"search space of {method}: published.{dataset}.{features}: no such feature set: {unknown}"
 
 
 def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
@@ -154,7 +156,7 @@ def _open_stores(
 def _unit(
     call: Call,
     method: type[Method],
-    recipe: Recipe | None,
+    space: SearchSpace,
     card: Card,
     features: str,
     name: str,
@@ -166,12 +168,11 @@ def _unit(
     if method.inputs == "sequence":
         store.require_sequences(method.title)
     budget = budget or Budget()
-    train = {**card.train, **budget.train}
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
-    ranges = {key: r for key, r in search_ranges(method, recipe, card).items() if key not in fixed}
+    ranges = {key: r for key, r in search_ranges(method, space, card).items() if key not in fixed}
     if budget.searched is not None:
         ranges = {key: r for key, r in ranges.items() if key in budget.searched} or ranges
-    settings = resolve(method, recipe, Sources(card.name, features, card.published_order, card.sizes, train), mode, overrides)
+    settings = resolve(method, space, card, features, mode, overrides, budget)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
         raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
     tuning = _tuning(call, budget, overrides.get("tuning", {}))
@@ -229,8 +230,8 @@ def _tuning(call: Call, budget: Budget, given: Mapping[str, Any]) -> TuningConfi
     return tuning
 
 
-def search_ranges(method: type[Method], recipe: Recipe | None, card: Card) -> dict[str, Range]:
-    """Search ranges of the recipe, with those of the card in their place.
+def search_ranges(method: type[Method], space: SearchSpace, card: Card) -> dict[str, Range]:
+    """Search ranges of the space, with those of the card in their place.
 
     Raises:
         UsageError: ranges of the card that are none, or that the method does not accept; all are listed.
@@ -243,4 +244,4 @@ def search_ranges(method: type[Method], recipe: Recipe | None, card: Card) -> di
     problems = list(range_problems(place, changed, method))
     if problems:
         raise UsageError("\n".join(problems))
-    return {k: r for k, r in {**(recipe.search if recipe else {}), **changed}.items() if own.get(k, r) is not None}
+    return {k: r for k, r in {**space.search, **changed}.items() if own.get(k, r) is not None}

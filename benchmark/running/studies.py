@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
-from benchmark.errors import JobError, validation_message
+from benchmark.errors import JobError, UsageError
 from benchmark.running.jobs import Job, Unit
 from benchmark.running.records import log_drawn
 from benchmark.system.beside import Beside
@@ -109,7 +108,7 @@ def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
         JobError: the method does not accept them together.
     """
     try:
-        settings = unit.settings.with_values(values)
-    except ValidationError as error:
-        raise JobError(validation_message(error, f"searched settings of {unit.title}")) from None
+        settings = unit.settings.with_values(unit.method, values)
+    except UsageError as error:
+        raise JobError(str(error)) from None
     return unit.job(1, unit.repetitions[0], settings)

@@ -92,7 +92,8 @@ class Repetition:
 
     def final_job(self, unit: Unit) -> Job:
         """Its stage 2, whose ``first_stage`` is its stage 1."""
-        return unit.job(2, self.repetition, unit.settings.with_values(self.values) if self.values else unit.settings)
+        settings = unit.settings.with_values(unit.method, self.values) if self.values else unit.settings
+        return unit.job(2, self.repetition, settings)
 
     def jobs(self, unit: Unit, stages: Stages) -> list[Job]:
         """Its jobs that a call of these stages asks for."""

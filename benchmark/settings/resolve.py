@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark.data.built.synthetic import SyntheticConfig
+from benchmark.data.cards import Budget, Card
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig, TrainConfig, TuningConfig
-from benchmark.settings.search_space import PublishedSettings, Recipe
+from benchmark.settings.search_space import PublishedSettings, SearchSpace
 from benchmark.system.reading import parse_yaml
 
 NOT_SWITCHES = ("mode", "seen_test")
@@ -20,17 +21,17 @@ NOT_SWITCHES = ("mode", "seen_test")
 
 
 def switches(method: type[Method]) -> list[str]:
-    """All that mode ``corrected`` switches: those of the protocol, then the method's own."""
+    """All that mode ``corrected`` changes: switches of the protocol, then the method's own."""
     return [*(name for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES), *own_switches(method)]
 
 
 def own_switches(method: type[Method]) -> dict[str, str]:
-    """Switches of defects that sit in the published method itself: ``<method>_<setting>`` -> setting."""
+    """Switches of known deviations in the published method itself: ``<method>_<setting>`` -> setting."""
     return {f"{method.name}_{setting}": setting for setting in method.corrected_settings}
 
 
 def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
-    """Values of all protocol switches in a mode; data sets without a published order are always aligned correctly."""
+    """The value of each protocol switch in a mode. Datasets without a published order are always aligned by name."""
     values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES}
     values["mode"] = mode
     values["text_alignment"] = "official" if mode == "paper" and published_order else "corrected"
@@ -39,7 +40,7 @@ def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Settings:
-    """All resolved settings of a job."""
+    """All settings of a job, validated. ``resolve`` makes them; they are part of the job's key."""
 
     method: str
     config: MethodConfig
@@ -47,21 +48,48 @@ class Settings:
     lengths: LengthConfig
     protocol: ProtocolConfig
     published: bool
-    """Whether published settings exist for the data set and feature set."""
+    """Whether published settings exist for the dataset and feature set."""
     corrections: Mapping[str, Any] = field(default_factory=dict)
     """``Method.corrected_settings``: fields of the Config that are switches, and their corrected values."""
 
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Section -> field -> value, plain types, complete; the method's own switches stand with those of the protocol too."""
+    @classmethod
+    def validated(cls, method: type[Method], layers: Mapping[str, Mapping[str, Any]], place: str, *, published: bool) -> Self:
+        """Settings from plain values.
+
+        Args:
+            layers: section -> field -> value, as ``as_dict`` returns them. A field that is missing has its default.
+            place: where the values come from, for messages.
+
+        Raises:
+            UsageError: a value does not fit; all are listed.
+        """
+        own = own_switches(method)
+        try:
+            return cls(
+                method=method.name,
+                config=method.Config.model_validate(layers.get(method.name, {})),
+                train=TrainConfig.model_validate(layers.get("train", {})),
+                lengths=LengthConfig.model_validate(layers.get("lengths", {})),
+                protocol=ProtocolConfig.model_validate(
+                    {name: value for name, value in layers.get("protocol", {}).items() if name not in own}
+                ),
+                published=published,
+                corrections=method.corrected_settings,
+            )
+        except ValidationError as error:
+            raise UsageError(validation_message(error, place)) from None
+
+    def as_dict(self, mode: Literal["json", "python"] = "json") -> dict[str, dict[str, Any]]:
+        """Section -> field -> value, complete and in plain types. The method's own switches are in ``protocol`` too."""
         own = {
             f"{self.method}_{setting}": "corrected" if getattr(self.config, setting) == value else "paper"
             for setting, value in self.corrections.items()
         }
         return {
-            self.method: self.config.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json"),
-            "lengths": self.lengths.model_dump(mode="json"),
-            "protocol": {**self.protocol.model_dump(mode="json"), **own},
+            self.method: self.config.model_dump(mode=mode),
+            "train": self.train.model_dump(mode=mode),
+            "lengths": self.lengths.model_dump(mode=mode),
+            "protocol": {**self.protocol.model_dump(mode=mode), **own},
         }
 
     def flat(self) -> dict[str, Any]:
@@ -69,19 +97,21 @@ class Settings:
         return {f"{s}.{k}": v for s, fields in self.as_dict().items() for k, v in fields.items()}
 
     def searchable(self) -> dict[str, Any]:
-        """All that a study may search: fields of the method, and of training with ``train.`` before them."""
+        """All that a study may search: fields of the method, and those of training as ``train.<field>``."""
         train = {f"train.{name}": value for name, value in self.train.model_dump().items()}
         return {**self.config.model_dump(), **train}
 
-    def with_values(self, values: Mapping[str, Any]) -> Settings:
-        """The same with searched fields replaced (``lr`` of the method, ``train.batch_size``, ...)."""
-        config = {k: v for k, v in values.items() if "." not in k}
-        train = {k.removeprefix("train."): v for k, v in values.items() if k.startswith("train.")}
-        return replace(
-            self,
-            config=type(self.config).model_validate({**self.config.model_dump(), **config}),
-            train=TrainConfig.model_validate({**self.train.model_dump(), **train}),
-        )
+    def with_values(self, method: type[Method], values: Mapping[str, Any]) -> Settings:
+        """The same settings with other values of searched fields (``lr`` of the method, ``train.batch_size``, ...).
+
+        Raises:
+            UsageError: the method or training does not accept them together.
+        """
+        layers = self.as_dict("python")
+        for key, value in values.items():
+            section, dot, name = key.rpartition(".")
+            layers[section if dot else method.name][name] = value
+        return self.validated(method, layers, f"searched settings of {method.title}", published=self.published)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -126,57 +156,38 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
     return parsed
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where the settings of a data set come from, besides the recipe of the method."""
-
-    dataset: str
-    features: str
-    published_order: bool
-    sizes: Mapping[str, Mapping[str, Any]]
-    train: Mapping[str, Any]
-
-
 def resolve(
     method: type[Method],
-    recipe: Recipe | None,
-    sources: Sources,
+    space: SearchSpace,
+    card: Card,
+    features: str,
     mode: Mode,
     overrides: Mapping[str, Mapping[str, Any]],
+    preset: Budget | None = None,
 ) -> Settings:
-    """All settings of a method on a data set in a mode.
+    """All settings of a method on a feature set of a dataset in a mode.
+
+    Args:
+        space: search space of the method, for its published settings.
+        features: name of the feature set.
+        overrides: checked ``--set`` values, section -> field -> value.
+        preset: of the dataset config, for its settings of training.
 
     Raises:
-        UsageError: a value of the card, recipe or ``--set`` does not fit; all are listed.
+        UsageError: a value of the dataset config, the search space or ``--set`` does not fit.
     """
-    published = (recipe.published if recipe else {}).get(sources.dataset, {}).get(sources.features)
+    published = space.settings_for(card.name, features)
     base = published or PublishedSettings()
-    switched = {**protocol_for(mode, published_order=sources.published_order), **overrides.get("protocol", {})}
+    protocol = {**protocol_for(mode, published_order=card.published_order), **overrides.get("protocol", {})}
     corrected = {
         setting: method.corrected_settings[setting]
         for name, setting in own_switches(method).items()
-        if switched.get(name, mode) == "corrected"
+        if protocol.get(name, mode) == "corrected"
     }
-    layers: dict[str, dict[str, Any]] = {
-        method.name: {
-            **base.config,
-            **sources.sizes.get(method.name, {}),
-            **corrected,
-            **overrides.get(method.name, {}),
-        },
-        "train": {**base.train, **sources.train, **overrides.get("train", {})},
-        "lengths": {**base.lengths, **overrides.get("lengths", {})},
-        "protocol": {name: value for name, value in switched.items() if name in ProtocolConfig.model_fields},
-    }
-    try:
-        return Settings(
-            method=method.name,
-            config=method.Config.model_validate(layers[method.name]),
-            train=TrainConfig.model_validate(layers["train"]),
-            lengths=LengthConfig.model_validate(layers["lengths"]),
-            protocol=ProtocolConfig.model_validate(layers["protocol"]),
-            published=published is not None,
-            corrections=method.corrected_settings,
-        )
-    except ValidationError as error:
-        raise UsageError(validation_message(error, f"settings of {method.name} on {sources.dataset}")) from None
+    # Later values win: published, of the dataset config, of the preset, of mode `corrected`, of `--set`.
+    config = {**base.config, **card.sizes.get(method.name, {}), **corrected, **overrides.get(method.name, {})}
+    train = {**base.train, **card.train, **(preset.train if preset else {}), **overrides.get("train", {})}
+    lengths = {**base.lengths, **overrides.get("lengths", {})}
+    layers = {method.name: config, "train": train, "lengths": lengths, "protocol": protocol}
+    place = f"settings of {method.name} on {card.name}"
+    return Settings.validated(method, layers, place, published=published is not None)

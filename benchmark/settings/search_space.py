@@ -15,7 +15,7 @@ from benchmark.settings.schema import LengthConfig, TrainConfig
 from benchmark.system.reading import Fields, read_fields
 from benchmark.system.shipped_files import shipped
 
-RECIPES_DIR = shipped("search_spaces")
+SEARCH_SPACES_DIR = shipped("search_spaces")
 
 
 class Range(Fields):
@@ -64,36 +64,40 @@ class PublishedSettings(Fields):
     lengths: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recipe(Fields):
-    """A file of ``search_spaces/``: published settings and the ranges to search."""
+class SearchSpace(Fields):
+    """A file of ``search_spaces/``: published settings of a method and the ranges to search."""
 
     method: str
     published: dict[str, dict[str, PublishedSettings]] = Field(default_factory=dict)
     search: dict[str, Range] = Field(default_factory=dict)
 
+    def settings_for(self, dataset: str, features: str) -> PublishedSettings | None:
+        """The published settings for a feature set of a dataset; None if there are none."""
+        return self.published.get(dataset, {}).get(features)
 
-def load_recipe(path: Path, method: type[Method]) -> Recipe:
-    """The recipe of a method, checked against its Config.
+
+def load_search_space(path: Path, method: type[Method]) -> SearchSpace:
+    """Read the search space of a method and check it against its Config.
 
     Raises:
         UsageError: all errors of the file at once: YAML, unknown fields, ranges that do not hold the published value or that
             hold values which the method does not accept.
     """
     try:
-        recipe = Recipe.model_validate(read_fields(path))
+        space = SearchSpace.model_validate(read_fields(path))
     except ValidationError as error:
         raise UsageError(validation_message(error, str(path))) from None
-    problems = list(_recipe_problems(recipe, method))
+    problems = list(_search_space_problems(space, method))
     if problems:
         raise UsageError("\n".join(f"{path}: {p}" for p in problems))
-    return recipe
+    return space
 
 
-def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
-    if recipe.method != method.name:
-        yield f"method: is {recipe.method!r}, expected {method.name!r}"
-    yield from range_problems("search", recipe.search, method)
-    for dataset, sets in recipe.published.items():
+def _search_space_problems(space: SearchSpace, method: type[Method]) -> Iterable[str]:
+    if space.method != method.name:
+        yield f"method: is {space.method!r}, expected {method.name!r}"
+    yield from range_problems("search", space.search, method)
+    for dataset, sets in space.published.items():
         for features, published in sets.items():
             place = f"published.{dataset}.{features}"
             for model, values in (
@@ -106,7 +110,7 @@ def _recipe_problems(recipe: Recipe, method: type[Method]) -> Iterable[str]:
                 except ValidationError as error:
                     yield validation_message(error, place)
             for key, value in published.config.items():
-                if key in recipe.search and not recipe.search[key].contains(value):
+                if key in space.search and not space.search[key].contains(value):
                     yield f"{place}.config.{key}: the published value {value!r} lies outside the search range"
 
 

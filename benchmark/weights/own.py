@@ -21,8 +21,8 @@ from torch import Tensor
 
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig, Spec
-from benchmark.settings.resolve import Settings, own_switches
-from benchmark.settings.schema import LengthConfig, ProtocolConfig, TrainConfig
+from benchmark.settings.resolve import Settings
+from benchmark.settings.schema import LengthConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
 from benchmark.system.reading import read_json
 from benchmark.untrusted.tensors import is_plain, load_tensors, state_problems
@@ -184,19 +184,7 @@ def _recorded_settings(path: Path, method: type[Method], record: Mapping[str, Ma
     missing = [name for name in (method.name, "train", "lengths", "protocol") if name not in record]
     if missing:
         raise UsageError(f"{path}: the settings lack {', '.join(missing)}")
-    protocol = {k: v for k, v in record["protocol"].items() if k not in own_switches(method)}
-    try:
-        return Settings(
-            method=method.name,
-            config=method.Config.model_validate(record[method.name]),
-            train=TrainConfig.model_validate(record["train"]),
-            lengths=LengthConfig.model_validate(record["lengths"]),
-            protocol=ProtocolConfig.model_validate(protocol),
-            published=False,
-            corrections=method.corrected_settings,
-        )
-    except ValidationError as error:
-        raise UsageError(validation_message(error, str(path))) from None
+    return Settings.validated(method, record, str(path), published=False)
 
 
 def write_weights_record(folder: Path, identity: Mapping[str, Any], key: str, result: Mapping[str, Any]) -> None:

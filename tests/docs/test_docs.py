@@ -49,18 +49,17 @@ def write_files(page: str, folder: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Iterator[Path]:
-    """The method of docs/add-a-method.md with its recipe, as a plug-in; forgotten again afterwards."""
+    """The method of docs/add-a-method.md with its search space, as a plug-in; forgotten afterwards."""
     files = write_files("add-a-method.md", tmp_path)
     assert set(files) == {"pooled.py", "pooled.yaml"}
     yield files["pooled.py"]
     registry.REGISTERED.pop("pooled", None)
 
 
-def test_the_example_method_is_listed_with_its_recipe(example: Path) -> None:
+def test_the_example_method_is_listed_with_its_search_space(example: Path) -> None:
     found = registry.load([example])
-    recipe = found.recipe(found.get("pooled"))
-    assert recipe is not None
-    assert set(recipe.search) == {"lr", "dropout", "train.batch_size"}
+    space = found.search_space(found.get("pooled"))
+    assert set(space.search) == {"lr", "dropout", "train.batch_size"}
 
 
 def test_the_example_method_trains_and_is_tested(bench: Bench, example: Path) -> None:

@@ -32,22 +32,22 @@ DATASETS, FEATURES = ("vggsound", "ucf", "activitynet"), ("cls", "main")
 PLACES = [(d, f) for d in DATASETS for f in FEATURES]
 
 
-def recipe(name: str) -> dict[str, Any]:
+def space_of(name: str) -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return loaded
 
 
 def column(name: str, field: str) -> list[Any]:
     """A published setting over VGGSound, UCF, ActivityNet on cls, then on main."""
-    published = recipe(name)["published"]
+    published = space_of(name)["published"]
     return [published[d][f]["config"][field] for f in FEATURES for d in DATASETS]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_published_settings_cover_all_data_and_are_valid(name: str) -> None:
-    published = recipe(name)["published"]
+    published = space_of(name)["published"]
 
-    assert recipe(name)["method"] == name
+    assert space_of(name)["method"] == name
     for dataset, features in PLACES:
         settings = published[dataset][features]
         METHODS[name].Config(**settings["config"])
@@ -59,13 +59,13 @@ def test_published_settings_cover_all_data_and_are_valid(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_searched_fields_exist_and_hold_their_published_values_and_defaults(name: str) -> None:
-    search = recipe(name)["search"]
+    search = space_of(name)["search"]
     defaults = METHODS[name].Config()
 
     assert 5 <= len(search) <= 8
     for field, space in search.items():
         values = [getattr(defaults, field)]
-        values += [v["config"][field] for d in recipe(name)["published"].values() for v in d.values() if field in v["config"]]
+        values += [v["config"][field] for d in space_of(name)["published"].values() for v in d.values() if field in v["config"]]
         for value in values:
             if space["type"] == "categorical":
                 assert value in space["choices"], field
@@ -78,14 +78,14 @@ def test_searched_fields_exist_and_hold_their_published_values_and_defaults(name
 
 @pytest.mark.parametrize("name", METHODS)
 def test_class_defaults_are_the_published_settings_of_ucf(name: str) -> None:
-    published = recipe(name)["published"]["ucf"]["cls"]["config"]
+    published = space_of(name)["published"]["ucf"]["cls"]["config"]
 
     assert METHODS[name].Config(**published) == METHODS[name].Config()
 
 
 @pytest.mark.parametrize("name", ["tcaf", "attention_fusion", "perceiver"])
 def test_sequence_methods_train_as_tcaf_was_published(name: str) -> None:
-    published = recipe(name)["published"]
+    published = space_of(name)["published"]
 
     assert column(name, "lr") == [6e-5, 7e-5, 7e-5, 7e-5, 5e-5, 7e-5]
     assert column(name, "plateau") == [False, True, True, False, False, True]
@@ -113,7 +113,7 @@ def test_tcaf_layers_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("name", ["avca", "cjme", "avgzslnet"])
 def test_mean_methods_train_as_published(name: str) -> None:
-    published = recipe(name)["published"]
+    published = space_of(name)["published"]
 
     assert column(name, "lr") == [1e-3] * 6
     assert column(name, "plateau") == [True] * 6
@@ -195,8 +195,8 @@ def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any
 
 @pytest.mark.parametrize(("dataset", "features"), PLACES)
 @pytest.mark.parametrize("name", ["tcaf", "avca", "cjme", "avgzslnet"])
-def test_settings_read_from_published_arguments_are_those_of_the_recipe(name: str, dataset: str, features: str) -> None:
-    args, published = published_arguments(name, dataset, features), recipe(name)["published"][dataset][features]
+def test_settings_read_from_published_arguments_are_those_of_the_search_space(name: str, dataset: str, features: str) -> None:
+    args, published = published_arguments(name, dataset, features), space_of(name)["published"][dataset][features]
     method: Any = METHODS[name]
 
     assert method.published_config(args) == method.Config(**published["config"])

@@ -86,7 +86,7 @@ def test_an_epoch_needs_its_batches_and_the_embedding_of_what_it_is_validated_on
 def test_the_shares_of_a_step_by_kind_of_operation_are_a_whole(tmp_path: Path) -> None:
     found = registry.load()
     method = found.get("avgzslnet")
-    bench = training_step.Bench.published(method, found.recipe(method), "main", "corrected", tmp_path)
+    bench = training_step.Bench.published(method, found.search_space(method), "main", "corrected", tmp_path)
 
     shares = bounds.of(bench, 1)
 

@@ -8,37 +8,36 @@ import pytest
 from pydantic import ValidationError
 
 from benchmark import registry
-from benchmark.data.cards import Budget, Cards, load_cards
+from benchmark.data.cards import Budget, Card, Cards, load_cards
 from benchmark.errors import UsageError
 from benchmark.running import planning
 from benchmark.running.jobs import Call
 from benchmark.running.planning import plan_notes, plan_units, search_ranges
-from benchmark.settings.resolve import Settings, Sources, parse_overrides, protocol_for, resolve
+from benchmark.settings.resolve import Settings, parse_overrides, protocol_for, resolve
 from benchmark.settings.schema import ProtocolConfig, TrainConfig
-from benchmark.settings.search_space import Range, load_recipe
+from benchmark.settings.search_space import Range, load_search_space
 
 METHODS = registry.load()
-UCF = Sources("ucf", "cls", published_order=True, sizes={}, train={})
+CARDS = load_cards()
 
 
-def settings(method: str, *overrides: str, sources: Sources = UCF, mode: str = "paper") -> Settings:
+def settings(method: str, *overrides: str, card: Card = CARDS["ucf"], features: str = "cls") -> Settings:
     cls = METHODS.get(method)
-    parsed = parse_overrides(overrides, METHODS.methods)
-    return resolve(cls, METHODS.recipe(cls), sources, mode, parsed)  # type: ignore[arg-type]
+    return resolve(cls, METHODS.search_space(cls), card, features, "paper", parse_overrides(overrides, METHODS.methods))
 
 
 def test_published_settings_are_the_default_on_published_data() -> None:
     found = settings("tcaf")
     assert found.published
     assert (found.config.lr, found.train.batch_size, found.train.batches_per_epoch, found.train.epochs) == (7e-5, 64, 300, 50)
-    activitynet = settings("tcaf", sources=Sources("activitynet", "cls", True, {}, {}))
+    activitynet = settings("tcaf", card=CARDS["activitynet"])
     assert (activitynet.lengths.train, activitynet.lengths.test) == (60, 300)
-    assert settings("avca", sources=Sources("vggsound", "main", True, {}, {})).train.batch_size == 64
+    assert settings("avca", card=CARDS["vggsound"], features="main").train.batch_size == 64
 
 
 def test_the_card_wins_over_the_class_and_set_wins_over_all() -> None:
-    sources = Sources("own", "x", False, {"tcaf": {"depth": 3, "lr": 0.5}}, {"epochs": 7})
-    found = settings("tcaf", "tcaf.lr=0.25", "train.batch_size=9", sources=sources)
+    own = {"name": "own", "sizes": {"tcaf": {"depth": 3, "lr": 0.5}}, "train": {"epochs": 7}}
+    found = settings("tcaf", "tcaf.lr=0.25", "train.batch_size=9", card=CARDS["synthetic"].model_copy(update=own))
     assert not found.published
     assert found.as_dict()["tcaf"]["depth"] == 3
     assert (found.config.lr, found.train.epochs, found.train.batch_size) == (0.25, 7, 9)
@@ -78,7 +77,17 @@ def test_mode_paper_is_official_only_where_an_order_was_published() -> None:
     assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields) - {"seen_test"}
 
 
-def test_a_recipe_reports_all_its_errors_at_once(tmp_path: Path) -> None:
+def test_settings_are_read_again_from_what_they_recorded() -> None:
+    tcaf, found = METHODS.get("tcaf"), settings("tcaf", "tcaf.dropout=0.25", "lengths.train=5")
+    assert Settings.validated(tcaf, found.as_dict(), "record", published=True) == found
+    assert found.with_values(tcaf, {"lr": 0.5, "train.epochs": 3}) == settings(
+        "tcaf", "tcaf.dropout=0.25", "lengths.train=5", "tcaf.lr=0.5", "train.epochs=3"
+    )
+    with pytest.raises(UsageError, match=r"searched settings of TCAF: epochs: .*greater than or equal to 1"):
+        found.with_values(tcaf, {"train.epochs": 0})
+
+
+def test_a_search_space_reports_all_its_errors_at_once(tmp_path: Path) -> None:
     path = tmp_path / "tcaf.yaml"
     path.write_text(
         "method: tcaff\n"
@@ -86,12 +95,12 @@ def test_a_recipe_reports_all_its_errors_at_once(tmp_path: Path) -> None:
         "search: {lr: {type: float, low: 0.00001, high: 0.1}, width: {type: int, low: 1, high: 2}}\n"
     )
     with pytest.raises(UsageError) as error:
-        load_recipe(path, METHODS.get("tcaf"))
+        load_search_space(path, METHODS.get("tcaf"))
     for part in ("expected 'tcaf'", "layers", "epochs", "lies outside the search range", "no such setting; "):
         assert part in str(error.value), part
 
 
-def test_the_ranges_of_a_card_are_checked_as_those_of_a_recipe() -> None:
+def test_the_ranges_of_a_dataset_config_are_checked_as_those_of_a_search_space() -> None:
     tcaf = METHODS.get("tcaf")
     wrong = {
         "dropout": {"type": "float", "low": 0, "high": 2},
@@ -101,7 +110,7 @@ def test_the_ranges_of_a_card_are_checked_as_those_of_a_recipe() -> None:
     }
     card = load_cards()["stamps"].model_copy(update={"search": {"tcaf": wrong}})
     with pytest.raises(UsageError) as error:
-        search_ranges(tcaf, METHODS.recipe(tcaf), card)
+        search_ranges(tcaf, METHODS.search_space(tcaf), card)
     lines = str(error.value).splitlines()
     for line, part in zip(lines, ("high: ", "no such setting", "'train.epochs'", "choices[1]: "), strict=True):
         assert line.startswith("card stamps in datasets/: search.tcaf."), line
@@ -149,7 +158,7 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     assert "data set synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
     assert "data set synthetic: search.tcf is not used" in text
     assert "aliases.quick.searched: no method has a setting 'hiden': did you mean 'hidden'" in text
-    assert "recipe of cjme: published.ucf is not used, no data set has this name" in text
+    assert "search space of cjme: published.ucf is not used, no data set has this name" in text
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from benchmark.cli import app
 from benchmark.errors import UsageError
 from benchmark.running.evaluate import KIND, evaluate
 from benchmark.running.export import export
+from benchmark.settings.search_space import SearchSpace
 from benchmark.weights.published import read_pair
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
@@ -64,7 +65,7 @@ def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Benc
     methods = registry.load().methods
 
     def beta(mode: Literal["paper", "corrected"] | None) -> float:
-        found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, mode, {})
+        found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, mode, {}, SearchSpace(method="cjme"))
         assert found.notes == []
         return found.result.beta
 
@@ -73,7 +74,7 @@ def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Benc
     assert beta("paper") != own
     record = json.loads((b / "config.json").read_text())
     (b / "config.json").write_text(json.dumps({**record, "digest": "0" * 64}))
-    found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, None, {})
+    found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, None, {}, SearchSpace(method="cjme"))
     assert "trained on other data (digest 000000000000)" in found.notes[0]
 
 
