@@ -35,7 +35,7 @@ from benchmark.extract.extraction import attempt
 from benchmark.extract.extractor import Extractor, Precision, find_extractor
 from benchmark.extract.plan import Wanted
 from benchmark.extract.results import ResultFolder
-from benchmark.extract.weights_files import Weights, load_weights
+from benchmark.extract.weights_files import ExtractorWeights, load_weights
 
 SOUND_RATE = 44_100
 
@@ -164,7 +164,7 @@ CLOCKS = {"passed": time.perf_counter, "processor": time.process_time}
 
 
 def measure(
-    kind: type[Extractor], weights: Weights, way: Way, videos: Sequence[Path], folder: Path, clock: str = "passed"
+    kind: type[Extractor], weights: ExtractorWeights, way: Way, videos: Sequence[Path], folder: Path, clock: str = "passed"
 ) -> Measured:
     """Extract some videos.
 

@@ -19,10 +19,10 @@ from benchmark.errors import UsageError
 if TYPE_CHECKING:
     from benchmark.data.cards import Card
     from benchmark.extract.assembly import Assembled
-    from benchmark.extract.devices import Job
+    from benchmark.extract.devices import ExtractionSpec
     from benchmark.extract.extraction import Extracted, Shard
     from benchmark.extract.extractor import Extractor
-    from benchmark.extract.plan import Plan, Row
+    from benchmark.extract.plan import Plan, ProblemRow
     from benchmark.extract.results import Outcome, ResultFolder
 
 SCREEN_ROWS = 30
@@ -59,8 +59,9 @@ def videos(
             "--published-preprocessing", help="Repeat what the published extraction did besides (docs/extraction.md)."
         ),
     ] = False,
-    no_sound: Annotated[
-        Literal["skip", "zeros"], typer.Option(help="Videos without sound: leave them out, or give them zero sound.")
+    no_audio: Annotated[
+        Literal["skip", "zeros"],
+        typer.Option("--no-audio", "--no-sound", help="Videos without audio: skip them, or give them silence."),
     ] = "skip",
     shard: Annotated[
         str | None, typer.Option(help="Extract a share only, such as 3/16; --merge then writes the store.")
@@ -97,7 +98,7 @@ def videos(
     from benchmark.data.cards import find_card, load_cards
     from benchmark.data.locate import store_path
     from benchmark.extract.assembly import refuse_to_spoil
-    from benchmark.extract.devices import Job
+    from benchmark.extract.devices import ExtractionSpec
     from benchmark.extract.extraction import Shard, chosen_quirks, identity
     from benchmark.extract.extractor import find_extractor
     from benchmark.extract.plan import make_plan
@@ -108,7 +109,7 @@ def videos(
         raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
     if merge and shard is not None:
         raise UsageError("--merge and --shard: first extract all shards, then merge them")
-    part = Shard.parse(shard) if shard is not None else Shard()
+    share = Shard.parse(shard) if shard is not None else Shard()
     card, _ = find_card(dataset, load_cards())
     name, feature_set = card.feature_set(features)
     extractor = find_extractor(name, plugin or [])
@@ -120,31 +121,31 @@ def videos(
     loaded = load_weights(extractor, weights or [], random=random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
-    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_sound)
+    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_audio)
     generated = loaded.generated or card.kind == "generated"
     del loaded  # each process reads the weights itself
     refuse_to_spoil(target, generated)
-    task = _Task(card, name, plan, results, target, dtype, generated, json_file == "-")
-    job = Job(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
-    done = _merge(task) if merge else _extract(task, part, job, device, decoders)
+    extraction = _Extraction(card, name, plan, results, target, dtype, generated, json_file == "-")
+    spec = ExtractionSpec(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+    done = _merge(extraction) if merge else _extract(extraction, share, spec, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
-        assembled = _assemble(task, done.outcomes, rows)
+        assembled = _assemble(extraction, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
-    written = _write_official(task, extractor.timed(quirks).rate or 0, official) if official is not None else None
-    _show_problems(rows, place / (f"problems-{part.number}-of-{part.of}.csv" if shard else PROBLEMS), quiet=task.quiet)
-    if not task.quiet:
-        _show_result(task, shard, done, assembled)
+    written = _write_official(extraction, extractor.timed(quirks).rate or 0, official) if official is not None else None
+    _show_problems(rows, place / (f"problems-{share.number}-of-{share.of}.csv" if shard else PROBLEMS), quiet=extraction.quiet)
+    if not extraction.quiet:
+        _show_result(extraction, shard, done, assembled)
         if written is not None:
             out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
-    emit(json_file, {**_as_json(task, shard, done, assembled, rows), "official": str(written) if written else None})
+    emit(json_file, {**_as_json(extraction, shard, done, assembled, rows), "official": str(written) if written else None})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Extraction:
     """What a call is about."""
 
     card: Card
@@ -169,16 +170,16 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _extract(task: _Task, shard: Shard, job: Job, device: str, decoders: int | None) -> Extracted:
+def _extract(extraction: _Extraction, shard: Shard, spec: ExtractionSpec, device: str, decoders: int | None) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
 
     devices = [_device(name) for name in device.split(",")]
-    if job.precision == "float16" and "cpu" in devices:
+    if spec.precision == "float16" and "cpu" in devices:
         raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
     each = decoders or default_decoders(devices)
     try:
         with counted(out, err) as show:
-            return extract_on(task.plan, shard, job, devices, each, show)
+            return extract_on(extraction.plan, shard, spec, devices, each, show)
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None
@@ -196,48 +197,55 @@ def _device(name: str) -> str:
         raise UsageError(f"--device {name}: cannot be used ({reason:.100}); give --device cpu") from None
 
 
-def _merge(task: _Task) -> Extracted:
+def _merge(extraction: _Extraction) -> Extracted:
     from benchmark.extract.extraction import recorded
 
     with counted(out, err) as show:
-        done, missing = recorded(task.plan, task.results, show)
+        done, missing = recorded(extraction.plan, extraction.results, show)
     if missing:
         raise UsageError(
-            f"{task.results.folder}: {len(missing):,} videos were not tried with these options, among them "
+            f"{extraction.results.folder}: {len(missing):,} videos were not tried with these options, among them "
             f"{missing[0].video}; extract all shards first, or leave --merge out to extract them now"
         )
     return done
 
 
-def _assemble(task: _Task, outcomes: Mapping[str, Outcome], rows: Sequence[Row]) -> Assembled:
+def _assemble(extraction: _Extraction, outcomes: Mapping[str, Outcome], rows: Sequence[ProblemRow]) -> Assembled:
     """Write the store; the problems are shown also where it cannot be written, since they are why."""
     from benchmark.extract.assembly import assemble
 
     try:
         return assemble(
-            task.plan, task.card, task.features, task.results, outcomes, task.target, dtype=task.dtype, generated=task.generated
+            extraction.plan,
+            extraction.card,
+            extraction.features,
+            extraction.results,
+            outcomes,
+            extraction.target,
+            dtype=extraction.dtype,
+            generated=extraction.generated,
         )
     except UsageError:
-        _show_problems(rows, task.results.folder / PROBLEMS, quiet=task.quiet)
+        _show_problems(rows, extraction.results.folder / PROBLEMS, quiet=extraction.quiet)
         raise
 
 
-def _write_official(task: _Task, rate: int, folder: Path) -> Path:
+def _write_official(extraction: _Extraction, rate: int, folder: Path) -> Path:
     from benchmark.data.importing.places import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
-    return write_official(FeatureStore(task.target), task.plan.root, official_places(task.card), rate, folder)
+    return write_official(FeatureStore(extraction.target), extraction.plan.root, official_places(extraction.card), rate, folder)
 
 
-def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
+def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> None:
     """The table of problems, and the same as a file."""
-    from benchmark.extract.plan import Row
+    from benchmark.extract.plan import ProblemRow
     from benchmark.system.files import replacing
 
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(Row)])
+        writer.writerow([f.name for f in fields(ProblemRow)])
         writer.writerows(astuple(row) for row in rows)
     if quiet or not rows:
         return
@@ -249,15 +257,15 @@ def _show_problems(rows: Sequence[Row], path: Path, *, quiet: bool) -> None:
         out.print(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}", highlight=False, soft_wrap=True)
 
 
-def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
+def _show_result(extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
     left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
     before = f", {done.resumed:,} of them by earlier calls" if done.resumed else ""
     counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
-    out.print(f"{counts}; results of each in {task.results.folder}", highlight=False, soft_wrap=True)
+    out.print(f"{counts}; results of each in {extraction.results.folder}", highlight=False, soft_wrap=True)
     failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
     if assembled is None:
         but = f" but for {failed}: the same command tries them again" if failed else ""
-        then = f"when all are, the same command with --merge in place of --shard writes {task.target}"
+        then = f"when all are, the same command with --merge in place of --shard writes {extraction.target}"
         out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
         return
     if failed:
@@ -265,26 +273,26 @@ def _show_result(task: _Task, shard: str | None, done: Extracted, assembled: Ass
             f"left out are {failed}: the same command, without --merge, tries them again", highlight=False, soft_wrap=True
         )
     state = "is there already" if assembled.already else "written"
-    out.print(f"{task.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
-    listed = _listed(task)
+    out.print(f"{extraction.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
+    listed = _listed(extraction)
     rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in assembled.splits.items()]
     rows_table(out, "Splits", ["split", "samples", "listed", "missing"], rows)
 
 
-def _listed(task: _Task) -> dict[str, int]:
+def _listed(extraction: _Extraction) -> dict[str, int]:
     """Listed samples of each split."""
-    return {split: len(samples.kept()) for split, samples in task.plan.lists.splits.items()}
+    return {split: len(samples.kept()) for split, samples in extraction.plan.lists.splits.items()}
 
 
 def _as_json(
-    task: _Task, shard: str | None, done: Extracted, assembled: Assembled | None, rows: Sequence[Row]
+    extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None, rows: Sequence[ProblemRow]
 ) -> dict[str, Any]:
     return {
-        "store": str(task.target) if assembled else None,
+        "store": str(extraction.target) if assembled else None,
         "digest": assembled.digest if assembled else None,
         "splits": dict(assembled.splits) if assembled else None,
-        "listed": _listed(task),
-        "results": str(task.results.folder),
+        "listed": _listed(extraction),
+        "results": str(extraction.results.folder),
         "shard": shard,
         "extracted": len(done.outcomes) - done.resumed - done.again,
         "resumed": done.resumed,

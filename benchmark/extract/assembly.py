@@ -17,8 +17,8 @@ from benchmark.data.importing.importing import FLOAT16_MAX, Dtype, only_import
 from benchmark.data.importing.oddities import list_oddities
 from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.errors import UsageError
-from benchmark.extract.plan import Plan, Row, Wanted
-from benchmark.extract.results import Outcome, ResultFolder, ResultFrames
+from benchmark.extract.plan import Plan, ProblemRow, Wanted
+from benchmark.extract.results import Outcome, ResultFolder, ResultSequences
 from benchmark.system.files import fingerprint
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Assembled:
     """It was there, made from the same results."""
     splits: Mapping[str, int]
     """Samples of each split."""
-    rows: Sequence[Row]
+    rows: Sequence[ProblemRow]
     """Classes that have no sample left."""
 
 
@@ -107,10 +107,10 @@ def _check_range(outcomes: Sequence[Outcome], dtype: str) -> None:
         raise UsageError(f"too large for float16: {len(large):,} samples, among them {large[0]}; give --dtype float32")
 
 
-def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Row]:
+def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[ProblemRow]:
     found = {(w.split, w.label) for w in kept}
     return [
-        Row(f"{split}/{plan.lists.names[label]}", "", "class without samples", left_out=True)
+        ProblemRow(f"{split}/{plan.lists.names[label]}", "", "class without samples", left_out=True)
         for split in SPLITS
         for label in plan.lists.splits[split].classes
         if (split, label) not in found
@@ -165,7 +165,7 @@ def _content(
 
     def modality(name: str) -> ModalityContent:
         dim = results.identity["dims"][name]
-        frames: Any = ResultFrames(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
+        frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
         return ModalityContent(dim, frames=frames, offsets=frames.offsets)
 
     return StoreContent(

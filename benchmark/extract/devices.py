@@ -42,7 +42,7 @@ ALIVE = "alive"
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionSpec:
     """All that a process needs to know."""
 
     extractor: str
@@ -78,7 +78,9 @@ def default_decoders(devices: Sequence[str]) -> int:
     return max(1, min(MOST_DECODERS, int(cpu_count()) // len(devices)))
 
 
-def extract_on(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decoders: int, progress: Progress) -> Extracted:
+def extract_on(
+    plan: Plan, shard: Shard, spec: ExtractionSpec, devices: Sequence[str], decoders: int, progress: Progress
+) -> Extracted:
     """Extract the videos of a shard that are not done yet.
 
     Args:
@@ -90,31 +92,31 @@ def extract_on(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decod
     """
 
     def work(videos: Sequence[Wanted], alone: bool) -> Iterator[tuple[Wanted, Outcome]]:
-        return _Workers(job, devices, 1 if alone else decoders).run(videos)
+        return _Processes(spec, devices, 1 if alone else decoders).run(videos)
 
-    return collect(plan, shard, job.results, progress, work)
+    return collect(plan, shard, spec.results, progress, work)
 
 
 @dataclass
-class _Lane:
+class _Slot:
     """A thread of a process, as the parent sees it."""
 
     device: str
     process: SpawnProcess
     ready: bool = False
     video: Wanted | None = None
-    heard: float = 0.0
-    """When it last said something, by the monotonic clock."""
+    last_sign: float = 0.0
+    """When it last message something, by the monotonic clock."""
 
 
-class _Workers:
+class _Processes:
     """The processes of an extraction."""
 
-    def __init__(self, job: Job, devices: Sequence[str], decoders: int) -> None:
-        self.job, self.devices, self.decoders = job, devices, decoders
+    def __init__(self, spec: ExtractionSpec, devices: Sequence[str], decoders: int) -> None:
+        self.spec, self.devices, self.decoders = spec, devices, decoders
         share = len(devices) * (1 if "cpu" in devices else decoders)
         self.threads = max(1, torch.get_num_threads() // share)
-        self.lanes: dict[Connection, _Lane] = {}
+        self.slots: dict[Connection, _Slot] = {}
         self.silent: set[SpawnProcess] = set()
 
     def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
@@ -122,73 +124,73 @@ class _Workers:
         try:
             for device in self.devices[: len(videos)]:
                 self._start(device)
-            while self.lanes:
-                for end in wait(list(self.lanes), SILENCE / 60):
+            while self.slots:
+                for end in wait(list(self.slots), SILENCE / 60):
                     assert isinstance(end, Connection)
                     yield from self._listen(end, left)
                 self._end_silent()
         finally:
-            for process in {id(lane.process): lane.process for lane in self.lanes.values()}.values():
+            for process in {id(slot.process): slot.process for slot in self.slots.values()}.values():
                 process.terminate()
                 process.join()
 
     def _start(self, device: str) -> None:
         pairs = [SPAWN.Pipe() for _ in range(self.decoders)]
-        process = SPAWN.Process(target=serve, args=(self.job, device, self.threads, [theirs for _, theirs in pairs]))
+        process = SPAWN.Process(target=serve, args=(self.spec, device, self.threads, [theirs for _, theirs in pairs]))
         with _without_interrupts():
             process.start()
         for ours, theirs in pairs:
             theirs.close()
-            self.lanes[ours] = _Lane(device, process)
+            self.slots[ours] = _Slot(device, process)
 
     def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
         """Take what a thread has to say, and give it its next video; or see that its process died."""
-        lane = self.lanes[end]
+        slot = self.slots[end]
         try:
-            said = end.recv()
+            message = end.recv()
         except (EOFError, OSError):
             yield from self._died(end, left)
             return
-        if isinstance(said, UsageError):
-            raise said
-        lane.heard = time.monotonic()
-        if said == ALIVE:
+        if isinstance(message, UsageError):
+            raise message
+        slot.last_sign = time.monotonic()
+        if message == ALIVE:
             return
-        lane.ready = True
-        finished, lane.video = lane.video, left.popleft() if left else None
+        slot.ready = True
+        finished, slot.video = slot.video, left.popleft() if left else None
         try:
-            end.send(lane.video)
+            end.send(slot.video)
         except OSError:  # it died just now, which the next look at the pipe says
             pass
         else:
-            if lane.video is None:
-                del self.lanes[end]
+            if slot.video is None:
+                del self.slots[end]
         if finished is not None:
-            yield finished, said
+            yield finished, message
 
     def _end_silent(self) -> None:
         """End processes that hang; that they died is seen by their pipes."""
-        for lane in self.lanes.values():
-            if lane.video is not None and time.monotonic() - lane.heard > SILENCE:
-                self.silent.add(lane.process)
-                lane.process.kill()
+        for slot in self.slots.values():
+            if slot.video is not None and time.monotonic() - slot.last_sign > SILENCE:
+                self.silent.add(slot.process)
+                slot.process.kill()
 
     def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
-        lane = self.lanes.pop(end)
-        lane.process.join()
-        code = f"exit code {lane.process.exitcode}"
-        killed = lane.process.exitcode == -signal.SIGKILL and lane.process not in self.silent
-        if lane.process in self.silent:
+        slot = self.slots.pop(end)
+        slot.process.join()
+        code = f"exit code {slot.process.exitcode}"
+        killed = slot.process.exitcode == -signal.SIGKILL and slot.process not in self.silent
+        if slot.process in self.silent:
             code = f"ended after {SILENCE / 60:g} minutes without a sign of life"
         elif killed:
             code += ": killed, for example by the system for want of memory"
-        if not lane.ready:
-            raise UsageError(f"--device {lane.device}: its process died before its first video ({code})")
-        if left and not any(other.process is lane.process for other in self.lanes.values()):
-            self._start(lane.device)
-        if lane.video is not None:
+        if not slot.ready:
+            raise UsageError(f"--device {slot.device}: its process died before its first video ({code})")
+        if left and not any(other.process is slot.process for other in self.slots.values()):
+            self._start(slot.device)
+        if slot.video is not None:
             why = f"its process died ({code})"
-            yield lane.video, failed(lane.video, self.job.videos, self.job.results, why, died=True, killed=killed)
+            yield slot.video, failed(slot.video, self.spec.videos, self.spec.results, why, died=True, killed=killed)
 
 
 @contextmanager
@@ -201,21 +203,21 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def serve(job: Job, device: str, threads: int, ends: Sequence[Connection]) -> None:
+def serve(spec: ExtractionSpec, device: str, threads: int, ends: Sequence[Connection]) -> None:
     """What a process does: a thread for each pipe."""
     end_with_parent()  # the next call may work on the same videos
     torch.set_num_threads(threads)
     try:
-        extractor = job.build(device)
+        extractor = spec.build(device)
     except Exception as error:
         for end in ends:
             end.send(error if isinstance(error, UsageError) else UsageError(f"--device {device}: {error}"))
         return
-    lanes = [threading.Thread(target=_work, args=(job, extractor, end)) for end in ends]
-    for lane in lanes:
-        lane.start()
-    for lane in lanes:
-        lane.join()
+    slots = [threading.Thread(target=_work, args=(spec, extractor, end)) for end in ends]
+    for slot in slots:
+        slot.start()
+    for slot in slots:
+        slot.join()
 
 
 def _alive(end: Connection) -> None:
@@ -223,13 +225,13 @@ def _alive(end: Connection) -> None:
         end.send(ALIVE)
 
 
-def _work(job: Job, extractor: Extractor, end: Connection) -> None:
+def _work(spec: ExtractionSpec, extractor: Extractor, end: Connection) -> None:
     """Work on one video after the other."""
     try:
         end.send(None)
         while (w := end.recv()) is not None:
             try:
-                end.send(attempt(w, job.videos, extractor, job.results, partial(_alive, end)))
+                end.send(attempt(w, spec.videos, extractor, spec.results, partial(_alive, end)))
             except UsageError as error:
                 end.send(error)
     except (EOFError, OSError):  # the parent is gone

@@ -19,10 +19,10 @@ from benchmark.data.importing.importing import Progress
 from benchmark.data.store import MODALITIES
 from benchmark.errors import UsageError
 from benchmark.extract.extractor import Extractor, Precision
-from benchmark.extract.media.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.media.decode import UnreadableVideo, has_audio, read_audio, read_frames
 from benchmark.extract.media.segments import Span
 from benchmark.extract.media.steps import clips, windows
-from benchmark.extract.plan import Plan, Row, Wanted
+from benchmark.extract.plan import Plan, ProblemRow, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.system.files import SourceFile, fingerprint, outside_reason
 
@@ -60,7 +60,7 @@ class Extracted:
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """Sample id -> what became of its video."""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ProblemRow] = field(default_factory=list)
     resumed: int = 0
     """Videos that an earlier call had done."""
 
@@ -217,15 +217,15 @@ def _known(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress
     return outcomes
 
 
-def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[Row]:
+def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[ProblemRow]:
     """What was wrong or odd with the videos."""
     rows = []
     for outcome in outcomes.values():
-        rows += [Row(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
+        rows += [ProblemRow(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
         if outcome.problem is not None:
             times = f" ({outcome.attempts} times)" if outcome.attempts > 1 else ""
             then = f"{times}; tried again next time" if outcome.attempts else ""
-            rows.append(Row(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True))
+            rows.append(ProblemRow(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True))
     return rows
 
 
@@ -294,13 +294,13 @@ def _compute(
         UnreadableVideo: it has no pictures.
         Silent: it has no sound and is to be left out.
     """
-    if without_sound == "skip" and not has_sound(video):
+    if without_sound == "skip" and not has_audio(video):
         raise Silent
     timing = extractor.timing
-    prepared = (extractor.prepare(picture) for picture in pictures(video, timing.rate, notes.append, span))
+    prepared = (extractor.prepare(frame) for frame in read_frames(video, timing.rate, notes.append, span))
     extractor.calls.compute("video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video"))
     spec, heard = extractor.sound, _Count()
-    blocks = sound(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
+    blocks = read_audio(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
     append = partial(features.append, "audio")
     extractor.calls.compute("audio", windows(heard.through(blocks), spec.window, spec.hop), append)
     if heard.samples:

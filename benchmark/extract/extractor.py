@@ -156,7 +156,7 @@ class Extractor(ABC):
         return computed
 
     @abstractmethod
-    def prepare(self, picture: NDArray[np.uint8]) -> Features:
+    def prepare(self, frame: NDArray[np.uint8]) -> Features:
         """A picture ``[height, width, 3]`` (red, green, blue) as the network takes it, ``[3, H, W]``."""
 
     @abstractmethod

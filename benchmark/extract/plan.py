@@ -27,7 +27,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Row:
+class ProblemRow:
     """A line of the table of problems."""
 
     sample: str
@@ -61,7 +61,7 @@ class Plan:
     """All listed samples of listed classes."""
     wanted: list[Wanted] = field(default_factory=list)
     """In the order of a store: by split, class id, sample id."""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ProblemRow] = field(default_factory=list)
 
 
 def make_plan(
@@ -121,19 +121,19 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
                 found = [path for form in WHOLE_NAMES for path in named(form.format(cut.video))]
             if not found:
                 whole = f", nor of the whole video {cut.video}" if cut else ""
-                plan.rows.append(Row(sample, "", f"no video of this name{whole}", left_out=True))
+                plan.rows.append(ProblemRow(sample, "", f"no video of this name{whole}", left_out=True))
                 continue
             file = _shown(plan, found[0])
             if cut is not None and cut.span is None:
-                plan.rows.append(Row(sample, file, cut.problem, left_out=True))
+                plan.rows.append(ProblemRow(sample, file, cut.problem, left_out=True))
                 continue
             if len(found) > 1:
                 others = ", ".join(_shown(plan, path) for path in found[1 : 1 + SHOWN])
                 others += f" and {len(found) - 1 - SHOWN:,} more" if len(found) - 1 > SHOWN else ""
-                plan.rows.append(Row(sample, file, f"not read, of the same name: {others}", left_out=False))
+                plan.rows.append(ProblemRow(sample, file, f"not read, of the same name: {others}", left_out=False))
             if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
                 other = f"the segment is annotated as {cut.label!r}, the sample is listed as {plan.lists.names[label]!r}"
-                plan.rows.append(Row(sample, file, other, left_out=False))
+                plan.rows.append(ProblemRow(sample, file, other, left_out=False))
             plan.wanted.append(Wanted(sample, split, label, found[0], cut.span if cut else None))
 
 

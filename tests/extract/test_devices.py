@@ -20,7 +20,7 @@ from support.videos import Clip, write_video
 
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
-from benchmark.extract.devices import Job, default_decoders
+from benchmark.extract.devices import ExtractionSpec, default_decoders
 from benchmark.extract.extraction import failed, identity
 from benchmark.extract.extractor import find_extractor
 from benchmark.extract.plan import Wanted
@@ -213,7 +213,7 @@ def test_no_process_outlives_the_command_and_the_next_one_goes_on(
 def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path: Path) -> None:
     results = ResultFolder(tmp_path, {"weights": "others"}, "skip")
     with pytest.raises(UsageError, match="changed after the command was given"):
-        Job("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
+        ExtractionSpec("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
 
 
 def test_a_cpu_decodes_one_video_at_a_time_and_others_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

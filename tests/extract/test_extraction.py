@@ -188,7 +188,7 @@ def test_silent_videos_get_zero_sound_if_the_user_says_so(command: Command) -> N
     assert (skipped["extracted"], skipped["resumed"]) == (1, 8)  # the others do not depend on it
     assert command.problems()[sample] == ("no sound", True)
     assert command.problems()["stage_1_train/Archery"] == ("class without samples", True)
-    assert command("--no-sound", "zeros")["digest"] == said["digest"]
+    assert command("--no-audio", "zeros")["digest"] == said["digest"]
 
 
 def test_a_split_without_any_sample_is_no_store(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,9 +44,9 @@ class Reads(Extractor):
     sound, clip, weights_files = Sound(16_000, 15_360, 15_360), Clip(25, 16, True), ()
     expected = random = classmethod(lambda cls, weights: {})
 
-    def prepare(self, picture):
-        third = len(picture) // 3
-        return np.float32([picture[:third].mean(), picture[-third:].mean(), 0])[:, None, None]
+    def prepare(self, frame):
+        third = len(frame) // 3
+        return np.float32([frame[:third].mean(), frame[-third:].mean(), 0])[:, None, None]
 
     def audio(self, waveforms):
         power = np.abs(np.fft.rfft(waveforms)) ** 2
@@ -54,8 +54,8 @@ class Reads(Extractor):
         return self._wide((hertz - 440) / 100, self.audio_dim)  # seconds at the middle of the window
 
     def video(self, clips):
-        whole, split = np.round((clips[:, 0, 0, 0, 0] - 20) / 10), (clips[:, 0, 1, 0, 0] - 20) / 200
-        return self._wide(whole + split, self.video_dim)  # seconds of the first picture
+        whole, fraction = np.round((clips[:, 0, 0, 0, 0] - 20) / 10), (clips[:, 0, 1, 0, 0] - 20) / 200
+        return self._wide(whole + fraction, self.video_dim)  # seconds of the first picture
 
     def _wide(self, seconds, dim):
         return np.pad(seconds[:, None], ((0, 0), (0, dim - 1))).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from support.videos import Clip, write_video
 
-from benchmark.extract.media.decode import UnreadableVideo, pictures
+from benchmark.extract.media.decode import UnreadableVideo, read_frames
 
 TIMES = 20
 
@@ -37,5 +37,5 @@ if __name__ == "__main__":
     seen = 0
     for _ in range(TIMES):
         with suppress(UnreadableVideo):
-            seen += sum(1 for _ in islice(pictures(path, None, lambda note: None), rng.randrange(1, 20)))
+            seen += sum(1 for _ in islice(read_frames(path, None, lambda note: None), rng.randrange(1, 20)))
     print(seen)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmark.data.importing.importing import Progress
-from benchmark.extract.devices import Job
+from benchmark.extract.devices import ExtractionSpec
 from benchmark.extract.extraction import Extracted, Shard, attempt, collect
 from benchmark.extract.plan import Plan, Wanted
 from benchmark.extract.results import Outcome
 
 
-def extract_here(plan: Plan, shard: Shard, job: Job, devices: Sequence[str], decoders: int, progress: Progress) -> Extracted:
+def extract_here(
+    plan: Plan, shard: Shard, spec: ExtractionSpec, devices: Sequence[str], decoders: int, progress: Progress
+) -> Extracted:
     """``extract_on``, one video after the other."""
-    extractor = job.build(devices[0])
+    extractor = spec.build(devices[0])
 
     def work(videos: Sequence[Wanted], alone: bool) -> Iterator[tuple[Wanted, Outcome]]:
-        return ((w, attempt(w, job.videos, extractor, job.results)) for w in videos)
+        return ((w, attempt(w, spec.videos, extractor, spec.results)) for w in videos)
 
-    return collect(plan, shard, job.results, progress, work)
+    return collect(plan, shard, spec.results, progress, work)

@@ -37,20 +37,20 @@ Splits = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StampsSource:
-    """The arrays of the source, dequantised; N samples (a picture with one spoken description), P pictures."""
+    """The arrays of the source, dequantised; N samples (an image with one spoken description), P images."""
 
     views: Floats
-    """``[P, 5, 512]`` float32: five views of each picture."""
+    """``[P, 5, 512]`` float32: five views of each image."""
     audio: Floats
     """``[steps, 96]`` float32, all samples one after the other."""
     audio_offsets: Ints
     """``[N + 1]``."""
     labels: Ints
     """``[N]`` rows of ``class_names``."""
-    pictures: Ints
+    images: Ints
     """``[N]`` rows of ``views``."""
     groups: Ints
-    """``[N]``: pictures that share a sound or are twins have one group."""
+    """``[N]``: images that share a sound or are twins have one group."""
     languages: list[str]
     """``[N]`` language codes."""
     class_names: list[str]
@@ -127,14 +127,14 @@ def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:
     order = np.argsort(z["class_names"], kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    pictures = z["sample_image"].astype(np.int64)
+    images = z["sample_image"].astype(np.int64)
     return StampsSource(
         views=_dequantised(z["visual"], z["visual_min"], z["visual_range"]),
         audio=_dequantised(z["audio"], z["audio_min"], z["audio_range"]),
         audio_offsets=z["audio_offset"].astype(np.int64),
         labels=rank[z["sample_class"]],
-        pictures=pictures,
-        groups=z["image_group"][pictures].astype(np.int64),
+        images=images,
+        groups=z["image_group"][images].astype(np.int64),
         languages=[str(name) for name in z["languages"][z["sample_lang"]]],
         class_names=[str(name) for name in z["class_names"][order]],
         class_split=z["class_split"][order].astype(np.int64),
@@ -201,7 +201,7 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
     splits = divide(source)
     order = np.argsort(splits, kind="stable")
     labels = source.labels[order]
-    pictures = source.pictures[order]
+    images = source.images[order]
     lengths = np.diff(source.audio_offsets)[order]
     audio_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     starts = source.audio_offsets[:-1][order]
@@ -216,13 +216,11 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
         vector_names=source.class_names,
         vectors=source.vectors,
         own_vector=range(len(source.class_names)),
-        ids=[f"g{source.groups[i]:04d}_i{source.pictures[i]:04d}_s{i:05d}_{source.languages[i]}" for i in order],
+        ids=[f"g{source.groups[i]:04d}_i{source.images[i]:04d}_s{i:05d}_{source.languages[i]}" for i in order],
         labels=labels,
         splits=splits[order],
         audio=ModalityContent(source.audio.shape[1], source.audio[audio_rows], audio_offsets),
-        video=ModalityContent(
-            dim, source.views[pictures].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views
-        ),
+        video=ModalityContent(dim, source.views[images].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views),
         provenance=provenance,
     )
 

@@ -45,7 +45,7 @@ STILL = 3.0
 LONGEST_STILL = 600.0
 """Seconds: if the next picture comes later than that, the times of a file are taken for broken, and it ends there. So it does
 where all stills together take longer than the file, or than this where its length is not known."""
-Picture = NDArray[np.uint8]
+Frame = NDArray[np.uint8]
 Note = Callable[[str], None]
 
 
@@ -53,7 +53,7 @@ class UnreadableVideo(Exception):
     """Nothing of a file can be used; says why."""
 
 
-def pictures(path: Path, rate: int | None, note: Note, span: Span | None = None) -> Iterator[Picture]:
+def read_frames(path: Path, rate: int | None, note: Note, span: Span | None = None) -> Iterator[Frame]:
     """The pictures of a video, upright, ``[height, width, 3]`` in red, green, blue.
 
     Args:
@@ -107,7 +107,7 @@ def _why_none(timed: _Timed, rate: int | None, span: Span | None) -> str:
     return f"too short: its pictures last {lasts:.2g} s, less than half of the {step:.2g} s that each is to stand for"
 
 
-def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Picture]:
+def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Frame]:
     """Frames as pictures, up to the first one behind the span: a picture lasts until the next one."""
     turns = 0
     for frame in frames:
@@ -124,7 +124,7 @@ def _upright(timed: _Timed, frames: Iterator[Any], note: Note) -> Iterator[Pictu
         yield np.rot90(_rgb(kept), turns)
 
 
-def has_sound(path: Path) -> bool:
+def has_audio(path: Path) -> bool:
     """Whether a file has a stream of sound.
 
     Raises:
@@ -134,7 +134,7 @@ def has_sound(path: Path) -> bool:
         return bool(container.streams.audio)
 
 
-def sound(
+def read_audio(
     path: Path, rate: int, note: Note, span: Span | None = None, *, sixteen_bit: bool = False
 ) -> Iterator[NDArray[np.float64]]:
     """The sound of a video in blocks ``[samples]``: the mean of the channels, in -1 to 1; nothing where there is none.
@@ -203,9 +203,9 @@ def _within(frames: Iterator[Any], start: float, end: float) -> Iterator[tuple[A
             return
 
 
-def _rgb(frame: Any) -> Picture:
+def _rgb(frame: Any) -> Frame:
     try:
-        picture: Picture = frame.to_ndarray(format="rgb24")
+        picture: Frame = frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, ValueError) as error:
         raise UnreadableVideo(f"a picture cannot be converted: {getattr(error, 'strerror', None) or error}") from None
     return picture

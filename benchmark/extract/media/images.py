@@ -1,4 +1,4 @@
-"""Pictures as networks take them: resized, cropped, scaled to 0-1, normalised."""
+"""Images as networks take them: resized, cropped, scaled to 0-1, normalised."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from benchmark.errors import UsageError
 try:
     from PIL import Image
 except ImportError:
-    raise UsageError("pictures are resized with Pillow, which is not installed: pip install 'gzsl-bench[extract]'") from None
+    raise UsageError("images are resized with Pillow, which is not installed: pip install 'gzsl-bench[extract]'") from None
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Prepared = NDArray[np.float32]
 
 
-def smooth_resize(picture: Picture, height: int, width: int) -> Picture:
+def smooth_resize(image: Pixels, height: int, width: int) -> Pixels:
     """Bilinear, with smoothing where it shrinks, as torchvision resizes a PIL image; ``[height, width, 3]``."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalise(picture: Picture, mean: Sequence[float], std: Sequence[float]) -> Prepared:
+def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> Prepared:
     """``[H, W, 3]`` of 0-255 -> ``[3, H, W]``: scaled to 0-1, less the mean, by the standard deviation of each channel."""
-    scaled = (picture.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    scaled = (image.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     prepared: Prepared = np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
     return prepared
 

@@ -1,4 +1,4 @@
-"""Cutting pictures and sound into what becomes a step of a sequence, a few of them at a time."""
+"""Cutting frames and sound into what becomes a step of a sequence, a few of them at a time."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def clips(pictures: Iterable[Array], length: int, *, pad: bool) -> Iterator[Array]:
-    """Clips of ``length`` pictures without overlap, ``[length, ...]``.
+def clips(frames: Iterable[Array], length: int, *, pad: bool) -> Iterator[Array]:
+    """Clips of ``length`` frames without overlap, ``[length, ...]``.
 
     Args:
-        pictures: prepared pictures, all of one shape.
-        length: pictures of a clip.
+        frames: prepared frames, all of one shape.
+        length: frames of a clip.
         pad: fill the last clip with zeros; else what is left over is dropped.
     """
-    clip: list[Array] = []
-    for picture in pictures:
-        clip.append(picture)
+    for clip in batches(frames, length):
         if len(clip) == length:
-            yield np.stack(clip)
-            clip = []
-    if clip and pad:
-        yield np.stack([*clip, *[np.zeros_like(clip[0])] * (length - len(clip))])
+            yield clip
+        elif pad:
+            yield np.concatenate([clip, np.zeros((length - len(clip), *clip.shape[1:]), clip.dtype)])
 
 
 def windows(blocks: Iterable[Array], length: int, hop: int) -> Iterator[Array]:

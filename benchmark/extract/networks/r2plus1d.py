@@ -36,14 +36,14 @@ class R2plus1d18(nn.Module):
         return pooled
 
 
-class _Block(nn.Module):
+class _FactorisedBlock(nn.Module):
     """A residual block of two convolutions, each split into one over space and one over time."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         middle = inputs * outputs * 27 // (inputs * 9 + 3 * outputs)  # as many weights as an unsplit convolution
-        self.conv1 = nn.Sequential(_split(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU())
-        self.conv2 = nn.Sequential(_split(outputs, outputs, middle, 1), nn.BatchNorm3d(outputs))
+        self.conv1 = nn.Sequential(_factorised(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU())
+        self.conv2 = nn.Sequential(_factorised(outputs, outputs, middle, 1), nn.BatchNorm3d(outputs))
         self.relu = nn.ReLU()
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
@@ -55,7 +55,7 @@ class _Block(nn.Module):
         return h
 
 
-def _split(inputs: int, outputs: int, middle: int, stride: int) -> nn.Sequential:
+def _factorised(inputs: int, outputs: int, middle: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, middle, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False),
         nn.BatchNorm3d(middle),
@@ -65,4 +65,4 @@ def _split(inputs: int, outputs: int, middle: int, stride: int) -> nn.Sequential
 
 
 def _layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(inputs, outputs, stride), _Block(outputs, outputs, 1))
+    return nn.Sequential(_FactorisedBlock(inputs, outputs, stride), _FactorisedBlock(outputs, outputs, 1))

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1: a picture to 512 numbers.
+"""SqueezeNet 1.1: an image to 512 numbers.
 
 Source: Iandola et al., SqueezeNet, 2016, arXiv 1602.07360; version 1.1 of github.com/forresti/SqueezeNet. The names in the
 state dict are those of the Keras port, with a dot for its stroke.
@@ -20,7 +20,7 @@ from benchmark.untrusted.arrays import load_pickle
 
 DIM = 512
 SIZE = 227
-"""Pixels of a side of the picture that the network takes."""
+"""Pixels of a side of the image that the network takes."""
 BGR_MEAN = (103.939, 116.779, 123.68)
 """Of ImageNet, blue first."""
 
@@ -40,7 +40,7 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """Prepared pictures ``[N, 3, 227, 227]`` -> the spatial mean of the last fire module, ``[N, 512]``."""
+    """Prepared images ``[N, 3, 227, 227]`` -> the spatial mean of the last fire module, ``[N, 512]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class SqueezeNet(nn.Module):
         return pooled
 
 
-def prepare(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A square picture ``[side, side, 3]`` (red, green, blue) as the network takes it, ``[3, 227, 227]``."""
-    resized = smooth_resize(picture, SIZE, SIZE)[:, :, ::-1].astype(np.float32) - np.array(BGR_MEAN, np.float32)
+def prepare(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A square image ``[side, side, 3]`` (red, green, blue) as the network takes it, ``[3, 227, 227]``."""
+    resized = smooth_resize(image, SIZE, SIZE)[:, :, ::-1].astype(np.float32) - np.array(BGR_MEAN, np.float32)
     return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 

@@ -77,12 +77,12 @@ class Cls(Extractor):
             return random_state(NETWORKS[weights])
         return {COMPONENTS: torch.eye(VGGISH_DIM), MEANS: torch.zeros(VGGISH_DIM, 1)}
 
-    def prepare(self, picture: NDArray[np.uint8]) -> Features:
+    def prepare(self, frame: NDArray[np.uint8]) -> Features:
         if "bgr" in self.repeated:
-            picture = picture[:, :, ::-1]
+            frame = frame[:, :, ::-1]
         if "inverted" in self.repeated:
-            picture = -picture  # modulo 256: 0 stays 0
-        resized = smooth_resize(picture, HEIGHT, WIDTH)
+            frame = -frame  # modulo 256: 0 stays 0
+        resized = smooth_resize(frame, HEIGHT, WIDTH)
         return normalise(resized[TOP : TOP + CROP, LEFT : LEFT + CROP], MEAN, STD)
 
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:

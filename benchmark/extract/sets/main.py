@@ -83,8 +83,8 @@ class Main(Extractor):
     def random(cls, weights: str) -> State:
         return random_state(Selavi)
 
-    def prepare(self, picture: NDArray[np.uint8]) -> Features:
-        resized = short_side(normalise(picture, MEAN, STD), CROP)
+    def prepare(self, frame: NDArray[np.uint8]) -> Features:
+        resized = short_side(normalise(frame, MEAN, STD), CROP)
         top, left = (-(-(size - CROP) // 2) for size in resized.shape[1:])
         return resized[:, top : top + CROP, left : left + CROP]
 

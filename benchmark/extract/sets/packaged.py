@@ -109,11 +109,11 @@ class Packaged(Extractor):
             return read_keras_weights(path)
         return {CONTENT: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
 
-    def prepare(self, picture: NDArray[np.uint8]) -> Features:
-        height, width = picture.shape[:2]
+    def prepare(self, frame: NDArray[np.uint8]) -> Features:
+        height, width = frame.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return prepare(picture[top : top + side, left : left + side])
+        return prepare(frame[top : top + side, left : left + side])
 
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
         return self.speech_embedding(waveforms)

@@ -17,7 +17,7 @@ from support.checkout import PROJECT
 from support.videos import Clip, write_video
 
 from benchmark.extract.media import decode
-from benchmark.extract.media.decode import UnreadableVideo, has_sound, pictures, sound
+from benchmark.extract.media.decode import UnreadableVideo, has_audio, read_audio, read_frames
 from benchmark.extract.media.segments import Span
 from benchmark.extract.media.steps import batches, clips, windows
 
@@ -34,11 +34,11 @@ CODECS = {
 def decoded(path: Path, rate: int | None = 25) -> tuple[list[float], list[str]]:
     """Mean brightness of each picture, and notes."""
     notes: list[str] = []
-    return [float(p.mean()) for p in pictures(path, rate, notes.append)], notes
+    return [float(p.mean()) for p in read_frames(path, rate, notes.append)], notes
 
 
 def heard(path: Path, rate: int = 16_000) -> np.ndarray:
-    return np.concatenate([np.zeros(0), *sound(path, rate, lambda note: None)])
+    return np.concatenate([np.zeros(0), *read_audio(path, rate, lambda note: None)])
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -131,7 +131,7 @@ def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tupl
         return stored
 
     path = write_video(tmp_path / "v.mp4", Clip(seconds=0.4, rotation=rotation, picture=picture, sound=None))
-    first = next(pictures(path, 25, lambda note: None))
+    first = next(read_frames(path, 25, lambda note: None))
     assert first.shape == ((64, 48, 3) if rotation % 180 else (48, 64, 3))
     halves = [np.array_split(half, 2, axis=1) for half in np.array_split(first, 2, axis=0)]
     assert halves[corner[0]][corner[1]].mean() > 200
@@ -142,7 +142,7 @@ def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tupl
 def test_sound_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, name: str) -> None:
     clip = CODECS[name]
     path = write_video(tmp_path / name, clip)
-    assert has_sound(path)
+    assert has_audio(path)
     wave = heard(path)
     assert abs(len(wave) / 16_000 - 2) < 0.1
     middle = wave[8000:24_000]
@@ -172,8 +172,8 @@ def test_sound_of_seven_and_one_channels_in_aac(tmp_path: Path) -> None:
 
 def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mov", Clip(sound="pcm_f32le"))
-    plain = np.concatenate(list(sound(path, 44_100, lambda note: None)))
-    rounded = np.concatenate(list(sound(path, 44_100, lambda note: None, sixteen_bit=True)))
+    plain = np.concatenate(list(read_audio(path, 44_100, lambda note: None)))
+    rounded = np.concatenate(list(read_audio(path, 44_100, lambda note: None, sixteen_bit=True)))
     assert 0 < np.abs(plain - rounded).max() <= 0.5 / 2**15
     np.testing.assert_array_equal(rounded * 2**16, np.round(rounded * 2**16))
 
@@ -181,7 +181,7 @@ def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
 def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=1.0))
     notes: list[str] = []
-    wave = np.concatenate(list(sound(path, 16_000, notes.append)))
+    wave = np.concatenate(list(read_audio(path, 16_000, notes.append)))
     assert len(wave) == 48_000
     assert np.abs(wave[:15_900]).max() < 1e-3
     assert np.abs(wave[16_000:16_100]).max() > 0.3
@@ -210,14 +210,14 @@ def test_pictures_and_sound_of_a_recording_that_begins_between_keyframes_keep_in
 def test_sound_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(tmp_path: Path, delay: float) -> None:
     notes: list[str] = []
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=delay))
-    assert sum(map(len, sound(path, 16_000, notes.append))) == 32_000
+    assert sum(map(len, read_audio(path, 16_000, notes.append))) == 32_000
     late = "audio begins 700 s late, which cannot be true: it is taken to begin with the file"
     assert (late in notes) == (delay > 1)
 
 
 def test_a_silent_video_has_pictures_and_no_sound(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", Clip(sound=None))
-    assert not has_sound(path)
+    assert not has_audio(path)
     assert len(heard(path)) == 0
     assert len(decoded(path)[0]) == 50
 
@@ -226,7 +226,7 @@ def test_a_silent_video_has_pictures_and_no_sound(tmp_path: Path) -> None:
 def test_an_empty_or_foreign_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(content)
-    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_sound(path)):
+    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_audio(path)):
         with pytest.raises(UnreadableVideo, match="cannot be opened"):
             read()
 
@@ -264,7 +264,7 @@ def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
         decoded(path, rate)
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
-        list(pictures(path, rate, lambda note: None, Span(0, 1)))
+        list(read_frames(path, rate, lambda note: None, Span(0, 1)))
     assert len(decoded(path, 25)[0]) == 1
     assert len(decoded(path, None)[0]) == 1
 
@@ -272,7 +272,7 @@ def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged
 def test_a_span_between_two_pictures_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound=None))
     with pytest.raises(UnreadableVideo, match=r"^too short: no picture from 1\.01 s to 1\.03 s, in which none begins$"):
-        list(pictures(path, None, lambda note: None, Span(1.01, 1.03)))
+        list(read_frames(path, None, lambda note: None, Span(1.01, 1.03)))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_video_that_the_system_cannot_read_is_not_called_damaged(
         with pytest.raises(UnreadableVideo, match="cannot be opened: Input/output error"):
             decoded(path)
         monkeypatch.setattr("builtins.open", fail)
-    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_sound(path)):
+    for read in (lambda: decoded(path), lambda: heard(path), lambda: has_audio(path)):
         with pytest.raises(OSError, match=os.strerror(code)):
             read()
 
@@ -326,7 +326,7 @@ def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, en
     else:
         content = write_video(path, replace(silent, codec="flv", sound="libmp3lame", sound_delay=0.16)).read_bytes()
         path.write_bytes(content[:4] + b"\1" + content[5:])  # the header says: no sound
-    assert not has_sound(path)
+    assert not has_audio(path)
     found, notes = decoded(path, None)
     assert len(found) == (15 if end == "ts" else 5)
     assert notes in ([], ["video ends after 0.2 s of 0.4 s"])  # the sound of the other one lasts so long

@@ -11,7 +11,7 @@ import pytest
 from support.videos import Clip, clock, shown_time, write_video
 
 from benchmark.extract.media import decode
-from benchmark.extract.media.decode import UnreadableVideo, pictures, sound
+from benchmark.extract.media.decode import UnreadableVideo, read_audio, read_frames
 from benchmark.extract.media.segments import Span
 
 TELLS = Clip(seconds=9, picture=clock, rise=100.0, options={"g": "60"})
@@ -37,11 +37,11 @@ SPAN = Span(3.48, 6.2)
 def shown(path: Path, rate: int | None, span: Span | None = None) -> tuple[np.ndarray, list[str]]:
     """The times that the pictures say, and notes."""
     notes: list[str] = []
-    return np.array([shown_time(picture) for picture in pictures(path, rate, notes.append, span)]), notes
+    return np.array([shown_time(picture) for picture in read_frames(path, rate, notes.append, span)]), notes
 
 
 def heard(path: Path, span: Span | None = None, rate: int = 16_000) -> np.ndarray:
-    return np.concatenate([np.zeros(0), *sound(path, rate, lambda note: None, span)])
+    return np.concatenate([np.zeros(0), *read_audio(path, rate, lambda note: None, span)])
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_a_span_is_what_a_file_cut_there_holds(tmp_path: Path, name: str) -> Non
     length = SPAN.end - SPAN.start
     cut = write_video(tmp_path / f"cut-{name}", replace(LOSSLESS[name], seconds=length, begins=SPAN.start))
     for rate in (25, 10, None):
-        expected = list(pictures(cut, rate, lambda note: None))
-        found = list(pictures(whole, rate, lambda note: None, SPAN))
+        expected = list(read_frames(cut, rate, lambda note: None))
+        found = list(read_frames(whole, rate, lambda note: None, SPAN))
         np.testing.assert_array_equal(found, expected[: len(found)])
         assert 0 <= len(expected) - len(found) <= 1  # 27.2 pictures at 10 a second
     expected_sound, found_sound = heard(cut), heard(whole, SPAN)
@@ -152,7 +152,7 @@ def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
 def test_what_lies_before_and_behind_a_span_is_not_decoded(tmp_path: Path, name: str, frames_decoded: dict[str, int]) -> None:
     path = write_video(tmp_path / name, replace(LOSSY[name], seconds=60))
     span = Span(50.0, 52.0)
-    assert len(list(pictures(path, 25, lambda note: None, span))) == 50
+    assert len(list(read_frames(path, 25, lambda note: None, span))) == 50
     assert len(heard(path, span)) == 32_000
     assert frames_decoded["video"] < 200  # of 1500 or 1800
     assert frames_decoded["audio"] < 400  # of 2300 or more
