@@ -14,7 +14,9 @@ import pytest
 from support.checkout import PROJECT
 
 import gzsl_bench
+from benchmark.cli.options import existing_tracker_of
 from benchmark.data import cards
+from benchmark.errors import UsageError
 from benchmark.report.results import published
 from benchmark.running import provenance
 from benchmark.settings import search_space
@@ -43,6 +45,14 @@ def test_in_a_checkout_files_are_found_beside_the_code() -> None:
 def test_in_an_installed_package_they_are_found_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped_files, "INSTALLED", tmp_path)
     assert shipped_files.shipped("reports", "published") == tmp_path / "reports" / "published"
+
+
+def test_messages_name_the_command_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout has a script, an installed package has a command."""
+    for folder, wanted in ((tmp_path, "gzsl-bench"), (tmp_path / "none", "python run_benchmark.py")):
+        monkeypatch.setattr(shipped_files, "INSTALLED", folder)
+        with pytest.raises(UsageError, match=rf"no tracking store at .*: {wanted} --dataset demo"):
+            existing_tracker_of(tmp_path, None)
 
 
 def start(*words: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -212,6 +212,7 @@ def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
         UsageError: there is none.
     """
     from benchmark.system.databases import sqlite_file, without_password
+    from benchmark.system.shipped_files import program
     from benchmark.tracking.tracker import Tracker
 
     uri = tracking_uri_of(runs_dir, tracking_uri)
@@ -219,7 +220,7 @@ def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     if tracker is None:
         raise UsageError(
             f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; a call makes one: "
-            "python run_benchmark.py --dataset demo (or name another place with --runs-dir or --tracking-uri)"
+            f"{program()} --dataset demo (or name another place with --runs-dir or --tracking-uri)"
         )
     return tracker
 

@@ -31,6 +31,7 @@ from benchmark.cli.workers import Executor, GpusPerJob, Jobs, RayAddress, Worker
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of
 from benchmark.system.redaction import hidden_command
+from benchmark.system.shipped_files import program
 
 if TYPE_CHECKING:
     from benchmark.running.jobs import Call, Unit
@@ -89,7 +90,7 @@ def run(
     except Unavailable:
         raise
     except Exception as error:  # whatever it is, the user must know that nothing has to be trained again
-        again = f"The jobs are recorded; write their report with: python run_benchmark.py report --call {result.run_id}"
+        again = f"The jobs are recorded; write their report with: {program()} report --call {result.run_id}"
         why = error if isinstance(error, UsageError) else reason_of(error)
         problem = UsageError(f"the report could not be written ({why}). {again}")
         if not result.failed:

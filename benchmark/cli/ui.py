@@ -17,6 +17,7 @@ from benchmark.cli.terminal import SOME_FAILED, emit, err, escape, out
 from benchmark.errors import UsageError
 from benchmark.system.databases import readable, sqlite_file, without_password
 from benchmark.system.redaction import link_to
+from benchmark.system.shipped_files import program
 
 MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
 ADDRESS = "GZSL_UI_STORAGE"
@@ -79,8 +80,8 @@ def _links_note(address: str, uri: str, runs_dir: Path, tracking_uri: str | None
         return []
     places = [] if runs_dir == Path("runs") else ["--runs-dir", str(runs_dir)]
     places += [] if tracking_uri is None else ["--tracking-uri", without_password(tracking_uri)]
-    command = shlex.join(["python", "run_benchmark.py", "report", *places, "--mlflow-ui", address])
-    return [f"Pages of reports lead to {MLFLOW_UI}; to have one lead here: {command}"]
+    command = shlex.join(["report", *places, "--mlflow-ui", address])
+    return [f"Pages of reports lead to {MLFLOW_UI}; to have one lead here: {program()} {command}"]
 
 
 def _is_server(uri: str) -> bool:

@@ -20,6 +20,7 @@ from benchmark.data.cards import CARDS_DIR, Card
 from benchmark.data.store import DamagedStore, FeatureStore
 from benchmark.errors import UsageError
 from benchmark.system.files import OutsideError, check_replaceable, file_lock, raise_outside, remove_partials
+from benchmark.system.shipped_files import program
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
         how = f"{card.obtain.strip()}\n" if card.obtain else ""
         raise UsageError(
             f"no features of data set {card.name!r} ({features}): looked for {path}\n{how}"
-            f"then import them: python run_benchmark.py data import {card.name} --features {features} --from DIR "
+            f"then import them: {program()} data import {card.name} --features {features} --from DIR "
             f"--data-root {path.parent}\n(or point --data-root to the folder that has {path.name})"
         ) from None
     if (store.dataset, store.features) != (card.name, features):

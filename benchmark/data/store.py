@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from benchmark.data.hdf5 import new_hdf5, open_hdf5
 from benchmark.data.mapping import map_rows
 from benchmark.errors import Unavailable, UsageError
-from benchmark.system.files import is_open_for_writing, raise_outside
+from benchmark.system.files import raise_outside
+from benchmark.system.locks import is_locked
 from benchmark.system.streams import Purpose, stream
 
 FORMAT = "gzsl-bench feature store"
@@ -105,8 +106,9 @@ def refuse_open_store(path: Path) -> None:
     Raises:
         Unavailable: one has it open for writing.
     """
-    if is_open_for_writing(path):
-        raise Unavailable(f"{path}: another program has it open for writing; close it there, then repeat the command")
+    with suppress(OSError):  # a missing file is not open, and a file system without locks cannot tell
+        if is_locked(path):
+            raise Unavailable(f"{path}: another program has it open for writing; close it there, then repeat the command")
 
 
 def _check(content: StoreContent) -> None:

@@ -22,6 +22,7 @@ from benchmark.report.page.page import PLACE, Cell, Grid, Row, choices, number_o
 from benchmark.report.results.collect import distinct, records
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.table import NOTHING, mean_and_deviation
+from benchmark.system.shipped_files import program
 
 PAGE, RESULTS = "index.html", "full.csv"
 METRICS = ("S", "U", "HM", "ZSL")
@@ -157,11 +158,11 @@ def _fault(folder: Path) -> str:
     if "reports" in manifest:
         return "a leaderboard's site, not a report; name the folders of the reports"
     if not manifest:
-        return f"no report ({MANIFEST} is missing or damaged); write one with: python run_benchmark.py report"
+        return f"no report ({MANIFEST} is missing or damaged); write one with: {program()} report"
     facts = manifest.get("report")
     known = isinstance(facts, dict) and isinstance(facts.get("made"), int | float) and isinstance(facts.get("units"), list)
     if not known or PAGE not in listed_files(folder):
-        return "a report of an earlier version; write it again with: python run_benchmark.py report"
+        return f"a report of an earlier version; write it again with: {program()} report"
     gone = [name for name in listed_files(folder) if not (folder / name).is_file()]
     if gone:
         return f"files of the report are gone: {', '.join(gone)}; write it again"

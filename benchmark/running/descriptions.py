@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from benchmark.running.jobs import Call, Job, Unit
+from benchmark.system.shipped_files import program
 from benchmark.tracking.tracker import AS_TRAINING
 
 DESCRIPTION = "mlflow.note.content"
@@ -142,9 +143,7 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
         told = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
         where = f"epoch {result['best_epoch'] + 1} on validation" if stage_1 else "test"
         parts.append(f"**Result** ({where}, %): {told}")
-    parts.append(
-        _repeat("python run_benchmark.py run --config config.yaml --runs-dir runs-again", "with the artifact `config.yaml`, ")
-    )
+    parts.append(_repeat(f"{program()} run --config config.yaml --runs-dir runs-again", "with the artifact `config.yaml`, "))
     return _short(parts)
 
 
@@ -159,7 +158,7 @@ def command_of(call: Call) -> str:
             words.append(option)
         elif name != "repetitions":
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]
-    return shlex.join(["python", "run_benchmark.py", "run", *words])
+    return f"{program()} {shlex.join(['run', *words])}"
 
 
 HEADINGS = ["settings", "seeds", "S", "U", "HM", "ZSL"]

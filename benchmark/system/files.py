@@ -7,7 +7,6 @@ A reader that fails has met a reason outside the file (a lock, a permission, the
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import os
@@ -204,22 +203,6 @@ def raise_unreadable(path: Path) -> None:
                 pass
     except OSError as error:
         raise_outside(error, path)
-
-
-def is_open_for_writing(path: Path) -> bool:
-    """Whether another program holds a file with an exclusive lock, as HDF5 does while it may write to it.
-
-    File systems without locks cannot tell: then, and if the file is missing or may not be read, it is False.
-    """
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(file, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 @contextmanager

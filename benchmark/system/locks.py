@@ -121,7 +121,7 @@ class Locks:
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
-            return _is_locked(path)
+            return is_locked(path)
         if own is None:
             return True
         with own:
@@ -138,13 +138,23 @@ class Locks:
         time.sleep(PAUSE_SECONDS)
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether another process has a lock whose file this one may only read."""
+def is_locked(path: Path) -> bool:
+    """Whether another process has an exclusive lock on a file, which is only read to find out.
+
+    HDF5 locks a file like this while it may write to it.
+
+    Raises:
+        OSError: the file is missing or may not be read.
+    """
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
         except OSError as error:
-            return error.errno not in NO_LOCKS or Path(f"{path}.held").exists()
+            if error.errno not in NO_LOCKS:
+                raise
+            return Path(f"{path}.held").exists()
     return False
 
 

@@ -1,4 +1,4 @@
-"""Where the files lie that ship beside the code: data set cards, search spaces, published numbers."""
+"""What ships beside the code (dataset configs, search spaces, published numbers), and how users start the program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "shipped"
-"""Holds in an installed package what lies beside the package in a checkout (``pyproject.toml`` maps one to the other)."""
+"""Folder of an installed package with what is beside the package in a checkout (mapped by ``pyproject.toml``)."""
 
 
 def shipped(*parts: str) -> Path:
     """A folder that ships with the project, such as ``shipped("reports", "published")``."""
     return (INSTALLED if INSTALLED.is_dir() else PACKAGE.parent).joinpath(*parts)
+
+
+def program() -> str:
+    """The command that starts the program, for messages: a checkout has a script, an installed package a command."""
+    return "gzsl-bench" if INSTALLED.is_dir() else "python run_benchmark.py"

@@ -9,7 +9,9 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import UsageError
 
@@ -53,6 +55,24 @@ def keep_mlflow_settings(*, server: bool) -> None:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_"))]:
         if not any(name == k or (k.endswith("_") and name.startswith(k)) for k in kept):
             del os.environ[name]
+
+
+def refuse_unreadable_mlflow_settings(variables: Mapping[str, Any]) -> None:
+    """Refuse values of the environment that MLflow would fail on later without naming a fix.
+
+    Args:
+        variables: all names of ``mlflow.environment_variables``. Its variables convert their values.
+
+    Raises:
+        UsageError: a value is not of its variable's type.
+    """
+    for name in sorted(name for name in os.environ if name.startswith("MLFLOW_") and name in variables):
+        try:
+            variables[name].get()
+        except ValueError:
+            kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+            kind = kinds.get(variables[name].type, "another value")
+            raise UsageError(f"{name}={os.environ[name]}: give {kind}, or unset the variable") from None
 
 
 def _soften_warnings() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.errors import UsageError, near
+from benchmark.system.shipped_files import program
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 ALL_CALLS = "all"
@@ -23,7 +24,7 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
             "page, or repeat its command, which does no finished job again"
         )
     if not known:
-        raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: python run_benchmark.py --dataset demo")
+        raise UsageError(f"{tracker.uri} holds no benchmark call yet; start one with: {program()} --dataset demo")
     if ids is None:
         return known[:1]
     if ALL_CALLS in ids:

@@ -29,7 +29,7 @@ from benchmark.system.databases import expect, has_rows, has_table, is_away, ope
 from benchmark.system.files import OutsideError, raise_outside
 from benchmark.system.patience import disk_is_full, first_line, patiently, why_closed
 from benchmark.system.redaction import hide, hide_values
-from benchmark.system.surroundings import keep_mlflow_settings
+from benchmark.system.surroundings import keep_mlflow_settings, refuse_unreadable_mlflow_settings
 from benchmark.tracking.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
 from benchmark.tracking.sql import Row, RunTables
 
@@ -450,8 +450,9 @@ def _load_mlflow(*, server: bool) -> None:
     }
     for variable, value in own.items():
         os.environ.setdefault(variable, value)
-    import mlflow  # noqa: F401
+    from mlflow import environment_variables
 
+    refuse_unreadable_mlflow_settings(vars(environment_variables))
     for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

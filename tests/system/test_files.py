@@ -18,13 +18,13 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.system.files import (
     OutsideError,
     file_lock,
-    is_open_for_writing,
     outside_reason,
     raise_outside,
     raise_unreadable,
     replacing,
     told_outside,
 )
+from benchmark.system.locks import is_locked
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -213,12 +213,13 @@ def test_a_readable_file_is_not_to_blame(tmp_path: Path) -> None:
 
 def test_a_file_that_another_program_writes_to_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "store.h5"
-    assert not is_open_for_writing(path)
+    with pytest.raises(FileNotFoundError):
+        is_locked(path)
     with h5py.File(path, "w"):
-        assert is_open_for_writing(path)
-    assert not is_open_for_writing(path)
+        assert is_locked(path)
+    assert not is_locked(path)
     with h5py.File(path, "r"):
-        assert not is_open_for_writing(path)
+        assert not is_locked(path)
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -235,7 +236,7 @@ def test_without_locks_work_goes_on_without_them(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "store.h5").write_text("")
-    assert not is_open_for_writing(tmp_path / "store.h5")
+    assert not is_locked(tmp_path / "store.h5")
     with file_lock(tmp_path / "lock"):
         (tmp_path / "done").touch()
     assert (tmp_path / "done").exists()

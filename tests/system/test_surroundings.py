@@ -71,6 +71,22 @@ def test_a_server_keeps_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MLFLOW_RUN_ID" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "abc", "a whole number"),
+        ("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "abc", "a number"),
+        ("MLFLOW_TRACKING_INSECURE_TLS", "maybe", "true or false"),
+    ],
+)
+def test_a_value_that_mlflow_cannot_read_is_refused_with_a_fix(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, kind: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"^{name}={value}: give {kind}, or unset the variable$"):
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
+
+
 def test_all_that_is_kept_is_known_to_mlflow() -> None:
     """A name that MLflow gave up would be kept for nothing."""
     known = {*vars(mlflow.environment_variables), "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION"}
