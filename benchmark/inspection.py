@@ -35,12 +35,12 @@ class EmbeddingMap:
     """Some test samples and all classes in the space in which they are compared."""
 
     samples: Floats
-    """``[M, d]`` embeddings of the samples in the reported view; where that view has none of its own, because it combines the
-    distances of others, those of the other views side by side."""
+    """``[M, d]`` embeddings of the samples in the reported output. If that output has none of its own, because it combines
+    distances of others, those of the other outputs side by side."""
     labels: Ints
     """``[M]`` class ids."""
     classes: Floats
-    """``[C, d]`` embeddings of ``class_ids``, repeated for views side by side; ``[0, d]`` where a method compares samples and
+    """``[C, d]`` embeddings of ``class_ids``, repeated for outputs side by side; ``[0, d]`` where a method compares samples and
     classes in spaces of different widths."""
     class_ids: Ints
     seen_ids: Ints
@@ -158,19 +158,19 @@ def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows
         classes = method.embed_classes(torch.tensor(data.text, device=device)).flatten(1)
         for start in range(0, len(rows), batch_size):
             batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(device)
-            views = _compared(method.embed(batch), method.reported_view)
-            parts.append(torch.cat([x.flatten(1) for x in views], 1).float().cpu())
+            outputs = _compared(method.embed(batch), method.reported_output)
+            parts.append(torch.cat([x.flatten(1) for x in outputs], 1).float().cpu())
     samples = torch.cat(parts).numpy()
-    wide = torch.cat([classes] * len(views), 1).float().cpu().numpy()
+    wide = torch.cat([classes] * len(outputs), 1).float().cpu().numpy()
     kept, width = (wide, data.class_ids), samples.shape[1]
     if wide.shape[1] != width:
         kept = (np.empty((0, width), np.float32), np.empty(0, np.int64))
     return EmbeddingMap(samples, data.samples.labels[rows], *kept, data.seen_ids)
 
 
-def _compared(embeddings: Embeddings, view: str) -> list[Tensor]:
-    """The embeddings that the distances of a view are made of."""
-    return [embeddings.views[view]] if view in embeddings.views else list(embeddings.views.values())
+def _compared(embeddings: Embeddings, output: str) -> list[Tensor]:
+    """The embeddings that the distances of an output are made of."""
+    return [embeddings.outputs[output]] if output in embeddings.outputs else list(embeddings.outputs.values())
 
 
 def parameter_count(method: Method) -> int:

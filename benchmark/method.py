@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar, get_args
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
@@ -120,12 +120,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a batch of samples in the space of the class embeddings, one or more views of each sample."""
+    """Embeddings of a batch of samples in the space of the class embeddings, one or more outputs of each sample."""
 
-    views: Mapping[str, Tensor]
-    """View name -> ``[B, d]``."""
+    outputs: Mapping[str, Tensor]
+    """Output name -> ``[B, d]``."""
     gate: Tensor | None = None
-    """``[B]`` weight of the second modality, for methods that gate two views in ``distances``."""
+    """``[B]`` weight of the second modality, for methods that gate two outputs in ``distances``."""
+
+    def __new__(cls, *_: Any, **given: Any) -> Embeddings:
+        if "views" in given:
+            raise TypeError("Embeddings(views=...): the argument is called outputs now")
+        return super().__new__(cls)
+
+    @property
+    def views(self) -> NoReturn:
+        """The name of ``outputs`` in earlier versions."""
+        raise AttributeError("Embeddings.views: it is called outputs now")
 
 
 @dataclass(frozen=True)
@@ -266,8 +276,8 @@ class Method(nn.Module, ABC):
     """Base class of all methods. See ``docs/add-a-method.md`` for a complete example."""
 
     Config: type[MethodConfig] = MethodConfig
-    reported_view: ClassVar[str] = "joint"
-    """The view whose numbers stand in the tables and whose validation HM selects the epoch."""
+    reported_output: ClassVar[str] = "joint"
+    """The output whose numbers stand in the tables and whose validation HM selects the epoch."""
     needs_negatives: ClassVar[bool] = False
     """Whether ``loss`` wants ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
@@ -302,8 +312,8 @@ class Method(nn.Module, ABC):
         """Class embeddings ``[C, d]`` of word vectors ``[C, D_w]``."""
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
-        """Distance of every sample to every class, view name -> ``[B, C]``; smaller is nearer. Default: Euclidean."""
-        return {view: euclidean(x, classes) for view, x in embeddings.views.items()}
+        """Distance of every sample to every class, output name -> ``[B, C]``; smaller is nearer. Default: Euclidean."""
+        return {output: euclidean(x, classes) for output, x in embeddings.outputs.items()}
 
     def after_step(self, batch: Batch) -> None:
         """Called after each optimiser step, in training mode and without gradients. Default: nothing.
@@ -414,8 +424,10 @@ def _class_problems(cls: Any) -> Iterator[str]:
         return
     if missing := sorted(cls.__abstractmethods__):
         yield f"{cls.__name__} must define {', '.join(missing)}"
-    if not (isinstance(cls.reported_view, str) and cls.reported_view):
-        yield f"reported_view={cls.reported_view!r}: must be the name of a view of embed"
+    if not (isinstance(cls.reported_output, str) and cls.reported_output):
+        yield f"reported_output={cls.reported_output!r}: must be the name of an output of embed"
+    if hasattr(cls, "reported_view"):
+        yield "reported_view: it is called reported_output now"
     for hook in HOOKS:
         given = list(inspect.signature(getattr(Method, hook)).parameters)
         if not _can_take(cls, hook, len(given)):

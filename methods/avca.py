@@ -123,7 +123,7 @@ class Avca(Method):
         first_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the samples")
         second_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the words")
 
-    reported_view = "video"
+    reported_output = "video"
     needs_negatives = True
     published_class = "AVCA"
 
@@ -215,7 +215,7 @@ class Avca(Method):
         return phi_a, phi_v
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The reported view, theta_v ``[B, d]``."""
+        """The reported output, theta_v ``[B, d]``."""
         return Embeddings({"video": self.sample_embeddings(batch)[1]})
 
     def embed_classes(self, text: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ With T the triplet loss, n the sample of another class and L2 the mean Euclidean
   + T(dec(t), dec(a), dec(a_n)) + T(dec(t), dec(v), dec(v_n));
 - ``triplet``: T(t, m, m_n) + T(m, t, t_n) for m in {a, v}.
 
-Evaluated by audio distance + video distance (view ``both``) to the f_t of the classes.
+Evaluated by audio distance + video distance (output ``both``) to the f_t of the classes.
 
 Reference: Mazumder, Singh, Parida, Namboodiri: AVGZSLNet: audio-visual generalized zero-shot learning by reconstructing
 label features from multi-modal embeddings, WACV 2021, arXiv:2005.13402.
@@ -83,7 +83,7 @@ class AvgzslNet(Method):
         decoder_dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the decoder")
         margin: float = Field(1.0, gt=0, description="margin of the triplet losses")
 
-    reported_view = "both"
+    reported_output = "both"
     needs_negatives = True
     published_class = "AVGZSLNet"
 
@@ -114,7 +114,7 @@ class AvgzslNet(Method):
         return {"total": decoded + near, "reconstruction": decoded, "triplet": near}
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Views ``audio`` and ``video``, ``[B, d]`` each."""
+        """Outputs ``audio`` and ``video``, ``[B, d]`` each."""
         return Embeddings({"audio": self.audio_net(batch.audio), "video": self.video_net(batch.video)})
 
     def embed_classes(self, text: Tensor) -> Tensor:
@@ -123,9 +123,9 @@ class AvgzslNet(Method):
         return out
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
-        """Euclidean distances ``[B, C]`` of the views, and ``both``: their sum."""
-        views = super().distances(embeddings, classes)
-        return {**views, "both": views["audio"] + views["video"]}
+        """Euclidean distances ``[B, C]`` of the outputs, and ``both``: their sum."""
+        outputs = super().distances(embeddings, classes)
+        return {**outputs, "both": outputs["audio"] + outputs["video"]}
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ With T the triplet loss and n the sample of another class, the loss is the sum o
   softmax(a C^T) and softmax(v C^T) over the training classes C = f_t(text): 0 where H_v - H_a > 0.1, 1 where
   H_a - H_v > 0.1, 1/2 otherwise.
 
-Evaluated by (1 - h) * audio distance + h * video distance (view ``both``), h = 1 where alpha >= 1/2, else 0.
+Evaluated by (1 - h) * audio distance + h * video distance (output ``both``), h = 1 where alpha >= 1/2, else 0.
 
 Reference: Parida, Matiyali, Guha, Sharma: Coordinated joint multimodal embeddings for generalized audio-visual
 zero-shot classification and retrieval of videos, WACV 2020, arXiv:1910.08732.
@@ -88,7 +88,7 @@ class Cjme(Method):
             "outer", description="whose attention weights a triplet: every sample's (published) or its own"
         )
 
-    reported_view = "both"
+    reported_output = "both"
     needs_negatives = True
     published_class = "CJME"
     corrected_settings: ClassVar[Mapping[str, Any]] = {"pairing": "sample"}
@@ -131,7 +131,7 @@ class Cjme(Method):
         return {"total": torch.stack(list(parts.values())).sum(), **parts}
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Views ``audio`` and ``video`` ``[B, d]``, and the hard attention as gate ``[B]``."""
+        """Outputs ``audio`` and ``video`` ``[B, d]``, and the hard attention as gate ``[B]``."""
         gate = (self.modality_attention(batch) >= 0.5).float()
         return Embeddings({"audio": self.audio_net(batch.audio), "video": self.video_net(batch.video)}, gate=gate)
 
@@ -141,15 +141,15 @@ class Cjme(Method):
         return out
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
-        """Euclidean distances ``[B, C]`` of the views, and ``both``: that of the gated modality.
+        """Euclidean distances ``[B, C]`` of the outputs, and ``both``: that of the gated modality.
 
         Raises:
             ValueError: the embeddings carry no gate.
         """
         if embeddings.gate is None:
             raise ValueError("CJME's distances need the gate that its embed() returns")
-        views, h = super().distances(embeddings, classes), embeddings.gate.unsqueeze(-1)
-        return {**views, "both": (1 - h) * views["audio"] + h * views["video"]}
+        outputs, h = super().distances(embeddings, classes), embeddings.gate.unsqueeze(-1)
+        return {**outputs, "both": (1 - h) * outputs["audio"] + h * outputs["video"]}
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

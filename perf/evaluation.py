@@ -84,7 +84,7 @@ def measure(what: str, samples: int, classes: int, folder: Path, threads: int) -
     torch.set_num_threads(threads)
     started = time.perf_counter()
     method, data, rules = parts
-    nearest = nearest_classes(method, data, rules, batch_size=BLOCK)[method.reported_view]
+    nearest = nearest_classes(method, data, rules, batch_size=BLOCK)[method.reported_output]
     ranked = time.perf_counter()
     nearest.best_on_grid()
     gridded = time.perf_counter()

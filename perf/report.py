@@ -54,7 +54,7 @@ METHODS = {
     "tcaf": "TCAF",
 }  # fmt: skip
 WIDTHS = {"cjme": 128, "avgzslnet": 128}
-"""Of embeddings in a map, 64 for the other methods; these two have two views side by side."""
+"""Of embeddings in a map, 64 for the other methods; these two have two outputs side by side."""
 DATASETS = {"vggsound": "VGGSound", "ucf": "UCF", "activitynet": "ActivityNet"}
 MODES = ("paper", "corrected")
 TRIALS = 10
@@ -72,7 +72,7 @@ COMMON = {
     "train.device": "auto", "train.precision": "float32", "train.threads": "1", "lengths.train": "max", "lengths.test": "max",
     "lengths.train_cut": "random", "protocol.seen_test": "published",
 }  # fmt: skip
-SWITCHES = ("evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule", "beta_view")
+SWITCHES = ("evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule", "beta_output")
 LOSSES = ("total", "triplet", "reconstruction", "regression")
 VERSIONS = {"torch": "2.13.0", "numpy": "2.4.6", "python": "3.12.1", "git_revision": "0123456789ab", "platform": "Linux"}
 

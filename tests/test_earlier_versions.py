@@ -19,6 +19,8 @@ from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
 from benchmark.report.write import write_report
+from benchmark.running.jobs import Call
+from benchmark.settings.resolve import parse_overrides
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import open_storage
@@ -89,3 +91,11 @@ def test_its_weights_give_the_numbers_of_their_job(earlier: Path, capsys: pytest
     found, result = json.loads(capsys.readouterr().out), jobs[folders["2"]]["result"]["metrics"]
     assert result["hm"] > 0
     assert {name: found[name] for name in ("hm", "zsl")} == {name: round(100 * result[name], 2) for name in ("hm", "zsl")}
+
+
+def test_its_switches_have_their_names_of_today(earlier: Path) -> None:
+    jobs = tracker_of(earlier).find(kind="job")
+    assert {job.params["protocol.beta_output"] for job in jobs} == {"paper"}
+    assert not any("view" in name for job in jobs for name in job.params)
+    assert parse_overrides(["protocol.beta_view=corrected"], {}) == {"protocol": {"beta_output": "corrected"}}
+    assert Call(ablate=["beta_view", "calibration"]).ablate == ["beta_output", "calibration"]

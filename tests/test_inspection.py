@@ -132,7 +132,7 @@ class Probe(Method):
     """A linear layer on the audio, attention on the video, and noise from all generators."""
 
     Config = Config
-    reported_view = "both"
+    reported_output = "both"
     inputs = "mean"
 
     def __init__(self, config: Config, spec: Spec) -> None:
@@ -229,7 +229,7 @@ def test_a_map_has_samples_and_classes_in_one_space(tested: tuple[EvaluationSet,
 
     found = embedding_map(method, data, rules, data.rows[:5], 2)
 
-    assert found.samples.shape == (5, 6), "the reported view has no embedding of its own: both views side by side"
+    assert found.samples.shape == (5, 6), "the reported output has no embedding of its own: both outputs side by side"
     assert np.allclose(found.samples[:, 3:], data.samples.video.means[data.rows[:5], :3])
     assert np.allclose(found.classes, np.tile(data.text[:, :3], 2))
     assert list(found.labels) == list(data.samples.labels[data.rows[:5]])

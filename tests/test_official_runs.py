@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 SWITCHES = {
     "text_alignment", "evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule",
-    "beta_view", "calibration", "stage2_schedule",
+    "beta_output", "calibration", "stage2_schedule",
 }  # fmt: skip
 """All that mode ``corrected`` changes of the protocol; CJME has one of its own."""
 

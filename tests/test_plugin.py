@@ -293,7 +293,12 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         ('@register("linear"', '@register("all"', "name='all': means something else on the command line"),
         ('@register("linear"', '@register("train"', "name='train': means something else"),
         ("Config(MethodConfig)", "Config", "Config=<class .*: must be a subclass of MethodConfig"),
-        ("class Linear(Method):", "class Linear(Method):\n    reported_view = None", "reported_view=None: must be"),
+        ("class Linear(Method):", "class Linear(Method):\n    reported_output = None", "reported_output=None: must be"),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    reported_view = 'a'",
+            "reported_view: it is called reported_output",
+        ),
         ("class Linear(Method):", "class Linear(Method):\n    needs_negatives = 'no'", "needs_negatives='no': must be"),
         ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = {'x': 1}", "there is no 'x'"),
         (

@@ -137,15 +137,15 @@ def checked_embeddings(method: Method, embeddings: Any, size: int) -> Embeddings
     """What ``embed`` returned for a batch of ``size`` samples.
 
     Raises:
-        JobError: it is no ``Embeddings``, or a view or the gate has not a row per sample.
+        JobError: it is no ``Embeddings``, or an output or the gate has not a row per sample.
     """
     cls, hook = type(method), "embed"
     if not isinstance(embeddings, Embeddings):
         raise _refuse(cls, hook, "an Embeddings", shown(embeddings))
-    if not isinstance(embeddings.views, Mapping) or not embeddings.views:
-        raise _refuse(cls, hook, "an Embeddings with at least one view", shown(embeddings.views))
-    _check_names(cls, f"{hook}: views", embeddings.views)
-    rows = [(f"view {name!r}", x, f"[{size}, d]") for name, x in embeddings.views.items()]
+    if not isinstance(embeddings.outputs, Mapping) or not embeddings.outputs:
+        raise _refuse(cls, hook, "an Embeddings with at least one output", shown(embeddings.outputs))
+    _check_names(cls, f"{hook}: outputs", embeddings.outputs)
+    rows = [(f"output {name!r}", x, f"[{size}, d]") for name, x in embeddings.outputs.items()]
     if embeddings.gate is not None:
         rows.append(("gate", embeddings.gate, f"[{size}]"))
     for what, x, shape in rows:
@@ -169,36 +169,36 @@ def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) ->
     """Look whether the default ``distances`` can compare samples and classes.
 
     Raises:
-        JobError: a view is not as wide as the class embeddings, or lies on another device.
+        JobError: an output is not as wide as the class embeddings, or lies on another device.
     """
     if type(method).distances is not Method.distances:
         return
-    expected = f"as many columns as embed_classes, [{next(iter(embeddings.views.values())).shape[0]}, {classes.shape[-1]}]"
-    for name, x in embeddings.views.items():
+    expected = f"as many columns as embed_classes, [{next(iter(embeddings.outputs.values())).shape[0]}, {classes.shape[-1]}]"
+    for name, x in embeddings.outputs.items():
         if x.dim() != 2 or classes.dim() != 2 or x.shape[1] != classes.shape[1] or not x.shape[1]:
             got = f"{shown(x)} and classes {list(classes.shape)}; or override distances"
-            raise _refuse(type(method), f"embed: view {name!r}", expected, got)
+            raise _refuse(type(method), f"embed: output {name!r}", expected, got)
         if x.device.type != classes.device.type:
-            raise _refuse(type(method), f"embed: view {name!r}", f"a tensor on {classes.device}", f"one on {x.device}")
+            raise _refuse(type(method), f"embed: output {name!r}", f"a tensor on {classes.device}", f"one on {x.device}")
 
 
 def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
     """What ``distances`` returned for ``size`` samples and ``count`` classes, as plain tensors.
 
     Raises:
-        JobError: it is no dict of tensors ``[size, count]``, lacks the reported view, or holds values that are not finite.
+        JobError: it is no dict of tensors ``[size, count]``, lacks the reported output, or holds values that are not finite.
     """
     cls, hook = type(method), "distances"
-    if not isinstance(distances, Mapping) or method.reported_view not in distances:
-        raise _refuse(cls, hook, f"a dict with the reported view {method.reported_view!r}", shown(distances))
-    _check_names(cls, f"{hook}: views", distances)
-    found = {view: _plain(x) if isinstance(x, Tensor) else x for view, x in distances.items()}
-    for view, x in found.items():
+    if not isinstance(distances, Mapping) or method.reported_output not in distances:
+        raise _refuse(cls, hook, f"a dict with the reported output {method.reported_output!r}", shown(distances))
+    _check_names(cls, f"{hook}: outputs", distances)
+    found = {output: _plain(x) if isinstance(x, Tensor) else x for output, x in distances.items()}
+    for output, x in found.items():
         if not _is_plain(x) or tuple(x.shape) != (size, count) or x.dtype == torch.bool:
-            raise _refuse(cls, f"{hook}: view {view!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
+            raise _refuse(cls, f"{hook}: output {output!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
         broken = int((~torch.isfinite(x.float())).sum())
         if broken:
-            raise _refuse(cls, f"{hook}: view {view!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
+            raise _refuse(cls, f"{hook}: output {output!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
     return found
 
 
@@ -275,16 +275,16 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
     if not isinstance(result.best_epoch, int) or not 0 <= result.best_epoch < len(history):
         raise _refuse(cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch))
     chosen = result.best_calibration
-    if not _is_calibration(chosen, method.reported_view):
+    if not _is_calibration(chosen, method.reported_output):
         raise _refuse(
             cls, f"{hook}: best_calibration", "the calibration that data.validate gave for the best epoch", shown(chosen)
         )
     return result
 
 
-def _is_calibration(chosen: Any, view: str) -> bool:
-    if not isinstance(chosen, Mapping) or chosen.keys() != {"beta", "rule", "per_view"}:
+def _is_calibration(chosen: Any, output: str) -> bool:
+    if not isinstance(chosen, Mapping) or chosen.keys() != {"beta", "rule", "per_output"}:
         return False
-    beta, per_view = chosen["beta"], chosen["per_view"]
-    fine = isinstance(beta, Real) and math.isfinite(beta) and isinstance(per_view, Mapping) and view in per_view
+    beta, per_output = chosen["beta"], chosen["per_output"]
+    fine = isinstance(beta, Real) and math.isfinite(beta) and isinstance(per_output, Mapping) and output in per_output
     return fine and chosen["rule"] in ("grid", "exact")

@@ -86,7 +86,7 @@ def harmonic_mean(a: float, b: float) -> float:
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each sample of an evaluation set its nearest seen and its nearest unseen class, in one view."""
+    """For each sample of an evaluation set its nearest seen and its nearest unseen class, in one output."""
 
     label: Ints
     """``[N]`` class ids."""
@@ -292,7 +292,7 @@ def nearest_classes(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     check: bool = False,
 ) -> dict[str, Nearest]:
-    """Nearest seen and unseen classes of all samples, per view, a block of samples at a time.
+    """Nearest seen and unseen classes of all samples, per output, a block of samples at a time.
 
     The method gets the samples in an order that ``data.seed`` fixes, so that neighbours in a block say nothing of each other's
     class. Results are in the order of ``data.rows``.
@@ -314,17 +314,17 @@ def nearest_classes(
             places = order[start : start + batch_size]
             checked = np.isin(places, again)
             scored = score(places)
-            _check_views(method, blocks or scored, scored)
-            for view, distances in scored.items():
+            _check_outputs(method, blocks or scored, scored)
+            for output, distances in scored.items():
                 block = Nearest.of(distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]])
-                blocks.setdefault(view, []).append(block)
-                kept.setdefault(view, []).append(distances[checked])
+                blocks.setdefault(output, []).append(block)
+                kept.setdefault(output, []).append(distances[checked])
         if check:
             first = order[np.isin(order, again)]  # as they stand in ``kept``
-            before = {view: np.concatenate(parts) for view, parts in kept.items()}
+            before = {output: np.concatenate(parts) for output, parts in kept.items()}
             _compare(method, before, first, again, score, batch_size, FULL if autocast is nullcontext else REDUCED)
     back: Ints = np.argsort(order)
-    return {view: Nearest.concatenate(parts).keep(back) for view, parts in blocks.items()}
+    return {output: Nearest.concatenate(parts).keep(back) for output, parts in blocks.items()}
 
 
 @contextmanager
@@ -351,7 +351,7 @@ def _distances(
     autocast: Callable[[], AbstractContextManager[Any]],
     places: Ints,
 ) -> dict[str, Floats]:
-    """Distances ``[B, C]`` by view, in full precision whatever that of the embeddings.
+    """Distances ``[B, C]`` by output, in full precision whatever that of the embeddings.
 
     Args:
         places: ``[B]`` indices into ``data.rows``.
@@ -362,13 +362,13 @@ def _distances(
     embeddings = checked_embeddings(method, embeddings, len(places))
     check_comparable(method, embeddings, classes)
     distances = checked_distances(method, method.distances(embeddings, classes), len(places), len(classes))
-    return {view: x.float().cpu().numpy() for view, x in distances.items()}
+    return {output: x.float().cpu().numpy() for output, x in distances.items()}
 
 
-def _check_views(method: Method, first: Iterable[str], now: Iterable[str]) -> None:
+def _check_outputs(method: Method, first: Iterable[str], now: Iterable[str]) -> None:
     if set(first) != set(now):
         raise JobError(
-            f"{method.title} ({file_of(type(method))}): distances must return the same views for every batch, "
+            f"{method.title} ({file_of(type(method))}): distances must return the same outputs for every batch, "
             f"got {', '.join(first)}, then {', '.join(now)}"
         )
 
@@ -385,7 +385,7 @@ def _compare(
     """Score some samples again, in another order and in smaller blocks, and compare.
 
     Args:
-        before: distances ``[P, C]`` by view of the same samples, in the order ``order``.
+        before: distances ``[P, C]`` by output of the same samples, in the order ``order``.
         order, again: ``[P]`` indices of these samples, as they came before and as they come now.
 
     Raises:
@@ -394,18 +394,18 @@ def _compare(
     size = max(1, min(batch_size, len(again)) // 2)
     blocks = [score(again[start : start + size]) for start in range(0, len(again), size)]
     for block in blocks:
-        _check_views(method, before, block)
+        _check_outputs(method, before, block)
     place = np.argsort(again)[np.argsort(np.argsort(order))]  # of each sample of ``order`` in ``again``
-    for view, earlier in before.items():
-        later = np.concatenate([block[view] for block in blocks])[place]
+    for output, earlier in before.items():
+        later = np.concatenate([block[output] for block in blocks])[place]
         difference = np.abs(later - earlier).max(1)
         spread, largest = float(earlier.std()), float(np.abs(earlier).max())
         differing = int((difference > rounding.of_spread * spread + rounding.of_size * largest).sum())
         if differing > 1 + rounding.samples * len(again):
             raise JobError(
-                f"{method.title} ({file_of(type(method))}): distances (view {view!r}) of {differing} of {len(again)} samples "
-                f"change with the samples that are embedded beside them, by up to {difference.max():.3g} where all distances "
-                f"have a standard deviation of {spread:.3g}; embed and distances must look at each sample alone"
+                f"{method.title} ({file_of(type(method))}): distances (output {output!r}) of {differing} of {len(again)} "
+                f"samples change with the samples that are embedded beside them, by up to {difference.max():.3g} where all "
+                f"distances have a standard deviation of {spread:.3g}; embed and distances must look at each sample alone"
             )
 
 
@@ -416,13 +416,14 @@ class Calibration:
     beta: float
     rule: str
     """``grid`` (published) or ``exact``."""
-    per_view: Mapping[str, float]
+    per_output: Mapping[str, float]
 
     @classmethod
-    def choose(cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_views: bool) -> Calibration:
-        """The beta of the highest HM: of the reported view, or (published) the mean over the views."""
-        per_view = {
-            view: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta)) for view, x in nearest.items()
+    def choose(cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_outputs: bool) -> Calibration:
+        """The beta of the highest HM: of the reported output, or (published) the mean over the outputs."""
+        per_output = {
+            output: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta))
+            for output, x in nearest.items()
         }
-        beta = float(np.mean(list(per_view.values()))) if mean_of_views else per_view[reported]
-        return cls(beta, "exact" if exact else "grid", per_view)
+        beta = float(np.mean(list(per_output.values()))) if mean_of_outputs else per_output[reported]
+        return cls(beta, "exact" if exact else "grid", per_output)

@@ -114,7 +114,7 @@ class Opened:
     section: Section
     data: EvaluationSet
     nearest: Nearest
-    """Of the reported view."""
+    """Of the reported output."""
     exact: bool
     """Whether beta was chosen exactly, rather than on the published grid."""
 
@@ -124,9 +124,9 @@ class StageTwo:
     """Results on the test splits."""
 
     metrics: Mapping[str, float]
-    """seen, unseen, hm, zsl, ausuc as fractions, of the reported view."""
-    views: Mapping[str, Mapping[str, float]]
-    """The same for each view."""
+    """seen, unseen, hm, zsl, ausuc as fractions, of the reported output."""
+    outputs: Mapping[str, Mapping[str, float]]
+    """The same for each output."""
     beta: float
     best_possible: Mapping[str, float]
     """HM and beta if beta were chosen on the test data: a bound, never a result."""
@@ -141,7 +141,7 @@ class StageTwo:
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     """A calibration as plain types."""
-    return {"beta": calibration.beta, "rule": calibration.rule, "per_view": dict(calibration.per_view)}
+    return {"beta": calibration.beta, "rule": calibration.rule, "per_output": dict(calibration.per_output)}
 
 
 def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
@@ -177,18 +177,18 @@ def embeddings_of_unseen(task: Task, split: str) -> Classes:
 def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
     """Score a model on validation data and choose beta on it."""
     nearest = embed_and_rank(settings, rules, data, method)
-    protocol, view = settings.protocol, method.reported_view
+    protocol, output = settings.protocol, method.reported_output
     exact = protocol.calibration == "corrected"
-    calibration = Calibration.choose(nearest, view, exact=exact, mean_of_views=protocol.beta_view == "paper")
-    best = nearest[view].at(calibration.per_view[view], exact=exact)
-    metrics = {**best.as_dict(), "ausuc": nearest[view].curve().ausuc, "beta": best.beta}
+    calibration = Calibration.choose(nearest, output, exact=exact, mean_of_outputs=protocol.beta_output == "paper")
+    best = nearest[output].at(calibration.per_output[output], exact=exact)
+    metrics = {**best.as_dict(), "ausuc": nearest[output].curve().ausuc, "beta": best.beta}
     return Validation(metrics, calibration_dict(calibration))
 
 
 def embed_and_rank(
     settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, *, check: bool = False
 ) -> dict[str, Nearest]:
-    """Nearest classes per view, in the precision of training.
+    """Nearest classes per output, in the precision of training.
 
     Args:
         check: whether a split is scored again beside other samples (``evaluation.nearest_classes``).
@@ -302,19 +302,19 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> S
     section = open_test(task)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, task.seed)
     nearest = embed_and_rank(task.settings, task.rules, data, method, check=True)
-    beta, exact, view = calibration.beta, calibration.rule == "exact", task.method.reported_view
-    curve = nearest[view].curve()
-    views = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
+    beta, exact, output = calibration.beta, calibration.rule == "exact", task.method.reported_output
+    curve = nearest[output].curve()
+    outputs = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
     return StageTwo(
-        metrics=views[view],
-        views=views,
+        metrics=outputs[output],
+        outputs=outputs,
         beta=beta,
         best_possible={"hm": curve.best_hm(), "beta": curve.best_beta()},
-        disjoint=without_shared_groups(task, data, nearest[view], beta, exact=exact),
+        disjoint=without_shared_groups(task, data, nearest[output], beta, exact=exact),
         curve=curve,
         epochs=epochs,
         test_openings=1,
-        opened=Opened(task, method, section, data, nearest[view], exact),
+        opened=Opened(task, method, section, data, nearest[output], exact),
     )
 
 

@@ -26,6 +26,7 @@ from benchmark.settings.resolve import Settings
 from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
 from benchmark.settings.search_space import Range
 from benchmark.system.reading import Fields
+from benchmark.tracking.schema import RENAMED_SWITCHES
 
 Stages = Literal["1", "2", "all"]
 BASE_SEED = 42
@@ -56,6 +57,11 @@ class Call(Fields):
     )
     plugins: list[Path] = Field(default_factory=list)
     in_memory: bool = False
+
+    @field_validator("ablate")
+    @classmethod
+    def _current(cls, switches: list[str] | None) -> list[str] | None:
+        return switches and [RENAMED_SWITCHES.get(name, name) for name in switches]
 
     @field_validator("repetitions", "ablate")
     @classmethod

@@ -165,7 +165,7 @@ def log_stage_two(
         log_curve(tracker, run_id, points, found, title)
     return {
         "metrics": dict(found.metrics),
-        "views": {view: dict(values) for view, values in found.views.items()},
+        "outputs": {output: dict(values) for output, values in found.outputs.items()},
         "beta": found.beta,
         "best_possible": dict(found.best_possible),
         "disjoint": dict(found.disjoint),

@@ -15,6 +15,7 @@ from benchmark.method import Method, MethodConfig
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig, TrainConfig, TuningConfig
 from benchmark.settings.search_space import PublishedSettings, SearchSpace
 from benchmark.system.reading import parse_yaml
+from benchmark.tracking.schema import RENAMED_SWITCHES
 
 NOT_SWITCHES = ("mode", "seen_test")
 """Fields of the protocol that no mode changes."""
@@ -137,6 +138,7 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
             raise UsageError(f"--set {text}: write it as SECTION.FIELD=VALUE, for example --set train.epochs=2")
+        name = RENAMED_SWITCHES.get(name, name) if section == "protocol" else name
         if (section, name) == ("protocol", "mode"):
             raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")
         if section not in models:

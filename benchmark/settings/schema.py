@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from benchmark.system.reading import Fields
 from benchmark.tracking.schema import Budget
@@ -63,7 +63,11 @@ class ProtocolConfig(Fields):
         description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio cut where the video is "
         "(s: seconds a step)",
     )
-    beta_view: Switch = Field("paper", description="paper: mean of the views' betas; corrected: beta of the reported view")
+    beta_output: Switch = Field(
+        "paper",
+        validation_alias=AliasChoices("beta_output", "beta_view"),
+        description="paper: mean of the outputs' betas; corrected: beta of the reported output",
+    )
     calibration: Switch = Field("paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
     stage2_schedule: Switch = Field(
         "paper", description="paper: plateau on data trained on; corrected: replays stage 1's rates"

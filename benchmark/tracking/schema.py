@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -22,3 +23,12 @@ class Budget:
 
 
 KIND = "published-checkpoint"
+
+RENAMED_SWITCHES = {"beta_view": "beta_output"}
+"""Old name -> name of the protocol switches that earlier versions called otherwise."""
+
+
+def current_params(params: Mapping[str, str]) -> dict[str, str]:
+    """The logged settings of a run under the names of this version."""
+    renamed = {f"protocol.{old}": f"protocol.{new}" for old, new in RENAMED_SWITCHES.items()}
+    return {renamed.get(name, name): value for name, value in params.items()}

@@ -31,6 +31,7 @@ from benchmark.system.patience import disk_is_full, first_line, patiently, why_c
 from benchmark.system.redaction import hide, hide_values
 from benchmark.system.surroundings import keep_mlflow_settings, refuse_unreadable_mlflow_settings
 from benchmark.tracking.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
+from benchmark.tracking.schema import current_params
 from benchmark.tracking.sql import Row, RunTables
 
 if TYPE_CHECKING:
@@ -485,7 +486,7 @@ def _record_of(row: Row) -> RunRecord:
         name=row.name,
         status=row.status,
         tags=_shown_tags(row.tags),
-        params=row.params,
+        params=current_params(row.params),
         metrics=row.metrics,
         start=row.start / 1000,
         end=row.end / 1000 if row.end else None,
@@ -500,7 +501,7 @@ def _record(run: Any) -> RunRecord:
         name=run.info.run_name,
         status=run.info.status,
         tags=tags,
-        params=dict(run.data.params),
+        params=current_params(run.data.params),
         metrics=dict(run.data.metrics),
         start=run.info.start_time / 1000,
         end=run.info.end_time / 1000 if run.info.end_time else None,

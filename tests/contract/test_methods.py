@@ -89,10 +89,10 @@ def test_embeddings_and_distances_have_the_shapes_that_evaluation_reads(name: st
     batch = one(method.inputs, 3, torch.Generator().manual_seed(3))
     with torch.no_grad():
         distances = method.distances(method.embed(batch), method.embed_classes(text()))
-    assert method.reported_view in distances
-    for view, d in distances.items():
-        assert d.shape == (3, CLASSES), view
-        assert (d >= 0).all(), view
+    assert method.reported_output in distances
+    for output, d in distances.items():
+        assert d.shape == (3, CLASSES), output
+        assert (d >= 0).all(), output
 
 
 def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: str) -> None:
@@ -103,9 +103,9 @@ def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: s
         batch = one(method.inputs, 5, torch.Generator().manual_seed(4))
         rows = {k: v[1:3] for k, v in vars(batch).items() if isinstance(v, Tensor)}
         alone = method.embed(Batch(**rows))
-    for view, x in short.views.items():
-        assert torch.allclose(x, padded.views[view], atol=1e-5), view
-        assert torch.allclose(x[1:3], alone.views[view], atol=1e-5), view
+    for output, x in short.outputs.items():
+        assert torch.allclose(x, padded.outputs[output], atol=1e-5), output
+        assert torch.allclose(x[1:3], alone.outputs[output], atol=1e-5), output
 
 
 def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> None:
@@ -118,9 +118,9 @@ def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> N
         whole = method.distances(method.embed(batch), classes)
         for size in (300, 64, 7):
             blocks = [method.distances(method.embed(rows_of(batch, rows)), classes) for rows in order.split(size)]
-            for view, expected in whole.items():
-                found = torch.cat([block[view] for block in blocks])
-                assert torch.allclose(found, expected[order], rtol=1e-4, atol=1e-5), (view, size)
+            for output, expected in whole.items():
+                found = torch.cat([block[output] for block in blocks])
+                assert torch.allclose(found, expected[order], rtol=1e-4, atol=1e-5), (output, size)
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -154,7 +154,7 @@ def trained(name: str, lr: float) -> tuple[float, float, float]:
 def share_right(method: Method, batch: Batch) -> float:
     """Share of a batch that is nearest to its own class."""
     method.eval()
-    distances = method.distances(method.embed(batch), method.embed_classes(text()))[method.reported_view]
+    distances = method.distances(method.embed(batch), method.embed_classes(text()))[method.reported_output]
     method.train()
     assert batch.label is not None
     return (distances.argmin(1) == batch.label).float().mean().item()
@@ -170,8 +170,8 @@ def test_a_saved_state_gives_the_same_embeddings(name: str) -> None:
     other.load_state_dict(method.state_dict())
     batch = one(method.inputs, 3, torch.Generator().manual_seed(5))
     with torch.no_grad():
-        for view, x in method.embed(batch).views.items():
-            assert torch.equal(x, other.embed(batch).views[view])
+        for output, x in method.embed(batch).outputs.items():
+            assert torch.equal(x, other.embed(batch).outputs[output])
 
 
 def test_padding_may_be_kept_out_of_batchnorm_statistics(name: str) -> None:

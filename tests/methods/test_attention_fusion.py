@@ -77,4 +77,4 @@ def test_only_the_fusion_is_reported() -> None:
     with torch.no_grad():
         embeddings = model.embed(Batch(torch.randn(1, 2, 5), torch.randn(1, 2, 7), mask, mask, times, times))
 
-    assert list(embeddings.views) == [model.reported_view] == ["joint"]
+    assert list(embeddings.outputs) == [model.reported_output] == ["joint"]

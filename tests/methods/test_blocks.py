@@ -262,15 +262,15 @@ def test_padded_steps_enter_statistics_only_where_the_batch_says_so(published: b
 def test_embeddings_depend_neither_on_padding_nor_on_company(name: str) -> None:
     model = build(name).eval()
     with torch.no_grad():
-        expected = model.embed(sequences()).views["joint"]
-        padded = model.embed(sequences(extra=3)).views["joint"]
-        corrected = model.embed(replace(sequences(extra=3), padding_in_statistics=False)).views["joint"]
+        expected = model.embed(sequences()).outputs["joint"]
+        padded = model.embed(sequences(extra=3)).outputs["joint"]
+        corrected = model.embed(replace(sequences(extra=3), padding_in_statistics=False)).outputs["joint"]
         alone = model.embed(Batch(**{k: v[1:2] for k, v in vars(sequences()).items() if isinstance(v, Tensor)}))
 
     assert expected.std() > 0
     torch.testing.assert_close(padded, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(corrected, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(alone.views["joint"], expected[1:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(alone.outputs["joint"], expected[1:2], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SEQUENCE_METHODS)
@@ -280,8 +280,8 @@ def test_embeddings_depend_on_both_modalities_and_on_time(name: str) -> None:
     variants = [replace(batch, audio=-batch.audio), replace(batch, video=-batch.video)]
     variants.append(replace(batch, audio_times=batch.audio_times + 0.3))
     with torch.no_grad():
-        expected = model.embed(batch).views["joint"]
-        changed = [model.embed(x).views["joint"] for x in variants]
+        expected = model.embed(batch).outputs["joint"]
+        changed = [model.embed(x).outputs["joint"] for x in variants]
 
     assert all(not torch.allclose(x, expected, atol=1e-4) for x in changed)
 
@@ -332,12 +332,12 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(name: str, autocas
 
 
 @pytest.mark.parametrize("name", ALL_METHODS)
-def test_reported_view_has_distances_and_the_text_size_is_free(name: str) -> None:
+def test_reported_output_has_distances_and_the_text_size_is_free(name: str) -> None:
     model = build(name).eval()
     with torch.no_grad():
         distances = model.distances(model.embed(batch_for(name)), model.embed_classes(CLASSES.text))
 
-    assert model.reported_view in distances
+    assert model.reported_output in distances
     assert all(x.shape == (6, 4) and (x >= 0).all() for x in distances.values())
 
 

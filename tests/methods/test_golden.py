@@ -39,7 +39,7 @@ def _golden() -> None:
 
 
 METHODS: dict[str, type[Method]] = {"tcaf": Tcaf, "avca": Avca, "cjme": Cjme, "avgzslnet": AvgzslNet}
-VIEWS = {
+OUTPUTS = {
     "tcaf": {"joint": "embed_theta_o"},
     "avca": {"video": "embed_theta_v"},
     "cjme": {"audio": "embed_audio", "video": "embed_video"},
@@ -174,14 +174,14 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.mark.parametrize(("weights", "prefix"), [("before", ""), ("after", "after_train_")])
 def test_embeddings_equal_the_published_ones(golden: Golden, weights: str, prefix: str) -> None:
-    names = {**VIEWS[golden.name], "classes": CLASSES[golden.name]}
+    names = {**OUTPUTS[golden.name], "classes": CLASSES[golden.name]}
 
     @torch.no_grad()
     def ours(golden: Golden) -> dict[str, Tensor]:
         model = golden.model(getattr(golden, weights)).eval()
         embeddings = model.embed(golden.batch("eval_", seconds=False))
         gate = {} if embeddings.gate is None else {"gate": embeddings.gate}
-        return {**embeddings.views, **gate, "classes": model.embed_classes(golden.data["class_text"])}
+        return {**embeddings.outputs, **gate, "classes": model.embed_classes(golden.data["class_text"])}
 
     published = {our_name: golden.data[prefix + name] for our_name, name in names.items()}
     if golden.name == "cjme":
@@ -195,9 +195,9 @@ def test_float32_embeddings_are_the_published_ones_up_to_the_order_of_sums(golde
     with torch.no_grad():
         embeddings = model.embed(single.batch("eval_", seconds=False))
 
-    for view, name in VIEWS[golden.name].items():
-        assert embeddings.views[view].dtype == torch.float32
-        torch.testing.assert_close(embeddings.views[view], single.data[name], rtol=1e-4, atol=1e-5)
+    for output, name in OUTPUTS[golden.name].items():
+        assert embeddings.outputs[output].dtype == torch.float32
+        torch.testing.assert_close(embeddings.outputs[output], single.data[name], rtol=1e-4, atol=1e-5)
 
 
 def test_avca_also_embeds_the_audio_as_published() -> None:
@@ -228,7 +228,7 @@ def test_tcaf_losses_equal_the_published_ones_part_by_part() -> None:
     def ours(golden: Golden) -> Mapping[str, Tensor]:
         model = golden.model(golden.before).eval()
         batch = golden.batch("eval_", seconds=True)
-        return {**model.loss(batch, golden.classes()), "theta_o": model.embed(batch).views["joint"]}
+        return {**model.loss(batch, golden.classes()), "theta_o": model.embed(batch).outputs["joint"]}
 
     golden = load("tcaf")
     names = {"total": "loss_total", "regression": "loss_reg", "reconstruction": "loss_cmd_rec", "theta_o": "theta_o"}

@@ -39,10 +39,10 @@ def test_a_switch_of_a_method_can_be_set_by_itself(bench: Bench) -> None:
 
 
 def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None:
-    assert not bench.run(bench.call(methods="cjme", ablate=["calibration", "beta_view"], seeds=2)).failed
+    assert not bench.run(bench.call(methods="cjme", ablate=["calibration", "beta_output"], seeds=2)).failed
     results = collect(bench.tracker)
     effects = ablation_effects(results.ablation).set_index("ablation")
-    assert set(effects.index) == {"", "calibration", "beta_view"}
+    assert set(effects.index) == {"", "calibration", "beta_output"}
     hm = {
         name: 100 * rows.sort_values("repetition")["hm"].to_numpy(float) for name, rows in results.ablation.groupby("ablation")
     }

@@ -19,7 +19,7 @@ from benchmark.protocol import border
 from benchmark.running.worker import text_of
 
 EPOCH = EpochRecord(0, {"total": 1.0}, {"hm": 0.1}, 0.1, 1.0)
-FITTED = FitResult([EPOCH], 0, {"beta": 0.0, "rule": "grid", "per_view": {"both": 0.0}})
+FITTED = FitResult([EPOCH], 0, {"beta": 0.0, "rule": "grid", "per_output": {"both": 0.0}})
 JOINT = {"joint": torch.zeros(3, 4)}
 
 
@@ -80,13 +80,13 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (loss({"total": TOTAL, 3: TOTAL}), "got 3"),
         (embed({"joint": torch.zeros(3, 4)}), "embed must return an Embeddings, got a dict with 'joint'"),
         (embed(torch.zeros(3, 4)), "embed must return an Embeddings, got a tensor [3, 4]"),
-        (embed(Embeddings({})), "an Embeddings with at least one view, got an empty dict"),
+        (embed(Embeddings({})), "an Embeddings with at least one output, got an empty dict"),
         (embed(Embeddings({"joint": VECTOR[:, None]})), "tensor [3, d], a row per sample, got a tensor [2, 1]"),
         (embed(Embeddings({"joint": torch.zeros(3)})), "got a tensor [3]"),
         (embed(Embeddings({"joint": None})), "got None"),
         (embed(Embeddings(JOINT, torch.zeros(2))), "embed: gate must return a tensor [3], a row per sample, got a tensor [2]"),
         (classes(torch.zeros(4, 6)), "embed_classes must return a tensor [5, d], a row per class, got a tensor [4, 6]"),
-        (embed(Embeddings({**JOINT, "": JOINT["joint"]})), "embed: views must return names of letters"),
+        (embed(Embeddings({**JOINT, "": JOINT["joint"]})), "embed: outputs must return names of letters"),
         (embed(Embeddings({3: JOINT["joint"]})), "got 3"),
         (embed(Embeddings({"joint": COMPLEX})), "a row per sample, got a tensor [3, 5] of complex64"),
         (embed(Embeddings({"joint": COMPLEX.real.to_sparse()})), "got a sparse_coo tensor [3, 5] of float32"),
@@ -95,12 +95,12 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (compared(torch.zeros(3, 4), torch.zeros(5, 6)), "must return as many columns as embed_classes, [3, 6], got"),
         (compared(torch.zeros(3, 0), torch.zeros(5, 0)), "or override distances"),
         (compared(torch.zeros(3, 2, 6), torch.zeros(5, 6)), "a tensor [3, 2, 6] of float32 and classes [5, 6]"),
-        (distances(torch.zeros(3, 5)), "distances must return a dict with the reported view 'both', got a tensor [3, 5]"),
-        (distances({"joint": torch.zeros(3, 5)}), "a dict with the reported view 'both', got a dict with 'joint'"),
+        (distances(torch.zeros(3, 5)), "distances must return a dict with the reported output 'both', got a tensor [3, 5]"),
+        (distances({"joint": torch.zeros(3, 5)}), "a dict with the reported output 'both', got a dict with 'joint'"),
         (distances({"both": torch.zeros(5, 3)}), "tensor [3, 5] (samples, classes), got a tensor [5, 3]"),
-        (distances({"both": torch.zeros(3, 5), 3: torch.zeros(3, 5)}), "distances: views must return names of letters"),
+        (distances({"both": torch.zeros(3, 5), 3: torch.zeros(3, 5)}), "distances: outputs must return names of letters"),
         (distances({"both": INFINITE}), "finite numbers, got 15 of 15 that are not"),
-        (distances({"both": torch.zeros(3, 5), "audio": BROKEN}), "view 'audio' must return finite numbers"),
+        (distances({"both": torch.zeros(3, 5), "audio": BROKEN}), "output 'audio' must return finite numbers"),
         (distances({"both": COMPLEX}), "got a tensor [3, 5] of complex64"),
         (distances({"both": COMPLEX.real > 0}), "got a tensor [3, 5] of bool"),
         (distances({"both": torch.full((3, 5), 1e300, dtype=torch.float64)}), "finite numbers, got 15 of 15"),
@@ -112,7 +112,7 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (fit(replace(FITTED, best_epoch=-1)), "got -1"),
         (fit(replace(FITTED, best_calibration={"beta": 1.0})), "the best epoch, got a dict with 'beta'"),
         (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "beta": torch.nan})), "the best epoch, got a dict"),
-        (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "per_view": {}})), "the best epoch, got a dict"),
+        (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "per_output": {}})), "the best epoch, got a dict"),
         (fit(replace(FITTED, best_calibration={**FITTED.best_calibration, "more": 1})), "the best epoch, got a dict"),
         (fit(replace(FITTED, history=[EPOCH] * 3)), "history must return at most the 2 epochs of loop.train.epochs, got 3"),
         (fit(replace(FITTED, history=[replace(EPOCH, validation={})])), "history[0] must return validation metrics"),
@@ -160,13 +160,13 @@ def test_distances_lose_the_code_of_their_class(method: Method) -> None:
     assert checked.float().numpy().tolist() == [[1.0] * 5] * 3
 
 
-OTHER_VIEWS = """
+OTHER_OUTPUTS = """
     count = 0
 
     def distances(self, embeddings, classes):
         self.count += 1
         found = super().distances(embeddings, classes)
-        return {**found, f"view {self.count}": found["joint"]}
+        return {**found, f"output {self.count}": found["joint"]}
 """
 SPEECHLESS = """
     def loss(self, batch, classes):
@@ -189,11 +189,13 @@ OF_STAGE_1 = """
     [
         ("tensor_loss", "    def loss(self, batch, classes):\n        return self.map.weight.sum()", "loss must return a dict"),
         ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
-        ("dict_views", "    def embed(self, batch):\n        return {'joint': batch.audio}", "embed must return an Embeddings"),
+        ("a_dict", "    def embed(self, batch):\n        return {'joint': batch.audio}", "embed must return an Embeddings"),
+        ("views", "    def embed(self, batch):\n        return Embeddings(views={})", "(views=...): the argument is called"),
+        ("a_view", "    def distances(self, e, classes):\n        return e.views", "Embeddings.views: it is called outputs now"),
         ("breaks", "    def embed_classes(self, text):\n        return text.no_such_thing", "(Trial: embed_classes, "),
         ("of_none", "    def loss(self, *_):\n        return {'total': nn.Parameter(torch.ones(())) * 1}", "no parameter of"),
         ("has_none", "    def __init__(self, *given):\n        super().__init__(*given)", "has no parameters"),
-        ("other_views", OTHER_VIEWS, "distances must return the same views for every batch"),
+        ("other_outputs", OTHER_OUTPUTS, "distances must return the same outputs for every batch"),
         ("a_copy", "    def fit(self, data, loop):\n        return loop.run(copy.deepcopy(self), data)", "another model"),
         ("of_stage_1", OF_STAGE_1, "fit trained another model or none"),
         ("speechless", SPEECHLESS, "Speechless: its text cannot be shown, KeyError (Trial: loss, "),

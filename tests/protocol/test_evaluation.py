@@ -179,16 +179,16 @@ def test_grid_has_the_very_bits_of_the_published_one() -> None:
     assert [f"{x:08x}" for x in GRID.view(np.uint32)] == bits.split()
 
 
-def test_calibration_is_the_mean_of_the_views_or_that_of_the_reported_view() -> None:
+def test_calibration_is_the_mean_of_the_outputs_or_that_of_the_reported_output() -> None:
     rng = np.random.default_rng(1)
-    views = {
+    outputs = {
         name: Nearest.of(rng.random((60, 8)).astype(np.float32) * scale, np.arange(8), np.arange(5), rng.integers(0, 8, 60))
         for name, scale in (("audio", 1.0), ("video", 4.0), ("both", 8.0))
     }
-    paper = Calibration.choose(views, "both", exact=False, mean_of_views=True)
-    own = Calibration.choose(views, "both", exact=False, mean_of_views=False)
-    assert paper.beta == pytest.approx(np.mean([views[v].best_on_grid().beta for v in views]))
-    assert own.beta == pytest.approx(views["both"].best_on_grid().beta)
+    paper = Calibration.choose(outputs, "both", exact=False, mean_of_outputs=True)
+    own = Calibration.choose(outputs, "both", exact=False, mean_of_outputs=False)
+    assert paper.beta == pytest.approx(np.mean([outputs[v].best_on_grid().beta for v in outputs]))
+    assert own.beta == pytest.approx(outputs["both"].best_on_grid().beta)
     assert paper.beta != own.beta
 
 
@@ -226,16 +226,16 @@ def test_published_evaluation_is_equalled(shared: Path, name: str) -> None:
     folder = shared / "golden" / name
     data, expected = np.load(folder / "data.npz"), json.loads((folder / "expected.json").read_text())
     tensors = {k: torch.from_numpy(data[k]) for k in ("audio", "video", "classes")}
-    distances = {view: euclidean(tensors[view], tensors["classes"]) for view in ("audio", "video")}
+    distances = {output: euclidean(tensors[output], tensors["classes"]) for output in ("audio", "video")}
     gate = torch.from_numpy(data["attention_hard"]) if expected["cjme_attention"] else None
     audio, video = distances["audio"], distances["video"]
     distances["both"] = audio + video if gate is None else (1 - gate) * audio + gate * video
-    views = {v: Nearest.of(d.numpy(), data["class_ids"], data["seen_ids"], data["label"]) for v, d in distances.items()}
-    calibration = Calibration.choose(views, "both", exact=False, mean_of_views=True)
+    outputs = {v: Nearest.of(d.numpy(), data["class_ids"], data["seen_ids"], data["label"]) for v, d in distances.items()}
+    calibration = Calibration.choose(outputs, "both", exact=False, mean_of_outputs=True)
     assert calibration.beta == pytest.approx(expected["mean_beta"], abs=1e-6)
-    for view, nearest in views.items():
+    for output, nearest in outputs.items():
         for scores, wanted in (
-            (nearest.best_on_grid(), expected["best_over_grid"][view]),
-            (nearest.at(calibration.beta), expected["at_mean_beta"][view]),
+            (nearest.best_on_grid(), expected["best_over_grid"][output]),
+            (nearest.at(calibration.beta), expected["at_mean_beta"][output]),
         ):
             assert {**scores.as_dict(), "beta": scores.beta} == pytest.approx(wanted, abs=1e-6)

@@ -224,7 +224,7 @@ COLLECTING = """
 """
 NEIGHBOURS = """
     def distances(self, embeddings, classes):
-        x = torch.cdist(embeddings.views["joint"], classes)
+        x = torch.cdist(embeddings.outputs["joint"], classes)
         padded = torch.cat([x[:1].expand(10, -1), x, x[-1:].expand(10, -1)])
         return {"joint": padded.unfold(0, 21, 1).mean(-1)}
 """
@@ -235,7 +235,7 @@ STATISTICS = """
 """
 GROWING = """
     def distances(self, embeddings, classes):
-        x = embeddings.views["joint"]
+        x = embeddings.outputs["joint"]
         self.seen = torch.cat([getattr(self, "seen", x[:0]), x])
         return {"joint": torch.cdist(x - self.seen.mean(0), classes)}
 """
@@ -278,7 +278,7 @@ def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(b
     found = []
     for seed, size in ((0, 7), (1, 64)):
         data = evaluation_set(section, VAL_SEEN, VAL_UNSEEN, seed)
-        found.append(nearest_classes(method, data, task.rules, batch_size=size, check=True)[method.reported_view])
+        found.append(nearest_classes(method, data, task.rules, batch_size=size, check=True)[method.reported_output])
         assert found[-1].label.tolist() == section.samples.labels[data.rows].tolist()
     np.testing.assert_allclose(found[0].seen_distance, found[1].seen_distance, rtol=1e-5)
     np.testing.assert_array_equal(found[0].unseen_class, found[1].unseen_class)
@@ -320,7 +320,7 @@ def test_a_method_may_change_the_word_vectors_that_it_is_given(bench: Bench, mon
     data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     embed = method.embed_classes
     monkeypatch.setattr(method, "embed_classes", lambda text: embed(text.mul_(2)))
-    first, second = (nearest_classes(method, data, task.rules, batch_size=64)[method.reported_view] for _ in range(2))
+    first, second = (nearest_classes(method, data, task.rules, batch_size=64)[method.reported_output] for _ in range(2))
     np.testing.assert_array_equal(first.seen_distance, second.seen_distance)
 
 

@@ -155,21 +155,21 @@ def test_each_switch_changes_the_numbers_of_a_sequence_method(bench: Bench, swit
 
 
 def test_calibration_switches_change_the_beta_and_nothing_before_it(bench: Bench) -> None:
-    for switch in ("calibration", "beta_view"):
+    for switch in ("calibration", "beta_output"):
         for value in ("paper", "corrected"):
             bench.run(bench.call(f"protocol.{switch}={value}", methods="cjme", stages="1"))
     runs = bench.tracker.find(kind="job")
     assert len(runs) == 3  # both switches share the job in which all is as published
     records = {
-        (r.params["protocol.calibration"], r.params["protocol.beta_view"]): bench.tracker.read_json(r.run_id, "result.json")
+        (r.params["protocol.calibration"], r.params["protocol.beta_output"]): bench.tracker.read_json(r.run_id, "result.json")
         for r in runs
     }
     paper, own, exact = (records[x]["calibration"] for x in (("paper",) * 2, ("paper", "corrected"), ("corrected", "paper")))
     assert (paper["rule"], own["rule"], exact["rule"]) == ("grid", "grid", "exact")
     for mean in (paper, exact):
-        assert mean["beta"] == pytest.approx(np.mean(list(mean["per_view"].values())))
-    assert own["beta"] == own["per_view"]["both"]
-    assert paper["per_view"] == own["per_view"] != exact["per_view"]
+        assert mean["beta"] == pytest.approx(np.mean(list(mean["per_output"].values())))
+    assert own["beta"] == own["per_output"]["both"]
+    assert paper["per_output"] == own["per_output"] != exact["per_output"]
     assert len({str([e["losses"] for e in r["history"]]) for r in records.values()}) == 1
 
 

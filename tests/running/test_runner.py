@@ -90,7 +90,7 @@ def test_whatever_changes_a_number_changes_the_key(bench: Bench) -> None:
         key("train.threads=2"),
         key("train.precision=bfloat16"),
         key("lengths.train=5"),
-        key("protocol.beta_view=corrected"),
+        key("protocol.beta_output=corrected"),
         key(base_seed=1),
         key(methods="avca"),
         bench.units(bench.call(methods="cjme"))[0].job(1, 1).key,

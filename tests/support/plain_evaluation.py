@@ -97,7 +97,7 @@ def _avca(s: State, sizes: Sizes, audio: Tensor, video: Tensor) -> Tensor:
 
 
 def _embed(method: str, s: State, sizes: Sizes, sample: Sample) -> dict[str, Tensor]:
-    """Embeddings of a sample by view."""
+    """Embeddings of a sample by output."""
     audio, video = torch.from_numpy(sample.audio).double(), torch.from_numpy(sample.video).double()
     if method == "tcaf":
         return {"one": _tcaf(s, sizes, audio, video)}
@@ -105,7 +105,7 @@ def _embed(method: str, s: State, sizes: Sizes, sample: Sample) -> dict[str, Ten
     if method == "avca":
         return {"one": _avca(s, sizes, audio, video)}
     nets = (("audio", "triplet_net.embedding_net1", audio), ("video", "triplet_net.embedding_net2", video))
-    return {view: _perceptron(s, net, x[None], method == "cjme")[0] for view, net, x in nets}
+    return {output: _perceptron(s, net, x[None], method == "cjme")[0] for output, net, x in nets}
 
 
 def _embed_classes(method: str, s: State, text: Tensor) -> Tensor:
@@ -115,15 +115,15 @@ def _embed_classes(method: str, s: State, text: Tensor) -> Tensor:
 
 
 def _distances(method: str, s: State, sizes: Sizes, sample: Sample, classes: Tensor) -> dict[str, Tensor]:
-    """Distances to all classes, by view; the last view is the reported one."""
-    views = {view: (x - classes).norm(dim=1) for view, x in _embed(method, s, sizes, sample).items()}
+    """Distances to all classes, by output; the last output is the reported one."""
+    outputs = {output: (x - classes).norm(dim=1) for output, x in _embed(method, s, sizes, sample).items()}
     if method == "avgzslnet":
-        return {**views, "both": views["audio"] + views["video"]}
+        return {**outputs, "both": outputs["audio"] + outputs["video"]}
     if method == "cjme":
         means = torch.cat([torch.from_numpy(x).double().mean(0) for x in (sample.audio, sample.video)])
         attention = torch.sigmoid(_apply(s, "attention_model.1", _normalise(s, "attention_model.0", means[None])))
-        return {**views, "both": views["video" if attention.item() >= 0.5 else "audio"]}
-    return views
+        return {**outputs, "both": outputs["video" if attention.item() >= 0.5 else "audio"]}
+    return outputs
 
 
 OUTPUTS = {"tcaf": ["O_proj.fc.5"], "avca": ["V_proj.fc.5"]}
@@ -135,11 +135,11 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
     nearer for the classes trained on. The last linear layer of the word side is solved for that."""
     state = dict(state)
     outputs = OUTPUTS.get(method, ["triplet_net.embedding_net1.fc.4", "triplet_net.embedding_net2.fc.4"])
-    for view, output in enumerate(outputs):
-        x = _all_embeddings(method, sizes, state, data)[:, view]
+    for i, output in enumerate(outputs):
+        x = _all_embeddings(method, sizes, state, data)[:, i]
         scale = 2.0 / x.std(0).norm().item()
         state[f"{output}.weight"], state[f"{output}.bias"] = state[f"{output}.weight"] * scale, state[f"{output}.bias"] * scale
-        if method in ("cjme", "avgzslnet"):  # one centre for both views, as after training
+        if method in ("cjme", "avgzslnet"):  # one centre for both outputs, as after training
             state[f"{output}.bias"] = state[f"{output}.bias"] + (1.0 - scale * x.mean(0)).float()
     embeddings = _all_embeddings(method, sizes, state, data).mean(1)
     labels = torch.tensor([sample.label for sample in data.samples])
@@ -161,7 +161,7 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
 
 
 def _all_embeddings(method: str, sizes: Sizes, state: State, data: Data) -> Tensor:
-    """``[N, views, 64]``"""
+    """``[N, outputs, 64]``"""
     s = {name: x.double() for name, x in state.items()}
     return torch.stack([torch.stack(list(_embed(method, s, sizes, sample).values())) for sample in data.samples])
 
@@ -200,8 +200,8 @@ def plain_evaluation(method: str, sizes: Sizes, state_a: State, state_b: State, 
 
     rows, *rest = measure(state_a, "stage_1_val_seen", "stage_1_val_unseen")
     betas = []
-    for view in rows[0]:
-        found = [(_score([r[view] for r in rows], *rest, beta)[2], beta) for beta in np.arange(16) * 0.2]
+    for output in rows[0]:
+        found = [(_score([r[output] for r in rows], *rest, beta)[2], beta) for beta in np.arange(16) * 0.2]
         betas.append(max(found, key=lambda pair: pair[0])[1])
     beta = float(np.mean(betas))
     rows, *rest = measure(state_b, "stage_2_test_seen", "stage_2_test_unseen")

@@ -59,7 +59,7 @@ def _parse(line: bytes) -> StagedClass:
     fields = json.loads(line)
     audio, video = (StagedModality(**fields.pop(modality)) for modality in MODALITIES)
     sources = [SourceFile(**source) for source in fields.pop("sources")]
-    split = fields.pop("split" if "split" in fields else "part")  # "part" in journals of version 0.1
+    split = fields.pop("split" if "split" in fields else "part")  # "part" in journals of earlier versions
     return StagedClass(split, sources=sources, audio=audio, video=video, **fields)
 
 

@@ -20,7 +20,7 @@ from benchmark.report.results.released import RELEASED, OnOtherData, ReleasedWei
 from benchmark.report.results.switches import differing, switched, told_apart
 from benchmark.system.redaction import hide_values
 from benchmark.tracking.calls import calls, find_calls
-from benchmark.tracking.schema import KIND
+from benchmark.tracking.schema import KIND, RENAMED_SWITCHES
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 GONE = "its run is not in the store any more"
@@ -216,6 +216,7 @@ def _rows(
     for call, entry in entries:
         tested = entry["stage"] == 2 or (not entry["job_key"] and call.run_id in has_test)
         switch = entry.get("ablation", "")
+        switch = RENAMED_SWITCHES.get(switch, switch)
         unit = facts.get((call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"]))
         row = _row(call, entry, runs.get(entry["job_key"]), None if switch else unit)
         rows.append({**row, "split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch})

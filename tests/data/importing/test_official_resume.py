@@ -118,7 +118,7 @@ def test_damaged_staging_costs_time_and_no_correctness(folder: Folder, tmp_path:
             f.write(b"torn")
     elif damage == "frames lost":
         os.truncate(staging / "video.f32", (staging / "video.f32").stat().st_size - 4)
-    elif damage == "old journal":  # version 0.1 called a split "part"
+    elif damage == "old journal":  # earlier versions called a split "part"
         journal.write_bytes(journal.read_bytes().replace(b'"split"', b'"part"'))
     else:
         journal.write_bytes(journal.read_bytes().replace(b'"sequences"', b'"means"'))
