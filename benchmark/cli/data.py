@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmark.data.cards import Card
     from benchmark.data.checks.audit import Audit
     from benchmark.data.checks.audit_report import AuditTable
+    from benchmark.data.importing.importing import ImportOptions
     from benchmark.data.store import FeatureStore
 
 Name = Annotated[str, typer.Argument(help="Name of a data set.")]
@@ -64,14 +65,11 @@ def import_(
         raise UsageError("--extracted and --form means: extracted files hold sequences; leave --form out, the store has both")
     target = store_path(data_root, card.name, name)
     with counted(out, err) as show:
+        options: ImportOptions = {"dtype": dtype, "force": force, "generated": generated, "progress": show}
         if extracted is not None:
-            report = import_extracted(
-                card, name, source, extracted, target, dtype, show, vectors=vectors, force=force, generated=generated
-            )
+            report = import_extracted(card, name, source, extracted, target, vectors=vectors, **options)
         else:
-            report = import_official(
-                card, name, source, target, form, dtype, show, vectors=vectors, force=force, generated=generated
-            )
+            report = import_official(card, name, source, target, form, vectors=vectors, **options)
     state = "was imported already" if report.already else "imported"
     if report.resumed:
         state += f" ({report.resumed} files were read before the interruption)"
@@ -190,7 +188,7 @@ def verify(
     card, name = _card(dataset, features)
     store = open_or_build(card, name, data_root)
     findings = verify_store(store.path, card)
-    rows = [(f.severity, f.text) for f in findings]
+    rows = [(f.severity, str(f)) for f in findings]
     if json_file != "-":
         if rows:
             rows_table(out, str(store.path), ["", "finding"], rows)

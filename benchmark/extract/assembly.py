@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmark.data.cards import Card
-from benchmark.data.importing.importing import FLOAT16_MAX, Dtype, only_import
+from benchmark.data.importing.importing import (
+    FLOAT16_MAX,
+    Dtype,
+    base_identity,
+    current_store,
+    only_import,
+    store_content,
+)
 from benchmark.data.importing.oddities import list_oddities
-from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, ModalityContent, StoreContent, write_store
+from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, ModalityContent, write_store
 from benchmark.errors import UsageError
 from benchmark.extract.plan import Plan, ProblemRow, Wanted
 from benchmark.extract.results import Outcome, ResultFolder, ResultSequences
 from benchmark.system.files import fingerprint
-
-log = logging.getLogger(__name__)
 
 ASSEMBLY_VERSION = 1
 
@@ -93,12 +94,21 @@ def assemble(
     _check_range([outcomes[w.sample] for w in kept], dtype)
     provenance = _provenance(plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated)
     rows = _classes_without_samples(plan, kept)
+
+    def modality(name: str) -> ModalityContent:
+        dim = results.identity["dims"][name]
+        frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
+        return ModalityContent(dim, frames=frames, offsets=frames.offsets)
+
     with only_import(target, "the store takes as much as the results of its videos"):
-        digest = _current(target, provenance)
-        if digest is not None:
-            return Assembled(digest, True, counts, rows)
-        write_store(target, _content(plan, kept, results, outcomes, provenance), dtype)
-    return Assembled(FeatureStore(target).digest, False, counts, rows)
+        store = current_store(target, provenance)
+        if store is None:
+            samples = [(w.sample, w.split, w.label) for w in kept]
+            records = {"list_oddities": [asdict(found) for found in list_oddities(plan.lists)]}
+            content = store_content(plan.lists, provenance | records, samples, modality("audio"), modality("video"))
+            write_store(target, content, dtype)
+            return Assembled(FeatureStore(target).digest, False, counts, rows)
+    return Assembled(store.digest, True, counts, rows)
 
 
 def _check_range(outcomes: Sequence[Outcome], dtype: str) -> None:
@@ -118,7 +128,7 @@ def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Problem
 
 
 def _provenance(
-    plan: Plan, card: Card, features: str, results: ResultFolder, outcomes: Sequence[Outcome], dtype: str, generated: bool
+    plan: Plan, card: Card, features: str, results: ResultFolder, outcomes: Sequence[Outcome], dtype: Dtype, generated: bool
 ) -> dict[str, Any]:
     """What the store is made from; of the videos their number and one digest, since there may be a hundred thousand."""
     sha = hashlib.sha256()
@@ -129,58 +139,9 @@ def _provenance(
     return {
         "importer": "extract",
         "importer_version": ASSEMBLY_VERSION,
-        "card": card.name,
-        "features": features,
-        "dtype": dtype,
-        "generated": generated,
+        **base_identity(card, features, dtype, generated, plan.lists),
         **results.identity,
         "without_sound": results.without_sound,
         "videos": {"count": len(outcomes), "sha256": sha.hexdigest()},
-        **({"word_vectors": plan.lists.vectors_record} if plan.lists.vectors_record else {}),
         "lists": [{"path": f.path, "sha256": f.sha256} for f in lists],
-        "list_oddities": [asdict(found) for found in list_oddities(plan.lists)],
     }
-
-
-def _current(target: Path, provenance: Mapping[str, Any]) -> str | None:
-    """The digest of the store, where it is there and made from the same."""
-    if not target.is_file():
-        return None
-    try:
-        store = FeatureStore(target)
-    except DamagedStore as error:
-        log.warning("%s; writing it again", error)
-        return None
-    return store.digest if store.provenance == json.loads(json.dumps(provenance)) else None
-
-
-def _content(
-    plan: Plan,
-    kept: Sequence[Wanted],
-    results: ResultFolder,
-    outcomes: Mapping[str, Outcome],
-    provenance: Mapping[str, Any],
-) -> StoreContent:
-    lists = plan.lists
-
-    def modality(name: str) -> ModalityContent:
-        dim = results.identity["dims"][name]
-        frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
-        return ModalityContent(dim, frames=frames, offsets=frames.offsets)
-
-    return StoreContent(
-        dataset=provenance["card"],
-        features=provenance["features"],
-        generated=provenance["generated"],
-        class_names=lists.names,
-        class_splits={split: lists.splits[split].classes for split in SPLITS},
-        vector_names=lists.vector_names,
-        vectors=lists.vectors,
-        own_vector=lists.own_vector,
-        ids=[w.sample for w in kept],
-        labels=np.array([w.label for w in kept], np.int64),
-        splits=np.array([SPLITS.index(w.split) for w in kept], np.uint8),
-        audio=modality("audio"),
-        video=modality("video"),
-        provenance=provenance,
-    )

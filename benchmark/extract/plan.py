@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmark.data.cards import Card
 from benchmark.data.importing.class_lists import ClassLists, listed_samples, read_lists
+from benchmark.data.importing.findings import FindingLog, ImportProblems
 from benchmark.data.importing.places import list_places
-from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.names import composed, folded
 from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
@@ -88,11 +88,11 @@ def make_plan(
     rule = annotated_segments(segments) if segments is not None else named_clips(card)
     places = list_places(card, features, source, vectors)
     root = places.root
-    problems = ProblemLog()
-    lists = read_lists(places, card.features[features].text_dim, problems, ProblemLog())
-    listed_samples(places, lists, problems)
-    if problems:
-        raise ImportProblems(str(root), list(problems))
+    findings = FindingLog(str(root))
+    lists = read_lists(places, card.features[features].text_dim, findings)
+    listed_samples(places, lists, findings)
+    if findings.problem_count:
+        raise ImportProblems(findings)
     plan = Plan(root, videos.resolve(), lists)
     _find_videos(plan, rule)
     if not plan.wanted:

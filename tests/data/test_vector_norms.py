@@ -13,9 +13,9 @@ from benchmark.data.cards import load_cards
 from benchmark.data.checks.audit import audit_lists, audit_store
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.class_lists import read_lists
+from benchmark.data.importing.findings import FindingLog, ImportProblems
 from benchmark.data.importing.official_layout import import_official
 from benchmark.data.importing.places import ListPlaces
-from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import read_word_vectors
 from benchmark.data.vector_norms import nearly_zero, odd_norms
 
@@ -59,7 +59,7 @@ def test_zeros_of_no_class_and_odd_norms_are_notes(folder: Folder, tmp_path: Pat
     change(folder, unused=np.zeros(4, "f4"), gliding=np.zeros(4, "f4"), bowling=np.full(4, 1000, "f4"))
     notes = [note for note in take(folder, tmp_path / "tiny.h5").notes if note.kind == "word vector of an odd norm"]
     assert notes[0].count == 3  # no split has the class Gliding
-    assert any("'bowling' (classes: Bowling)" in example for example in notes[0].examples)
+    assert "'bowling' (classes: Bowling)" in notes[0].what
 
 
 def test_an_audit_of_lists_tells_zeros_as_a_problem(folder: Folder) -> None:
@@ -72,7 +72,7 @@ def test_a_store_with_zeros_is_told_by_verify_and_audit(tmp_path: Path) -> None:
     vectors = np.eye(4, dtype="f4") * np.array([[0], [1], [500], [1]], "f4")
     path = tmp_path / "own.h5"
     store = make_store(path, vectors=vectors)
-    found = {finding.severity: finding.text for finding in verify_store(path, own_card())}
+    found = {finding.severity: str(finding) for finding in verify_store(path, own_card())}
     assert found["problem"].startswith("word vector of zeros (1): ant (ant): norm 0, 1 is usual")
     assert found["note"].startswith("word vector of an odd norm (1): cat (cat): norm 5e+02")
     audit = {(o.severity, o.kind) for o in audit_store(own_card(), store).oddities}
@@ -102,7 +102,7 @@ def test_the_published_word_vectors_have_no_odd_norm(shared: Path, name: str) ->
     assert card.official is not None
     root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
     places = ListPlaces(root, "cls", card.official, [shared / "official" / "w2v_features" / card.official.text_file])
-    lists = read_lists(places, 300, problems := ProblemLog(), notes := ProblemLog())
-    assert not problems
-    assert not [note for note in notes if "norm" in note.kind]
+    lists = read_lists(places, 300, findings := FindingLog("lists"))
+    assert not findings.problems
+    assert not [note for note in findings.notes if "norm" in note.kind]
     assert not list(odd_norms(lists.vector_names, lists.vectors))

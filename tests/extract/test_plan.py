@@ -8,7 +8,7 @@ import pytest
 from support.video_set import VideoSet
 
 from benchmark.data.cards import load_cards
-from benchmark.data.importing.problems import FIXES, ImportProblems
+from benchmark.data.importing.findings import FIXES, ImportProblems
 from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 from benchmark.extract.extraction import Shard

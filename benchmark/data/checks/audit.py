@@ -17,19 +17,17 @@ from benchmark.data.cards import Card
 from benchmark.data.checks.feature_statistics import FeatureStatistics, feature_statistics
 from benchmark.data.groups import Origin, origin_rule, relatives
 from benchmark.data.importing.class_lists import read_lists
+from benchmark.data.importing.findings import Finding, FindingLog, Severity
 from benchmark.data.importing.importing import Progress
 from benchmark.data.importing.oddities import (
     DROPPED,
-    Oddity,
-    Severity,
+    ZEROS,
     SplitSamples,
     class_oddities,
     list_oddities,
-    problem_oddities,
     vector_oddities,
 )
 from benchmark.data.importing.places import UNION_SPLIT, ListPlaces, official_places, official_root, text_places
-from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
@@ -64,9 +62,9 @@ class Material:
     vectors: Floats
     """``[K, D_w]`` in the order of ``vector_names``; no rows where they could not be read."""
     own_vector: Sequence[int]
-    from_lists: Sequence[Oddity] | None
+    from_lists: Sequence[Finding] | None
     """Oddities of the lists; None where the store does not know them."""
-    faults: Sequence[Oddity] = ()
+    faults: Sequence[Finding] = ()
     text: Path | None = None
     """The file of the word vectors, where one was named."""
 
@@ -195,7 +193,7 @@ class Audit:
     material: Material
     alignment: AlignmentAudit
     leakage: LeakageAudit
-    oddities: Sequence[Oddity]
+    oddities: Sequence[Finding]
     counts: Sequence[SplitCount]
     statistics: FeatureStatistics | None
     """None for lists, which have no features."""
@@ -219,7 +217,7 @@ def audit_store(card: Card, store: FeatureStore, progress: Progress | None = Non
     material = Material(
         card, store.features, str(store.path), store.digest, store.generated, tables.class_names,
         {split: ids.tolist() for split, ids in tables.class_splits.items()}, samples, tables.vector_names, tables.vectors,
-        tables.own_vector.tolist(), None if recorded is None else [Oddity(**found) for found in recorded],
+        tables.own_vector.tolist(), None if recorded is None else [Finding(**found) for found in recorded],
     )  # fmt: skip
     feature_set = card.feature_set(store.features)[1]
     return _audit(material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None)))
@@ -247,8 +245,8 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         raise UsageError(
             f"{root}: no lists of feature set {name!r}: looked for {places.shown(places.split_file(SPLITS[0], 'txt').parent)}"
         )
-    problems, notes = ProblemLog(), ProblemLog()
-    lists = read_lists(places, feature_set.text_dim, problems, notes)
+    findings = FindingLog("lists")
+    lists = read_lists(places, feature_set.text_dim, findings)
     samples: dict[str, SplitSamples | None] = dict.fromkeys(SPLITS)
     for split, listing in lists.splits.items():
         if listing.samples is not None:
@@ -258,7 +256,9 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     return _audit(
         Material(
             card, name, f"lists of {source}", None, card.kind == "generated", lists.names, splits, samples, lists.vector_names,
-            lists.vectors, lists.own_vector, list_oddities(lists), problem_oddities(problems), text,
+            lists.vectors, lists.own_vector, list_oddities(lists),
+            [found for found in findings.problems if found.kind != ZEROS],  # vector_oddities finds these
+            text,
         ),
         None,
     )  # fmt: skip
@@ -329,7 +329,7 @@ def _splits_of(material: Material, label: int) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if label in material.class_splits[split])
 
 
-def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
+def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
     """Leaks of all compared splits, and the samples whose ids the grouping rule does not fit."""
     card = material.card
     if card.grouping is None:
@@ -342,7 +342,7 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Oddity]]:
         wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
         if wrong:
             severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
-            unfit.append(Oddity(severity, "ids that the grouping rule does not fit", split, ", ".join(wrong[:3]), len(wrong)))
+            unfit.append(Finding(severity, "ids that the grouping rule does not fit", split, ", ".join(wrong[:3]), len(wrong)))
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
     if card.overlap_seconds is not None:
         rules.append(("overlapping seconds", card.overlap_seconds))

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 
 from benchmark.data.cards import Card
 from benchmark.data.hdf5 import open_hdf5
+from benchmark.data.importing.findings import Finding, FindingLog
 from benchmark.data.importing.oddities import ODD_NORM, ZEROS, vector_oddities
-from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_SPLITS, SPLITS, FeatureStore, Ints, Tables, content_digest
 from benchmark.errors import UsageError
 from benchmark.system.files import raise_outside
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of finding in a store. A ``problem`` makes it unfit for use; a ``note`` is worth knowing."""
-
-    severity: Literal["problem", "note"]
-    text: str
 
 
 def verify_store(path: Path, card: Card) -> list[Finding]:
@@ -37,95 +28,94 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
     Raises:
         Unavailable: the store cannot be read for a reason that is not its content.
     """
-    problems, notes = ProblemLog(), ProblemLog()
+    findings = FindingLog(str(path))
     try:
         store = FeatureStore(path)
         tables = store.tables()
-        _check_card(store, tables, card, problems, notes)
-        _check_samples(tables, problems, notes)
+        _check_card(store, tables, card, findings)
+        _check_samples(tables, findings)
         with open_hdf5(path) as f:
-            _check_offsets(f, len(tables.ids), problems)
-            if not problems:
-                _check_frames(f, tables.ids, problems)
-                _check_digests(f, store, tables, problems)
+            _check_offsets(f, len(tables.ids), findings)
+            if not findings.problem_count:
+                _check_frames(f, tables.ids, findings)
+                _check_digests(f, store, tables, findings)
     except UsageError as error:
-        problems.add("unreadable store", str(error))
+        findings.problem("unreadable store", str(error))
     except (OSError, MemoryError, KeyError, ValueError, IndexError, RuntimeError) as error:
         raise_outside(error, path)
-        problems.add("unreadable store", f"{path}: {error!s:.200}; import or build it again")
-    found = [Finding("problem", str(problem)) for problem in problems]
-    return found + [Finding("note", str(note)) for note in notes]
+        findings.problem("unreadable store", f"{path}: {error!s:.200}; import or build it again")
+    return [*findings.problems, *findings.notes]
 
 
-def _check_card(store: FeatureStore, tables: Tables, card: Card, problems: ProblemLog, notes: ProblemLog) -> None:
+def _check_card(store: FeatureStore, tables: Tables, card: Card, findings: FindingLog) -> None:
     if store.dataset != card.name or store.features not in card.features:
-        problems.add("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
+        findings.problem("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
         return
     expected = card.features[store.features]
     dims = (("audio", store.audio_dim, expected.audio.dim), ("video", store.video_dim, expected.video.dim))
     for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
         if dim != wanted:
-            problems.add("wrong dimension", f"{what}: {dim}, the card has {wanted}")
+            findings.problem("wrong dimension", f"{what}: {dim}, the card has {wanted}")
     for split in SPLITS:
         for what, n, counts in (
             ("classes", len(tables.class_splits[split]), expected.classes),
             ("samples", store.counts[split], expected.samples),
         ):
             if split in counts and n != counts[split]:
-                notes.add("other counts than the card's", f"{split}: {n:,} {what}, the card has {counts[split]:,}")
+                findings.note("other counts than the card's", f"{split}: {n:,} {what}, the card has {counts[split]:,}")
 
 
-def _check_samples(tables: Tables, problems: ProblemLog, notes: ProblemLog) -> None:
+def _check_samples(tables: Tables, findings: FindingLog) -> None:
     for sample, count in Counter(tables.ids).items():
         if count > 1:
-            problems.add("duplicate sample id", f"{sample} ({count} times)")
+            findings.problem("duplicate sample id", f"{sample} ({count} times)")
     if len(tables.splits) and (int(tables.splits.max()) >= len(SPLITS) or bool(np.any(np.diff(tables.splits.astype(int)) < 0))):
-        problems.add("samples out of order", "samples must stand by split, development splits first")
+        findings.problem("samples out of order", "samples must stand by split, development splits first")
     if not np.isfinite(tables.vectors).all():
-        problems.add("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
+        findings.problem("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
     known = range(len(tables.class_names))
     splits = {split: [label for label in ids.tolist() if label in known] for split, ids in tables.class_splits.items()}
     for odd in vector_oddities(tables.class_names, splits, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
         if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
-            (problems if odd.severity == "problem" else notes).add(odd.kind, odd.what)
+            findings.add(odd.severity, odd.kind, odd.what)
     for index, split in enumerate(SPLITS):
         found = set(tables.labels[tables.splits == index].tolist())
         listed = set(tables.class_splits[split].tolist())
         for label in sorted(listed - found):
-            problems.add("class without samples", f"{split}/{_name(tables, label)}")
+            findings.problem("class without samples", f"{split}/{_name(tables, label)}")
         for label in sorted(found - listed):
-            problems.add("label outside its split", f"{split}/{_name(tables, label)}")
+            findings.problem("label outside its split", f"{split}/{_name(tables, label)}")
 
 
 def _name(tables: Tables, label: int) -> str:
     return tables.class_names[label] if 0 <= label < len(tables.class_names) else f"class id {label}"
 
 
-def _check_offsets(f: h5py.File, n: int, problems: ProblemLog) -> None:
+def _check_offsets(f: h5py.File, n: int, findings: FindingLog) -> None:
     for modality in ("audio", "video"):
         group = f[modality]
         if len(group["means"]) != n:
-            problems.add("lengths do not fit", f"{modality}: {len(group['means'])} means for {n} samples")
+            findings.problem("lengths do not fit", f"{modality}: {len(group['means'])} means for {n} samples")
         if "frames" not in group:
             continue
         offsets = group["offsets"][:]
         ends = len(offsets) == n + 1 and offsets[0] == 0 and offsets[-1] == len(group["frames"])
         if not ends or bool(np.any(np.diff(offsets) < 1)):
-            problems.add("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
+            findings.problem("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
 
 
-def _check_frames(f: h5py.File, ids: Sequence[str], problems: ProblemLog) -> None:
+def _check_frames(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> None:
     """Values that are no numbers, and means that are not those of the frames."""
     for modality in ("audio", "video"):
         means = f[modality]["means"]
         for start, stop, values, recomputed in _sample_blocks(f[modality], len(ids)):
             bad = ~np.isfinite(values)
             for i in np.flatnonzero(bad):
-                problems.add("not a number or infinite", f"{modality}: {ids[start + int(i)]}")
+                findings.problem("not a number or infinite", f"{modality}: {ids[start + int(i)]}")
             written = means[start:stop]
             close = np.isclose(written, recomputed, rtol=1e-4, atol=1e-5).all(1)
             for i in np.flatnonzero(~close & ~bad):
-                problems.add("means do not fit the frames", f"{modality}: {ids[start + int(i)]}")
+                findings.problem("means do not fit the frames", f"{modality}: {ids[start + int(i)]}")
 
 
 def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
@@ -145,7 +135,7 @@ def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, A
         start = stop
 
 
-def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, problems: ProblemLog) -> None:
+def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, findings: FindingLog) -> None:
     development = int(np.searchsorted(tables.splits, len(DEVELOPMENT_SPLITS)))
     for what, recorded, n, splits in (
         ("content", store.digest, len(tables.ids), SPLITS),
@@ -154,4 +144,4 @@ def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, problems: 
         found = content_digest(f, n, splits)
         if found != recorded:
             example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded; the file was changed after it was written"
-            problems.add("digest differs", example)
+            findings.problem("digest differs", example)

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from benchmark.data.importing.findings import FIXES, FindingLog
 from benchmark.data.importing.places import SUFFIX, Form
-from benchmark.data.importing.problems import FIXES, ProblemLog
 from benchmark.data.names import composed, folded
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.system.files import outside_reason
@@ -41,14 +41,14 @@ class ClassContent:
     """Modality -> largest absolute value."""
 
 
-def list_class_files(folder: Path, form: Form, classes: Iterable[str], problems: ProblemLog) -> dict[str, Path]:
+def list_class_files(folder: Path, form: Form, classes: Iterable[str], findings: FindingLog) -> dict[str, Path]:
     """Folded class name -> file, of a folder; sorted, as the order of a directory is undefined.
 
     Args:
         folder: of a split and modality.
         form: which files are class files.
         classes: names of the classes. The files of those with a ``/`` are in folders, as their names say.
-        problems: gets files that differ in spelling only, and a folder that cannot be read.
+        findings: gets files that differ in spelling only, and a folder that cannot be read.
     """
     deep = {folded(name) for name in classes if "/" in name}
     found: dict[str, Path] = {}
@@ -56,56 +56,56 @@ def list_class_files(folder: Path, form: Form, classes: Iterable[str], problems:
         paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
         nested = sorted(path for path in folder.rglob("*/*") if path.is_file()) if deep else []
     except OSError as error:
-        problems.add_unreadable(unreadable(folder, error), f"{folder.parent.name}/{folder.name}")
+        findings.unreadable(unreadable(folder, error), f"{folder.parent.name}/{folder.name}")
         return found
     for path in (*paths, *nested):
         name = folded(path.relative_to(folder).as_posix().removesuffix(SUFFIX[form]))
         if path.suffix != SUFFIX[form] or (path.parent != folder and name not in deep):
             continue
         if name in found:
-            problems.add("ambiguous class file", f"{folder.parent.name}/{folder.name}/{path.relative_to(folder).as_posix()}")
+            shown = f"{folder.parent.name}/{folder.name}/{path.relative_to(folder).as_posix()}"
+            findings.problem("ambiguous class file", shown)
         found[name] = path
     return found
 
 
 def read_class(
-    paths: Mapping[str, Path], form: Form, dims: Mapping[str, int], root: Path, problems: ProblemLog
+    paths: Mapping[str, Path], form: Form, dims: Mapping[str, int], root: Path, findings: FindingLog
 ) -> ClassContent | None:
-    """Both files of a class; None where any fault was found, each of which is in ``problems``."""
+    """Both files of a class; None if there is a problem with them, which ``findings`` has."""
     ids: dict[str, list[str]] = {}
     frames: dict[str, list[Floats]] = {}
     peaks: dict[str, float] = {}
-    faults = ProblemLog()
+    before = findings.problem_count
     for modality in MODALITIES:
         shown = paths[modality].relative_to(root).as_posix()
-        read = _read_file(paths[modality], form, shown, faults)
+        read = _read_file(paths[modality], form, shown, findings)
         if read is not None:
             ids[modality], arrays = read
-            frames[modality], peaks[modality] = check_frames(ids[modality], arrays, dims[modality], form, shown, faults)
+            frames[modality], peaks[modality] = check_frames(ids[modality], arrays, dims[modality], form, shown, findings)
     if len(ids) == len(MODALITIES):
-        _check_ids(ids, paths["audio"].relative_to(root).as_posix(), faults)
-    problems.extend(faults)
-    if faults:
+        _check_ids(ids, paths["audio"].relative_to(root).as_posix(), findings)
+    if findings.problem_count > before:
         return None
     order = sorted(range(len(ids["audio"])), key=ids["audio"].__getitem__)
     sorted_frames = {modality: [frames[modality][i] for i in order] for modality in MODALITIES}
     return ClassContent([ids["audio"][i] for i in order], sorted_frames, peaks)
 
 
-def _read_file(path: Path, form: Form, shown: str, faults: ProblemLog) -> tuple[list[str], Sequence[Any]] | None:
+def _read_file(path: Path, form: Form, shown: str, findings: FindingLog) -> tuple[list[str], Sequence[Any]] | None:
     try:
         ids, arrays = _read_sequences(path) if form == "sequences" else _read_means(path)
     except UnreadableFile as error:
-        faults.add_unreadable(error, shown)
+        findings.unreadable(error, shown)
         return None
     except _WrongStructure as error:
-        faults.add("wrong structure", f"{shown}: {error}")
+        findings.problem("wrong structure", f"{shown}: {error}")
         return None
     except Exception as error:  # nobody foresaw it: other files are read all the same
-        faults.add_unreadable(unreadable(path, error), shown)
+        findings.unreadable(unreadable(path, error), shown)
         return None
     if len(ids) != len(arrays):
-        faults.add("wrong structure", f"{shown}: {len(ids)} names for {len(arrays)} samples")
+        findings.problem("wrong structure", f"{shown}: {len(ids)} names for {len(arrays)} samples")
         return None
     return ids, arrays
 
@@ -183,9 +183,9 @@ def _numbers(x: Any) -> Any:
 
 
 def check_frames(
-    ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, faults: ProblemLog
+    ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, findings: FindingLog
 ) -> tuple[list[Floats], float]:
-    """The arrays ``[t, dim]`` that are as they should be, and the largest absolute value; faults of the others are told."""
+    """The arrays ``[t, dim]`` without a problem, and the largest absolute value."""
     good: list[Floats] = []
     peak = 0.0
     for sample, x in zip(ids, arrays, strict=True):
@@ -193,26 +193,26 @@ def check_frames(
         x = _numbers(x)
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim != 2:
             kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
-            faults.add("wrong dtype", f"{place}: {kind}")
+            findings.problem("wrong dtype", f"{place}: {kind}")
         elif x.shape[0] == 0:
-            faults.add("empty sequence", place)
+            findings.problem("empty sequence", place)
         elif x.shape[1] != dim:
-            faults.add("wrong dimension", f"{place}: {x.shape[1]}, not {dim}")
+            findings.problem("wrong dimension", f"{place}: {x.shape[1]}, not {dim}")
         else:
             low, high = x.min(), x.max()  # both are NaN where any value is
             largest = max(-float(low), float(high))
             if not (np.isfinite(low) and np.isfinite(high)):
-                faults.add("not a number or infinite", place)
+                findings.problem("not a number or infinite", place)
             elif largest > FLOAT32_MAX:
-                faults.add("too large for float32", f"{place}: {max(-low, high):g}")
+                findings.problem("too large for float32", f"{place}: {max(-low, high):g}")
             peak = max(peak, largest)
             good.append(x)
     if not ids:
-        faults.add("class without samples", shown)
+        findings.problem("class without samples", shown)
     return good, peak
 
 
-def _check_ids(ids: Mapping[str, list[str]], shown: str, faults: ProblemLog) -> None:
+def _check_ids(ids: Mapping[str, list[str]], shown: str, findings: FindingLog) -> None:
     audio, video = ids["audio"], ids["video"]
     if audio != video:
         if len(audio) != len(video):
@@ -221,9 +221,9 @@ def _check_ids(ids: Mapping[str, list[str]], shown: str, faults: ProblemLog) -> 
             how = "the same samples in another order"
         else:
             how = f"{len(set(audio) ^ set(video))} samples in one file only"
-        faults.add("audio and video out of step", f"{shown}: {how}")
+        findings.problem("audio and video out of step", f"{shown}: {how}")
     seen: set[str] = set()
     for sample in audio:
         if sample in seen:
-            faults.add("duplicate sample id", f"{sample} twice in {shown}")
+            findings.problem("duplicate sample id", f"{sample} twice in {shown}")
         seen.add(sample)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.data.importing.findings import FindingLog, ImportProblems
 from benchmark.data.importing.places import UNION_SPLIT, ListPlaces
-from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import read_word_vectors, vectors_record
 from benchmark.data.names import composed, folded
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats
@@ -72,32 +72,32 @@ class ClassLists:
                 self.spellings.setdefault(name, []).append(place)
 
 
-def read_lists(places: ListPlaces, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> ClassLists:
-    """Read and join all lists of a feature set; faults go to ``problems``, oddities to ``notes``."""
-    found = _lines(places, places.all_classes, problems)
+def read_lists(places: ListPlaces, text_dim: int, findings: FindingLog) -> ClassLists:
+    """Read and join all lists of a feature set; problems and notes go to ``findings``."""
+    found = _lines(places, places.all_classes, findings)
     names = sorted(found or ())
     by_name = class_ids(names)
     for name in _repeated(names):
-        problems.add("repeated class name", f"{places.shown(places.all_classes)}: {name}")
+        findings.problem("repeated class name", f"{places.shown(places.all_classes)}: {name}")
     lists = ClassLists(names, {}, places.list_files())
-    unknown = problems if found is not None else ProblemLog()  # without the list of all classes, every name is unknown
+    unknown = findings if found is not None else FindingLog("")  # without the list of all classes, every name is unknown
     for split in SPLITS:
-        lists.splits[split] = _read_split(places, split, lists, by_name, problems, unknown, notes)
+        lists.splits[split] = _read_split(places, split, lists, by_name, findings, unknown)
     if places.split_file(UNION_SPLIT, "txt").is_file():
-        _check_union(places, _read_split(places, UNION_SPLIT, lists, by_name, problems, unknown, notes), lists.splits, problems)
-    _read_vectors(places, lists, text_dim, problems, notes)
+        _check_union(places, _read_split(places, UNION_SPLIT, lists, by_name, findings, unknown), lists.splits, findings)
+    _read_vectors(places, lists, text_dim, findings)
     return lists
 
 
-def listed_samples(places: ListPlaces, lists: ClassLists, problems: ProblemLog) -> dict[str, tuple[str, int]]:
+def listed_samples(places: ListPlaces, lists: ClassLists, findings: FindingLog) -> dict[str, tuple[str, int]]:
     """Listed sample of a listed class -> its split and class id; every split must have a list, and a sample stands in one."""
     found: dict[str, tuple[str, int]] = {}
     for split in SPLITS:
         if lists.splits[split].samples is None and not places.split_file(split, "csv").is_file():
-            problems.add("missing sample list", places.shown(places.split_file(split, "csv")))
+            findings.problem("missing sample list", places.shown(places.split_file(split, "csv")))
         for sample, label in lists.splits[split].kept().items():
             if sample in found:
-                problems.add("duplicate sample id", f"{sample} in {found[sample][0]} and {split}")
+                findings.problem("duplicate sample id", f"{sample} in {found[sample][0]} and {split}")
             found.setdefault(sample, (split, label))
     return found
 
@@ -109,14 +109,14 @@ def manual_names(places: ListPlaces) -> list[str]:
         ImportProblems: the class name table is missing or broken.
     """
     path = places.root / "class-split" / places.layout.names_file
-    problems = ProblemLog()
+    findings = FindingLog(str(places.root))
     rows = None
     if path.is_file():
-        rows = _table(places, path, ("original", "manual"), problems)
+        rows = _table(places, path, ("original", "manual"), findings)
     else:
-        problems.add("missing class list", places.shown(path))
+        findings.problem("missing class list", places.shown(path))
     if rows is None:
-        raise ImportProblems(str(places.root), list(problems))
+        raise ImportProblems(findings)
     return sorted({manual for _, manual in rows})
 
 
@@ -130,36 +130,34 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in counts.items() if count > 1)
 
 
-def _lines(places: ListPlaces, path: Path, problems: ProblemLog) -> list[str] | None:
+def _lines(places: ListPlaces, path: Path, findings: FindingLog) -> list[str] | None:
     """The lines of a list that are not empty; None where it cannot be read."""
     if not path.is_file():
-        problems.add("missing class list", places.shown(path))
+        findings.problem("missing class list", places.shown(path))
         return None
-    text = _text(places, path, problems)
+    text = _text(places, path, findings)
     return None if text is None else [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _text(places: ListPlaces, path: Path, problems: ProblemLog) -> str | None:
+def _text(places: ListPlaces, path: Path, findings: FindingLog) -> str | None:
     """The content of a list in UTF-8, with or without a byte order mark; None where it is not that."""
     try:
         raw = path.read_bytes()
     except (OSError, MemoryError) as error:
-        problems.add_unreadable(unreadable(path, error), places.shown(path))
+        findings.unreadable(unreadable(path, error), places.shown(path))
         return None
     foreign = known_kind(raw[:START_BYTES])
     if foreign is not None:
-        problems.add_unreadable(
-            another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path)
-        )
+        findings.unreadable(another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path))
         return None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"byte 0x{raw[error.start]:02x} in line {raw[: error.start].count(10) + 1:,}"
-        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, what)}")
+        findings.problem("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, what)}")
         return None
     if "\0" in text:
-        problems.add("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, 'zero bytes')}")
+        findings.problem("list that is not UTF-8", f"{places.shown(path)}: {_encoding(raw, 'zero bytes')}")
         return None
     return composed(text)
 
@@ -170,9 +168,9 @@ def _encoding(raw: bytes, found: str) -> str:
     return "UTF-16 or UTF-32, as spreadsheets save it" if wide else f"{found}, as in Latin-1 or Windows-1252"
 
 
-def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: ProblemLog) -> list[tuple[str, ...]] | None:
+def _table(places: ListPlaces, path: Path, columns: Sequence[str], findings: FindingLog) -> list[tuple[str, ...]] | None:
     """Rows of the named columns of a CSV file, None where it is broken; names contain commas, so only a parser will do."""
-    text = _text(places, path, problems)
+    text = _text(places, path, findings)
     if text is None:
         return None
     try:
@@ -182,9 +180,10 @@ def _table(places: ListPlaces, path: Path, columns: Sequence[str], problems: Pro
             raise ValueError(f"its first line has the column {twice[0]!r} twice")
         return list(zip(*(table[column].str.strip() for column in columns), strict=True))
     except KeyError as error:
-        problems.add("broken list", f"{places.shown(path)}: no column {error} in its first line {text.splitlines()[0][:60]!r}")
+        what = f"no column {error} in its first line {text.splitlines()[0][:60]!r}"
+        findings.problem("broken list", f"{places.shown(path)}: {what}")
     except ValueError as error:  # pandas' parser errors are ValueErrors
-        problems.add("broken list", f"{places.shown(path)}: {error!s:.120}")
+        findings.problem("broken list", f"{places.shown(path)}: {error!s:.120}")
     return None
 
 
@@ -193,22 +192,21 @@ def _read_split(
     split: str,
     lists: ClassLists,
     by_name: Mapping[str, int],
-    problems: ProblemLog,
-    unknown_names: ProblemLog,
-    notes: ProblemLog,
+    findings: FindingLog,
+    unknown_names: FindingLog,
 ) -> SplitList:
-    lines = _lines(places, places.split_file(split, "txt"), problems)
+    lines = _lines(places, places.split_file(split, "txt"), findings)
     listed = lines or []
     for name in _repeated(listed):
-        problems.add("repeated class name", f"{places.shown(places.split_file(split, 'txt'))}: {name}")
+        findings.problem("repeated class name", f"{places.shown(places.split_file(split, 'txt'))}: {name}")
     lists.note_spellings(places.shown(places.split_file(split, "txt")), listed, by_name)
     found = SplitList(readable=lines is not None)
     found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, split, "txt", unknown_names)})
     path = places.split_file(split, "csv")
     if not path.is_file():
-        notes.add("no sample list", places.shown(path))
+        findings.note("no sample list", places.shown(path))
         return found
-    rows = _table(places, path, ("filename", "label"), problems)
+    rows = _table(places, path, ("filename", "label"), findings)
     if rows is None:
         found.readable = False
         return found
@@ -220,18 +218,18 @@ def _read_split(
     found.samples = {sample: by_name[folded(label)] for sample, label in rows if label not in unknown}
     dropped = len(found.samples) - len(found.kept())
     if dropped and lines is not None:
-        notes.add("listed samples of unlisted classes, dropped", f"{split}: {dropped:,}", dropped)
+        findings.note("listed samples of unlisted classes, dropped", f"{split}: {dropped:,}", dropped)
     return found
 
 
-def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, split: str, kind: str, problems: ProblemLog) -> bool:
+def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, split: str, kind: str, findings: FindingLog) -> bool:
     if folded(name) in by_name:
         return True
-    problems.add("unknown class name", f"{places.shown(places.split_file(split, kind))}: {name!r}")
+    findings.problem("unknown class name", f"{places.shown(places.split_file(split, kind))}: {name!r}")
     return False
 
 
-def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], problems: ProblemLog) -> None:
+def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], findings: FindingLog) -> None:
     """``stage_2_train`` is not read: it must be the union of the three splits that are."""
     development = [splits[split] for split in DEVELOPMENT_SPLITS]
     if not all(split.readable for split in (union, *development)):
@@ -239,84 +237,84 @@ def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, Spli
     classes = {c for split in development for c in split.classes}
     if classes != set(union.classes):
         example = f"{places.shown(places.split_file(UNION_SPLIT, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
-        problems.add("stage_2_train is not the union", example)
+        findings.problem("stage_2_train is not the union", example)
     if union.samples is None or any(split.samples is None for split in development):
         return
     samples = {item for split in development for item in split.kept().items()}
     differing = samples ^ set(union.kept().items())
     if differing:
         example = f"{places.shown(places.split_file(UNION_SPLIT, 'csv'))}: {len(differing):,} samples differ"
-        problems.add("stage_2_train is not the union", f"{example}, among them {min(differing)[0]}")
+        findings.problem("stage_2_train is not the union", f"{example}, among them {min(differing)[0]}")
 
 
-def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, problems: ProblemLog, notes: ProblemLog) -> None:
+def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings: FindingLog) -> None:
     """Word vectors sorted by manual name, and for each class the row of its own."""
     names_file = places.root / "class-split" / places.layout.names_file
     path = places.vectors or next((path for path in places.text_files if path.is_file()), None)
     if not names_file.is_file():
-        problems.add("missing class list", places.shown(names_file))
+        findings.problem("missing class list", places.shown(names_file))
     if path is None:
-        problems.add("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
+        findings.problem("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
     if path is None or not names_file.is_file():
         return
-    rows = _table(places, names_file, ("original", "manual"), problems)
+    rows = _table(places, names_file, ("original", "manual"), findings)
     read: Mapping[str, Floats]
     try:
         read = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
     except UnreadableFile as error:
         if places.vectors is not None and error.kind == "unreadable file":
-            problems.add("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
+            findings.problem("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
         else:
-            problems.add_unreadable(error, places.shown(path))
+            findings.unreadable(error, places.shown(path))
         return
     vectors = {composed(name): vector for name, vector in read.items()}
-    wrong = _check_vectors(vectors, text_dim, places.shown(path), problems)
+    wrong = _check_vectors(vectors, text_dim, places.shown(path), findings)
     lists.vector_names = sorted(vectors)
     lists.vectors_record = vectors_record(path, vectors) if places.vectors else None
     if vectors and not wrong:
         lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
     if rows is not None:
         lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
-        lists.own_vector = _own_rows(lists, rows, problems)
+        lists.own_vector = _own_rows(lists, rows, findings)
     if not wrong and len(lists.own_vector) == len(lists.names):
         for odd in odd_norms(lists.vector_names, lists.vectors):
-            _tell_norm(lists, odd, problems, notes)
+            _tell_norm(lists, odd, findings)
 
 
-def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, problems: ProblemLog) -> bool:
+def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, findings: FindingLog) -> bool:
     """Whether word vectors have another size than the card's, or values that are no finite numbers; tells of each."""
     wrong = False
     for name in sorted(vectors):
         if len(vectors[name]) != text_dim:
             wrong = True
             fix = f"give word vectors of {text_dim} numbers (--vectors FILE), or correct text_dim in the card"
-            problems.add("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
+            findings.problem("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
         elif not np.isfinite(vectors[name]).all():
             fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
-            problems.add("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)
+            findings.problem("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)
     return wrong
 
 
-def _tell_norm(lists: ClassLists, odd: OddNorm, problems: ProblemLog, notes: ProblemLog) -> None:
+def _tell_norm(lists: ClassLists, odd: OddNorm, findings: FindingLog) -> None:
     """A word vector of zeros is a problem if a class of a split has it; other odd norms are notes."""
     used = {label for split in lists.splits.values() for label in split.classes}
     classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
     what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"
     if odd.is_zero and classes:
-        problems.add("word vector of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+        findings.problem("word vector of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
     else:
-        notes.add("word vector of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+        findings.note("word vector of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
 
 
-def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], problems: ProblemLog) -> list[int]:
+def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], findings: FindingLog) -> list[int]:
     manual = {folded(original): name for original, name in rows}
     row_of = {name: row for row, name in enumerate(lists.vector_names)}
     own = []
     for name in lists.names:
         if folded(name) not in manual:
-            problems.add("missing manual name", name)
+            findings.problem("missing manual name", name)
         elif manual[folded(name)] not in row_of:
-            problems.add("missing word vector", f"{name} ({manual[folded(name)]!r})")
+            findings.problem("missing word vector", f"{name} ({manual[folded(name)]!r})")
         else:
             own.append(row_of[manual[folded(name)]])
     return own

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.importing.class_files import check_frames
-from benchmark.data.importing.problems import ProblemLog
+from benchmark.data.importing.findings import FindingLog
 from benchmark.data.names import composed
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.untrusted.pickle_lists import read_list
@@ -30,10 +30,9 @@ def read_file(
     place: str,
     samples: Samples,
     dims: Mapping[str, int],
-    see: Callable[[str, str, ProblemLog], bool],
+    see: Callable[[str, str], bool],
     add: Callable[[str, Mapping[str, Floats], Mapping[str, float]], None],
-    faults: ProblemLog,
-    notes: ProblemLog,
+    findings: FindingLog,
 ) -> None:
     """Hand over the listed samples of a file.
 
@@ -44,24 +43,23 @@ def read_file(
         dims: features per step by modality.
         see: told of each listed sample that is met; False where it is not wanted.
         add: gets each wanted sample without fault: its id, frames ``[t, dim]`` and largest absolute values by modality.
-        faults: what is wrong with the file.
-        notes: samples that are not listed.
+        findings: gets what is wrong with the file, and samples that are not listed.
     """
 
     def take(name: str, found: Mapping[str, Any]) -> None:
         sample = _listed_as(name, samples)
         if sample is None:
-            notes.add(UNLISTED, f"{name} in {place}")
-        elif see(sample, place, faults):
-            frames, peaks = _checked(sample, found, dims, place, faults)
+            findings.note(UNLISTED, f"{name} in {place}")
+        elif see(sample, place):
+            frames, peaks = _checked(sample, found, dims, place, findings)
             if len(frames) == len(MODALITIES):
                 add(sample, frames, peaks)
 
-    elements = _Elements(place, take, faults)
+    elements = _Elements(place, take, findings)
     try:
         read_list(path, elements.take)
     except UnreadableFile as error:
-        faults.add_unreadable(error, place)
+        findings.unreadable(error, place)
     else:
         elements.end()
 
@@ -69,8 +67,8 @@ def read_file(
 class _Elements:
     """Turns the elements of one file into samples: (file name, video and audio as they were found)."""
 
-    def __init__(self, place: str, take: Callable[[str, Mapping[str, Any]], None], faults: ProblemLog) -> None:
-        self._place, self._take, self._faults = place, take, faults
+    def __init__(self, place: str, take: Callable[[str, Mapping[str, Any]], None], findings: FindingLog) -> None:
+        self._place, self._take, self._findings = place, take, findings
         self._count = 0
         self._columns: list[Sequence[Any]] = []
         """The elements of a pickle of SeLaVi, which are samples together only."""
@@ -102,7 +100,7 @@ class _Elements:
             self._take(name, {"video": video, "audio": audio})
 
     def _wrong(self, what: str) -> None:
-        self._faults.add("wrong structure", f"{self._place}: {what}")
+        self._findings.problem("wrong structure", f"{self._place}: {what}")
 
 
 def _file_name(value: Any) -> str | None:
@@ -121,7 +119,7 @@ def _listed_as(name: str, samples: Samples) -> str | None:
 
 
 def _checked(
-    sample: str, found: Mapping[str, Any], dims: Mapping[str, int], place: str, faults: ProblemLog
+    sample: str, found: Mapping[str, Any], dims: Mapping[str, int], place: str, findings: FindingLog
 ) -> tuple[dict[str, Floats], dict[str, float]]:
     """Frames ``[t, dim]`` of the modalities without fault, and their largest absolute values."""
     frames: dict[str, Floats] = {}
@@ -133,11 +131,11 @@ def _checked(
         if isinstance(x, np.ndarray) and x.ndim == 3 and x.shape[1] == 1:  # SeLaVi in batches of one video
             x = x[:, 0]
         if isinstance(x, np.ndarray) and x.shape == (dims[modality],):
-            faults.add("averaged features", f"{place}: {sample}: {modality}")
+            findings.problem("averaged features", f"{place}: {sample}: {modality}")
             continue
         if isinstance(x, np.ndarray) and x.shape == (0,):  # of no clips
             x = np.zeros((0, dims[modality]), np.float32)
-        good, peaks[modality] = check_frames([f"{sample}: {modality}"], [x], dims[modality], "sequences", place, faults)
+        good, peaks[modality] = check_frames([f"{sample}: {modality}"], [x], dims[modality], "sequences", place, findings)
         if good:
             frames[modality] = good[0]
     return frames, peaks

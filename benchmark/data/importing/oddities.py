@@ -9,35 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from benchmark.data.importing.class_lists import ClassLists
-from benchmark.data.importing.problems import ProblemLog
+from benchmark.data.importing.findings import Finding, Severity
 from benchmark.data.names import folded
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats, Ints
 from benchmark.data.vector_norms import odd_norms
 
 DROPPED = "listed samples of an unlisted class, dropped"
 ZEROS, ODD_NORM = "word vector of zeros", "word vector of an odd norm"
-
-
-Severity = Literal["problem", "note"]
-
-
-@dataclass(frozen=True)
-class Oddity:
-    """One finding. A ``problem`` breaks what the benchmark assumes; a ``note`` is worth knowing."""
-
-    severity: Severity
-    kind: str
-    place: str
-    """Split or files."""
-    what: str
-    """The class, sample or name that it is about."""
-    count: int = 1
-    """How many classes, samples or files it concerns."""
 
 
 @dataclass(frozen=True)
@@ -49,36 +31,27 @@ class SplitSamples:
     """``[N]`` class ids."""
 
 
-def problem_oddities(problems: ProblemLog) -> list[Oddity]:
-    """Faults of the lists, as findings, without those that ``vector_oddities`` finds too."""
-    return [
-        Oddity("problem", found.kind, "lists", "; ".join(found.examples) + (" ..." if found.omitted else ""), found.count)
-        for found in problems
-        if found.kind != ZEROS
-    ]
-
-
-def list_oddities(lists: ClassLists) -> list[Oddity]:
+def list_oddities(lists: ClassLists) -> list[Finding]:
     """What only the lists themselves show: spellings, samples that are dropped or listed twice, lists that are not there."""
     by_folded = {folded(name): name for name in lists.names}
     found = [
-        Oddity("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
+        Finding("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
         for name, files in sorted(lists.spellings.items())
         for own in [by_folded[folded(name)]]
     ]
     for split, listing in lists.splits.items():
         if listing.samples is None:
-            found.append(Oddity("note", "no sample list", split, "its samples are those of its files"))
+            found.append(Finding("note", "no sample list", split, "its samples are those of its files"))
             continue
         dropped = Counter(listing.samples.values()) - Counter(listing.kept().values())
-        found += [Oddity("note", DROPPED, split, lists.names[c], n) for c, n in sorted(dropped.items())]
-        found += [Oddity("problem", "sample listed twice", split, sample) for sample in listing.repeated]
+        found += [Finding("note", DROPPED, split, lists.names[c], n) for c, n in sorted(dropped.items())]
+        found += [Finding("problem", "sample listed twice", split, sample) for sample in listing.repeated]
     return found
 
 
 def class_oddities(
     names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
-) -> list[Oddity]:
+) -> list[Finding]:
     """Classes and samples that do not fit their split: unseen classes that are trained on, classes without samples.
 
     Args:
@@ -89,7 +62,7 @@ def class_oddities(
     return [*_class_sets(names, class_splits), *_without_samples(names, class_splits, samples), *_in_two_splits(samples)]
 
 
-def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]]) -> Iterator[Oddity]:
+def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
     classes = {split: set(map(int, ids)) for split, ids in class_splits.items()}
     train, val_seen, val_unseen, test_seen, test_unseen = (classes[split] for split in SPLITS)
     development = set.union(*(classes[split] for split in DEVELOPMENT_SPLITS))
@@ -100,30 +73,30 @@ def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]])
         ("stage_2_test_seen", "seen class is not trained on", test_seen - development),
     ):
         for label in sorted(wrong):
-            yield Oddity("problem", kind, split, names[label])
+            yield Finding("problem", kind, split, names[label])
     for split, kind, missing in (
         ("stage_1_val_seen", "training class is not validated", train - val_seen),
         ("stage_2_test_seen", "training class is not tested", development - test_seen),
     ):
         for label in sorted(missing):
-            yield Oddity("note", kind, split, names[label])
+            yield Finding("note", kind, split, names[label])
     unused = sorted(set(range(len(names))) - development - test_seen - test_unseen)
     if unused:
         examples = ", ".join(names[label] for label in unused[:3]) + (", ..." if len(unused) > 3 else "")
-        yield Oddity("note", "classes in no split", "all classes", examples, len(unused))
+        yield Finding("note", "classes in no split", "all classes", examples, len(unused))
 
 
 def _without_samples(
     names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
-) -> Iterator[Oddity]:
+) -> Iterator[Finding]:
     for split in SPLITS:
         found = samples[split]
         if found is not None:
             for label in sorted({int(c) for c in class_splits[split]} - set(found.labels.tolist())):
-                yield Oddity("problem", "class without samples", split, names[label])
+                yield Finding("problem", "class without samples", split, names[label])
 
 
-def _in_two_splits(samples: Mapping[str, SplitSamples | None]) -> Iterator[Oddity]:
+def _in_two_splits(samples: Mapping[str, SplitSamples | None]) -> Iterator[Finding]:
     places: dict[str, list[str]] = {}
     for split in SPLITS:
         found = samples[split]
@@ -131,7 +104,7 @@ def _in_two_splits(samples: Mapping[str, SplitSamples | None]) -> Iterator[Oddit
             places.setdefault(sample, []).append(split)
     for sample, splits in places.items():
         if len(splits) > 1:
-            yield Oddity("problem", "sample stands twice", ", ".join(splits), sample, len(splits))
+            yield Finding("problem", "sample stands twice", ", ".join(splits), sample, len(splits))
 
 
 def vector_oddities(
@@ -140,7 +113,7 @@ def vector_oddities(
     vector_names: Sequence[str],
     vectors: Floats,
     own_vector: Sequence[int],
-) -> Iterator[Oddity]:
+) -> Iterator[Finding]:
     """Word vectors that several classes share, that no class has, that are equal under two names, or of odd norms.
 
     Zeros are a problem where a class of a split has them: they give it no meaning.
@@ -157,19 +130,19 @@ def vector_oddities(
         users.setdefault(int(row), []).append(names[label])
     for row, classes in sorted(users.items()):
         if len(classes) > 1:
-            yield Oddity("note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes))
+            yield Finding("note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes))
     if own_vector:
         for row in sorted(set(range(len(vector_names))) - set(users)):
-            yield Oddity("note", "word vector of no class", "word vectors", vector_names[row])
+            yield Finding("note", "word vector of no class", "word vectors", vector_names[row])
     equal: dict[bytes, list[str]] = {}
     for name, vector in zip(vector_names, vectors, strict=False):
         equal.setdefault(np.ascontiguousarray(vector).tobytes(), []).append(name)
     for group in equal.values():
         if len(group) > 1:
-            yield Oddity("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
+            yield Finding("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
     used = {names[int(label)] for labels in class_splits.values() for label in labels}
     for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
         classes = users.get(odd.row, [])
         what = f"{odd.name} ({', '.join(classes) or 'of no class'}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
         severity: Severity = "problem" if odd.is_zero and used & set(classes) else "note"
-        yield Oddity(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)
+        yield Finding(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)

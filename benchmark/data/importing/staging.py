@@ -234,19 +234,20 @@ class SegmentedRows(ABC):
 
 
 class StagedFrames(SegmentedRows):
-    """Frames from ranges of rows of a flat file.
+    """Frames from ranges of rows of a flat file. Ranges that follow each other in the file are read as one.
 
     Args:
         staging: has the file.
         modality: whose file.
         starts: first row of each range.
-        stops: row after the last one of each range.
+        lengths: rows of each range.
     """
 
-    def __init__(self, staging: Staging, modality: str, starts: Sequence[int], stops: Sequence[int]) -> None:
+    def __init__(self, staging: Staging, modality: str, starts: Ints, lengths: Ints) -> None:
         self._path = staging.path(modality)
-        self._starts = np.asarray(starts, np.int64)
-        super().__init__(np.asarray(stops, np.int64) - self._starts, staging.dims[modality])
+        first = np.flatnonzero(np.append(-1, starts + lengths)[:-1] != starts)
+        self._starts = starts[first]
+        super().__init__(np.add.reduceat(lengths, first), staging.dims[modality])
 
     def _fill(self, blocks: Iterator[tuple[int, int, NDArray[np.float32]]]) -> None:
         with open(self._path, "rb", buffering=0) as f:

@@ -23,9 +23,9 @@ from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.data.importing import extracted_lists
 from benchmark.data.importing.extracted_lists import import_extracted
+from benchmark.data.importing.findings import FIXES, ImportProblems
 from benchmark.data.importing.importing import ImportReport
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.untrusted.arrays import load_pickle
@@ -283,9 +283,9 @@ def test_faults_of_all_files_and_lists_are_told_at_once(folder: Folder, tmp_path
         "wrong structure", "duplicate sample id", "class without samples",
     }  # fmt: skip
     assert kinds["missing sample list"].fix == FIXES["missing sample list"]
-    assert [example.split(":")[0] for example in kinds["unreadable file"].examples] == ["b"]
-    assert kinds["another kind of file"].examples == ("c: plain text ('no pickle')",)
-    assert kinds["refused pickle"].examples[0].startswith("a: ")
+    assert (kinds["unreadable file"].count, kinds["unreadable file"].what.split(":")[0]) == (1, "b")
+    assert kinds["another kind of file"].what == "c: plain text ('no pickle')"
+    assert kinds["refused pickle"].what.startswith("a: ")
 
 
 @pytest.mark.parametrize(("path", "message"), [("nowhere", "no such file or folder"), ("empty", "holds no files")])

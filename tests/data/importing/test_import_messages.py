@@ -23,8 +23,8 @@ import torch
 
 from benchmark.data.importing import class_files
 from benchmark.data.importing.extracted_lists import import_extracted
+from benchmark.data.importing.findings import Finding, ImportProblems
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.importing.problems import ImportProblems, Problem
 from benchmark.data.names import is_file_name
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable
@@ -41,7 +41,7 @@ def digest(folder: Folder, target: Path, **options: Any) -> str:
         return import_official(folder.card(), "cls", folder.parent, target, **options).digest
 
 
-def problem(folder: Folder, target: Path, **options: Any) -> Problem:
+def problem(folder: Folder, target: Path, **options: Any) -> Finding:
     """The one kind of problem of an import."""
     with warnings.catch_warnings(action="error"), pytest.raises(ImportProblems) as caught:
         import_official(folder.card(), "cls", folder.parent, target, **options)
@@ -166,7 +166,7 @@ def test_a_class_file_with_nearly_the_right_name_is_named(folder: Folder, tmp_pa
     path.rename(path.with_name(name))
     found = problem(folder, tmp_path / "tiny.h5")
     assert (found.kind, found.count) == ("missing class file", 1)
-    assert found.examples[0] == f"audio/stage_1_train/Archery.pkl (there is {name!r}: rename or unpack it)"
+    assert found.what == f"audio/stage_1_train/Archery.pkl (there is {name!r}: rename or unpack it)"
 
 
 def test_a_class_file_on_a_disk_that_is_not_mounted_is_named(folder: Folder, tmp_path: Path) -> None:
@@ -174,13 +174,13 @@ def test_a_class_file_on_a_disk_that_is_not_mounted_is_named(folder: Folder, tmp
     path.unlink()
     path.symlink_to(tmp_path / "disk" / "Archery.pkl")
     found = problem(folder, tmp_path / "tiny.h5")
-    assert found.examples[0].endswith(f"(a link to {tmp_path}/disk/Archery.pkl, which is not there: mount its disk)")
+    assert found.what.endswith(f"(a link to {tmp_path}/disk/Archery.pkl, which is not there: mount its disk)")
 
 
 def test_a_list_with_a_column_twice_is_told(folder: Folder, tmp_path: Path) -> None:
     path = folder.lists / "stage_1_train.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename,label, filename"), encoding="utf-8")
-    assert "has the column 'filename' twice" in problem(folder, tmp_path / "tiny.h5").examples[0]
+    assert "has the column 'filename' twice" in problem(folder, tmp_path / "tiny.h5").what
 
 
 @pytest.mark.parametrize("sign", [";", "\t"])
@@ -188,7 +188,7 @@ def test_lists_with_another_sign_than_commas_are_shown(folder: Folder, tmp_path:
     path = folder.lists / "stage_1_train.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(",", sign), encoding="utf-8")
     found = problem(folder, tmp_path / "tiny.h5")
-    assert f"no column 'filename' in its first line {f'filename{sign}label'!r}" in found.examples[0]
+    assert f"no column 'filename' in its first line {f'filename{sign}label'!r}" in found.what
     assert "CSV with commas" in found.fix
 
 
@@ -262,13 +262,13 @@ def test_a_file_of_another_kind_is_named_and_not_called_damaged(folder: Folder, 
     folder.path(*ARCHERY).write_bytes(content)
     found = problem(folder, tmp_path / "tiny.h5")
     assert found.kind == "another kind of file"
-    assert f"audio/stage_1_train/Archery.pkl: {told}" in found.examples[0]
+    assert f"audio/stage_1_train/Archery.pkl: {told}" in found.what
     assert fix in found.fix
     extracted = tmp_path / "README.txt"
     extracted.write_bytes(content)
     with pytest.raises(ImportProblems) as caught:
         import_extracted(folder.card(), "cls", folder.parent, extracted, tmp_path / "tiny.h5")
-    assert told in next(p for p in caught.value.problems if p.kind == "another kind of file").examples[0]
+    assert told in next(p for p in caught.value.problems if p.kind == "another kind of file").what
 
 
 @pytest.mark.parametrize("kind", ["gzip", "Git LFS", "page", "torch.save", "text", "empty"])
@@ -277,7 +277,7 @@ def test_a_file_of_another_kind_in_place_of_means_is_named(folder: Folder, tmp_p
     (folder.means / "audio" / "stage_1_train" / "Archery.h5").write_bytes(content)
     found = problem(folder, tmp_path / "tiny.h5", form="means")
     assert found.kind == "another kind of file"
-    assert told in found.examples[0]
+    assert told in found.what
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -303,7 +303,7 @@ def test_a_filter_that_is_missing_is_named_with_the_package_that_has_it(folder: 
             data.write_direct_chunk((i, 0), b"\x28\xb5\x2f\xfd" + bytes(20), 0)
     found = problem(folder, tmp_path / "tiny.h5", form="means")
     assert found.kind == "missing HDF5 filter"
-    assert "compressed with HDF5 filter 32015" in found.examples[0]
+    assert "compressed with HDF5 filter 32015" in found.what
     assert found.fix.startswith("pip install hdf5plugin")
 
 
@@ -338,7 +338,7 @@ def test_an_error_that_nobody_foresaw_is_told_as_such(
     found = problem(folder, tmp_path / "tiny.h5", form=form)
     assert found.kind == "unforeseen error"
     assert found.fix.startswith("report it with this message")
-    assert "unforeseen ZeroDivisionError: of the reader" in found.examples[0]
+    assert "unforeseen ZeroDivisionError: of the reader" in found.what
 
 
 def test_two_fixes_of_one_kind_are_told_apart(folder: Folder, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_lists_that_are_not_utf_8_are_named_and_nothing_is_concluded_from_them(
             changed += 1
     found = problem(folder, tmp_path / "tiny.h5")
     assert (found.kind, found.count) == ("list that is not UTF-8", changed)
-    assert ("UTF-16" in found.examples[0]) == encoding.startswith("utf")
+    assert ("UTF-16" in found.what) == encoding.startswith("utf")
     assert "save it as UTF-8" in found.fix
 
 
@@ -391,14 +391,14 @@ def test_a_byte_order_mark_and_line_ends_of_other_systems_do_not_matter(folder: 
 def test_a_list_that_was_fetched_as_a_page_is_named(folder: Folder, tmp_path: Path) -> None:
     (folder.lists / "stage_1_train.csv").write_bytes(KINDS["page"][0])
     found = problem(folder, tmp_path / "tiny.h5")
-    assert (found.kind, found.examples) == ("another kind of file", ("class-split/cls_split/stage_1_train.csv: a web page",))
+    assert (found.kind, found.what) == ("another kind of file", "class-split/cls_split/stage_1_train.csv: a web page")
 
 
 def test_a_list_that_is_a_spreadsheet_is_to_be_saved_as_text(folder: Folder, tmp_path: Path) -> None:
     with zipfile.ZipFile(folder.lists / "stage_1_train.csv", "w") as archive:
         archive.writestr("[Content_Types].xml", "")
     found = problem(folder, tmp_path / "tiny.h5")
-    assert found.examples[0].endswith("stage_1_train.csv: a document of an office program, such as a spreadsheet")
+    assert found.what.endswith("stage_1_train.csv: a document of an office program, such as a spreadsheet")
     assert found.fix == "save it as text, in a spreadsheet as CSV UTF-8"
 
 
@@ -434,7 +434,7 @@ def test_word_vectors_of_a_wrong_form_get_the_form_that_is_wanted(
 ) -> None:
     np.save(folder.text, content, allow_pickle=True)
     found = problem(folder, tmp_path / "tiny.h5")
-    assert told in found.examples[0]
+    assert told in found.what
     assert found.fix.startswith("save a dict of class name to vector")
 
 
@@ -451,7 +451,7 @@ def test_a_damaged_file_of_word_vectors_is_not_called_another_kind(
 ) -> None:
     folder.text.write_bytes(damage(folder.text.read_bytes()))
     found = problem(folder, tmp_path / "tiny.h5")
-    assert told in found.examples[0]
+    assert told in found.what
     assert "out of the folder" not in found.fix
 
 
@@ -459,7 +459,7 @@ def test_missing_word_vectors_are_no_missing_class_list(folder: Folder, tmp_path
     folder.text.rename(folder.text.with_suffix(".npz"))
     found = problem(folder, tmp_path / "tiny.h5")
     assert found.kind == "missing word vectors"
-    assert "cls_features_non_averaged/text/word_embeddings_tiny_normed.npy and" in found.examples[0]
+    assert "cls_features_non_averaged/text/word_embeddings_tiny_normed.npy and" in found.what
     assert "--vectors FILE" in found.fix
 
 
@@ -470,7 +470,7 @@ def test_word_vectors_that_are_not_finite_are_to_be_corrected_where_they_are(
     np.save(folder.text, vectors_of(folder) | {"gliding": np.full(4, value)})  # type: ignore[arg-type]
     found = problem(folder, tmp_path / "tiny.h5")
     assert found.kind == "not a number or infinite"
-    assert "'gliding'" in found.examples[0]
+    assert "'gliding'" in found.what
     assert found.fix.startswith(f"correct these vectors in {folder.text.relative_to(folder.root).as_posix()}")
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from benchmark.data.importing.findings import FIXES, ImportProblems
 from benchmark.data.importing.official_layout import ImportReport, import_official
-from benchmark.data.importing.problems import FIXES, ImportProblems
 from benchmark.errors import UsageError
 from benchmark.untrusted.kinds import FETCH_AGAIN, FETCH_TRUSTED
 
@@ -210,8 +210,7 @@ def test_many_faults_of_a_kind_are_counted_and_three_are_named(folder: Folder, t
         folder.change("audio", "stage_1_train", name, lambda frames, ids: ([x[:, :2] for x in frames], ids))
     with pytest.raises(ImportProblems, match="and 5 more") as caught:
         take(folder, tmp_path / "tiny.h5")
-    assert (caught.value.problems[0].count, len(caught.value.problems[0].examples)) == (8, 3)
-    assert caught.value.problems[0].examples[0].endswith("2, not 3")
+    assert (caught.value.problems[0].count, caught.value.problems[0].what.count("2, not 3; ")) == (8, 3)
 
 
 def test_a_malicious_class_file_is_named_with_what_it_asked_for(

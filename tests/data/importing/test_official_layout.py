@@ -14,9 +14,9 @@ import pytest
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.class_lists import read_lists
+from benchmark.data.importing.findings import FindingLog
 from benchmark.data.importing.official_layout import ImportReport, import_official
 from benchmark.data.importing.places import ListPlaces
-from benchmark.data.importing.problems import ProblemLog
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.errors import UsageError
 
@@ -113,7 +113,7 @@ def test_fewer_samples_than_listed_are_a_note(folder: Folder, tmp_path: Path) ->
         folder.change(modality, "stage_1_train", "Archery", lambda frames, ids: (frames[:1], ids[:1]))
     report = take(folder, tmp_path / "tiny.h5")
     note = next(note for note in report.notes if note.kind == "fewer samples than listed")
-    assert (note.count, note.examples) == (3, ("stage_1_train: 9 of 12",))
+    assert (note.count, note.what) == (3, "stage_1_train: 9 of 12")
 
 
 def test_without_a_sample_list_the_files_decide_and_a_note_says_so(folder: Folder, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_other_counts_than_the_cards_are_a_note(folder: Folder, tmp_path: Path) 
     counts = card.features["cls"].model_copy(update={"samples": {"stage_1_train": 99}, "classes": {"stage_1_train": 98}})
     report = import_official(card.model_copy(update={"features": {"cls": counts}}), "cls", folder.root, tmp_path / "tiny.h5")
     note = next(note for note in report.notes if note.kind == "other counts than the card's")
-    assert note.examples == ("stage_1_train: 12 samples, the card has 99", "stage_1_train: 3 classes, the card has 98")
+    assert note.what == "stage_1_train: 12 samples, the card has 99; stage_1_train: 3 classes, the card has 98"
 
 
 def test_the_means_form_gives_the_means_of_the_sequences(folder: Folder, tmp_path: Path) -> None:
@@ -256,9 +256,8 @@ def test_published_lists_have_the_counts_of_the_card_and_the_published_misalignm
     official = shared / "official"
     text = official / "w2v_features" / card.official.text_file
     places = ListPlaces(official / "avgzsl_benchmark_datasets" / card.official.folder, features, card.official, [text])
-    problems, notes = ProblemLog(), ProblemLog()
-    lists = read_lists(places, 300, problems, notes)
-    assert list(problems) == []
+    lists = read_lists(places, 300, findings := FindingLog("lists"))
+    assert findings.problems == []
     assert len(lists.names) == classes
     differing = sum(not np.array_equal(lists.vectors[c], lists.vectors[lists.own_vector[c]]) for c in range(classes))
     assert differing == misaligned

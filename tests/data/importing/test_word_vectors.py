@@ -18,9 +18,9 @@ from support.fasttext_model import SUPERVISED, Model, write_text
 
 from benchmark.data.cards import load_cards
 from benchmark.data.importing.class_lists import read_lists
+from benchmark.data.importing.findings import FindingLog, ImportProblems
 from benchmark.data.importing.official_layout import import_official
 from benchmark.data.importing.places import ListPlaces, text_places
-from benchmark.data.importing.problems import ImportProblems, ProblemLog
 from benchmark.data.importing.word_vectors import check_vectors_file, read_word_vectors
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
@@ -254,10 +254,10 @@ def test_a_model_names_and_orders_the_vectors_as_the_published_files_do(shared: 
     texts = text_places(root, root, "cls", card.official.text_file)
     model = Model(WORDS, dim=300).write(tmp_path / "wiki.bin")
     published, made = (
-        read_lists(ListPlaces(root, "cls", card.official, texts, vectors), 300, problems := ProblemLog(), ProblemLog())
+        read_lists(ListPlaces(root, "cls", card.official, texts, vectors), 300, findings := FindingLog("lists"))
         for vectors in (None, model)
     )
-    assert not problems
+    assert not findings.problems
     assert made.vector_names == published.vector_names
     assert made.own_vector == published.own_vector
     assert made.vectors.shape == published.vectors.shape
