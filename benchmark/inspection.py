@@ -22,7 +22,7 @@ from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.evaluation import EvaluationSet, Floats, Ints, Nearest
 from benchmark.protocol.randomness import random_states, restore_random_states
-from benchmark.protocol.stages import TEST_UNSEEN, StageTwo, Task
+from benchmark.protocol.stages import TEST_UNSEEN, Experiment, StageTwo
 from benchmark.system.beside import Beside
 from benchmark.system.streams import Purpose, stream
 
@@ -75,21 +75,23 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
         with_map: whether embeddings of test samples are wanted.
     """
     opened = found.opened
-    task, method, data, nearest, exact = opened.task, opened.method, opened.data, opened.nearest, opened.exact
-    names, size = opened.section.classes.names, task.settings.train.eval_batch_size
+    experiment, method, data, nearest, exact = opened.experiment, opened.method, opened.data, opened.nearest, opened.exact
+    names, size = opened.section.classes.names, experiment.settings.train.eval_batch_size
     beside = Beside(lambda text: None)  # told by who logs the results
     recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
     groups: dict[str, Any] = {}
     with beside("groups.json"):
-        groups = group_counts(task, opened.section, data, nearest, found.beta, exact=exact)
+        groups = group_counts(experiment, opened.section, data, nearest, found.beta, exact=exact)
     with beside("recall.csv"):
         recall = recall_rows(opened.section, nearest, found.beta, exact=exact)
     with beside("confusion.csv"):
         confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)]
     with beside("embedding.csv"):
-        embedding = embedding_map(method, data, task.rules, _mapped_rows(data, task.seed), size) if with_map else None
+        embedding = (
+            embedding_map(method, data, experiment.rules, _mapped_rows(data, experiment.seed), size) if with_map else None
+        )
     with beside("cost"):
-        costs = dict(cost(method, data, task.rules, size, task.seed))
+        costs = dict(cost(method, data, experiment.rules, size, experiment.seed))
     return Inspection(recall, groups, confusion, embedding, costs, names, beside.failed)
 
 
@@ -261,7 +263,7 @@ def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool)
 
 
 def group_counts(
-    task: Task, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+    experiment: Experiment, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
 ) -> dict[str, Any]:
     """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
 
@@ -271,7 +273,7 @@ def group_counts(
         how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
     """
     right, own = nearest.right(beta, exact=exact)
-    names = np.array(groups_of(task.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    names = np.array(groups_of(experiment.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
     found = []
     for c in np.unique(nearest.label):
         mask = nearest.label == c
@@ -279,4 +281,4 @@ def group_counts(
         counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
         row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
         found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
-    return {"grouping": task.dataset.grouping, "classes": found}
+    return {"grouping": experiment.dataset.grouping, "classes": found}

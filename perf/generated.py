@@ -15,7 +15,7 @@ import numpy as np
 from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.data.store import SPLITS, FeatureStore, ModalityContent, StoreContent, write_store
-from benchmark.protocol.stages import Task
+from benchmark.protocol.stages import Experiment
 from benchmark.settings.resolve import resolve
 from perf.training_step import SIZES
 
@@ -80,7 +80,7 @@ def modality(sizes: dict[str, Any], name: str, samples: int, random: np.random.G
     return ModalityContent(sizes[f"{name}_dim"], Repeated(int(offsets[-1]), pool), offsets)  # type: ignore[arg-type]
 
 
-def task_on(store: FeatureStore, method: str, **train: Any) -> Task:
+def experiment_on(store: FeatureStore, method: str, **train: Any) -> Experiment:
     """A method with its published settings for UCF in mode ``corrected``, on a generated store.
 
     Args:
@@ -90,7 +90,7 @@ def task_on(store: FeatureStore, method: str, **train: Any) -> Task:
     chosen = found.get(method)
     changed = {"protocol": {"text_alignment": "corrected"}, "train": train}
     settings = resolve(chosen, found.search_space(chosen), card, store.features, "corrected", changed)
-    return Task(chosen, settings, card.features[store.features], store, seed=0, dataset=card)
+    return Experiment(chosen, settings, card.features[store.features], store, seed=0, dataset=card)
 
 
 def forget(path: Path) -> None:

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from benchmark.data.store import FeatureStore
 from perf import stage
-from perf.generated import forget, generate, samples_of, task_on
+from perf.generated import experiment_on, forget, generate, samples_of
 from perf.resident import Resident, watched
 
 FIXED, PER_GB = 1.2e9, 0.06e9
@@ -46,7 +46,7 @@ def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dic
     """
     if cold:
         forget(path)
-    return stage.run(task_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads))
+    return stage.run(experiment_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads))
 
 
 def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, cold: bool) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from benchmark import registry
 from benchmark.method import Batch, Listener
 from benchmark.protocol import stages, training
 from benchmark.protocol.evaluation import Ints
-from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, Task, stage_one, stage_two, training_data
+from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, Experiment, stage_one, stage_two, training_data
 from benchmark.protocol.training import Loop
 from perf import flops
-from perf.generated import generate, task_on
+from perf.generated import experiment_on, generate
 from perf.training_step import peak
 
 BATCHES, WAITING, VALIDATION, CHECKPOINTS, TEST = "training batches", "waiting for data", "validation", "checkpoints", "test"
@@ -43,7 +43,7 @@ class Silent(Listener):
     """Hears of progress and says nothing."""
 
 
-def run(task: Task) -> dict[str, float]:
+def run(experiment: Experiment) -> dict[str, float]:
     """Both stages in a temporary folder; seconds by what they were spent on. Waiting is part of the training batches."""
     seconds: dict[str, float] = defaultdict(float)
 
@@ -76,46 +76,46 @@ def run(task: Task) -> dict[str, float]:
         for owner, name, what in watched:
             stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), what)))
         started = time.perf_counter()
-        first = stage_one(task, Path(folder), "first", Silent())
+        first = stage_one(experiment, Path(folder), "first", Silent())
         (Path(folder) / "second").mkdir()
-        stage_two(task, first, Path(folder) / "second", "second", Silent())
+        stage_two(experiment, first, Path(folder) / "second", "second", Silent())
         seconds[WHOLE] = time.perf_counter() - started
     return dict(seconds)
 
 
-def needed(task: Task, batches: int) -> float | None:
+def needed(experiment: Experiment, batches: int) -> float | None:
     """Operations that an epoch of stage 1 with its validation needs; None where there is no formula."""
-    if task.method.name != "tcaf":
+    if experiment.method.name != "tcaf":
         return None
-    section, spec, config = task.development(), task.spec, task.settings.config
-    samples, sampler = section.samples, training_data(task, 1).batches.sampler
+    section, spec, config = experiment.development(), experiment.spec, experiment.settings.config
+    samples, sampler = section.samples, training_data(experiment, 1).batches.sampler
 
     def steps(rows: Ints) -> tuple[list[int], list[int]]:
         return samples.audio.lengths[rows].tolist(), samples.video.lengths[rows].tolist()
 
-    drawn, _ = sampler.epoch(task.seed, 0, batches, task.settings.train.batch_size)
+    drawn, _ = sampler.epoch(experiment.seed, 0, batches, experiment.settings.train.batch_size)
     trained = sum(flops.tcaf_step(config, spec, *steps(rows), classes=len(sampler.class_ids)) for rows in drawn)
     return trained + flops.tcaf_embedding(config, spec, *steps(samples.rows(VAL_SEEN, VAL_UNSEEN)))
 
 
-def row(task: Task, published: int) -> dict[str, Any]:
+def row(experiment: Experiment, published: int) -> dict[str, Any]:
     """A line of the table.
 
     Args:
-        task: with one epoch; stage 2 has as many as the best epoch of stage 1 says, which would not be known otherwise.
+        experiment: with one epoch; stage 2 has as many as the best epoch of stage 1 says, which would not be known otherwise.
         published: batches of an epoch at the published length.
     """
-    train = task.settings.train
+    train = experiment.settings.train
     before = peak()
-    seconds, epochs = run(task), 2  # one in each stage
+    seconds, epochs = run(experiment), 2  # one in each stage
     top = max(before, peak())
     batch = seconds[BATCHES] / (epochs * train.batches_per_epoch)
     validation, checkpoint = seconds[VALIDATION] / epochs, seconds[CHECKPOINTS] / epochs
-    epoch, operations = published * batch + validation + checkpoint, needed(task, published)
+    epoch, operations = published * batch + validation + checkpoint, needed(experiment, published)
     rest = seconds[WHOLE] - sum(seconds[part] for part in (BATCHES, VALIDATION, CHECKPOINTS, TEST))
     return {
-        "method": task.method.title,
-        "features": task.store.features,
+        "method": experiment.method.title,
+        "features": experiment.store.features,
         "batch (ms)": round(1000 * batch, 1),
         "waiting for data (%)": round(100 * seconds[WAITING] / seconds[BATCHES], 1),
         "validation (s)": round(validation, 2),
@@ -146,9 +146,9 @@ def main() -> None:
         for features in options.features.split(","):
             store = generate(Path(folder) / f"{features}.h5", features, UCF_SAMPLES)
             for method in found.select(options.methods):
-                published = task_on(store, method.name).settings.train.batches_per_epoch
+                published = experiment_on(store, method.name).settings.train.batches_per_epoch
                 short = {"epochs": 1, "batches_per_epoch": options.batches, "threads": options.threads}
-                rows.append(row(task_on(store, method.name, **short), published))
+                rows.append(row(experiment_on(store, method.name, **short), published))
     print(f"{options.threads} threads, both stages with an epoch of {options.batches} batches each\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json:

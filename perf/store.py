@@ -26,7 +26,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.protocol.batching import make_batch
-from perf.generated import forget, generate, task_on
+from perf.generated import experiment_on, forget, generate
 from perf.training_step import SIZES, Bench
 
 READERS = {"sequences": ("tcaf", 64), "means": ("avca", 256)}
@@ -116,15 +116,15 @@ def read(path: Path, form: str, way: str, seed: int) -> dict[str, float]:
     started = time.perf_counter()
     store = FeatureStore(path, in_memory=way == "in memory")
     seconds = time.perf_counter() - started
-    task = task_on(store, name)
+    experiment = experiment_on(store, name)
     started = time.perf_counter()
-    data = task.development().samples
+    data = experiment.development().samples
     seconds += time.perf_counter() - started
     random = np.random.default_rng(seed)
     rows = random.permutation(len(data.labels))
     started = time.perf_counter()
     for start in range(0, len(rows), size):
-        make_batch(data, rows[start : start + size], task.rules, training=True, rng=random)
+        make_batch(data, rows[start : start + size], experiment.rules, training=True, rng=random)
     batches = len(rows) / size
     took = (time.perf_counter() - started) / batches
     arrays = [x.means if form == "means" else x.frames for x in (data.audio, data.video)]
@@ -137,7 +137,7 @@ def growing(folder: Path, sizes: Sequence[int], rounds: int, threads: int) -> Ro
     for n in sizes:
         store = generate(folder / f"grown {n}.h5", "main", n)
         for name in ("avca", "tcaf"):
-            benches[name, n] = Bench(task_on(store, name), "main", "corrected")
+            benches[name, n] = Bench(experiment_on(store, name), "main", "corrected")
     torch.set_num_threads(threads)
     found: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in benches}
     for _ in range(rounds):

@@ -28,7 +28,7 @@ from benchmark.method import Batch, Method
 from benchmark.protocol.batching import with_evaluation_times
 from benchmark.protocol.device import autocast_for
 from benchmark.protocol.finite import check_gradients, finite_losses
-from benchmark.protocol.stages import Task, training_data
+from benchmark.protocol.stages import Experiment, training_data
 from benchmark.settings.resolve import resolve
 from perf import flops
 
@@ -73,10 +73,10 @@ class Step:
 class Bench:
     """A method at its published sizes with batches to train on."""
 
-    def __init__(self, task: Task, features: str, mode: str) -> None:
-        self.features, self.mode, self.settings = features, mode, task.settings
-        self.data = training_data(task, 1)
-        self.spec, self.model = task.spec, task.build().train()
+    def __init__(self, experiment: Experiment, features: str, mode: str) -> None:
+        self.features, self.mode, self.settings = features, mode, experiment.settings
+        self.data = training_data(experiment, 1)
+        self.spec, self.model = experiment.spec, experiment.build().train()
         self.optimizer, self.autocast = self.model.optimizer(), autocast_for(self.settings.train)
 
     @classmethod
@@ -88,7 +88,7 @@ class Bench:
         store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
         overrides = {"protocol": {"text_alignment": "corrected"}, "train": {"precision": precision}}
         settings = resolve(method, space, cards["ucf"], features, mode, overrides)
-        return cls(Task(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
+        return cls(Experiment(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
 
     def steps(self, count: int) -> Step:
         """Mean of some steps; one more before them warms up."""

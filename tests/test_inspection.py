@@ -77,16 +77,16 @@ def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples
     )  # fmt: skip
     nearest = Nearest.of(distances, np.array([0, 1, 2]), np.array([0, 1]), labels)
     section = SimpleNamespace(classes=SimpleNamespace(names={0: "run", 1: "swim", 2: "fly"}))
-    task = SimpleNamespace(dataset=load_cards()["ucf"])
+    experiment = SimpleNamespace(dataset=load_cards()["ucf"])
     order, found = np.array([6, 3, 0, 7, 5, 1, 2, 4]), []
     for rows in (np.arange(8), order):
         data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=rows)
         sorted_ = Nearest(**{name: values[rows] for name, values in vars(nearest).items()})
-        found.append(group_counts(task, section, data, sorted_, 0.0, exact=False))  # type: ignore[arg-type]
+        found.append(group_counts(experiment, section, data, sorted_, 0.0, exact=False))  # type: ignore[arg-type]
 
     assert found[0] == found[1]
     assert found[0] == {
-        "grouping": task.dataset.grouping,
+        "grouping": experiment.dataset.grouping,
         "classes": [
             {"class": "run", "group": "seen", "samples": [2, 1], "gzsl": [2, 0], "own_group": [2, 0]},
             {"class": "swim", "group": "seen", "samples": [1, 1], "gzsl": [1, 1], "own_group": [1, 1]},
@@ -95,7 +95,7 @@ def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples
     }, "an id that does not fit the rule is its own group"
     assert "g01" not in json.dumps(found[0]["classes"]), "no names of sources"
     data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=np.arange(8))
-    alone = SimpleNamespace(dataset=task.dataset.model_copy(update={"grouping": None, "overlap_seconds": None}))
+    alone = SimpleNamespace(dataset=experiment.dataset.model_copy(update={"grouping": None, "overlap_seconds": None}))
     single = group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
     assert single["grouping"] is None
     assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]
@@ -167,8 +167,12 @@ class Uncountable(Probe):
 @pytest.fixture
 def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
     """The test splits of the synthetic data for a method of means."""
-    task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
-    return evaluation_set(stages.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed), task.rules, task.spec
+    experiment = bench.units(bench.call(methods="cjme"))[0].job(2, 0).experiment()
+    return (
+        evaluation_set(stages.open_test(experiment), TEST_SEEN, TEST_UNSEEN, experiment.seed),
+        experiment.rules,
+        experiment.spec,
+    )
 
 
 def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
@@ -189,11 +193,11 @@ def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[Eva
 
 @pytest.mark.parametrize("name", registry.load().methods)
 def test_each_method_is_counted_and_stays_trainable(bench: Bench, name: str) -> None:
-    task = bench.units(bench.call(methods=name))[0].job(2, 0).task()
-    data = evaluation_set(stages.open_test(task), TEST_SEEN, TEST_UNSEEN, task.seed)
-    method = task.method(task.settings.config, task.spec)
+    experiment = bench.units(bench.call(methods=name))[0].job(2, 0).experiment()
+    data = evaluation_set(stages.open_test(experiment), TEST_SEEN, TEST_UNSEEN, experiment.seed)
+    method = experiment.method(experiment.settings.config, experiment.spec)
 
-    found = flops_per_sample(method, data, task.rules, 16, seed=0)
+    found = flops_per_sample(method, data, experiment.rules, 16, seed=0)
 
     assert found is not None
     assert found > parameter_count(method) / 10

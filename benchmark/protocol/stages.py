@@ -39,7 +39,7 @@ TEST_ACCESSES = "test_openings"
 
 
 @dataclass(frozen=True)
-class Task:
+class Experiment:
     """A method with its settings on a data set: all that both stages share."""
 
     method: type[Method]
@@ -109,7 +109,7 @@ class StageOne:
 class Opened:
     """A tested model, the test data and what it scored on them, for ``inspection.py``."""
 
-    task: Task
+    experiment: Experiment
     method: Method
     section: Section
     data: EvaluationSet
@@ -155,23 +155,28 @@ def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: i
     return EvaluationSet(section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed)
 
 
-def training_data(task: Task, stage: Stage) -> TrainingData:
+def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
     """Batches over the splits that a stage trains on, and validation as every epoch sees it."""
-    section = task.development((TRAIN,) if stage == 1 else DEVELOPMENT_SPLITS)
+    section = experiment.development((TRAIN,) if stage == 1 else DEVELOPMENT_SPLITS)
     sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     samples = replace(section.samples, ids=())  # ids name classes, and batches have no use for them
-    batches = TrainingBatches(samples, sampler, classes, task.rules, task.method.needs_negatives)
-    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, task.seed)
-    unseen = partial(embeddings_of_unseen, task, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
+    batches = TrainingBatches(samples, sampler, classes, experiment.rules, experiment.method.needs_negatives)
+    data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed)
+    unseen = partial(embeddings_of_unseen, experiment, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
     return TrainingData(
-        task.method, batches, partial(validate, task.settings, task.rules, data), unseen if task.method.uses else None
+        experiment.method,
+        batches,
+        partial(validate, experiment.settings, experiment.rules, data),
+        unseen if experiment.method.uses else None,
     )
 
 
-def embeddings_of_unseen(task: Task, split: str) -> Classes:
+def embeddings_of_unseen(experiment: Experiment, split: str) -> Classes:
     """Word vectors of a split's classes, for transductive methods; no sample is read."""
-    return Classes(torch.from_numpy(task.store.class_embeddings(split, task.protocol.text_alignment, task.seed)))
+    return Classes(
+        torch.from_numpy(experiment.store.class_embeddings(split, experiment.protocol.text_alignment, experiment.seed))
+    )
 
 
 def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
@@ -197,42 +202,42 @@ def embed_and_rank(
     return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
 
 
-def stage_one(task: Task, folder: Path, key: str, listener: Listener) -> StageOne:
+def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener) -> StageOne:
     """Train on the training split; choose epoch and beta on validation.
 
     Raises:
         JobError: the method returned something wrong, or the test splits were opened while it trained.
     """
-    options = {"keep_best": True, "extra_pass": task.protocol.extra_bn_pass == "paper"}
+    options = {"keep_best": True, "extra_pass": experiment.protocol.extra_bn_pass == "paper"}
     with counting_test_accesses(partial(count_access, folder)):
-        _, result = _trained(task, 1, folder, listener, task.settings.train, key=key, **options)
+        _, result = _trained(experiment, 1, folder, listener, experiment.settings.train, key=key, **options)
     best = result.history[result.best_epoch]
     return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
 
 
-def stage_two(task: Task, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
+def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
     """Train afresh on training and validation splits for (best epoch + 1) epochs; test the last model with stage 1's beta.
 
     Raises:
         JobError: the method returned something wrong, or the test splits were opened while it trained.
     """
     epochs = first.best_epoch + 1
-    replayed = task.protocol.stage2_schedule == "corrected"
-    train = task.settings.train.model_copy(update={"epochs": epochs})
+    replayed = experiment.protocol.stage2_schedule == "corrected"
+    train = experiment.settings.train.model_copy(update={"epochs": epochs})
     options = {
         "keep_best": False,
-        "extra_pass": task.protocol.extra_bn_pass == "paper",
+        "extra_pass": experiment.protocol.extra_bn_pass == "paper",
         "replay": list(first.rates[:epochs]) if replayed else None,
     }
     with counting_test_accesses(partial(count_access, folder)):
-        method, _ = _trained(task, 2, folder, listener, train, key=key, **options)
+        method, _ = _trained(experiment, 2, folder, listener, train, key=key, **options)
         save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
-        tested = test(task, method, first.calibration, epochs)
+        tested = test(experiment, method, first.calibration, epochs)
     return replace(tested, test_openings=test_accesses(folder))
 
 
 def _trained(
-    task: Task, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
+    experiment: Experiment, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
 ) -> tuple[Method, FitResult]:
     """A fresh model after ``fit``, which is given nothing that leads to validation data, test data or the run's record.
 
@@ -243,9 +248,9 @@ def _trained(
         JobError: ``fit`` returned something wrong, or the test splits were opened meanwhile.
     """
     before = test_accesses(folder)
-    with sealed(training_data(task, stage), listener) as (data, sealed_listener):
-        loop = Loop(train, seed=task.seed, folder=folder, listener=sealed_listener, **options)
-        method = task.build()
+    with sealed(training_data(experiment, stage), listener) as (data, sealed_listener):
+        loop = Loop(train, seed=experiment.seed, folder=folder, listener=sealed_listener, **options)
+        method = experiment.build()
         trained = Trained(method)
         result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
         result = checked_fit(method, result, train.epochs)
@@ -253,18 +258,20 @@ def _trained(
     opened = test_accesses(folder) - before
     if opened:
         raise JobError(
-            f"{task.method.title} ({file_of(task.method)}): the test data were opened while it trained ({opened} times); "
-            "a method learns from what fit(data, loop) is given"
+            f"{experiment.method.title} ({file_of(experiment.method)}): the test data were opened while it trained "
+            f"({opened} times); a method learns from what fit(data, loop) is given"
         )
     return method, result
 
 
-def evaluate_weights(first: Task, model_a: Method, final: Task, model_b: Method, epochs: int) -> tuple[Validation, StageTwo]:
+def evaluate_weights(
+    first: Experiment, model_a: Method, final: Experiment, model_b: Method, epochs: int
+) -> tuple[Validation, StageTwo]:
     """What trained models are worth: beta from stage 1's model on validation, then stage 2's model tested with it.
 
     Args:
-        first, model_a: the model trained on the training split, and its task.
-        final, model_b: the model trained on training and validation splits, and its task.
+        first, model_a: the model trained on the training split, and its experiment.
+        final, model_b: the model trained on training and validation splits, and its experiment.
         epochs: that the latter was trained for.
     """
     section = first.development((VAL_SEEN, VAL_UNSEEN))
@@ -288,21 +295,23 @@ def test_accesses(folder: Path) -> int:
     return int(file.read_text(encoding="utf-8")) if file.exists() else 0
 
 
-def open_test(task: Task) -> Section:
+def open_test(experiment: Experiment) -> Section:
     """The sealed test splits."""
-    return task.store.open_test(task.protocol.text_alignment, task.seed, sequences=task.method.inputs == "sequence")
+    return experiment.store.open_test(
+        experiment.protocol.text_alignment, experiment.seed, sequences=experiment.method.inputs == "sequence"
+    )
 
 
-def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
+def test(experiment: Experiment, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
     """Open the test splits and score a final model at a beta chosen elsewhere.
 
     Raises:
         JobError: the method returned something wrong, or its distances depend on the samples beside.
     """
-    section = open_test(task)
-    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, task.seed)
-    nearest = embed_and_rank(task.settings, task.rules, data, method, check=True)
-    beta, exact, output = calibration.beta, calibration.rule == "exact", task.method.reported_output
+    section = open_test(experiment)
+    data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, experiment.seed)
+    nearest = embed_and_rank(experiment.settings, experiment.rules, data, method, check=True)
+    beta, exact, output = calibration.beta, calibration.rule == "exact", experiment.method.reported_output
     curve = nearest[output].curve()
     outputs = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
     return StageTwo(
@@ -310,25 +319,27 @@ def test(task: Task, method: Method, calibration: Calibration, epochs: int) -> S
         outputs=outputs,
         beta=beta,
         best_possible={"hm": curve.best_hm(), "beta": curve.best_beta()},
-        disjoint=without_shared_groups(task, data, nearest[output], beta, exact=exact),
+        disjoint=without_shared_groups(experiment, data, nearest[output], beta, exact=exact),
         curve=curve,
         epochs=epochs,
         test_openings=1,
-        opened=Opened(task, method, section, data, nearest[output], exact),
+        opened=Opened(experiment, method, section, data, nearest[output], exact),
     )
 
 
-def without_shared_groups(task: Task, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool) -> dict[str, float]:
+def without_shared_groups(
+    experiment: Experiment, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+) -> dict[str, float]:
     """Results without the test-seen samples that have a relative in training (same group of the card's rule).
 
     Returns:
         ``samples`` and ``classes`` that remain and, where any does, ``seen`` (mean over those classes) and ``hm`` with the
         same U; fractions. Empty unless ``protocol.seen_test=group_disjoint``.
     """
-    if task.protocol.seen_test != "group_disjoint":
+    if experiment.protocol.seen_test != "group_disjoint":
         return {}
-    trained = task.development().samples.ids
-    related = shares_group(task.dataset, [data.samples.ids[row] for row in data.rows], trained)
+    trained = experiment.development().samples.ids
+    related = shares_group(experiment.dataset, [data.samples.ids[row] for row in data.rows], trained)
     kept = nearest.keep(~(nearest.is_seen & related))
     counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}
     if not counts["samples"]:

@@ -11,7 +11,7 @@ from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.inspection import Inspection, inspect
 from benchmark.method import Method
-from benchmark.protocol.stages import StageTwo, Task, evaluate_weights
+from benchmark.protocol.stages import Experiment, StageTwo, evaluate_weights
 from benchmark.running.provenance import data_caption, environment
 from benchmark.running.records import log_map, log_stage_two
 from benchmark.settings.resolve import Settings, protocol_for
@@ -80,14 +80,16 @@ def evaluate(
     for weights in pair:
         _check_data(weights, card, features, store)
     settings = [_settings(weights, card, mode, overrides) for weights in pair]
-    tasks = [Task(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)]
-    for weights, task in zip(pair, tasks, strict=True):
-        weights.check(task.spec)
+    experiments = [
+        Experiment(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)
+    ]
+    for weights, experiment in zip(pair, experiments, strict=True):
+        weights.check(experiment.spec)
     models: list[Method] = []
-    for weights, task in zip(pair, tasks, strict=True):
-        models.append(task.build())
+    for weights, experiment in zip(pair, experiments, strict=True):
+        models.append(experiment.build())
         models[-1].load_state_dict(dict(weights.state))
-    validation, result = evaluate_weights(tasks[0], models[0], tasks[1], models[1], final.epochs)
+    validation, result = evaluate_weights(experiments[0], models[0], experiments[1], models[1], final.epochs)
     return Evaluation(
         first=first,
         final=final,

@@ -21,7 +21,7 @@ from benchmark.method import Method
 from benchmark.protocol.code_version import code_version
 from benchmark.protocol.device import choose_device
 from benchmark.protocol.randomness import derive_seed
-from benchmark.protocol.stages import Stage, Task
+from benchmark.protocol.stages import Experiment, Stage
 from benchmark.settings.resolve import Settings
 from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
 from benchmark.settings.search_space import Range
@@ -185,10 +185,10 @@ class Job:
         """The job whose epoch and beta this one uses."""
         return replace(self, stage=1)
 
-    def task(self) -> Task:
+    def experiment(self) -> Experiment:
         """The job as the protocol wants it."""
         features = self.unit.card.features[self.unit.features]
-        return Task(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
+        return Experiment(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
 
     def call(self) -> Call:
         """The call that repeats this job alone."""

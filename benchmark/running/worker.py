@@ -267,12 +267,12 @@ class Worker:
         restart_peak_memory()
         try:
             if first is None:
-                found = stage_one(job.task(), folder, job.key, listener)
+                found = stage_one(job.experiment(), folder, job.key, listener)
                 listener.send(wait=True)
                 result = {**found.as_dict(), "history": [asdict(r) for r in listener.history]}
                 log_stage_one(self.tracker, run_id, found)
             else:
-                tested = stage_two(job.task(), first, folder, job.key, listener)
+                tested = stage_two(job.experiment(), first, folder, job.key, listener)
                 explained = inspect(tested, with_map=job.repetition == 0)
                 listener.send(wait=True)
                 result = log_stage_two(self.tracker, run_id, tested, explained, title, job.seed, beside)

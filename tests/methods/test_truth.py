@@ -35,9 +35,9 @@ def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
     data = [*SAMPLES, *(f"{name}={value}" for name, value in channels.items())]
     settings = [*TRAINING, *(f"data.{s}" for s in data), *extra]
     call = Call(methods=method, dataset="synthetic", mode="corrected", settings=settings)
-    task = plan_units(call, registry.load(), folder)[0].job(2, 0).task()
-    first = stage_one(task, folder / "1", "k", QuietListener())
-    return stage_two(task, first, folder / "2", "k", QuietListener()).metrics["zsl"]
+    experiment = plan_units(call, registry.load(), folder)[0].job(2, 0).experiment()
+    first = stage_one(experiment, folder / "1", "k", QuietListener())
+    return stage_two(experiment, first, folder / "2", "k", QuietListener()).metrics["zsl"]
 
 
 @pytest.mark.slow

@@ -62,9 +62,9 @@ def test_of_an_embedding_all_counts_but_words_and_decoders_and_the_backward() ->
 
 def test_whole_stages_are_timed_by_what_they_are_spent_on(tmp_path: Path) -> None:
     small = generated.generate(tmp_path / "store.h5", "main", 60)
-    task = generated.task_on(small, "cjme", epochs=2, batches_per_epoch=3, batch_size=8, threads=1)
+    experiment = generated.experiment_on(small, "cjme", epochs=2, batches_per_epoch=3, batch_size=8, threads=1)
 
-    seconds = stage.run(task)
+    seconds = stage.run(experiment)
 
     parts = (stage.BATCHES, stage.VALIDATION, stage.CHECKPOINTS, stage.TEST)
     assert 0 < seconds[stage.WAITING] < seconds[stage.BATCHES]
@@ -73,14 +73,14 @@ def test_whole_stages_are_timed_by_what_they_are_spent_on(tmp_path: Path) -> Non
 
 
 def test_an_epoch_needs_its_batches_and_the_embedding_of_what_it_is_validated_on(tmp_path: Path) -> None:
-    task = generated.task_on(generated.generate(tmp_path / "store.h5", "main", 60), "tcaf", batch_size=8)
+    experiment = generated.experiment_on(generated.generate(tmp_path / "store.h5", "main", 60), "tcaf", batch_size=8)
 
-    one, two = stage.needed(task, 1), stage.needed(task, 2)
+    one, two = stage.needed(experiment, 1), stage.needed(experiment, 2)
 
     assert one is not None
     assert two is not None
     assert 0.1 * one < two - one < one  # a batch, and validation beside it
-    assert stage.needed(generated.task_on(task.store, "avca"), 1) is None
+    assert stage.needed(generated.experiment_on(experiment.store, "avca"), 1) is None
 
 
 def test_the_shares_of_a_step_by_kind_of_operation_are_a_whole(tmp_path: Path) -> None:

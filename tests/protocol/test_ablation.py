@@ -80,16 +80,16 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
     unit = bench.units(call)[0]
     with pytest.raises(UsageError, match="no grouping rule"):
         bench.units(bench.call("protocol.seen_test=group_disjoint", methods="cjme"))
-    task = unit.job(2, 0).task()
-    settings = replace(task.settings, protocol=task.protocol.model_copy(update={"seen_test": "group_disjoint"}))
-    section = stages.open_test(task)
-    data = stages.evaluation_set(section, stages.TEST_SEEN, stages.TEST_UNSEEN, task.seed)
+    experiment = unit.job(2, 0).experiment()
+    settings = replace(experiment.settings, protocol=experiment.protocol.model_copy(update={"seen_test": "group_disjoint"}))
+    section = stages.open_test(experiment)
+    data = stages.evaluation_set(section, stages.TEST_SEEN, stages.TEST_UNSEEN, experiment.seed)
     is_seen = np.isin(section.samples.labels[data.rows], data.seen_ids)
     first = np.flatnonzero(is_seen)[0]
     kept_id = section.samples.ids[data.rows[first]]
     card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all but one sample are one group
-    task = replace(task, settings=settings, dataset=card)
-    nearest = stages.embed_and_rank(task.settings, task.rules, data, task.build())["both"]
+    experiment = replace(experiment, settings=settings, dataset=card)
+    nearest = stages.embed_and_rank(experiment.settings, experiment.rules, data, experiment.build())["both"]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
     unseen = nearest.at(0.5).unseen
     expected = {
@@ -98,7 +98,7 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
         "seen": seen,
         "hm": 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0,
     }
-    assert stages.without_shared_groups(task, data, nearest, 0.5, exact=False) == pytest.approx(expected)
+    assert stages.without_shared_groups(experiment, data, nearest, 0.5, exact=False) == pytest.approx(expected)
 
 
 PLUGIN = """
@@ -136,8 +136,8 @@ def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_pa
 
 
 def test_an_inductive_method_is_not_handed_what_it_is_tested_on(bench: Bench) -> None:
-    task = bench.units(bench.call(methods="cjme"))[0].job(2, 0).task()
-    data = stages.training_data(task, 1)
+    experiment = bench.units(bench.call(methods="cjme"))[0].job(2, 0).experiment()
+    data = stages.training_data(experiment, 1)
     assert data.embeddings_of_unseen is None
     with pytest.raises(JobError, match="declared inductive"):
         data.unseen_classes()

@@ -25,7 +25,7 @@ JOINT = {"joint": torch.zeros(3, 4)}
 
 @pytest.fixture
 def method(bench: Bench) -> Method:
-    return bench.units(bench.call(methods="cjme"))[0].job(1, 0).task().build()
+    return bench.units(bench.call(methods="cjme"))[0].job(1, 0).experiment().build()
 
 
 def loss(value: Any) -> Callable[[Method], Any]:

@@ -272,13 +272,13 @@ def test_an_attack_ends_in_an_error_that_names_the_method(
 
 
 def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(bench: Bench) -> None:
-    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
-    method = task.build()
-    section = task.development((VAL_SEEN, VAL_UNSEEN))
+    experiment = bench.units(bench.call(methods="avca"))[0].job(1, 0).experiment()
+    method = experiment.build()
+    section = experiment.development((VAL_SEEN, VAL_UNSEEN))
     found = []
     for seed, size in ((0, 7), (1, 64)):
         data = evaluation_set(section, VAL_SEEN, VAL_UNSEEN, seed)
-        found.append(nearest_classes(method, data, task.rules, batch_size=size, check=True)[method.reported_output])
+        found.append(nearest_classes(method, data, experiment.rules, batch_size=size, check=True)[method.reported_output])
         assert found[-1].label.tolist() == section.samples.labels[data.rows].tolist()
     np.testing.assert_allclose(found[0].seen_distance, found[1].seen_distance, rtol=1e-5)
     np.testing.assert_array_equal(found[0].unseen_class, found[1].unseen_class)
@@ -293,34 +293,34 @@ def neighbours(x: torch.Tensor) -> torch.Tensor:
 def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_behind_a_constant(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, constant: Any
 ) -> None:
-    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
-    method = task.build()
-    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    experiment = bench.units(bench.call(methods="avca"))[0].job(1, 0).experiment()
+    method = experiment.build()
+    data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     honest = method.distances
     for change in (constant, neighbours):
         monkeypatch.setattr(method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()})
         for size in (7, 256):
             with pytest.raises(JobError, match="beside them") if change is neighbours else nullcontext():
-                nearest_classes(method, data, task.rules, batch_size=size, check=True)
+                nearest_classes(method, data, experiment.rules, batch_size=size, check=True)
 
 
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("samples", [2, 3, 5])
 def test_a_few_samples_can_be_checked(bench: Bench, samples: int, size: int) -> None:
-    task = bench.units(bench.call(methods="cjme"))[0].job(1, 0).task()
-    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    experiment = bench.units(bench.call(methods="cjme"))[0].job(1, 0).experiment()
+    data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     few = replace(data, rows=data.rows[:: len(data.rows) // samples][:samples])
-    found = nearest_classes(task.build(), few, task.rules, batch_size=size, check=True)
+    found = nearest_classes(experiment.build(), few, experiment.rules, batch_size=size, check=True)
     assert {len(nearest.label) for nearest in found.values()} == {samples}
 
 
 def test_a_method_may_change_the_word_vectors_that_it_is_given(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = bench.units(bench.call(methods="avca"))[0].job(1, 0).task()
-    method = task.build()
-    data = evaluation_set(task.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
+    experiment = bench.units(bench.call(methods="avca"))[0].job(1, 0).experiment()
+    method = experiment.build()
+    data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     embed = method.embed_classes
     monkeypatch.setattr(method, "embed_classes", lambda text: embed(text.mul_(2)))
-    first, second = (nearest_classes(method, data, task.rules, batch_size=64)[method.reported_output] for _ in range(2))
+    first, second = (nearest_classes(method, data, experiment.rules, batch_size=64)[method.reported_output] for _ in range(2))
     np.testing.assert_array_equal(first.seen_distance, second.seen_distance)
 
 

@@ -131,9 +131,9 @@ def test_stage_two_trains_on_the_union_for_one_epoch_more_than_the_best_index(be
     best = bench.tracker.read_json(runs["1"].run_id, "result.json")["best_epoch"]
     assert len(bench.tracker.history(runs["2"].run_id, "train/total")) == best + 1
     assert runs["2"].metrics["calibration/beta"] == runs["1"].metrics["calibration/beta"]
-    task = bench.units(bench.call(methods="avgzslnet"))[0].job(2, 0).task()
-    section = task.development()
-    union = training_data(task, 2).batches
+    experiment = bench.units(bench.call(methods="avgzslnet"))[0].job(2, 0).experiment()
+    section = experiment.development()
+    union = training_data(experiment, 2).batches
     assert len(union.sampler.rows) == len(section.samples.ids)
     assert union.classes.text.shape[0] == 22
 
@@ -175,10 +175,14 @@ def test_calibration_switches_change_the_beta_and_nothing_before_it(bench: Bench
 
 @pytest.mark.parametrize("schedule", ["paper", "corrected"])
 def test_stage_two_replays_the_rates_of_stage_one_if_corrected(bench: Bench, schedule: str) -> None:
-    task = bench.units(bench.call(f"protocol.stage2_schedule={schedule}", "cjme.lr=0.01", methods="cjme"))[0].job(2, 0).task()
+    experiment = (
+        bench.units(bench.call(f"protocol.stage2_schedule={schedule}", "cjme.lr=0.01", methods="cjme"))[0]
+        .job(2, 0)
+        .experiment()
+    )
     rates = [0.01, 0.003, 0.002]  # as no schedule on training data would cut them
     heard = Rates()
-    stage_two(task, StageOne(2, Calibration(0.5, "grid", {"both": 0.5}), {}, rates), bench.runs / "second", "k", heard)
+    stage_two(experiment, StageOne(2, Calibration(0.5, "grid", {"both": 0.5}), {}, rates), bench.runs / "second", "k", heard)
     assert heard.rates == (rates if schedule == "corrected" else [0.01] * 3)
 
 
@@ -214,14 +218,16 @@ def test_shuffled_word_vectors_are_a_permutation_that_the_seed_fixes(tmp_path: P
 def test_distances_are_computed_in_full_precision_whatever_that_of_training_is(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = bench.units(bench.call("train.precision=bfloat16", methods="avca"))[0].job(1, 0).task()
-    section, method, seen = task.development(), task.build(), set()
+    experiment = bench.units(bench.call("train.precision=bfloat16", methods="avca"))[0].job(1, 0).experiment()
+    section, method, seen = experiment.development(), experiment.build(), set()
     embed, distances = method.embed, method.distances
     monkeypatch.setattr(method, "embed", lambda batch: seen.add(("embed", torch.is_autocast_enabled("cpu"))) or embed(batch))
     monkeypatch.setattr(
         method, "distances", lambda *both: seen.add(("distances", torch.is_autocast_enabled("cpu"))) or distances(*both)
     )
 
-    embed_and_rank(task.settings, task.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, task.seed), method)
+    embed_and_rank(
+        experiment.settings, experiment.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, experiment.seed), method
+    )
 
     assert seen == {("embed", True), ("distances", False)}

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark.errors import JobError, Unavailable, UsageError
 from benchmark.method import EpochRecord, FitResult, Method, TrainingData
 from benchmark.protocol import stages
-from benchmark.protocol.stages import Task, stage_one
+from benchmark.protocol.stages import Experiment, stage_one
 from benchmark.protocol.training import Loop
 
 
@@ -47,15 +47,15 @@ class Recorder:
         self.records.append(record)
 
 
-def task(bench: Bench, method: str, *extra: str) -> Task:
-    return bench.units(bench.call(*extra, methods=method))[0].job(1, 0).task()
+def experiment(bench: Bench, method: str, *extra: str) -> Experiment:
+    return bench.units(bench.call(*extra, methods=method))[0].job(1, 0).experiment()
 
 
-def fit(task: Task, folder: Path, recorder: Recorder, **options: Any) -> tuple[Method, FitResult]:
-    data = stages.training_data(task, 1)
+def fit(experiment: Experiment, folder: Path, recorder: Recorder, **options: Any) -> tuple[Method, FitResult]:
+    data = stages.training_data(experiment, 1)
     loop = Loop(
-        task.settings.train,
-        seed=task.seed,
+        experiment.settings.train,
+        seed=experiment.seed,
         folder=folder,
         key="k",
         listener=recorder,
@@ -63,7 +63,7 @@ def fit(task: Task, folder: Path, recorder: Recorder, **options: Any) -> tuple[M
         extra_pass=True,
         **options,
     )
-    method = task.build()
+    method = experiment.build()
     return method, method.fit(data, loop)
 
 
@@ -77,12 +77,12 @@ def test_a_stopped_training_resumes_to_the_very_same_numbers(
     bench: Bench, tmp_path: Path, method: str, stop_after: int
 ) -> None:
     undisturbed = Recorder()
-    model, result = fit(task(bench, method), tmp_path / "whole", undisturbed)
+    model, result = fit(experiment(bench, method), tmp_path / "whole", undisturbed)
     with pytest.raises(Stop):
-        fit(task(bench, method), tmp_path / "broken", Recorder(stop_after))
+        fit(experiment(bench, method), tmp_path / "broken", Recorder(stop_after))
     torch.rand(100)  # another process has another random state
     resumed = Recorder()
-    again, other = fit(task(bench, method), tmp_path / "broken", resumed)
+    again, other = fit(experiment(bench, method), tmp_path / "broken", resumed)
     assert numbers(resumed.records) == numbers(undisturbed.records)
     assert other.best_epoch == result.best_epoch
     for name, value in model.state_dict().items():
@@ -107,17 +107,17 @@ class Drawing(Recorder):
 
 def test_the_random_states_of_numpy_and_python_are_resumed_too(bench: Bench, tmp_path: Path) -> None:
     whole, stopped, resumed = Drawing(), Drawing(stop_after=6), Drawing()
-    fit(task(bench, "cjme"), tmp_path / "whole", whole)
+    fit(experiment(bench, "cjme"), tmp_path / "whole", whole)
     with pytest.raises(Stop):
-        fit(task(bench, "cjme"), tmp_path / "broken", stopped)
-    fit(task(bench, "cjme"), tmp_path / "broken", resumed)
+        fit(experiment(bench, "cjme"), tmp_path / "broken", stopped)
+    fit(experiment(bench, "cjme"), tmp_path / "broken", resumed)
     assert len(whole.drawn) == 4
     assert resumed.drawn == whole.drawn
 
 
 def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench, tmp_path: Path) -> None:
     recorder = Recorder()
-    _, result = fit(task(bench, "avgzslnet", "train.epochs=6"), tmp_path, recorder)
+    _, result = fit(experiment(bench, "avgzslnet", "train.epochs=6"), tmp_path, recorder)
     hms = [r.validation["hm"] for r in recorder.records]
     assert result.best_epoch == hms.index(max(hms))
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == result.best_epoch
@@ -129,7 +129,7 @@ def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench
 )
 def test_an_hm_of_zero_gives_way_to_every_later_epoch(bench: Bench, tmp_path: Path, hms: list[float], kept: int) -> None:
     """As in the published code: otherwise the first of the highest is kept."""
-    its = task(bench, "cjme", "train.epochs=4")
+    its = experiment(bench, "cjme", "train.epochs=4")
     data = with_validation(stages.training_data(its, 1), hms)
     loop = Loop(its.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=True, extra_pass=True)
     result = its.build().fit(data, loop)
@@ -147,7 +147,7 @@ def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
 
 
 def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:
-    job = task(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
+    job = experiment(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
     data = with_validation(stages.training_data(job, 1), hms)
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     return [r.lr for r in job.build().fit(data, loop).history]
@@ -164,12 +164,12 @@ def test_the_schedule_can_be_switched_off(bench: Bench, tmp_path: Path) -> None:
 
 def test_rates_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
     recorder = Recorder()
-    fit(task(bench, "cjme"), tmp_path, recorder, replay=[0.1, 0.02, 0.003])
+    fit(experiment(bench, "cjme"), tmp_path, recorder, replay=[0.1, 0.02, 0.003])
     assert [r.lr for r in recorder.records] == pytest.approx([0.1, 0.02, 0.003])
 
 
 def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tmp_path: Path) -> None:
-    job = task(bench, "cjme")
+    job = experiment(bench, "cjme")
     model = job.build()
     plain, calls = model.loss, 0
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tm
 
 
 def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_path: Path) -> None:
-    job = task(bench, "cjme")
+    job = experiment(bench, "cjme")
     model = job.build()
     name, parameter = next(iter(model.named_parameters()))
     parameter.register_hook(lambda g: g * float("inf"))
@@ -200,7 +200,7 @@ def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_p
 
 
 def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_path: Path) -> None:
-    job = task(bench, "cjme")
+    job = experiment(bench, "cjme")
     model = job.build()
     plain = model.loss
     parts: list[str] = []
@@ -226,7 +226,7 @@ def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
 ) -> None:
     scaler = torch.amp.GradScaler("cpu")
     monkeypatch.setattr(torch.amp, "GradScaler", lambda **_: scaler)
-    job = task(bench, "cjme", "train.batches_per_epoch=20", "train.epochs=1")
+    job = experiment(bench, "cjme", "train.batches_per_epoch=20", "train.epochs=1")
     model, steps = job.build(), 0
     name, parameter = next(iter(model.named_parameters()))
     before = parameter.detach().clone()
@@ -250,15 +250,15 @@ def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
 
 
 def test_a_checkpoint_of_other_settings_is_refused(bench: Bench, tmp_path: Path) -> None:
-    fit(task(bench, "cjme"), tmp_path, Recorder())
-    job = task(bench, "cjme")
+    fit(experiment(bench, "cjme"), tmp_path, Recorder())
+    job = experiment(bench, "cjme")
     with pytest.raises(UsageError, match="belongs to other settings"):
         stage_one(job, tmp_path, "another key", Recorder())
 
 
 def test_mixed_precision_trains_and_validates(bench: Bench, tmp_path: Path) -> None:
     recorder = Recorder()
-    fit(task(bench, "tcaf", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
+    fit(experiment(bench, "tcaf", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
     assert recorder.records[0].losses["total"] > 0
 
 
@@ -268,7 +268,7 @@ def test_a_user_is_told_where_reduced_precision_is_the_slower_one(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     recorder = Recorder()
-    fit(task(bench, "avca", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
+    fit(experiment(bench, "avca", "train.precision=bfloat16", "train.epochs=1"), tmp_path, recorder)
     assert len([n for n in recorder.notes if "float32 is many times as fast" in n]) == notes
 
 
@@ -278,7 +278,9 @@ def test_float16_on_a_cpu_is_refused_before_anything_is_trained(bench: Bench) ->
 
 
 def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
-    job = task(bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0")
+    job = experiment(
+        bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0"
+    )
     data = stages.training_data(job, 1)
     model = job.build().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -294,10 +296,10 @@ def test_a_checkpoint_that_cannot_be_read_for_now_does_not_send_the_training_bac
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     with pytest.raises(Stop):
-        fit(task(bench, "cjme"), tmp_path, Recorder(stop_after=9))
+        fit(experiment(bench, "cjme"), tmp_path, Recorder(stop_after=9))
     monkeypatch.setattr(zipfile, "ZipFile", failing(code))
     with pytest.raises(Unavailable, match=r"checkpoint\.pt"):
-        fit(task(bench, "cjme"), tmp_path, Recorder())
+        fit(experiment(bench, "cjme"), tmp_path, Recorder())
     assert (tmp_path / "checkpoint.pt").is_file()
 
 

@@ -47,8 +47,8 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
     monkeypatch.setattr("benchmark.system.streams.np", SimpleNamespace(random=SimpleNamespace(default_rng=default_rng)))
     first = StageOne(1, Calibration(0.5, "grid", {}), {}, [1e-3] * 2)
     for repetition in range(2):
-        task = unit.job(2, repetition).task()
-        tested = stage_two(task, first, bench.runs / str(repetition), "k", QuietListener())
+        experiment = unit.job(2, repetition).experiment()
+        tested = stage_two(experiment, first, bench.runs / str(repetition), "k", QuietListener())
         inspect(tested, with_map=True)
     counts = {"samples": [2, 2], "gzsl": [1, 0], "own_group": [1, 1]}
     classes = [{"class": "a", "group": "seen", **counts}, {"class": "b", "group": "unseen", **counts}]
