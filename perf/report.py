@@ -187,7 +187,7 @@ class Filler:
             **identity, "alignment": "official", "method_title": METHODS[method], "method_note": "", "method_inputs": "mean",
             "method_uses": "", "dataset_title": DATASETS[identity["dataset"]], "dataset_kind": "published",
             "dataset_caption": "", "reduced_sizes": "false", "epochs": "50", "batches_per_epoch": "300", "lengths": "max/max",
-            "alias": "",
+            "preset": "",
         }  # fmt: skip
         tags = {**unit, "kind": "method", "tuning.trials": str(TRIALS), "tuning.pruned": "2"}
         parent = self.run(METHODS[method], start, tags, call)

@@ -247,13 +247,13 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
     methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
     datasets: list[tuple[str, ...]] = [
         (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
-         ("built at first use" if card.builder else "not imported"), ", ".join(card.aliases))
+         ("built at first use" if card.builder else "not imported"), ", ".join(card.presets))
         for card in cards.values()
         for f in card.features
     ]  # fmt: skip
     datasets += [(b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "") for b in cards.broken]
     method_columns = ("name", "title", "inputs", "training", "paper", "note")
-    dataset_columns = ("name", "features", "title", "kind", "state", "aliases")
+    dataset_columns = ("name", "features", "title", "kind", "state", "presets")
     if json_file != "-":
         rows_table(out, "Methods", method_columns, methods)
         rows_table(out, "Data sets", dataset_columns, datasets)

@@ -63,13 +63,13 @@ class OfficialLayout(Fields):
     text_file: str
 
 
-class Budget(Fields):
-    """What an alias such as ``demo`` runs: settings that replace defaults, all of them visible in the results."""
+class Preset(Fields):
+    """Settings that a name such as ``demo`` stands for in place of the defaults. All are visible in the results."""
 
     train: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(0, ge=0)
     searched: list[str] | None = Field(
-        None, description="names of the settings that studies search; None, or none of a method's: its whole space"
+        None, description="names of the settings that studies search; None, or none of a method's: all of its search space"
     )
     seeds: int = Field(1, ge=1)
 
@@ -99,7 +99,17 @@ class Card(Fields):
         default_factory=dict, description="method -> setting -> search range for these data; null: not searched"
     )
     train: dict[str, Any] = Field(default_factory=dict, description="training settings for these data")
-    aliases: dict[Name, Budget] = Field(default_factory=dict, description="other names, each with a budget of its own")
+    presets: dict[Name, Preset] = Field(default_factory=dict, description="other names, each with its own settings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current(cls, written: Any) -> Any:
+        """Read ``aliases``, as ``presets`` was called in version 0.1."""
+        if not isinstance(written, dict) or "aliases" not in written:
+            return written
+        if "presets" in written:
+            raise ValueError("aliases is the earlier name of presets: move what it holds to presets and remove it")
+        return {"presets" if name == "aliases" else name: value for name, value in written.items()}
 
     @model_validator(mode="after")
     def _has_its_default_features(self) -> Self:
@@ -141,7 +151,7 @@ class BrokenCard:
     reason: str
     """Names the file; a line for each error."""
     names: Sequence[str]
-    """What it may be asked for: the name that it gives, or its file's, then its aliases."""
+    """What it may be asked for: the name that it gives, or its file's, then its presets."""
 
 
 class Cards(dict[str, Card]):
@@ -166,7 +176,8 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
             if path.exists() and not path.is_file():  # reading a pipe would wait without end
                 raise UsageError(f"{path}: is no file that can be read")
             written = read_fields(path)
-            names = [*_texts([written.get("name")]), *names, *_texts(written.get("aliases"))]
+            presets = [*_texts(written.get("presets")), *_texts(written.get("aliases"))]
+            names = [*_texts([written.get("name")]), *names, *presets]
             card = Card.model_validate(written)
         except UsageError as error:
             broken.append(BrokenCard(path, str(error), names))
@@ -189,23 +200,23 @@ def _texts(values: Any) -> list[str]:
     return [value for value in values or () if isinstance(value, str)] if isinstance(values, (list, dict)) else []
 
 
-def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Budget | None]:
-    """The card of a name or alias, and the alias's budget.
+def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:
+    """The dataset config of a name or preset, and the preset (an empty one for a dataset's name).
 
     Raises:
-        UsageError: no card has the name (near ones are named), its file cannot be used, or two cards have the alias.
+        UsageError: no config has the name (near ones are named), its file cannot be used, or two configs have the preset.
     """
     if name in cards:
-        return cards[name], None
-    owners = [card for card in cards.values() if name in card.aliases]
+        return cards[name], Preset()
+    owners = [card for card in cards.values() if name in card.presets]
     if len(owners) > 1:
-        raise UsageError(f"{name!r} is an alias of {' and of '.join(card.name for card in owners)}; rename one of them")
+        raise UsageError(f"{name!r} is a preset of {' and of '.join(card.name for card in owners)}; rename one of them")
     if owners:
-        return owners[0], owners[0].aliases[name]
+        return owners[0], owners[0].presets[name]
     broken = cards.broken if isinstance(cards, Cards) else ()
     for each in broken:
         if name in each.names:
             raise UsageError(f"data set {name!r} cannot be used: {each.reason}")
-    known = [*cards, *(alias for card in cards.values() for alias in card.aliases)]
+    known = [*cards, *(preset for card in cards.values() for preset in card.presets)]
     unread = "".join(f"\nnot read: {each.reason}" for each in broken)
     raise UsageError(f"unknown data set {name!r}: {near(name, known)}{unread}")

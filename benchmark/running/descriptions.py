@@ -120,7 +120,7 @@ def method_note(unit: Unit, call: Call, means: Mapping[tuple[int, str], Means], 
         f"{protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
         + (f" ({unit.method.note})" if unit.method.note else "")
     ]
-    one = call.model_copy(update={"methods": unit.method.name, "dataset": unit.alias or unit.card.name, "mode": unit.mode})
+    one = call.model_copy(update={"methods": unit.method.name, "dataset": unit.preset or unit.card.name, "mode": unit.mode})
     if rows := _rows(means, index):
         parts += [_table(HEADINGS, rows), MEANING]
     return _short([*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))])

@@ -42,13 +42,13 @@ class Call(Fields):
     features: str | None = Field(None, description="feature set; the card's default if not given")
     mode: Literal["paper", "corrected", "both"] = "paper"
     stages: Stages = "all"
-    seeds: int | None = Field(None, ge=1, le=10_000, description="repetitions; 1, or what the alias says")
+    seeds: int | None = Field(None, ge=1, le=10_000, description="repetitions; 1, or what the preset has")
     repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="these repetitions only, instead of seeds"
     )
     base_seed: int = Field(BASE_SEED, ge=0)
     trials: int | None = Field(
-        None, ge=0, description="tuning trials per method; what the alias says, without limit where timeout bounds them, or 0"
+        None, ge=0, description="tuning trials per method; what the preset has, without limit where timeout bounds them, or 0"
     )
     timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which a study starts no more")
     settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
@@ -86,8 +86,8 @@ class Unit:
     """What a study searches."""
     card: Card
     features: str
-    alias: str | None
-    """The alias whose budget holds, as ``demo``."""
+    preset: str | None
+    """The preset that was asked for, such as ``demo``."""
     data_settings: Mapping[str, Any]
     """Settings of generated data that differ from the card's."""
     store: FeatureStore
@@ -218,7 +218,7 @@ def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
     """Names a call by the work it asks for: the same work continues the same record."""
     work = [
         [unit.job(2, repetition).key for repetition in unit.repetitions]
-        + [unit.mode, unit.tuning.model_dump(), unit.alias]
+        + [unit.mode, unit.tuning.model_dump(), unit.preset]
         + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.searches else [])
         for unit in units
     ]

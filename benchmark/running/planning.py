@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmark.data.cards import Budget, Card, Cards, find_card, load_cards
+from benchmark.data.cards import Card, Cards, Preset, find_card, load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
@@ -36,10 +36,10 @@ def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
         _check_ablation(call, methods)
         call = call.model_copy(update={"trials": 0})
     units = []
-    for name, card, budget, features, store in _open_stores(call, data_root, overrides.get("data", {})):
+    for name, card, preset, features, store in _open_stores(call, data_root, overrides.get("data", {})):
         for mode in call.modes:
             for method in methods:
-                make = partial(_unit, call, method, registry.search_space(method), card, features, name, budget, store)
+                make = partial(_unit, call, method, registry.search_space(method), card, features, name, preset, store)
                 unit = make(mode, overrides)
                 units += [unit, *_ablations(call, unit, make, overrides)]
     return units
@@ -62,10 +62,10 @@ def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[st
                 if name not in methods
             ]
         fields = {name for method in registry.methods.values() for name in [*method.Config.model_fields, *TRAIN_FIELDS]}
-        for alias, budget in card.aliases.items():
+        for of, preset in card.presets.items():
             notes += [
-                f"data set {card.name}: aliases.{alias}.searched: no method has a setting {name!r}: {near(name, fields)}"
-                for name in budget.searched or ()
+                f"dataset {card.name}: presets.{of}.searched: no method has a setting {name!r}: {near(name, fields)}"
+                for name in preset.searched or ()
                 if name not in fields
             ]
     cards = load_cards()
@@ -129,16 +129,16 @@ def _ablations(call: Call, base: Unit, make: Callable[..., Unit], overrides: dic
 
 def _open_stores(
     call: Call, data_root: Path, data_settings: Mapping[str, Any]
-) -> list[tuple[str, Card, Budget | None, str, FeatureStore]]:
+) -> list[tuple[str, Card, Preset, str, FeatureStore]]:
     """The data sets of a call with their stores.
 
     Raises:
         UsageError: unknown or doubly named data sets, or missing features; of several data sets all that are missing.
     """
     cards, problems = load_cards(), list[str]()
-    opened: list[tuple[str, Card, Budget | None, str, FeatureStore]] = []
+    opened: list[tuple[str, Card, Preset, str, FeatureStore]] = []
     for name in named_once(call.dataset, "--dataset"):
-        card, budget = find_card(name, cards)
+        card, preset = find_card(name, cards)
         features, _ = card.feature_set(call.features)
         if any(other.name == card.name for _, other, _, _, _ in opened):
             raise UsageError(f"--dataset {call.dataset}: {name!r} is {card.name!r} once more; run them in two calls")
@@ -147,7 +147,7 @@ def _open_stores(
         except UsageError as error:
             problems.append(str(error))
         else:
-            opened.append((name, card, budget, features, store))
+            opened.append((name, card, preset, features, store))
     if problems:
         raise UsageError("\n\n".join(problems))
     return opened
@@ -160,22 +160,21 @@ def _unit(
     card: Card,
     features: str,
     name: str,
-    budget: Budget | None,
+    preset: Preset,
     store: FeatureStore,
     mode: Mode,
     overrides: dict[str, dict[str, Any]],
 ) -> Unit:
     if method.inputs == "sequence":
         store.require_sequences(method.title)
-    budget = budget or Budget()
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
     ranges = {key: r for key, r in search_ranges(method, space, card).items() if key not in fixed}
-    if budget.searched is not None:
-        ranges = {key: r for key, r in ranges.items() if key in budget.searched} or ranges
-    settings = resolve(method, space, card, features, mode, overrides, budget)
+    if preset.searched is not None:
+        ranges = {key: r for key, r in ranges.items() if key in preset.searched} or ranges
+    settings = resolve(method, space, card, features, mode, overrides, preset)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
         raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
-    tuning = _tuning(call, budget, overrides.get("tuning", {}))
+    tuning = _tuning(call, preset, overrides.get("tuning", {}))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(
@@ -190,13 +189,13 @@ def _unit(
         )
     if tuning.searches and call.stages == "2":
         raise UsageError(f"--stages 2 with {option.split()[0]}: a study trains stage 1; use --stages all, or --trials 0")
-    seeds = call.seeds or budget.seeds
+    seeds = call.seeds or preset.seeds
     return Unit(
         method=method,
         ranges=ranges,
         card=card,
         features=features,
-        alias=name if name != card.name else None,
+        preset=name if name != card.name else None,
         data_settings=overrides.get("data", {}),
         store=store,
         mode=mode,
@@ -209,7 +208,7 @@ def _unit(
     )
 
 
-def _tuning(call: Call, budget: Budget, given: Mapping[str, Any]) -> TuningConfig:
+def _tuning(call: Call, preset: Preset, given: Mapping[str, Any]) -> TuningConfig:
     """How far a study goes, the same for every method.
 
     Args:
@@ -220,7 +219,7 @@ def _tuning(call: Call, budget: Budget, given: Mapping[str, Any]) -> TuningConfi
     """
     asked = {"trials": call.trials, "timeout": call.timeout, **given}
     if asked["trials"] is None:
-        asked["trials"] = budget.trials or (0 if asked["timeout"] is None else None)
+        asked["trials"] = preset.trials or (0 if asked["timeout"] is None else None)
     tuning = TuningConfig.model_validate(asked)
     if not tuning.searches and tuning.timeout is not None:
         raise UsageError(

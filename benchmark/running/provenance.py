@@ -43,7 +43,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         "epochs": str(unit.settings.train.epochs),
         "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
         "lengths": f"{lengths.train}/{lengths.test}",
-        "alias": unit.alias or "",
+        "preset": unit.preset or "",
     }
 
 

@@ -205,7 +205,7 @@ class _Progress:
 
     def _open_method(self, index: int) -> str:
         unit = self.units[index]
-        identity = {**unit.identity(), "kind": "method", "alias": unit.alias or ""}
+        identity = {**unit.identity(), "kind": "method", "preset": unit.preset or ""}
         tags = {**unit_tags(unit), "kind": "method"}
         with self.beside(f"the description of {unit.title}"):
             tags[DESCRIPTION] = method_note(unit, self.call, {}, index)

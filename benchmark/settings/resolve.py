@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ValidationError
 
 from benchmark.data.built.synthetic import SyntheticConfig
-from benchmark.data.cards import Budget, Card
+from benchmark.data.cards import Card, Preset
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method, MethodConfig
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig, TrainConfig, TuningConfig
@@ -17,6 +17,7 @@ from benchmark.settings.search_space import PublishedSettings, SearchSpace
 from benchmark.system.reading import parse_yaml
 from benchmark.tracking.schema import RENAMED_SWITCHES
 
+NO_PRESET = Preset()
 NOT_SWITCHES = ("mode", "seen_test")
 """Fields of the protocol that no mode changes."""
 
@@ -165,7 +166,7 @@ def resolve(
     features: str,
     mode: Mode,
     overrides: Mapping[str, Mapping[str, Any]],
-    preset: Budget | None = None,
+    preset: Preset = NO_PRESET,
 ) -> Settings:
     """All settings of a method on a feature set of a dataset in a mode.
 
@@ -173,7 +174,7 @@ def resolve(
         space: search space of the method, for its published settings.
         features: name of the feature set.
         overrides: checked ``--set`` values, section -> field -> value.
-        preset: of the dataset config, for its settings of training.
+        preset: preset of the dataset config, for its settings of training.
 
     Raises:
         UsageError: a value of the dataset config, the search space or ``--set`` does not fit.
@@ -188,7 +189,7 @@ def resolve(
     }
     # Later values win: published, of the dataset config, of the preset, of mode `corrected`, of `--set`.
     config = {**base.config, **card.sizes.get(method.name, {}), **corrected, **overrides.get(method.name, {})}
-    train = {**base.train, **card.train, **(preset.train if preset else {}), **overrides.get("train", {})}
+    train = {**base.train, **card.train, **preset.train, **overrides.get("train", {})}
     lengths = {**base.lengths, **overrides.get("lengths", {})}
     layers = {method.name: config, "train": train, "lengths": lengths, "protocol": protocol}
     place = f"settings of {method.name} on {card.name}"

@@ -1,7 +1,7 @@
-"""Settings: typed, validated, every default visible. What a mode means is written here as defaults of its switches.
+"""The settings of a benchmark run and their defaults, typed and validated.
 
-Where a setting comes from, later ones winning: class default, published setting of the data set (``search_spaces/``),
-sizes and training of the data set's card, the budget of an alias, mode ``corrected``, tuned values, ``--set``.
+Later sources win: the default here, the published value for the dataset (``search_spaces/``), ``sizes`` and ``train`` of the
+dataset config, the preset, mode ``corrected``, tuned values, ``--set``.
 """
 
 from __future__ import annotations

@@ -32,3 +32,12 @@ def current_params(params: Mapping[str, str]) -> dict[str, str]:
     """The logged settings of a run under the names of this version."""
     renamed = {f"protocol.{old}": f"protocol.{new}" for old, new in RENAMED_SWITCHES.items()}
     return {renamed.get(name, name): value for name, value in params.items()}
+
+
+RENAMED_TAGS = {"alias": "preset"}
+"""Tags with another name in stores of version 0.1: that name -> ours."""
+
+
+def current_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a run under the names of this version."""
+    return {RENAMED_TAGS.get(name, name): value for name, value in tags.items()}

@@ -31,7 +31,7 @@ from benchmark.system.patience import disk_is_full, first_line, patiently, why_c
 from benchmark.system.redaction import hide, hide_values
 from benchmark.system.surroundings import keep_mlflow_settings, refuse_unreadable_mlflow_settings
 from benchmark.tracking.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
-from benchmark.tracking.schema import current_params
+from benchmark.tracking.schema import current_params, current_tags
 from benchmark.tracking.sql import Row, RunTables
 
 if TYPE_CHECKING:
@@ -417,7 +417,7 @@ def _hidden_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def _shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags as they are read: older versions wrote commands and errors with their secrets."""
-    return {**tags, **{key: hide(tags[key]) for key in TEXT_TAGS if key in tags}}
+    return current_tags({**tags, **{key: hide(tags[key]) for key in TEXT_TAGS if key in tags}})
 
 
 def _no_answer(uri: str) -> str:

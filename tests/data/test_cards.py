@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.data.cards import Card, find_card, load_cards
+from benchmark.data.cards import Card, Preset, find_card, load_cards
 from benchmark.data.store import SPLITS
 from benchmark.errors import UsageError
 
@@ -215,16 +215,16 @@ def test_a_broken_card_stops_only_what_needs_it(tmp_path: Path, kind: str) -> No
         find_card("baad", cards)
 
 
-def test_an_alias_of_a_broken_card_leads_to_its_reason(tmp_path: Path) -> None:
-    write(tmp_path, "one", kind="imaginary", aliases={"quick": {}})
+def test_a_preset_of_a_broken_config_leads_to_its_reason(tmp_path: Path) -> None:
+    write(tmp_path, "one", kind="imaginary", presets={"quick": {}})
     with pytest.raises(UsageError, match=r"data set 'quick' cannot be used: .*one\.yaml: kind"):
         find_card("quick", load_cards(tmp_path))
 
 
-def test_an_alias_of_two_cards_is_refused_when_it_is_used(tmp_path: Path) -> None:
+def test_a_preset_of_two_configs_is_refused_when_it_is_used(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write(tmp_path, name, aliases={"quick": {}})
-    with pytest.raises(UsageError, match="'quick' is an alias of one and of two"):
+        write(tmp_path, name, presets={"quick": {}})
+    with pytest.raises(UsageError, match="'quick' is a preset of one and of two"):
         find_card("quick", load_cards(tmp_path))
 
 
@@ -238,12 +238,12 @@ def test_junk_is_not_read_and_yml_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../zz", "z z", "z,z", "z/z", "Z", "", "-z", ".z", "z" * 65, "ä", "z.z"])
-@pytest.mark.parametrize("field", ["name", "features", "aliases"])
+@pytest.mark.parametrize("field", ["name", "features", "presets"])
 def test_a_name_that_cannot_be_chosen_or_be_a_file_is_refused(tmp_path: Path, field: str, name: str) -> None:
     write(tmp_path, "one")
     card = yaml.safe_load((tmp_path / "one.yaml").read_text())
     features = card["features"]["native"]
-    changed = {"name": name, "features": {"native": features, name: features}, "aliases": {name: {}}}
+    changed = {"name": name, "features": {"native": features, name: features}, "presets": {name: {}}}
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({**card, field: changed[field]}))
     with pytest.raises(UsageError, match=rf"one\.yaml: {field}.*use lower-case letters, digits, hyphens and underscores"):
         find_card("one", load_cards(tmp_path))
@@ -261,8 +261,8 @@ def test_a_name_that_yaml_reads_as_something_else_is_told(tmp_path: Path) -> Non
     ("fields", "told"),
     [
         ({"default_features": "natve"}, "no feature set 'natve': did you mean 'native'"),
-        ({"aliases": {"quick": {"trials": True}}}, "aliases.quick.trials: .*is a truth value .true., not a number"),
-        ({"aliases": {"quick": {"seeds": "3"}}}, "aliases.quick.seeds: .*is a text, not a number"),
+        ({"presets": {"quick": {"trials": True}}}, "presets.quick.trials: .*is a truth value .true., not a number"),
+        ({"presets": {"quick": {"seeds": "3"}}}, "presets.quick.seeds: .*is a text, not a number"),
         ({"overlap_seconds": "10", "grouping": r"^(.+)_(\d+)$"}, "overlap_seconds: .*is a text, not a number"),
         ({"published_order": "yes"}, "published_order: .*write true or false, not 'yes'"),
     ],
@@ -282,15 +282,26 @@ def test_counts_of_a_split_that_there_is_not_are_refused(tmp_path: Path) -> None
         find_card("one", load_cards(tmp_path))
 
 
-def test_an_alias_finds_its_card_and_budget_and_a_near_name_is_suggested(tmp_path: Path) -> None:
-    write(tmp_path, "one", aliases={"quick": {"train": {"epochs": 2}, "seeds": 1}})
+def test_a_preset_is_found_with_its_config_and_a_near_name_is_suggested(tmp_path: Path) -> None:
+    write(tmp_path, "one", presets={"quick": {"train": {"epochs": 2}, "seeds": 1}})
     cards = load_cards(tmp_path)
-    card, budget = find_card("quick", cards)
-    assert budget is not None
-    assert (card.name, budget.train) == ("one", {"epochs": 2})
-    assert find_card("one", cards)[1] is None
+    card, preset = find_card("quick", cards)
+    assert (card.name, preset.train) == ("one", {"epochs": 2})
+    assert find_card("one", cards)[1] == Preset()
     with pytest.raises(UsageError, match="did you mean 'quick'"):
         find_card("quik", cards)
+
+
+def test_presets_are_read_by_their_earlier_name_and_not_by_both(tmp_path: Path) -> None:
+    quick = {"quick": {"train": {"epochs": 2}, "trials": 3}}
+    write(tmp_path, "one", aliases=quick)
+    write(tmp_path, "two", presets=quick)
+    cards = load_cards(tmp_path)
+    assert cards["one"].presets == cards["two"].presets == {"quick": Preset(train={"epochs": 2}, trials=3)}
+    write(tmp_path, "two", presets={"slow": {}}, aliases={"fast": {}})
+    for name in ("two", "slow", "fast"):
+        with pytest.raises(UsageError, match="aliases is the earlier name of presets: move what it holds to presets"):
+            find_card(name, load_cards(tmp_path))
 
 
 def test_an_unknown_feature_set_is_told_with_the_known_ones(cards: dict[str, Card]) -> None:

@@ -71,7 +71,6 @@ class FakeUnit:
             "epochs": str(self.epochs),
             "batches_per_epoch": "40",
             "lengths": "max/max",
-            "alias": "",
         }
 
 

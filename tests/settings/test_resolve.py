@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmark import registry
-from benchmark.data.cards import Budget, Card, Cards, load_cards
+from benchmark.data.cards import Card, Cards, Preset, load_cards
 from benchmark.errors import UsageError
 from benchmark.running import planning
 from benchmark.running.jobs import Call
@@ -150,14 +150,14 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     twice = notes(tmp_path, settings=["train.epochs=3", "cjme.hidden=8", "train.epochs=2"])
     assert twice == "--set train.epochs is given more than once; the last one counts: train.epochs=2"
     cards = load_cards()
-    odd = {"sizes": {"cjmee": {"hidden": 8}}, "search": {"tcf": {}}, "aliases": {"quick": Budget(searched=["hiden"])}}
+    odd = {"sizes": {"cjmee": {"hidden": 8}}, "search": {"tcf": {}}, "presets": {"quick": Preset(searched=["hiden"])}}
     changed = Cards({**cards, "synthetic": cards["synthetic"].model_copy(update=odd)})
     del changed["ucf"]
     monkeypatch.setattr(planning, "load_cards", lambda: changed)
     text = notes(tmp_path)
     assert "data set synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
     assert "data set synthetic: search.tcf is not used" in text
-    assert "aliases.quick.searched: no method has a setting 'hiden': did you mean 'hidden'" in text
+    assert "dataset synthetic: presets.quick.searched: no method has a setting 'hiden': did you mean 'hidden'" in text
     assert "search space of cjme: published.ucf is not used, no data set has this name" in text
 
 

@@ -19,7 +19,7 @@ class Choice:
 
     methods: Sequence[str] = ()
     dataset: Sequence[str] = ()
-    """Data sets, or aliases of a call such as ``demo``."""
+    """Names of datasets, or presets such as ``demo``."""
     features: Sequence[str] = ()
     mode: Sequence[str] = ()
 
@@ -47,21 +47,21 @@ class Choice:
         return " ".join(f"--{o} {','.join(getattr(self, o))}" for o in OPTIONS if getattr(self, o))
 
     def resolved(self, jobs: Iterable[Mapping[str, str]]) -> Choice:
-        """The same choice with the names of data sets for aliases.
+        """The same choice with the names of datasets for presets.
 
         Args:
-            jobs: what the calls hold: ``method``, ``dataset``, ``features``, ``mode`` and perhaps ``alias`` of each.
+            jobs: what the calls hold: ``method``, ``dataset``, ``features``, ``mode`` and perhaps ``preset`` of each.
 
         Raises:
             UsageError: a name that no job has, near ones are named; or names that no job has together.
         """
         held, problems = list(jobs), []
-        aliases = {job["alias"]: job["dataset"] for job in held if job.get("alias")}
+        presets = {job["preset"]: job["dataset"] for job in held if job.get("preset")}
         chosen = {option: tuple(getattr(self, option)) for option in OPTIONS}
-        chosen["dataset"] = tuple(aliases.get(name, name) for name in chosen["dataset"])
+        chosen["dataset"] = tuple(presets.get(name, name) for name in chosen["dataset"])
         for option, names in chosen.items():
             known = {job[OPTIONS[option]] for job in held}
-            shown = known | set(aliases) if option == "dataset" else known
+            shown = known | set(presets) if option == "dataset" else known
             problems += [f"--{option}: no {name!r} in these calls: {near(name, shown)}" for name in names if name not in known]
         if problems:
             raise UsageError("\n".join(problems))

@@ -145,7 +145,7 @@ class Results:
     recall: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=RECALL_COLUMNS), compare=False)
     """A row per class of each finished row of ``test`` that logged them (``RECALL_COLUMNS``)."""
     choice: Choice = field(default_factory=Choice)
-    """What of the calls this is, with the names of data sets for aliases."""
+    """What of the calls this is, with the names of datasets for presets."""
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """``groups.json`` of each finished job of ``test`` that logged it, by run id."""
     made: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -114,12 +114,12 @@ def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame)
         epochs = params.get("train.epochs", unit.tag("epochs", "?"))
         batches = params.get("train.batches_per_epoch", unit.tag("batches_per_epoch", "?"))
         lengths.setdefault(f"{epochs} epochs × {batches} batches{size}", {})[unit.tag("method_title", unit.method)] = None
-    aliases = distinct(u.tag("alias") for u in units)
-    budget = f" (budget of {', '.join(aliases)})" if aliases else ""
+    presets = distinct(u.tag("preset") for u in units)
+    preset = f" (preset {', '.join(presets)})" if presets else ""
     if len(lengths) == 1:
-        return f"Training: up to {next(iter(lengths))}{budget}."
+        return f"Training: up to {next(iter(lengths))}{preset}."
     parts = [f"{length} ({', '.join(titles)})" for length, titles in lengths.items()]
-    return f"Training: up to {'; '.join(parts)}{budget}." if parts else ""
+    return f"Training: up to {'; '.join(parts)}{preset}." if parts else ""
 
 
 def _data(units: Sequence[UnitFacts]) -> list[str]:

@@ -127,10 +127,10 @@ def test_licence_and_attribution_are_shipped() -> None:
     assert all(word in readme for word in ("version 2", "Not a published benchmark", "COPYRIGHT.tuxpaint-stamps"))
 
 
-def test_the_alias_demo_is_stamps_with_a_small_budget() -> None:
-    found, budget = find_card("demo", load_cards())
+def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
+    found, preset = find_card("demo", load_cards())
     assert found.name == "stamps"
-    assert budget is not None
+    assert (preset.train["epochs"], preset.trials, preset.seeds) == (6, 6, 2)
     assert not found.published_order
 
 
