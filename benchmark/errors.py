@@ -1,4 +1,4 @@
-"""The exceptions that are shown to a user without a traceback: they say what is wrong, where, and what mends it."""
+"""The exceptions that users see without a traceback: what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from pydantic import ValidationError
 
 
 class UsageError(Exception):
-    """Wrong usage or wrong data (exit code 2). The message names the thing, the place and the mend."""
+    """Wrong usage or wrong data (exit code 2). The message names the problem, the place and the fix."""
 
 
 class Unavailable(Exception):
-    """Something outside the program is away or full (exit code 2). No fault of a job: it goes on from its checkpoint with the
-    next call. Not a ``UsageError``, so that nobody takes a store that does not answer for one without an artifact."""
+    """Something outside the program is unavailable or full (exit code 2).
+
+    The job did not fail: it continues from its checkpoint in the next benchmark run. This is no
+    ``UsageError``, so that a store that does not answer is not mistaken for one that lacks something.
+    """
 
 
 class JobError(Exception):
-    """A job that cannot go on (not-a-number loss, out of memory): recorded as failed, the other jobs go on."""
+    """A job cannot continue (NaN loss, out of memory): it is recorded as failed, and other jobs continue."""
 
 
 class Terminated(SystemExit):
-    """This process was told to end (SIGTERM). No fault of a job, unlike a ``SystemExit`` of a method: it goes on elsewhere."""
+    """This process received SIGTERM. Unlike a ``SystemExit`` of a method, this does not fail the job."""
 
 
 def words_of(error: BaseException) -> str:
-    """The text of an error, whose own code may fail to give one."""
+    """The text of an error, even if its ``__str__`` fails."""
     try:
         return str(error)
-    except Exception as other:  # the class of the error may be a stranger's
+    except Exception as other:  # the error's class may come from a plug-in
         return f"its text cannot be shown, {type(other).__name__}"
 
 
@@ -43,7 +46,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def validation_message(error: ValidationError, place: str) -> str:
-    """All errors of a validated mapping, a line each: place, field, what is wrong, what was given."""
+    """All errors of a validated mapping, one line each: place, field, what is wrong, and the given value."""
     lines = []
     for e in error.errors():
         name = ".".join(map(str, e["loc"])) or "(all)"

@@ -1,7 +1,7 @@
-"""What can be said from few seeds: intervals of means, tests of differences, and how far the choice of test samples matters.
+"""Statistics for few seeds: intervals of means, tests of differences, and intervals over test samples.
 
-Numbers of a method over seeds are taken as independent and nearly normal (Student's t). Seeds of two methods are pairs: a seed
-gives both the same batches, so that differences are taken seed by seed.
+The results of a method over seeds are assumed to be independent and nearly normal (Student's t). Two methods
+are compared in pairs, seed by seed, since a seed gives both the same batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmark.system.streams import Purpose, stream
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
-"""A difference is called significant where its p-value, corrected for the number of tests, is below this."""
+"""A difference is significant if its p-value, corrected for the number of tests, is below this."""
 DRAWS = 2000
 
 Floats = NDArray[np.float64]
@@ -36,34 +36,34 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[fl
 
 
 def p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value of the paired t-test: the mean difference of pairs is zero.
+    """Two-sided p-value of the paired t-test, whose null hypothesis is that the mean difference is zero.
 
     Returns:
-        1 if all differences are zero; NaN with fewer than two differences, if one is missing, or if all are the same and not
-        zero.
+        1 if all differences are zero. NaN with fewer than two differences, if one is missing, or if all are
+        equal and not zero.
     """
     x = np.asarray(differences, float)
     return _two_sided(x, 1 / x.size if x.size else 1.0)
 
 
 def p_value_of_one_more(differences: ArrayLike) -> float:
-    """Two-sided p-value of the test that one more value is a draw of the same distribution as ours.
+    """Two-sided p-value of the test that another value comes from the same distribution as ours.
 
-    The other value is a single training with a scatter of its own, so that the variance of the mean difference is
-    s^2 (1 + 1/n). This is the test that the prediction interval of one further training belongs to.
+    The other value is a single training with its own scatter, so the variance of the mean difference is s^2
+    (1 + 1/n). This test corresponds to the prediction interval of one further training.
 
     Args:
         differences: of each of our n values to the other value.
 
     Returns:
-        As ``p_value``.
+        As in ``p_value``.
     """
     x = np.asarray(differences, float)
     return _two_sided(x, 1 + 1 / x.size if x.size else 1.0)
 
 
 def _two_sided(x: Floats, factor: float) -> float:
-    """P-value of the mean of ``x`` against zero, if its variance is that of a value times ``factor``."""
+    """P-value of the mean of ``x`` against zero, with the variance of one value times ``factor``."""
     if x.size >= 2 and not np.any(x):
         return 1.0
     if x.size < 2 or np.ptp(x) == 0:
@@ -73,14 +73,14 @@ def _two_sided(x: Floats, factor: float) -> float:
 
 
 def smallest_t(n: int, tests: int) -> float:
-    """The |t| that the most significant of ``tests`` tests over n values must exceed after Holm's correction."""
+    """The |t| that the most significant of ``tests`` tests over n values must exceed (Holm's correction)."""
     return float(stdtrit(n - 1, 1 - LEVEL / (2 * tests)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, so that the chance of any false positive is kept (Holm, 1979).
+    """P-values corrected for their number, which bounds the chance of any false positive (Holm, 1979).
 
-    NaN stays NaN and is not counted.
+    NaN stays NaN and does not count.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p)  # NaN last
@@ -92,8 +92,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's rank correlation, tied values with the mean of their ranks; NaN with fewer than three pairs or where all
-    values of one are the same."""
+    """Spearman's rank correlation; tied values get the mean of their ranks.
+
+    Returns:
+        NaN with fewer than three pairs, or if all values of one variable are equal.
+    """
     a, b = np.asarray(x, float), np.asarray(y, float)
     if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
@@ -107,42 +110,49 @@ def _ranks(values: Floats) -> Floats:
 
 
 Classes = Sequence[Mapping[str, Any]]
-"""Right answers of one training by class: ``class`` (its name), ``group`` (seen or unseen), and for each group of test samples
-of the same source ``samples``, right answers among all classes (``gzsl``) and within seen or unseen ones (``own_group``)."""
+"""Correct predictions of one training, one mapping for each class: ``class`` (its name) and ``group`` (seen
+or unseen).
+
+The other keys have one number for each group of test samples from the same source: ``samples`` in the group,
+and how many are correct among all classes (``gzsl``) and within seen or unseen classes (``own_group``).
+"""
 
 
 def same_samples(trainings: Sequence[Classes]) -> bool:
-    """Whether all trainings were tested on the same classes with the same groups of samples."""
+    """Whether all trainings were tested on the same classes and groups of samples."""
     tested = [[(c["class"], c["group"], list(c["samples"])) for c in classes] for classes in trainings]
     return all(one == tested[0] for one in tested)
 
 
 def bootstrap_intervals(trainings: Sequence[Classes], *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % intervals over test samples of ``seen``, ``unseen``, ``hm`` and ``zsl``: means over trainings, fractions.
+    """95 % intervals over test samples of ``seen``, ``unseen``, ``hm`` and ``zsl``, means over trainings.
 
-    Cluster bootstrap: groups of samples are drawn anew within each class, the same for all trainings, and the mean over
-    trainings is taken in each draw. Models, betas and classes are fixed. The variance is right with few groups too, since
-    of G groups G - 1 are drawn (Rao and Wu, JASA 1988), and the percentile interval is widened about the estimate by the
-    quantile of Student's t over that of the normal, with Satterthwaite's degrees of freedom. ``_Resampled.of`` has what is
-    done for classes whose groups show no scatter.
+    Cluster bootstrap: each draw resamples the groups of samples within each class, equally for all trainings,
+    and takes the mean over trainings. Models, betas and classes are fixed. G - 1 of G groups are drawn, so
+    the variance is right with few groups too (Rao and Wu, JASA 1988). The percentile interval is widened
+    about the estimate by the ratio of the quantiles of Student's t and the normal, with Satterthwaite's
+    degrees of freedom. ``_Resampled.of`` describes how classes are treated whose groups show no scatter.
 
     Args:
         trainings: at least one.
 
     Returns:
-        Nothing if no seen or no unseen class was tested.
+        An empty dict if no seen or no unseen class was tested.
 
     Raises:
         ValueError: the trainings were not tested on the same samples.
     """
     if not same_samples(trainings):
         raise ValueError("the trainings were tested on different samples, so that no group can be drawn for all of them")
+
+    # Draw groups for all classes, so that the draws do not depend on which metric is asked for.
     classes = list(zip(*trainings, strict=True))
     classes.sort(key=lambda one: str(one[0]["group"]))  # seen ones first; otherwise as they come
     drawn = _draws(tuple(len(one[0]["samples"]) for one in classes), seed)
     count = sum(one[0]["group"] == "seen" for one in classes)
     if not 0 < count < len(classes):
         return {}
+
     random = stream(Purpose.BOOTSTRAP, seed, 1)
     seen = _Resampled.of(classes[:count], drawn[:count], "gzsl", random)
     unseen = _Resampled.of(classes[count:], drawn[count:], "gzsl", random)
@@ -153,7 +163,10 @@ def bootstrap_intervals(trainings: Sequence[Classes], *, seed: int = 0) -> dict[
 
 @lru_cache(maxsize=2)
 def _draws(groups: tuple[int, ...], seed: int) -> list[Counts]:
-    """For each class ``[DRAWS, G]``: how often each of its G groups is drawn, G - 1 in all; kept for the next method."""
+    """How often each of the G groups of a class is drawn, ``[DRAWS, G]`` for each class, G - 1 in a draw.
+
+    The last results are cached, since the next method is usually tested on the same samples.
+    """
     random, found = stream(Purpose.BOOTSTRAP, seed, 0), []
     for size in groups:
         cells = random.integers(0, size, (DRAWS, size - 1)) + size * np.arange(DRAWS)[:, None]
@@ -163,43 +176,53 @@ def _draws(groups: tuple[int, ...], seed: int) -> list[Counts]:
 
 @dataclass(frozen=True)
 class _Resampled:
-    """A metric of T trainings over draws of groups."""
+    """A metric of T trainings over bootstrap draws."""
 
     estimate: Floats
     """``[T]``"""
     draws: Floats
     """``[DRAWS, T]``"""
     variance: Floats
-    """``[C]``: what each class adds to the variance of the mean over trainings."""
+    """``[C]``: contribution of each class to the variance of the mean over trainings."""
     freedom: Floats
-    """``[C]``: degrees of freedom of each of them; infinite for classes that borrow their scatter."""
+    """``[C]``: degrees of freedom of each class; infinite for classes that borrow their scatter."""
 
     @classmethod
     def of(
-        cls, classes: Sequence[Sequence[Mapping[str, Any]]], drawn: Sequence[Counts], answers: str, random: np.random.Generator
+        cls,
+        classes: Sequence[Sequence[Mapping[str, Any]]],
+        drawn: Sequence[Counts],
+        answers: str,
+        random: np.random.Generator,
     ) -> _Resampled:
-        """The mean over classes of recall.
+        """The mean of the recall over classes.
 
-        A class with one group, or with all of its groups equally right, shows no scatter. It is drawn as a binomial of n
-        independent samples about its recall, with a right and a wrong one added (Laplace), so that it scatters too. n is what
-        its groups are worth by the scatter of the other classes: G / phi, with phi the variance between groups in parts of
-        recall * (1 - recall). phi is 1, a sample a group, if no class shows any scatter.
+        A class with one group, or with equal recall in all groups, shows no scatter. It is drawn from a
+        binomial of n independent samples about its recall, with one correct and one wrong sample added
+        (Laplace). n = G / phi, where phi is the variance between groups relative to recall * (1 - recall),
+        estimated from the other classes. If no class shows scatter, phi is 1: each group counts as one
+        sample.
 
         Args:
             classes: each class as all T trainings logged it.
             drawn: ``_draws`` of these classes.
             answers: ``gzsl`` or ``own_group``.
         """
+        # Recall of each class, and the variance between its groups.
         samples = [np.asarray(one[0]["samples"], float) for one in classes]
         right = [np.stack([np.asarray(training[answers], float) for training in one], axis=1) for one in classes]
         groups = np.array([len(n) for n in samples])
         recall = np.stack([r.sum(axis=0) / n.sum() for n, r in zip(samples, right, strict=True)])  # [C, T]
         mean = recall.mean(axis=1)
         scatter = np.array([_scatter(n, r.mean(axis=1), m) for n, r, m in zip(samples, right, mean, strict=True)])
+
+        # How many independent samples the groups of a class are worth.
         own = scatter > 1e-12
         most = (mean * (1 - mean) + scatter / groups)[own].sum()  # without the bias of recall * (1 - recall)
         worth = groups / (min(1.0, scatter[own].sum() / most) if own.any() else 1.0)
         smooth = (worth * mean + 1) / (worth + 2)
+
+        # The draws of each class: of its groups, or of a binomial if the groups show no scatter.
         total = np.zeros((DRAWS, recall.shape[1]))
         for c, (n, r, times) in enumerate(zip(samples, right, drawn, strict=True)):
             if own[c]:
@@ -220,7 +243,7 @@ class _Resampled:
         return max(0.0, middle - wider * (middle - low)), min(1.0, middle + wider * (high - middle))
 
     def _freedom(self) -> float:
-        """Satterthwaite's degrees of freedom; classes that borrow their scatter have those of all others together."""
+        """Satterthwaite's degrees of freedom; classes that borrow their scatter have the others' sum."""
         own = np.isfinite(self.freedom)
         borrowed = self.variance[~own].sum() ** 2 / max(1.0, self.freedom[own].sum())
         spread = (self.variance[own] ** 2 / self.freedom[own]).sum() + (borrowed if own.any() else 0.0)
@@ -228,14 +251,14 @@ class _Resampled:
 
 
 def _scatter(samples: Floats, right: Floats, recall: float) -> float:
-    """Variance between the groups of a class about its recall; 0 with one group."""
+    """Variance of the groups of a class about its recall; 0 with one group."""
     if len(samples) < 2:
         return 0.0
     return float(np.var((right - recall * samples) / samples.mean(), ddof=1))
 
 
 def _harmonic(seen: _Resampled, unseen: _Resampled) -> _Resampled:
-    """The harmonic mean of each training; classes add to its variance by its derivatives."""
+    """The harmonic mean of each training, with variances propagated by its derivatives."""
 
     def mean(s: Floats, u: Floats) -> Floats:
         total = s + u

@@ -1,4 +1,4 @@
-"""What is wrong with an address that a user gives for a store, and what it should be."""
+"""Checks the addresses that users give for a tracking store or an Optuna storage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ POSTGRESQL = "postgresql+psycopg://USER@HOST/DATABASE"
 
 
 def tracking_address(text: str) -> str:
-    """An address of a tracking store as MLflow takes it.
+    """The address of a tracking store in MLflow's form.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not such an address.
     """
     if text.strip() == "databricks":
         return "databricks"
@@ -32,33 +32,36 @@ def tracking_address(text: str) -> str:
 
 
 def storage_address(text: str) -> str:
-    """An address of an Optuna storage: a database as SQLAlchemy takes it.
+    """The address of an Optuna storage, which is a database, in SQLAlchemy's form.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not such an address.
     """
     kinds = (*DATABASES, "mariadb", "oracle")
     return _address("--storage", text.strip(), kinds, "sqlalchemy.dialects", "postgresql+psycopg://")
 
 
 def _address(option: str, text: str, kinds: Sequence[str], plugins: str, host: str) -> str:
-    """The address, its scheme in lower case.
+    """Check an address and write its scheme in lower case.
 
     Args:
-        kinds: of addresses that the store takes.
-        plugins: group of entry points whose names are further kinds; what those take is left to them.
-        host: the beginning that a bare host gets.
+        kinds: schemes that the store takes.
+        plugins: group of entry points whose names are further schemes. Addresses of these are not checked.
+        host: start of the address to suggest for a bare host.
     """
+    # Schemes of plug-ins are passed on as they are.
     place = f"{option} {without_password(text)}"
     scheme, colon, rest = text.partition(":")
     kind = scheme.lower().partition("+")[0]
     if colon and kind not in kinds and {scheme, kind} & entry_points(group=plugins).names:
         return text
+
+    # Frequent mistakes get a message of their own.
     if kind == "file" or (not colon and Path(text).is_dir()):
         folder = Path(urlparse(text).path if colon else text)
-        raise UsageError(f"{place}: a folder is no store; give a file in it: {sqlite_uri(folder / 'store.db')}")
+        raise UsageError(f"{place}: this is a folder; give a file in it: {sqlite_uri(folder / 'store.db')}")
     if HOST_AND_PORT.fullmatch(text) and kind not in kinds:
-        raise UsageError(f"{place}: no address without its kind; begin it with {host}: {without_password(host + text)}")
+        raise UsageError(f"{place}: the address has no scheme; begin it with {host}: {without_password(host + text)}")
     if not rest.startswith("//") or not colon:
         raise UsageError(f"{place}: {_without_kind(text, kind, kinds, rest, host)}")
     if kind == "postgres":
@@ -66,6 +69,8 @@ def _address(option: str, text: str, kinds: Sequence[str], plugins: str, host: s
     if kind not in kinds:
         reason = f"unknown kind of address {scheme!r}: {near(kind, kinds)}"
         raise UsageError(f"{place}: {reason}" if kind not in SERVERS else f"{place}: give a database, such as {POSTGRESQL}")
+
+    # The rest of the address depends on its kind.
     address = f"{scheme.lower()}:{rest}"
     if kind in SERVERS:
         _check_server(place, address)
@@ -85,7 +90,7 @@ def _without_kind(text: str, kind: str, kinds: Sequence[str], rest: str, host: s
     file = Path(os.path.expandvars(text)).expanduser()
     bare = re.sub(r"^https?\W+", "", text)
     server = "" if text[0] in "/.~$" or "\\" in text else f", or {host}{without_password(bare)} for a server"
-    return f"no address; write {sqlite_uri(file)} for a file{server}"
+    return f"not an address; write {sqlite_uri(file)} for a file{server}"
 
 
 def _check_server(place: str, address: str) -> None:
@@ -99,17 +104,17 @@ def _check_server(place: str, address: str) -> None:
         raise UsageError(f"{place}: it names no host; write http://HOST:PORT")
     if "#" in address or "?" in address:
         server = without_password(re.split("/?[#?]", address)[0])
-        raise UsageError(f"{place}: the address of a page; give the server's own: {server}")
+        raise UsageError(f"{place}: this is the address of a page; give that of the server: {server}")
 
 
 def _check_sqlite(place: str, rest: str, file: Path | None) -> None:
     if not rest.startswith("///") and rest != "//":
         raise UsageError(f"{place}: a third slash is missing; write {sqlite_uri(Path(rest[2:]))}")
     if file is None:
-        raise UsageError(f"{place}: what is kept in memory is lost at the end; name a file: {sqlite_uri(Path('store.db'))}")
+        raise UsageError(f"{place}: a store in memory is lost at the end; name a file: {sqlite_uri(Path('store.db'))}")
     check_path(file.absolute())
     if file.is_dir():
-        raise UsageError(f"{place}: a folder is no store; give a file in it: {sqlite_uri(file / 'store.db')}")
+        raise UsageError(f"{place}: this is a folder; give a file in it: {sqlite_uri(file / 'store.db')}")
 
 
 def _check_database(place: str, address: str, kind: str) -> None:
@@ -117,10 +122,10 @@ def _check_database(place: str, address: str, kind: str) -> None:
     from sqlalchemy.exc import ArgumentError
 
     driver = DRIVERS.get(kind)
-    mend = f"name one that is, such as {kind}+{driver}:// (pip install {driver})" if driver else "install it with pip"
+    fix = f"name one that is, such as {kind}+{driver}:// (pip install {driver})" if driver else "install it with pip"
     try:
         make_url(address).get_dialect().import_dbapi()
     except ImportError as error:
-        raise UsageError(f"{place}: the driver {error.name} is not installed; {mend}") from None
-    except (ArgumentError, ValueError) as error:  # no dialect, no number as port
-        raise UsageError(f"{place}: no address of a database ({error}); write {POSTGRESQL}") from None
+        raise UsageError(f"{place}: the driver {error.name} is not installed; {fix}") from None
+    except (ArgumentError, ValueError) as error:  # an unknown dialect, or a port that is no number
+        raise UsageError(f"{place}: not an address of a database ({error}); write {POSTGRESQL}") from None

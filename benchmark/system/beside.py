@@ -1,4 +1,4 @@
-"""What is written beside a result can fail without failing the result: one place that catches, tells and keeps why."""
+"""Lets figures, maps and notes beside a result fail without failing the result, and records the reason."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from benchmark.errors import Unavailable, words_of
 from benchmark.system.redaction import hide
 
 NOT_WRITTEN = "not_written"
-"""Tag of a run: what is missing beside its result, ``name: reason`` in a line each. Reports show it."""
+"""Tag of a run that lists what is missing beside its result, one ``name: reason`` per line. Reports show
+it."""
 LONGEST = 4_000
-"""Characters of the tag."""
+"""Characters that the tag may have."""
 
 Guard = Callable[[str], AbstractContextManager[None]]
-"""Around something that has a name: ``Beside``, or ``unguarded``."""
+"""Context manager for one named piece of work: ``Beside``, or ``unguarded``."""
 
 
 def unguarded(what: str) -> AbstractContextManager[None]:
@@ -23,19 +24,19 @@ def unguarded(what: str) -> AbstractContextManager[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The kind and the first line of an error, short."""
+    """The type and the first line of an error, shortened."""
     lines = words_of(error).strip().splitlines()
     return f"{type(error).__name__}: {hide(lines[0])[:300]}" if lines else type(error).__name__
 
 
 class Beside:
-    """Catches what goes wrong beside a result, such as a figure, a map, a count of operations or a note.
+    """Catches errors of work beside a result, such as a figure, a map, a count of operations or a note.
 
-    Its user is told, the reason is kept, and the work goes on. Ctrl-C ends the work as ever, and a store that does not
-    answer (``Unavailable``) is not caught: the result could not be recorded either.
+    The error is reported and recorded, and the job continues. Ctrl-C still ends the job. A store that does
+    not answer (``Unavailable``) is not caught, since the result could not be recorded either.
 
     Args:
-        say: tells the user, a line.
+        say: shows a line to the user.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -44,23 +45,23 @@ class Beside:
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
-        """Try something.
+        """Catch errors of the block.
 
         Args:
-            what: names it, such as ``curve.png``.
+            what: name of its result, such as ``curve.png``.
         """
         try:
             yield
         except Unavailable:
             raise
-        except Exception as error:  # any failure here is less than the loss of the result
+        except Exception as error:  # no failure here is worth losing the result
             self.note({what: reason_of(error)})
 
     def note(self, failed: Mapping[str, str]) -> None:
-        """Take down and tell what failed elsewhere.
+        """Record and report what failed elsewhere.
 
         Args:
-            failed: reasons by what failed.
+            failed: the reason of each failure by its name.
         """
         self.failed |= failed
         for what, reason in failed.items():
@@ -71,15 +72,15 @@ class Beside:
         return [f"{what}: {reason}" for what, reason in self.failed.items()]
 
     def tags(self, before: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The tag that says what is missing; none where nothing is.
+        """The tag ``NOT_WRITTEN``, empty if only an earlier attempt failed; no tag if nothing failed.
 
         Args:
-            before: tags that the run has of an earlier attempt.
+            before: tags that the run has from an earlier attempt.
         """
         text = "\n".join(self.lines())[:LONGEST]
         return {NOT_WRITTEN: text} if text or (before or {}).get(NOT_WRITTEN) else {}
 
 
 def not_written(tags: Mapping[str, str]) -> list[str]:
-    """What a run's tags say is missing beside its result: ``name: reason`` each."""
+    """What is missing beside a run's result according to its tags: one ``name: reason`` each."""
     return [line for line in tags.get(NOT_WRITTEN, "").splitlines() if line]

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Child processes that end when their parent ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, also where that was killed; its locks are free then."""
+    """End this process when its parent has ended, even if that was killed. This releases its locks."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

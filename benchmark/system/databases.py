@@ -1,4 +1,4 @@
-"""Addresses of databases, SQLite files that several processes share, and whether a database or server is away for now."""
+"""Addresses of databases, SQLite files that several processes share, and whether a store is unavailable."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ from benchmark.system.patience import disk_is_full
 from benchmark.system.redaction import hide, learn
 
 LOCK_SECONDS = 60.0
-"""How long a SQLite file may be locked by others."""
+"""Seconds to wait for a SQLite file that others have locked."""
 ONE_OPENS = 0x677A736C
-"""Number of PostgreSQL's advisory lock that a process holds while it opens a store; each database has its own."""
-
-
+"""Number of the PostgreSQL advisory lock that a process holds while it opens a store. It is per database."""
 LONGEST_PATH = 490
-"""Bytes of a SQLite file's path: the library opens none beyond 500, its journal's name included."""
+"""Bytes of a SQLite file's path. SQLite's own limit is 500, including the name of the journal."""
 ESCAPED = re.compile(r"[%?#{}\x00-\x1f\x7f]")
-"""Signs that mean something in an address, to SQLAlchemy, to MLflow, or in Optuna's templates."""
+"""Characters with a meaning in an address for SQLAlchemy, MLflow, or Optuna's templates."""
 BOOKKEEPING = ("alembic_version", "version_info", "workspaces")
-"""Tables that MLflow and Optuna fill by themselves when they make a store."""
+"""Tables that MLflow and Optuna fill when they create a store."""
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite address, as SQLAlchemy reads it; None for any other address and for one in memory."""
+    """The file of a SQLite address, as SQLAlchemy reads it; None for other addresses and one in memory."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if not uri.lower().startswith("sqlite"):  # without the import
+    if not uri.lower().startswith("sqlite"):
         return None
     try:
         url = make_url(uri)
@@ -52,28 +50,28 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def sqlite_uri(path: Path) -> str:
-    """Address of a SQLite file, absolute; ``sqlite_file`` gives the path again.
+    """The absolute address of a SQLite file; the inverse of ``sqlite_file``.
 
     Raises:
-        UsageError: no address can name the file, or a link to it leads nowhere.
+        UsageError: no address can name the file, or its link is broken.
     """
     check_replaceable(path)
     file = path.resolve()
     text = str(file)
     check_path(file)
     escaped = ESCAPED.sub(lambda sign: quote(sign[0], safe=""), text)
-    # MLflow makes the folder of what follows "sqlite:///", escapes and all; it does not if the driver is named.
+    # MLflow creates the folder of the path after "sqlite:///" undecoded, but not if a driver is named.
     uri = f"sqlite{'+pysqlite' if escaped != text else ''}:///{escaped}"
     if sqlite_file(uri) != file:
-        raise UsageError(f"{text}: {ESCAPED.findall(text)} in a path cannot be written in an address here; rename the folder")
+        raise UsageError(f"{text}: a path with {ESCAPED.findall(text)} cannot be written in an address; rename the folder")
     return uri
 
 
 def check_path(file: Path) -> None:
-    """Refuse a path that SQLite cannot open or an address cannot name.
+    """Refuse a path that SQLite cannot open or that cannot be part of an address.
 
     Raises:
-        UsageError: it is too long, or not UTF-8.
+        UsageError: the path is too long, or not UTF-8.
     """
     size = len(os.fsencode(file))
     if size > LONGEST_PATH:
@@ -87,28 +85,28 @@ def check_path(file: Path) -> None:
 
 
 def without_password(uri: str) -> str:
-    """An address that may be shown; its secrets are hidden from now on in other texts too."""
+    """An address without its secrets. From now on they are hidden in all other texts too."""
     learn(uri)
     return hide(uri)
 
 
 def set_write_ahead_logging(file: Path) -> None:
-    """Let several processes write to a SQLite file; it stays so. Nothing is locked where it is so already."""
+    """Switch a SQLite file to write-ahead logging (if needed), so that several processes can write to it."""
     with contextlib.closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=WAL")
 
 
 def has_table(uri: str, name: str) -> bool:
-    """Whether a database is there and has a table; nothing is created to find out.
+    """Whether a database exists and has a table. Nothing is created to find out.
 
-    True for what does not answer or is no database, so that opening it tells what is wrong.
+    True for an address that does not answer or is no database, so that opening it raises the error.
     """
     return _asked(uri, name, rows=False)
 
 
 def has_rows(uri: str, name: str) -> bool:
-    """Whether a database is there and has a table with a row; as ``has_table`` else."""
+    """Whether a database exists and has a table with at least one row. Otherwise like ``has_table``."""
     return _asked(uri, name, rows=True)
 
 
@@ -128,24 +126,29 @@ def _asked(uri: str, name: str, *, rows: bool) -> bool:
                 return connection.execute(select(literal(1)).select_from(table(name)).limit(1)).first() is not None
         finally:
             engine.dispose()
-    except (SQLAlchemyError, ImportError):  # no answer, no database, no driver, or the address of a server
+    except (
+        SQLAlchemyError,
+        ImportError,
+    ):  # no answer, no database, no driver, or the address of an MLflow server
         return True
 
 
 @contextlib.contextmanager
 def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
-    """Held while a store is opened, by one process at once: what makes tables in a new one fails where another does so too.
+    """Let one process at a time open a store, since two that create its tables make each other fail.
 
-    A SQLite file is there afterwards, complete and with write-ahead logging. The lock is a file beside it, or PostgreSQL's own.
+    A SQLite file exists within the block, complete and with write-ahead logging. The lock is a file beside
+    it, or PostgreSQL's own.
 
     Args:
-        uri: of the store.
+        uri: address of the store.
         last: the table that gets its first row when a store is complete.
-        make: makes a store in a SQLite file, whose address it is given.
+        make: creates a store in a SQLite file, given its address.
 
     Raises:
         UsageError: the file may only be read, or holds something else.
-        OperationalError: a SQLite file that was there is gone, or the database does not answer (``is_away``).
+        OperationalError: a SQLite file of this process was deleted, or the database does not answer
+            (``is_away``).
     """
     file = sqlite_file(uri)
     if file is not None:
@@ -155,8 +158,9 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
             _identity(str(file))
         if file.is_file() and (closed := not_writable(file)):
             raise UsageError(
-                f"{file}: you may read this store, but not write to it ({', '.join(map(str, closed))}); grant the rights "
-                "(chmod g+w), or give new runs a folder of your own (--runs-dir). report, status, ui and export read it"
+                f"{file}: you may read this store, but not write to it ({', '.join(map(str, closed))}); "
+                "grant the rights (chmod g+w), or give new runs their own folder (--runs-dir). "
+                "report, status, ui and export can read it"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         with held(f"{file}.lock"):
@@ -174,16 +178,21 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
 
 
 def _complete(file: Path, last: str, make: Callable[[str], None]) -> None:
-    """Have a complete store in a file: one that is missing, or was left half made, is made beside it and put in its place."""
+    """Ensure that a file is a complete store: a missing or half-made one is replaced by a new one.
+
+    Raises:
+        UsageError: the file has rows, or tables of another program.
+    """
     found = _filled(file)
     if found.get(last):
         return
     if kept := sorted(name for name, rows in found.items() if rows and name not in BOOKKEEPING):
         raise UsageError(
-            f"{file}: no complete store, although it has rows (in {', '.join(kept)}); move the file away, or give another store"
+            f"{file}: not a complete store, although it has rows (in {', '.join(kept)}); move the file, or give another store"
         )
     if found and not any(name in (last, *BOOKKEEPING) or name.startswith("_alembic") for name in found):
         raise UsageError(f"{file}: another program's database (with {', '.join(sorted(found))}); give another store")
+
     temporary = Path(f"{file}.new")
     _remove(temporary)
     try:
@@ -191,7 +200,7 @@ def _complete(file: Path, last: str, make: Callable[[str], None]) -> None:
         set_write_ahead_logging(temporary)
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
-        _remove(file)  # with its log, which SQLite would take for that of the new file
+        _remove(file)  # with its log, which SQLite would apply to the new file
         os.replace(temporary, file)
     finally:
         _known.discard(str(temporary))
@@ -199,7 +208,7 @@ def _complete(file: Path, last: str, make: Callable[[str], None]) -> None:
 
 
 def _filled(file: Path) -> dict[str, bool]:
-    """The tables of a SQLite file and whether they have rows; none where the file is missing or empty."""
+    """The tables of a SQLite file and whether they have rows; no tables if the file is missing or empty."""
     if not file.exists() or (file.is_file() and file.stat().st_size == 0):
         return {}
     with contextlib.closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection:
@@ -217,16 +226,17 @@ def _remove(file: Path) -> None:
 
 
 def not_writable(file: Path) -> list[Path]:
-    """Those of a SQLite file, the folder of its log and its lock that this process may not write to."""
+    """The paths that this process may not write to: of a SQLite file, the folder of its log, and its lock."""
     lock = Path(f"{file}.lock")
     places = (file, file.parent, *[lock] * lock.exists())
     return [place for place in places if not os.access(place, os.W_OK, effective_ids=True)]
 
 
 def readable(uri: str) -> str:
-    """A store to read: the store itself, or for a SQLite file that may not be written a copy of it as it is now.
+    """The address of a store to read: the store itself, or a copy of a SQLite file that may not be written.
 
-    SQLite reads a file with a write-ahead log only where it may make files beside it. The copy lives as long as this process.
+    SQLite can read a file with a write-ahead log only if it may create files beside it. The copy shows the
+    store as it is now, and is deleted when this process ends.
 
     Raises:
         UsageError: the file may not be read.
@@ -244,7 +254,7 @@ def readable(uri: str) -> str:
                 contextlib.closing(sqlite3.connect(copy)) as target,
             ):
                 source.backup(target)
-        except sqlite3.OperationalError:  # no writer has made the files that reading needs: then nobody writes
+        except sqlite3.OperationalError:  # the files that reading needs are missing, so nobody writes: copying is safe
             for rest in ("", "-wal", "-journal"):
                 Path(f"{copy}{rest}").unlink(missing_ok=True)
                 if os.path.exists(f"{file}{rest}"):
@@ -255,7 +265,7 @@ def readable(uri: str) -> str:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error says that a store does not answer for now: no connection, one broken off, locked, full, restarting."""
+    """Whether an error means that a store is unavailable for now: no connection, locked, full, restarting."""
     from requests.exceptions import ChunkedEncodingError, HTTPError, RetryError, Timeout
     from requests.exceptions import ConnectionError as NoConnection
     from sqlalchemy.exc import InterfaceError, OperationalError
@@ -264,7 +274,7 @@ def is_away(error: Exception) -> bool:
     while cause is not None:
         if isinstance(cause, (NoConnection, ChunkedEncodingError, Timeout, RetryError, OperationalError, InterfaceError)):
             return True
-        if isinstance(cause, sqlite3.OperationalError):  # not by way of SQLAlchemy
+        if isinstance(cause, sqlite3.OperationalError):  # raised without SQLAlchemy
             return True
         if isinstance(cause, HTTPError) and cause.response is not None and cause.response.status_code in (502, 503, 504):
             return True
@@ -275,10 +285,11 @@ def is_away(error: Exception) -> bool:
 
 
 def watch_sqlite_files() -> None:
-    """Notice SQLite files that are deleted or unmounted while SQLAlchemy has them open.
+    """Detect SQLite files that are deleted or unmounted while SQLAlchemy has them open.
 
-    SQLite goes on writing to a deleted file, and what it writes is lost. So a file that is gone counts as a store that does not
-    answer (``is_away``): it is waited for, and no empty one is created in its place. One that was replaced is opened anew.
+    SQLite continues to write to a deleted file, and these writes are lost. So a missing file counts as
+    unavailable (``is_away``): callers wait for it, and no empty one is created in its place. A replaced file
+    is opened again.
     """
     from sqlalchemy import Engine, event
     from sqlalchemy.pool import Pool
@@ -290,11 +301,11 @@ def watch_sqlite_files() -> None:
 
 
 _known: set[str] = set()
-"""SQLite files that this process has opened or expects, without symbolic links."""
+"""Real paths of the SQLite files that this process has opened or expects."""
 
 
 def expect(uri: str) -> None:
-    """Say that a store is there: where its SQLite file is not, that counts as away, and no new one is made."""
+    """Declare that a store exists: a missing SQLite file counts as unavailable, and none is created."""
     file = sqlite_file(uri)
     if file is not None:
         _known.add(os.path.realpath(file))

@@ -1,7 +1,8 @@
-"""Files: replaced atomically, and why one cannot be read or written.
+"""Files: replacing them atomically, and explaining why one cannot be read or written.
 
-A reader that fails has met a reason outside the file (a lock, a permission, the disk), or a content that it cannot use.
-``outside_reason`` tells the two apart, so that nobody is asked to fetch or to build a sound file again.
+A reader fails for a reason outside the file (a lock, a permission, the disk) or because of the file's
+content. ``outside_reason`` distinguishes the two, so that users are never asked to fetch or build a sound
+file again.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.system.locks import NO_LOCKS, held
 
 _LONGEST_NAME = 200
-"""Bytes of a file name up to which its temporary file's name, which is longer, has it whole: the limit is 255."""
+"""Bytes of the longest file name that the name of its temporary file contains. That one is longer; the limit
+is 255."""
 _BLOCK = 2**20
 PARTIAL = ".partial"
-"""How the names of temporary files end."""
+"""Suffix of temporary files."""
 
 Kind = Literal[
-    "locked", "no locks", "permission", "too many files", "disk", "memory", "stale", "full", "read-only", "folder", "missing",
-    "link", "name",
+    "locked", "no locks", "permission", "too many files", "disk", "memory", "stale", "full", "read-only",
+    "folder", "missing", "link", "name",
 ]  # fmt: skip
 _KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
     "locked": (
@@ -57,13 +59,18 @@ _KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
     ),
     "disk": (
         (
-            *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
-            *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ESHUTDOWN),
+            *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN),
+            *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET),
+            *(errno.ECONNREFUSED, errno.ESHUTDOWN),
         ),
         "the disk or network drive failed",
         "check the drive (dmesg, mount), then repeat the command",
     ),
-    "memory": ((errno.ENOMEM,), "memory ran out", "free memory, or use fewer workers, then repeat the command"),
+    "memory": (
+        (errno.ENOMEM,),
+        "memory ran out",
+        "free memory, or use fewer workers, then repeat the command",
+    ),
     "stale": (
         (errno.ESTALE,),
         "the network drive was mounted again or the file replaced there",
@@ -74,20 +81,28 @@ _KINDS: dict[Kind, tuple[tuple[int, ...], str, str]] = {
         "the disk is full, or a quota or limit is reached",
         "make room, then repeat the command",
     ),
-    "read-only": ((errno.EROFS,), "its file system is read-only", "mount it for writing, or choose another folder"),
+    "read-only": (
+        (errno.EROFS,),
+        "its file system is read-only",
+        "mount it for writing, or choose another folder",
+    ),
     "folder": ((errno.EISDIR,), "a folder, where a file is expected", "name a file, or move the folder away"),
-    "missing": ((errno.ENOENT, errno.ENOTDIR), "no such file", "check the path, and that its disk is mounted"),
+    "missing": (
+        (errno.ENOENT, errno.ENOTDIR),
+        "no such file",
+        "check the path, and that its disk is mounted",
+    ),
     "link": ((errno.ELOOP,), "a link that leads back to itself", "remove the link"),
     "name": ((errno.ENAMETOOLONG,), "its name is too long for the file system", "shorten the name"),
 }  # fmt: skip
 _KIND_OF = {code: kind for kind, (codes, _, _) in _KINDS.items() for code in codes}
 _LASTING: tuple[Kind, ...] = ("folder", "missing", "link", "name")
-"""Kinds that stay as they are until the user changes a path."""
+"""Kinds that last until the user changes a path."""
 
 
 @dataclass(frozen=True)
 class OutsideReason:
-    """Why a file cannot be used, though its content may be sound."""
+    """Why a file cannot be used, although its content may be sound."""
 
     kind: Kind
     what: str
@@ -98,7 +113,7 @@ class OutsideReason:
 
 
 class OutsideError(UsageError):
-    """A path that no file can be read from or written to, as it is: missing, a folder, a broken link, too long a name."""
+    """A path that cannot be read or written as it is: missing, a folder, a broken link, too long a name."""
 
     def __init__(self, path: Path, reason: OutsideReason) -> None:
         super().__init__(f"{path}: {reason}")
@@ -106,22 +121,23 @@ class OutsideError(UsageError):
 
 
 def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
-    """The reason outside a file for which it cannot be read or written; None if the reason may be its content.
+    """The reason outside a file why it cannot be read or written; None if the reason may be its content.
 
     Args:
-        error: as the reader or writer raised it. HDF5 and others give the number of the system's error in their text.
-        path: the file, which is looked at if it is a link.
+        error: raised by the reader or writer. HDF5 and other libraries only name the system's error in their
+            message.
+        path: the file. If it is missing, links and files on its way are examined.
     """
     if isinstance(error, MemoryError):
         return _reason("memory")
     if not isinstance(error, OSError):
         return None
-    told = re.search(r"\berrno = (\d+)", str(error))
-    code = error.errno if error.errno is not None else int(told[1]) if told else None
-    if code is None and "file locking" in str(error):  # HDF5, of a file that this process has open with other settings
+    named = re.search(r"\berrno = (\d+)", str(error))
+    code = error.errno if error.errno is not None else int(named[1]) if named else None
+    if code is None and "file locking" in str(error):  # HDF5: this process has the file open with other settings
         return OutsideReason("locked", "this program has it open already, with locks", "close it first")
     kind = _KIND_OF.get(code) if code is not None else None
-    if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # of making or reading a folder
+    if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # a folder was to be created or read
         return OutsideReason("missing", "a file, where a folder is expected", "move it away, or name another folder")
     if kind == "missing" or code == errno.EEXIST:
         return _missing(path)
@@ -129,16 +145,19 @@ def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
 
 
 def _reason(kind: Kind) -> OutsideReason:
-    return OutsideReason(kind, *_KINDS[kind][1:])
+    _, what, fix = _KINDS[kind]
+    return OutsideReason(kind, what, fix)
 
 
 def _missing(path: Path) -> OutsideReason:
-    """A file that is not there: the first link or file on the way to it that is to blame, if any."""
+    """The path and reason of an error that names a file and has a reason outside of it; else None."""
     for place in (*reversed(path.parents), path):
         if place.is_symlink() and not place.exists():
             why = "a link" if place == path else f"{place} is a link"
             return OutsideReason(
-                "link", f"{why} to {os.readlink(place)}, which is not there", "mount its disk, or remove the link"
+                "link",
+                f"{why} to {os.readlink(place)}, which is not there",
+                "mount its disk, or remove the link",
             )
         if place != path and place.is_file():
             return OutsideReason("missing", f"{place} is a file, not a folder", "check the path")
@@ -146,27 +165,27 @@ def _missing(path: Path) -> OutsideReason:
 
 
 def told_outside(error: Exception) -> str | None:
-    """The path and the reason of an error that names a file and has a reason outside it; None for any other error."""
+    """The path and reason of an error that names a file and has a reason outside of it; else None."""
     name = error.filename if isinstance(error, OSError) else None
     reason = outside_reason(error, Path(name)) if isinstance(name, str) and name else None
     return f"{name}: {reason}" if reason else None
 
 
 def check_file(path: Path) -> None:
-    """See that a path is no device or pipe: reading one may wait without end.
+    """Refuse a device or pipe: reading it may never end.
 
     Raises:
-        OutsideError: it is one.
+        OutsideError: the path is one.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
 
 
 def check_links(path: Path) -> None:
-    """See that no link on the way to a file or folder leads nowhere, as one to a disk that is not mounted.
+    """Refuse a path with a broken link on its way, such as one to a disk that is not mounted.
 
     Raises:
-        OutsideError: one does.
+        OutsideError: there is one.
     """
     reason = _missing(path)
     if reason.kind == "link":
@@ -174,15 +193,15 @@ def check_links(path: Path) -> None:
 
 
 def raise_outside(error: BaseException, path: Path) -> None:
-    """Raise what stands for a reason outside a file; do nothing if the reason may be its content.
+    """Raise our own error for an error with a reason outside a file; do nothing for other errors.
 
     Args:
-        error: as the reader or writer raised it.
+        error: raised by the reader or writer.
         path: the file.
 
     Raises:
         OutsideError: the path has to be changed.
-        Unavailable: the reason may pass, or has to be mended outside the program.
+        Unavailable: the reason may pass, or has to be fixed outside the program.
     """
     reason = outside_reason(error, path)
     if reason is not None and reason.kind in _LASTING:
@@ -192,10 +211,10 @@ def raise_outside(error: BaseException, path: Path) -> None:
 
 
 def raise_unreadable(path: Path) -> None:
-    """Read a file to its end, for libraries that hide why they failed.
+    """Read a file to its end to raise the system's error, which some libraries hide.
 
     Raises:
-        OutsideError, Unavailable: as ``raise_outside``, if the system cannot read it.
+        OutsideError, Unavailable: the system cannot read it (``raise_outside``).
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -207,11 +226,11 @@ def raise_unreadable(path: Path) -> None:
 
 @contextmanager
 def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file (``locks.held``), whose folder is made if it is not there.
+    """Hold a lock file (``locks.held``) within the block; its folder is created if it is missing.
 
     Args:
         path: the lock file.
-        timeout: seconds to wait for another process; -1 waits for as long as it takes.
+        timeout: seconds to wait for another process; no limit if -1.
 
     Raises:
         filelock.Timeout: another process still holds it.
@@ -230,10 +249,10 @@ def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
 
 
 def check_replaceable(path: Path) -> Path:
-    """The file that writing to a path replaces: the path itself, or what it leads to as a link.
+    """The file that writing to a path replaces: the path itself, or the target of a link.
 
     Raises:
-        OutsideError: the path is a folder or device, a link into a folder that is not there, or one that leads back to itself.
+        OutsideError: the path is a folder or device, a link into a missing folder, or a link to itself.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_symlink():
@@ -247,14 +266,14 @@ def check_replaceable(path: Path) -> Path:
 
 
 def partial_prefix(name: str) -> str:
-    """What the names of temporary files begin with that are to replace a file of this name."""
+    """Prefix of the temporary files that are to replace a file of this name."""
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}."
 
 
 def remove_partials(path: Path) -> None:
-    """Remove temporary files that killed processes left beside a file; nobody else may write it meanwhile."""
+    """Remove the temporary files that killed processes left. Nobody else may write the file meanwhile."""
     target = check_replaceable(path)
     for left in target.parent.glob(f"{glob.escape(partial_prefix(target.name))}*{PARTIAL}"):
         left.unlink(missing_ok=True)
@@ -262,12 +281,13 @@ def remove_partials(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+    """A temporary file that replaces ``path`` if the block succeeds, and is deleted otherwise.
 
-    A link stays: the file that it leads to is replaced, on its own disk. A file that is replaced hands on its permissions.
+    A link is kept, and the file that it points to is replaced on its own disk. The new file gets the
+    permissions of the old one.
 
     Raises:
-        OutsideError: as ``check_replaceable``.
+        OutsideError: the path cannot be replaced (``check_replaceable``).
     """
     target = check_replaceable(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +296,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             to_disk(file.fileno())
-        with suppress(OSError):  # there is none yet, or its file system has no permissions
+        with suppress(OSError):  # the target is new, or its file system has no permissions
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) & 0o777)
         os.replace(temporary, target)
     finally:
@@ -284,7 +304,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def to_disk(descriptor: int) -> None:
-    """``fsync``, on file systems that have it."""
+    """Call ``fsync``; do nothing on file systems without it."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -294,7 +314,7 @@ def to_disk(descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was read: path relative to the data set folder, and what tells whether it has changed."""
+    """A file that was read: its path relative to the dataset's folder, and what shows a change of it."""
 
     path: str
     size: int
@@ -303,7 +323,7 @@ class SourceFile:
 
 
 def fingerprint(path: Path, root: Path) -> SourceFile:
-    """Size, time and sha256 of a file as it is now."""
+    """The current size, time and sha256 of a file."""
     with open(path, "rb") as f:
         stat = os.fstat(f.fileno())
         sha = hashlib.file_digest(f, "sha256")
@@ -311,7 +331,7 @@ def fingerprint(path: Path, root: Path) -> SourceFile:
 
 
 def unchanged(recorded: SourceFile, root: Path) -> bool:
-    """Whether a file is as recorded. Its content is hashed only where its time differs."""
+    """Whether a file is as recorded. Its content is hashed only if its time differs."""
     path = root / recorded.path
     if not path.is_file() or path.stat().st_size != recorded.size:
         return False

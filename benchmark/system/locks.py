@@ -1,7 +1,7 @@
-"""Who works on what: locks in the runs folder, which the system takes from a dead process at once.
+"""File locks in the runs folder: two benchmark runs at the same time share work instead of doing it twice.
 
-They are file locks, so that two calls at once share work instead of doing it twice, also on several machines that share the
-folder.
+They also work between machines that share the folder. The system releases the locks of a dead process
+immediately.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 logger = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems answer that cannot lock files: some FUSE and cluster ones, NFS 3 without its lock service."""
+"""Errors of file systems that cannot lock files: some FUSE and cluster ones, NFS 3 without its lock
+service."""
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 PAUSE_SECONDS = 0.2
-"""Between two looks at what another process holds."""
+"""Pause between two attempts to take a lock that another process holds."""
 QUIET_LOOKS = 3
-"""After so many looks the user is told what is waited for."""
+"""Failed attempts after which the user is shown what is waited for."""
 
 
-_told = False
-"""Whether the user knows that files cannot be locked."""
+_warned = False
+"""Whether the user was warned that files cannot be locked."""
 
 
 def take(path: str | Path, timeout: float = -1) -> BaseFileLock:
-    """Take a lock. Where files cannot be locked, a file that exists stands for the lock, and the user is told once.
+    """Take a lock; if files cannot be locked, the existence of a file is the lock, with one warning.
 
     Args:
         path: the lock's file.
-        timeout: seconds to wait for who has it; for ever if negative.
+        timeout: seconds to wait for its holder; no limit if negative.
 
     Raises:
-        Timeout: another process has it.
+        Timeout: another process holds it.
     """
     lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
     try:
@@ -48,28 +49,29 @@ def take(path: str | Path, timeout: float = -1) -> BaseFileLock:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        _tell(Path(path).parent)
-        lock = SoftFileLock(f"{path}.held")  # the file of the other name is there already
+        _warn(Path(path).parent)
+        lock = SoftFileLock(f"{path}.held")  # ``path`` itself exists already
         lock.acquire(timeout=timeout)
     return lock
 
 
 @contextmanager
 def held(path: str | Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock, as ``take``."""
+    """Hold a lock within the block. Arguments and errors are those of ``take``."""
     with _released(take(path, timeout)):
         yield
 
 
-def _tell(folder: Path) -> None:
-    global _told
-    if not _told and multiprocessing.parent_process() is None:
+def _warn(folder: Path) -> None:
+    global _warned
+    if not _warned and multiprocessing.parent_process() is None:
         logger.warning(
-            "%s: this file system cannot lock files (flock), so lock files stand for locks. After a crash of another machine "
-            "that works on this folder, delete its *.held files by hand, or commands wait for it",
+            "%s: this file system cannot lock files (flock), so existing files serve as locks. "
+            "If another machine that works on this folder crashes, delete its *.held files by hand, "
+            "or commands wait for it",
             folder,
         )
-    _told = True
+    _warned = True
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Locks:
 
     Args:
         folder: the runs folder.
-        say: tells the user a line.
+        say: shows a line to the user.
         stop: whether the user asked to stop.
     """
 
@@ -87,7 +89,7 @@ class Locks:
     stop: Callable[[], bool] = lambda: False
 
     def hold(self, name: str) -> AbstractContextManager[object] | None:
-        """Something, held already and until the end of the context; None where another living process holds it."""
+        """Take a lock for the time of the context; None if another living process holds it."""
         path = self.folder / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,10 +99,10 @@ class Locks:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Hold something; wait for who holds it.
+        """Hold a lock within the block; wait for it if another process holds it.
 
         Raises:
-            KeyboardInterrupt: the user asked to stop meanwhile.
+            KeyboardInterrupt: the user asked to stop while waiting.
         """
         looks = 0
         while (own := self.hold(name)) is None:
@@ -112,7 +114,7 @@ class Locks:
             yield
 
     def is_held(self, name: str) -> bool:
-        """Whether a living process, this one too, holds something; no file is created to find out."""
+        """Whether a living process, possibly this one, holds a lock. No file is created to find out."""
         path = self.folder / f"{name}.lock"
         if not path.is_file():
             return False
@@ -128,7 +130,7 @@ class Locks:
             return False
 
     def pause(self) -> None:
-        """Wait a little for another process.
+        """Wait briefly for another process.
 
         Raises:
             KeyboardInterrupt: the user asked to stop.

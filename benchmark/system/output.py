@@ -1,4 +1,4 @@
-"""Output that cannot end work: streams that are closed, full, or lack a character lose what is shown, and nothing else."""
+"""Output streams that never fail: if one is closed or full or lacks a character, only output is lost."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 PLAIN = {
-    "✓": "+", "✗": "x", "·": "-", "×": "x", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "≥": ">=",
-    "≤": "<=", "•": "*", "†": "+", "‡": "++", "§": "S", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ",
+    "✓": "+", "✗": "x", "·": "-", "×": "x", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "→": "->",
+    "≥": ">=", "≤": "<=", "•": "*", "†": "+", "‡": "++", "§": "S", "‘": "'", "’": "'", "“": '"', "”": '"',
+    "\u00a0": " ", "\u202f": " ",
 }  # fmt: skip
-"""What stands for a sign that the terminal's encoding lacks; a question mark stands for all others."""
+"""Replacements of characters that the terminal's encoding lacks; all others become a question mark."""
 
 
 class Lasting:
-    """A text stream that never fails: what cannot be written is lost, and the reason is kept.
+    """A text stream that never fails: text that cannot be written is lost, and the reason is recorded.
 
     Args:
-        stream: where texts go. All but ``write`` and ``flush`` is as of it.
+        stream: the stream to write to. Attributes except ``write`` and ``flush`` are its own.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: Exception | None = None
-        """Why nothing more is shown."""
+        """The error after which nothing more is shown."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text; signs that the encoding lacks are replaced."""
+        """Write a text; characters that the encoding lacks are replaced."""
         if not isinstance(text, str):
             raise TypeError(f"a text stream takes str, not {type(text).__name__}")
         if self.lost is None:
@@ -41,12 +42,12 @@ class Lasting:
                     self._stream.write(text)
                 except UnicodeEncodeError:
                     self._stream.write(plain(text, self._stream.encoding or "ascii"))
-            except Exception as error:  # no failure to show something may end what is shown
+            except Exception as error:  # work must not end because its output cannot be shown
                 self._failed(error)
         return len(text)
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Flush the stream."""
         if self.lost is None:
             try:
                 self._stream.flush()
@@ -54,17 +55,17 @@ class Lasting:
                 self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, RuntimeError):  # a signal came while this stream was written to, and its handler writes too
+        if isinstance(error, RuntimeError):  # a signal handler wrote to this stream during another write
             return
         self.lost = error
-        with suppress(Exception):  # what is left in buffers goes nowhere, so that nothing fails when the program ends
+        with suppress(Exception):  # discards what is left in buffers, so that nothing fails when the program ends
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
 
 
 def plain(text: str, encoding: str) -> str:
-    """A text with other signs for those that an encoding lacks."""
+    """Replace the characters of a text that an encoding lacks."""
     return "".join(c if _has(encoding, c) else PLAIN.get(c, "?") for c in text)
 
 
@@ -77,15 +78,15 @@ def _has(encoding: str, char: str) -> bool:
 
 
 def open_missing_streams() -> None:
-    """Open the standard streams that the program was started without, to nowhere.
+    """Open standard streams that are missing to ``os.devnull``.
 
-    Without that the next file to be opened, for example a database, would be standard output to all that write to it.
+    Otherwise the next file that is opened, such as a database, would get the number of standard output.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
@@ -93,7 +94,7 @@ def open_missing_streams() -> None:
 
 @contextmanager
 def lasting_output() -> Iterator[Lasting]:
-    """Within it nothing that is printed can raise, whoever prints it.
+    """Replace the standard streams by ones on which printing never raises, in libraries too.
 
     Yields:
         Standard output.
@@ -110,5 +111,5 @@ def lasting_output() -> Iterator[Lasting]:
 
 
 def is_broken_pipe(error: Exception) -> bool:
-    """Whether nobody reads any more, as behind ``| head -1``: that is no fault."""
+    """Whether an error means that nobody reads the output any more, as with ``| head -1``: no failure."""
     return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ESHUTDOWN)

@@ -1,4 +1,4 @@
-"""Waiting for what a job needs and cannot mend: a server that does not answer, a full disk."""
+"""Waiting for trouble outside a job to pass: a server that does not answer, a full disk."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DEFAULT_SECONDS = 600.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DATABASE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-"""The same as SQLite says it; the second one of the file that processes share."""
+"""SQLite's codes for a full disk; the second one is about the file that its processes share."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def patience() -> float:
-    """How many seconds are waited: ``GZSL_PATIENCE``, or ten minutes.
+    """Seconds to wait at most: ``GZSL_PATIENCE``, or ten minutes.
 
     Raises:
-        UsageError: the variable is no number of seconds.
+        UsageError: the variable is not a number of seconds.
     """
     text = os.environ.get(VARIABLE)
     try:
@@ -43,18 +43,18 @@ def patience() -> float:
 
 
 def patiently(action: Callable[[], T], passing: Callable[[Exception], bool], what: str) -> T:
-    """Do an action, again and again while it fails for reasons that may pass.
+    """Run an action, and repeat it while it fails for reasons that may pass.
 
     Args:
         action: safe to repeat after it failed.
-        passing: whether an error may pass by itself or with help from outside.
-        what: names the trouble, for the user.
+        passing: whether an error may pass, by itself or with help from outside.
+        what: description of the trouble for the user.
 
     Raises:
-        Unavailable: it did not pass in time.
+        Unavailable: the trouble did not pass in time.
     """
     started, pause = time.monotonic(), FIRST_PAUSE
-    told = False
+    reported = False
     while True:
         try:
             result = action()
@@ -65,22 +65,22 @@ def patiently(action: Callable[[], T], passing: Callable[[Exception], bool], wha
             reason = first_line(error)
             if waited >= longest:
                 raise Unavailable(
-                    f"{what} ({reason}); waited {longest:.0f} s for it ({VARIABLE}). Nothing is lost: the same command goes on "
-                    "from the last checkpoints"
+                    f"{what} ({reason}); waited {longest:.0f} s for it ({VARIABLE}). Nothing is lost: "
+                    "the same command continues from the last checkpoints"
                 ) from error
-            if not told:
+            if not reported:
                 logger.warning("%s (%s); waiting up to %.0f s (%s)", what, reason, longest, VARIABLE)
-                told = True
+                reported = True
             time.sleep(min(pause, longest - waited))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
-            if told:
+            if reported:
                 logger.warning("%s: over after %.0f s", what, time.monotonic() - started)
             return result
 
 
 def first_line(error: Exception) -> str:
-    """What the first cause of an error says, short."""
+    """The first line of the message of an error's first cause, shortened."""
     cause: BaseException = error
     while (before := cause.__cause__ or cause.__context__) is not None:
         cause = before
@@ -92,12 +92,13 @@ def why_closed(error: Exception) -> str:
     if outside := told_outside(error):
         return hide(outside)
     text = re.split(r"\n\[SQL|\n\(Background on", hide(str(error)))[0]
-    locked = "; another program holds it, or its file system has no locks, which SQLite needs: put it on a local disk"
+    needed = "; another program holds it, or its file system has no locks, which SQLite needs"
+    locked = f"{needed}: put it on a local disk"
     return f"{type(error).__name__}: {text}{locked if 'database is locked' in text else ''}"
 
 
 def disk_is_full(error: Exception) -> bool:
-    """Whether an error, or one that it came of, says that there is no space left."""
+    """Whether an error, or one of its causes, means that no space is left."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in FULL:

@@ -1,6 +1,6 @@
-"""Reads the files that people write: YAML and JSON, in folders where other things may lie too.
+"""Reads the YAML and JSON files that people write, and finds them among other files.
 
-A value is taken as it is written or refused: keys that are given twice, a second document, or a list in place of fields are
+Values are read as written or refused: duplicate keys, a second document, or a list in place of fields are
 errors that name the file and the line.
 """
 
@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from benchmark.errors import UsageError
 
 YAML_SUFFIXES = (".yaml", ".yml")
 JUNK = ("thumbs.db", "desktop.ini", "icon\r")
 MOST_VALUES = 100_000
-"""Values of a file, those that an alias repeats counted each time."""
+"""Values that a file may have. Those that a YAML alias repeats count each time."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 LONGEST_NAME = 64
 NAME_RULE = f"use lower-case letters, digits, hyphens and underscores, a letter or digit first, {LONGEST_NAME} at most"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses keys given twice, and reads ``1e-4`` as the number it is."""
+    """PyYAML's safe loader, except that it refuses duplicate keys and reads ``1e-4`` as a number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -47,7 +55,11 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError, KeyError) as error:  # an impossible date, a number without end, !!bool maybe
+        except (
+            ValueError,
+            OverflowError,
+            KeyError,
+        ) as error:  # an impossible date, an endless number, "!!bool maybe"
             kind = node.tag.rsplit(":", 1)[-1]
             problem = f"{node.value!s:.60} cannot be read as {kind} ({error!s:.60}); write a text in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
@@ -62,18 +74,20 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)  # YAML 1.1 wants 1.0e-4, and takes 1e-4 for a text
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)  # YAML 1.1 requires 1.0e-4 and reads 1e-4 as a string
 
 
 def parse_yaml(text: str, place: str) -> Any:
     """The value of a YAML text; None if it is empty.
 
     Args:
-        place: where the text stands, for messages.
+        place: where the text comes from, for messages.
 
     Raises:
-        UsageError: it is not YAML, has more than one document, or a key is given twice.
+        UsageError: it is not YAML, has more than one document, or has a duplicate key.
     """
     found = parse_documents(text, place)
     if len(found) > 1:
@@ -85,7 +99,7 @@ def parse_documents(text: str, place: str) -> list[Any]:
     """The values of all documents of a YAML text.
 
     Raises:
-        UsageError: as for ``parse_yaml``.
+        UsageError: it is not YAML, or has a duplicate key.
     """
     found = []
     try:
@@ -104,7 +118,7 @@ def parse_documents(text: str, place: str) -> list[Any]:
         raise UsageError(f"{place}: {kind}{line}{error.problem}{tab}") from None
     except yaml.reader.ReaderError as error:
         number, sign = text.count("\n", 0, error.position) + 1, f"U+{ord(text[error.position]):04X}"
-        raise UsageError(f"{place}: not valid YAML: line {number}: the sign {sign} is not allowed") from None
+        raise UsageError(f"{place}: not valid YAML: line {number}: the character {sign} is not allowed") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{place}: not valid YAML: {error}") from None
     except RecursionError:
@@ -113,7 +127,7 @@ def parse_documents(text: str, place: str) -> list[Any]:
 
 
 def _count(node: yaml.Node, known: dict[int, float]) -> float:
-    """Values of a node, those of an alias counted wherever it stands; infinite for one that contains itself."""
+    """Values of a node, an alias counted wherever it is used; infinite for a node that contains itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")
         children = node.value if isinstance(node, yaml.SequenceNode) else []
@@ -124,7 +138,7 @@ def _count(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text.
+    """The content of a UTF-8 text file.
 
     Raises:
         UsageError: it cannot be read, or is not UTF-8.
@@ -144,7 +158,7 @@ def read_documents(path: Path) -> list[Any]:
     """All documents of a YAML file.
 
     Raises:
-        UsageError: it cannot be read, or as for ``parse_yaml``.
+        UsageError: it cannot be read, is not YAML, or has a duplicate key.
     """
     return parse_documents(read_text(path), str(path))
 
@@ -153,7 +167,7 @@ def read_fields(path: Path) -> dict[Any, Any]:
     """The fields of a YAML file.
 
     Raises:
-        UsageError: it cannot be read, is empty, holds something else than fields, or as for ``parse_yaml``.
+        UsageError: it cannot be read, is empty, holds no fields, or ``parse_yaml`` refuses it.
     """
     found = parse_yaml(read_text(path), str(path))
     if not isinstance(found, dict):
@@ -167,35 +181,33 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON, or a key is given twice.
+        ValueError: it is not JSON, or has a duplicate key.
     """
 
     def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        twice = (
-            sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1}) if len(found) < len(pairs) else []
-        )
-        if twice:
-            raise ValueError(f"key {twice[0]!r} is given twice; keep one of them")
+        if len(found) < len(pairs):
+            twice = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"key {twice!r} is given twice; keep one of them")
         return found
 
     return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file's name is one that systems and editors leave behind: hidden, ``x~``, ``#x#``, ``Thumbs.db``."""
+    """Whether a file looks like a leftover of a system or editor: hidden, ``x~``, ``#x#``, ``Thumbs.db``."""
     return name.startswith(".") or name.endswith("~") or (name[:1] == name[-1:] == "#") or name.casefold() in JUNK
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with one of these endings, in order; what systems and editors leave behind is not among them."""
+    """The files of a folder with one of these extensions, sorted, except leftovers of systems and editors."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not is_junk(p.name))
 
 
 class Fields(BaseModel):
-    """Base of all that is read from files and options: no unknown keys, and no value is taken for one of another kind."""
+    """Base class of what is read from files and options: refuses unknown keys and values of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -209,7 +221,7 @@ class Fields(BaseModel):
 
 
 def _bent(given: Any, taken: Any) -> Iterator[str]:
-    """What was made into something else: texts and truth values into numbers, texts and numbers into truth values."""
+    """Values that validation converted: strings and booleans to numbers, strings and numbers to booleans."""
     if isinstance(taken, bool):
         if not isinstance(given, bool):
             yield f"write true or false, not {given!r}"
@@ -233,7 +245,7 @@ def _text(value: Any) -> Any:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be chosen on the command line and be part of a file's name."""
+    """Whether a text can be given on the command line and be part of a file name."""
     return NAME.fullmatch(text) is not None and len(text) <= LONGEST_NAME
 
 
@@ -244,4 +256,4 @@ def _usable(name: str) -> str:
 
 
 Name = Annotated[str, BeforeValidator(_text), AfterValidator(_usable)]
-"""A name that can be chosen on the command line and can be part of a file's name."""
+"""A name that can be given on the command line and be part of a file name."""

@@ -1,8 +1,8 @@
-"""Keeps passwords and tokens out of all that is written or shown.
+"""Keeps passwords and tokens out of everything that is written or shown.
 
-Two ways together. Every address in a text is read, and its user, password and secret parameters are left out. And the
-secrets of this process, those of the addresses that it was given and of its environment, are left out of any text, since
-libraries repeat them in parts, decoded or encoded. Where texts leave the process, ``hide`` is called.
+``hide`` works in two ways. It finds addresses in a text and removes their user, password and secret
+parameters. And it removes the known secrets of this process (from its addresses and environment) from any
+text, since libraries repeat them in parts, decoded or encoded. It is called wherever texts leave the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 HIDDEN = "…"
 ADDRESS = re.compile(r"""\b([a-z][a-z0-9+.-]*://)([^\s'"`<>]+)""", re.IGNORECASE)
 SECRET_NAME = (
-    r"[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|credential|signature)"
+    r"[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
+    r"credential|signature)"
 )
 PARAMETER = re.compile(rf"""([?&;](?:{SECRET_NAME}|sig|auth|key|pass)=)[^&;\s'"`<>]+""", re.IGNORECASE)
 ASSIGNED = re.compile(r"""(\b(?:ssl)?passw(?:or)?d=)(?:'[^']*'|"[^"]*"|[^\s&;,)'"]+)""", re.IGNORECASE)
@@ -36,27 +37,27 @@ SECRET_VARIABLE = re.compile(
     r"(?:_ID)?"
 )
 FOLDERS = ("PWD", "OLDPWD")
-"""Variables of the shell that only look like secrets."""
+"""Variables of the shell whose names only look like those of secrets."""
 DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle", "cockroach", "redis", "mongodb")
 ADDRESS_VARIABLES = ("GZSL_TRACKING_URI", "GZSL_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 ADDRESS_OPTIONS = ("--tracking-uri", "--storage", "--ray-address", "--mlflow-ui")
 WORD = re.compile(r"[a-z]+|[0-9]+")
-"""Secrets that may also be a name or a number of ours: they are hidden in free text only, as whole words."""
+"""Secrets that may equal one of our names or numbers. They are hidden only in free text, as whole words."""
 LEAST, LEAST_PIECE, SURE = 2, 4, 6
-"""Characters of a secret, of a piece of one, and of one that is hidden within words too."""
+"""Fewest characters of a secret, of a piece of one, and of a secret that is hidden within words too."""
 
 _secrets: set[str] = set()
 
 
 def hide(text: str) -> str:
-    """A text for people without secrets: ``…`` stands in place of each."""
+    """A text for people with ``…`` in place of each secret."""
     return _without_known(_without_addresses(text), _secrets)
 
 
 def hide_values(content: Any) -> Any:
-    """Plain data without secrets: all texts in it, at any depth.
+    """Plain data without the secrets of its texts, at any depth.
 
-    Secrets that are a plain word or number stay where they stand alone, since names of methods and data may be the same.
+    Secrets that are a plain word or number stay, since names of methods and data may be the same.
     """
     if isinstance(content, str):
         return _without_known(_without_addresses(content), [s for s in _secrets if _is_sure(s)])
@@ -68,23 +69,23 @@ def hide_values(content: Any) -> Any:
 
 
 def hidden_command(words: Sequence[str]) -> str:
-    """A command line without secrets, quoted for a shell: user and password of addresses are ``…``."""
+    """A command line quoted for a shell, with ``…`` in place of users and passwords of addresses."""
     for before, word in zip(["", *words], words, strict=False):
         learn_option(before, word)
     return shlex.join([hide(word) if "@" in word or "://" in word else hide_values(word) for word in words])
 
 
 def link_to(address: str) -> str:
-    """An address to follow, without user, password and secret parameters."""
+    """An address for a link, without user, password and secret parameters."""
     learn(address)
     return hide(ADDRESS.sub(lambda found: found[1] + found[2][_user_end(*found.groups()) :], address))
 
 
 def learn_option(before: str, word: str) -> None:
-    """Learn the secrets of a word of a command line.
+    """Hide the secrets of a word of a command line from now on.
 
     Args:
-        before: the word before it, for addresses without a scheme.
+        before: the word before it, to recognise addresses without a scheme.
     """
     option, equals, value = word.partition("=")
     if option in ADDRESS_OPTIONS and equals:
@@ -94,7 +95,8 @@ def learn_option(before: str, word: str) -> None:
 
 
 def learn(address: str) -> None:
-    """Hide the secrets of an address from now on, in whatever way a library reads it."""
+    """Hide the secrets of an address from now on, however a library parses it."""
+    # Parameters with a secret name.
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "", address
@@ -103,7 +105,13 @@ def learn(address: str) -> None:
         _add(found[2].partition("#")[0])
     if rest.startswith(("/", ".")) or (not separator and ":" not in rest.partition("@")[0]):
         return  # a file
-    for end in {rest.rfind("@"), _user_end(scheme + "://", rest) - 1, re.split(r"[/?#]", rest, maxsplit=1)[0].rfind("@")}:
+
+    # User and password, up to each place where a library may see their end.
+    for end in {
+        rest.rfind("@"),
+        _user_end(scheme + "://", rest) - 1,
+        re.split(r"[/?#]", rest, maxsplit=1)[0].rfind("@"),
+    }:
         if end <= 0:
             continue
         user, _, password = rest[:end].partition(":")
@@ -113,7 +121,7 @@ def learn(address: str) -> None:
             _add(password)
             for piece in re.split(r"[@/?#:]", password):
                 _add(piece, LEAST_PIECE)
-        if scheme in ("http", "https") and (not password or len(user) >= 16):  # a token in place of a user
+        if scheme in ("http", "https") and (not password or len(user) >= 16):  # a token in place of the user
             _add(user, LEAST_PIECE)
 
 
@@ -129,7 +137,10 @@ def learn_environment() -> None:
             _add(value, LEAST_PIECE)
             for piece in re.findall(r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE):  # connection strings
                 _add(piece, LEAST_PIECE)
-            for kind in ("USERNAME", "USER"):  # servers repeat what they were sent: both in one, in base64
+            for kind in (
+                "USERNAME",
+                "USER",
+            ):  # servers repeat the header that they got: user and password in base64
                 user = os.environ.get(name.removesuffix("PASSWORD") + kind)
                 if user is not None and name.endswith("PASSWORD"):
                     _add(base64.b64encode(f"{user}:{value}".encode()).decode())
@@ -157,8 +168,12 @@ def _without_known(text: str, secrets: Sequence[str] | set[str]) -> str:
     for secret in sorted((s for s in secrets if s in text), key=len, reverse=True):
         if _is_sure(secret):
             text = text.replace(secret, HIDDEN)
-        else:  # as a whole word, also after %3A or \n
-            text = re.sub(rf"(?:(?<![^\W_])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){re.escape(secret)}(?![^\W_])", HIDDEN, text)
+        else:  # only as a whole word, also after %3A or \n
+            text = re.sub(
+                rf"(?:(?<![^\W_])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){re.escape(secret)}(?![^\W_])",
+                HIDDEN,
+                text,
+            )
     return text
 
 
@@ -177,14 +192,14 @@ def _hidden_address(found: re.Match[str]) -> str:
 
 
 def _user_end(scheme: str, rest: str) -> int:
-    """Where user and password end, behind the ``@``; 0 where there are none.
+    """The position after the ``@`` behind user and password; 0 if there are none.
 
-    Passwords are often pasted as they are: what has ``/``, ``?``, ``#`` or ``@`` in it is no address by the rules, and is seen
-    by a port that is no number. In doubt too much is hidden.
+    Passwords are often pasted without encoding. An address with ``/``, ``?``, ``#`` or ``@`` in its password
+    is invalid and is recognised by a port that is no number. In doubt too much is hidden.
     """
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     port = authority.partition(":")[2]
-    if not authority:  # of a file
+    if not authority:  # a file
         return 0
     parameters = re.search(r"\?[\w.-]+=", rest)
     before = rest[: parameters.start()] if parameters else rest
@@ -199,9 +214,9 @@ def _scheme(word: str) -> str:
 
 
 def guard() -> None:
-    """Hide secrets in all that this process prints by itself: log records, warnings, tracebacks of uncaught errors.
+    """Hide secrets in log records, warnings and tracebacks of uncaught errors of this process.
 
-    The secrets of its environment are learnt. Calling it again changes nothing.
+    Also learn the secrets of its environment. Calling it again is harmless.
     """
     learn_environment()
     if getattr(logging.getLogRecordFactory(), "hides", False):
@@ -212,7 +227,7 @@ def guard() -> None:
         made = make_record(*arguments, **options)
         try:
             made.msg, made.args = hide(made.getMessage()), None
-        except (TypeError, ValueError, KeyError):  # its handler says so
+        except (TypeError, ValueError, KeyError):  # the handler reports it
             return made
         if made.exc_info and made.exc_info[0] is not None:
             made.exc_text = hide("".join(traceback.format_exception(*made.exc_info)).rstrip("\n"))

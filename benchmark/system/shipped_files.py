@@ -1,4 +1,4 @@
-"""What ships beside the code (dataset configs, search spaces, published numbers), and how users start the program."""
+"""Where files that ship with the code are, and which command starts the program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "shipped"
-"""Folder of an installed package with what is beside the package in a checkout (mapped by ``pyproject.toml``)."""
+"""Folder of an installed package with what is beside the package in a checkout (mapped by
+``pyproject.toml``)."""
 
 
 def shipped(*parts: str) -> Path:
@@ -15,5 +16,5 @@ def shipped(*parts: str) -> Path:
 
 
 def program() -> str:
-    """The command that starts the program, for messages: a checkout has a script, an installed package a command."""
+    """The command to show in messages: a checkout has a script, an installed package a command."""
     return "gzsl-bench" if INSTALLED.is_dir() else "python run_benchmark.py"

@@ -1,4 +1,4 @@
-"""What reaches this program from outside without being meant for it: settings of other programs, warnings, a missing home."""
+"""Protects the program from its environment: other programs' settings, warnings as errors, no home folder."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ MLFLOW_KEPT = (
     # who may connect, and how connections are protected
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH",
     "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH",
-    "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_KERBEROS_", "MLFLOW_MYSQL_SSL_", "MLFLOW_ALLOW_HTTP_REDIRECTS",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_KERBEROS_", "MLFLOW_MYSQL_SSL_",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS",
     # where and how files go to a store of artifacts
-    "MLFLOW_S3_", "MLFLOW_EXPERIMENTAL_S3_", "MLFLOW_BOTO_", "MLFLOW_GCS_", "MLFLOW_MULTIPART_", "MLFLOW_ENABLE_MULTIPART_",
-    "MLFLOW_ENABLE_PROXY_MULTIPART_",
+    "MLFLOW_S3_", "MLFLOW_EXPERIMENTAL_S3_", "MLFLOW_BOTO_", "MLFLOW_GCS_", "MLFLOW_MULTIPART_",
+    "MLFLOW_ENABLE_MULTIPART_", "MLFLOW_ENABLE_PROXY_MULTIPART_",
     # how long is waited, and how many connections there are
     "MLFLOW_HTTP_", "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "MLFLOW_DOWNLOAD_CHUNK_TIMEOUT",
     "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW",
-    # what MLflow tells others and prints
-    "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",
+    # what MLflow reports to others and prints
+    "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT",
 )  # fmt: skip
-"""Variables of MLflow, or their beginnings, that are for connections; all others are for programs that log by themselves."""
+"""Variables of MLflow (or prefixes ending in ``_``) for connections. The others are for programs that log to
+MLflow themselves."""
 MLFLOW_KEPT_FOR_SERVERS = ("MLFLOW_WORKSPACE",)
-"""A server may have workspaces; a database of ours has none."""
+"""A server may have workspaces; our databases have none."""
 
 
 def settle() -> None:
-    """Make this process and its children independent of how it was started. Call it before libraries are loaded.
+    """Make this process and its children independent of how it was started; call it before loading libraries.
 
     Raises:
-        UsageError: there is neither a home nor a place for temporary files.
+        UsageError: there is neither a home folder nor a folder for temporary files.
     """
     _soften_warnings()
     _have_home()
 
 
 def keep_mlflow_settings(*, server: bool) -> None:
-    """Remove from the environment what MLflow would take from it and is not for connections (``MLFLOW_KEPT``).
+    """Remove MLflow's variables from the environment, except those for connections (``MLFLOW_KEPT``).
 
     Args:
-        server: whether the store is a server.
+        server: whether the tracking store is a server.
     """
     kept = (*MLFLOW_KEPT, *(MLFLOW_KEPT_FOR_SERVERS if server else ()))
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_"))]:
@@ -76,18 +79,18 @@ def refuse_unreadable_mlflow_settings(variables: Mapping[str, Any]) -> None:
 
 
 def _soften_warnings() -> None:
-    """Let warnings be warnings: ``PYTHONWARNINGS=error`` is for tests, and libraries warn of what is no fault of the user."""
-    kept = [option for option in sys.warnoptions if not option.strip().startswith("e")]  # Python takes beginnings of "error"
+    """Undo ``PYTHONWARNINGS=error``, which is meant for tests: users cannot fix what libraries warn of."""
+    kept = [option for option in sys.warnoptions if not option.strip().startswith("e")]  # "error" may be abbreviated
     if kept == sys.warnoptions:
         return
-    sys.warnoptions[:] = kept  # children get them
+    sys.warnoptions[:] = kept  # children inherit them
     os.environ["PYTHONWARNINGS"] = ",".join(kept)
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
-    warnings.simplefilter("ignore", ImportWarning, append=True)  # as by default; Python sees the change by it
+    warnings.simplefilter("ignore", ImportWarning, append=True)  # the default, set so that Python notices the change
 
 
 def _have_home() -> None:
-    """Give libraries a folder for their settings and the user a name if the system has neither (any uid in a container)."""
+    """Give libraries a home folder and a user name if the system has none, as for any uid in a container."""
     try:
         Path.home()
     except RuntimeError:
@@ -95,7 +98,7 @@ def _have_home() -> None:
             folder = tempfile.mkdtemp(prefix="gzsl-home-")
         except OSError as error:
             raise UsageError(
-                f"there is no home folder, and no place for temporary files ({error}): set HOME or TMPDIR"
+                f"there is no home folder, and no folder for temporary files ({error}): set HOME or TMPDIR"
             ) from None
         os.environ["HOME"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

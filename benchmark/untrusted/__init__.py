@@ -1,1 +1,1 @@
-"""Readers of files from strangers."""
+"""Readers of files from untrusted sources."""

@@ -1,4 +1,4 @@
-"""What a file is that is not of the kind it should be, by its first bytes: a web page, an archive, a pointer to a file."""
+"""Recognises a file of the wrong kind by its first bytes: a web page, an archive, a pointer to a file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ FETCH_AGAIN = "fetch or extract it again"
 FETCH_TRUSTED = "if it is your own, write plain data (lists, texts, numpy arrays); else fetch it again from a source you trust"
 _UNPACK = "unpack it first"
 _NO_FEATURES = "fetch the file itself, or keep files that are no features out of the folder"
+_FORMAT = "write it as the user guide (docs/data.md) says"
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A kind of file, and what to do with one that is in the wrong place."""
+    """A kind of file, and what to do with such a file in the wrong place."""
 
     what: str
     fix: str
-    """For one in place of a class file."""
+    """What to do if it is in place of a class file."""
     packed: bool = False
-    """Whether it may hold what is wanted, or stand for it: the fix is the same wherever it is."""
+    """Whether it may contain the wanted file or point to it. Then ``fix`` applies in place of any file."""
 
     def fix_for(self, wanted: str | None) -> str:
-        """What to do with one in place of something else than a class file; None: of a class file."""
+        """What to do with the file.
+
+        Args:
+            wanted: the fix if something else than a class file is wanted; None for a class file.
+        """
         return self.fix if wanted is None or self.packed else wanted
 
 
@@ -46,28 +51,28 @@ _STARTS: tuple[tuple[bytes, Foreign], ...] = (
         b"\x89HDF\r\n\x1a\n",
         Foreign("an HDF5 file", "give temporal means as .h5 files, and sequences as pickled .pkl files"),
     ),
-    (b"\x93NUMPY", Foreign("a .npy file of numpy", "write it as the user guide (docs/data.md) says")),
-    (b"MATLAB 5.0 MAT-file", Foreign("a MATLAB file", "write it as the user guide (docs/data.md) says")),
+    (b"\x93NUMPY", Foreign("a .npy file of numpy", _FORMAT)),
+    (b"MATLAB 5.0 MAT-file", Foreign("a MATLAB file", _FORMAT)),
     (b"%PDF-", Foreign("a PDF document", _NO_FEATURES)),
     (b"\x89PNG\r\n", Foreign("a PNG image", _NO_FEATURES)),
     (b"\xff\xd8\xff", Foreign("a JPEG image", _NO_FEATURES)),
     (b"\x1aE\xdf\xa3", Foreign("a Matroska or WebM video", _NO_FEATURES)),
-    (b"PAR1", Foreign("a Parquet file", "write it as the user guide (docs/data.md) says")),
+    (b"PAR1", Foreign("a Parquet file", _FORMAT)),
 )
 _TORCH = Foreign(
     "a file of torch.save",
     "load it with torch, turn its tensors into arrays (x.float().numpy()) and write it with pickle.dump",
 )
 _TORCH_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that files of ``torch.save`` began with before they were zip archives."""
+"""The number at the start of files of ``torch.save`` before they were zip archives."""
 _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 _TEXT_PICKLE = re.compile(rb"[(\]}]|c[\w.]+\n\w+\n")
-"""What pickles of protocol 0, which are text, begin with."""
+"""Starts of pickles of protocol 0, which are text."""
 _ANNEX = re.compile(rb"[./]*(?:\.git)?/annex/objects/")
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first bytes of a file, from which its kind is told.
+    """The first bytes of a file, which show its kind.
 
     Raises:
         OutsideError, Unavailable: the system cannot read it.
@@ -93,7 +98,7 @@ def known_kind(start: bytes) -> Foreign | None:
     if start.startswith(_TORCH_OLD) or (start.startswith(b"PK\x03\x04") and b"/data.pkl" in start[:200]):
         return _TORCH
     if start.startswith(b"PK\x03\x04") and b".npy" in start[:100]:
-        return Foreign("a .npz archive of numpy", "write it as the user guide (docs/data.md) says")
+        return Foreign("a .npz archive of numpy", _FORMAT)
     if start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start[:100]:
         return Foreign("a document of an office program, such as a spreadsheet", _NO_FEATURES)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -112,7 +117,7 @@ def known_kind(start: bytes) -> Foreign | None:
 
 
 def likely_kind(start: bytes) -> Foreign | None:
-    """The kind of a file that a reader has failed on: what ``known_kind`` knows, an empty file, or plain text."""
+    """The kind of a file that a reader failed on: one of ``known_kind``, an empty file, or plain text."""
     if not start:
         return Foreign("an empty file", FETCH_AGAIN, packed=True)
     if not start.strip(b"\0"):
@@ -122,7 +127,7 @@ def likely_kind(start: bytes) -> Foreign | None:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether all of it is readable text; the last character may be cut off."""
+    """Whether the bytes are readable text. The last character may be cut off."""
     try:
         text = start.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""Reading a pickled list of lists or tuples one by one, so that a file of any size needs the memory of two of them.
+"""Reads a pickled list of lists or tuples of any size, holding two elements in memory at most.
 
-The restricted unpickler reads it: an element is handed over as soon as the next one begins, and what was remembered of it for
-later reference is forgotten, so a pickle that refers to it again is refused. Tensors of PyTorch are read as arrays. Elements of
-other kinds, and lists of one, are handed over a thousand at a time, as pickles have them.
+The restricted unpickler hands an element over as soon as the next one begins, and forgets it. A pickle that
+refers to an earlier element is refused. PyTorch tensors are read as arrays. Elements of other types, and
+lists of one value, are handed over in batches of up to a thousand, as in the pickle.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from benchmark.untrusted.pickle_tensors import WITH_TENSORS
 from benchmark.untrusted.pickles import Bounded, Call, Interpreter, Refusal, UnreadableFile, run, unreadable
 
 KEPT_TEXT = 256
-"""Text and bytes up to this length may be referred to again, such as the names that a pickle spells once."""
+"""Length up to which text and bytes may be referred to again, such as names that a pickle spells once."""
 BATCH = 1000
-"""Elements of a list that a pickle appends at once."""
+"""Elements that a pickle appends to a list in one instruction."""
 
 
 def read_list(path: Path, take: Callable[[Any], None]) -> None:
-    """Hand over the elements of a pickled list, one by one.
+    """Pass the elements of a pickled list to a function, one by one.
 
     Args:
         path: the file.
-        take: gets each element; what it raises is passed on.
+        take: called with each element. Its errors are passed on.
 
     Raises:
-        RefusedPickle: it asks for anything but plain data, arrays and tensors, or for an earlier element again.
+        RefusedPickle: it asks for anything but plain data, arrays and tensors, or refers to an earlier
+            element.
         UnreadableFile: it cannot be opened, is truncated or damaged, or holds no list.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - a failure to open is told apart from those of the block
+        file = open(path, "rb")  # noqa: SIM115 - a failure to open is reported differently from those of the block
         size, start = path.stat().st_size, file.read(START_BYTES)
         file.seek(0)
     except OSError as error:
@@ -48,13 +49,12 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
         except _Passed as passed:
             raise passed.error from None
     if type(content) is not list:
-        raise UnreadableFile(
-            path, f"holds no list but {type(content).__name__}", "see the user guide for what a file holds", "wrong structure"
-        )
+        what = f"holds no list but {type(content).__name__}"
+        raise UnreadableFile(path, what, "see the user guide for what a file holds", "wrong structure")
 
 
 class _Passed(BaseException):
-    """Carries an error of ``take`` past the unpickler, which takes every ``Exception`` for damage of the file."""
+    """Carries an error of ``take`` past the unpickler, which treats an ``Exception`` as damage."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Passed(BaseException):
 
 
 class _Memo(dict[int, Any]):
-    """What a pickle may refer to again. Its length counts what was forgotten too, since pickles number entries by it."""
+    """What a pickle may refer to again; its length counts forgotten entries, since pickles number by it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _Memo(dict[int, Any]):
         raise KeyError(key)
 
     def forget(self) -> None:
-        """Drop what was remembered since the last time, but for short text, dtypes and names."""
+        """Drop the entries since the last call, except short text, dtypes and names."""
         for key in self._new:
             value = self.get(key)
             short = isinstance(value, str | bytes) and len(value) <= KEPT_TEXT
@@ -106,7 +106,7 @@ class _ListReader(Interpreter):
         return len(self.metastack) == 1 and len(self.metastack[0]) == 1 and type(self.metastack[0][0]) is list
 
     def _hand_over(self, count: int) -> None:
-        """Give the first elements of the stack, and take them off it."""
+        """Pass the first ``count`` elements of the stack to ``take`` and remove them."""
         for element in self.stack[:count]:
             try:
                 self._take(element)
@@ -117,7 +117,7 @@ class _ListReader(Interpreter):
             self.memo.forget()
 
     def mark(self) -> None:
-        if self._in_outer_list():  # the last one may be what this mark belongs to
+        if self._in_outer_list():  # this mark may belong to the last element
             self._hand_over(len(list(takewhile(_is_complete, self.stack[:-1]))))
         Interpreter.dispatch[pickle.MARK[0]](self)
 
@@ -140,6 +140,9 @@ class _ListReader(Interpreter):
 
 
 def _is_complete(element: Any) -> bool:
-    """Whether nothing more can come to what lies on the stack. Pickles give a list its elements in batches of ``BATCH``, and a
-    batch of one without a mark, so a list that is empty or has full batches alone may still be waiting for its last one."""
+    """Whether an element of the stack can no longer grow.
+
+    Pickles fill a list in batches of ``BATCH``, and a batch of one has no mark. So a list that is empty or
+    has only full batches may still get its last element.
+    """
     return isinstance(element, tuple) or (isinstance(element, list) and len(element) > 1 and len(element) % BATCH != 0)

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch in strangers' pickles, read as numpy arrays: data alone, never larger than the numbers behind them."""
+"""Reads PyTorch tensors in untrusted pickles as numpy arrays, never larger than the stored numbers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from benchmark.untrusted.pickles import ALLOWED, Call, Refusal, is_shape, shown
 
 
 def _storage(raw: object) -> NDArray[np.generic]:
-    """The numbers of a tensor, which PyTorch pickles as a file of its own; ``torch.load`` runs nothing of it.
+    """The numbers of a tensor, which PyTorch pickles as a file within the file; no code of it is run.
 
-    Types that numpy does not have, such as bfloat16, become float32, which holds all their values.
+    Types that numpy lacks, such as bfloat16, become float32, which can represent all their values.
     """
     import torch
 
     if not isinstance(raw, bytes):
         raise Refusal(f"a tensor of {shown(raw)}")
-    if raw.startswith(b"PK"):  # a zip archive may unpack to any size; tensors are not pickled as such
+    if raw.startswith(b"PK"):  # PyTorch pickles no tensors as zip archives, which could unpack to any size
         raise Refusal("a tensor in a zip archive")
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that storages with a type are deprecated
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # typed storages are deprecated
             storage = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
             if not isinstance(storage, torch.storage.TypedStorage):
                 raise Refusal(f"a tensor of {type(storage).__name__}")
@@ -45,11 +45,12 @@ def _storage(raw: object) -> NDArray[np.generic]:
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> NDArray[np.generic]:
-    """A tensor of a storage: any view of it, transposed ones too, that has no more numbers than the storage."""
+    """A view of a storage, possibly transposed, that has no more numbers than the storage."""
     if isinstance(storage, np.ndarray) and type(offset) is int and offset >= 0 and is_shape(size) and is_shape(stride):
         assert isinstance(size, tuple)  # is_shape
         assert isinstance(stride, tuple)
         count = math.prod(size)
+        # Position of the last number that the view reads.
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=False)) if count else 0
         if len(stride) == len(size) and count <= storage.size and last < max(1, storage.size):
             if not count:
@@ -61,7 +62,7 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
 
 
 def _parameter(tensor: object, *_: object) -> object:
-    """A parameter of a network is its tensor."""
+    """The tensor of a parameter of a network."""
     if not isinstance(tensor, np.ndarray):
         raise Refusal(f"a parameter of {shown(tensor)}")
     return tensor

@@ -1,10 +1,14 @@
-"""Reading strangers' pickles without running them: numpy arrays, containers, bytes, strings, numbers, nothing else.
+"""Reads untrusted pickles without running them: numpy arrays, containers, bytes, strings and numbers.
 
-The one exception is the stored arguments of a training run: a Namespace, read as a dict, with paths, read as text. A pickle is
-a program. This module interprets it with every instruction that could call something replaced: a global
-is looked up in a table of this module and nowhere else, only the functions of that table are called, only arrays, dtypes and
-that Namespace receive state, and no instruction may claim more bytes than the file has. What the content means belongs to the
-callers.
+The one exception is the stored arguments of a training run: a Namespace, read as a dict, with paths, read as
+text.
+
+A pickle is a program. This module interprets it with replacements for every instruction that could call
+something:
+
+- A global is only looked up in a table of this module, and only functions of that table are called.
+- Only arrays, dtypes and the Namespace receive state.
+- No instruction may claim more bytes than the file has.
 """
 
 from __future__ import annotations
@@ -24,10 +28,18 @@ from numpy.typing import NDArray
 
 from benchmark.errors import UsageError
 from benchmark.system.files import outside_reason
-from benchmark.untrusted.kinds import FETCH_AGAIN, FETCH_TRUSTED, START_BYTES, Foreign, known_kind, likely_kind
+from benchmark.untrusted.kinds import (
+    FETCH_AGAIN,
+    FETCH_TRUSTED,
+    START_BYTES,
+    Foreign,
+    known_kind,
+    likely_kind,
+)
 
 ALLOCATED_PER_BYTE = 8
-"""Bytes that a pickle may have allocated for each byte of the file: the same small value may be copied again and again."""
+"""Bytes that a pickle may allocate per byte of the file, since a short pickle could copy one value many
+times."""
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufSU?][0-9]{0,9}|O8?)")
 
 
@@ -38,7 +50,7 @@ class UnreadableFile(UsageError):
         path: the file.
         what: what is wrong with it, without its path.
         fix: what to do about it.
-        kind: what this is a kind of: damage, another kind of file, a reason outside the file, or nothing foreseen.
+        kind: category of the problem, such as damage, another kind of file, or a reason outside the file.
     """
 
     def __init__(self, path: Path, what: str, fix: str = FETCH_AGAIN, kind: str = "unreadable file") -> None:
@@ -47,7 +59,7 @@ class UnreadableFile(UsageError):
 
 
 class RefusedPickle(UnreadableFile):
-    """A pickle that asks for something a data file has no need of. ``name`` is the refused global or instruction."""
+    """A pickle that asks for something that no data file needs; ``name`` is the global or instruction."""
 
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(
@@ -61,23 +73,23 @@ class RefusedPickle(UnreadableFile):
 
 
 def another_kind(path: Path, kind: Foreign, fix: str | None = None) -> UnreadableFile:
-    """A file of another kind than the one that is wanted.
+    """The error for a file of another kind than the wanted one.
 
     Args:
         path: the file.
-        kind: what it is.
-        fix: what is wanted in its place, where that is no class file; a packed file is to be unpacked first.
+        kind: its kind.
+        fix: what to do if something else than a class file is wanted. A packed file has to be unpacked first.
     """
     return UnreadableFile(path, kind.what, kind.fix_for(fix), "another kind of file")
 
 
 def unreadable(path: Path, error: BaseException, damaged: str | None = None) -> UnreadableFile:
-    """What stands for an error of a reader.
+    """The error to raise in place of an error of a reader.
 
     Args:
         path: the file.
-        error: as the reader raised it.
-        damaged: what the file is if the error is one that its content can cause; None for errors that nobody foresaw.
+        error: raised by the reader.
+        damaged: description of the file if its content can cause the error; None for unforeseen errors.
     """
     reason = outside_reason(error, path)
     if reason is not None:
@@ -89,7 +101,7 @@ def unreadable(path: Path, error: BaseException, damaged: str | None = None) -> 
 
 
 def shown(value: object) -> str:
-    """A stranger's value for a message: plain ones in short, of all others the kind, since their repr may have no end."""
+    """An untrusted value for a message: plain ones shortened, else the type, since a repr may be endless."""
     if isinstance(value, str | bytes):
         return repr(value[:60])
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**64):
@@ -100,11 +112,11 @@ def shown(value: object) -> str:
 
 
 class Refusal(Exception):
-    """Raised inside the interpreter; carries what was refused."""
+    """Raised inside the interpreter with a description of what was refused."""
 
 
 def _reconstruct(kind: object, shape: object, typecode: object) -> NDArray[Any]:
-    """numpy's empty array before its state arrives; a size claimed here would be allocated at once."""
+    """numpy's empty array before its state is set. A size given here would be allocated immediately."""
     if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
         raise Refusal(f"numpy _reconstruct of {shown(kind)} with shape {shown(shape)}")
     return np.ndarray((0,), "b")
@@ -131,7 +143,7 @@ def _frombuffer(buffer: object, dtype: object, shape: object, order: object, axi
 
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
-    """Bytes as protocols 0 to 2 write them."""
+    """Bytes in the form of protocols 0 to 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise Refusal(f"_codecs.encode with encoding {shown(encoding)}")
     return text.encode("latin1")
@@ -160,13 +172,13 @@ def _container(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Call:
-    """A function that a pickle may call. The wrapper keeps the function itself out of the pickle's reach."""
+    """A function that a pickle may call, wrapped so that the pickle cannot reach the function itself."""
 
     function: Callable[..., Any]
 
 
 _NDARRAY = "<numpy.ndarray>"
-"""What ``numpy.ndarray`` becomes: a word that ``_reconstruct`` knows, not the class."""
+"""Stands for ``numpy.ndarray``, so that a pickle never gets the class."""
 ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): Call(_dtype),
@@ -183,11 +195,11 @@ ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _Namespace(dict[str, Any]):
-    """What an ``argparse.Namespace`` becomes."""
+    """The content of an ``argparse.Namespace``."""
 
 
 _NAMESPACE = "<argparse.Namespace>"
-"""What the class of stored arguments becomes: a word that ``Interpreter`` knows, not the class."""
+"""Stands for the class of stored arguments, so that a pickle never gets the class."""
 
 
 def _path(*parts: object) -> str:
@@ -200,7 +212,7 @@ def _path(*parts: object) -> str:
 
 
 def _reconstructor(kind: object, base: object, state: object) -> _Namespace:
-    """How protocols 0 and 1 make an object without calling its class."""
+    """Create an object as protocols 0 and 1 do, without calling its class."""
     if kind != _NAMESPACE or base != "<object>" or state is not None:
         raise Refusal(f"copyreg._reconstructor of {shown(kind)}")
     return _Namespace()
@@ -215,11 +227,11 @@ _ARGUMENTS: dict[tuple[str, str], object] = {
     **{(module, "_reconstructor"): Call(_reconstructor) for module in ("copyreg", "copy_reg")},
     **{(module, "object"): "<object>" for module in ("builtins", "__builtin__")},
 }
-"""What the stored arguments of a training run may name."""
+"""Globals that the stored arguments of a training run may name."""
 
 
 class CheckedDtype:
-    """A dtype in a checkpoint: of plain numbers, whose state may set the byte order and nothing else."""
+    """A dtype of plain numbers in a checkpoint. Its state may only set the byte order."""
 
     def __init__(self, spec: object, align: object = False, copy: object = True) -> None:
         if not isinstance(spec, str) or not re.fullmatch(r"[<>=|]?[biuf][1-8]|\?", spec):
@@ -240,7 +252,7 @@ def is_shape(shape: object) -> bool:
 
 
 class Bounded:
-    """A file that refuses to read beyond its end before anything is allocated for it."""
+    """A file that refuses to read beyond its end before memory for it is allocated."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -256,7 +268,7 @@ class Bounded:
 
 
 class Interpreter(pickle._Unpickler):
-    """The pure Python unpickler of the standard library with the instructions that call or allocate replaced."""
+    """The standard library's unpickler in Python, with instructions that call or allocate replaced."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -346,7 +358,7 @@ class Interpreter(pickle._Unpickler):
 
 
 def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
-    """Byte order only: fields, sub-arrays, metadata, other sizes and other flags are refused (numpy believes them blindly)."""
+    """Set the byte order; all else (fields, sizes, flags) is refused, since numpy does not check it."""
     plain = type(state) is tuple and len(state) in (7, 8) and state[2:5] == (None, None, None)
     same = (
         plain and state[5] in (-1, dtype.itemsize) and state[6] in (-1, dtype.alignment) and state[7:] in ((), (dtype.flags,))
@@ -357,12 +369,16 @@ def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
 
 
 def run(path: Path, interpreter: Interpreter, start: bytes | None = None) -> Any:
-    """What a pickle makes, its faults told as ``load_pickle`` does.
+    """The object that a pickle builds.
 
     Args:
-        path: its file.
-        interpreter: has read nothing yet.
-        start: the first bytes of the file, to name what is no pickle; None if it is known to be one.
+        path: the file, for messages.
+        interpreter: an interpreter that has read nothing yet.
+        start: the first bytes of the file, to recognise other kinds of file; None if it is known to be a
+            pickle.
+
+    Raises:
+        RefusedPickle, UnreadableFile: as in ``arrays.load_pickle``.
     """
     if start is not None and (foreign := known_kind(start)):
         raise another_kind(path, foreign)
@@ -385,13 +401,13 @@ DAMAGE = (
     *(EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, AssertionError),
     *(pickle.UnpicklingError, struct.error),
 )
-"""What instructions of a damaged pickle raise."""
+"""Errors that instructions of a damaged pickle raise."""
 
 
 def load_arguments(path: Path) -> dict[str, Any]:
-    """The arguments that a training run stored: a pickled ``argparse`` or ``configargparse`` Namespace, as a dict.
+    """The stored arguments of a training run: a pickled ``argparse`` or ``configargparse`` Namespace.
 
-    Paths come as text.
+    Paths are returned as text.
 
     Raises:
         RefusedPickle: it asks for anything but plain data, arrays, paths and the Namespace itself.

@@ -1,4 +1,4 @@
-"""Reads what ``torch.save`` wrote: tensors and plain values, nothing that runs."""
+"""Reads untrusted files of ``torch.save``: tensors and plain values, and no code is run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from benchmark.system.files import raise_outside, raise_unreadable
 from benchmark.untrusted.kinds import FETCH_AGAIN, Foreign, first_bytes, likely_kind
 from benchmark.untrusted.pickles import CheckedDtype, checked_scalar
 
-NUMPY_SCALARS: list[Any] = [  # the score of a checkpoint may be one, under the module name of numpy 1 or 2
+NUMPY_SCALARS: list[Any] = [
     *((checked_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     (CheckedDtype, "numpy.dtype"),
 ]
+"""Globals of a numpy scalar, which the score of a checkpoint may be, with the module names of numpy 1 and
+2."""
 
 
 def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
-    """What keeps tensors from being those of a network, a phrase for each.
+    """Why tensors cannot be the state of a network: one phrase for each problem.
 
     Args:
         state: the tensors by name.
-        wanted: tensors of the same names, shapes and kinds; their values do not matter.
+        wanted: the network's own tensors, of which only names, shapes and types matter.
     """
     yield from (f"missing {name}" for name in sorted(wanted.keys() - state.keys()))
     yield from (f"extra {name}" for name in sorted(state.keys() - wanted.keys()))
@@ -51,7 +53,7 @@ _WEIGHTS = "give a file that torch.save wrote"
 
 
 def load_tensors(path: Path) -> Any:
-    """What ``torch.save`` wrote, tensors and plain values only.
+    """The content of a file of ``torch.save``: tensors and plain values only.
 
     Raises:
         UsageError: it is missing, no checkpoint, damaged, or refused because it asks for something else.
@@ -72,22 +74,22 @@ def load_tensors(path: Path) -> Any:
         ) from None
     except Exception as error:  # a damaged file can fail in any way
         raise_outside(error, path)
-        raise_unreadable(path)  # torch does not say why it could not read
+        raise_unreadable(path)  # torch hides the system's error
         why = f"{type(error).__name__}: {error!s:.150}"
         raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}") from None
 
 
 def _refuse_inflated(path: Path) -> None:
-    """Refuse an archive whose records unpack to more than the file: torch stores them as they are.
+    """Refuse an archive that unpacks to more than the file's size: torch stores records uncompressed.
 
     Raises:
-        UsageError: it does.
+        UsageError: it does so.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError):
-        return  # the old form, or damaged, or a disk that fails, which is told later
+        return  # the older format, a damaged file or a failing disk, which are reported later
     if size > path.stat().st_size:
         raise UsageError(f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again")
 
@@ -96,5 +98,5 @@ def _unsafe(path: Path) -> str:
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "an instruction that is not allowed"
-    except Exception:  # only to name it; a damaged or old file can fail in any way
+    except Exception:  # this only names the problem, and a damaged or old file can fail in any way
         return "something other than tensors and plain values"

@@ -133,7 +133,7 @@ def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(Unavailable, match=r"cannot be written \(.*No space left.*the same command goes on"):
+        with pytest.raises(Unavailable, match=r"cannot be written \(.*No space left.*the same command continues"):
             other.run(other.call(EPOCHS, methods="avca"))
     assert not other.run(other.call(EPOCHS, methods="avca")).failed, "a full disk is no failure of the job"
     assert results(other.tracker) == results(bench.tracker)

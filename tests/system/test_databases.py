@@ -135,7 +135,7 @@ def test_a_half_made_store_that_holds_something_is_kept_and_named(tmp_path: Path
         connection.commit()
     before = file.read_bytes()
     for opened in (lambda: open_tracker(tmp_path), lambda: open_storage(sqlite_uri(file))):
-        with pytest.raises(UsageError, match=r"mlflow\.db: no complete store, although it has rows \(in letters\); move"):
+        with pytest.raises(UsageError, match=r"mlflow\.db: not a complete store, although it has rows \(in letters\); move"):
             opened()
     assert file.read_bytes() == before
 

@@ -26,7 +26,7 @@ def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         raise OSError(request.param, "not here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(locks, "_told", False)
+    monkeypatch.setattr(locks, "_warned", False)
 
 
 def test_where_files_cannot_be_locked_files_stand_for_locks_and_it_is_said_once(
@@ -47,7 +47,7 @@ def test_where_files_cannot_be_locked_files_stand_for_locks_and_it_is_said_once(
                 pass
         assert open_storage(sqlite_uri(tmp_path / "optuna.db")).get_all_studies() == []
     (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "this file system cannot lock files (flock), so lock files stand for locks" in line
+    assert "this file system cannot lock files (flock), so existing files serve as locks" in line
     assert "delete its *.held files by hand" in line
 
 

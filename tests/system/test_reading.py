@@ -28,7 +28,7 @@ from benchmark.system.reading import Fields, files_in, parse_yaml, read_fields, 
         ("a:\n\tb: 1\n", "not valid YAML: line 2: .*indent with spaces, not tabs"),
         ("a: 1\n---\na: 2\n", "holds 2 documents"),
         ("a: *nowhere\n", "not valid YAML: line 1: found undefined alias"),
-        ("a: 1\nb: \x00\n", "not valid YAML: line 2: the sign U.0000"),
+        ("a: 1\nb: \x00\n", "not valid YAML: line 2: the character U.0000"),
         (
             "a: 1\nb: 2001-99-99\n",
             "not valid YAML: line 2: 2001-99-99 cannot be read as timestamp .month .*write a text in quotes",
