@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -156,9 +156,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in signature.parameters.items():
         if name in groups:
             hints = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                parameter.replace(name=f.name, default=f.default, annotation=hints[f.name]) for f in fields(groups[name])
-            ]
+            for f in fields(groups[name]):
+                default = parameter.empty if f.default is MISSING else f.default
+                parameters.append(parameter.replace(name=f.name, default=default, annotation=hints[f.name]))
         else:
             parameters.append(parameter)
     called.__annotations__ = {p.name: p.annotation for p in parameters}
