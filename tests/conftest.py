@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from optuna.storages import RDBStorage
 from support.checkout import SHARED
 from support.tiny import Bench, need
 
 from benchmark import registry
 from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
+from benchmark.figures import embedding_layout
 from benchmark.method import REGISTERED
-from benchmark.system.databases import sqlite_uri
+from benchmark.running import records
+from benchmark.system.databases import sqlite_file, sqlite_uri
+from benchmark.tracking import tracker as tracking
 from benchmark.tracking.tracker import Tracker
-from benchmark.tuning.study import open_storage
+from benchmark.tuning import study as tuning
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower
 hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared machine")
 registry.load()  # ours are there in every test
+
+MAKE_TRACKING, OPENING = tracking._make, tuning.opening
+MEMORY = Path("/dev/shm")
+ROOM = 8 * 2**30
+"""Free bytes with which the tests' folders are put into memory, where writes need not wait for a disk."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the tests' folders into memory, unless the user has chosen a place or slow tests, with gigabytes, are run."""
+    if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # only for folders whose place --basetemp does not give
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +65,42 @@ def _same_methods() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty databases and the generated data: making them takes seconds, copying them does not."""
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite files with the tables of MLflow and of Optuna, made once: MLflow's migrations take seconds."""
+    folder = tmp_path_factory.mktemp("tables")
+    MAKE_TRACKING(sqlite_uri(folder / "mlflow.db"), "none", folder.as_uri(), {})
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        connection.execute("DELETE FROM experiments WHERE name = 'none'")
+        connection.commit()
+    RDBStorage(sqlite_uri(folder / "optuna.db")).engine.dispose()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def made_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that a test makes in its own process gets a copy of the tables; the rest of making it stays as it is."""
+
+    def copy(name: str, address: str) -> None:
+        shutil.copy(request.getfixturevalue("empty_tables") / name, sqlite_file(address) or address)
+
+    def make_tracking(address: str, *rest: Any) -> None:
+        copy("mlflow.db", address)
+        MAKE_TRACKING(address, *rest)
+
+    def open_tuning(uri: str, last: str, make: Callable[[str], None]) -> AbstractContextManager[None]:
+        return OPENING(uri, last, lambda address: copy("optuna.db", address))
+
+    monkeypatch.setattr(tracking, "_make", make_tracking)
+    monkeypatch.setattr(tuning, "opening", open_tuning)
+
+
+@pytest.fixture(scope="session")
+def templates(empty_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty databases and the synthetic data: making them takes seconds, copying them does not."""
     folder = tmp_path_factory.mktemp("templates")
+    for name in ("mlflow.db", "optuna.db"):
+        shutil.copy(empty_tables / name, folder)
     Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    open_storage(sqlite_uri(folder / "optuna.db"))
     open_or_build(load_cards()["synthetic"], None, folder / "data")
     return folder
 
@@ -81,7 +131,18 @@ def tracker(runs: Path) -> Tracker:
 
 
 @pytest.fixture
-def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path) -> Bench:
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in the process of a test draw no curve and lay out no map, which takes longer than their training.
+
+    Marker ``figures`` leaves both as they are.
+    """
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr(records, "log_drawn", lambda tracker, run_id, draw, file: None)
+        monkeypatch.setattr(embedding_layout, "_tsne", lambda values: values[:, :2])
+
+
+@pytest.fixture
+def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path, quick_figures: None) -> Bench:
     return Bench(tracker, runs, Path(shutil.copytree(templates / "data", tmp_path / "data")))
 
 

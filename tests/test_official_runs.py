@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.checkout import PROJECT
 
+from benchmark.cli import app
 from benchmark.registry import load
 from benchmark.settings.resolve import switches
 from benchmark.system.databases import sqlite_uri
@@ -19,7 +20,7 @@ from benchmark.tracking.tracker import RunRecord, Tracker
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_figures")]
 
 
 SWITCHES = {
@@ -30,37 +31,62 @@ SWITCHES = {
 
 
 class Trial:
-    """A folder with generated features in the official layout, and the command line on it."""
+    """A folder for runs and reports, and the command line on generated features in the official layout."""
 
-    def __init__(self, folder: Path, shared: Path) -> None:
-        self.folder, self.tool = folder, shared / "tools" / "make_official_layout.py"
-
-    def make(self, dataset: str, *options: str) -> Path:
-        subprocess.run([sys.executable, str(self.tool), str(self.folder), "--dataset", dataset, *options], check=True)
-        return self.folder / dataset
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
 
     def command(self, *arguments: str) -> None:
-        roots = ["--data-root", str(self.folder / "data")]
+        """Give a command in this process, since starting another one takes seconds."""
+        roots = ["--data-root", str(self.data)]
         if arguments[0] == "run":
             roots += ["--runs-dir", str(self.folder / "runs"), "--reports-dir", str(self.folder / "reports")]
-        subprocess.run([sys.executable, str(PROJECT / "run_benchmark.py"), *arguments, *roots], check=True)
+        with pytest.raises(SystemExit) as ended:
+            app.main([*arguments, *roots])
+        assert not ended.value.code
 
     def table(self, report: str, name: str) -> list[dict[str, str]]:
         with open(self.folder / "reports" / report / f"{name}.csv", newline="") as f:
             return list(csv.DictReader(f))
 
 
-@pytest.fixture
-def trial(tmp_path: Path, shared: Path) -> Trial:
-    return Trial(tmp_path, shared)
+class Data:
+    """A data root with generated features."""
+
+    def __init__(self, folder: Path, shared: Path) -> None:
+        self.folder, self.tool = folder, shared / "tools" / "make_official_layout.py"
+
+    def add(self, dataset: str, features: str, *options: str) -> None:
+        """Write features in the official layout and import them."""
+        words = [sys.executable, str(self.tool), str(self.folder), "--dataset", dataset, "--features", features]
+        subprocess.run([*words, "--forms", "pickle", *options], check=True)
+        source = ["--from", str(self.folder / dataset), "--generated"]
+        Trial(self.folder, self.folder / "data").command("data", "import", dataset.casefold(), "--features", features, *source)
+        shutil.rmtree(self.folder / dataset)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Data:
+    return Data(tmp_path_factory.mktemp("official"), shared)
+
+
+@pytest.fixture(scope="module")
+def ucf_main(data: Data) -> Data:
+    """A twentieth of UCF's samples in the main features."""
+    data.add("UCF", "main", "--fraction", "0.05")
+    return data
+
+
+@pytest.fixture(scope="module")
+def ucf_cls(data: Data) -> Data:
+    """A sixth of UCF's samples in the cls features."""
+    data.add("UCF", "cls", "--fraction", "0.16")
+    return data
 
 
 @pytest.fixture
-def small_ucf(trial: Trial) -> Trial:
-    """With a twentieth of UCF's samples in the main features imported."""
-    folder = trial.make("UCF", "--features", "main", "--fraction", "0.05", "--forms", "pickle")
-    trial.command("data", "import", "ucf", "--features", "main", "--from", str(folder), "--generated")
-    return trial
+def trial(tmp_path: Path, data: Data) -> Trial:
+    return Trial(tmp_path, data.folder / "data")
 
 
 SMALL = [
@@ -79,18 +105,17 @@ TINY = [
 ]
 
 
-def test_all_methods_on_ucf_give_both_tables(trial: Trial) -> None:
-    trial.command("data", "import", "ucf", "--features", "cls", "--from", str(trial.make("UCF", "--fraction", "0.1")), "--generated")  # fmt: skip # noqa: E501
+def test_all_methods_on_ucf_give_both_tables(trial: Trial, ucf_cls: Data) -> None:
     trial.command("run", "--methods", "all", "--dataset", "ucf", "--report", "ucf", *SMALL)
     for name in ("gzsl", "zsl"):
         methods = {row["method"] for row in trial.table("ucf", name)}
         assert len(methods) == 6, methods
 
 
-def test_both_modes_of_all_methods_stand_side_by_side(small_ucf: Trial) -> None:
+def test_both_modes_of_all_methods_stand_side_by_side(trial: Trial, ucf_main: Data) -> None:
     names = ["--dataset", "ucf", "--features", "main", "--report", "modes"]
-    small_ucf.command("run", "--methods", "all", *names, "--mode", "both", "--seeds", "2", "--jobs", "2", *TINY)
-    rows = small_ucf.table("modes", "modes")
+    trial.command("run", "--methods", "all", *names, "--mode", "both", "--seeds", "2", *TINY)
+    rows = trial.table("modes", "modes")
     assert len({row["method"] for row in rows}) == len(rows) == 6
     for row in rows:
         assert (row["seeds"], row["paper_alignment"], row["corrected_alignment"]) == ("2", "official", "corrected")
@@ -99,18 +124,18 @@ def test_both_modes_of_all_methods_stand_side_by_side(small_ucf: Trial) -> None:
 
 
 @pytest.mark.parametrize("method", ["tcaf", "cjme"])
-def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(small_ucf: Trial, method: str) -> None:
+def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(trial: Trial, ucf_main: Data, method: str) -> None:
     names = ["--dataset", "ucf", "--features", "main", "--report", "ablation"]
-    small_ucf.command("run", "--methods", method, *names, "--ablate-protocol", "--seeds", "2", "--jobs", "2", *TINY)
+    trial.command("run", "--methods", method, *names, "--ablate-protocol", "--seeds", "2", *TINY)
     expected = SWITCHES | ({"cjme_pairing"} if method == "cjme" else set())
     assert expected == {*switches(load().methods[method])}
-    rows = {row["ablation"]: row for row in small_ucf.table("ablation", "ablation")}
+    rows = {row["ablation"]: row for row in trial.table("ablation", "ablation")}
     assert set(rows) == {"", *expected, "all"}
     assert all(row["seeds"] == "2" for row in rows.values())
     effects = [float(row[f"{m}_effect_std"]) for name, row in rows.items() if name for m in ("hm", "zsl")]
     assert all(math.isfinite(effect) for effect in effects)
 
-    runs = small_ucf.folder / "runs"
+    runs = trial.folder / "runs"
     tested: dict[str, list[RunRecord]] = {}
     for run in Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts").find(kind="job", stage="2"):
         tested.setdefault(run.tags["ablation"], []).append(run)
@@ -122,13 +147,9 @@ def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(sma
             assert changed - {"seed", "cjme.pairing"} == {f"protocol.{switch}"}
 
 
-def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial) -> None:
-    for dataset, name, options in (
-        ("ActivityNet", "activitynet", ["--length-scale", "0.1"]),
-        ("VGGSound", "vggsound", []),
-    ):
-        folder = trial.make(dataset, "--features", "main", "--fraction", "0.001", *options)
-        trial.command("data", "import", name, "--features", "main", "--from", str(folder), "--generated")
+def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial, data: Data) -> None:
+    data.add("ActivityNet", "main", "--fraction", "0.001", "--length-scale", "0.1")
+    data.add("VGGSound", "main", "--fraction", "0.001")
     small = [*TINY, "--set=lengths.train=8", "--set=lengths.test=16"]
     names = ["--dataset", "activitynet,vggsound", "--features", "main", "--report", "both"]
     trial.command("run", "--methods", "all", *names, *small)
@@ -140,16 +161,14 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial)
     }
 
 
-def test_ten_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial) -> None:
+def test_ten_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial, ucf_cls: Data) -> None:
     """Small sizes and a rate to match, so that it takes minutes; the published sizes take an hour on two cores. The mean of two
     seeds: of six classes one seed says little."""
-    folder = trial.make("UCF", "--features", "cls", "--fraction", "0.25", "--forms", "pickle")
-    trial.command("data", "import", "ucf", "--features", "cls", "--from", str(folder), "--generated")
-    training = ["train.epochs=10", "train.batches_per_epoch=60", "protocol.text_alignment=corrected"]
+    training = ["train.epochs=10", "train.batches_per_epoch=30", "protocol.text_alignment=corrected"]
     sizes = [f"tcaf.{s}" for s in ("dim=64", "depth=2", "heads=4", "dim_head=16", "encoder_hidden=128", "lr=0.001")]
     names = ["--dataset", "ucf", "--features", "cls", "--report", "tcaf"]
     settings = [f"--set={s}" for s in training + sizes]
-    trial.command("run", "--methods", "tcaf", *names, "--seeds", "2", "--jobs", "2", *settings)
+    trial.command("run", "--methods", "tcaf", *names, "--seeds", "2", *settings)
     (row,) = trial.table("tcaf", "full")
     print(row)
     assert float(row["ZSL_percent"]) >= 100 * 3 * CHANCE_UCF

@@ -26,9 +26,15 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     EXTRACTORS.pop("tiny", None)
 
 
-@pytest.fixture
-def video_set(tmp_path: Path) -> VideoSet:
-    """Nine videos of four classes, lists and word vectors."""
-    made = VideoSet(tmp_path / "set")
+@pytest.fixture(scope="session")
+def written_video_set(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
+    """The videos of ``video_set``, which are encoded once."""
+    made = VideoSet(tmp_path_factory.mktemp("videos") / "set")
     made.write()
     return made
+
+
+@pytest.fixture
+def video_set(written_video_set: VideoSet, tmp_path: Path) -> VideoSet:
+    """Nine videos of four classes, lists and word vectors, in a folder of the test's own."""
+    return written_video_set.copied(tmp_path / "set")

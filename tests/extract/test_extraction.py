@@ -630,27 +630,27 @@ def steps_and_peak(extractor: str, clip: Clip, folder: Path) -> tuple[int, int, 
 
 
 @pytest.mark.slow
-def test_a_video_of_twenty_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+def test_a_video_of_ten_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     peaks = []
-    for seconds in (20, 1200):
-        clip = Clip(seconds=seconds, rate=10, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
+    for seconds in (20, 600):
+        clip = Clip(seconds=seconds, rate=5, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
         audio, video, peak = steps_and_peak(WITHOUT_NETWORKS, clip, tmp_path)
         assert audio == (seconds * 16_000 - 15_600) // 15_360 + 1
         assert video == -(-seconds * 25 // 16)
         peaks.append(peak)
     print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 40  # its features alone are 31 MB, its sound 77 MB as floats
+    assert peaks[1] < peaks[0] + 25  # its sound is 38 MB as floats, its pictures at 25 a second 3,456 MB
 
 
 @pytest.mark.slow
 def test_nor_does_it_with_real_networks(tmp_path: Path) -> None:
     encoders()
     peaks = []
-    for seconds in (20, 1200):
+    for seconds in (20, 400):
         clip = Clip(seconds=seconds, rate=4, codec="mpeg4", sound="pcm_s16le", sound_rate=16_000, layout="mono")
         audio, video, peak = steps_and_peak(PACKAGED, clip, tmp_path)
         assert audio == (seconds * 16_000 - Packaged.sound.window) // Packaged.sound.hop + 1
         assert video == 2 * seconds
         peaks.append(peak)
     print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 40  # its prepared pictures are 1,480 MB, its sound 154 MB as floats
+    assert peaks[1] < peaks[0] + 40  # its prepared pictures are 490 MB, its sound 51 MB as floats

@@ -21,7 +21,6 @@ from benchmark.protocol.evaluation import Calibration
 from benchmark.protocol.randomness import derive_seed
 from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, StageOne, embed_and_rank, evaluation_set, stage_two, training_data
 from benchmark.protocol.training import EpochRecord
-from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
 
@@ -70,12 +69,9 @@ def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
     return found
 
 
-def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(
-    bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
-) -> None:
+def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(bench: Bench, other: Bench, tmp_path: Path) -> None:
     clean = decisions(bench, bench.tracker)
-    other_runs = tmp_path / "other"
-    other = Bench(Tracker(sqlite_uri(other_runs / "mlflow.db"), other_runs / "artifacts"), other_runs, tmp_path / "noise")
+    other = Bench(other.tracker, other.runs, tmp_path / "noise")
     noisy_copy(tmp_path / "noise", seed=1)
     noisy = decisions(other, other.tracker)
     assert clean == noisy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,14 @@ class VideoSet:
             for i in range(each)
         }
         self.files: dict[str, Path] = {}
+
+    def copied(self, root: Path) -> VideoSet:
+        """The same data in another folder, whose files may be changed."""
+        shutil.copytree(self.root, root)
+        copy = VideoSet(root, seconds=self.seconds)
+        copy.samples = dict(self.samples)
+        copy.files = {sample: root / path.relative_to(self.root) for sample, path in self.files.items()}
+        return copy
 
     def write(self) -> None:
         """Everything but broken or silent videos, which a test makes of these."""
