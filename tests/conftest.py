@@ -23,7 +23,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.figures import embedding_layout
 from benchmark.method import REGISTERED
-from benchmark.running import records
+from benchmark.running import records, studies
 from benchmark.system.databases import sqlite_file, sqlite_uri
 from benchmark.tracking import tracker as tracking
 from benchmark.tracking.tracker import Tracker
@@ -137,7 +137,8 @@ def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     Marker ``figures`` leaves both as they are.
     """
     if request.node.get_closest_marker("figures") is None:
-        monkeypatch.setattr(records, "log_drawn", lambda tracker, run_id, draw, file: None)
+        for module in (records, studies):
+            monkeypatch.setattr(module, "log_drawn", lambda tracker, run_id, draw, file: None)
         monkeypatch.setattr(embedding_layout, "_tsne", lambda values: values[:, :2])
 
 

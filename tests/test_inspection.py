@@ -270,6 +270,7 @@ def test_jobs_log_what_figures_need(bench: Bench) -> None:
         assert ("embedding.csv" in files) == (run.tags["repetition"] == "0")
 
 
+@pytest.mark.figures
 def test_a_job_logs_the_map_that_a_report_would_lay_out(bench: Bench) -> None:
     bench.run(bench.call(methods="cjme", seeds=2))
 

@@ -32,6 +32,7 @@ from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study as tuning
 
 
+@pytest.mark.figures
 def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Bench) -> None:
     result = bench.run(bench.call(methods="avca", seeds=2, trials=2))
     call = bench.tracker.get(result.run_id)

@@ -6,11 +6,13 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from support.tiny import Bench
 
 from benchmark.report.write import write_report
 
 
+@pytest.mark.figures
 def test_a_search_leaves_its_trials_its_importances_and_a_figure(bench: Bench, tmp_path: Path) -> None:
     result = bench.run(bench.call(methods="cjme", trials=3), tune_only=True)
 

@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+OPTIONS = {"libx264": {"crf": "10"}, "libvpx": {"threads": "1"}}
+"""Of encoders. VP8's threads wait for each other in loops, which takes six times the CPU time on small pictures."""
+
+
 def grey(seconds: float) -> NDArray[np.uint8]:
     """A picture whose brightness says its time: 20 levels a second."""
     return np.full((48, 64, 3), 20 + 20 * round(seconds * 10) / 10 % 220, np.uint8)
@@ -65,7 +69,7 @@ def write_video(path: Path, clip: Clip = Clip()) -> Path:
         stream: Any = container.add_stream(clip.codec, rate=clip.rate)
         stream.width, stream.height = clip.size
         stream.pix_fmt = clip.pixels
-        stream.options = {**({"crf": "10"} if clip.codec == "libx264" else {}), **clip.options}
+        stream.options = {**OPTIONS.get(clip.codec, {}), **clip.options}
         if clip.times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if clip.rotation:

@@ -37,6 +37,11 @@ from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import open_storage
 
 
+@pytest.fixture(autouse=True)
+def made_tables() -> None:
+    """Here tables are made and not copied, since the steps of making them are looked at."""
+
+
 class Killed(BaseException):
     """The process ends here."""
 
