@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import PROJECT
+from support.extracting import Command
 from support.video_set import VideoSet
 
 from benchmark.extract.extractor import EXTRACTORS
@@ -38,3 +39,9 @@ def written_video_set(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
 def video_set(written_video_set: VideoSet, tmp_path: Path) -> VideoSet:
     """Nine videos of four classes, lists and word vectors, in a folder of the test's own."""
     return written_video_set.copied(tmp_path / "set")
+
+
+@pytest.fixture
+def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command ``extract`` with the tiny extractor, in the process of the test."""
+    return Command(video_set, tiny, tmp_path / "data", monkeypatch)

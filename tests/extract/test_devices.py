@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from extract.test_extraction import PROJECT, Command, in_video
+from support.checkout import PROJECT
+from support.extracting import Command, in_video
 from support.video_set import VideoSet
 from support.videos import Clip, write_video
 

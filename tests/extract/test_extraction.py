@@ -1,28 +1,17 @@
-"""Extraction of a folder of real videos: the store, problems that stop nothing, shards, and going on after a kill."""
+"""Extraction of a folder of real videos: the store, problems that stop nothing, and what is not done again."""
 
 from __future__ import annotations
 
-import csv
-import errno
-import gc
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from support.checkout import PROJECT
+from support.extracting import Command
 from support.fasttext_model import Model
-from support.in_process import extract_here
-from support.needs import encoders
-from support.video_set import KINDS, VideoSet
+from support.video_set import KINDS
 from support.videos import Clip, write_video
 
 from benchmark.cli import app
@@ -30,62 +19,12 @@ from benchmark.data import cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import SPLITS, FeatureStore
-from benchmark.errors import Unavailable, UsageError
-from benchmark.extract import devices, extraction
-from benchmark.extract.extraction import Shard, chosen_quirks
+from benchmark.errors import UsageError
+from benchmark.extract.extraction import chosen_quirks
 from benchmark.extract.extractor import Extractor
-from benchmark.extract.results import ResultFolder
 from benchmark.extract.sets.cls import Cls
 from benchmark.extract.sets.main import Main
-from benchmark.extract.sets.packaged import Packaged
 from benchmark.untrusted.arrays import load_pickle
-
-
-class Command:
-    """The command ``extract`` on a set of videos with the tiny extractor, in the process of the test unless said otherwise."""
-
-    def __init__(
-        self, video_set: VideoSet, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch, *, processes: bool = False
-    ) -> None:
-        self.video_set, self.tiny, self.data = video_set, tiny, data
-        self.store = data / "sports-tiny.h5"
-        self.results = data / "sports-tiny.h5.extract"
-        monkeypatch.setattr(cards, "load_cards", lambda: {"sports": video_set.card()})
-        if not processes:
-            monkeypatch.setattr(devices, "extract_on", extract_here)
-
-    def words(self, *more: object, weights: bool = True) -> list[str]:
-        chosen = ["--random-weights"] if weights else []
-        places = ["--videos", self.video_set.videos, "--lists", self.video_set.lists, "--data-root", self.data]
-        return [str(w) for w in ("extract", "sports", *places, "--plugin", self.tiny, *chosen, *more)]
-
-    def __call__(self, *more: object, code: int = 0, weights: bool = True) -> dict[str, Any]:
-        """Give the command, check its exit code, and give what ``--json`` says."""
-        file = self.data.parent / "out.json"
-        file.unlink(missing_ok=True)
-        with pytest.raises(SystemExit) as ended:
-            app.main(self.words("--json", file, *more, weights=weights))
-        assert (ended.value.code or 0) == code
-        content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-        return content
-
-    def problems(self, name: str = "problems.csv") -> dict[str, tuple[str, bool]]:
-        """Sample -> what, and whether it is left out, of the table's file."""
-        with open(self.results / name, newline="") as file:
-            return {row["sample"]: (row["what"], row["left_out"] == "True") for row in csv.DictReader(file)}
-
-
-def in_video(tiny: Path, *lines: str) -> None:
-    """Let the plug-in's network of pictures begin with these lines."""
-    head = "    def video(self, clips):  # [N, length, 3, H, W] -> [N, video_dim]\n"
-    content = tiny.read_text()
-    assert head in content
-    tiny.write_text(content.replace(head, head + "".join(f"        {line}\n" for line in lines)))
-
-
-@pytest.fixture
-def command(video_set: VideoSet, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    return Command(video_set, tiny, tmp_path / "data", monkeypatch)
 
 
 def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> None:
@@ -241,109 +180,6 @@ def test_a_device_that_is_not_there_is_refused(command: Command, device: str, ca
     assert f"--device {device}: cannot be used" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_is_done(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, begun = extraction._compute, 0
-
-    def interrupted(*arguments: Any) -> bool:
-        nonlocal begun
-        begun += 1
-        if begun == 4:
-            raise KeyboardInterrupt
-        return compute(*arguments)
-
-    monkeypatch.setattr(extraction, "_compute", interrupted)
-    command(code=130)
-    assert not command.store.exists()
-    assert command()["resumed"] == 3
-
-
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), SystemExit("out of memory")])
-def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
-    command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    compute = extraction._compute
-    bad = next(iter(command.video_set.samples))
-
-    def failing(video: Path, *arguments: Any) -> bool:
-        if video.stem == bad:
-            raise error
-        return compute(video, *arguments)
-
-    monkeypatch.setattr(extraction, "_compute", failing)
-    assert command(code=1)["extracted"] == 8
-    assert command.problems()[bad] == (f"{type(error).__name__}: out of memory; tried again next time", True)
-    command(code=1)
-    assert command.problems()[bad] == (f"{type(error).__name__}: out of memory (2 times); tried again next time", True)
-    monkeypatch.setattr(extraction, "_compute", compute)
-    again = command()
-    assert (again["extracted"], again["resumed"]) == (1, 8)
-
-
-def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bad = next(iter(command.video_set.samples))
-    command.video_set.files[bad].unlink()
-    command.video_set.files[bad].symlink_to("nowhere.mp4")  # cannot even be looked at
-    codes = [command("--shard", f"{i}/2", code=code)["extracted"] for i, code in ((1, 1), (2, 0))]
-    assert codes == [4, 4]
-    said = " ".join(capsys.readouterr().out.split())
-    assert "shard 1/2 is done but for 1 videos that failed in a way that may not last: the same command tries them" in said
-    merged = command("--merge", code=1)
-    assert (merged["extracted"], merged["resumed"]) == (0, 8)
-    what, left_out = command.problems()[bad]
-    why = "cannot be read: a link to nowhere.mp4, which is not there; mount its disk, or remove the link"
-    assert (what, left_out) == (f"{why}; tried again next time", True)
-    assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys() - {bad}
-    assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
-
-
-def test_results_that_cannot_be_read_for_now_are_not_extracted_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = next(iter(command.video_set.samples))
-    results = ResultFolder(command.results, {}, "skip")
-    video = command.video_set.files[sample]
-    assert results.read(sample, video, video.parent) is None  # there is none yet
-    results.folder.mkdir(parents=True)
-    results.path(sample).write_bytes(b"damaged")
-    assert results.read(sample, video, video.parent) is None
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(h5py, "File", fail)
-    with pytest.raises(Unavailable, match=r"too many files are open; raise the limit \(ulimit -n\)"):
-        results.read(sample, video, video.parent)
-
-
-def test_a_file_that_an_extractor_misses_is_no_fault_of_the_results(command: Command) -> None:
-    bad = next(iter(command.video_set.samples))
-    in_video(command.tiny, "if clips.max() > 0.99:", "    open('no such table')")
-    write_video(command.video_set.files[bad], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
-    assert command(code=1)["extracted"] == 8
-    what = "FileNotFoundError: [Errno 2] No such file or directory: 'no such table'; tried again next time"
-    assert command.problems()[bad] == (what, True)
-
-
-def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_behind(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ignored: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # where HDF5 complains
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for size in (100, 3000):  # in the first file, at once and later
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            command(code=2)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert f"{command.results}: cannot be written (File too large); make room" in capsys.readouterr().err.replace("\n", "")
-        assert not list(command.results.glob("*.h5*"))
-        assert not list(command.results.glob(".*.partial"))
-    gc.collect()
-    assert ignored == []
-    assert command()["extracted"] == 9
-
-
 def test_features_that_are_not_finite_are_not_computed_again(command: Command) -> None:
     bad = next(iter(command.video_set.samples))
     command.video_set.write_video(bad, ".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_f32le", tone=float("nan")))
@@ -356,59 +192,6 @@ def test_without_weights_nothing_is_extracted(command: Command, capsys: pytest.C
     command(code=2, weights=False)
     assert "scale: two factors, usually scale.pt, from nowhere" in capsys.readouterr().err
     assert not command.data.exists()
-
-
-def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path: Path) -> None:
-    digest = command("--work", tmp_path / "whole")["digest"]
-    command.store.unlink()
-    done = [command("--shard", f"{i}/3")["extracted"] for i in (1, 2)]
-    command("--merge", code=2)
-    assert not command.store.exists()
-    done.append(command("--shard", "3/3")["extracted"])
-    assert done == [3, 3, 3]
-    said = command("--merge")
-    assert (said["digest"], said["extracted"]) == (digest, 0)
-
-
-def test_each_shard_has_a_table_of_problems_of_its_own(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second, *_ = sorted(command.video_set.samples)
-    for sample in (first, second):
-        command.video_set.files[sample].write_bytes(b"")
-    for number in (1, 2):
-        command("--shard", f"{number}/2", code=1)
-        assert f"{5 - number} videos extracted and 1 left out; results of" in " ".join(capsys.readouterr().out.split())
-    for number, sample in ((1, first), (2, second)):
-        assert command.problems(f"problems-{number}-of-2.csv").keys() == {sample}
-    assert not (command.results / "problems.csv").exists()
-    command("--merge", code=1)
-    assert "7 videos extracted and 2 left out, 9 of them by earlier calls" in " ".join(capsys.readouterr().out.split())
-    assert command.problems().keys() >= {first, second}
-
-
-def test_two_calls_do_not_work_on_the_same_videos(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    held = ResultFolder(command.results, {}, "skip")
-    with held.alone(2, 3, []):
-        command("--shard", "2/3", code=2)
-        said = " ".join(capsys.readouterr().err.split())
-        assert f"shard 2/3 is being extracted already (process {os.getpid()} on " in said
-        assert said.endswith("wait for that to end, or stop it")
-        command(code=2)
-        assert "shard 2/3 is being extracted already" in " ".join(capsys.readouterr().err.split())
-        assert command("--shard", "1/3")["extracted"] == 3
-    with held.alone(1, 1, []):
-        command("--shard", "2/3", code=2)
-        assert "all videos are being extracted already" in " ".join(capsys.readouterr().err.split())
-    assert command()["extracted"] == 6
-
-
-def test_a_shard_removes_what_killed_processes_left_of_its_own_videos_only(command: Command) -> None:
-    mine, other = sorted(command.video_set.samples)[:2]
-    left = [command.results / f".{sample}.h5.123.partial" for sample in (mine, other)]
-    command.results.mkdir(parents=True)
-    for path in left:
-        path.touch()
-    command("--shard", "1/2")
-    assert [path.exists() for path in left] == [False, True]
 
 
 def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp_path: Path) -> None:
@@ -429,12 +212,6 @@ def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp
     listed = [s for s, (split, name) in made.samples.items() if name == "Archery" and split.startswith("stage_1")]
     assert sorted(name.decode() for name in found["video_names"]) == sorted(listed)
     assert found["fps"] == [10] * len(listed)
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0"])
-def test_a_wrong_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="such as 3/16"):
-        Shard.parse(text)
 
 
 def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command) -> None:
@@ -510,147 +287,3 @@ def test_a_given_file_is_checked_and_its_sha256_shown(
     with pytest.raises(SystemExit) as ended:
         app.main(words)
     assert ended.value.code == 2
-
-
-# Kills
-
-CHILD = """
-import sys, time
-from pathlib import Path
-from benchmark.cli import app
-from benchmark.data import cards
-from benchmark.extract import devices, extraction, results
-from support.in_process import extract_here
-
-card, stop = cards.Card.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2]
-cards.load_cards = lambda: {"sports": card}
-begun = 0
-
-def wait(place):
-    if place == stop:
-        print(place, flush=True)
-        time.sleep(60)
-
-compute = extraction._compute
-def slow(*arguments):
-    global begun
-    begun += 1
-    compute(*arguments)
-    wait(f"computed {begun}")
-
-record = results.ResultFolder.record
-def recording(self, file, outcome):
-    record(self, file, outcome)
-    file.flush()
-    wait(f"recorded {begun}")
-
-extraction._compute = slow
-results.ResultFolder.record = recording
-devices.extract_on = extract_here
-app.main(sys.argv[3:])
-"""
-
-
-def kill_at(command: Command, stop: str) -> None:
-    card = command.data.parent / "card.json"
-    card.write_text(command.video_set.card().model_dump_json())
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(card), stop, *command.words()], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline().strip() == stop
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
-
-
-@pytest.mark.slow
-def test_an_extraction_killed_three_times_gives_the_same_store(command: Command, tmp_path: Path) -> None:
-    undisturbed = command("--work", tmp_path / "undisturbed")["digest"]
-    command.store.unlink()
-    for stop in ("computed 2", "recorded 3", "computed 1"):
-        kill_at(command, stop)
-        assert not command.store.exists()
-    assert list(command.results.glob(".*.partial"))
-    said = command()
-    assert (said["digest"], said["resumed"], said["extracted"]) == (undisturbed, 3, 6)
-    assert not list(command.results.glob(".*.partial"))
-
-
-# Memory
-
-WITHOUT_NETWORKS = """
-import numpy as np
-from benchmark.extract.extractor import Extractor
-from benchmark.extract.sets.cls import Cls
-
-class WithoutNetworks(Cls):
-    def __init__(self):
-        Extractor.__init__(self, {}, frozenset(), "cpu")
-
-    def audio(self, waveforms):
-        return np.ones((len(waveforms), self.audio_dim), np.float32)
-
-    def video(self, clips):
-        return np.ones((len(clips), self.video_dim), np.float32)
-
-extractor = WithoutNetworks()
-"""
-PACKAGED = """
-import torch
-from benchmark.extract.sets.packaged import Packaged
-from benchmark.extract.weights_files import load_weights
-
-torch.set_num_threads(1)
-extractor = Packaged(load_weights(Packaged, [], random=False).states, frozenset(), "cpu")
-"""
-LONG = """
-import sys
-from pathlib import Path
-from benchmark.extract import extraction
-from benchmark.extract.results import ResultFolder
-
-with ResultFolder(Path(sys.argv[2]), {}, "skip").writing("long") as (file, features):
-    extraction._compute(Path(sys.argv[1]), extractor, features, "skip", [])
-    status = Path("/proc/self/status").read_text()
-    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    print(features.steps("audio"), features.steps("video"), peak)
-"""
-
-
-def steps_and_peak(extractor: str, clip: Clip, folder: Path) -> tuple[int, int, float]:
-    """Steps of sound and of pictures of a video, and the most memory in MB that a process of its own took."""
-    path = write_video(folder / f"{clip.seconds:g}.mkv", clip)
-    command = [sys.executable, "-c", extractor + LONG, str(path), str(folder / "results")]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    audio, video, peak = map(int, done.stdout.split())
-    return audio, video, peak / 1024
-
-
-@pytest.mark.slow
-def test_a_video_of_ten_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
-    peaks = []
-    for seconds in (20, 600):
-        clip = Clip(seconds=seconds, rate=5, size=(320, 240), codec="mpeg4", sound="pcm_s16le")
-        audio, video, peak = steps_and_peak(WITHOUT_NETWORKS, clip, tmp_path)
-        assert audio == (seconds * 16_000 - 15_600) // 15_360 + 1
-        assert video == -(-seconds * 25 // 16)
-        peaks.append(peak)
-    print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 25  # its sound is 38 MB as floats, its pictures at 25 a second 3,456 MB
-
-
-@pytest.mark.slow
-def test_nor_does_it_with_real_networks(tmp_path: Path) -> None:
-    encoders()
-    peaks = []
-    for seconds in (20, 400):
-        clip = Clip(seconds=seconds, rate=4, codec="mpeg4", sound="pcm_s16le", sound_rate=16_000, layout="mono")
-        audio, video, peak = steps_and_peak(PACKAGED, clip, tmp_path)
-        assert audio == (seconds * 16_000 - Packaged.sound.window) // Packaged.sound.hop + 1
-        assert video == 2 * seconds
-        peaks.append(peak)
-    print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 40  # its prepared pictures are 490 MB, its sound 51 MB as floats

@@ -13,7 +13,6 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-
 OPTIONS = {"libx264": {"crf": "10"}, "libvpx": {"threads": "1"}}
 """Of encoders. VP8's threads wait for each other in loops, which takes six times the CPU time on small pictures."""
 
