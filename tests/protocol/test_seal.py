@@ -212,7 +212,8 @@ COLLECTING = """
     def fit(self, data, loop):
         stores = [thing for thing in gc.get_objects() if type(thing).__name__ == "FeatureStore"]
         for store in stores:
-            store.open_test("corrected")
+            if store.path.exists():  # not one of an earlier test
+                store.open_test("corrected")
         return super().fit(data, loop)
 """
 NEIGHBOURS = """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from extract.test_extraction import Command, command  # noqa: F401 - the fixture
+from support.extracting import Command
 from support.video_set import VideoSet
 from support.videos import Clip, write_video
 
@@ -102,7 +102,7 @@ def segmented(made: VideoSet, file: Path, *, empty: bool = False) -> dict[str, A
 
 
 def test_segments_become_a_store_and_are_told_where_they_are_not_there(
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "a.json"
