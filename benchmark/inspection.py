@@ -25,6 +25,7 @@ from benchmark.protocol.randomness import random_states, restore_random_states
 from benchmark.protocol.stages import TEST_UNSEEN, Experiment, StageTwo
 from benchmark.system.beside import Beside
 from benchmark.system.streams import Purpose, stream
+from benchmark.tracking.schema import Artifact, Metric
 
 MAP_SAMPLES = 400
 """Test samples of an embedding map, at most."""
@@ -80,13 +81,13 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
     beside = Beside(lambda text: None)  # told by who logs the results
     recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
     groups: dict[str, Any] = {}
-    with beside("groups.json"):
+    with beside(Artifact.GROUPS):
         groups = group_counts(experiment, opened.section, data, nearest, found.beta, exact=exact)
-    with beside("recall.csv"):
+    with beside(Artifact.RECALL):
         recall = recall_rows(opened.section, nearest, found.beta, exact=exact)
-    with beside("confusion.csv"):
+    with beside(Artifact.CONFUSION):
         confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)]
-    with beside("embedding.csv"):
+    with beside(Artifact.EMBEDDING):
         embedding = (
             embedding_map(method, data, experiment.rules, _mapped_rows(data, experiment.seed), size) if with_map else None
         )
@@ -236,7 +237,7 @@ def _looking_at(method: Method) -> Iterator[torch.device]:
 def cost(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> Mapping[str, float]:
     """``parameters`` that are trained and, where they can be counted, ``flops_per_sample`` of embedding."""
     flops = flops_per_sample(method, data, rules, batch_size, seed)
-    return {"parameters": float(parameter_count(method))} | ({} if flops is None else {"flops_per_sample": flops})
+    return {Metric.PARAMETERS: float(parameter_count(method))} | ({} if flops is None else {Metric.FLOPS: flops})
 
 
 def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:

@@ -40,12 +40,12 @@ import psutil
 from tabulate import tabulate
 
 from benchmark.data.cards import load_cards
-from benchmark.figures.embedding_layout import LOGGED
 from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
 from benchmark.report.write import write_report
 from benchmark.running.records import embedding_frame
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.calls import calls
+from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 
 RUNS, SEED, GOAL = 5_000, 0, 60.0
@@ -287,7 +287,7 @@ class Filler:
         self.artifact(run_id, "embedding.csv", frame.to_csv(index=False))
         if self.maps:
             flat = frame[["kind", "class", "group"]].assign(x=frame["e0"], y=frame["e1"])  # a layout takes as long to read
-            self.artifact(run_id, LOGGED, flat.to_csv(index=False))
+            self.artifact(run_id, Artifact.EMBEDDING_MAP, flat.to_csv(index=False))
 
     def groups(self, data: Tested, *recalls: np.ndarray) -> dict[str, Any]:
         """Right answers in groups of two samples, as a final job logs them."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from benchmark import inspection, registry
 from benchmark.data.cards import load_cards
-from benchmark.figures.embedding_layout import LOGGED, flat_map
+from benchmark.figures.embedding_layout import flat_map
 from benchmark.inspection import (
     balanced_rows,
     embedding_map,
@@ -36,6 +36,7 @@ from benchmark.protocol.evaluation import EvaluationSet, Nearest
 from benchmark.protocol.randomness import random_states
 from benchmark.protocol.stages import TEST_SEEN, TEST_UNSEEN, evaluation_set
 from benchmark.report.results.collect import artifact_frame
+from benchmark.tracking.schema import Artifact
 
 
 def test_the_nearest_seen_class_is_that_of_the_highest_cosine_whatever_the_lengths() -> None:
@@ -275,7 +276,7 @@ def test_a_job_logs_the_map_that_a_report_would_lay_out(bench: Bench) -> None:
     bench.run(bench.call(methods="cjme", seeds=2))
 
     for run in bench.tracker.find(kind="job", stage="2"):
-        logged = artifact_frame(bench.tracker, run.run_id, LOGGED)
+        logged = artifact_frame(bench.tracker, run.run_id, Artifact.EMBEDDING_MAP)
         embedded = artifact_frame(bench.tracker, run.run_id, "embedding.csv")
         assert (logged is None) == (embedded is None) == (run.tags["repetition"] == "1")
         if logged is not None and embedded is not None:

@@ -26,6 +26,7 @@ from benchmark.cli.options import (
 from benchmark.cli.terminal import emit, escape, out, show_table, warn
 from benchmark.errors import UsageError
 from benchmark.system.beside import Beside
+from benchmark.tracking.schema import Artifact
 
 if TYPE_CHECKING:
     from benchmark.report.results.choice import Choice
@@ -47,7 +48,7 @@ def write_report_of(
     report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice, say=warn)
     if log_to is not None:
         with Beside(warn)("the report among the artifacts of the call"):
-            tracker.log_files(log_to, report.files, "report")
+            tracker.log_files(log_to, report.files, Artifact.REPORT)
     if show:
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files

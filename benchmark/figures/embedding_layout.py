@@ -7,10 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 STEPS = 500
-"""Of t-SNE: half of them with exaggerated attraction, as its authors advise."""
-LOGGED = "map-1.csv"
-"""The artifact with a job's map. Its number is that of the layout: change it with the settings here, and reports lay out anew
-what jobs logged by other ones."""
+"""Of t-SNE: half of them with exaggerated attraction, as its authors advise. A change of the settings here needs another
+number in ``Artifact.EMBEDDING_MAP`` (``tracking/schema.py``), so that reports compute the maps of earlier jobs again."""
 
 
 def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:

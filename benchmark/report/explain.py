@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.figures.embedding_layout import LOGGED, flat_map
+from benchmark.figures.embedding_layout import flat_map
 from benchmark.figures.results import (
     Bar,
     Bars,
@@ -32,6 +32,7 @@ from benchmark.report.sections import ReportFigure, Section
 from benchmark.report.tables.means import IDENTITY
 from benchmark.report.tables.recall import recall_by_class
 from benchmark.system.beside import Guard, reason_of, unguarded
+from benchmark.tracking.schema import Artifact, Metric
 from benchmark.tracking.tracker import Tracker
 from benchmark.uncertainty import mean_interval, spearman
 
@@ -168,7 +169,7 @@ def training_epochs(tracker: Tracker, run_ids: Sequence[str] | pd.Series) -> pd.
         Columns ``epoch`` (from 1), ``seeds``, and ``_mean``, ``_low`` (least) and ``_high`` (greatest) of ``loss`` and ``hm``
         (validation, fraction); no row where nothing was logged.
     """
-    rows, keys, nan = [], ("train/total", "val/hm"), float("nan")
+    rows, keys, nan = [], (Metric.TRAIN_LOSS, Metric.VALIDATION_HM), float("nan")
     histories = tracker.histories(run_ids, keys)
     for run_id in run_ids:
         losses, scores = (histories.get((run_id, key), {}) for key in keys)
@@ -214,8 +215,8 @@ def _correlation(data: pd.DataFrame) -> str:
 def _flat_maps(tracker: Tracker, places: Sequence[Place]) -> dict[str, pd.DataFrame | str]:
     """``laid_out`` of the first seed of all methods that logged embeddings, by run id; read where the job logged it too."""
     firsts = dict.fromkeys(_first_run(one) for place in places for one in place.series)
-    logged = {run_id: artifact_frame(tracker, run_id, LOGGED) for run_id in firsts}
-    embedded = {run_id: artifact_frame(tracker, run_id, "embedding.csv") for run_id in firsts if logged[run_id] is None}
+    logged = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING_MAP) for run_id in firsts}
+    embedded = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING) for run_id in firsts if logged[run_id] is None}
     frames = {run_id: frame for run_id, frame in embedded.items() if frame is not None}
     made = dict(zip(frames, side_by_side(laid_out, list(frames.values())), strict=True))
     return {run_id: frame for run_id, frame in logged.items() if frame is not None} | made
@@ -254,7 +255,7 @@ def _maps(maps: Mapping[str, pd.DataFrame | str], place: Place, missing: Missing
 def _confusions(tracker: Tracker, place: Place, missing: Missing) -> list[ReportFigure]:
     drawn, reasons = [], dict[str, str]()
     for one in place.series:
-        frames = [artifact_frame(tracker, run_id, "confusion.csv") for run_id in one.jobs["run_id"]]
+        frames = [artifact_frame(tracker, run_id, Artifact.CONFUSION) for run_id in one.jobs["run_id"]]
         logged = [f for f in frames if f is not None and len(f)]
         if logged:
             counts = pd.concat(logged).groupby(["true", "predicted"], as_index=False)["count"].sum()

@@ -19,6 +19,7 @@ import pandas as pd
 from benchmark.report.results.collect import UNIT, Results, UnitFacts, digests, distinct
 from benchmark.report.tables.studies import budget_of
 from benchmark.system.beside import NOT_WRITTEN
+from benchmark.tracking.schema import Tag
 from benchmark.tracking.tracker import Tracker
 
 MANIFEST = "manifest.json"
@@ -81,13 +82,13 @@ def facts(tracker: Tracker, results: Results) -> dict[str, Any]:
         data = {f"{dataset}/{features}": values for (dataset, features, _), values in known.items()}
     for weights in results.released:
         tags = weights.run.tags
-        data.setdefault(f"{tags['dataset']}/{tags['features']}", [tags.get("data_digest", "not recorded")])
+        data.setdefault(f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}", [tags.get(Tag.DATA_DIGEST, "not recorded")])
     units = [
         {
             **dict(zip(UNIT, u.key, strict=True)),
-            "method_title": u.tag("method_title", u.method),
-            "dataset_title": u.tag("dataset_title", u.dataset),
-            "generated": u.tag("dataset_kind") == "generated",
+            "method_title": u.title,
+            "dataset_title": u.dataset_title,
+            "generated": u.generated,
             "budget": str(budget_of(u) or ""),
         }
         for u in results.units
@@ -95,7 +96,7 @@ def facts(tracker: Tracker, results: Results) -> dict[str, Any]:
     return {
         "made": max((run.end or run.start for run in runs), default=0.0),
         "calls": [c.run_id for c in results.calls],
-        "revision": ", ".join(distinct(r.tags.get("git_revision", "") for r in results.calls)),
+        "revision": ", ".join(distinct(r.tags.get(Tag.REVISION, "") for r in results.calls)),
         "data": data,
         "units": units,
     }

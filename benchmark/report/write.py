@@ -57,16 +57,17 @@ from benchmark.report.tables.table import Table
 from benchmark.system.beside import Beside, Guard, not_written, unguarded
 from benchmark.system.databases import without_password
 from benchmark.system.redaction import link_to
+from benchmark.tracking.schema import Artifact, Tag
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 PAGE = "index.html"
 VERSIONS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "Python": "python",
-    "platform": "platform",
-    "CPU instruction set": "cpu_capability",
-    "linear algebra": "blas",
+    "torch": Tag.TORCH,
+    "numpy": Tag.NUMPY,
+    "Python": Tag.PYTHON,
+    "platform": Tag.PLATFORM,
+    "CPU instruction set": Tag.CPU_CAPABILITY,
+    "linear algebra": Tag.BLAS,
 }
 CSV_METRICS = {
     "gzsl": ["seen", "unseen", "hm"],
@@ -184,20 +185,20 @@ def _sections(tracker: Tracker, results: Results, guard: Guard) -> list[Section]
 
 def not_logged(results: Results) -> list[str]:
     """A sentence for each thing that jobs, searches and calls could not log beside their results."""
-    runs = [*((c.name, c.tags) for c in results.calls), *((u.tag("method_title", u.method), u.tags) for u in results.units)]
+    runs = [*((c.name, c.tags) for c in results.calls), *((u.title, u.tags) for u in results.units)]
     runs += [(_job_title(run), run.tags) for run in results.runs.values()]
     return [f"{title}: {line}" for title, tags in runs for line in not_written(tags)]
 
 
 def _job_title(run: RunRecord) -> str:
     tags = run.tags
-    place = f"{tags.get('dataset')}/{tags.get('features')}, mode {tags.get('mode')}"
-    return f"{tags.get('method_title')} on {place}, seed {tags.get('repetition')}, stage {tags.get('stage')}"
+    place = f"{tags.get(Tag.DATASET)}/{tags.get(Tag.FEATURES)}, mode {tags.get(Tag.MODE)}"
+    return f"{tags.get(Tag.METHOD_TITLE)} on {place}, seed {tags.get(Tag.REPETITION)}, stage {tags.get(Tag.STAGE)}"
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
     """The configuration of each call that logged one: the options that are not at their defaults."""
-    found = {c.run_id: artifact_text(tracker, c.run_id, "call.yaml") for c in results.calls}
+    found = {c.run_id: artifact_text(tracker, c.run_id, Artifact.OPTIONS) for c in results.calls}
     return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
@@ -297,7 +298,7 @@ def failed_jobs(results: Results) -> list[str]:
 
 def title_of(results: Results) -> str:
     """The title of a report."""
-    datasets = distinct(u.tag("dataset_title", u.dataset) for u in results.units)
+    datasets = distinct(u.dataset_title for u in results.units)
     return f"Audio-visual generalised zero-shot learning: {', '.join(datasets)}"
 
 
@@ -382,16 +383,18 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     lines = []
     for call in results.calls:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        lines.append(f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get('command', '?')}`")
+        lines.append(
+            f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get(Tag.COMMAND, '?')}`"
+        )
     if results.choice:
         lines.append(f"Only a part of what these calls hold: `{results.choice}`")
     in_tables = {*results.test["job_key"], *results.validation["job_key"]}
     used = [r for key, r in results.runs.items() if key in in_tables]
     tested = [*used, *(weights.run for weights in results.released)]
-    lines.append(f"Code revision: {_tag_values([*tested, *results.calls], 'git_revision')}")
+    lines.append(f"Code revision: {_tag_values([*tested, *results.calls], Tag.REVISION)}")
     versions = (f"{label} {_tag_values(tested, tag)}" for label, tag in VERSIONS.items())
     lines.append(", ".join(versions))
-    devices = distinct(r.tags.get("cuda_device", "") for r in tested)
+    devices = distinct(r.tags.get(Tag.CUDA_DEVICE, "") for r in tested)
     lines.append(f"GPU: {', '.join(devices)}" if devices else "No GPU in use")
     frames = [f for f in (results.test, results.validation) if len(f)]
     known = digests(tracker, pd.concat(frames, ignore_index=True)) if frames else {}
@@ -403,10 +406,10 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         lines.append(f"{elsewhere} of {len(used)} jobs were run by another call and reused")
     for weights in results.released:
         tags = weights.run.tags
-        place = f"{tags['dataset']}/{tags['features']}, mode {tags['mode']}, {tags.get('alignment', 'unknown')} text"
-        origin = f"weights `{tags.get('weights_digest', '?')}` from {tags.get('source') or 'a place not recorded'}"
-        data = f"tested on data `{tags.get('data_digest', '?')}`, run `{weights.run.run_id}`"
-        lines.append(f"Released weights of {method_title(results, tags['method'])} on {place}: {origin}, {data}")
+        place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {tags.get(Tag.ALIGNMENT, 'unknown')} text"
+        origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {tags.get(Tag.SOURCE) or 'a place not recorded'}"
+        data = f"tested on data `{tags.get(Tag.DATA_DIGEST, '?')}`, run `{weights.run.run_id}`"
+        lines.append(f"Released weights of {method_title(results, tags[Tag.METHOD])} on {place}: {origin}, {data}")
     lines += [f"Published numbers left out: {problem}" for problem in published_problems()]
     return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 

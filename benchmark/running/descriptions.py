@@ -17,10 +17,9 @@ import numpy as np
 
 from benchmark.running.jobs import Call, Job, Unit
 from benchmark.system.shipped_files import program
+from benchmark.tracking.schema import Artifact, Metric
 from benchmark.tracking.tracker import AS_TRAINING
 
-DESCRIPTION = "mlflow.note.content"
-"""The tag that MLflow shows as the description of a run."""
 LONGEST = 7_500
 """Characters of a description; MLflow takes 8,000."""
 FIRST = {"hm": "1 HM", "zsl": "2 ZSL", "seen": "3 S", "unseen": "4 U"}
@@ -79,7 +78,7 @@ def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> d
         prefix: of the jobs' metrics: ``test/`` or ``best/`` (on the validation splits).
     """
     found = {}
-    for metric, name in (FIRST if prefix == "test/" else ON_VALIDATION).items():
+    for metric, name in (FIRST if prefix == Metric.TEST else ON_VALIDATION).items():
         for means, ending in ((untuned, ""), (tuned, " tuned")):
             if means is not None and prefix + metric in means.mean:
                 found[name + ending] = means.mean[prefix + metric]
@@ -143,7 +142,12 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
         told = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
         where = f"epoch {result['best_epoch'] + 1} on validation" if stage_1 else "test"
         parts.append(f"**Result** ({where}, %): {told}")
-    parts.append(_repeat(f"{program()} run --config config.yaml --runs-dir runs-again", "with the artifact `config.yaml`, "))
+    parts.append(
+        _repeat(
+            f"{program()} run --config {Artifact.CONFIG} --runs-dir runs-again",
+            f"with the artifact `{Artifact.CONFIG}`, ",
+        )
+    )
     return _short(parts)
 
 
@@ -167,7 +171,7 @@ MEANING = "Mean per-class accuracy in % on the test splits (± standard deviatio
 
 def _rows(means: Mapping[tuple[int, str], Means], index: int) -> list[list[str]]:
     mine = [(variant, m) for (i, variant), m in means.items() if i == index]
-    return [[variant, str(m.seeds), *(m.text(f"test/{n}") for n in ("seen", "unseen", "hm", "zsl"))] for variant, m in mine]
+    return [[variant, str(m.seeds), *(m.text(Metric.TEST + n) for n in ("seen", "unseen", "hm", "zsl"))] for variant, m in mine]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

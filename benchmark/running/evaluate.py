@@ -18,7 +18,7 @@ from benchmark.settings.resolve import Settings, protocol_for
 from benchmark.settings.schema import LengthConfig, Mode
 from benchmark.settings.search_space import SearchSpace
 from benchmark.system.beside import Beside
-from benchmark.tracking.schema import KIND
+from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
 from benchmark.tracking.tracker import Tracker
 from benchmark.weights.own import Weights, digest_of
 
@@ -171,25 +171,25 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
     title = f"{method.title} · {card.name}/{features} · {settings.protocol.mode} · weights from a folder"
     source = f"{first.file.parent} and {final.file.parent}"
     tags = {
-        "kind": KIND,
-        "method": method.name,
-        "method_title": method.title,
-        "method_note": method.note,
-        "method_inputs": str(method.inputs),
-        "dataset": card.name,
-        "dataset_title": card.title,
-        "dataset_kind": "generated" if store.generated else card.kind,
-        "dataset_caption": data_caption(store, card),
-        "features": features,
-        "mode": settings.protocol.mode,
-        "alignment": settings.protocol.text_alignment,
-        "origin": final.origin,
-        "published_settings": str(evaluation.published_settings).lower(),
-        "weights_digest": digest_of(first, final),
-        "data_digest": store.digest,
-        "source": source,
-        "seed": str(final.seed),
-        "mlflow.note.content": "\n".join([f"Weights: {source}", *evaluation.notes]),
+        Tag.KIND: Kind.EVALUATION,
+        Tag.METHOD: method.name,
+        Tag.METHOD_TITLE: method.title,
+        Tag.METHOD_NOTE: method.note,
+        Tag.METHOD_INPUTS: str(method.inputs),
+        Tag.DATASET: card.name,
+        Tag.DATASET_TITLE: card.title,
+        Tag.DATASET_KIND: "generated" if store.generated else card.kind,
+        Tag.DATASET_CAPTION: data_caption(store, card),
+        Tag.FEATURES: features,
+        Tag.MODE: settings.protocol.mode,
+        Tag.ALIGNMENT: settings.protocol.text_alignment,
+        Tag.ORIGIN: final.origin,
+        Tag.PUBLISHED_SETTINGS: str(evaluation.published_settings).lower(),
+        Tag.WEIGHTS_DIGEST: digest_of(first, final),
+        Tag.DATA_DIGEST: store.digest,
+        Tag.SOURCE: source,
+        Tag.SEED: str(final.seed),
+        Tag.DESCRIPTION: "\n".join([f"Weights: {source}", *evaluation.notes]),
         **environment(),
     }
     run_id = tracker.start(title, tags)
@@ -198,12 +198,12 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
         "settings": settings.as_dict(),
         "method": method.name,
         "digest": store.digest,
-        "weights": tags["weights_digest"],
+        "weights": tags[Tag.WEIGHTS_DIGEST],
     }
     notes = list[str]()
     beside = Beside(notes.append)
-    with beside("identity.json"):
-        tracker.log_json(run_id, identity, "identity.json")
+    with beside(Artifact.IDENTITY):
+        tracker.log_json(run_id, identity, Artifact.IDENTITY)
     with beside("the data set's registration"):
         tracker.log_dataset(
             run_id,
@@ -212,12 +212,12 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
             source=f"{card.title}, feature set {features}",
             context="validation+test",
         )
-    tracker.log_metrics(run_id, {f"best/{name}": value for name, value in evaluation.validation.items()})
+    tracker.log_metrics(run_id, {f"{Metric.BEST}{name}": value for name, value in evaluation.validation.items()})
     result = log_stage_two(tracker, run_id, evaluation.result, evaluation.explained, title, 0, beside)
-    tracker.log_json(run_id, result, "result.json")
+    tracker.log_json(run_id, result, Artifact.RESULT)
     with beside("the map of embeddings"):
         log_map(tracker, run_id, evaluation.explained)
     if missing := beside.tags():
-        tracker.tag(run_id, **missing)
+        tracker.tag(run_id, missing)
     tracker.finish(run_id)
     return replace(evaluation, run_id=run_id, notes=[*evaluation.notes, *notes])

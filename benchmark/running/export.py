@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from benchmark.errors import UsageError
 from benchmark.tracking.calls import find_calls
+from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 from benchmark.weights.own import CONFIG, OWN_WEIGHTS, load_checkpoint
 
@@ -42,7 +43,7 @@ def export(tracker: Tracker, runs_dir: Path, target: Path, call: str | None, met
         UsageError: no such call, nothing finished in it, weights that were removed, or a folder that exists with other content.
     """
     found = find_calls(tracker, None if call is None else [call])
-    trainings = _trainings(tracker.read_json(found[0].run_id, "jobs.json"), methods)
+    trainings = _trainings(tracker.read_json(found[0].run_id, Artifact.JOBS), methods)
     if not trainings:
         wanted = f" of {', '.join(methods)}" if methods else ""
         raise UsageError(f"call {found[0].run_id} ({found[0].name}) has no finished training{wanted}")

@@ -20,6 +20,7 @@ from benchmark.data.cards import Card
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.running.jobs import Unit
 from benchmark.system.shipped_files import PACKAGE
+from benchmark.tracking.schema import Tag
 
 PROJECT = PACKAGE.parent
 
@@ -29,34 +30,34 @@ def unit_tags(unit: Unit) -> dict[str, str]:
     lengths = unit.settings.lengths
     return {
         **unit.identity(),
-        "alignment": unit.settings.protocol.text_alignment,
-        "method_title": unit.method.title,
-        "method_note": unit.method.note,
-        "method_inputs": unit.method.inputs,
-        "method_uses": ", ".join(unit.method.uses).replace("_", " "),
-        "dataset_title": unit.card.title,
-        "dataset_kind": "generated" if unit.store.generated else unit.card.kind,
-        "dataset_caption": ", ".join(
+        Tag.ALIGNMENT: unit.settings.protocol.text_alignment,
+        Tag.METHOD_TITLE: unit.method.title,
+        Tag.METHOD_NOTE: unit.method.note,
+        Tag.METHOD_INPUTS: unit.method.inputs,
+        Tag.METHOD_USES: ", ".join(unit.method.uses).replace("_", " "),
+        Tag.DATASET_TITLE: unit.card.title,
+        Tag.DATASET_KIND: "generated" if unit.store.generated else unit.card.kind,
+        Tag.DATASET_CAPTION: ", ".join(
             [data_caption(unit.store, unit.card), *(f"{k}={v}" for k, v in unit.data_settings.items())]
         ),
-        "reduced_sizes": str(unit.method.name in unit.card.sizes).lower(),
-        "epochs": str(unit.settings.train.epochs),
-        "batches_per_epoch": str(unit.settings.train.batches_per_epoch),
-        "lengths": f"{lengths.train}/{lengths.test}",
-        "preset": unit.preset or "",
+        Tag.REDUCED_SIZES: str(unit.method.name in unit.card.sizes).lower(),
+        Tag.EPOCHS: str(unit.settings.train.epochs),
+        Tag.BATCHES: str(unit.settings.train.batches_per_epoch),
+        Tag.LENGTHS: f"{lengths.train}/{lengths.test}",
+        Tag.PRESET: unit.preset or "",
     }
 
 
 def environment() -> dict[str, str]:
     """Versions, machine and revision of a run."""
     return {
-        "git_revision": git_revision(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
+        Tag.REVISION: git_revision(),
+        Tag.PYTHON: platform.python_version(),
+        Tag.TORCH: str(torch.__version__),
+        Tag.NUMPY: np.__version__,
+        Tag.PLATFORM: platform.platform(),
         **processor(),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        Tag.CUDA_DEVICE: torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     }
 
 
@@ -78,7 +79,7 @@ def processor() -> dict[str, str]:
     found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     own = {"open": "openblas"}.get(found[1], found[1]) if found else "unknown"
     names = sorted(loaded | ({own} if not any(name.startswith(own) for name in loaded) else set()))
-    return {"cpu_capability": str(torch.backends.cpu.get_cpu_capability()), "blas": " + ".join(names)}
+    return {Tag.CPU_CAPABILITY: str(torch.backends.cpu.get_cpu_capability()), Tag.BLAS: " + ".join(names)}
 
 
 @cache

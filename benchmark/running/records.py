@@ -20,6 +20,7 @@ from benchmark.method import EpochRecord
 from benchmark.protocol.stages import StageOne, StageTwo
 from benchmark.running.jobs import Job, dump_call
 from benchmark.system.beside import Beside
+from benchmark.tracking.schema import Artifact, Metric, Tag
 from benchmark.tracking.tracker import Tracker
 from benchmark.uncertainty import bootstrap_intervals
 
@@ -51,7 +52,7 @@ class EpochLog:
         self, tracker: Tracker, run_id: str, display: Progress, on_epoch: Callable[[EpochRecord], None] | None
     ) -> None:
         self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
-        self.logged = tracker.logged_steps(run_id, "val/hm")
+        self.logged = tracker.logged_steps(run_id, Metric.VALIDATION_HM)
         self.history: list[EpochRecord] = []
         self.unsent: list[EpochRecord] = []
 
@@ -81,9 +82,9 @@ class EpochLog:
         """
         while self.unsent:
             record = self.unsent[0]
-            metrics = {f"train/{k}": v for k, v in record.losses.items()}
-            metrics |= {f"val/{k}": v for k, v in record.validation.items()}
-            metrics |= {"lr": record.lr, "epoch_seconds": record.seconds}
+            metrics = {f"{Metric.TRAIN}{k}": v for k, v in record.losses.items()}
+            metrics |= {f"{Metric.VALIDATION}{k}": v for k, v in record.validation.items()}
+            metrics |= {Metric.LEARNING_RATE: record.lr, Metric.EPOCH_SECONDS: record.seconds}
             try:
                 self.tracker.log_metrics(self.run_id, metrics, step=record.epoch, wait=wait)
             except Unavailable as error:
@@ -99,10 +100,10 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
     """Log what the job is: settings, how to repeat it, data."""
     with beside("settings"):
         tracker.log_params(run_id, job.settings.flat())
-    with beside("config.yaml"):
-        tracker.log_text(run_id, dump_call(job.call()), "config.yaml")
-    with beside("identity.json"):
-        tracker.log_json(run_id, job.identity(), "identity.json")
+    with beside(Artifact.CONFIG):
+        tracker.log_text(run_id, dump_call(job.call()), Artifact.CONFIG)
+    with beside(Artifact.IDENTITY):
+        tracker.log_json(run_id, job.identity(), Artifact.IDENTITY)
     store = job.unit.store
     with beside("the data set's registration"):
         tracker.log_dataset(
@@ -113,13 +114,13 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
             context="train+validation" if job.stage == 1 else "train+validation+test",
         )
     if not beside.failed:
-        tracker.tag(run_id, described="true")
+        tracker.tag(run_id, {Tag.DESCRIBED: "true"})
 
 
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     """Log the kept epoch."""
-    best = {f"best/{name}": value for name, value in found.validation.items()}
-    tracker.log_metrics(run_id, {**best, "best/epoch": found.best_epoch, "calibration/beta": found.calibration.beta})
+    best = {f"{Metric.BEST}{name}": value for name, value in found.validation.items()}
+    tracker.log_metrics(run_id, {**best, Metric.BEST_EPOCH: found.best_epoch, Metric.BETA: found.calibration.beta})
 
 
 def log_stage_two(
@@ -134,34 +135,34 @@ def log_stage_two(
         seed: of the bootstrap over test samples.
         beside: takes what fails of all that is not the results.
     """
-    metrics = {f"test/{name}": value for name, value in found.metrics.items()}
-    metrics |= {f"test/disjoint_{name}": value for name, value in found.disjoint.items()}
-    tracker.log_metrics(run_id, {**metrics, "calibration/beta": found.beta, "epochs": found.epochs})
+    metrics = {f"{Metric.TEST}{name}": value for name, value in found.metrics.items()}
+    metrics |= {f"{Metric.TEST}{Metric.DISJOINT}{name}": value for name, value in found.disjoint.items()}
+    tracker.log_metrics(run_id, {**metrics, Metric.BETA: found.beta, Metric.EPOCHS: found.epochs})
     beside.note(explained.failed)
     intervals: dict[str, float] = {}
     if explained.groups:
         with beside("intervals over test samples"):
             intervals = _bootstrap(explained.groups, seed)
-            tracker.log_metrics(run_id, {f"bootstrap/{name}": value for name, value in intervals.items()})
-        with beside("groups.json"):
-            tracker.log_text(run_id, json.dumps(explained.groups, separators=(",", ":")), "groups.json")
+            tracker.log_metrics(run_id, {f"{Metric.BOOTSTRAP}{name}": value for name, value in intervals.items()})
+        with beside(Artifact.GROUPS):
+            tracker.log_text(run_id, json.dumps(explained.groups, separators=(",", ":")), Artifact.GROUPS)
     if explained.recall:
-        with beside("recall.csv"):
-            tracker.log_text(run_id, pd.DataFrame(explained.recall).to_csv(index=False), "recall.csv")
+        with beside(Artifact.RECALL):
+            tracker.log_text(run_id, pd.DataFrame(explained.recall).to_csv(index=False), Artifact.RECALL)
     with beside("cost"):
         tracker.log_metrics(run_id, explained.cost)
-    if "confusion.csv" not in explained.failed:
-        with beside("confusion.csv"):
+    if Artifact.CONFUSION not in explained.failed:
+        with beside(Artifact.CONFUSION):
             confusion = pd.DataFrame(explained.confusion, columns=["true", "predicted", "count"])
-            tracker.log_text(run_id, confusion.to_csv(index=False), "confusion.csv")
+            tracker.log_text(run_id, confusion.to_csv(index=False), Artifact.CONFUSION)
     if explained.embedding is not None:
-        with beside("embedding.csv"):
-            tracker.log_text(run_id, embedding_csv(explained.embedding, explained.class_names), "embedding.csv")
-    with beside("curve.csv"):
+        with beside(Artifact.EMBEDDING):
+            tracker.log_text(run_id, embedding_csv(explained.embedding, explained.class_names), Artifact.EMBEDDING)
+    with beside(Artifact.CURVE):
         curve = found.curve.thinned()
         points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
-        tracker.log_text(run_id, points.to_csv(index=False), "curve.csv")
-    with beside("curve.png"):
+        tracker.log_text(run_id, points.to_csv(index=False), Artifact.CURVE)
+    with beside(Artifact.CURVE_FIGURE):
         log_curve(tracker, run_id, points, found, title)
     return {
         "metrics": dict(found.metrics),
@@ -181,7 +182,7 @@ def log_curve(tracker: Tracker, run_id: str, points: pd.DataFrame, found: StageT
 
     chosen = (found.metrics["unseen"], found.metrics["seen"])
     draw = partial(seen_unseen_figure, points, chosen, found.beta, title)
-    log_drawn(tracker, run_id, draw, "curve.png")
+    log_drawn(tracker, run_id, draw, Artifact.CURVE_FIGURE)
 
 
 def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: str) -> None:
@@ -199,12 +200,12 @@ def log_map(tracker: Tracker, run_id: str, found: Inspection) -> None:
     """
     if found.embedding is None:
         return
-    from benchmark.figures.embedding_layout import LOGGED, flat_map
+    from benchmark.figures.embedding_layout import flat_map
 
     text = embedding_csv(found.embedding, found.class_names)
     flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
     if flat is not None:
-        tracker.log_text(run_id, flat.to_csv(index=False), LOGGED)
+        tracker.log_text(run_id, flat.to_csv(index=False), Artifact.EMBEDDING_MAP)
 
 
 def embedding_csv(found: EmbeddingMap, names: Mapping[int, str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
-from benchmark.running.descriptions import DESCRIPTION, Means, call_name, call_note, method_metrics, method_note
+from benchmark.running.descriptions import Means, call_name, call_note, method_metrics, method_note
 from benchmark.running.jobs import Call, Job, Stages, Unit, call_key, dump_call
 from benchmark.running.provenance import git_revision, unit_tags
 from benchmark.running.studies import study_of, trial_job
@@ -21,13 +21,12 @@ from benchmark.running.tasks import Display, Done, Entry, Outcome, Repetition, S
 from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
+from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.results import TuningResult
 from benchmark.tuning.study import open_storage
 
-ENTRIES = "jobs.json"
-"""The list of jobs that reports are made from."""
 LOG_SECONDS = 5.0
 """How often the list of jobs is written at most while work is going on."""
 
@@ -164,8 +163,8 @@ class Runner:
 
     def _record_lost(self, job: Job, error: str) -> None:
         """Close the runs of a job whose process is gone; the next call tries it again."""
-        for run in self.tracker.find(status="RUNNING", kind="job", job_key=job.key):
-            self.tracker.tag(run.run_id, outcome="lost", error=error)
+        for run in self.tracker.find(status="RUNNING", kind=Kind.JOB, job_key=job.key):
+            self.tracker.tag(run.run_id, {Tag.OUTCOME: "lost", Tag.ERROR: error})
             self.tracker.finish(run.run_id, "FAILED")
 
     def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
@@ -185,12 +184,12 @@ class _Progress:
         self.runner, self.tracker, self.units, self.tune_only = runner, runner.tracker, units, tune_only
         self.beside = Beside(runner.display.say)
         run_id = runner.open_run(
-            {"kind": "call", "call_key": call_key(call, units, tune_only)},
+            {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: call_key(call, units, tune_only)},
             call_name(call, len({unit.method.name for unit in units}), tune_only=tune_only),
-            {"command": runner.command, "git_revision": git_revision(), "dataset": call.dataset, "mode": call.mode},
+            {Tag.COMMAND: runner.command, Tag.REVISION: git_revision(), Tag.DATASET: call.dataset, Tag.MODE: call.mode},
         )
-        with self.beside("call.yaml"):
-            self.tracker.log_text(run_id, dump_call(call), "call.yaml")
+        with self.beside(Artifact.OPTIONS):
+            self.tracker.log_text(run_id, dump_call(call), Artifact.OPTIONS)
         self.call, self.result = call, CallResult(run_id)
         self.means: dict[tuple[int, str], Means] = {}
         self.parents = [self._open_method(index) for index in range(len(units))]
@@ -201,14 +200,14 @@ class _Progress:
     def _describe(self) -> None:
         places = (self.runner.command, self.parents, self.tracker.experiment_id)
         with self.beside("the call's description"):
-            self.tracker.tag(self.result.run_id, **{DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
+            self.tracker.tag(self.result.run_id, {Tag.DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
 
     def _open_method(self, index: int) -> str:
         unit = self.units[index]
-        identity = {**unit.identity(), "kind": "method", "preset": unit.preset or ""}
-        tags = {**unit_tags(unit), "kind": "method"}
+        identity = {**unit.identity(), Tag.KIND: Kind.METHOD, Tag.PRESET: unit.preset or ""}
+        tags = {**unit_tags(unit), Tag.KIND: Kind.METHOD}
         with self.beside(f"the description of {unit.title}"):
-            tags[DESCRIPTION] = method_note(unit, self.call, {}, index)
+            tags[Tag.DESCRIPTION] = method_note(unit, self.call, {}, index)
         return self.runner.open_run(identity, unit.title, tags, self.result.run_id)
 
     def first_tasks(self) -> list[Task]:
@@ -243,7 +242,7 @@ class _Progress:
                 self._summarise(task.unit)
             self.tracker.finish(task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED")
         if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
-            with self.beside(ENTRIES):
+            with self.beside(Artifact.JOBS):
                 self._log_entries()
         return tasks
 
@@ -254,11 +253,11 @@ class _Progress:
 
     def close(self, status: Literal["KILLED"] | None = None) -> None:
         """End the record of the call; ``KILLED`` where it was stopped."""
-        with self.beside(ENTRIES) if status else nullcontext():  # without the list there would be no report of the jobs
+        with self.beside(Artifact.JOBS) if status else nullcontext():  # without the list there would be no report of the jobs
             self._log_entries()
         self._describe()
         if missing := self.beside.tags(self.tracker.get(self.result.run_id).tags):
-            self.tracker.tag(self.result.run_id, **missing)
+            self.tracker.tag(self.result.run_id, missing)
         if status is not None:
             for parent, left in zip(self.parents, self.open_tasks, strict=True):
                 if left:
@@ -266,7 +265,7 @@ class _Progress:
         self.tracker.finish(self.result.run_id, status or ("FAILED" if self.result.failed else "FINISHED"))
 
     def _log_entries(self) -> None:
-        self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], ENTRIES)
+        self.tracker.log_json(self.result.run_id, [asdict(e) for e in self.result.entries], Artifact.JOBS)
         self.logged = time.monotonic()
 
     def _summarise(self, index: int) -> None:
@@ -274,7 +273,7 @@ class _Progress:
         unit, parent = self.units[index], self.parents[index]
         mine = [e for e in self.result.entries if e.job_key and _is_of(e, unit)]
         stage = max((e.stage for e in mine), default=1)
-        entries, prefix = [e for e in mine if e.stage == stage], "test/" if stage == 2 else "best/"
+        entries, prefix = [e for e in mine if e.stage == stage], Metric.TEST if stage == 2 else Metric.BEST
         runs = self.tracker.by_job_key(e.job_key for e in entries)
         found: dict[bool, Means] = {}
         for variant in dict.fromkeys(e.variant for e in entries):
@@ -285,11 +284,11 @@ class _Progress:
                     self.means[index, variant] = means
         metrics = method_metrics(found.get(False), found.get(True), prefix)
         for tuned, means in found.items() if stage == 2 else ():
-            shown = {n: v for n, v in means.mean.items() if n.startswith(("test/", "calibration/"))}
-            metrics |= {("tuned/" if tuned else "") + name: value for name, value in shown.items()}
+            shown = {n: v for n, v in means.mean.items() if n.startswith((Metric.TEST, Metric.CALIBRATION))}
+            metrics |= {(Metric.TUNED if tuned else "") + name: value for name, value in shown.items()}
         if metrics:
             self.tracker.log_metrics(parent, metrics)
-            self.tracker.tag(parent, **{DESCRIPTION: method_note(unit, self.call, self.means, index)})
+            self.tracker.tag(parent, {Tag.DESCRIPTION: method_note(unit, self.call, self.means, index)})
 
 
 def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int | None:

@@ -12,6 +12,7 @@ from benchmark.running.jobs import Job, Stages, Unit
 from benchmark.running.studies import study_of
 from benchmark.running.tasks import Repetition, label_of, lock_of
 from benchmark.system.locks import Locks
+from benchmark.tracking.schema import Kind, Tag
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.locks import StudyLocks
 
@@ -105,13 +106,13 @@ def job_state(job: Job, stores: Stores, variant: str) -> JobState:
     Args:
         variant: of its settings; ``tuned`` or another one.
     """
-    runs = stores.tracker.find(kind="job", job_key=job.key) if stores.tracker is not None else []
-    runs = [r for r in runs if r.tags.get("outcome") != "pruned"]
+    runs = stores.tracker.find(kind=Kind.JOB, job_key=job.key) if stores.tracker is not None else []
+    runs = [r for r in runs if r.tags.get(Tag.OUTCOME) != "pruned"]
     run = next((r for r in runs if r.status == "FINISHED"), runs[0] if runs else None)
     state = STATES.get(run.status, "interrupted") if run else "missing"
     if state != "done" and Locks(stores.runs_dir).is_held(lock_of(job)):
         state = "running"
-    return JobState(label_of(job, variant), job.key, state, run.tags.get("error", "") if run and state != "done" else "")
+    return JobState(label_of(job, variant), job.key, state, run.tags.get(Tag.ERROR, "") if run and state != "done" else "")
 
 
 def study_state(unit: Unit, stores: Stores) -> StudyState:

@@ -1,6 +1,6 @@
 """The study of a unit, and what it leaves in the tracking store, in the run of its method: result, trials, figures.
 
-Names of artifacts and columns stand here; reports read them (``report/tables/studies.py``) without Optuna.
+Names of columns stand here; reports read them (``report/tables/studies.py``) without Optuna.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from benchmark.errors import JobError, UsageError
 from benchmark.running.jobs import Job, Unit
 from benchmark.running.records import log_drawn
 from benchmark.system.beside import Beside
+from benchmark.tracking.schema import PARAMETER, Artifact, Tag
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.results import Importances, PastTrial, TuningResult
 from benchmark.tuning.study import Study
 
-TRIALS, IMPORTANCES, RESULT = "trials.csv", "importances.json", "tuning.json"
 COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_epochs"]
-PARAMETER = "param."
-"""Stands before the names of searched settings, so that none is taken for another column."""
 
 
 def log_study(
@@ -39,28 +37,28 @@ def log_study(
         epochs: of a trial, where the study does not search them.
         beside: takes what fails of all that is not the result.
     """
-    tags = {"tuning.trials": str(found.complete + found.pruned), "tuning.pruned": str(found.pruned)}
+    tags = {Tag.TUNING_TRIALS: str(found.complete + found.pruned), Tag.TUNING_PRUNED: str(found.pruned)}
     before = tracker.get(run_id).tags
     if tags.items() <= before.items():
         return
-    tracker.log_json(run_id, found.as_dict(), RESULT)
-    with beside(TRIALS):
+    tracker.log_json(run_id, found.as_dict(), Artifact.TUNING)
+    with beside(Artifact.TRIALS):
         trials = trials_frame(study.past_trials(), list(study.ranges), epochs)
-        tracker.log_text(run_id, trials.to_csv(index=False), TRIALS)
-        with beside("tuning-history.png"):
+        tracker.log_text(run_id, trials.to_csv(index=False), Artifact.TRIALS)
+        with beside(Artifact.TUNING_FIGURE):
             _log_history(tracker, run_id, trials, title)
-    with beside(IMPORTANCES):
+    with beside(Artifact.IMPORTANCES):
         importances = study.importances()
-        tracker.log_json(run_id, asdict(importances), IMPORTANCES)
-        with beside("importances.png"):
+        tracker.log_json(run_id, asdict(importances), Artifact.IMPORTANCES)
+        with beside(Artifact.IMPORTANCES_FIGURE):
             _log_importances(tracker, run_id, importances, title)
-    tracker.tag(run_id, **tags, **beside.tags(before))  # last: it says that the rest is there
+    tracker.tag(run_id, {**tags, **beside.tags(before)})  # last: it says that the rest is there
 
 
 def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str) -> None:
     from benchmark.figures.searches import history_figure  # matplotlib takes half a second
 
-    log_drawn(tracker, run_id, partial(history_figure, trials, title), "tuning-history.png")
+    log_drawn(tracker, run_id, partial(history_figure, trials, title), Artifact.TUNING_FIGURE)
 
 
 def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str) -> None:
@@ -68,7 +66,7 @@ def _log_importances(tracker: Tracker, run_id: str, importances: Importances, ti
 
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values)
-        log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), "importances.png")
+        log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), Artifact.IMPORTANCES_FIGURE)
 
 
 def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from benchmark.method import EpochRecord, Method
 from benchmark.protocol.border import place_of
 from benchmark.protocol.stages import StageOne, stage_one, stage_two
 from benchmark.protocol.training import clear_checkpoints
-from benchmark.running.descriptions import DESCRIPTION, job_name, job_note
+from benchmark.running.descriptions import job_name, job_note
 from benchmark.running.jobs import Job, Stages, Unit
 from benchmark.running.memory import peak_memory_mb, restart_peak_memory
 from benchmark.running.provenance import environment, processor, unit_tags
@@ -40,6 +40,7 @@ from benchmark.running.tasks import (
 )
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
+from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
 from benchmark.tracking.tracker import RunRecord, Tracker
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.trial import Pruned, Trial
@@ -94,7 +95,7 @@ class Worker:
 
     def _repetition(self, task: Repetition) -> Done:
         unit, entries = self.units[task.unit], []
-        tags = {"tuned": str(task.variant == "tuned").lower(), "variant": task.variant}
+        tags = {Tag.TUNED: str(task.variant == "tuned").lower(), Tag.VARIANT: task.variant}
         second = task.final_job(unit)
         first = second.first_stage()
         found = self.run_job(first, task.parent, tags, only_find=self.stages == "2")
@@ -125,7 +126,7 @@ class Worker:
             except JobError as error:
                 self.display.end(Ended(label, "failed", {}, str(error)))
                 raise
-            tags = {"tuned": "false", "variant": "trial", "trial": str(trial.number), "study": study.name}
+            tags = {Tag.TUNED: "false", Tag.VARIANT: "trial", Tag.TRIAL: str(trial.number), Tag.STUDY: study.name}
 
             def report(record: EpochRecord) -> None:
                 try:
@@ -157,7 +158,7 @@ class Worker:
         with beside("the record of the search"):
             log_study(self.tracker, task.parent, study, tuned, unit.title, unit.settings.train.epochs, beside)
         with beside("what is missing of the search"):
-            self.tracker.tag(task.parent, **beside.tags())
+            self.tracker.tag(task.parent, beside.tags())
         return Done(tuning=tuned)
 
     @property
@@ -184,7 +185,7 @@ class Worker:
         Raises:
             Pruned: from ``on_epoch``.
         """
-        folder, variant = self._folder(job), tags["variant"]
+        folder, variant = self._folder(job), tags[Tag.VARIANT]
         with self.locks.alone(lock_of(job)):
             runs = self._runs(job)
             outcome = self._find_done(job, runs)
@@ -198,7 +199,7 @@ class Worker:
                 outcome = failed
             elif only_find:
                 lost = bool(runs) and runs[0].status == "FAILED"
-                outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get('error')}" if lost else "not run yet")
+                outcome = Outcome(job, "missing", error=f"failed: {runs[0].tags.get(Tag.ERROR)}" if lost else "not run yet")
             else:
                 beside = self._beside(label or label_of(job, variant))
                 run_id = self._job_run(job, runs, parent, tags, beside)
@@ -211,7 +212,7 @@ class Worker:
 
     def _runs(self, job: Job) -> list[RunRecord]:
         """All runs of a job, newest first."""
-        return self.tracker.find(kind="job", job_key=job.key)
+        return self.tracker.find(kind=Kind.JOB, job_key=job.key)
 
     def _show_end(self, outcome: Outcome, label: str) -> None:
         self.display.end(Ended(label, outcome.state, outcome.result, outcome.error))
@@ -220,7 +221,7 @@ class Worker:
         """The finished job among its runs, if its result can be read."""
         for run in (r for r in runs if r.status == "FINISHED"):
             try:
-                return Outcome(job, "reused", self.tracker.read_json(run.run_id, "result.json"))
+                return Outcome(job, "reused", self.tracker.read_json(run.run_id, Artifact.RESULT))
             except UsageError as error:
                 self.display.say(f"{job.title}: done before, but its result is lost, so it is run again ({error})")
         return None
@@ -230,16 +231,17 @@ class Worker:
         interrupted = [r for r in runs if r.status != "FINISHED" and not _pruned_before(r, tags)]
         if interrupted:
             self.tracker.reopen(interrupted[0].run_id)
-            self.tracker.tag(interrupted[0].run_id, outcome="", error="", **Beside(self.display.say).tags(interrupted[0].tags))
-            if "described" not in interrupted[0].tags:
+            earlier = Beside(self.display.say).tags(interrupted[0].tags)
+            self.tracker.tag(interrupted[0].run_id, {Tag.OUTCOME: "", Tag.ERROR: "", **earlier})
+            if Tag.DESCRIBED not in interrupted[0].tags:
                 describe(self.tracker, interrupted[0].run_id, job, beside)
             return interrupted[0].run_id
-        identity = {**unit_tags(job.unit), "kind": "job", "job_key": job.key, "stage": str(job.stage)}
-        seeds = {"seed": str(job.seed), "repetition": str(job.repetition), "base_seed": str(job.unit.base_seed)}
+        identity = {**unit_tags(job.unit), Tag.KIND: Kind.JOB, Tag.JOB_KEY: job.key, Tag.STAGE: str(job.stage)}
+        seeds = {Tag.SEED: str(job.seed), Tag.REPETITION: str(job.repetition), Tag.BASE_SEED: str(job.unit.base_seed)}
         about = {}
         with beside("the description"):
-            about = {DESCRIPTION: job_note(job, tags["variant"])}
-        name = job_name(job, tags["variant"], tags.get("trial"))
+            about = {Tag.DESCRIPTION: job_note(job, tags[Tag.VARIANT])}
+        name = job_name(job, tags[Tag.VARIANT], tags.get(Tag.TRIAL))
         run_id = self.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
         describe(self.tracker, run_id, job, beside)
         return run_id
@@ -276,9 +278,9 @@ class Worker:
                 explained = inspect(tested, with_map=job.repetition == 0)
                 listener.send(wait=True)
                 result = log_stage_two(self.tracker, run_id, tested, explained, title, job.seed, beside)
-            self.tracker.log_json(run_id, {**result, "processor": processor()}, "result.json")
+            self.tracker.log_json(run_id, {**result, "processor": processor()}, Artifact.RESULT)
         except Pruned:
-            self.tracker.tag(run_id, outcome="pruned")
+            self.tracker.tag(run_id, {Tag.OUTCOME: "pruned"})
             self.tracker.finish(run_id, "KILLED")
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -289,13 +291,13 @@ class Worker:
             raise
         except (Exception, SystemExit) as error:  # any failure of a method is recorded, and the other jobs go on
             text = text_of(error, job.unit.method)
-            self.tracker.tag(run_id, outcome="failed", error=text[:4000])
-            with beside("traceback.txt"):
-                self.tracker.log_text(run_id, traceback.format_exc(), "traceback.txt")
+            self.tracker.tag(run_id, {Tag.OUTCOME: "failed", Tag.ERROR: text[:4000]})
+            with beside(Artifact.TRACEBACK):
+                self.tracker.log_text(run_id, traceback.format_exc(), Artifact.TRACEBACK)
             self.tracker.finish(run_id, "FAILED")
             return Outcome(job, "failed", error=text)
         with beside("duration and memory"):
-            usage = {"duration_seconds": sum(r.seconds for r in listener.history), "peak_memory_mb": peak_memory_mb()}
+            usage = {Metric.DURATION: sum(r.seconds for r in listener.history), Metric.PEAK_MEMORY: peak_memory_mb()}
             self.tracker.log_metrics(run_id, usage)
         if first is not None:
             with beside("the map of embeddings"):
@@ -304,9 +306,9 @@ class Worker:
             write_weights_record(folder, job.identity(), job.key, result)
         about = {}
         with beside("the description"):
-            about = {DESCRIPTION: job_note(job, variant, result)}
+            about = {Tag.DESCRIPTION: job_note(job, variant, result)}
         weights = str(folder / ("best.pt" if first is None else "final.pt"))
-        self.tracker.tag(run_id, outcome="done", weights=weights, **about, **beside.tags())
+        self.tracker.tag(run_id, {Tag.OUTCOME: "done", Tag.WEIGHTS: weights, **about, **beside.tags()})
         self.tracker.finish(run_id)
         clear_checkpoints(folder)
         return Outcome(job, "done", result)
@@ -326,9 +328,9 @@ def _failed_before(job: Job, runs: Sequence[RunRecord]) -> Outcome | None:
     Args:
         runs: of the job, newest first.
     """
-    if not runs or runs[0].tags.get("outcome") != "failed":
+    if not runs or runs[0].tags.get(Tag.OUTCOME) != "failed":
         return None
-    return Outcome(job, "failed", error=f"{runs[0].tags.get('error')} (in an earlier call; --retry-failed tries it again)")
+    return Outcome(job, "failed", error=f"{runs[0].tags.get(Tag.ERROR)} (in an earlier call; --retry-failed tries it again)")
 
 
 def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
@@ -337,4 +339,4 @@ def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
     Args:
         tags: of the job to do. A run of the same trial was interrupted before the study knew of its end.
     """
-    return run.tags.get("outcome") == "pruned" and any(run.tags.get(k) != tags.get(k) for k in ("study", "trial"))
+    return run.tags.get(Tag.OUTCOME) == "pruned" and any(run.tags.get(k) != tags.get(k) for k in (Tag.STUDY, Tag.TRIAL))

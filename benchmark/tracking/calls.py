@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.errors import UsageError, near
 from benchmark.system.shipped_files import program
+from benchmark.tracking.schema import Kind
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 ALL_CALLS = "all"
@@ -18,7 +19,7 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
         UsageError: the store holds no call, or none (or several) of an id; near ones are named.
     """
     known = list(calls(tracker))
-    if not known and tracker.find(kind="job"):
+    if not known and tracker.find(kind=Kind.JOB):
         raise UsageError(
             f"{tracker.uri} holds jobs, but the benchmark calls that they belong to were deleted: restore one in MLflow's "
             "page, or repeat its command, which does no finished job again"
@@ -42,4 +43,4 @@ def find_calls(tracker: Tracker, ids: Sequence[str] | None) -> list[RunRecord]:
 
 def calls(tracker: Tracker) -> Sequence[RunRecord]:
     """All benchmark calls of a store, newest first."""
-    return tracker.find(kind="call")
+    return tracker.find(kind=Kind.BENCHMARK_RUN)

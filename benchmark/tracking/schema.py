@@ -1,4 +1,8 @@
-"""What both the writers and the readers of the tracking store name: the kind of a run, the budget of a search."""
+"""The names in the tracking store, which ``running/`` writes and ``report/`` reads, and the budget of a search.
+
+Runs are nested: a benchmark run, below it a run per method, below that a run per job. Stores of earlier versions have these
+names too, so a name that changes here is read as before there.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,120 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+class Kind:
+    """Values of the tag ``kind``: what a run is the record of."""
+
+    BENCHMARK_RUN = "call"
+    METHOD = "method"
+    """A method on a dataset in a mode, within a benchmark run."""
+    JOB = "job"
+    """One stage of one seed, or a trial."""
+    EVALUATION = "published-checkpoint"
+    """A test of weights from folders (``evaluate``), which belongs to no benchmark run."""
+
+
+class Tag:
+    """Names of tags; a run also has ``system.beside.NOT_WRITTEN`` where something beside its result failed."""
+
+    KIND = "kind"
+    PARENT = "mlflow.parentRunId"
+    DESCRIPTION = "mlflow.note.content"
+    """Markdown, which MLflow shows as the description of the run."""
+
+    # a method's run, its jobs, and evaluations
+    METHOD, METHOD_TITLE, METHOD_NOTE = "method", "method_title", "method_note"
+    METHOD_INPUTS, METHOD_USES = "method_inputs", "method_uses"
+    DATASET, DATASET_TITLE, DATASET_KIND, DATASET_CAPTION = "dataset", "dataset_title", "dataset_kind", "dataset_caption"
+    FEATURES, MODE, ALIGNMENT, ABLATION = "features", "mode", "alignment", "ablation"
+    REDUCED_SIZES, EPOCHS, BATCHES, LENGTHS = "reduced_sizes", "epochs", "batches_per_epoch", "lengths"
+    PRESET = "preset"
+
+    # a benchmark run
+    RUN_KEY, COMMAND = "call_key", "command"
+
+    # a method's run, when its search is over
+    TUNING_TRIALS, TUNING_PRUNED = "tuning.trials", "tuning.pruned"
+    """Finished trials, pruned ones included; pruned trials."""
+
+    # a job
+    JOB_KEY, STAGE, SEED, REPETITION, BASE_SEED = "job_key", "stage", "seed", "repetition", "base_seed"
+    TUNED, VARIANT, TRIAL, STUDY = "tuned", "variant", "trial", "study"
+    DESCRIBED, OUTCOME, ERROR, WEIGHTS = "described", "outcome", "error", "weights"
+    """Whether settings and data are logged; done, pruned, failed or lost; why it failed; the file of the weights."""
+
+    # an evaluation
+    ORIGIN, SOURCE, PUBLISHED_SETTINGS = "origin", "source", "published_settings"
+    WEIGHTS_DIGEST, DATA_DIGEST = "weights_digest", "data_digest"
+
+    # jobs and evaluations: the machine; a benchmark run has the revision alone
+    REVISION, PYTHON, TORCH, NUMPY, PLATFORM = "git_revision", "python", "torch", "numpy", "platform"
+    CPU_CAPABILITY, BLAS, CUDA_DEVICE = "cpu_capability", "blas", "cuda_device"
+
+
+class Metric:
+    """Names of metrics, accuracies as fractions; those that end in ``/`` or ``_`` are prefixes."""
+
+    # by epoch
+    TRAIN, TRAIN_LOSS = "train/", "train/total"
+    VALIDATION, VALIDATION_HM = "val/", "val/hm"
+    LEARNING_RATE, EPOCH_SECONDS = "lr", "epoch_seconds"
+
+    # stage 1: the selected epoch
+    BEST, BEST_EPOCH = "best/", "best/epoch"
+
+    # stage 2 and evaluations
+    TEST, DISJOINT, BOOTSTRAP = "test/", "disjoint_", "bootstrap/"
+    """``DISJOINT`` follows ``TEST``: without test-seen samples that share a group with a training sample."""
+    EPOCHS, PARAMETERS, FLOPS = "epochs", "parameters", "flops_per_sample"
+
+    # both stages
+    CALIBRATION, BETA = "calibration/", "calibration/beta"
+    DURATION, PEAK_MEMORY = "duration_seconds", "peak_memory_mb"
+
+    # a method's run: means over its seeds; those with tuned settings have this before the job's name
+    TUNED = "tuned/"
+
+
+class Artifact:
+    """Names of artifacts."""
+
+    # a benchmark run
+    OPTIONS, JOBS, REPORT = "call.yaml", "jobs.json", "report"
+    """Its options; the list of its jobs, from which reports are made; the folder of its report."""
+
+    # a method's run, when its search is over
+    TUNING, TRIALS, IMPORTANCES = "tuning.json", "trials.csv", "importances.json"
+    TUNING_FIGURE, IMPORTANCES_FIGURE = "tuning-history.png", "importances.png"
+
+    # a job, or an evaluation (without the options)
+    CONFIG, IDENTITY, RESULT, TRACEBACK = "config.yaml", "identity.json", "result.json", "traceback.txt"
+    """Options that repeat it; what its key is made of; its result; where it failed."""
+
+    # stage 2 and evaluations
+    CURVE, CURVE_FIGURE, RECALL, CONFUSION, GROUPS = "curve.csv", "curve.png", "recall.csv", "confusion.csv", "groups.json"
+    EMBEDDING, EMBEDDING_MAP = "embedding.csv", "map-1.csv"
+    """Embeddings of some samples; the same in two dimensions, with the number of the layout
+    (``figures/embedding_layout.py``): after a change there reports compute the maps of earlier jobs again."""
+
+
+PARAMETER = "param."
+"""Prefix of the columns of ``Artifact.TRIALS`` that hold searched settings."""
+
+
 @dataclass(frozen=True)
 class Budget:
-    """A total over all calls."""
+    """The budget of a search, over all benchmark runs that share it."""
 
     trials: int | None
-    """Finished and pruned trials; in reports more than were asked for where the study had them from earlier calls. None: the
-    seconds alone bound them."""
+    """Finished and pruned trials; None: only the time is limited. In reports, at least those that the study has."""
     seconds: float | None
-    """Seconds of trials after which no further one starts; None without such a limit."""
+    """Seconds of trials after which no further one starts; None: no such limit."""
 
     def __str__(self) -> str:
         """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
         trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
         return trials if self.seconds is None else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
 
-
-KIND = "published-checkpoint"
 
 RENAMED_SWITCHES = {"beta_view": "beta_output"}
 """Old name -> name of the protocol switches that earlier versions called otherwise."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from sqlalchemy import Engine, Select, bindparam, column, func, literal, select, table, update
 
+from benchmark.tracking.schema import Tag
+
 SHOWN = ("run_uuid", "name", "status", "start_time", "end_time")
 RUNS = table("runs", *map(column, (*SHOWN, "experiment_id", "lifecycle_stage")))
 TAGS, PARAMS = (table(name, *map(column, ("key", "value", "run_uuid"))) for name in ("tags", "params"))
@@ -71,7 +73,7 @@ class RunTables:
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Row]:
         """Active runs with these tags, newest first."""
         # No index has the values of tags. The tag with the most different values leaves the fewest runs to look at.
-        names = sorted(tags, key=lambda name: (name != "job_key", name != "mlflow.parentRunId"))
+        names = sorted(tags, key=lambda name: (name != Tag.JOB_KEY, name != Tag.PARENT))
         query = self._active(status)
         for i, name in enumerate(names):
             tag = TAGS.alias(f"tag{i}")
@@ -93,7 +95,7 @@ class RunTables:
                 self._active("FINISHED")
                 .add_columns(TAGS.c.value)
                 .join(TAGS, TAGS.c.run_uuid == RUNS.c.run_uuid)
-                .where(TAGS.c.key == "job_key", TAGS.c.value.in_(bindparam("keys", expanding=True)))
+                .where(TAGS.c.key == Tag.JOB_KEY, TAGS.c.value.in_(bindparam("keys", expanding=True)))
             )
             facts: dict[str, Any] = {}
             for some in _portions(keys):

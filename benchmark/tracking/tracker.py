@@ -31,7 +31,7 @@ from benchmark.system.patience import disk_is_full, first_line, patiently, why_c
 from benchmark.system.redaction import hide, hide_values
 from benchmark.system.surroundings import keep_mlflow_settings, refuse_unreadable_mlflow_settings
 from benchmark.tracking.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
-from benchmark.tracking.schema import current_params, current_tags
+from benchmark.tracking.schema import Kind, Tag, current_params, current_tags
 from benchmark.tracking.sql import Row, RunTables
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ AS_TRAINING = {"workflowType": "machine_learning"}
 EXPERIMENT = "gzsl-bench"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "A run per benchmark call; below it ([+]) a run per method, below that a run per job: a stage of a "
+    Tag.DESCRIPTION: "A run per benchmark call; below it ([+]) a run per method, below that a run per job: a stage of a "
     "seed, or a trial of a search. The means of a method over its seeds are the metrics `1 HM`, `2 ZSL`, `3 S` and `4 U` of "
     "its run, fractions; `tuned` stands behind those with the settings found. The description of a call leads to a comparison "
     "of its methods, and its report is among its artifacts.",
 }
-TEXT_TAGS = ("command", "error", NOT_WRITTEN, "mlflow.note.content")
+TEXT_TAGS = (Tag.COMMAND, Tag.ERROR, NOT_WRITTEN, Tag.DESCRIPTION)
 """Tags with text for people; all others name things, and are compared."""
 LAST_TABLE = "experiments"
 """Gets its first row when MLflow has made all tables of a database."""
@@ -210,7 +210,7 @@ class Tracker:
         name, tags = hide(name), _hidden_tags(tags)
         all_tags = {"mlflow.runName": name, **source, "opening": uuid4().hex, **tags}
         if parent is not None:
-            all_tags["mlflow.parentRunId"] = parent
+            all_tags[Tag.PARENT] = parent
         tried = False
 
         def create() -> str:
@@ -231,8 +231,8 @@ class Tracker:
         """Close a run."""
         self._do(lambda: self.client.set_terminated(run_id, status))
 
-    def tag(self, run_id: str, **tags: str) -> None:
-        """Set tags of a run, in one call."""
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, in one request."""
         from mlflow.entities import RunTag
 
         entries = [RunTag(key, value) for key, value in _hidden_tags(tags).items()]
@@ -378,13 +378,13 @@ class Tracker:
     def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
         """Runs with these tags, newest first."""
         if (tables := self._tables) is not None:
-            wanted = tags if parent is None else {**tags, "mlflow.parentRunId": parent}
+            wanted = tags if parent is None else {**tags, Tag.PARENT: parent}
             return [_record_of(row) for row in self._do(lambda: tables.find(wanted, status))]
         conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status is not None:
             conditions.append(f"attributes.status = '{status}'")
         if parent is not None:
-            conditions.append(f"tags.`mlflow.parentRunId` = '{parent}'")
+            conditions.append(f"tags.`{Tag.PARENT}` = '{parent}'")
         return list(self._search(" and ".join(conditions)))
 
     def _search(self, condition: str) -> Iterator[RunRecord]:
@@ -403,8 +403,8 @@ class Tracker:
         if (tables := self._tables) is not None:
             return {key: _record_of(row) for key, row in self._do(lambda: tables.by_job_key(wanted)).items()}
         found: dict[str, RunRecord] = {}
-        for run in self.find(status="FINISHED", kind="job"):
-            key = run.tags.get("job_key", "")
+        for run in self.find(status="FINISHED", kind=Kind.JOB):
+            key = run.tags.get(Tag.JOB_KEY, "")
             if key in wanted:
                 found.setdefault(key, run)
         return found
@@ -490,7 +490,7 @@ def _record_of(row: Row) -> RunRecord:
         metrics=row.metrics,
         start=row.start / 1000,
         end=row.end / 1000 if row.end else None,
-        parent=row.tags.get("mlflow.parentRunId"),
+        parent=row.tags.get(Tag.PARENT),
     )
 
 
@@ -505,5 +505,5 @@ def _record(run: Any) -> RunRecord:
         metrics=dict(run.data.metrics),
         start=run.info.start_time / 1000,
         end=run.info.end_time / 1000 if run.info.end_time else None,
-        parent=tags.get("mlflow.parentRunId"),
+        parent=tags.get(Tag.PARENT),
     )

@@ -13,7 +13,7 @@ import pytest
 from support.cells_of import row, tables_of
 from support.tiny import Bench
 
-from benchmark.figures.embedding_layout import LOGGED, flat_map
+from benchmark.figures.embedding_layout import flat_map
 from benchmark.figures.results import (
     COLOURED_CLASSES,
     Bar,
@@ -33,6 +33,7 @@ from benchmark.report.tables.cost import costs
 from benchmark.report.tables.means import method_ranks
 from benchmark.report.tables.recall import recall_by_class, recall_csv
 from benchmark.report.write import Report, write_report
+from benchmark.tracking.schema import Artifact
 
 KINDS = ("curve", "scores", "training", "recall", "embedding", "confusion")
 STAMPS = "stamps-native-paper-corrected-untuned"
@@ -241,7 +242,7 @@ def test_a_map_that_a_job_logged_is_drawn_as_it_is(store: Any, unit: Any) -> Non
     details(store)
     (run,) = store.tracker.find(kind="job", stage="2", repetition="0")
     logged = pd.DataFrame({"kind": "sample", "class": list("abc"), "group": "unseen", "x": [1.5, 2, 3], "y": [4.5, 5, 6]})
-    store.tracker.log_text(run.run_id, logged.to_csv(index=False), LOGGED)
+    store.tracker.log_text(run.run_id, logged.to_csv(index=False), Artifact.EMBEDDING_MAP)
 
     figures = explain(store.tracker, collect(store.tracker)).figures
 

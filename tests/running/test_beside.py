@@ -14,6 +14,7 @@ from benchmark.errors import Unavailable
 from benchmark.report.write import write_report
 from benchmark.running import records, runner, studies, worker
 from benchmark.system.beside import NOT_WRITTEN, Beside, not_written, unguarded
+from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import Study
 
@@ -129,7 +130,7 @@ def test_a_call_whose_list_of_jobs_cannot_be_written_is_no_success(bench: Bench,
     log_json = Tracker.log_json
 
     def refuse(self: Tracker, run_id: str, content: Any, file: str) -> None:
-        if file == runner.ENTRIES:
+        if file == Artifact.JOBS:
             raise OSError("no list")
         log_json(self, run_id, content, file)
 

@@ -14,7 +14,7 @@ from support.tiny import Bench
 
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
-from benchmark.running.evaluate import KIND
+from benchmark.tracking.schema import Kind
 from benchmark.tracking.tracker import Tracker
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
@@ -80,7 +80,7 @@ def test_the_written_tensors_have_the_names_and_kinds_of_the_published_ones(meth
 def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     numbers = place.evaluate(*write_run(place.folder, "avca", SMALL))
     tracker = Tracker(f"sqlite:///{place.runs / 'mlflow.db'}", place.runs / "artifacts")
-    (run,) = tracker.find(status="FINISHED", kind=KIND)
+    (run,) = tracker.find(status="FINISHED", kind=Kind.EVALUATION)
     assert {k: round(100 * run.metrics[f"test/{k}"], 2) for k in ("seen", "unseen", "hm", "zsl")} == {
         k: v for k, v in numbers.items() if k != "beta"
     }
@@ -90,7 +90,7 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     assert run.params["protocol.text_alignment"] == "official"
     assert "beta" in tracker.read_text(run.run_id, "curve.csv")
     again = place.evaluate(*write_run(place.folder / "other", "avca", SMALL, states=(make_state("avca", SMALL, 5),) * 2))
-    digests = {r.tags["weights_digest"] for r in tracker.find(kind=KIND)}
+    digests = {r.tags["weights_digest"] for r in tracker.find(kind=Kind.EVALUATION)}
     assert len(digests) == 2, again
 
 
@@ -114,7 +114,7 @@ def test_the_run_says_whether_the_folders_have_the_published_settings(
     place: Place, tracker: Tracker, method: str, sizes: Sizes, published: str
 ) -> None:
     place.evaluate(*write_run(place.folder, method, sizes))
-    (run,) = tracker.find(kind=KIND)
+    (run,) = tracker.find(kind=Kind.EVALUATION)
     assert run.tags["published_settings"] == published
 
 

@@ -445,7 +445,7 @@ def test_what_is_done_to_a_deleted_run_is_told_in_a_sentence(tracker: Tracker) -
     assert tracker.find() == []
     purged = "0" * 32
     for action in (
-        lambda: tracker.tag(run, a="b"), lambda: tracker.log_metrics(run, {"a": 1.0}), lambda: tracker.finish(run),
+        lambda: tracker.tag(run, {"a": "b"}), lambda: tracker.log_metrics(run, {"a": 1.0}), lambda: tracker.finish(run),
         lambda: tracker.log_params(run, {"a": 1}), lambda: tracker.reopen(purged), lambda: tracker.get(purged),
         lambda: tracker.log_dataset(run, name="a", digest="b", source="c", context="d"),
     ):  # fmt: skip

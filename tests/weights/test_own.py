@@ -15,9 +15,10 @@ from support.tiny import Bench
 from benchmark import registry
 from benchmark.cli import app
 from benchmark.errors import UsageError
-from benchmark.running.evaluate import KIND, evaluate
+from benchmark.running.evaluate import evaluate
 from benchmark.running.export import export
 from benchmark.settings.search_space import SearchSpace
+from benchmark.tracking.schema import Kind
 from benchmark.weights.published import read_pair
 
 SMALL = Sizes(hidden=10, decoder=6, depth=1, heads=2, dim_head=5, mlp=7, embedding=6)
@@ -54,7 +55,7 @@ def test_our_weights_give_the_numbers_of_their_job_from_its_folder_and_exported(
         assert _measure(bench, folders[2 * i], folders[2 * i + 1]) == expected
         assert {p.name for p in (training.folder / "stage_a").iterdir()} == {"model.safetensors", "config.json"}
         assert _measure(bench, training.folder / "stage_a", training.folder / "stage_b") == expected
-    assert {r.tags["origin"] for r in bench.tracker.find(kind=KIND)} == {"ours"}
+    assert {r.tags["origin"] for r in bench.tracker.find(kind=Kind.EVALUATION)} == {"ours"}
 
 
 def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Bench) -> None:

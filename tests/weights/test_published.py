@@ -22,7 +22,7 @@ from support.published_runs import Sizes, make_data, write_run
 
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable, UsageError
-from benchmark.running.evaluate import KIND
+from benchmark.tracking.schema import Kind
 from benchmark.tracking.tracker import Tracker
 from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile, load_arguments
 from benchmark.untrusted.tensors import load_tensors
@@ -45,7 +45,7 @@ def _says(place: Place, capsys: pytest.CaptureFixture[str], *texts: str, **how: 
         assert text in said
     assert "--debug" not in said  # the last resort for errors that nobody foresaw
     tracker = Tracker(f"sqlite:///{place.runs / 'mlflow.db'}", place.runs / "artifacts")
-    assert not tracker.find(kind=KIND)
+    assert not tracker.find(kind=Kind.EVALUATION)
 
 
 def _change_model(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -218,7 +218,7 @@ def test_other_stored_arguments_are_other_weights(place: Place, tracker: Tracker
             arguments = replace(SMALL, lengths=lengths).arguments("tcaf", folder.name == "stage_b")
             (folder / "args.pkl").write_bytes(pickle.dumps(argparse.Namespace(**arguments)))
         place.evaluate(a, b)
-    runs = tracker.find(kind=KIND)
+    runs = tracker.find(kind=Kind.EVALUATION)
     assert len({r.tags["weights_digest"] for r in runs}) == 2
     assert {r.tags["published_settings"] for r in runs} == {"false"}
 

@@ -20,7 +20,7 @@ from benchmark.report.results.released import RELEASED, OnOtherData, ReleasedWei
 from benchmark.report.results.switches import differing, switched, told_apart
 from benchmark.system.redaction import hide_values
 from benchmark.tracking.calls import calls, find_calls
-from benchmark.tracking.schema import KIND, RENAMED_SWITCHES
+from benchmark.tracking.schema import RENAMED_SWITCHES, Artifact, Kind, Metric, Tag
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 GONE = "its run is not in the store any more"
@@ -71,11 +71,11 @@ class UnitFacts:
     run_id: str
     """The method's run, below which the jobs are that it ran itself."""
     study: Mapping[str, Any] | None = None
-    """What tuning found (``tuning.json``); None without tuning."""
+    """What tuning found (``Artifact.TUNING``); None without tuning."""
     search: pd.DataFrame | None = field(default=None, compare=False)
-    """The trials (``trials.csv``); None without tuning and in older stores."""
+    """The trials (``Artifact.TRIALS``); None without tuning and in older stores."""
     importances: Mapping[str, Any] | None = None
-    """Of the searched settings, or why there are none (``importances.json``); None like ``search``."""
+    """Of the searched settings, or why there are none (``Artifact.IMPORTANCES``); None like ``search``."""
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
@@ -83,14 +83,29 @@ class UnitFacts:
         return (self.dataset, self.features, self.mode, self.alignment, self.method)
 
     @property
+    def title(self) -> str:
+        """Of the method."""
+        return self.tag(Tag.METHOD_TITLE, self.method)
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset's full name."""
+        return self.tag(Tag.DATASET_TITLE, self.dataset)
+
+    @property
+    def generated(self) -> bool:
+        """Whether the data are synthetic."""
+        return self.tag(Tag.DATASET_KIND) == "generated"
+
+    @property
     def released(self) -> bool:
         """Whether these are weights from run folders of the published code: nothing was trained here."""
-        return self.tags.get("kind") == KIND
+        return self.tags.get(Tag.KIND) == Kind.EVALUATION
 
     @property
     def trials(self) -> int:
         """Finished tuning trials, pruned ones included."""
-        return int(self.tags.get("tuning.trials", "0"))
+        return int(self.tags.get(Tag.TUNING_TRIALS, "0"))
 
     def tag(self, name: str, default: str = "") -> str:
         """A tag, or the default where it is missing or empty."""
@@ -147,7 +162,7 @@ class Results:
     choice: Choice = field(default_factory=Choice)
     """What of the calls this is, with the names of datasets for presets."""
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
-    """``groups.json`` of each finished job of ``test`` that logged it, by run id."""
+    """``Artifact.GROUPS`` of each finished job of ``test`` that logged it, by run id."""
     made: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Frames that were made of this, by the function that made them (``once``)."""
 
@@ -228,8 +243,8 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
     rows = []
     for weights in released:
         run, tags = weights.run, weights.run.tags
-        row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, "test/")
-        row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get("dataset_kind", ""), "settings": weights.settings}
+        row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, Metric.TEST)
+        row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get(Tag.DATASET_KIND, ""), "settings": weights.settings}
         row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
         row |= {"switches": ", ".join(switched(run.params)), "as_published": weights.published_settings}
         rows.append(row)
@@ -257,12 +272,12 @@ def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: boo
 
 def _identity(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """What a job's key was made of; empty where it was not recorded."""
-    return dict(artifact_json(tracker, run_id, "identity.json") or {})
+    return dict(artifact_json(tracker, run_id, Artifact.IDENTITY) or {})
 
 
 def _entries(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
     """The call's list of jobs; empty where it was stopped before its first method was through."""
-    return list(hide_values(artifact_json(tracker, call.run_id, "jobs.json") or []))
+    return list(hide_values(artifact_json(tracker, call.run_id, Artifact.JOBS) or []))
 
 
 def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequence[Any]) -> str:
@@ -277,27 +292,27 @@ def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequ
 def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
     units = []
     for call in found:
-        for run in sorted(tracker.find(kind="method", parent=call.run_id), key=lambda r: r.start):
+        for run in sorted(tracker.find(kind=Kind.METHOD, parent=call.run_id), key=lambda r: r.start):
             tags = run.tags
-            if tags.get("ablation"):
+            if tags.get(Tag.ABLATION):
                 continue
             unit = _unit(run, call.run_id)
-            units.append(replace(unit, **_study(tracker, run.run_id)) if "tuning.trials" in tags else unit)
+            units.append(replace(unit, **_study(tracker, run.run_id)) if Tag.TUNING_TRIALS in tags else unit)
     return units
 
 
 def _unit(run: RunRecord, call: str) -> UnitFacts:
     tags = run.tags
-    names = (tags["dataset"], tags["features"], tags["mode"], tags.get("alignment", "unknown"), tags["method"])
+    names = (tags[Tag.DATASET], tags[Tag.FEATURES], tags[Tag.MODE], tags.get(Tag.ALIGNMENT, "unknown"), tags[Tag.METHOD])
     return UnitFacts(*names, tags=tags, call=call, run_id=run.run_id)
 
 
 def _study(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """What a method's run has of its study; older stores have the result alone, and what cannot be read is None."""
-    study, importances = (artifact_json(tracker, run_id, name) for name in ("tuning.json", "importances.json"))
+    study, importances = (artifact_json(tracker, run_id, name) for name in (Artifact.TUNING, Artifact.IMPORTANCES))
     return {
         "study": study if isinstance(study, dict) else None,
-        "search": artifact_frame(tracker, run_id, "trials.csv"),
+        "search": artifact_frame(tracker, run_id, Artifact.TRIALS),
         "importances": importances if isinstance(importances, dict) else None,
     }
 
@@ -305,22 +320,22 @@ def _study(tracker: Tracker, run_id: str) -> dict[str, Any]:
 def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit: UnitFacts | None) -> dict[str, Any]:
     """A row of ``COLUMNS`` but its split. A finished run counts whatever the entry says: another call may have made it."""
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
-    row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag("dataset_kind") if unit else ""}
+    row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag(Tag.DATASET_KIND) if unit else ""}
     row |= {"switches": "", "as_published": entry["variant"] == "published"}
     row |= {"call": call.run_id, "error": entry["error"], "state": entry["state"]}
     if run is None:
         gone = entry["state"] not in ("failed", "missing")
         return {**row, "state": "missing", "error": GONE} if gone else row
-    row |= _numbers(run, "test/" if entry["stage"] == 2 else "best/")
-    row |= {"switches": ", ".join(switched(run.params)), "seed": run.tags.get("seed")}
+    row |= _numbers(run, Metric.TEST if entry["stage"] == 2 else Metric.BEST)
+    row |= {"switches": ", ".join(switched(run.params)), "seed": run.tags.get(Tag.SEED)}
     return {**row, "state": "done", "error": "", "run_id": run.run_id}
 
 
 def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
     """``NUMBERS`` of a run, None where it has none."""
     found = {name: run.metrics.get(prefix + name) for name in (*METRICS, *DISJOINT)}
-    epochs = run.metrics.get("epochs") if prefix == "test/" else run.metrics.get("best/epoch", -1) + 1
-    return {**found, "beta": run.metrics.get("calibration/beta"), "epochs": epochs}
+    epochs = run.metrics.get(Metric.EPOCHS) if prefix == Metric.TEST else run.metrics.get(Metric.BEST_EPOCH, -1) + 1
+    return {**found, "beta": run.metrics.get(Metric.BETA), "epochs": epochs}
 
 
 def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
@@ -378,14 +393,14 @@ def artifact_json(tracker: Tracker, run_id: str, file: str) -> Any:
 
 def curve_of(tracker: Tracker, run_id: str) -> pd.DataFrame | None:
     """The seen-unseen curve of a stage-2 run (columns beta, seen, unseen; fractions), None where it was not logged."""
-    return artifact_frame(tracker, run_id, "curve.csv")
+    return artifact_frame(tracker, run_id, Artifact.CURVE)
 
 
 def _recall(tracker: Tracker, frame: pd.DataFrame) -> pd.DataFrame:
     """``Results.recall`` of the finished jobs of a frame."""
     found = []
     for run_id in frame.loc[frame["state"] == "done", "run_id"]:
-        classes = artifact_frame(tracker, run_id, "recall.csv")
+        classes = artifact_frame(tracker, run_id, Artifact.RECALL)
         if classes is not None:
             found.append(classes.assign(run_id=run_id).reindex(columns=RECALL_COLUMNS))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=RECALL_COLUMNS)
@@ -394,7 +409,7 @@ def _recall(tracker: Tracker, frame: pd.DataFrame) -> pd.DataFrame:
 def _groups(tracker: Tracker, frame: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     """``Results.groups`` of the finished jobs of a frame; released weights are in no interval."""
     trained = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
-    found = {run_id: artifact_json(tracker, run_id, "groups.json") for run_id in trained["run_id"]}
+    found = {run_id: artifact_json(tracker, run_id, Artifact.GROUPS) for run_id in trained["run_id"]}
     return {run_id: groups for run_id, groups in found.items() if isinstance(groups, dict) and "classes" in groups}
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.report.results.switches import Logged, beyond_switches, switched, told_apart
-from benchmark.tracking.schema import KIND
+from benchmark.tracking.schema import Kind, Tag
 from benchmark.tracking.tracker import RunRecord, Tracker
 
 RELEASED = "released"
 """Kind of settings of their rows, beside ``published``, ``tuned`` and others."""
 
-IDENTITY = ("method", "dataset", "features", "mode", "alignment", "weights_digest")
+IDENTITY = (Tag.METHOD, Tag.DATASET, Tag.FEATURES, Tag.MODE, Tag.ALIGNMENT, Tag.WEIGHTS_DIGEST)
 WEIGHTS, DATA = "weights", "digest"
 """Names of the digests of weights and data beside the settings of a run."""
 Place = tuple[str, str]
@@ -36,12 +36,12 @@ class ReleasedWeights:
     def facts(self) -> dict[str, str]:
         """The settings that were logged, the weights and the data."""
         tags = self.run.tags
-        return {**self.run.params, WEIGHTS: tags.get("weights_digest", "")[:8], DATA: tags.get("data_digest", "")[:8]}
+        return {**self.run.params, WEIGHTS: tags.get(Tag.WEIGHTS_DIGEST, "")[:8], DATA: tags.get(Tag.DATA_DIGEST, "")[:8]}
 
     @property
     def published_settings(self) -> bool:
         """Whether the settings of the run folder are known to be the published ones."""
-        return self.run.tags.get("published_settings") == "true"
+        return self.run.tags.get(Tag.PUBLISHED_SETTINGS) == "true"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class OnOtherData:
     def sentence(self) -> str:
         """Which weights, and why they are left out."""
         tags = self.run.tags
-        weights = f"{tags.get('method_title', tags['method'])} (weights {tags.get('weights_digest', '?')[:8]})"
-        where = f"{tags.get('dataset_title', tags['dataset'])}/{tags['features']}, mode {tags['mode']}"
-        theirs, ours = tags.get("data_digest", "?")[:8], ", ".join(d[:8] for d in self.digests)
+        weights = f"{tags.get(Tag.METHOD_TITLE, tags[Tag.METHOD])} (weights {tags.get(Tag.WEIGHTS_DIGEST, '?')[:8]})"
+        where = f"{tags.get(Tag.DATASET_TITLE, tags[Tag.DATASET])}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}"
+        theirs, ours = tags.get(Tag.DATA_DIGEST, "?")[:8], ", ".join(d[:8] for d in self.digests)
         return (
             f"Left out: released weights of {weights} on {where}, which were tested on other data (digest {theirs}, the "
             f"report's {ours}); `evaluate` on the report's data gives them a row."
@@ -66,12 +66,12 @@ class OnOtherData:
 
 def released_runs(tracker: Tracker) -> list[RunRecord]:
     """Finished tests of released weights, newest first; those of our own weights are the retrained rows already."""
-    return tracker.find(status="FINISHED", kind=KIND, origin="published")
+    return tracker.find(status="FINISHED", kind=Kind.EVALUATION, origin="published")
 
 
 def place_of(run: RunRecord) -> Place:
     """Data set and features that the weights were tested on."""
-    return (run.tags["dataset"], run.tags["features"])
+    return (run.tags[Tag.DATASET], run.tags[Tag.FEATURES])
 
 
 def on_report_data(
@@ -88,7 +88,7 @@ def on_report_data(
     kept: dict[tuple[tuple[str, ...], str, frozenset[tuple[str, str]]], RunRecord] = {}
     other: dict[tuple[str, ...], RunRecord] = {}
     for run in runs:
-        digest = run.tags.get("data_digest", "")
+        digest = run.tags.get(Tag.DATA_DIGEST, "")
         identity = tuple(run.tags.get(name, "") for name in IDENTITY)
         if digest in known.setdefault(place_of(run), [digest]):
             several = digest if len(known[place_of(run)]) > 1 else ""
@@ -107,14 +107,14 @@ def on_report_data(
 
 def _weights(run: RunRecord, others: Iterable[RunRecord]) -> list[str]:
     """The weights, where there are several of the method."""
-    mine = (run.tags["method"], *place_of(run))
-    weights = {o.tags.get("weights_digest", "") for o in others if (o.tags["method"], *place_of(o)) == mine}
-    return [run.tags.get("weights_digest", "")[:8]] if len(weights) > 1 else []
+    mine = (run.tags[Tag.METHOD], *place_of(run))
+    weights = {o.tags.get(Tag.WEIGHTS_DIGEST, "") for o in others if (o.tags[Tag.METHOD], *place_of(o)) == mine}
+    return [run.tags.get(Tag.WEIGHTS_DIGEST, "")[:8]] if len(weights) > 1 else []
 
 
 def _settings(run: RunRecord, alike: Sequence[Logged]) -> list[str]:
     """Switches set against the mode, and what else tests of the same weights do not share."""
-    return [*switched(run.params), *told_apart(run.params, beyond_switches(run.tags["method"], alike))]
+    return [*switched(run.params), *told_apart(run.params, beyond_switches(run.tags[Tag.METHOD], alike))]
 
 
 def _data(digest: str) -> list[str]:

@@ -130,8 +130,8 @@ class _Builder:
         self.summary = order_rows(summarise(self.frame), method_ranks(self.results))
         self.datasets: list[str] = list(dict.fromkeys(self.summary["dataset"]))
         units = [u for u in self.results.units if u.features == self.features]
-        self.dataset_titles = {u.dataset: u.tag("dataset_title", u.dataset) for u in units}
-        self.method_titles = {u.method: u.tag("method_title", u.method) for u in units}
+        self.dataset_titles = {u.dataset: u.dataset_title for u in units}
+        self.method_titles = {u.method: u.title for u in units}
         protocols = dict.fromkeys(zip(self.summary["mode"], self.summary["alignment"], strict=True))
         self.protocols: list[tuple[str, str]] = list(protocols)
 

@@ -11,6 +11,7 @@ from benchmark.report.results.published import Published, PublishedTable, differ
 from benchmark.report.results.released import RELEASED, place_of
 from benchmark.report.tables.studies import budget_sentence
 from benchmark.report.tables.table import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND
+from benchmark.tracking.schema import Tag
 from benchmark.tracking.tracker import RunRecord
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
@@ -87,7 +88,7 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
 
 def _uses(units: Sequence[UnitFacts]) -> str:
     """Which methods see more in training than the training classes."""
-    more = {u.tag("method_title", u.method): u.tag("method_uses") for u in units if u.tag("method_uses")}
+    more = {u.title: u.tag(Tag.METHOD_USES) for u in units if u.tag(Tag.METHOD_USES)}
     if not more:
         return "All methods are inductive: in training they get the vectors of training classes only."
     listed = "; ".join(f"{title} ({uses} in training)" for title, uses in more.items())
@@ -111,10 +112,10 @@ def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame)
         mine = frame[(frame[UNIT] == list(unit.key)).all(axis=1) & (frame["variant"] != "tuned")]
         params = next((results.runs[k].params for k in mine["job_key"] if k in results.runs), {})
         size = f" of {params['train.batch_size']}" if "train.batch_size" in params else ""
-        epochs = params.get("train.epochs", unit.tag("epochs", "?"))
-        batches = params.get("train.batches_per_epoch", unit.tag("batches_per_epoch", "?"))
-        lengths.setdefault(f"{epochs} epochs × {batches} batches{size}", {})[unit.tag("method_title", unit.method)] = None
-    presets = distinct(u.tag("preset") for u in units)
+        epochs = params.get("train.epochs", unit.tag(Tag.EPOCHS, "?"))
+        batches = params.get("train.batches_per_epoch", unit.tag(Tag.BATCHES, "?"))
+        lengths.setdefault(f"{epochs} epochs × {batches} batches{size}", {})[unit.title] = None
+    presets = distinct(u.tag(Tag.PRESET) for u in units)
     preset = f" (preset {', '.join(presets)})" if presets else ""
     if len(lengths) == 1:
         return f"Training: up to {next(iter(lengths))}{preset}."
@@ -126,12 +127,12 @@ def _data(units: Sequence[UnitFacts]) -> list[str]:
     sentences = []
     for dataset in distinct(u.dataset for u in units):
         mine = [u for u in units if u.dataset == dataset]
-        text = mine[0].tag("dataset_caption")
-        if any(u.tag("dataset_kind") == "generated" for u in mine) and "generated data" not in text.lower():
+        text = mine[0].tag(Tag.DATASET_CAPTION)
+        if any(u.generated for u in mine) and "generated data" not in text.lower():
             text = f"generated data; {text}" if text else "generated data"
         if text:
-            sentences.append(f"{mine[0].tag('dataset_title', dataset)}: {text.rstrip('.')}.")
-        reduced = distinct(u.tag("method_title", u.method) for u in mine if u.tag("reduced_sizes") == "true")
+            sentences.append(f"{mine[0].dataset_title}: {text.rstrip('.')}.")
+        reduced = distinct(u.title for u in mine if u.tag(Tag.REDUCED_SIZES) == "true")
         if reduced:
             whose = "all methods" if len(reduced) == len({u.method for u in mine}) else ", ".join(reduced)
             sentences.append(f"Sizes reduced against the published ones: {whose}.")
@@ -165,9 +166,9 @@ def processors_sentence(results: Results, frame: pd.DataFrame) -> str:
 
 def _processor(run: RunRecord) -> str:
     """The GPU of a job that ran on one, else what decides how the CPU rounds."""
-    if run.params.get("train.device") != "cpu" and (gpu := run.tags.get("cuda_device")):
+    if run.params.get("train.device") != "cpu" and (gpu := run.tags.get(Tag.CUDA_DEVICE)):
         return gpu
-    recorded = distinct(run.tags.get(name, "") for name in ("cpu_capability", "blas"))
+    recorded = distinct(run.tags.get(name, "") for name in (Tag.CPU_CAPABILITY, Tag.BLAS))
     return " with ".join(recorded) or "not recorded"
 
 
@@ -221,12 +222,12 @@ def _lost(results: Results, frame: pd.DataFrame) -> str:
 
 def method_title(results: Results, method: str) -> str:
     """A method's name in tables."""
-    return next((u.tag("method_title", method) for u in results.units if u.method == method), method)
+    return next((u.title for u in results.units if u.method == method), method)
 
 
 def dataset_title(results: Results, dataset: str) -> str:
     """A data set's name in tables."""
-    return next((u.tag("dataset_title", dataset) for u in results.units if u.dataset == dataset), dataset)
+    return next((u.dataset_title for u in results.units if u.dataset == dataset), dataset)
 
 
 def _seed_name(problem: Problem, results: Results) -> str:
@@ -248,7 +249,7 @@ class Footnotes:
 
     def method_mark(self, method: str) -> str:
         """The mark of a method's note; empty where there is nothing to note."""
-        note = next((u.tag("method_note") for u in self.units if u.method == method and u.tag("method_note")), "")
+        note = next((u.tag(Tag.METHOD_NOTE) for u in self.units if u.method == method and u.tag(Tag.METHOD_NOTE)), "")
         if not note:
             return ""
         count = len(self.numbers)
@@ -302,7 +303,7 @@ class Footnotes:
         for unit in self.units:
             if unit.study is not None and not unit.study["best_values"]:
                 where = [text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown]
-                title = unit.tag("method_title", unit.method)
+                title = unit.title
                 names.append(f"{title} ({', '.join(where)})" if where else title)
         return names
 

@@ -11,8 +11,9 @@ from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title
 from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
 from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
+from benchmark.tracking.schema import Metric
 
-COSTS = ("stage_1_minutes", "stage_2_minutes", "peak_memory_mib", "parameters", "flops_per_sample")
+COSTS = ("stage_1_minutes", "stage_2_minutes", "peak_memory_mib", Metric.PARAMETERS, Metric.FLOPS)
 
 
 @once
@@ -37,9 +38,9 @@ def _logged(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
     done = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
     metrics = [results.runs[key].metrics for key in done["job_key"]]
     return done.assign(
-        minutes=[m.get("duration_seconds", float("nan")) / 60 for m in metrics],
-        peak_memory_mib=[m.get("peak_memory_mb", float("nan")) for m in metrics],
-        **{name: [m.get(name, float("nan")) for m in metrics] for name in ("parameters", "flops_per_sample")},
+        minutes=[m.get(Metric.DURATION, float("nan")) / 60 for m in metrics],
+        peak_memory_mib=[m.get(Metric.PEAK_MEMORY, float("nan")) for m in metrics],
+        **{name: [m.get(name, float("nan")) for m in metrics] for name in (Metric.PARAMETERS, Metric.FLOPS)},
     )
 
 
@@ -61,8 +62,8 @@ def cost_table(results: Results, features: str) -> Table | None:
         Column("Stage 1 (min)", "cost", [_minutes(r["stage_1_minutes"]) for r in lines]),
         Column("Stage 2 (min)", "cost", [_minutes(r["stage_2_minutes"]) for r in lines]),
         Column("Peak memory (MiB)", "cost", [_whole(r["peak_memory_mib"]) for r in lines]),
-        Column("Parameters", "cost", [_whole(r["parameters"]) for r in lines]),
-        Column("MFLOPs per sample", "cost", [_millions(r["flops_per_sample"]) for r in lines]),
+        Column("Parameters", "cost", [_whole(r[Metric.PARAMETERS]) for r in lines]),
+        Column("MFLOPs per sample", "cost", [_millions(r[Metric.FLOPS]) for r in lines]),
         Column("Seeds", "cost", [str(r["seeds"]) for r in lines]),
     ]
     caption = (

@@ -85,7 +85,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         texts = [difference(r[f"{metric}_effect"], r[f"{metric}_effect_std"]) for r in lines]
         texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
         columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
-    generated = " Generated data." if any(u.tag("dataset_kind") == "generated" for u in units) else ""
+    generated = " Generated data." if any(u.generated for u in units) else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested by itself, with mode paper's settings but for the one "
         f"switch that it names (docs/protocol.md){'; the last row corrects all' if 'all' in set(effects['ablation']) else ''}. "

@@ -50,9 +50,9 @@ def references_table(results: Results, features: str) -> Table | None:
     columns.append(Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]))
     columns.append(Column("Seeds", "all", [str(r["seeds"]) for r in lines]))
     generated = distinct(
-        u.tag("dataset_title", u.dataset)
+        u.dataset_title
         for u in results.units
-        if u.features == features and u.tag("dataset_kind") == "generated" and u.dataset in {r["dataset"] for r in lines}
+        if u.features == features and u.generated and u.dataset in {r["dataset"] for r in lines}
     )
     caption = (
         "What others printed or reported of these methods, in %, on the published features; – where a source does not give a "

@@ -14,7 +14,7 @@ from benchmark.figures.searches import Panel, SearchCurve, best_so_far
 from benchmark.report.results.collect import UNIT, Results, UnitFacts, distinct
 from benchmark.report.tables.means import method_ranks
 from benchmark.report.tables.table import NOTHING, Column, Table, difference, plain_table
-from benchmark.tracking.schema import Budget
+from benchmark.tracking.schema import PARAMETER, Budget
 
 ONE_SEARCH = "Tuned rows are of one search each: ± and intervals are over trainings with what it found, not over searches."
 
@@ -33,11 +33,11 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
     whose: dict[Budget | None, dict[str, None]] = {}
     by_method: dict[str, list[UnitFacts]] = {}
     for unit in units:
-        by_method.setdefault(unit.tag("method_title", unit.method), []).append(unit)
+        by_method.setdefault(unit.title, []).append(unit)
     for title, mine in by_method.items():
         alike = len({budget_of(u) for u in mine}) == 1
         for unit in mine:
-            place = f"{title} on {unit.tag('dataset_title', unit.dataset)} {unit.features}, {unit.mode}"
+            place = f"{title} on {unit.dataset_title} {unit.features}, {unit.mode}"
             whose.setdefault(budget_of(unit), {})[title if alike else place] = None
     if not set(whose) - {None}:
         return "No tuning."
@@ -63,8 +63,8 @@ def tuning_table(results: Results) -> Table | None:
     if not units:
         return None
     text: dict[str, Callable[..., str]] = {
-        "Method": lambda u, s: u.tag("method_title", u.method),
-        "Data set": lambda u, s: f"{u.tag('dataset_title', u.dataset)}, {u.features}",
+        "Method": lambda u, s: u.title,
+        "Data set": lambda u, s: f"{u.dataset_title}, {u.features}",
         "Mode": lambda u, s: f"{u.mode}, {u.alignment} text",
         "Budget": lambda u, s: str(budget_of(u)),
         "Trials": lambda u, s: f"{s['complete'] + s['pruned']} ({s['pruned']} pruned, {s['failed']} failed)",
@@ -197,7 +197,7 @@ def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
     for unit, name in zip(units, names, strict=True):
         points = best_so_far(unit.search if unit.search is not None else pd.DataFrame())
         curves.append(SearchCurve(name, points, ranks[unit.method]))
-        searches.append(points.drop(columns=[c for c in points if str(c).startswith("param.")]).assign(method=name))
+        searches.append(points.drop(columns=[c for c in points if str(c).startswith(PARAMETER)]).assign(method=name))
         found: Mapping[str, Any] = unit.importances or {"reason": "not logged"}
         values = found.get("values")
         if isinstance(values, Mapping) and values:
@@ -207,7 +207,7 @@ def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
             importances.append(rows.assign(method=name, **facts))
         else:
             without.append(f"{name} ({found.get('reason')})")
-    place = f"{first.tag('dataset_title', first.dataset)} ({first.features}), mode {first.mode}"
+    place = f"{first.dataset_title} ({first.features}), mode {first.mode}"
     return StudyGroup(
         stem=re.sub(r"[^\w.+-]", "-", f"{first.dataset}-{first.features}-{first.mode}"),
         title=place,
@@ -230,7 +230,7 @@ def _method_first(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _names(units: Sequence[UnitFacts]) -> list[str]:
     """A name for each study of a group: the method's, with alignment or call where that does not tell them apart."""
-    titles = [u.tag("method_title", u.method) for u in units]
+    titles = [u.title for u in units]
     aligned = [f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)]
     return [
         f"{n}, study {u.study['study'][-8:]}" if aligned.count(n) > 1 and u.study else n

@@ -60,7 +60,7 @@ def test_nothing_of_what_was_not_chosen_is_left(filled: Any, tmp_path: Any) -> N
 def test_a_preset_chooses_its_dataset_also_in_stores_that_call_it_alias(store: Any, unit: Any, tag: str) -> None:
     call = store.call([unit("tcaf"), unit("avca", **UCF)])
     for run in store.tracker.find(kind="method", parent=call, method="tcaf"):
-        store.tracker.tag(run.run_id, **{tag: "demo"})
+        store.tracker.tag(run.run_id, {tag: "demo"})
 
     assert {row[1] for row in held(store, dataset="demo")} == {"stamps"}
 

@@ -16,7 +16,6 @@ from report.test_explain import details
 
 from benchmark.errors import UsageError
 from benchmark.figures import results
-from benchmark.figures.embedding_layout import LOGGED
 from benchmark.figures.style import default_style
 from benchmark.report import explain, parallel, write
 from benchmark.report.results.collect import GONE
@@ -24,10 +23,11 @@ from benchmark.report.sections import Picture, ReportFigure
 from benchmark.report.tables import build
 from benchmark.report.write import Report, write_report
 from benchmark.system.beside import reason_of
+from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import RunRecord
 
 DISJOINT = {"samples": 90.0, "classes": 3.0, "seen": 0.3, "hm": 0.2}
-FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", LOGGED, "identity.json", "call.yaml")
+FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", Artifact.EMBEDDING_MAP, "identity.json", "call.yaml")
 OF_SEARCHES = ("tuning.json", "trials.csv", "importances.json")
 
 
@@ -127,7 +127,9 @@ def whole(store_on: Any, unit: Any) -> Memory:
     details(store)
     points = pd.DataFrame({"kind": ["sample", "class"] * 2, "class": ["a", "a", "b", "b"], "group": "unseen"})
     for run in store.tracker.find(kind="job", stage="2", repetition="0"):
-        store.tracker.log_text(run.run_id, points.assign(x=1.0, y=[1.0, 2.0, 3.0, 4.0]).to_csv(index=False), LOGGED)
+        store.tracker.log_text(
+            run.run_id, points.assign(x=1.0, y=[1.0, 2.0, 3.0, 4.0]).to_csv(index=False), Artifact.EMBEDDING_MAP
+        )
     return memory
 
 
