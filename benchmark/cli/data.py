@@ -52,7 +52,8 @@ class DataOptions:
         """The feature file; built if the dataset has a builder."""
         from benchmark.data.locate import open_or_build
 
-        return open_or_build(*self.card(), self.data_root)
+        card, features = self.card()
+        return open_or_build(card, features, self.data_root)
 
 
 @with_options
@@ -61,9 +62,7 @@ def import_(
     of: DataOptions,
     extracted: Annotated[
         Path | None,
-        typer.Option(
-            help="Output of the authors' extraction scripts (file or folder); --from then only needs the split lists."
-        ),
+        typer.Option(help="Output of the authors' extraction scripts (file or folder); --from then only needs lists."),
     ] = None,
     form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Published form to read.")] = "auto",
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored time steps.")] = "float32",
@@ -71,7 +70,7 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="Import again even if nothing changed.")] = False,
     generated: Annotated[bool, typer.Option("--generated", help="Mark the features as synthetic in every table.")] = False,
 ) -> None:
-    """Import features in the official layout, or extracted features, into a feature file. Continues after an interruption."""
+    """Import features into a feature file. An import that was interrupted continues."""
     from benchmark.data.importing.extracted_lists import import_extracted
     from benchmark.data.importing.official_layout import import_official
     from benchmark.data.locate import store_path
@@ -112,7 +111,7 @@ def build(
         Path | None,
         typer.Option(
             "--from-sources",
-            help="stamps only: recompute the shipped features from Debian's package in this folder, and compare them.",
+            help="stamps only: recompute the shipped features from Debian's package in this folder; compare.",
         ),
     ] = None,
 ) -> None:
@@ -228,7 +227,7 @@ def audit(
     ] = None,
     reports_dir: ReportsDir = Path("reports"),
 ) -> None:
-    """Check a dataset for misaligned class embeddings, leakage and malformed data. Findings do not change the exit code."""
+    """Check a dataset for misaligned class embeddings, leakage and malformed data. Findings are no errors."""
     from benchmark.data.checks.audit import audit_lists, audit_store
     from benchmark.data.checks.audit_files import audit_json, write_audit
 

@@ -1,4 +1,4 @@
-"""From the results of all videos to the feature store that ``run`` uses."""
+"""Writes the feature file from the results of all videos."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ASSEMBLY_VERSION = 1
 
 @dataclass(frozen=True)
 class Assembled:
-    """The store of an extraction."""
+    """The feature file of an extraction."""
 
     digest: str
     already: bool
-    """It was there, made from the same results."""
+    """The file was current: it was made from the same results."""
     splits: Mapping[str, int]
     """Samples of each split."""
     rows: Sequence[ProblemRow]
@@ -41,7 +41,7 @@ class Assembled:
 
 
 def refuse_to_spoil(target: Path, generated: bool) -> None:
-    """See that a trial does not replace features that are real.
+    """Check that a trial does not replace real features.
 
     Raises:
         UsageError: it would.
@@ -51,12 +51,9 @@ def refuse_to_spoil(target: Path, generated: bool) -> None:
     try:
         real = not FeatureStore(target).generated
     except DamagedStore:
-        return  # it is replaced
+        return  # the file is replaced
     if real:
-        raise UsageError(
-            f"{target}: holds features that are not generated, which a trial must not replace; give another --data-root, "
-            "or move the file away"
-        )
+        raise UsageError(f"{target}: has real features, which a trial must not replace; give another --data-root")
 
 
 def assemble(
@@ -70,21 +67,21 @@ def assemble(
     dtype: Dtype = "float32",
     generated: bool = False,
 ) -> Assembled:
-    """Write the store of all samples that have features.
+    """Write the feature file of all samples that have features.
 
     Args:
         plan: the samples and lists.
-        card: the data set.
+        card: the dataset.
         features: name of the feature set.
         results: the features of each video.
         outcomes: sample id -> what became of its video.
-        target: the store; left as it is where it was made from the same.
-        dtype: of the stored frames.
-        generated: mark the store as holding generated data.
+        target: the feature file; unchanged if it is current.
+        dtype: of the stored time steps.
+        generated: mark the features as synthetic.
 
     Raises:
-        UsageError: a split has no sample left, a value is too large for float16, another process writes this store, or the
-            disk is full.
+        UsageError: a split has no sample, a value is too large for float16, another process writes this file,
+            or the disk is full.
     """
     kept = [w for w in plan.wanted if w.sample in outcomes and outcomes[w.sample].problem is None]
     counts = {split: sum(w.split == split for w in kept) for split in SPLITS}
@@ -100,7 +97,7 @@ def assemble(
         frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
         return ModalityContent(dim, frames=frames, offsets=frames.offsets)
 
-    with only_import(target, "the store takes as much as the results of its videos"):
+    with only_import(target, "the feature file takes as much as the results of its videos"):
         store = current_store(target, provenance)
         if store is None:
             samples = [(w.sample, w.split, w.label) for w in kept]
@@ -130,7 +127,7 @@ def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Problem
 def _provenance(
     plan: Plan, card: Card, features: str, results: ResultFolder, outcomes: Sequence[Outcome], dtype: Dtype, generated: bool
 ) -> dict[str, Any]:
-    """What the store is made from; of the videos their number and one digest, since there may be a hundred thousand."""
+    """Return what the file is made from; of the videos only number and hash, as there may be many."""
     sha = hashlib.sha256()
     for outcome in outcomes:
         cut = f" {outcome.span.start!r} {outcome.span.end!r}" if outcome.span else ""

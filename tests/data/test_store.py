@@ -416,8 +416,8 @@ def test_counts_that_differ_from_the_cards_are_notes(tmp_path: Path) -> None:
     card = tiny_card(samples={"stage_1_train": 4, "stage_1_val_seen": 7}, classes={"stage_1_train": 9})
     findings = verify_store(tmp_path / "tiny.h5", card)
     assert [finding.severity for finding in findings] == ["note"]
-    assert "stage_1_train: 2 classes, the card has 9" in str(findings[0])
-    assert "stage_1_val_seen: 4 samples, the card has 7" in str(findings[0])
+    assert "stage_1_train: 2 classes, the config has 9" in str(findings[0])
+    assert "stage_1_val_seen: 4 samples, the config has 7" in str(findings[0])
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
     [
         (_set("video/frames", (3, 2), 9.0), "digest differs"),
         (_set("audio/frames", (0, 0), np.nan), "not a number or infinite"),
-        (_set("audio/means", (1, 1), 7.0), "means do not fit the frames (1): audio: sample 1"),
+        (_set("audio/means", (1, 1), 7.0), "means do not fit the sequences (1): audio: sample 1"),
         (_set("samples/ids", 1, "sample 0"), "duplicate sample id (1): sample 0 (2 times)"),
         (_set("samples/labels", slice(0, 4), 0), "class without samples (1): stage_1_train/b"),
         (_set("samples/labels", 0, 3), "label outside its split (1): stage_1_train/é"),
@@ -471,5 +471,5 @@ def test_what_was_changed_after_writing_is_found(tmp_path: Path, change: Callabl
 
 def test_verifying_another_data_set_or_no_store_is_a_problem(tmp_path: Path) -> None:
     write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), dataset="other"))
-    assert "another data set" in verify_store(tmp_path / "tiny.h5", tiny_card())[0].kind
-    assert "unreadable store" in verify_store(tmp_path / "none.h5", tiny_card())[0].kind
+    assert "another dataset" in verify_store(tmp_path / "tiny.h5", tiny_card())[0].kind
+    assert "unreadable feature file" in verify_store(tmp_path / "none.h5", tiny_card())[0].kind

@@ -1,7 +1,7 @@
-"""The audit of a data set: misaligned word vectors, leakage between splits, oddities of the lists, counts, feature values.
+"""Audits a dataset: misaligned class embeddings, leakage between splits, odd lists, counts, feature values.
 
-It reads a feature store, or the lists of the official layout where the features are not at hand. It finds and counts and
-changes nothing; findings are not errors. How they are written is in ``audit_report.py``.
+An audit reads a feature file, or only the lists of the official layout. It changes nothing, and findings are
+not errors. ``audit_report.py`` turns them into sentences and tables.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ COMPARED: Sequence[tuple[str, tuple[str, ...]]] = (
     ("stage_1_val_unseen", ("stage_1_val_seen",)),
     ("stage_2_test_unseen", ("stage_2_test_seen",)),
 )
-"""Evaluated splits with what is trained on before; then unseen splits with the seen ones that are evaluated with them."""
+"""Evaluated splits and the training splits; then unseen splits and the seen ones evaluated with them."""
 LeakRule = Literal["same source", "overlapping seconds"]
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is audited: the same from lists and from a store."""
+    """What is audited, from lists or from a feature file."""
 
     card: Card
     features: str
     source: str
-    """File or folder that it is from."""
+    """The file or folder."""
     digest: str | None
-    """Of the store; None for lists."""
+    """Of the feature file; None for lists."""
     generated: bool
     class_names: Sequence[str]
     class_splits: Mapping[str, Sequence[int]]
@@ -60,36 +60,37 @@ class Material:
     """None for splits without a list of samples."""
     vector_names: Sequence[str]
     vectors: Floats
-    """``[K, D_w]`` in the order of ``vector_names``; no rows where they could not be read."""
+    """``[K, D_w]`` in the order of ``vector_names``; no rows if they could not be read."""
     own_vector: Sequence[int]
     from_lists: Sequence[Finding] | None
-    """Oddities of the lists; None where the store does not know them."""
-    faults: Sequence[Finding] = ()
+    """Findings about the lists; None for feature files without a record of them."""
+    problems: Sequence[Finding] = ()
+    """Problems of the lists that would stop an import."""
     text: Path | None = None
-    """The file of the word vectors, where one was named."""
+    """The file of the word vectors, if one was named."""
 
 
 @dataclass(frozen=True)
 class MisalignedClass:
-    """A class that gets another class's word vector under the official alignment."""
+    """A class that gets the embedding of another class under the official assignment."""
 
     name: str
     manual_name: str
-    """Name of its own word vector."""
+    """Name of its own embedding."""
     vector_used: str
-    """Name of the word vector that it gets."""
+    """Name of the embedding that it gets."""
     vector_of: str
-    """The class whose own vector that is; empty where it is no class's."""
+    """The class of that embedding; empty if it belongs to none."""
     splits: Sequence[str]
     vector_of_splits: Sequence[str]
-    """Splits of the class whose vector it gets."""
+    """Splits of the class whose embedding it gets."""
     cosine: float | None
-    """Of its own vector and the one that it gets; None where the vectors could not be read."""
+    """Of its own embedding and the one that it gets; None if they could not be read."""
 
 
 @dataclass(frozen=True)
 class AlignedSplit:
-    """How many classes of a split get another class's vector."""
+    """Number of classes of a split that get the embedding of another class."""
 
     split: str
     classes: int
@@ -97,16 +98,16 @@ class AlignedSplit:
 
     @property
     def share(self) -> float:
-        """Fraction of the split's classes."""
+        """Fraction of the classes of the split."""
         return self.misaligned / self.classes if self.classes else 0.0
 
 
 @dataclass(frozen=True)
 class AlignmentAudit:
-    """The official text alignment, class by class."""
+    """The official class-to-embedding assignment, class by class."""
 
     reason: str
-    """Why there is nothing to tell; empty where there is."""
+    """Why nothing is known; empty otherwise."""
     splits: Sequence[AlignedSplit]
     """All classes, those of the test splits, and each split."""
     classes: Sequence[MisalignedClass]
@@ -114,21 +115,21 @@ class AlignmentAudit:
 
 @dataclass(frozen=True)
 class LeakingSample:
-    """A sample that has relatives in another split."""
+    """A sample with related samples (of the same source video) in other splits."""
 
     sample: str
     label: str
     group: str
     relatives: int
     relative: str
-    """One of them, of the same class where there is such a one; the nearest start first."""
+    """One of them, of the same class if possible; the one with the nearest start."""
     relative_split: str
     relative_label: str
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Samples of a split that have a relative in other splits, by one rule."""
+    """Samples of a split that are related to samples of other splits, by one rule."""
 
     rule: LeakRule
     split: str
@@ -136,40 +137,40 @@ class Leak:
     samples: int
     related: Sequence[LeakingSample]
     unfit: int
-    """Samples of the split whose ids the grouping rule does not fit: their relatives are not found."""
+    """Samples of the split whose ids the grouping rule does not match: their relatives are not found."""
     unfit_others: int
-    """The same of the other splits."""
+    """The same for the other splits."""
     known: bool
-    """Whether the rule fits any id of the split and any of the others; else nothing is known of relatives."""
+    """Whether the rule matches any id of the split and any of the others; otherwise relatives are unknown."""
 
     @property
     def share(self) -> float:
-        """Fraction of the split's samples."""
+        """Fraction of the samples of the split."""
         return len(self.related) / self.samples if self.samples else 0.0
 
     @property
     def same_class(self) -> int:
-        """Samples that have a relative of their own class."""
+        """Number of samples with a relative of the same class."""
         return sum(found.label == found.relative_label for found in self.related)
 
     @property
     def groups(self) -> int:
-        """Sources that the samples with a relative are from."""
+        """Number of sources of the samples with a relative."""
         return len({found.group for found in self.related})
 
 
 @dataclass(frozen=True)
 class LeakageAudit:
-    """Leakage between splits by the card's grouping rule."""
+    """Leakage between splits by the grouping rule of the dataset config."""
 
     reason: str
-    """Why there is nothing to tell; empty where there is."""
+    """Why nothing is known; empty otherwise."""
     leaks: Sequence[Leak]
 
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Counts of a split and those that the card expects; None where unknown."""
+    """Counts of a split, and those that the dataset config expects; None if unknown."""
 
     split: str
     classes: int
@@ -181,7 +182,7 @@ class SplitCount:
 
     @property
     def as_expected(self) -> bool:
-        """Whether no known count differs from the card's."""
+        """Whether no known count differs from the dataset config."""
         pairs = ((self.classes, self.expected_classes), (self.samples, self.expected_samples))
         return all(found == wanted for found, wanted in pairs if found is not None and wanted is not None)
 
@@ -200,40 +201,49 @@ class Audit:
 
 
 def audit_store(card: Card, store: FeatureStore, progress: Progress | None = None) -> Audit:
-    """Audit a feature store: everything, feature values included, in blocks.
+    """Audit a feature file, including its feature values, which are read in blocks.
 
     Args:
-        card: the data set of the store.
-        store: of sequences or of means.
+        card: the dataset of the file.
+        store: the file, of sequences or of means.
         progress: called with (what, samples done, samples in all).
     """
     recorded = store.provenance.get("list_oddities")
     if recorded is None and "importer" not in store.provenance:
-        recorded = []  # built, not imported: there are no lists
+        recorded = []  # built, not imported: no lists
     samples, tables = {}, store.tables()
     for index, split in enumerate(SPLITS):
         rows = np.flatnonzero(tables.splits == index)
         samples[split] = SplitSamples([tables.ids[int(row)] for row in rows], tables.labels[rows])
     material = Material(
-        card, store.features, str(store.path), store.digest, store.generated, tables.class_names,
-        {split: ids.tolist() for split, ids in tables.class_splits.items()}, samples, tables.vector_names, tables.vectors,
-        tables.own_vector.tolist(), None if recorded is None else [Finding(**found) for found in recorded],
-    )  # fmt: skip
+        card=card,
+        features=store.features,
+        source=str(store.path),
+        digest=store.digest,
+        generated=store.generated,
+        class_names=tables.class_names,
+        class_splits={split: ids.tolist() for split, ids in tables.class_splits.items()},
+        samples=samples,
+        vector_names=tables.vector_names,
+        vectors=tables.vectors,
+        own_vector=tables.own_vector.tolist(),
+        from_lists=None if recorded is None else [Finding(**found) for found in recorded],
+    )
     feature_set = card.feature_set(store.features)[1]
     return _audit(material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None)))
 
 
 def audit_lists(card: Card, features: str | None, source: Path, text: Path | None = None) -> Audit:
-    """Audit the lists of a folder in the official layout; no features are needed and none are read.
+    """Audit the lists of a folder in the official layout. No features are needed.
 
     Args:
-        card: the data set.
-        features: feature set; None for the card's default one.
-        source: the data set folder (``.../UCF``) or its parent.
+        card: the dataset.
+        features: feature set; None for the default of the dataset.
+        source: the dataset folder (``.../UCF``) or its parent.
         text: file of the word vectors; looked for if None, see ``text_places``.
 
     Raises:
-        UsageError: no such folder, feature set or file of word vectors, or the folder has no lists of that feature set.
+        UsageError: no such folder, feature set or file, or the folder has no lists of that feature set.
     """
     name, feature_set = card.feature_set(features)
     root = official_root(card, source)
@@ -241,10 +251,9 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
     layout = official_places(card)
     places = ListPlaces(root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file))
-    if not places.split_file(SPLITS[0], "txt").parent.is_dir():
-        raise UsageError(
-            f"{root}: no lists of feature set {name!r}: looked for {places.shown(places.split_file(SPLITS[0], 'txt').parent)}"
-        )
+    folder = places.split_file(SPLITS[0], "txt").parent
+    if not folder.is_dir():
+        raise UsageError(f"{root}: no lists of feature set {name!r}: looked for {places.shown(folder)}")
     findings = FindingLog("lists")
     lists = read_lists(places, feature_set.text_dim, findings)
     samples: dict[str, SplitSamples | None] = dict.fromkeys(SPLITS)
@@ -252,21 +261,28 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         if listing.samples is not None:
             kept = listing.kept()
             samples[split] = SplitSamples(list(kept), np.fromiter(kept.values(), np.int64, len(kept)))
-    splits = {split: listing.classes for split, listing in lists.splits.items()}
-    return _audit(
-        Material(
-            card, name, f"lists of {source}", None, card.kind == "generated", lists.names, splits, samples, lists.vector_names,
-            lists.vectors, lists.own_vector, list_oddities(lists),
-            [found for found in findings.problems if found.kind != ZEROS],  # vector_oddities finds these
-            text,
-        ),
-        None,
-    )  # fmt: skip
+    material = Material(
+        card=card,
+        features=name,
+        source=f"lists of {source}",
+        digest=None,
+        generated=card.kind == "generated",
+        class_names=lists.names,
+        class_splits={split: listing.classes for split, listing in lists.splits.items()},
+        samples=samples,
+        vector_names=lists.vector_names,
+        vectors=lists.vectors,
+        own_vector=lists.own_vector,
+        from_lists=list_oddities(lists),
+        problems=[found for found in findings.problems if found.kind != ZEROS],  # vector_oddities finds those
+        text=text,
+    )
+    return _audit(material, None)
 
 
 def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
     oddities = [
-        *material.faults,
+        *material.problems,
         *(material.from_lists or ()),
         *class_oddities(material.class_names, material.class_splits, material.samples),
         *vector_oddities(
@@ -278,14 +294,14 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
 
 
 def _alignment(material: Material) -> AlignmentAudit:
-    """The published loaders sort word vectors by name and give row k to class id k."""
+    """Compare with the published loaders, which sort word vectors by name and give row k to class id k."""
     names, own = material.class_names, material.own_vector
     reason = ""
     if not material.card.published_order:
-        reason = "no published order: aligned correctly"
+        reason = "no published order: each class gets its own embedding"
     elif not material.vector_names or len(own) != len(names):
         hint = f"--text named {material.text}" if material.text else "--text FILE names the file of the word vectors"
-        reason = f"not every class's word vector is known, see the oddities; {hint}"
+        reason = f"some classes have no known word vector, see the oddities; {hint}"
     elif len(material.vector_names) != len(names):
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
     if reason:
@@ -330,10 +346,10 @@ def _splits_of(material: Material, label: int) -> tuple[str, ...]:
 
 
 def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
-    """Leaks of all compared splits, and the samples whose ids the grouping rule does not fit."""
+    """Find the leaks of all compared splits, and the samples whose ids the grouping rule does not match."""
     card = material.card
     if card.grouping is None:
-        return LeakageAudit("no grouping rule: write `grouping` in the card", []), []
+        return LeakageAudit("no grouping rule: add `grouping` to the dataset config", []), []
     origin = origin_rule(card)
     known = {split: samples for split, samples in material.samples.items() if samples is not None}
     origins = {split: [origin(sample) for sample in samples.ids] for split, samples in known.items()}
@@ -342,7 +358,9 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
         wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
         if wrong:
             severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
-            unfit.append(Finding(severity, "ids that the grouping rule does not fit", split, ", ".join(wrong[:3]), len(wrong)))
+            unfit.append(
+                Finding(severity, "ids that the grouping rule does not match", split, ", ".join(wrong[:3]), len(wrong))
+            )
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
     if card.overlap_seconds is not None:
         rules.append(("overlapping seconds", card.overlap_seconds))
@@ -364,7 +382,7 @@ def _leak(
     origins: Mapping[str, Sequence[Origin]],
     related: Iterable[list[int]],
 ) -> Leak:
-    """The leak of a split, from the indices of each sample's relatives among the samples of ``against``."""
+    """Make the leak of a split. ``related`` has the indices of each sample's relatives in ``against``."""
     samples = known[split]
     others = [(sample, other) for other in against for sample in known[other].ids]
     labels = np.concatenate([known[other].labels for other in against])
@@ -372,8 +390,10 @@ def _leak(
     for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[split], related, strict=True):
         if indices:
             best = next((i for i in indices if labels[i] == label), indices[0])
-            relative = (*others[best], names[labels[best]])
-            leaking.append(LeakingSample(sample, names[label], origin.group, len(indices), *relative))
+            relative, other = others[best]
+            leaking.append(
+                LeakingSample(sample, names[label], origin.group, len(indices), relative, other, names[labels[best]])
+            )
     fits = [[origin.fits for member in members for origin in origins[member]] for members in ((split,), against)]
     some_fit = all(any(ids) or not ids for ids in fits)
     return Leak(rule, split, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)

@@ -1,4 +1,4 @@
-"""The files of an audit: ``audit.md``, a CSV file for each table, and the same as plain data for JSON (fractions there)."""
+"""Writes the files of an audit: ``audit.md``, a CSV file for each table, and JSON, which has fractions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from benchmark.data.checks.audit_report import EXAMPLES, AuditSection, AuditTabl
 from benchmark.system.files import replacing
 
 MARKDOWN_ROWS = 400
-"""Rows of a table in the markdown file; the CSV file has them all."""
+"""Most rows of a table in the markdown file; the CSV file has all."""
 TABLES = (
-    "alignment", "misaligned", "leakage", "leaking_samples", "oddities", "counts", "features", "lengths", "duplicates",
+    "alignment", "misaligned", "leakage", "leaking_samples", "oddities", "counts", "features", "lengths",
+    "duplicates",
 )  # fmt: skip
 """Names of all CSV files that an audit may write."""
 
 
 def write_audit(audit: Audit, folder: Path) -> list[Path]:
-    """Write ``audit.md`` and a CSV file for each table; each file is replaced whole, ``audit.md`` last.
+    """Write ``audit.md`` and a CSV file for each table. Each file is replaced atomically, ``audit.md`` last.
 
-    Tables of an earlier audit in the folder that this one does not have are removed, so that none is taken for its own.
+    Tables of an earlier audit in the folder are removed if this audit does not have them.
 
     Returns:
         The files, ``audit.md`` first.
@@ -35,7 +36,7 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     sections = audit_sections(audit)
     tables = [table for section in sections for table in section.tables]
     page = folder / "audit.md"
-    if page.is_file():  # only where an audit was before
+    if page.is_file():  # the folder has an earlier audit
         for name in set(TABLES) - {table.name for table in tables}:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     files = []
@@ -61,7 +62,7 @@ def _csv(table: AuditTable) -> str:
 
 
 def audit_markdown(audit: Audit, sections: Sequence[AuditSection]) -> str:
-    """The whole audit as markdown."""
+    """Return the whole audit as markdown."""
     digest = f"\n- digest: `{audit.material.digest}`" if audit.material.digest else ""
     blocks = [f"# Audit of {audit_title(audit)}", f"- source: {_escaped(audit.material.source)}{digest}"]
     for section in sections:
@@ -79,17 +80,18 @@ def audit_markdown(audit: Audit, sections: Sequence[AuditSection]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text without anything that markdown would take for its own."""
+    """Escape the characters that have a meaning in markdown."""
     return re.sub(r"([\\`*|<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def audit_json(audit: Audit, files: Sequence[Path]) -> dict[str, Any]:
-    """The audit as plain data: fractions, and of samples with relatives a few examples (all are in the CSV file)."""
+    """Return the audit as JSON data. It has a few examples of related samples; the CSV file has all."""
     leaks = [
         {
             "rule": leak.rule, "split": leak.split, "against": list(leak.against), "samples": leak.samples,
             "related": len(leak.related) if leak.known else None, "share": leak.share if leak.known else None,
-            "same_class": leak.same_class if leak.known else None, "sources": leak.groups if leak.known else None,
+            "same_class": leak.same_class if leak.known else None,
+            "sources": leak.groups if leak.known else None,
             "unfit": leak.unfit, "unfit_others": leak.unfit_others,
             "examples": [asdict(found) for found in leak.related[:EXAMPLES]],
         }

@@ -1,4 +1,4 @@
-"""An audit as sentences and tables, in percent. What is found is decided in ``audit.py``; files are in ``audit_files.py``."""
+"""Turns an audit into sentences and tables, in percent. ``audit_files.py`` writes them."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class AuditTable:
-    """One table; its name is that of its CSV file."""
+    """One table, with the name of its CSV file."""
 
     name: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
     screen: Mapping[str, str] | None = None
-    """Columns that a terminal shows, with short headings; None for lists that are in the files only."""
+    """Columns that a terminal shows, with short headings; None for tables that are only in the files."""
 
     def cells(self) -> list[list[str]]:
-        """The rows as text: thousands separated, percent with one decimal."""
+        """Return the rows as text: thousands separated, percent with one decimal."""
         return [[cell(value, column) for value, column in zip(row, self.columns, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[bool]:
-        """For each column whether it holds numbers only."""
+        """Return for each column whether it has only numbers."""
         columns = [[row[i] for row in self.rows] for i in range(len(self.columns))]
         return [any(v is not None for v in values) and not any(isinstance(v, str) for v in values) for values in columns]
 
     def on_screen(self) -> AuditTable:
-        """The table as a terminal shows it: fewer columns, splits by their short names."""
+        """Return the table for a terminal: fewer columns, and short names of the splits."""
         wanted = self.screen or {}
         places = [i for i, column in enumerate(self.columns) if column in wanted]
         rows = [[SHORT.get(row[i], row[i]) if isinstance(row[i], str) else row[i] for i in places] for row in self.rows]
         return AuditTable(self.name, [self.columns[i] for i in places], rows, wanted)
 
     def headings(self) -> list[str]:
-        """The short heading of each column."""
+        """Return the short heading of each column."""
         return [(self.screen or {}).get(column, column) for column in self.columns]
 
 
 def _same(*columns: str) -> dict[str, str]:
-    """Columns that a terminal shows under their own names."""
+    """Map columns to headings of the same names."""
     return {column: column for column in columns}
 
 
 @dataclass(frozen=True)
 class AuditSection:
-    """A heading with its headline numbers and tables."""
+    """One section: a heading, sentences with the main numbers, and tables."""
 
     title: str
     sentences: Sequence[str]
@@ -76,7 +76,7 @@ class AuditSection:
 
 
 def cell(value: Value, column: str = "") -> str:
-    """A value as a table shows it; ``-`` where there is none."""
+    """Return a value as a table shows it; ``-`` for None."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -87,13 +87,13 @@ def cell(value: Value, column: str = "") -> str:
 
 
 def audit_title(audit: Audit) -> str:
-    """``UCF-GZSL (cls)``, and that data are generated where they are."""
-    generated = ", generated data" if audit.material.generated else ""
+    """Return ``UCF-GZSL (cls)``, or ``Synthetic (native, synthetic data)``."""
+    generated = ", synthetic data" if audit.material.generated else ""
     return f"{audit.material.card.title} ({audit.material.features}{generated})"
 
 
 def audit_sections(audit: Audit) -> list[AuditSection]:
-    """All sections, in the order in which they are told."""
+    """Return all sections in order."""
     return [_alignment(audit), _leakage(audit), _oddities(audit), _counts(audit), _features(audit)]
 
 
@@ -106,24 +106,23 @@ def _percent(share: float | None) -> float | None:
 
 
 def _alignment(audit: Audit) -> AuditSection:
-    title, found = "Word vectors under the official alignment", audit.alignment
+    title, found = "Class embeddings under the official assignment", audit.alignment
     if found.reason:
         return AuditSection(title, [_sentence(found.reason)], [])
     every, test = found.splits[:2]
     sentences = [
-        f"{every.misaligned} of {every.classes} classes get another class's word vector ({100 * every.share:.1f} %), "
-        f"{test.misaligned} of the {test.classes} classes of the test splits among them."
+        f"{every.misaligned} of {every.classes} classes get the embedding of another class "
+        f"({100 * every.share:.1f} %), among them {test.misaligned} of the {test.classes} test classes."
     ]
     unseen = [c for c in found.classes if "stage_2_test_unseen" in c.splits]
     if unseen:
-        sentences.append(
-            f"Test-unseen classes: {'; '.join(_gets(c) for c in unseen[:EXAMPLES])}{'; ...' if len(unseen) > EXAMPLES else '.'}"
-        )
+        examples = "; ".join(_gets(c) for c in unseen[:EXAMPLES])
+        sentences.append(f"Test-unseen classes: {examples}{'; ...' if len(unseen) > EXAMPLES else '.'}")
     lent = [
         c for c in found.classes if c.splits and "stage_2_test_unseen" in c.vector_of_splits and "stage_1_train" in c.splits
     ]
     if lent:
-        sentences.append(f"Training classes that get the vector of a test-unseen class: {len(lent)} ({_gets(lent[0])}).")
+        sentences.append(f"Training classes that get the embedding of a test-unseen class: {len(lent)} ({_gets(lent[0])}).")
     screen = {"split": "classes of", "classes": "classes", "misaligned": "misaligned", "share (%)": "share (%)"}
     shares = [(p.split, p.classes, p.misaligned, _percent(p.share)) for p in found.splits]
     rows = [
@@ -170,8 +169,8 @@ def _leakage(audit: Audit) -> AuditSection:
         for leak in found.leaks
     ]
     listed = [
-        (leak.rule, leak.split, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative, s.relative_split,
-         s.relative_label)
+        (leak.rule, leak.split, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative,
+         s.relative_split, s.relative_label)
         for leak in found.leaks
         for s in leak.related
     ]  # fmt: skip
@@ -212,12 +211,12 @@ def _leak_sentence(leak: Leak) -> str:
     found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.split]} samples"
     counts = {"of their ids": leak.unfit, "of the ids of training and validation": leak.unfit_others}
     misses = " and ".join(f"{count:,} {ids}" for ids, count in counts.items() if count)
-    unfit = f"; the grouping rule does not fit {misses}" if misses else ""
+    unfit = f"; the grouping rule does not match {misses}" if misses else ""
     return f"{found} {how} a training or validation sample{example}{unfit}."
 
 
 def _leak_counts(leak: Leak) -> tuple[Value, ...]:
-    """Related samples, their share in percent, those with a relative of their class, their sources; None where unknown."""
+    """Return the counts of related samples, share in percent, of the same class, and of sources."""
     return (len(leak.related), _percent(leak.share), leak.same_class, leak.groups) if leak.known else (None,) * 4
 
 
@@ -230,8 +229,8 @@ def _oddities(audit: Audit) -> AuditSection:
     sentences = [f"{len(audit.oddities)} findings, {problems} of them problems."]
     if audit.material.from_lists is None:
         sentences.append(
-            "Spellings and dropped samples are not known: the store was imported before imports kept a record of their lists. "
-            "Audit the lists with --from DIR, or import again with --force."
+            "Spellings and dropped samples are unknown: this file was imported before imports recorded their "
+            "lists. Audit the lists with --from DIR, or import again with --force."
         )
     rows = [(found.severity, found.kind, found.place, found.count, found.what) for found in audit.oddities]
     columns = ("severity", "kind", "place", "count", "what")
@@ -241,26 +240,24 @@ def _oddities(audit: Audit) -> AuditSection:
 def _counts(audit: Audit) -> AuditSection:
     differing = [count.split for count in audit.counts if not count.as_expected]
     known = any(count.expected_classes is not None or count.expected_samples is not None for count in audit.counts)
-    sentences = ["All counts that the card expects are met." if known else "The card expects no counts."]
+    sentences = ["All counts match the dataset config." if known else "The dataset config has no expected counts."]
     if differing:
-        sentences = [f"Other counts than the card's: {', '.join(differing)}."]
+        sentences = [f"Counts differ from the dataset config: {', '.join(differing)}."]
     dropped = sum(count.dropped or 0 for count in audit.counts if count.split != UNION_SPLIT)
     if dropped:
-        sentences.append(
-            f"{dropped:,} listed samples are dropped, as their class is not in the list of classes of their split."
-        )
+        sentences.append(f"{dropped:,} listed samples are dropped: their class is not a class of their split.")
     rows = [
         (c.split, c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped, "" if c.as_expected else "differs")
         for c in audit.counts
     ]
-    columns = ("split", "classes", "card: classes", "samples", "card: samples", "dropped", "note")
+    columns = ("split", "classes", "expected classes", "samples", "expected samples", "dropped", "note")
     return AuditSection("Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})])
 
 
 def _features(audit: Audit) -> AuditSection:
     found = audit.statistics
     if found is None:
-        return AuditSection("Feature values", ["Not there: lists have no features. Audit an imported store for them."], [])
+        return AuditSection("Feature values", ["Unknown: lists have no features. Audit an imported feature file."], [])
     tables = [_values(found)]
     if found.form == "sequences":
         tables.append(_lengths(found))
@@ -273,12 +270,13 @@ def _features(audit: Audit) -> AuditSection:
 
 def _values(found: FeatureStatistics) -> AuditTable:
     columns = (
-        "split", "modality", "samples", "steps", "min", "max", "mean", "zeros (%)", "NaN", "infinite", "bad samples",
-        "zero steps", "zero samples", "copies within split", "copies across splits", "example",
+        "split", "modality", "samples", "steps", "min", "max", "mean", "zeros (%)", "NaN", "infinite",
+        "bad samples", "zero steps", "zero samples", "copies within split", "copies across splits", "example",
     )  # fmt: skip
     rows = [
-        (p.split, p.modality, p.samples, p.steps if p.lengths else None, p.minimum, p.maximum, p.mean, _percent(p.zeros), p.nan,
-         p.infinite, p.bad_samples, p.zero_steps, p.zero_samples, p.duplicates_within, p.duplicates_across,
+        (p.split, p.modality, p.samples, p.steps if p.lengths else None, p.minimum, p.maximum, p.mean,
+         _percent(p.zeros), p.nan, p.infinite, p.bad_samples, p.zero_steps, p.zero_samples,
+         p.duplicates_within, p.duplicates_across,
          p.examples[0] if p.examples else None)
         for p in found.splits
     ]  # fmt: skip
@@ -308,11 +306,11 @@ def _feature_sentences(found: FeatureStatistics) -> list[str]:
         return f"{modality} {bad:,} and {zero:,}"
 
     sentences = [
-        f"Statistics of {found.form}. Samples with values that are no finite numbers, and samples of nothing but zeros: "
+        f"Statistics of {found.form}. Samples with values that are not finite, and samples of only zeros: "
         f"{of_modality('audio')}, {of_modality('video')}."
     ]
     if found.form == "means":
-        sentences.append("The store holds temporal means only, so there are no lengths.")
+        sentences.append("The feature file has temporal means only, so there are no lengths.")
     for modality, words in (("both", "audio and video"), ("audio", "audio"), ("video", "video")):
         groups = [d for d in found.duplicates if d.modality == modality]
         if groups:
@@ -320,8 +318,8 @@ def _feature_sentences(found: FeatureStatistics) -> list[str]:
             samples = sum(len(d.samples) for d in groups)
             crossing = sum(len(set(d.splits)) > 1 for d in groups)
             sentences.append(
-                f"Identical {words}: {samples:,} samples in {len(groups):,} groups, {crossing:,} of them across splits; "
-                f"such as {first.samples[0]} and {first.samples[1]}."
+                f"Identical {words}: {samples:,} samples in {len(groups):,} groups, {crossing:,} across "
+                f"splits; such as {first.samples[0]} and {first.samples[1]}."
             )
     if not found.duplicates:
         sentences.append("No two samples have the same content.")

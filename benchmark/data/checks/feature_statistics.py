@@ -1,6 +1,6 @@
-"""What a feature store's values look like, split by split: range, zeros, values that are no numbers, duplicates, lengths.
+"""Computes statistics of the features of each split: range, zeros, NaN, infinite values, duplicates, lengths.
 
-Features are read in blocks of about ``BLOCK_BYTES``; besides a block, 16 bytes for each sample are in memory.
+Features are read in blocks of about ``BLOCK_BYTES``. Besides a block, memory holds 16 bytes per sample.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from benchmark.system.files import raise_outside
 MODALITIES = ("audio", "video")
 EXAMPLES = 3
 LENGTH_QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-"""The lengths that are told: shortest, 5 %, median, 95 %, longest."""
+"""The reported lengths: shortest, 5 %, median, 95 %, longest."""
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """Values of one modality in one split. Shares are fractions; ranges and means leave out what is no finite number."""
+    """Values of one modality in one split. Shares are fractions; ranges and means are of finite values."""
 
     split: str
     modality: str
@@ -38,26 +38,26 @@ class SplitStatistics:
     maximum: float | None
     mean: float | None
     zeros: float | None
-    """Share of values that are exactly zero; None, as the three above, where there are no values."""
+    """Share of values that are exactly zero; None, like the three above, if there are no values."""
     nan: int
-    """Values that are not a number."""
+    """Number of NaN values."""
     infinite: int
     zero_steps: int
-    """Steps that are zero in all dimensions."""
+    """Time steps that are zero in all dimensions."""
     zero_samples: int
-    """Samples that are zero in all steps."""
+    """Samples that are zero in all time steps."""
     bad_samples: int
     """Samples with a value that is not finite."""
     examples: Sequence[str]
-    """The first few of those, or else of the samples that are zero."""
+    """The first few of those, or, if there are none, of the samples of zeros."""
     lengths: Sequence[float] | None
-    """Steps of a sample at ``LENGTH_QUANTILES``; None where the store holds means only."""
+    """Time steps of a sample at ``LENGTH_QUANTILES``; None for means."""
     seconds: Sequence[float] | None
-    """The same in seconds, by the card's seconds between two steps."""
+    """The same in seconds, by the seconds between two time steps in the dataset config."""
     duplicates_within: int
-    """Samples whose content another sample of the same split has too."""
+    """Samples with the content of another sample of the split."""
     duplicates_across: int
-    """Samples whose content a sample of another split has too."""
+    """Samples with the content of a sample of another split."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,22 @@ class Duplicates:
     classes: Sequence[str]
     """The class of each sample."""
     zero: bool
-    """Whether the content is nothing but zeros."""
+    """Whether the content is all zeros."""
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Statistics of all splits, and all groups of samples with identical content."""
+    """Statistics of all splits, and all groups of samples of identical content."""
 
     form: str
-    """``sequences`` or ``means``: what the statistics are of."""
+    """What the statistics are of: ``sequences`` or ``means``."""
     splits: Sequence[SplitStatistics]
     duplicates: Sequence[Duplicates]
 
 
 @dataclass
 class _Tally:
-    """What the blocks of one split and modality add up to."""
+    """Sums over the blocks of one split and modality."""
 
     steps: int = 0
     values: int = 0
@@ -103,7 +103,7 @@ class _Tally:
     bad_samples: list[int] = field(default_factory=list)
 
     def add(self, block: Floats, starts: Ints, first: int) -> None:
-        """Take in the steps ``[t, D]`` of samples that begin at ``starts``; ``first`` is the row of the first of them."""
+        """Add time steps ``[t, D]`` of samples that start at ``starts``; ``first`` is the first sample."""
         nonzero = block != 0
         some = nonzero.any(axis=1)
         self.steps += len(block)
@@ -127,26 +127,26 @@ class _Tally:
 
 @dataclass
 class _Reading:
-    """One modality of a store, read once."""
+    """What one pass over a modality collects."""
 
     lengths: Ints | None
-    """``[N]`` steps of each sample; None for means."""
+    """``[N]`` time steps of each sample; None for means."""
     tallies: dict[str, _Tally]
     """By split."""
     digests: list[bytes]
-    """Of the content of each sample."""
+    """Hash of the content of each sample."""
 
 
 def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: Progress) -> FeatureStatistics:
-    """Read all features of a store once and say what they look like.
+    """Compute statistics in one pass over all features.
 
     Args:
         store: of sequences or of means.
-        features: the card's feature set, for the seconds between two steps.
+        features: feature-set config, for the seconds between two time steps.
         progress: called with (what, samples done, samples in all).
 
     Raises:
-        Unavailable: the store cannot be read for a reason that is not its content.
+        Unavailable: the feature file cannot be read for a reason outside its content.
     """
     tables = store.tables()
     try:
@@ -172,7 +172,7 @@ def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) 
     data = group["frames" if has_frames else "means"]
     offsets: Ints = group["offsets"][:] if has_frames else np.arange(n + 1, dtype=np.int64)
     reading = _Reading(np.diff(offsets) if has_frames else None, {split: _Tally() for split in SPLITS}, [])
-    for index, split in enumerate(SPLITS):  # samples stand by split
+    for index, split in enumerate(SPLITS):  # samples are sorted by split
         first, last = np.searchsorted(tables.splits, [index, index + 1]).tolist()
         for start, stop in blocks(offsets[first : last + 1], dim * data.dtype.itemsize):
             bounds = offsets[first + start : first + stop + 1]
@@ -216,7 +216,7 @@ def _summary(
 
 
 def _equal_samples(digests: Sequence[Hashable]) -> list[list[int]]:
-    """Rows of samples of equal content, for each content that more than one sample has."""
+    """Group the rows of samples of equal content; groups of one are omitted."""
     rows: dict[Hashable, list[int]] = {}
     for row, digest in enumerate(digests):
         rows.setdefault(digest, []).append(row)
@@ -224,7 +224,7 @@ def _equal_samples(digests: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _copies(tables: Tables, digests: Sequence[bytes]) -> tuple[Ints, Ints]:
-    """For each sample 1 where another one of its split, and where one of another split, has its content; else 0."""
+    """Return for each sample whether another one of its split, and one of another split, has its content."""
     within, across = np.zeros(len(tables.ids), np.int64), np.zeros(len(tables.ids), np.int64)
     for group in _equal_samples(digests):
         splits = tables.splits[group]

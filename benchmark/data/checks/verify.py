@@ -1,4 +1,4 @@
-"""Checking a feature store as it lies on the disk: what is written in it, against itself and against the card."""
+"""Checks a feature file on disk: whether it is consistent, and whether it fits the dataset config."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from benchmark.system.files import raise_outside
 
 
 def verify_store(path: Path, card: Card) -> list[Finding]:
-    """All that is wrong with a store, and what differs from its card; an empty list where all is well.
+    """Find everything that is wrong with a feature file; an empty list if nothing is.
 
-    Recomputes both digests and the temporal means, and looks for values that are no numbers, samples that stand twice,
-    classes without samples, and labels outside their split. Counts that differ from the card's are notes.
+    Recomputes both hashes and the temporal means. Looks for NaN and infinite values, duplicate samples,
+    classes without samples, and labels outside their split. Counts other than the expected ones are notes.
 
     Raises:
-        Unavailable: the store cannot be read for a reason that is not its content.
+        Unavailable: the feature file cannot be read for a reason outside its content.
     """
     findings = FindingLog(str(path))
     try:
@@ -37,32 +37,36 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
         with open_hdf5(path) as f:
             _check_offsets(f, len(tables.ids), findings)
             if not findings.problem_count:
-                _check_frames(f, tables.ids, findings)
+                _check_sequences(f, tables.ids, findings)
                 _check_digests(f, store, tables, findings)
     except UsageError as error:
-        findings.problem("unreadable store", str(error))
+        findings.problem("unreadable feature file", str(error))
     except (OSError, MemoryError, KeyError, ValueError, IndexError, RuntimeError) as error:
         raise_outside(error, path)
-        findings.problem("unreadable store", f"{path}: {error!s:.200}; import or build it again")
+        findings.problem("unreadable feature file", f"{path}: {error!s:.200}; import or build it again")
     return [*findings.problems, *findings.notes]
 
 
 def _check_card(store: FeatureStore, tables: Tables, card: Card, findings: FindingLog) -> None:
     if store.dataset != card.name or store.features not in card.features:
-        findings.problem("another data set", f"holds {store.dataset} ({store.features}), the card is {card.name}")
+        findings.problem(
+            "another dataset", f"the file is of {store.dataset} ({store.features}), the dataset config of {card.name}"
+        )
         return
     expected = card.features[store.features]
     dims = (("audio", store.audio_dim, expected.audio.dim), ("video", store.video_dim, expected.video.dim))
     for what, dim, wanted in (*dims, ("text", store.text_dim, expected.text_dim)):
         if dim != wanted:
-            findings.problem("wrong dimension", f"{what}: {dim}, the card has {wanted}")
+            findings.problem("wrong dimension", f"{what}: {dim}, the config has {wanted}")
     for split in SPLITS:
         for what, n, counts in (
             ("classes", len(tables.class_splits[split]), expected.classes),
             ("samples", store.counts[split], expected.samples),
         ):
             if split in counts and n != counts[split]:
-                findings.note("other counts than the card's", f"{split}: {n:,} {what}, the card has {counts[split]:,}")
+                findings.note(
+                    "counts differ from the dataset config", f"{split}: {n:,} {what}, the config has {counts[split]:,}"
+                )
 
 
 def _check_samples(tables: Tables, findings: FindingLog) -> None:
@@ -70,13 +74,13 @@ def _check_samples(tables: Tables, findings: FindingLog) -> None:
         if count > 1:
             findings.problem("duplicate sample id", f"{sample} ({count} times)")
     if len(tables.splits) and (int(tables.splits.max()) >= len(SPLITS) or bool(np.any(np.diff(tables.splits.astype(int)) < 0))):
-        findings.problem("samples out of order", "samples must stand by split, development splits first")
+        findings.problem("samples out of order", "samples must be sorted by split, development splits first")
     if not np.isfinite(tables.vectors).all():
         findings.problem("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
     known = range(len(tables.class_names))
     splits = {split: [label for label in ids.tolist() if label in known] for split, ids in tables.class_splits.items()}
     for odd in vector_oddities(tables.class_names, splits, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
-        if odd.kind in (ZEROS, ODD_NORM):  # what classes share is for an audit to tell
+        if odd.kind in (ZEROS, ODD_NORM):  # an audit reports the others
             findings.add(odd.severity, odd.kind, odd.what)
     for index, split in enumerate(SPLITS):
         found = set(tables.labels[tables.splits == index].tolist())
@@ -101,11 +105,11 @@ def _check_offsets(f: h5py.File, n: int, findings: FindingLog) -> None:
         offsets = group["offsets"][:]
         ends = len(offsets) == n + 1 and offsets[0] == 0 and offsets[-1] == len(group["frames"])
         if not ends or bool(np.any(np.diff(offsets) < 1)):
-            findings.problem("lengths do not fit", f"{modality}: offsets do not bound the frames of each sample")
+            findings.problem("lengths do not fit", f"{modality}: offsets do not bound the sequence of each sample")
 
 
-def _check_frames(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> None:
-    """Values that are no numbers, and means that are not those of the frames."""
+def _check_sequences(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> None:
+    """Look for values that are not finite, and for means that are not those of the sequences."""
     for modality in ("audio", "video"):
         means = f[modality]["means"]
         for start, stop, values, recomputed in _sample_blocks(f[modality], len(ids)):
@@ -115,11 +119,11 @@ def _check_frames(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> Non
             written = means[start:stop]
             close = np.isclose(written, recomputed, rtol=1e-4, atol=1e-5).all(1)
             for i in np.flatnonzero(~close & ~bad):
-                findings.problem("means do not fit the frames", f"{modality}: {ids[start + int(i)]}")
+                findings.problem("means do not fit the sequences", f"{modality}: {ids[start + int(i)]}")
 
 
 def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
-    """Runs of samples: first, end, one value each that is finite where all of the sample's are, and their means."""
+    """Yield runs of samples: first, end, for each a value that is finite if all values are, and means."""
     dim = group["means"].shape[1]
     offsets: Ints = group["offsets"][:] if "frames" in group else np.arange(n + 1, dtype=np.int64)
     data = group["frames" if "frames" in group else "means"]
@@ -143,5 +147,5 @@ def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, findings: 
     ):
         found = content_digest(f, n, splits)
         if found != recorded:
-            example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded; the file was changed after it was written"
-            findings.problem("digest differs", example)
+            example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded"
+            findings.problem("digest differs", f"{example}; the file was changed after it was written")

@@ -1,6 +1,6 @@
-"""The feature files of one class in the official layout, read and checked: pickled sequences or HDF5 temporal means.
+"""Reads and checks the feature files of one class in the official layout: sequences or temporal means.
 
-Where files lie and which are wanted is in ``official_layout.py``; what becomes of the frames in ``staging.py``.
+``official_layout.py`` decides which files are read, ``staging.py`` keeps what was read.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 _SLACK = 16 * 2**20
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 WIDENED = 4
-"""Times the size of a file that its arrays may have: numbers of one byte become float32."""
+"""The arrays of a file may be this many times its size: numbers of one byte become float32."""
 
 
 @dataclass(frozen=True)
 class ClassContent:
-    """Checked samples of one class, sorted by id. Means are sequences of one step here."""
+    """Checked samples of one class, sorted by id. Means are sequences of one time step here."""
 
     ids: list[str]
-    frames: Mapping[str, list[Floats]]
+    sequences: Mapping[str, list[Floats]]
     """Modality -> one ``[t, dim]`` array for each sample."""
     peaks: Mapping[str, float]
     """Modality -> largest absolute value."""
 
 
 def list_class_files(folder: Path, form: Form, classes: Iterable[str], findings: FindingLog) -> dict[str, Path]:
-    """Folded class name -> file, of a folder; sorted, as the order of a directory is undefined.
+    """Map the folded class names of a folder to their files, in sorted order.
 
     Args:
         folder: of a split and modality.
-        form: which files are class files.
-        classes: names of the classes. The files of those with a ``/`` are in folders, as their names say.
-        findings: gets files that differ in spelling only, and a folder that cannot be read.
+        form: decides which files are class files.
+        classes: names of the classes. The file of ``a/b`` is in a folder ``a``.
+        findings: gets files whose names differ in spelling only, and an unreadable folder.
     """
     deep = {folded(name) for name in classes if "/" in name}
     found: dict[str, Path] = {}
@@ -72,9 +72,9 @@ def list_class_files(folder: Path, form: Form, classes: Iterable[str], findings:
 def read_class(
     paths: Mapping[str, Path], form: Form, dims: Mapping[str, int], root: Path, findings: FindingLog
 ) -> ClassContent | None:
-    """Both files of a class; None if there is a problem with them, which ``findings`` has."""
+    """Read both files of a class. Returns None if there is a problem, which goes to ``findings``."""
     ids: dict[str, list[str]] = {}
-    frames: dict[str, list[Floats]] = {}
+    sequences: dict[str, list[Floats]] = {}
     peaks: dict[str, float] = {}
     before = findings.problem_count
     for modality in MODALITIES:
@@ -82,14 +82,14 @@ def read_class(
         read = _read_file(paths[modality], form, shown, findings)
         if read is not None:
             ids[modality], arrays = read
-            frames[modality], peaks[modality] = check_frames(ids[modality], arrays, dims[modality], form, shown, findings)
+            sequences[modality], peaks[modality] = check_sequences(ids[modality], arrays, dims[modality], form, shown, findings)
     if len(ids) == len(MODALITIES):
         _check_ids(ids, paths["audio"].relative_to(root).as_posix(), findings)
     if findings.problem_count > before:
         return None
     order = sorted(range(len(ids["audio"])), key=ids["audio"].__getitem__)
-    sorted_frames = {modality: [frames[modality][i] for i in order] for modality in MODALITIES}
-    return ClassContent([ids["audio"][i] for i in order], sorted_frames, peaks)
+    in_order = {modality: [sequences[modality][i] for i in order] for modality in MODALITIES}
+    return ClassContent([ids["audio"][i] for i in order], in_order, peaks)
 
 
 def _read_file(path: Path, form: Form, shown: str, findings: FindingLog) -> tuple[list[str], Sequence[Any]] | None:
@@ -101,7 +101,7 @@ def _read_file(path: Path, form: Form, shown: str, findings: FindingLog) -> tupl
     except _WrongStructure as error:
         findings.problem("wrong structure", f"{shown}: {error}")
         return None
-    except Exception as error:  # nobody foresaw it: other files are read all the same
+    except Exception as error:  # unforeseen: the other files are still read
         findings.unreadable(unreadable(path, error), shown)
         return None
     if len(ids) != len(arrays):
@@ -111,7 +111,7 @@ def _read_file(path: Path, form: Form, shown: str, findings: FindingLog) -> tupl
 
 
 class _WrongStructure(Exception):
-    """The file is readable but does not hold what a class file holds."""
+    """The file is readable but has other content than a class file."""
 
 
 def _read_sequences(path: Path) -> tuple[list[str], Sequence[Any]]:
@@ -135,9 +135,9 @@ def _read_means(path: Path) -> tuple[list[str], Sequence[Any]]:
         with h5py.File(path, "r", locking=False) as f:
             for name in ("data", "video_urls"):
                 if not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset):
-                    raise _WrongStructure(f"no data set {name!r}")
+                    raise _WrongStructure(f"no HDF5 dataset {name!r}")
                 if f[name].external or f[name].is_virtual or f[name].nbytes > path.stat().st_size + _SLACK:
-                    raise _WrongStructure(f"data set {name!r} claims {f[name].nbytes:,} bytes outside the file")
+                    raise _WrongStructure(f"HDF5 dataset {name!r} claims {f[name].nbytes:,} bytes outside the file")
             _need_filters(path, [f["data"], f["video_urls"]])
             data, names = f["data"][()], f["video_urls"][()]
     except (OSError, MemoryError, RuntimeError, KeyError, ValueError) as error:
@@ -151,20 +151,21 @@ def _read_means(path: Path) -> tuple[list[str], Sequence[Any]]:
 
 
 def _need_filters(path: Path, tables: Sequence[h5py.Dataset]) -> None:
-    """See that the filters are there with which data sets are compressed.
+    """Check that the compression filters of HDF5 datasets are available.
 
     Raises:
-        UnreadableFile: one is not, nor in the package hdf5plugin.
+        UnreadableFile: one is missing, also from the package hdf5plugin.
     """
     for table in tables:
         created = table.id.get_create_plist()
         for number, _, _, name in (created.get_filter(i) for i in range(created.get_nfilters())):
             if not h5py.h5z.filter_avail(number):
-                with suppress(ImportError):  # importing it is what makes its filters known
+                with suppress(ImportError):  # the import registers its filters
                     importlib.import_module("hdf5plugin")
             if not h5py.h5z.filter_avail(number):
                 called = f" ({name.decode(errors='replace')})" if name else ""
-                what = f"data set {table.name!r} is compressed with HDF5 filter {number}{called}, which is not installed"
+                needed = f"compressed with HDF5 filter {number}{called}, which is not installed"
+                what = f"HDF5 dataset {table.name!r} is {needed}"
                 raise UnreadableFile(path, what, FIXES["missing HDF5 filter"], "missing HDF5 filter")
 
 
@@ -176,16 +177,16 @@ def _names(names: Any) -> list[str]:
 
 
 def _numbers(x: Any) -> Any:
-    """An array of objects that are all floating point numbers, as numbers; anything else as it is."""
+    """Convert an array of objects that are all floating point numbers; return anything else unchanged."""
     if isinstance(x, np.ndarray) and x.dtype.hasobject and all(isinstance(v, float | np.floating) for v in x.flat):
         return x.astype(np.float32 if all(isinstance(v, np.float32 | np.float16) for v in x.flat) else np.float64)
     return x
 
 
-def check_frames(
+def check_sequences(
     ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, findings: FindingLog
 ) -> tuple[list[Floats], float]:
-    """The arrays ``[t, dim]`` without a problem, and the largest absolute value."""
+    """Return the arrays ``[t, dim]`` without a problem, and their largest absolute value."""
     good: list[Floats] = []
     peak = 0.0
     for sample, x in zip(ids, arrays, strict=True):
@@ -199,7 +200,7 @@ def check_frames(
         elif x.shape[1] != dim:
             findings.problem("wrong dimension", f"{place}: {x.shape[1]}, not {dim}")
         else:
-            low, high = x.min(), x.max()  # both are NaN where any value is
+            low, high = x.min(), x.max()  # both are NaN if any value is
             largest = max(-float(low), float(high))
             if not (np.isfinite(low) and np.isfinite(high)):
                 findings.problem("not a number or infinite", place)

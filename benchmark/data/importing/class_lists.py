@@ -1,8 +1,7 @@
-"""The lists of the official layout: classes, splits, samples, word vectors, and how their names are joined.
+"""Reads the lists of the official layout: classes, splits, samples and word vectors, but no features.
 
-Names are joined without regard to upper and lower case (``HandStandPushups`` and ``HandstandPushups`` are one class), and to
-how accents are encoded. Lists are read as UTF-8 and nothing else.
-The id of a class is its index in the sorted ``all_class.txt``. No features are read here.
+Names are joined regardless of case (``HandStandPushups`` and ``HandstandPushups`` are one class) and of how
+accents are encoded. Lists must be UTF-8. The id of a class is its index in the sorted ``all_class.txt``.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 
 @dataclass
 class SplitList:
-    """What the lists say of one split."""
+    """The lists of one split."""
 
     classes: list[int] = field(default_factory=list)
-    """Sorted class ids of the ``.txt``, which decides."""
+    """Sorted class ids of the ``.txt``, which decides the classes of the split."""
     samples: dict[str, int] | None = None
-    """Sample id -> class id from the ``.csv``, unlisted classes included; None where there is no ``.csv``."""
+    """Sample id -> class id from the ``.csv``, unlisted classes included; None without a ``.csv``."""
     repeated: list[str] = field(default_factory=list)
-    """Ids that the ``.csv`` lists more than once; the last row counts."""
+    """Ids that the ``.csv`` lists more than once; the last row is used."""
     readable: bool = True
-    """Whether both lists could be read, if they are there: nothing is concluded from one that could not."""
+    """Whether the lists that exist could be read: nothing is concluded from one that could not."""
 
     def kept(self) -> dict[str, int]:
-        """Listed samples of listed classes."""
+        """Return the listed samples of listed classes."""
         listed = set(self.classes)
         return {sample: label for sample, label in (self.samples or {}).items() if label in listed}
 
 
 @dataclass
 class ClassLists:
-    """All lists of a folder, with names turned into class ids."""
+    """All lists of a folder, with class ids in place of names."""
 
     names: list[str]
     """Sorted; the index is the class id."""
@@ -60,12 +59,12 @@ class ClassLists:
     vectors: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     own_vector: list[int] = field(default_factory=list)
     vectors_record: dict[str, Any] | None = None
-    """What is known of the file that was given for the word vectors; it is not among ``files``."""
+    """Name, size and hash of a file given with ``--vectors``, which is not in ``files``."""
     spellings: dict[str, list[str]] = field(default_factory=dict)
-    """Spelling that differs from the class's name in upper and lower case only -> the files that have it."""
+    """Spelling that differs from the class's name only in case -> the files with it."""
 
     def note_spellings(self, place: str, found: Iterable[str], by_name: Mapping[str, int]) -> None:
-        """Take down the spellings of a file that are not those of ``names``."""
+        """Record spellings of a file that differ from those in ``names``."""
         for name in sorted(set(found)):
             label = by_name.get(folded(name))
             if label is not None and name != self.names[label]:
@@ -73,14 +72,14 @@ class ClassLists:
 
 
 def read_lists(places: ListPlaces, text_dim: int, findings: FindingLog) -> ClassLists:
-    """Read and join all lists of a feature set; problems and notes go to ``findings``."""
+    """Read and join all lists of a feature set. Problems and notes go to ``findings``."""
     found = _lines(places, places.all_classes, findings)
     names = sorted(found or ())
     by_name = class_ids(names)
     for name in _repeated(names):
         findings.problem("repeated class name", f"{places.shown(places.all_classes)}: {name}")
     lists = ClassLists(names, {}, places.list_files())
-    unknown = findings if found is not None else FindingLog("")  # without the list of all classes, every name is unknown
+    unknown = findings if found is not None else FindingLog("")  # every name, without a list of all
     for split in SPLITS:
         lists.splits[split] = _read_split(places, split, lists, by_name, findings, unknown)
     if places.split_file(UNION_SPLIT, "txt").is_file():
@@ -90,7 +89,10 @@ def read_lists(places: ListPlaces, text_dim: int, findings: FindingLog) -> Class
 
 
 def listed_samples(places: ListPlaces, lists: ClassLists, findings: FindingLog) -> dict[str, tuple[str, int]]:
-    """Listed sample of a listed class -> its split and class id; every split must have a list, and a sample stands in one."""
+    """Map the listed samples of listed classes to split and class id.
+
+    A split without a sample list and a sample in two splits are problems.
+    """
     found: dict[str, tuple[str, int]] = {}
     for split in SPLITS:
         if lists.splits[split].samples is None and not places.split_file(split, "csv").is_file():
@@ -103,7 +105,7 @@ def listed_samples(places: ListPlaces, lists: ClassLists, findings: FindingLog) 
 
 
 def manual_names(places: ListPlaces) -> list[str]:
-    """The manual names of all classes, sorted: the names that word vectors have.
+    """Return the sorted manual names of all classes, which are the names of the word vectors.
 
     Raises:
         ImportProblems: the class name table is missing or broken.
@@ -121,7 +123,7 @@ def manual_names(places: ListPlaces) -> list[str]:
 
 
 def class_ids(names: Sequence[str]) -> dict[str, int]:
-    """Folded name -> class id, of sorted names."""
+    """Map folded names to class ids, given the sorted names."""
     return {folded(name): i for i, name in enumerate(names)}
 
 
@@ -131,7 +133,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def _lines(places: ListPlaces, path: Path, findings: FindingLog) -> list[str] | None:
-    """The lines of a list that are not empty; None where it cannot be read."""
+    """Return the lines of a list that are not empty; None if it cannot be read."""
     if not path.is_file():
         findings.problem("missing class list", places.shown(path))
         return None
@@ -140,7 +142,7 @@ def _lines(places: ListPlaces, path: Path, findings: FindingLog) -> list[str] | 
 
 
 def _text(places: ListPlaces, path: Path, findings: FindingLog) -> str | None:
-    """The content of a list in UTF-8, with or without a byte order mark; None where it is not that."""
+    """Return the text of a list in UTF-8, with or without a byte order mark; None if it is anything else."""
     try:
         raw = path.read_bytes()
     except (OSError, MemoryError) as error:
@@ -163,13 +165,13 @@ def _text(places: ListPlaces, path: Path, findings: FindingLog) -> str | None:
 
 
 def _encoding(raw: bytes, found: str) -> str:
-    """What a text is that is not UTF-8: of two or four bytes a character, or of one, such as Latin-1."""
+    """Guess the encoding of a text that is not UTF-8, for the message."""
     wide = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:START_BYTES]
     return "UTF-16 or UTF-32, as spreadsheets save it" if wide else f"{found}, as in Latin-1 or Windows-1252"
 
 
 def _table(places: ListPlaces, path: Path, columns: Sequence[str], findings: FindingLog) -> list[tuple[str, ...]] | None:
-    """Rows of the named columns of a CSV file, None where it is broken; names contain commas, so only a parser will do."""
+    """Return the named columns of a CSV file row by row; None if it is broken. Names contain commas."""
     text = _text(places, path, findings)
     if text is None:
         return None
@@ -230,14 +232,14 @@ def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, split: str
 
 
 def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], findings: FindingLog) -> None:
-    """``stage_2_train`` is not read: it must be the union of the three splits that are."""
+    """Check that ``stage_2_train`` is the union of three other splits; nothing else is read of it."""
     development = [splits[split] for split in DEVELOPMENT_SPLITS]
     if not all(split.readable for split in (union, *development)):
-        return  # which is told already
+        return  # already reported
     classes = {c for split in development for c in split.classes}
     if classes != set(union.classes):
-        example = f"{places.shown(places.split_file(UNION_SPLIT, 'txt'))}: {len(classes ^ set(union.classes)):,} classes differ"
-        findings.problem("stage_2_train is not the union", example)
+        path, count = places.split_file(UNION_SPLIT, "txt"), len(classes ^ set(union.classes))
+        findings.problem("stage_2_train is not the union", f"{places.shown(path)}: {count:,} classes differ")
     if union.samples is None or any(split.samples is None for split in development):
         return
     samples = {item for split in development for item in split.kept().items()}
@@ -248,7 +250,7 @@ def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, Spli
 
 
 def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings: FindingLog) -> None:
-    """Word vectors sorted by manual name, and for each class the row of its own."""
+    """Read the word vectors, sorted by manual name, and find the row of each class."""
     names_file = places.root / "class-split" / places.layout.names_file
     path = places.vectors or next((path for path in places.text_files if path.is_file()), None)
     if not names_file.is_file():
@@ -278,16 +280,16 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
         lists.own_vector = _own_rows(lists, rows, findings)
     if not wrong and len(lists.own_vector) == len(lists.names):
         for odd in odd_norms(lists.vector_names, lists.vectors):
-            _tell_norm(lists, odd, findings)
+            _report_norm(lists, odd, findings)
 
 
 def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, findings: FindingLog) -> bool:
-    """Whether word vectors have another size than the card's, or values that are no finite numbers; tells of each."""
+    """Return whether there are word vectors of a wrong size or with values that are not finite."""
     wrong = False
     for name in sorted(vectors):
         if len(vectors[name]) != text_dim:
             wrong = True
-            fix = f"give word vectors of {text_dim} numbers (--vectors FILE), or correct text_dim in the card"
+            fix = f"give word vectors of {text_dim} numbers (--vectors FILE), or text_dim in the dataset config"
             findings.problem("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
         elif not np.isfinite(vectors[name]).all():
             fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
@@ -295,8 +297,8 @@ def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, fin
     return wrong
 
 
-def _tell_norm(lists: ClassLists, odd: OddNorm, findings: FindingLog) -> None:
-    """A word vector of zeros is a problem if a class of a split has it; other odd norms are notes."""
+def _report_norm(lists: ClassLists, odd: OddNorm, findings: FindingLog) -> None:
+    """Report an odd norm. Zeros are a problem if a class of a split has the vector; all else is a note."""
     used = {label for split in lists.splits.values() for label in split.classes}
     classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
     what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"

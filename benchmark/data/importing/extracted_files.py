@@ -1,7 +1,7 @@
-"""The samples of one file of the published extraction scripts, checked and handed over one by one.
+"""Reads one file of the published extraction scripts, sample by sample.
 
-A file is a pickled list of ``[video, class index, audio, file name]``, or SeLaVi's ``[[video], [audio], [class index],
-[file name]]`` of a video. Which files there are, and what becomes of the samples, is in ``extracted_lists.py``.
+A file is a pickled list of ``[video, class index, audio, file name]``, or SeLaVi's
+``[[video], [audio], [class index], [file name]]`` of one video. ``extracted_lists.py`` chooses the files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.importing.class_files import check_frames
+from benchmark.data.importing.class_files import check_sequences
 from benchmark.data.importing.findings import FindingLog
 from benchmark.data.names import composed
 from benchmark.data.store import MODALITIES, Floats
@@ -22,7 +22,7 @@ from benchmark.untrusted.pickles import UnreadableFile, shown
 UNLISTED = "samples that no list names, not read"
 
 Samples = Mapping[str, tuple[str, int]]
-"""Sample -> its split and class id."""
+"""Sample -> split and class id."""
 
 
 def read_file(
@@ -34,16 +34,17 @@ def read_file(
     add: Callable[[str, Mapping[str, Floats], Mapping[str, float]], None],
     findings: FindingLog,
 ) -> None:
-    """Hand over the listed samples of a file.
+    """Read the listed samples of a file.
 
     Args:
         path: the file.
-        place: the file in messages.
-        samples: the listed ones.
-        dims: features per step by modality.
-        see: told of each listed sample that is met; False where it is not wanted.
-        add: gets each wanted sample without fault: its id, frames ``[t, dim]`` and largest absolute values by modality.
-        findings: gets what is wrong with the file, and samples that are not listed.
+        place: name of the file in messages.
+        samples: the listed samples.
+        dims: features per time step by modality.
+        see: called with each listed sample and the place; False if the sample is not wanted.
+        add: called with each wanted sample without a problem: id, and by modality sequences ``[t, dim]`` and
+            largest absolute values.
+        findings: gets problems of the file, and samples that are not listed.
     """
 
     def take(name: str, found: Mapping[str, Any]) -> None:
@@ -51,9 +52,9 @@ def read_file(
         if sample is None:
             findings.note(UNLISTED, f"{name} in {place}")
         elif see(sample, place):
-            frames, peaks = _checked(sample, found, dims, place, findings)
-            if len(frames) == len(MODALITIES):
-                add(sample, frames, peaks)
+            sequences, peaks = _checked(sample, found, dims, place, findings)
+            if len(sequences) == len(MODALITIES):
+                add(sample, sequences, peaks)
 
     elements = _Elements(place, take, findings)
     try:
@@ -65,13 +66,13 @@ def read_file(
 
 
 class _Elements:
-    """Turns the elements of one file into samples: (file name, video and audio as they were found)."""
+    """Turns the elements of one file into samples: file name, video and audio, unchecked."""
 
     def __init__(self, place: str, take: Callable[[str, Mapping[str, Any]], None], findings: FindingLog) -> None:
         self._place, self._take, self._findings = place, take, findings
         self._count = 0
         self._columns: list[Sequence[Any]] = []
-        """The elements of a pickle of SeLaVi, which are samples together only."""
+        """The elements of a SeLaVi pickle: only together are they samples."""
 
     def take(self, element: Any) -> None:
         self._count += 1
@@ -85,14 +86,14 @@ class _Elements:
             self._wrong(f"element {self._count} is no [video, class index, audio, file name], but {shown(element)}")
 
     def end(self) -> None:
-        """All elements were taken."""
+        """Finish: all elements were taken."""
         if not self._columns and self._count:
             return
         names = [_file_name(name) for name in self._columns[3]] if len(self._columns) == 4 else []
         if self._count != 4 or None in names or {len(column) for column in self._columns} != {len(names)}:
             self._wrong(
-                "neither a list of [video, class index, audio, file name] nor the lists [video], [audio], [class index], "
-                f"[file name] of a video, but a list of {self._count}"
+                "neither a list of [video, class index, audio, file name] nor the lists [video], [audio], "
+                f"[class index], [file name] of a video, but a list of {self._count}"
             )
             return
         for name, video, audio in zip(names, self._columns[0], self._columns[1], strict=True):
@@ -104,7 +105,7 @@ class _Elements:
 
 
 def _file_name(value: Any) -> str | None:
-    """A file name, which SeLaVi's loader wraps into a tuple; None for anything else."""
+    """Return a file name, which SeLaVi's loader wraps into a tuple; None for anything else."""
     if (isinstance(value, list | tuple) and len(value) == 1) or (isinstance(value, np.ndarray) and value.shape == (1,)):
         value = value[0]
     if isinstance(value, bytes):
@@ -113,7 +114,10 @@ def _file_name(value: Any) -> str | None:
 
 
 def _listed_as(name: str, samples: Samples) -> str | None:
-    """The listed sample that a file name names: as it is, without folders, without what follows the last or first dot."""
+    """Find the listed sample of a file name.
+
+    The name is tried unchanged, without folders, without its last suffix, and up to its first dot.
+    """
     file = name.replace("\\", "/").rsplit("/", 1)[-1]
     return next((s for s in (name, file, file.rsplit(".", 1)[0], file.split(".", 1)[0]) if s in samples), None)
 
@@ -121,8 +125,8 @@ def _listed_as(name: str, samples: Samples) -> str | None:
 def _checked(
     sample: str, found: Mapping[str, Any], dims: Mapping[str, int], place: str, findings: FindingLog
 ) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Frames ``[t, dim]`` of the modalities without fault, and their largest absolute values."""
-    frames: dict[str, Floats] = {}
+    """Return the sequences ``[t, dim]`` without a problem by modality, and their largest absolute values."""
+    sequences: dict[str, Floats] = {}
     peaks: dict[str, float] = {}
     for modality in MODALITIES:
         x = found[modality]
@@ -135,7 +139,7 @@ def _checked(
             continue
         if isinstance(x, np.ndarray) and x.shape == (0,):  # of no clips
             x = np.zeros((0, dims[modality]), np.float32)
-        good, peaks[modality] = check_frames([f"{sample}: {modality}"], [x], dims[modality], "sequences", place, findings)
+        good, peaks[modality] = check_sequences([f"{sample}: {modality}"], [x], dims[modality], "sequences", place, findings)
         if good:
-            frames[modality] = good[0]
-    return frames, peaks
+            sequences[modality] = good[0]
+    return sequences, peaks

@@ -1,8 +1,7 @@
 """The output of the published extraction scripts, before it was split; the sample lists split it.
 
-Two forms are read, in one file or many: lists of ``[video, class index, audio, file name]``, and SeLaVi's pickle of a video,
-``[[video], [audio], [class index], [file name]]``. The lists of the official layout give the split and class of each sample;
-class indices are not used. What one file holds is in ``extracted_files.py``.
+The lists of the official layout give the split and class of each sample; class indices are not used.
+``extracted_files.py`` reads one file and describes its two forms.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def import_extracted(
         source: the dataset folder (``.../UCF``), which has ``class-split``, or its parent.
         extracted: a file, or a folder, of which all files at any depth are read, except hidden ones.
         target: the feature file to write.
-        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+        vectors: file of the word vectors, see ``word_vectors.py``; None to look for those of the layout.
         options: see ``ImportOptions``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Findings: what is wrong with lists, features or a feature file, or worth knowing, collected and reported together."""
+"""What is wrong with lists, features or a feature file, or worth knowing: collected and reported together."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from benchmark.errors import UsageError
 from benchmark.untrusted.pickles import UnreadableFile
 
 EXAMPLES = 3
-"""So many examples of a kind are kept."""
+"""Number of examples of each kind that are kept."""
 Severity = Literal["problem", "note"]
 
 FIXES: dict[str, str] = {
-    "missing HDF5 filter": "pip install hdf5plugin, or write the file again without it (h5repack -f GZIP=4 OLD NEW)",
+    "missing HDF5 filter": "pip install hdf5plugin, or write it without that: h5repack -f GZIP=4 OLD NEW",
     "missing class list": "take class-split/ from the published code bases",
-    "missing sample list": "take class-split/ from the published code bases; the lists say which videos are wanted",
+    "missing sample list": "take class-split/ from the published code bases; its lists name the videos",
     "missing word vectors": "put the file there, or name one with --vectors FILE",
     "list that is not UTF-8": "save it as UTF-8 (in a spreadsheet: as CSV UTF-8)",
     "missing class file": "extract or fetch the features of that class, for both modalities",
-    "ambiguous class file": "keep one of the files whose names differ in upper and lower case, or in accents' encoding, only",
+    "ambiguous class file": "keep one of the files whose names differ only in case or encoding of accents",
     "unknown class name": "every name of a list must be in class-split/all_class.txt",
-    "repeated class name": "name each class once; upper and lower case do not count",
+    "repeated class name": "name each class once; case does not matter",
     "missing manual name": "add the class to the class name table",
-    "missing word vector": "the word vectors must have the manual name of each class; a fastText .bin makes them of any name",
-    "word vector of zeros": "zeros give a class no meaning: give a vector of that name, or another file with --vectors FILE",
-    "broken list": "lists are CSV with commas: samples in the columns filename and label, names in original and manual",
+    "missing word vector": "add a vector of the manual name; a fastText .bin makes them of any name",
+    "word vector of zeros": "zeros carry no meaning: give a vector, or another file with --vectors FILE",
+    "broken list": "lists are CSV with commas: columns filename, label of samples; original, manual of names",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 splits list",
-    "audio and video out of step": "both files of a class must hold the same samples in the same order",
-    "wrong structure": "see the user guide for what a file holds",
-    "averaged features": "these are temporal means: give the file of sequences, which the scripts call no_averaged",
-    "wrong dimension": "these are not the features that the card names; check --features and the extractor",
-    "wrong dtype": "features are floating point arrays, [steps, dim] in sequences and [samples, dim] in means",
+    "audio and video out of step": "both files of a class must have the same samples in the same order",
+    "wrong structure": "docs/data.md describes the content of each file",
+    "averaged features": "these are temporal means: give the sequences, which the scripts call no_averaged",
+    "wrong dimension": "the dataset config expects other features: check --features and the extractor",
+    "wrong dtype": "features are floating point arrays: sequences [time steps, dim], means [samples, dim]",
     "not a number or infinite": "extract the sample again",
     "too large for float32": "features are stored as float32: check the extractor, or scale them",
     "too large for float16": "import with --dtype float32",
-    "empty sequence": "extract the sample again, or take it out of both class files",
+    "empty sequence": "extract the sample again, or remove it from both class files",
     "class without samples": "extract or fetch the features of that class",
-    "duplicate sample id": "a sample may stand once, in one split; take the others out",
-    "unlisted sample": "take it out of both class files, or correct the sample list",
+    "duplicate sample id": "a sample may occur once, in one split: remove the others",
+    "unlisted sample": "remove it from both class files, or correct the sample list",
 }
 """How to fix a problem of a kind, unless the caller gives a better fix."""
 
@@ -47,8 +47,8 @@ FIXES: dict[str, str] = {
 class Finding:
     """Something that is wrong or worth knowing. Imports, audits and ``data verify`` report these.
 
-    A ``problem`` breaks what the benchmark assumes: it stops an import and makes a feature file unfit for use. A ``note``
-    changes nothing. Feature files keep the findings of their lists, so new fields need defaults.
+    A ``problem`` stops an import and makes a feature file unfit for use. A ``note`` changes nothing.
+    Feature files keep the findings of their lists, so new fields need defaults.
     """
 
     severity: Severity
@@ -78,7 +78,7 @@ class _Kind:
 
 
 class FindingLog:
-    """Collects findings by kind and fix, in the order in which they first appear. Its size does not grow with their number.
+    """Collects findings by kind and fix, in the order of their first occurrence, in bounded memory.
 
     Args:
         place: folder or file that they are about.
@@ -87,7 +87,7 @@ class FindingLog:
     def __init__(self, place: str) -> None:
         self.place = place
         self.problem_count = 0
-        """Problems up to now: a caller compares it with an earlier one to see whether there are new problems."""
+        """Occurrences of problems; a caller sees from an earlier value whether there are new ones."""
         self._kinds: dict[tuple[Severity, str, str], _Kind] = {}
 
     def add(self, severity: Severity, kind: str, example: str, count: int = 1, fix: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The import of features into a feature file: what all layouts share. Each layout has its own subclass of ``Layout``."""
+"""Imports features into a feature file. Each layout of the source has its own subclass of ``Layout``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmark.data.importing.class_lists import ClassLists, read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, ImportProblems
 from benchmark.data.importing.oddities import list_oddities
 from benchmark.data.importing.places import Form, ListPlaces
-from benchmark.data.importing.staging import StagedClass, StagedFrames, Staging
+from benchmark.data.importing.staging import StagedClass, StagedSequences, Staging
 from benchmark.data.store import (
     MODALITIES,
     SPLITS,
@@ -68,7 +68,7 @@ class ImportOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What to import, from where and to which feature file; the fields with defaults are those of ``ImportOptions``."""
+    """What to import, from where and to which feature file. Fields with defaults are ``ImportOptions``."""
 
     card: Card
     features: str
@@ -77,7 +77,7 @@ class ImportPlan:
     source: str
     """Where the features are, for messages."""
     target: Path
-    """The feature file. ``<target>.import`` beside it keeps what was read until the file is written."""
+    """The feature file. ``<target>.import`` keeps what was read until the file is written."""
     form: Form
     dtype: Dtype = "float32"
     force: bool = False
@@ -95,7 +95,7 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Numbers of classes and samples of one split: in its lists, in its files, and expected by the dataset config."""
+    """Counts of one split: in its lists, in its files, and expected by the dataset config."""
 
     classes: int
     expected_classes: int | None
@@ -163,7 +163,7 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, staging: Staging) -> list[StagedClass]:
-        """Stage all features that are not staged yet. Those with problems are omitted, so that all problems are found."""
+        """Stage all features that are not staged yet, except those with problems, so that all are found."""
 
     @abstractmethod
     def records(self, sources: Sequence[SourceFile]) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _staged_content(
         lengths = np.array([n for place in places for n in place.lengths], np.int64)[order]
         inside = (np.cumsum([place.start, *place.lengths])[:-1] for place in places)
         starts = np.array([start for rows in inside for start in rows], np.int64)[order]
-        frames: Any = StagedFrames(staging, name, starts, lengths)  # read by slices, as an array
+        frames: Any = StagedSequences(staging, name, starts, lengths)  # read by slices, as an array
         if layout.plan.form == "means":
             return ModalityContent(layout.plan.dims[name], means=frames)
         return ModalityContent(layout.plan.dims[name], frames=frames, offsets=np.concatenate([[0], np.cumsum(lengths)]))
@@ -297,7 +297,7 @@ def only_import(target: Path, room: str = "an import needs about twice the size 
         room: how much space it needs on the disk, for the message.
 
     Raises:
-        UsageError: another import is running, the disk is full, or a folder or broken link is in the place of the file.
+        UsageError: another import is running, the disk is full, or the target is a folder or broken link.
         Unavailable: another program has the file open for writing, or the disk fails in another way.
     """
     check_replaceable(target)
@@ -333,7 +333,7 @@ def current_store(target: Path, identity: Mapping[str, Any]) -> FeatureStore | N
 def _split_counts(
     feature_set: FeatureSetCard, lists: ClassLists, found: Mapping[str, int], findings: FindingLog
 ) -> dict[str, SplitCount]:
-    """Counts of each split. Fewer samples than listed, and counts other than the dataset config's, are notes."""
+    """Count each split. Fewer samples than listed, and counts other than the expected ones, are notes."""
     counts = {}
     for split in SPLITS:
         listing, n = lists.splits[split], found[split]
@@ -344,8 +344,10 @@ def _split_counts(
         if listed is not None and n < listed:
             findings.note("fewer samples than listed", f"{split}: {n:,} of {listed:,}", listed - n)
         if expected is not None and (listed if listed is not None else n) != expected:
-            findings.note("other counts than the card's", f"{split}: {listed or n:,} samples, the card has {expected:,}")
+            findings.note(
+                "counts differ from the dataset config", f"{split}: {listed or n:,} samples, the config has {expected:,}"
+            )
         if expected_classes is not None and len(listing.classes) != expected_classes:
-            example = f"{split}: {len(listing.classes)} classes, the card has {expected_classes}"
-            findings.note("other counts than the card's", example)
+            example = f"{split}: {len(listing.classes)} classes, the config has {expected_classes}"
+            findings.note("counts differ from the dataset config", example)
     return counts

@@ -1,7 +1,6 @@
-"""What is odd about the lists of a data set: spellings, samples that are dropped, classes and splits that do not fit.
+"""Finds what is odd about the lists of a dataset: spellings, dropped samples, classes in wrong splits.
 
-Belongs here: what can be said without features. Faults that stop an import are in ``problems.py``; leakage between splits and
-misaligned word vectors have sections of their own in ``data/checks/audit.py``.
+No features are needed. ``data/checks/audit.py`` finds leakage between splits and misaligned class embeddings.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ZEROS, ODD_NORM = "word vector of zeros", "word vector of an odd norm"
 
 @dataclass(frozen=True)
 class SplitSamples:
-    """Samples of one split: those that are used, without listed samples of unlisted classes."""
+    """The samples of one split that are used: without listed samples of unlisted classes."""
 
     ids: Sequence[str]
     labels: Ints
@@ -32,7 +31,7 @@ class SplitSamples:
 
 
 def list_oddities(lists: ClassLists) -> list[Finding]:
-    """What only the lists themselves show: spellings, samples that are dropped or listed twice, lists that are not there."""
+    """Find what only the lists show: spellings, samples dropped or listed twice, missing lists."""
     by_folded = {folded(name): name for name in lists.names}
     found = [
         Finding("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
@@ -52,12 +51,12 @@ def list_oddities(lists: ClassLists) -> list[Finding]:
 def class_oddities(
     names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
 ) -> list[Finding]:
-    """Classes and samples that do not fit their split: unseen classes that are trained on, classes without samples.
+    """Find classes and samples that do not fit their split, such as unseen classes that are trained on.
 
     Args:
         names: class names by id.
         class_splits: class ids of each split.
-        samples: samples of each split, None where they are not known.
+        samples: samples of each split; None if unknown.
     """
     return [*_class_sets(names, class_splits), *_without_samples(names, class_splits, samples), *_in_two_splits(samples)]
 
@@ -104,7 +103,7 @@ def _in_two_splits(samples: Mapping[str, SplitSamples | None]) -> Iterator[Findi
             places.setdefault(sample, []).append(split)
     for sample, splits in places.items():
         if len(splits) > 1:
-            yield Finding("problem", "sample stands twice", ", ".join(splits), sample, len(splits))
+            yield Finding("problem", "sample in two splits", ", ".join(splits), sample, len(splits))
 
 
 def vector_oddities(
@@ -114,16 +113,16 @@ def vector_oddities(
     vectors: Floats,
     own_vector: Sequence[int],
 ) -> Iterator[Finding]:
-    """Word vectors that several classes share, that no class has, that are equal under two names, or of odd norms.
+    """Find word vectors that several classes or no class have, that are equal, or of odd norms.
 
-    Zeros are a problem where a class of a split has them: they give it no meaning.
+    Zeros are a problem if a class of a split has them: they carry no meaning.
 
     Args:
         names: class names by id.
         class_splits: class ids of each split.
         vector_names: sorted names of the word vectors.
-        vectors: ``[K, D_w]`` in that order, or no rows where they could not be read.
-        own_vector: for each class id the row of its own word vector.
+        vectors: ``[K, D_w]`` in that order; no rows if they could not be read.
+        own_vector: for each class id the row of its word vector.
     """
     users: dict[int, list[str]] = {}
     for label, row in enumerate(own_vector):
@@ -143,6 +142,7 @@ def vector_oddities(
     used = {names[int(label)] for labels in class_splits.values() for label in labels}
     for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
         classes = users.get(odd.row, [])
-        what = f"{odd.name} ({', '.join(classes) or 'of no class'}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
+        owners = ", ".join(classes) or "of no class"
+        what = f"{odd.name} ({owners}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
         severity: Severity = "problem" if odd.is_zero and used & set(classes) else "note"
         yield Finding(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)

@@ -1,7 +1,7 @@
 """The official layout: the published AV-GZSL folders of lists, word vectors and one feature file per class.
 
 Both published forms are read: pickled sequences (``<set>_features_non_averaged``) and HDF5 temporal means
-(``<set>_features``). One class is in memory at a time. ``stage_2_train`` is the union of three other splits and is not read.
+(``<set>_features``). One class is in memory at a time. There are no class files of ``stage_2_train``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Official(Layout):
         self._wanted = [wanted for split in SPLITS for wanted in self._wanted_of(split)]
 
     def _wanted_of(self, split: str) -> list[_Wanted]:
-        """The class files of all listed classes; missing ones are problems, extra ones notes."""
+        """Find the class files of all listed classes. Missing ones are problems, extra ones notes."""
         suffix, labels = SUFFIX[self.plan.form], self.lists.splits[split].classes
         classes = [self.lists.names[label] for label in labels]
         present = {m: list_class_files(self._folder / m / split, self.plan.form, classes, self.findings) for m in MODALITIES}
@@ -162,7 +162,7 @@ class _Official(Layout):
 
 
 def _near(missing: Path, taken: Collection[Path]) -> str:
-    """The file whose name is nearly that of a missing class file and that is none of another class, such as a packed one."""
+    """Name a file that may be a missing class file: one with nearly its name, such as a packed one."""
     if missing.is_symlink():
         return f" (a link to {os.readlink(missing)}, which is not there: mount its disk)"
     others = {folded(path.name): path.name for path in missing.parent.glob("*") if path not in taken and path.exists()}

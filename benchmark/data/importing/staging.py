@@ -1,8 +1,8 @@
-"""Frames of an import on their way to a store: flat files with a journal, so that a killed import carries on.
+"""Keeps the features of an import on disk until the feature file is written: a killed import continues.
 
-Frames of a class are appended to ``audio.f32`` and ``video.f32`` and reach the disk before the journal's line that
-names them does. What the journal does not name is cut off when the staging is opened again. Reading uses plain reads,
-so mapped pages never count towards the memory of an import.
+The sequences of a class are appended to ``audio.f32`` and ``video.f32``. They reach the disk before the line
+of the journal that names them. What the journal does not name is cut off when the staging is opened again.
+Files are not mapped, since mapped pages would count towards the memory of an import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmark.system.files import SourceFile, replacing, to_disk, unchanged
 
 @dataclass(frozen=True)
 class StagedModality:
-    """Where the frames of one class lie in a flat file."""
+    """Rows of one class in a flat file."""
 
     start: int
     """First row."""
@@ -42,7 +42,7 @@ class StagedModality:
 
 @dataclass(frozen=True)
 class StagedClass:
-    """One line of the journal: a class of a split whose frames are safe on the disk."""
+    """One line of the journal: a class of a split, or a group of files, that is safely on the disk."""
 
     split: str
     name: str
@@ -64,12 +64,12 @@ def _parse(line: bytes) -> StagedClass:
 
 
 class Staging:
-    """The staging of one import. Its header names all that decides what is staged; another header starts afresh.
+    """The staging of one import. A staging with another header is emptied.
 
     Args:
-        folder: where the flat files lie; made where it is missing.
-        header: card, features, form, version: what must agree for staged classes to be of use.
-        dims: features per step by modality.
+        folder: of the flat files; made if missing.
+        header: everything that decides what is staged, such as feature set, form and version.
+        dims: features per time step by modality.
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], dims: Mapping[str, int]) -> None:
@@ -85,7 +85,7 @@ class Staging:
         return self.folder / f"{modality}.f32"
 
     def _open_journal(self) -> None:
-        """Keep what the journal says and the files have; cut off the rest."""
+        """Keep what both the journal and the files have; cut off the rest."""
         content = self._journal.read_bytes() if self._journal.is_file() else b""
         if not content.startswith(self._header):
             content = self._header
@@ -110,7 +110,7 @@ class Staging:
             os.truncate(self.path(modality), self._end(modality) * self.dims[modality] * 4)
 
     def _write_journal(self, content: bytes) -> None:
-        """Replace the journal in one step: a kill between truncating and writing would lose all of it."""
+        """Replace the journal atomically: a kill between truncating and writing would lose all of it."""
         with replacing(self._journal) as temporary:
             temporary.write_bytes(content)
 
@@ -118,22 +118,22 @@ class Staging:
         return max((staged.modality(modality).stop for staged in self.classes.values()), default=0)
 
     def current(self, split: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
-        """The staged class, where it comes from these files as they are now."""
+        """Return the staged class if it was read from these files as they are now."""
         staged = self.classes.get((split, name))
         if staged is None or [s.path for s in staged.sources] != [p.relative_to(root).as_posix() for p in paths]:
             return None
         return staged if all(unchanged(source, root) for source in staged.sources) else None
 
     def append(self, split: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
-        """Append the frames of a class; on return they and the journal's line are on the disk."""
+        """Append the sequences of a class. On return they and their line of the journal are on the disk."""
         with self.appending() as appender:
             for i, sample in enumerate(content.ids):
-                appender.add(sample, {m: content.frames[m][i] for m in MODALITIES}, content.peaks)
+                appender.add(sample, {m: content.sequences[m][i] for m in MODALITIES}, content.peaks)
             return appender.commit(split, name, sources)
 
     @contextmanager
     def appending(self) -> Iterator[Appender]:
-        """What takes samples one by one. What it has not committed is written over by the next one."""
+        """Give an appender. What it has not committed is overwritten by the next one."""
         with ExitStack() as stack:
             files = {m: stack.enter_context(open(self.path(m), "r+b")) for m in MODALITIES}
             starts = {m: self._end(m) for m in MODALITIES}
@@ -153,7 +153,7 @@ class Staging:
 
 
 class Appender:
-    """Writes the frames of samples one after the other into the flat files; ``Staging.appending`` makes it."""
+    """Appends samples to the flat files; made by ``Staging.appending``."""
 
     def __init__(
         self, files: Mapping[str, BinaryIO], starts: Mapping[str, int], journal: Callable[[StagedClass], None]
@@ -165,16 +165,16 @@ class Appender:
         self._lengths: dict[str, list[int]] = {m: [] for m in MODALITIES}
         self._peaks = dict.fromkeys(MODALITIES, 0.0)
 
-    def add(self, sample: str, frames: Mapping[str, Floats], peaks: Mapping[str, float]) -> None:
-        """A sample's frames ``[t, dim]`` by modality, and at least their largest absolute values."""
+    def add(self, sample: str, sequences: Mapping[str, Floats], peaks: Mapping[str, float]) -> None:
+        """Add a sample: sequences ``[t, dim]`` by modality, and bounds of their absolute values."""
         self._ids.append(sample)
         for modality in MODALITIES:
-            self._files[modality].write(np.ascontiguousarray(frames[modality], "<f4").data)
-            self._lengths[modality].append(len(frames[modality]))
+            self._files[modality].write(np.ascontiguousarray(sequences[modality], "<f4").data)
+            self._lengths[modality].append(len(sequences[modality]))
             self._peaks[modality] = max(self._peaks[modality], peaks[modality])
 
     def commit(self, split: str, name: str, sources: Sequence[SourceFile]) -> StagedClass:
-        """Name what was added; on return it and the journal's line are on the disk."""
+        """Record what was added. On return it and its line of the journal are on the disk."""
         for file in self._files.values():
             file.truncate()
             file.flush()
@@ -186,7 +186,7 @@ class Appender:
 
 
 def pieces(bounds: Ints, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """The segments that rows ``start`` to ``stop`` lie in, each with its first row of these and the one after its last.
+    """Split rows ``start`` to ``stop`` by segment: number of the segment, first row, row after the last.
 
     Args:
         bounds: first row of each segment, and the one after the last.
@@ -199,7 +199,7 @@ def pieces(bounds: Ints, start: int, stop: int) -> Iterator[tuple[int, int, int]
 
 
 class SegmentedRows(ABC):
-    """Rows of several segments, one after the other in the order given, as one array; a slice reads what it needs.
+    """Rows of several segments as one array. A slice reads only what it needs.
 
     Args:
         lengths: rows of each segment.
@@ -230,11 +230,11 @@ class SegmentedRows(ABC):
 
     @abstractmethod
     def _fill(self, blocks: Iterator[tuple[int, int, NDArray[np.float32]]]) -> None:
-        """Fill blocks: each is of rows of one segment, whose number and first row come with it."""
+        """Fill blocks of rows: (number of the segment, first row in it, block)."""
 
 
-class StagedFrames(SegmentedRows):
-    """Frames from ranges of rows of a flat file. Ranges that follow each other in the file are read as one.
+class StagedSequences(SegmentedRows):
+    """Ranges of rows of a flat file. Ranges that follow each other in the file are read as one.
 
     Args:
         staging: has the file.

@@ -1,7 +1,7 @@
-"""Word vectors of class names from embeddings of a language: fastText models (``.bin``), text files (``.vec``), ``.npy``.
+"""Reads word vectors of class names from fastText models (``.bin``), text files (``.vec``) and ``.npy``.
 
-Of a model of many gigabytes only the words are passed over and the rows that are needed are read. Which names are wanted, and
-what becomes of those without a vector, belongs to the callers.
+Of a model of many gigabytes, the words are scanned and only the needed rows are read. The callers decide
+which names they need, and what to do about names without a vector.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from benchmark.untrusted.pickles import UnreadableFile, another_kind, unreadable
 MAGIC = 793712314
 VERSIONS = (11, 12)
 SUPERVISED = 3
-"""Number of the model kind that has labels; those of version 11 have no n-grams, whatever they say."""
+"""Number of the model kind with labels. Those of version 11 have no n-grams, whatever their header has."""
 END_OF_SENTENCE = "</s>"
 LONGEST_WORD = 2**16
-"""Bytes; where no word ends within that many the file is damaged."""
+"""Bytes; a file with a longer word is damaged."""
 UNIT = 1e-6
-"""Vectors whose norm differs from 1 by less are left as they are: rounding would change them and mend nothing."""
+"""Vectors whose norm differs from 1 by less are not divided by it, which would only add rounding."""
 
 _HEADER = struct.Struct("<2i12id")
-"""Magic, version; dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t."""
+"""Magic, version; dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn,
+lrUpdateRate, t."""
 _DICTIONARY = struct.Struct("<3i2q")
 """Entries, words, labels, tokens, size of the index of pruned n-grams (-1: not pruned)."""
 _ENTRY_END = 1 + 8 + 1
@@ -46,32 +47,31 @@ _MATRIX = struct.Struct("<?2q")
 
 
 def check_vectors_file(path: Path) -> Path:
-    """The file of ``--vectors``, in full.
+    """Return the absolute path of the file of ``--vectors``.
 
     Raises:
-        UsageError: there is no such file, or its name ends otherwise than those that are read.
+        UsageError: there is no such file, or its suffix is not one that is read.
     """
     if path.suffix not in _READERS:
-        raise UsageError(f"--vectors {path}: the file's name must end in {', '.join(_READERS)}, which says how it is read")
+        raise UsageError(f"--vectors {path}: the file's name must end in {', '.join(_READERS)}")
     if not path.is_file():
         raise UsageError(f"--vectors {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     return path.resolve()
 
 
 def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
-    """Vectors ``[D]`` float32 of names, divided by their norms.
+    """Read vectors ``[D]`` float32 of names, divided by their norms.
 
-    ``.bin``: as fastText's ``get_word_vector`` of the whole name, spaces included. ``.vec``: the name's own, else the mean of
-    the unit vectors of its words, as fastText does for sentences. ``.npy``: all that the file has, whatever names are given.
+    ``.bin``: fastText's ``get_word_vector`` of the whole name, spaces included. ``.vec``: that of the name, else
+    the mean of the unit vectors of its words, as fastText does for sentences. ``.npy``: all that it has.
 
     Args:
         path: a file that ``check_vectors_file`` has passed.
-        names: of classes; those for which the file gives no vector, or one of zeros or nothing but rounding, are missing
-            from the result.
+        names: of classes. The result lacks those without a vector, or with one of zeros or rounding errors.
 
     Raises:
-        UnreadableFile: truncated, damaged, or not of the kind that its name says.
-        RefusedPickle: a ``.npy`` file asks for more than arrays.
+        UnreadableFile: truncated, damaged, or not of the kind of its suffix.
+        RefusedPickle: a ``.npy`` file needs more than arrays.
     """
     try:
         vectors = _READERS[path.suffix](path, names)
@@ -82,7 +82,7 @@ def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
 
 
 def vectors_record(path: Path, vectors: Mapping[str, Floats]) -> dict[str, Any]:
-    """What a store keeps of the file: name, size in bytes, and a sha256 of the vectors that were taken from it."""
+    """Return what a feature file records: name, size in bytes, sha256 of the vectors that were used."""
     sha = hashlib.sha256()
     for name in sorted(vectors):
         sha.update(f"{name}\0".encode() + np.asarray(vectors[name], "<f4").tobytes())
@@ -90,7 +90,7 @@ def vectors_record(path: Path, vectors: Mapping[str, Floats]) -> dict[str, Any]:
 
 
 def _unit(vector: Floats) -> NDArray[np.float64]:
-    """The vector divided by its norm; zeros, and vectors that are not finite, stay as they are."""
+    """Divide a vector by its norm. Zeros and vectors that are not finite are returned unchanged."""
     x = np.asarray(vector, np.float64)
     norm = float(np.linalg.norm(x))
     return x if norm == 0 or abs(norm - 1) < UNIT or not np.isfinite(norm) else x / norm
@@ -98,21 +98,21 @@ def _unit(vector: Floats) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Model:
-    """What a fastText model says of itself, and where its input matrix lies."""
+    """Header of a fastText model, and the position of its input matrix."""
 
     dim: int
     minn: int
     maxn: int
     buckets: int
-    """Rows for n-grams, after those of the words."""
+    """Number of rows of n-grams, which follow those of the words."""
     words: int
     ids: Mapping[str, int]
-    """Row of each wanted name that is a word of the model."""
+    """Wanted name that is a word of the model -> its row."""
     matrix: int
-    """Byte at which the matrix begins."""
+    """Byte at which the matrix starts."""
 
     def rows(self, name: str) -> list[int]:
-        """Rows of the matrix whose mean is the vector of a name."""
+        """Return the rows of the matrix whose mean is the vector of a name."""
         own = [self.ids[name]] if name in self.ids else []
         if name == END_OF_SENTENCE or not self.buckets:
             return own
@@ -176,7 +176,10 @@ def _truncated(path: Path, size: int, where: str) -> UnreadableFile:
 def _word_rows(
     path: Path, data: mmap.mmap, start: int, entries: int, words: int, names: Sequence[str]
 ) -> tuple[dict[str, int], int]:
-    """Rows of names that are words of the model, and the byte after its last entry. Of equal words the last one counts."""
+    """Find the rows of names that are words of the model, and the byte after its last entry.
+
+    Of equal words the last one is used.
+    """
     wanted = {name.encode(): name for name in names}
     found: dict[str, int] = {}
     for row in range(entries):
@@ -184,14 +187,14 @@ def _word_rows(
         if end < 0 or end + _ENTRY_END > len(data):
             raise _truncated(path, len(data), f"dictionary, at entry {row:,} of {entries:,}")
         word = data[start:end]
-        if word in wanted and row < words:  # labels stand after the words
+        if word in wanted and row < words:  # labels follow the words
             found[wanted[word]] = row
         start = end + _ENTRY_END
     return found, start
 
 
 def _ngrams(name: str, minn: int, maxn: int) -> list[str]:
-    """Character n-grams of a name between its marks of begin and end; the marks alone are none."""
+    """Return the character n-grams of a name with its start and end marks, except the marks alone."""
     text = f"<{name}>"
     return [
         text[i : i + n]
@@ -202,7 +205,7 @@ def _ngrams(name: str, minn: int, maxn: int) -> list[str]:
 
 
 def _hash(ngram: bytes) -> int:
-    """FNV-1a of 32 bits as fastText computes it: bytes are signed, so those from 128 on set the upper bits too."""
+    """Hash with 32-bit FNV-1a as fastText does: bytes are signed, so those from 128 on set upper bits."""
     value = 2166136261
     for byte in ngram:
         value = ((value ^ (byte if byte < 128 else byte | 0xFFFFFF00)) * 16777619) & 0xFFFFFFFF
@@ -210,7 +213,7 @@ def _hash(ngram: bytes) -> int:
 
 
 def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
-    """Of a text file: a line with the count of words and the dimension, then a line for each word."""
+    """Read a text file: a line with the count of words and the dimension, then a line for each word."""
     words = {word for name in names for word in (name, *name.split())}
     firsts = {word.split(" ")[0].encode() for word in words}
     found: dict[str, Floats] = {}
@@ -230,7 +233,7 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
             if (text := word.decode("utf-8", "replace")) in words:
                 found[text] = vector
     if number != count:
-        what = f"truncated: {number:,} words, its first line says {count:,}"
+        what = f"truncated: {number:,} words instead of the {count:,} of its first line"
         raise UnreadableFile(path, what, "fetch it again")
     parts = {name: [name] if name in found else name.split() for name in names}
     return {
@@ -246,13 +249,14 @@ def _text_header(path: Path, line: bytes) -> tuple[int, int]:
         fix = "give a .vec file of fastText, a .bin or a .npy"
         if foreign := known_kind(line):
             raise another_kind(path, foreign, fix)
-        what = f"not a .vec file: its first line must be the count of words and the dimension, but is {line[:40]!r}"
+        expected = "its first line must be the count of words and the dimension"
+        what = f"not a .vec file: {expected}, but is {line[:40]!r}"
         raise UnreadableFile(path, what, fix)
     return int(fields[0]), int(fields[1])
 
 
 def write_word_vectors(path: Path, names: Sequence[str], vectors: Floats) -> None:
-    """Write vectors ``[N, dim]`` of names as word vectors are published: a dict in a ``.npy`` file."""
+    """Write vectors ``[N, dim]`` of names in the published form: a dict in a ``.npy`` file."""
     found: Any = dict(zip(names, vectors, strict=True))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, found, allow_pickle=True)

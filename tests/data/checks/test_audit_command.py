@@ -31,8 +31,8 @@ def test_data_sets_that_are_built_are_audited_at_first_use(
 ) -> None:
     code, text, _ = command(dataset)
     assert code == 0
-    assert "No published order: aligned correctly." in text
-    assert "All counts that the card expects are met." in text
+    assert "No published order: each class gets its own embedding." in text
+    assert "All counts match the dataset config." in text
     assert "Statistics of sequences." in text
     assert (tmp_path / "reports" / f"audit-{dataset}-native" / "audit.md").is_file()
 
@@ -45,7 +45,7 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
     assert (content["dataset"], content["generated"], len(content["statistics"]["splits"])) == ("synthetic", True, 10)
     assert content["files"][0] == str(tmp_path / "here" / "audit.md")
     _, text, _ = command("synthetic", "--json", str(tmp_path / "audit.json"))
-    assert "Audit of Synthetic (native, generated data)" in text
+    assert "Audit of Synthetic (native, synthetic data)" in text
     assert json.loads((tmp_path / "audit.json").read_text())["oddities"] == content["oddities"]
 
 
@@ -91,8 +91,8 @@ def test_the_published_lists_have_the_known_misalignment_and_leakage(
     folder = shared / "official" / "avgzsl_benchmark_datasets"
     code, text, _ = command(dataset, "--from", str(folder), "--json", str(tmp_path / "audit.json"))
     assert code == 0
-    assert f"{misaligned} of {classes} classes get another class's word vector" in text
-    assert f"{test[0]} of the {test[1]} classes of the test splits" in text
+    assert f"{misaligned} of {classes} classes get the embedding of another class" in text
+    assert f"among them {test[0]} of the {test[1]} test classes" in text
     assert f"{related:,} of {samples:,} test-seen samples" in text
     content = json.loads((tmp_path / "audit.json").read_text())
     splits = {p["split"]: (p["misaligned"], p["classes"]) for p in content["alignment"]["splits"]}

@@ -128,8 +128,8 @@ def test_other_counts_than_the_cards_are_a_note(folder: Folder, tmp_path: Path) 
     card = folder.card()
     counts = card.features["cls"].model_copy(update={"samples": {"stage_1_train": 99}, "classes": {"stage_1_train": 98}})
     report = import_official(card.model_copy(update={"features": {"cls": counts}}), "cls", folder.root, tmp_path / "tiny.h5")
-    note = next(note for note in report.notes if note.kind == "other counts than the card's")
-    assert note.what == "stage_1_train: 12 samples, the card has 99; stage_1_train: 3 classes, the card has 98"
+    note = next(note for note in report.notes if note.kind == "counts differ from the dataset config")
+    assert note.what == "stage_1_train: 12 samples, the config has 99; stage_1_train: 3 classes, the config has 98"
 
 
 def test_the_means_form_gives_the_means_of_the_sequences(folder: Folder, tmp_path: Path) -> None:
