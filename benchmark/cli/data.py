@@ -80,6 +80,7 @@ def import_(
         raise UsageError(f"dataset {card.name!r} has no official layout; build it: data build {card.name}")
     if extracted is not None and form == "means":
         raise UsageError("--extracted and --form means: extracted files hold sequences; omit --form, the result has both")
+
     target = store_path(of.data_root, card.name, name)
     with counted(out, err) as show:
         options: ImportOptions = {"dtype": dtype, "force": force, "generated": generated, "progress": show}
@@ -87,6 +88,8 @@ def import_(
             report = import_extracted(card, name, source, extracted, target, vectors=vectors, **options)
         else:
             report = import_official(card, name, source, target, form, vectors=vectors, **options)
+
+    # Report the counts of the splits and the notes.
     state = "was imported already" if report.already else "imported"
     if report.resumed:
         state += f" ({report.resumed} files were read before the interruption)"

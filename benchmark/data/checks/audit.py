@@ -295,6 +295,7 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
 
 def _alignment(material: Material) -> AlignmentAudit:
     """Compare with the published loaders, which sort word vectors by name and give row k to class id k."""
+    # Without all vectors or a published order there is nothing to compare.
     names, own = material.class_names, material.own_vector
     reason = ""
     if not material.card.published_order:
@@ -306,6 +307,8 @@ def _alignment(material: Material) -> AlignmentAudit:
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
     if reason:
         return AlignmentAudit(reason, [], [])
+
+    # Class c gets row c. Equal vectors under two names do no harm.
     wrong = [c for c in range(len(names)) if own[c] != c and not _equal(material.vectors, own[c], c)]
     owner = {row: label for label, row in enumerate(own)}
     classes = []
@@ -322,6 +325,8 @@ def _alignment(material: Material) -> AlignmentAudit:
                 _cosine(material.vectors, own[label], label),
             )
         )
+
+    # Count them in all classes, the test classes and each split.
     sets = {"all classes": set(range(len(names)))}
     sets["test classes"] = {int(c) for split in TEST_SPLITS for c in material.class_splits[split]}
     sets |= {split: {int(c) for c in material.class_splits[split]} for split in SPLITS}
@@ -353,6 +358,8 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
     origin = origin_rule(card)
     known = {split: samples for split, samples in material.samples.items() if samples is not None}
     origins = {split: [origin(sample) for sample in samples.ids] for split, samples in known.items()}
+
+    # Ids that the rule does not match have unknown relatives.
     unfit = []
     for split, samples in known.items():
         wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
@@ -361,6 +368,8 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
             unfit.append(
                 Finding(severity, "ids that the grouping rule does not match", split, ", ".join(wrong[:3]), len(wrong))
             )
+
+    # Compare each evaluated split with what is trained on, by each rule.
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]
     if card.overlap_seconds is not None:
         rules.append(("overlapping seconds", card.overlap_seconds))

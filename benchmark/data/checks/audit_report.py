@@ -114,6 +114,8 @@ def _alignment(audit: Audit) -> AuditSection:
         f"{every.misaligned} of {every.classes} classes get the embedding of another class "
         f"({100 * every.share:.1f} %), among them {test.misaligned} of the {test.classes} test classes."
     ]
+
+    # Errors that matter most: unseen classes, and their embeddings in training.
     unseen = [c for c in found.classes if "stage_2_test_unseen" in c.splits]
     if unseen:
         examples = "; ".join(_gets(c) for c in unseen[:EXAMPLES])
@@ -258,6 +260,8 @@ def _features(audit: Audit) -> AuditSection:
     found = audit.statistics
     if found is None:
         return AuditSection("Feature values", ["Unknown: lists have no features. Audit an imported feature file."], [])
+
+    # Tables: values, lengths of sequences, and copies.
     tables = [_values(found)]
     if found.form == "sequences":
         tables.append(_lengths(found))

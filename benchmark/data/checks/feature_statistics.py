@@ -188,8 +188,7 @@ def _summary(
     tables: Tables, split: str, modality: str, reading: _Reading, seconds: float, copies: tuple[Ints, Ints]
 ) -> SplitStatistics:
     rows = np.flatnonzero(tables.splits == SPLITS.index(split))
-    tally = reading.tallies[split]
-    lengths = None
+    tally, lengths = reading.tallies[split], None
     if reading.lengths is not None and len(rows):
         lengths = [float(x) for x in np.quantile(reading.lengths[rows], LENGTH_QUANTILES)]
     within, across = copies

@@ -197,6 +197,7 @@ def _read_split(
     findings: FindingLog,
     unknown_names: FindingLog,
 ) -> SplitList:
+    # The .txt decides which classes the split has.
     lines = _lines(places, places.split_file(split, "txt"), findings)
     listed = lines or []
     for name in _repeated(listed):
@@ -204,6 +205,8 @@ def _read_split(
     lists.note_spellings(places.shown(places.split_file(split, "txt")), listed, by_name)
     found = SplitList(readable=lines is not None)
     found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, split, "txt", unknown_names)})
+
+    # The .csv lists the samples, also of classes that the split does not have.
     path = places.split_file(split, "csv")
     if not path.is_file():
         findings.note("no sample list", places.shown(path))
@@ -218,6 +221,8 @@ def _read_split(
     for label in unknown:
         _known(label, by_name, places, split, "csv", unknown_names)
     found.samples = {sample: by_name[folded(label)] for sample, label in rows if label not in unknown}
+
+    # Samples of unlisted classes are dropped; without a readable .txt nothing is known of that.
     dropped = len(found.samples) - len(found.kept())
     if dropped and lines is not None:
         findings.note("listed samples of unlisted classes, dropped", f"{split}: {dropped:,}", dropped)
@@ -259,6 +264,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
         findings.problem("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
     if path is None or not names_file.is_file():
         return
+
+    # Read the vectors: of a given file those of the manual names, of the layout all.
     rows = _table(places, names_file, ("original", "manual"), findings)
     read: Mapping[str, Floats]
     try:
@@ -269,6 +276,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
         else:
             findings.unreadable(error, places.shown(path))
         return
+
+    # Sort them by name, and join them with the classes.
     vectors = {composed(name): vector for name, vector in read.items()}
     wrong = _check_vectors(vectors, text_dim, places.shown(path), findings)
     lists.vector_names = sorted(vectors)
@@ -278,6 +287,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
     if rows is not None:
         lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
         lists.own_vector = _own_rows(lists, rows, findings)
+
+    # Norms are compared only if every class has a vector.
     if not wrong and len(lists.own_vector) == len(lists.names):
         for odd in odd_norms(lists.vector_names, lists.vectors):
             _report_norm(lists, odd, findings)

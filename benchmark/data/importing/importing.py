@@ -195,8 +195,11 @@ def import_store(plan: ImportPlan, layout_of: Callable[[ImportPlan, ClassLists, 
     """
     findings = FindingLog(plan.source)
     with only_import(plan.target):
+        # The lists decide which features are wanted; the layout looks for their files.
         lists = read_lists(plan.places, plan.feature_set.text_dim, findings)
         layout = layout_of(plan, lists, findings)
+
+        # A current feature file needs no import.
         identity = layout.identity()
         store = current_store(plan.target, identity) if not findings.problem_count and not plan.force else None
         already = store is not None and layout.is_source_of(store.provenance)
@@ -212,6 +215,8 @@ def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
     common = {"importer": layout.importer, "importer_version": IMPORTER_VERSION, "features": plan.features}
     staging = Staging(plan.target.with_name(f"{plan.target.name}.import"), common | layout.header(), plan.dims)
     staged = layout.read(staging)
+
+    # All problems are known only now; with any, nothing is written.
     for entry in staged if plan.dtype == "float16" else ():
         for modality in MODALITIES:
             peak = entry.modality(modality).peak
@@ -220,6 +225,8 @@ def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
                 findings.problem("too large for float16", f"{modality} of {place}: {peak:g}, beyond {FLOAT16_MAX:g}")
     if findings.problem_count:
         raise ImportProblems(findings)
+
+    # Write the feature file atomically; only then are the staged features needless.
     provenance = {
         **identity,
         **layout.records([source for entry in staged for source in entry.sources]),
@@ -236,6 +243,7 @@ def _staged_content(
     layout: Layout, staged: Sequence[StagedClass], staging: Staging, provenance: Mapping[str, Any]
 ) -> StoreContent:
     """Staged samples in the order of a feature file: by split, then class id, then sample id."""
+    # ``order`` has the positions of the samples among the staged ones.
     ids = [sample for entry in staged for sample in entry.ids]
     keys = [(SPLITS.index(layout.samples[sample][0]), layout.samples[sample][1], sample) for sample in ids]
     order = sorted(range(len(ids)), key=keys.__getitem__)

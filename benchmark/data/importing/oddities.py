@@ -124,6 +124,7 @@ def vector_oddities(
         vectors: ``[K, D_w]`` in that order; no rows if they could not be read.
         own_vector: for each class id the row of its word vector.
     """
+    # Word vectors of several classes, and of none.
     users: dict[int, list[str]] = {}
     for label, row in enumerate(own_vector):
         users.setdefault(int(row), []).append(names[label])
@@ -133,12 +134,16 @@ def vector_oddities(
     if own_vector:
         for row in sorted(set(range(len(vector_names))) - set(users)):
             yield Finding("note", "word vector of no class", "word vectors", vector_names[row])
+
+    # Word vectors that are equal under several names.
     equal: dict[bytes, list[str]] = {}
     for name, vector in zip(vector_names, vectors, strict=False):
         equal.setdefault(np.ascontiguousarray(vector).tobytes(), []).append(name)
     for group in equal.values():
         if len(group) > 1:
             yield Finding("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
+
+    # Norms that are zero, or far from the usual one.
     used = {names[int(label)] for labels in class_splits.values() for label in labels}
     for odd in odd_norms(vector_names, vectors) if len(vectors) else ():
         classes = users.get(odd.row, [])

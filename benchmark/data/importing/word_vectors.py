@@ -135,6 +135,7 @@ def _mean(file: BinaryIO, model: _Model, rows: Sequence[int]) -> Floats:
 
 
 def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
+    # Header: kind of the file, dimension, and which n-grams are hashed.
     size = path.stat().st_size
     start = file.read(_HEADER.size)
     if len(start) < 4 or int.from_bytes(start[:4], "little") != MAGIC:
@@ -149,6 +150,8 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
         raise UnreadableFile(path, f"a fastText model of version {version}, read are {VERSIONS}", "save it with fastText 0.9")
     if version == 11 and kind == SUPERVISED:
         maxn = 0
+
+    # Dictionary: the rows of the names; the input matrix follows it.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if size < _HEADER.size + _DICTIONARY.size:
             raise _truncated(path, size, "dictionary")
@@ -158,6 +161,8 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
         if end + _MATRIX.size > size:
             raise _truncated(path, size, "dictionary")
         quantised, rows, columns = _MATRIX.unpack_from(data, end)
+
+    # Input matrix: float32 rows of words and n-grams.
     if quantised or pruned >= 0:
         raise UnreadableFile(path, "a quantised fastText model, whose rows are not read", "give the .bin that it was made from")
     if dim <= 0 or columns != dim or min(words, buckets) < 0 or rows != words + buckets:
@@ -214,6 +219,7 @@ def _hash(ngram: bytes) -> int:
 
 def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     """Read a text file: a line with the count of words and the dimension, then a line for each word."""
+    # A line is parsed only if its first word is needed: a file has millions.
     words = {word for name in names for word in (name, *name.split())}
     firsts = {word.split(" ")[0].encode() for word in words}
     found: dict[str, Floats] = {}
@@ -235,6 +241,8 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     if number != count:
         what = f"truncated: {number:,} words instead of the {count:,} of its first line"
         raise UnreadableFile(path, what, "fetch it again")
+
+    # A name without a vector gets the mean of its words, if each of them has one.
     parts = {name: [name] if name in found else name.split() for name in names}
     return {
         name: found[name] if of == [name] else np.mean([_unit(found[word]) for word in of], 0)

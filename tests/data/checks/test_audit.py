@@ -185,7 +185,7 @@ def test_ids_that_the_rule_does_not_fit_are_counted_beside_the_relatives(tmp_pat
     assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {"note"}
     assert audit_sections(audit)[1].sentences[1] == (
         "0 of 2 test-unseen samples (0.0 %) share their source with a training or validation sample; the grouping rule does "
-        "not fit 1 of their ids and 1 of the ids of training and validation."
+        "not match 1 of their ids and 1 of the ids of training and validation."
     )
 
 
@@ -306,6 +306,17 @@ def test_a_store_without_a_record_of_its_lists_says_what_is_not_known(folder: Fo
     assert audit.material.from_lists is None
     assert {c.dropped for c in audit.counts} == {None}
     assert "--from DIR" in (write_audit(audit, tmp_path / "out")[0]).read_text()
+
+
+def test_findings_that_an_earlier_version_recorded_are_read(folder: Folder, tmp_path: Path) -> None:
+    target = tmp_path / "tiny.h5"
+    import_official(card_of(folder), "cls", folder.parent, target)
+    now = audit_store(card_of(folder), FeatureStore(target)).oddities
+    with h5py.File(target, "r+") as f:
+        provenance = json.loads(f.attrs["provenance"])
+        assert [found.pop("fix") for found in provenance["list_oddities"]], "version 0.1 recorded no fixes"
+        f.attrs["provenance"] = json.dumps(provenance)
+    assert audit_store(card_of(folder), FeatureStore(target)).oddities == now
 
 
 # What is written

@@ -1,4 +1,4 @@
-"""Class files, lists and word vectors of other forms: they are read, or named for what they are, with the fix that fits."""
+"""An import names files of another kind, broken lists and values, and reasons outside the files, each with a fix."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import gzip
 import io
 import os
 import pickle
-import re
 import tarfile
-import unicodedata
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,184 +17,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from support.import_folder import ARCHERY, Folder, digest, problem, rename, rewrite, vectors_of
 
 from benchmark.data.importing import class_files
 from benchmark.data.importing.extracted_lists import import_extracted
-from benchmark.data.importing.findings import Finding, ImportProblems
+from benchmark.data.importing.findings import ImportProblems
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.names import is_file_name
 from benchmark.data.store import FeatureStore
 from benchmark.errors import Unavailable
 from benchmark.untrusted import pickles
-from benchmark.untrusted.arrays import load_npy_dict, load_pickle
-from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile
-
-Folder = Any  # tests/data/conftest.py: OfficialFolder
-ARCHERY = ("audio", "stage_1_train", "Archery")
-
-
-def digest(folder: Folder, target: Path, **options: Any) -> str:
-    with warnings.catch_warnings(action="error"):
-        return import_official(folder.card(), "cls", folder.parent, target, **options).digest
-
-
-def problem(folder: Folder, target: Path, **options: Any) -> Finding:
-    """The one kind of problem of an import."""
-    with warnings.catch_warnings(action="error"), pytest.raises(ImportProblems) as caught:
-        import_official(folder.card(), "cls", folder.parent, target, **options)
-    assert not target.exists()
-    (found,) = caught.value.problems
-    return found
-
-
-def rewrite(folder: Folder, how: Callable[[list[Any], list[bytes]], Any]) -> None:
-    """Write all class files of sequences as ``how(frames, ids)``."""
-    for path in folder.sequences.glob("*/*/*.pkl"):
-        content = pickle.loads(path.read_bytes())
-        path.write_bytes(pickle.dumps(how(content["features"], content["video_names"])))
-
-
-def objects(items: list[Any]) -> Any:
-    """An array of objects, whatever their shapes."""
-    array = np.empty(len(items), object)
-    for i, item in enumerate(items):
-        array[i] = item
-    return array
-
-
-# Other forms that are read
-
-
-FORMS: dict[str, Callable[[list[Any], list[bytes]], Any]] = {
-    "object array": lambda x, ids: {"features": objects(x), "video_names": objects(ids)},
-    "objects of objects": lambda x, ids: {"features": [a.astype(object) for a in x], "video_names": ids},
-    "tensors": lambda x, ids: {"features": [torch.from_numpy(a) for a in x], "video_names": ids},
-    "transposed tensors": lambda x, ids: {
-        "features": [torch.from_numpy(np.ascontiguousarray(a.T)).T for a in x],
-        "video_names": ids,
-    },
-    "strided tensors": lambda x, ids: {
-        "features": [torch.from_numpy(np.repeat(a, 2, axis=0))[::2] for a in x],
-        "video_names": ids,
-    },
-    "parameters": lambda x, ids: {"features": [torch.nn.Parameter(torch.from_numpy(a)) for a in x], "video_names": ids},
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_class_files_of_another_form_give_the_same_store(folder: Folder, tmp_path: Path, form: str) -> None:
-    expected = digest(folder, tmp_path / "plain.h5")
-    rewrite(folder, FORMS[form])
-    assert digest(folder, tmp_path / "other.h5") == expected
-
-
-def test_sequences_of_one_length_in_an_array_of_objects_or_a_tensor_are_read(folder: Folder, tmp_path: Path) -> None:
-    def cut(frames: list[Any]) -> list[Any]:
-        return [x[:1] for x in frames]
-
-    rewrite(folder, lambda x, ids: {"features": cut(x), "video_names": ids})
-    expected = digest(folder, tmp_path / "plain.h5")
-    for name, turn in (("objects", lambda x: np.array(x, object)), ("tensor", lambda x: torch.from_numpy(np.stack(x)))):
-        rewrite(folder, lambda x, ids, turn=turn: {"features": turn(cut(list(x))), "video_names": ids})
-        assert digest(folder, tmp_path / f"{name}.h5") == expected
-        rewrite(folder, lambda x, ids: {"features": [np.asarray(a, np.float32) for a in x], "video_names": ids})
-
-
-def test_bfloat16_is_read_as_float32(folder: Folder, tmp_path: Path) -> None:
-    rewrite(folder, lambda x, ids: {"features": [torch.from_numpy(a).bfloat16() for a in x], "video_names": ids})
-    first = digest(folder, tmp_path / "bfloat16.h5")
-    rewrite(folder, lambda x, ids: {"features": [t.float().numpy() for t in x], "video_names": ids})
-    assert digest(folder, tmp_path / "float32.h5") == first
-
-
-def rename(folder: Folder, new: str, *, files: bool = True) -> None:
-    """The class Fencing by another name, in lists and files; its samples and word vector keep their names."""
-    for path in (folder.root / "class-split").rglob("*"):
-        if path.is_file():
-            path.write_text(re.sub("(?<!v_)Fencing", new, path.read_text(encoding="utf-8")), encoding="utf-8")
-    for path in sorted((folder.root / "features").rglob("Fencing.*")) if files else ():
-        target = path.parent / f"{new}{path.suffix}"
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
-
-
-@pytest.mark.parametrize("file_form", ["NFC", "NFD"])
-@pytest.mark.parametrize("list_form", ["NFC", "NFD"])
-def test_accents_join_however_they_are_encoded(folder: Folder, tmp_path: Path, list_form: Any, file_form: Any) -> None:
-    name, sample, manual = "Féncing", "v_Féncing_1", "fencing, déjà vu"
-    rename(folder, unicodedata.normalize(list_form, name), files=False)
-    old = folder.read_pickle("audio", "stage_2_test_unseen", "Fencing")[1][0]
-    for path in (folder.lists / "stage_2_test_unseen.csv", folder.names_file):
-        text = path.read_text(encoding="utf-8").replace(old, sample).replace("a fencing bout", f'"{manual}"')
-        path.write_text(unicodedata.normalize(list_form, text), encoding="utf-8")
-    vectors = vectors_of(folder)
-    vectors[unicodedata.normalize(file_form, manual)] = vectors.pop("a fencing bout")
-    np.save(folder.text, vectors)  # type: ignore[arg-type]
-    for modality, form in (("audio", file_form), ("video", list_form)):
-        path = folder.path(modality, "stage_2_test_unseen", "Fencing")
-        content = pickle.loads(path.read_bytes())
-        content["video_names"] = [unicodedata.normalize(form, sample).encode(), *content["video_names"][1:]]
-        path.with_stem(unicodedata.normalize(file_form, name)).write_bytes(pickle.dumps(content))
-        path.unlink()
-    digest(folder, tmp_path / "tiny.h5")
-    tables = FeatureStore(tmp_path / "tiny.h5").tables()
-    assert (name in tables.class_names, sample in tables.ids, manual in tables.vector_names) == (True, True, True)
-
-
-def test_a_class_with_a_slash_is_read_from_the_folder_that_its_name_says(folder: Folder, tmp_path: Path) -> None:
-    rename(folder, "deep/Fencing")
-    for form in ("sequences", "means"):
-        digest(folder, tmp_path / f"{form}.h5", form=form)
-        assert "deep/Fencing" in FeatureStore(tmp_path / f"{form}.h5").tables().class_names
-
-
-@pytest.mark.parametrize("name", ["../../stage_1_train/Archery", "/etc/passwd", "a//b", "..", "."])
-def test_a_class_name_never_leads_out_of_its_folder(folder: Folder, tmp_path: Path, name: str) -> None:
-    assert not is_file_name(name)
-    rename(folder, name, files=False)
-    found = problem(folder, tmp_path / "tiny.h5")
-    assert (found.kind, found.count) == ("missing class file", 2)
-    assert found.fix.startswith("rename the class")
-
-
-@pytest.mark.parametrize("name", ["Archery.PKL", "Archery.pickle", "Archery.pkl.gz", "Archery .pkl"])
-def test_a_class_file_with_nearly_the_right_name_is_named(folder: Folder, tmp_path: Path, name: str) -> None:
-    path = folder.path(*ARCHERY)
-    path.rename(path.with_name(name))
-    found = problem(folder, tmp_path / "tiny.h5")
-    assert (found.kind, found.count) == ("missing class file", 1)
-    assert found.what == f"audio/stage_1_train/Archery.pkl (there is {name!r}: rename or unpack it)"
-
-
-def test_a_class_file_on_a_disk_that_is_not_mounted_is_named(folder: Folder, tmp_path: Path) -> None:
-    path = folder.path(*ARCHERY)
-    path.unlink()
-    path.symlink_to(tmp_path / "disk" / "Archery.pkl")
-    found = problem(folder, tmp_path / "tiny.h5")
-    assert found.what.endswith(f"(a link to {tmp_path}/disk/Archery.pkl, which is not there: mount its disk)")
-
-
-def test_a_list_with_a_column_twice_is_told(folder: Folder, tmp_path: Path) -> None:
-    path = folder.lists / "stage_1_train.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename,label, filename"), encoding="utf-8")
-    assert "has the column 'filename' twice" in problem(folder, tmp_path / "tiny.h5").what
-
-
-@pytest.mark.parametrize("sign", [";", "\t"])
-def test_lists_with_another_sign_than_commas_are_shown(folder: Folder, tmp_path: Path, sign: str) -> None:
-    path = folder.lists / "stage_1_train.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace(",", sign), encoding="utf-8")
-    found = problem(folder, tmp_path / "tiny.h5")
-    assert f"no column 'filename' in its first line {f'filename{sign}label'!r}" in found.what
-    assert "CSV with commas" in found.fix
-
-
-def test_blanks_around_the_names_of_columns_do_not_count(folder: Folder, tmp_path: Path) -> None:
-    first = digest(folder, tmp_path / "first.h5")
-    path = folder.lists / "stage_1_train.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename , label "), encoding="utf-8")
-    assert digest(folder, tmp_path / "tiny.h5") == first
-
+from benchmark.untrusted.arrays import load_pickle
+from benchmark.untrusted.pickles import UnreadableFile
 
 # Other kinds of files, by their first bytes
 
@@ -405,11 +235,6 @@ def test_a_list_that_is_a_spreadsheet_is_to_be_saved_as_text(folder: Folder, tmp
 # Word vectors
 
 
-def vectors_of(folder: Folder) -> dict[str, Any]:
-    found: dict[str, Any] = np.load(folder.text, allow_pickle=True).item()
-    return found
-
-
 @pytest.mark.parametrize(
     "how", [lambda v: v.tolist(), lambda v: v[None], lambda v: tuple(v), torch.from_numpy, lambda v: v.astype("f8")]
 )
@@ -479,109 +304,6 @@ def test_word_vectors_of_another_size_point_to_the_card(folder: Folder, tmp_path
     found = problem(folder, tmp_path / "tiny.h5")
     assert (found.kind, found.count) == ("wrong dimension", 8)
     assert "text_dim" in found.fix
-
-
-# Attacks by tensors
-
-
-class Rebuilt:
-    """Pickles as a tensor of this storage, offset, size and stride."""
-
-    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any) -> None:
-        self.parts = (storage, offset, size, stride, False, {})
-
-    def __reduce__(self) -> Any:
-        return torch._utils._rebuild_tensor_v2, self.parts
-
-
-class Loaded:
-    """Pickles as the storage that these bytes are."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
-
-    def __reduce__(self) -> Any:
-        return torch.storage._load_from_bytes, (self.raw,)
-
-
-class Touch:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch canary",)
-
-
-def _bomb() -> bytes:
-    """A zip archive as torch.save writes it, whose record is deflated to a thousandth."""
-    buffer = io.BytesIO()
-    saved = io.BytesIO(_saved(torch.zeros(2**20).untyped_storage()))
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        for record in old.infolist():
-            new.writestr(record.filename, old.read(record))
-    return buffer.getvalue()
-
-
-def _old(content: Any) -> bytes:
-    return _saved(content, _use_new_zipfile_serialization=False)
-
-
-STORAGE = torch.storage.TypedStorage(wrap_storage=torch.arange(6.0).untyped_storage(), dtype=torch.float32, _internal=True)
-TENSORS: dict[str, Any] = {
-    "beyond the end": Rebuilt(STORAGE, 3, (4,), (1,)),
-    "by its stride": Rebuilt(STORAGE, 0, (2, 2), (5, 1)),
-    "huge size": Rebuilt(STORAGE, 0, (10**12,), (0,)),
-    "huge stride": Rebuilt(STORAGE, 0, (2,), (2**62,)),
-    "negative stride": Rebuilt(STORAGE, 5, (2,), (-1,)),
-    "negative offset": Rebuilt(STORAGE, -1, (2,), (1,)),
-    "no stride": Rebuilt(STORAGE, 0, (2, 3), ()),
-    "no numbers": Rebuilt(STORAGE, 0, (True, "x"), (1, 1)),
-    "no storage": Rebuilt(b"abc", 0, (1,), (1,)),
-    "no bytes": Rebuilt(Loaded("text"), 0, (1,), (1,)),
-    "hostile storage": Rebuilt(Loaded(pickle.dumps(Touch(), 2)), 0, (1,), (1,)),
-    "hostile saved file": Rebuilt(Loaded(_old(Touch())), 0, (1,), (1,)),
-    "hostile saved archive": Rebuilt(Loaded(_saved(Touch())), 0, (1,), (1,)),
-    "zip bomb": Rebuilt(Loaded(_bomb()), 0, (1,), (1,)),
-    "a number for a storage": Rebuilt(Loaded(_old(7)), 0, (1,), (1,)),
-    "truncated storage": Rebuilt(Loaded(_old(STORAGE)[:-10]), 0, (1,), (1,)),
-}
-
-
-@pytest.mark.parametrize("attack", TENSORS)
-def test_tensors_that_are_none_are_refused_and_nothing_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "class.pkl"
-    path.write_bytes(pickle.dumps({"features": [TENSORS[attack]], "video_names": [b"a"]}))
-    with pytest.raises(UnreadableFile, match=r"class\.pkl"):
-        load_pickle(path)
-    path.write_bytes(_npy({"a": TENSORS[attack]}))
-    with pytest.raises(UnreadableFile, match=r"class\.pkl"):
-        load_npy_dict(path)
-    assert not (tmp_path / "canary").exists()
-
-
-def _npy(content: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, content, allow_pickle=True)
-    return buffer.getvalue()
-
-
-def test_many_views_of_one_tensor_cannot_claim_more_than_their_share(tmp_path: Path) -> None:
-    path = tmp_path / "class.pkl"
-    storage = torch.storage.TypedStorage(wrap_storage=torch.ones(10**4).untyped_storage(), dtype=torch.float32, _internal=True)
-    turned = [Rebuilt(storage, 0, (100, 100), (1, 100)) for _ in range(1000)]
-    path.write_bytes(pickle.dumps({"features": turned, "video_names": [b"a"] * len(turned)}))
-    assert path.stat().st_size < 3 * 40_000
-    with pytest.raises(RefusedPickle, match="times the memory of the file"):
-        load_pickle(path)
-
-
-def test_an_array_of_objects_is_plain_data(tmp_path: Path) -> None:
-    path = tmp_path / "class.pkl"
-    path.write_bytes(pickle.dumps(np.array([{}, None, [1]], object)))
-    assert load_pickle(path).tolist() == [{}, None, [1]]
-    path.write_bytes(pickle.dumps(np.array([Touch()], object)))
-    with pytest.raises(RefusedPickle, match="system"):
-        load_pickle(path)
 
 
 # The store in which an import ends

@@ -172,9 +172,9 @@ FAULTS: dict[str, Callable[[Any], None]] = {
 
 OWN_FIXES = {"refused pickle": FETCH_TRUSTED, "unreadable file": FETCH_AGAIN}
 ELSEWHERE = {
-    *("missing sample list", "averaged features"),  # tests/extract/test_plan.py, tests/data/test_extracted_lists.py
+    *("missing sample list", "averaged features"),  # tests/extract/test_plan.py, test_extracted_lists.py
     *("missing HDF5 filter", "missing word vectors"),
-    *("list that is not UTF-8", "too large for float32"),  # both lines: tests/data/test_import_messages.py
+    *("list that is not UTF-8", "too large for float32"),  # both lines: test_import_messages.py
 }
 
 
