@@ -1,7 +1,8 @@
-"""What bounds a training step of each method at its published sizes: where torch's profiler finds its time.
+"""What bounds a training step of each method at its published sizes, by torch's profiler.
 
-Run with ``make bench`` or ``python -m perf.bounds``; ``-h`` lists the options. Operations are counted by the time in
-themselves, without those that they call. Recording them takes time too, about a twentieth of a step; it counts as Python's.
+Run with ``make bench`` or ``python -m perf.bounds``; ``-h`` lists the options. The time of an operation
+excludes the operations that it calls. Recording takes about a twentieth of a step, which counts as Python's
+time.
 """
 
 from __future__ import annotations
@@ -29,25 +30,28 @@ KINDS = {
     DRAWS: ("aten::random_", "aten::ge"),
     MOVES: ("aten::copy_", "aten::cat", "aten::fill_", "aten::index", "aten::zero_"),
 }
-"""Kind -> beginnings of the names of its operations: matrix products, attention, Adam, what dropout draws, copying and joining.
-All others are element-wise or sums (norms, activations, losses)."""
+"""Name prefixes of the operations of each kind: matrix products, attention, Adam, draws of dropout, copies.
+
+All others are element-wise operations or sums (norms, activations, losses).
+"""
 OTHER, PYTHON = "other operations", "Python"
 
 
 def of(bench: Bench, steps: int) -> dict[str, Any]:
-    """Shares of a step in percent, by kind; and the speed of its matrix products in percent of the peak before or behind.
+    """Shares of a step in percent by kind, and the speed of its matrix products in percent of the peak.
 
-    Products *alone* are those of two matrices in the sizes of the step's, again and again, so that they stay in the caches.
+    For products *alone*, two matrices of each size of the step are multiplied repeatedly, so that they stay
+    in the caches.
     """
     bench.steps(1)
     before = peak()
     seconds = operations = 0.0
     spent: dict[str, float] = defaultdict(float)
     sizes: Counter[tuple[int, int, int]] = Counter()
-    for _ in range(steps):  # a record of many steps takes gigabytes
+    for _ in range(steps):  # recorded one by one, since a record of many steps takes gigabytes
         with profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True) as record:
             started = time.perf_counter()
-            bench.steps(0)  # one to warm up, which is the one that is recorded
+            bench.steps(0)  # only the step that usually warms up, which is recorded here
             seconds += time.perf_counter() - started
         for event in record.key_averages():
             kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), OTHER)

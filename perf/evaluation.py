@@ -1,9 +1,9 @@
-"""Time and memory of the evaluation of a full test set: distances in blocks, the published grid, the exact seen-unseen curve.
+"""Time and memory of evaluating a full test set: distances in blocks, the published grid, the exact curve.
 
-Run with ``make bench`` or ``python -m perf.evaluation``; ``-h`` lists the options. Sizes are samples x classes, VGGSound's
-test set by default. With ``drawn`` embeddings (64 numbers, no two distances alike) the evaluation is all there is; a method
-embeds too, at its published sizes for UCF ``cls``, samples of a generated store that are repeated. Each row has a process of
-its own (Linux).
+Run with ``make bench`` or ``python -m perf.evaluation``; ``-h`` lists the options. Sizes are samples x
+classes, by default VGGSound's test set. ``drawn`` embeddings (64 numbers, all distances different) measure
+only the evaluation. A method also computes embeddings, at its published sizes for UCF ``cls``, of repeated
+samples of a synthetic store. Each row has its own process (Linux).
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from perf.resident import watched
 from perf.training_step import Bench
 
 DRAWN, DIM, BLOCK = "drawn", 64, 256
-"""Embeddings without a method, their size, and samples embedded at once (``train.eval_batch_size``'s default)."""
+"""Name and size of embeddings without a method, and the samples of a block (default of
+``train.eval_batch_size``)."""
 VGGSOUND = "12232x271"
 
 
 class DrawnEmbeddings(Method):
-    """Draws an embedding for each sample; class embeddings are the word vectors."""
+    """Draws random sample embeddings; the class embeddings are used as they are."""
 
     def __init__(self) -> None:
         super().__init__(MethodConfig(), Spec(1, 1, DIM, 1.0, 1.0))
@@ -53,7 +54,7 @@ class DrawnEmbeddings(Method):
 
 
 def drawn_set(samples: int, classes: int) -> tuple[Method, EvaluationSet, FeatureRules]:
-    """An evaluation without features."""
+    """An evaluation of drawn embeddings, without features."""
     random = np.random.default_rng(0)
     nothing = ModalityData(1, np.broadcast_to(np.float32(0), (samples, 1)), None, None)
     labels = random.integers(0, classes, samples)
@@ -63,7 +64,7 @@ def drawn_set(samples: int, classes: int) -> tuple[Method, EvaluationSet, Featur
 
 
 def method_set(name: str, samples: int, classes: int, folder: Path) -> tuple[Method, EvaluationSet, FeatureRules]:
-    """An evaluation of a method: samples of a small store, again and again, among more classes than it has."""
+    """An evaluation of a method: repeated samples of a small store, among more classes than it has."""
     found = registry.load()
     bench = Bench.published(found.get(name), found.search_space(found.get(name)), "cls", "corrected", folder)
     content = bench.data.batches.samples
@@ -72,7 +73,7 @@ def method_set(name: str, samples: int, classes: int, folder: Path) -> tuple[Met
 
 
 def among(content: Samples, rows: np.ndarray, classes: int, text_dim: int) -> EvaluationSet:
-    """Samples among so many classes, of which every other one is seen."""
+    """An evaluation of samples among classes of which every other one is seen."""
     ids = np.arange(classes)
     text = np.random.default_rng(1).standard_normal((classes, text_dim), np.float32)
     return EvaluationSet(content, rows, ids[::2], ids[1::2], text)
@@ -98,7 +99,7 @@ def row(what: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
     """A line of the table."""
     samples, classes = (int(n) for n in size.split("x"))
     if what != DRAWN:
-        watched(method_set, what, 1, classes, folder)  # makes the store
+        watched(method_set, what, 1, classes, folder)  # creates the store
     seconds, memory = watched(measure, what, samples, classes, folder, threads)
     return {
         "embeddings": what,
@@ -115,7 +116,7 @@ def row(what: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default="avca,tcaf", help="which also embed VGGSound's number of samples; '' for none")
+    parser.add_argument("--methods", default="avca,tcaf", help="methods that embed VGGSound's number of samples; '' for none")
     parser.add_argument("--sizes", default=f"{VGGSOUND},100000x1000", help="of drawn embeddings (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")

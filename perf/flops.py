@@ -1,8 +1,8 @@
-"""Floating-point operations that a training step of TCAF needs: real steps alone, and nothing whose result is not used.
+"""Floating-point operations that a training step of TCAF needs, without padding and unused results.
 
 A multiply-add counts as 2. Matrix products and attention count; element-wise work does not.
-``tests/perf/test_measuring.py`` compares the formula with torch's counter on a batch without padding, in which nothing is
-spared but in the last layer.
+``tests/perf/test_measuring.py`` compares the formula with torch's counter on a batch without padding, in
+which only the last layer has unused results.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from benchmark.method import Spec
 
 
 def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int], classes: int) -> float:
-    """Forward and backward of a batch whose samples have these numbers of real steps.
+    """Operations of forward and backward for a batch whose samples have these numbers of time steps.
 
-    The backward of a product costs two, or one where the input needs no gradient (features, word vectors, times).
+    The backward of a product costs two products, or one if the input needs no gradient (features, class
+    embeddings, times).
     """
     c, batch = config, len(audio_steps)
     leaves, inside = _embedding(c, spec, audio_steps, video_steps)
@@ -31,12 +32,12 @@ def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: 
 
 
 def tcaf_embedding(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int]) -> float:
-    """Forward alone of samples that are embedded to be evaluated."""
+    """Operations of the forward pass for samples that are embedded for an evaluation."""
     return 2.0 * sum(_embedding(config, spec, audio_steps, video_steps))
 
 
 def _embedding(c: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int]) -> tuple[int, int]:
-    """Multiply-adds of embedding samples: those whose input needs no gradient, and the others."""
+    """Multiply-adds of embedding samples: products whose input needs no gradient, and the others."""
     batch, audio, video = len(audio_steps), sum(audio_steps), sum(video_steps)
     tokens, inner = batch + audio + video, c.heads * c.dim_head
     leaves = (audio * spec.audio_dim + video * spec.video_dim) * c.encoder_hidden
@@ -46,19 +47,20 @@ def _embedding(c: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequ
     inside += (c.depth - 1) * tokens * (4 * c.dim * inner + feed_forward)
     pairs = [pairs_of(a, v, c.sees) for a, v in zip(audio_steps, video_steps, strict=True)]
     inside += (c.depth - 1) * 2 * inner * sum(pairs)
-    inside += batch * (4 * c.dim * inner + feed_forward) + 2 * c.heads * c.dim * tokens  # the last layer: the class token alone
+    # The last layer computes only the class token.
+    inside += batch * (4 * c.dim * inner + feed_forward) + 2 * c.heads * c.dim * tokens
     inside += batch * (c.dim * c.decoder_hidden + c.decoder_hidden * c.embedding_dim)  # O_proj
     return leaves, inside
 
 
 def pairs_of(audio: int, video: int, sees: str) -> int:
-    """Pairs of tokens of a sample that attend to each other, the class token's included."""
+    """Number of token pairs of a sample that attend to each other, including the class token."""
     steps = {"cross": 2 * audio * video, "self": audio**2 + video**2, "all": (audio + video) ** 2}[sees]
     return steps + 2 * (audio + video) + 1
 
 
 def counter() -> FlopCounterMode:
-    """Torch's counter, which is told of the CPU's attention; its backward costs two forwards, what it computes anew apart."""
+    """Torch's counter and the CPU's attention, whose backward counts as two forwards without recomputation."""
 
     forward = cpu_attention()
     backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)

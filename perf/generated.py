@@ -1,6 +1,6 @@
-"""Stores of any size with UCF's dimensions, lengths, classes and shares of the splits, written in bounded memory.
+"""Synthetic stores of any size with UCF's dimensions, lengths, classes and split ratios.
 
-Their features are numbers that are drawn once and repeated: there is nothing in them to learn.
+Their features are repeated random numbers without anything to learn.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benchmark.settings.resolve import resolve
 from perf.training_step import SIZES
 
 POOL = 4096
-"""Frames that are drawn."""
+"""Time steps that are drawn and then repeated."""
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Frames ``[rows, dim]`` of which a slice is made when it is read."""
+    """Time steps ``[rows, dim]`` of which a slice is computed when it is read."""
 
     rows: int
     pool: np.ndarray
@@ -38,14 +38,14 @@ class Repeated:
 
 
 def samples_of(gigabytes: float, features: str) -> int:
-    """How many samples fill a store of so many GB (1e9 bytes), means included, in float32."""
+    """Number of samples in a float32 store of this many GB (1e9 bytes), including means."""
     sizes: dict[str, Any] = SIZES[features]
     numbers = sum(sizes[f"{m}_dim"] * (1 + np.mean(sizes[f"{m}_steps"])) for m in ("audio", "video"))
     return int(gigabytes * 1e9 / (4 * numbers))
 
 
 def generate(path: Path, features: str, samples: int, dtype: Literal["float32", "float16"] = "float32") -> FeatureStore:
-    """Write a store of about so many samples."""
+    """Write a store with about this many samples."""
     random, card, sizes = np.random.default_rng(0), load_cards()["ucf"].features[features], SIZES[features]
     groups = np.split(np.arange(48), [30, 42])
     classes = (groups[0], groups[0], groups[1], np.arange(42), groups[2])
@@ -73,7 +73,7 @@ def generate(path: Path, features: str, samples: int, dtype: Literal["float32", 
 
 
 def modality(sizes: dict[str, Any], name: str, samples: int, random: np.random.Generator) -> ModalityContent:
-    """Frames of one modality."""
+    """The sequences of one modality."""
     shortest, longest = sizes[f"{name}_steps"]
     offsets = np.concatenate([[0], np.cumsum(random.integers(shortest, longest + 1, samples))])
     pool = np.abs(random.standard_normal((POOL, sizes[f"{name}_dim"]), np.float32))
@@ -81,10 +81,10 @@ def modality(sizes: dict[str, Any], name: str, samples: int, random: np.random.G
 
 
 def experiment_on(store: FeatureStore, method: str, **train: Any) -> Experiment:
-    """A method with its published settings for UCF in mode ``corrected``, on a generated store.
+    """A method with its published settings for UCF in mode ``corrected``, on a synthetic store.
 
     Args:
-        train: settings of training that replace the published ones.
+        train: training settings that replace the published ones.
     """
     found, card = registry.load(), load_cards()["ucf"]
     chosen = found.get(method)
@@ -94,10 +94,10 @@ def experiment_on(store: FeatureStore, method: str, **train: Any) -> Experiment:
 
 
 def forget(path: Path) -> None:
-    """Ask the system to drop its cached pages of a file that nobody has mapped, so that the next read is the disk's."""
+    """Ask the system to drop its cached pages of an unmapped file, so that the next read uses the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # pages that are not written yet stay
+        os.fsync(descriptor)  # pages that are not written yet cannot be dropped
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

@@ -1,10 +1,13 @@
-"""Peak memory of training and evaluating on a store of N GB with ``--in-memory`` off, and how long the loop waits for data.
+"""Peak memory of training and evaluating on a mapped store of N GB, and how long the loop waits for data.
 
-Run with ``make bench`` or ``python -m perf.memory``; ``-h`` lists the options. Features are generated with UCF's dimensions and
-lengths (``cls``). A fresh process makes the store and another one runs both stages of a method, with its published settings in
-mode ``corrected`` and short epochs: validation and test take all their samples, and training draws from all of its. What counts
-is ``RssAnon`` of ``/proc/<pid>/status``, which another process reads every 5 ms: resident memory without pages of mapped files,
-which the system takes back when it needs them. ``VmHWM``, the highest resident size with them, is shown beside. Linux only.
+Run with ``make bench`` or ``python -m perf.memory``; ``-h`` lists the options. Features are synthetic with
+UCF's dimensions and lengths (``cls``). One process writes the store. Another one runs both stages of a method
+with its published settings, mode ``corrected`` and short epochs. Validation and test use all their samples,
+and training draws from all of its samples.
+
+The bound applies to ``RssAnon`` of ``/proc/<pid>/status``, read every 5 ms by another process. It is the
+resident memory without pages of mapped files, which the system can reclaim. ``VmHWM``, the highest resident
+size including them, is also shown. Linux only.
 """
 
 from __future__ import annotations
@@ -29,20 +32,20 @@ FIXED, PER_GB = 1.2e9, 0.06e9
 
 
 def bound(gigabytes: float) -> float:
-    """Bytes that training and evaluating on a store may hold at most, mapped pages aside."""
+    """Most bytes that training and evaluating on a store may use, without mapped pages."""
     return FIXED + PER_GB * gigabytes
 
 
 def make(path: Path, gigabytes: float, features: str) -> int:
-    """Write the store; returns its samples."""
+    """Write the store and return its number of samples."""
     return sum(generate(path, features, samples_of(gigabytes, features)).counts.values())
 
 
 def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dict[str, float]:
-    """Both stages, an epoch each; seconds by what they were spent on (``stage.run``).
+    """Run both stages with one epoch each; the seconds of each activity (``stage.run``).
 
     Args:
-        cold: whether the system is asked to drop its cached pages of the file first.
+        cold: whether to ask the system to drop its cached pages of the file first.
     """
     if cold:
         forget(path)
@@ -65,18 +68,21 @@ def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, c
 
 def sizes(memory: Resident) -> dict[str, int]:
     """Columns of peak memory."""
-    return {"own memory, peak (MB)": round(memory.own / 1e6), "with mapped files, peak (MB)": round(memory.whole / 1e6)}
+    return {
+        "own memory, peak (MB)": round(memory.own / 1e6),
+        "with mapped files, peak (MB)": round(memory.whole / 1e6),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; exit code 1 where the bound is passed."""
+    """Print the table; exit code 1 if the bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=1.0, help="size of the store (%(default)s); it is deleted afterwards")
-    parser.add_argument("--folder", type=Path, help="where it is made; a temporary folder by default")
-    parser.add_argument("--files", default="cold,cached", help="before a method runs: its pages dropped, or left as they are")
+    parser.add_argument("--folder", type=Path, help="folder of the store; a temporary one by default")
+    parser.add_argument("--files", default="cold,cached", help="whether cached pages are dropped before a method runs")
     parser.add_argument("--features", default="cls", choices=["cls", "main"])
     parser.add_argument("--methods", default="tcaf,avca")
-    parser.add_argument("--batches", type=int, default=20, help="of an epoch (%(default)s); there is one in each stage")
+    parser.add_argument("--batches", type=int, default=20, help="batches of an epoch (%(default)s); each stage has one epoch")
     parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
@@ -92,7 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json is not None:
-        found = {"gb": options.gb, "samples": samples, "making": sizes(memory), "threads": options.threads, "rows": rows}
+        found = {
+            "gb": options.gb,
+            "samples": samples,
+            "making": sizes(memory),
+            "threads": options.threads,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     over = [r for r in rows if r["own memory, peak (MB)"] > r["bound (MB)"]]
     if over:

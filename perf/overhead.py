@@ -1,15 +1,16 @@
-"""What the harness costs of the training time: tracking, study, checkpoints, progress. The goal is below 2 %.
+"""Share of the training time that the harness adds (tracking, study, checkpoints, progress): below 2 %.
 
-A trial of a study of TCAF at its published sizes for UCF (``cls``), on generated features with the dimensions, lengths and
-numbers of validation samples of UCF, with real SQLite stores and live progress bars. Run with ``make bench`` or ``python -m
-perf.overhead``; ``-h`` lists the options.
+Run with ``make bench`` or ``python -m perf.overhead``; ``-h`` lists the options. It runs a trial of a study
+of TCAF at its published sizes for UCF (``cls``). Features are synthetic with UCF's dimensions, lengths and
+numbers of validation samples. SQLite stores and live progress bars are real.
 
-Measured are a few short epochs. Each function of the harness is timed by itself, without what it calls of the others, and its
-time is put down to a batch, an epoch or the job. From that the share at the published length is computed:
-(job + epochs * (epoch + batches * batch)) of the harness / epochs * (validation + batches * batch) of the training.
-The first calls of the stores are among the measured ones, so this is rather too high than too low. Progress bars are drawn by a
-thread of their own; of that the CPU time counts, which is what they take from the training at most, per second of training.
-Not in it: connecting to the stores and opening the data, which a process does once.
+A few short epochs are measured. Each function of the harness is timed without the other timed functions that
+it calls, and its time is assigned to a batch, an epoch or the job. The share at the published length is
+computed from these: (job + epochs * (epoch + batches * batch)) of the harness / epochs * (validation +
+batches * batch) of the training. The result is rather too high than too low, since it includes the first
+calls of the stores. A separate thread draws progress bars. Its CPU time per second of training counts, since
+it cannot slow the training by more. Connecting to the stores and opening the data are not included, since a
+process does these once.
 """
 
 from __future__ import annotations
@@ -49,31 +50,36 @@ from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study
 from perf.training_step import LIKE_UCF
 
-VALIDATED_LIKE_UCF = {"val_seen_samples": 12, "val_unseen_samples": 122, "test_seen_samples": 1, "test_unseen_samples": 1}
-"""As many validation samples as UCF has (1,824 for 1,820); the test splits are not used."""
+VALIDATED_LIKE_UCF = {
+    "val_seen_samples": 12,
+    "val_unseen_samples": 122,
+    "test_seen_samples": 1,
+    "test_unseen_samples": 1,
+}
+"""Number of validation samples, like UCF's (1,824 for 1,820); the test splits are not used."""
 BARS = "progress bars, in a thread"
 TRAINING = ("training batches", "validation")
 HARNESS = ("tracking", "study", "checkpoints", "progress", BARS, "other")
 GOAL = 0.02
 Part = tuple[str, str]
-"""What, and what it is done for: ``batch``, ``epoch``, ``job``; ``second``: all the time."""
+"""An activity, and what it is done for: ``batch``, ``epoch``, ``job``, or ``second`` for continuous work."""
 
 
 @dataclass
 class Stopwatch:
-    """Time of wrapped functions without that of wrapped functions that they call, thread by thread.
+    """Time of wrapped functions without the wrapped functions that they call, for each thread.
 
-    The thread that answers the training loop (``benchmark/protocol/seal.py``) works while the loop waits. What it does for an
-    epoch counts as done in the loop; of the waiting only what is beyond that counts.
+    The thread that answers the training loop (``benchmark/protocol/seal.py``) works while the loop waits. Its
+    work for an epoch counts as part of the loop, and only the rest of the waiting counts as waiting.
     """
 
     seconds: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
     checks: float = 0.0
-    """Checks of losses and gradients; they are also in the training batches."""
+    """Seconds of checks of losses and gradients, which are also part of the training batches."""
     _running: threading.local = field(default_factory=threading.local)
 
     def timed(self, function: Callable[..., Any], what: str, per: str | None = None) -> Callable[..., Any]:
-        """The function with its time put down to ``what``; per epoch inside the training loop and per job outside, if None."""
+        """Count a function's time as ``what``; None: per epoch in the training loop, and per job outside."""
         clock = time.thread_time if per == "second" else time.perf_counter
 
         @functools.wraps(function)
@@ -99,7 +105,7 @@ class Stopwatch:
         return wrapper
 
     def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with its time added to ``checks``."""
+        """Wrap a function so that its time is added to ``checks``."""
 
         @functools.wraps(function)
         def wrapper(*args: Any) -> Any:
@@ -113,7 +119,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Time the harness inside."""
+        """Time the functions of the harness within the block."""
         watched: list[tuple[Any, str, str, str | None]] = [
             *((Tracker, name, "tracking", None) for name, f in vars(Tracker).items() if callable(f) and name[0] != "_"),
             (Runner, "run", "other", None),
@@ -143,7 +149,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured trial, and what follows from it."""
+    """A measured trial, and the numbers computed from it."""
 
     epochs: int
     batches: int
@@ -156,7 +162,11 @@ class Measured:
     def at_published_length(self, what: str) -> float:
         """Computed seconds of a part at the published length."""
         batches = self.published_epochs * self.published_batches
-        times = {"job": 1.0, "epoch": self.published_epochs / self.epochs, "batch": batches / (self.epochs * self.batches)}
+        times = {
+            "job": 1.0,
+            "epoch": self.published_epochs / self.epochs,
+            "batch": batches / (self.epochs * self.batches),
+        }
         if what not in TRAINING:
             times["second"] = sum(map(self.at_published_length, TRAINING)) / sum(map(self.measured, TRAINING))
         return sum(s * times[per] for (name, per), s in self.seconds.items() if name == what)
@@ -166,12 +176,12 @@ class Measured:
         return sum(s for (name, _), s in self.seconds.items() if name == what)
 
     def share(self, parts: Sequence[str] = HARNESS, *, published: bool = True) -> float:
-        """Time of parts of the harness as a fraction of the training's, validation included."""
+        """Time of parts of the harness as a fraction of the training time, including validation."""
         of = self.at_published_length if published else self.measured
         return sum(map(of, parts)) / sum(map(of, TRAINING))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types."""
+        """The numbers in plain types."""
         parts = {
             what: {
                 "measured_seconds": self.measured(what),
@@ -182,8 +192,18 @@ class Measured:
         }
         lengths = {"epochs": self.epochs, "batches": self.batches}
         published = {"epochs": self.published_epochs, "batches": self.published_batches}
-        shares = {"share_at_published_length": self.share(), "share_measured": self.share(published=False), "goal": GOAL}
-        return {"measured": lengths, "published": published, **shares, "checks_seconds": self.checks, "parts": parts}
+        shares = {
+            "share_at_published_length": self.share(),
+            "share_measured": self.share(published=False),
+            "goal": GOAL,
+        }
+        return {
+            "measured": lengths,
+            "published": published,
+            **shares,
+            "checks_seconds": self.checks,
+            "parts": parts,
+        }
 
     def markdown(self) -> str:
         """The table."""
@@ -199,16 +219,22 @@ class Measured:
             f"computed s ({self.published_epochs} × {self.published_batches} batches)",
             "share of training, computed",
         ]
-        return tabulate(rows, columns, tablefmt="github", disable_numparse=True, colalign=("left", "right", "right", "right"))
+        return tabulate(
+            rows,
+            columns,
+            tablefmt="github",
+            disable_numparse=True,
+            colalign=("left", "right", "right", "right"),
+        )
 
 
 def tcaf_on_ucf(
     data: Path, epochs: int, batches: int, data_settings: Mapping[str, object], small: Mapping[str, object]
 ) -> Unit:
-    """TCAF with its published settings for UCF on generated data.
+    """TCAF with its published settings for UCF on synthetic data.
 
     Args:
-        small: settings of TCAF that replace published ones.
+        small: settings of TCAF that replace the published ones.
     """
     like = {**LIKE_UCF, **VALIDATED_LIKE_UCF, **data_settings}
     settings = [f"data.{key}={json.dumps(value)}" for key, value in like.items()]
@@ -227,7 +253,7 @@ def measure(
     data_settings: Mapping[str, object] | None = None,
     small: Mapping[str, object] | None = None,
 ) -> Measured:
-    """Run the trial of a study of one trial in a folder, and time it."""
+    """Run and time a study with one trial in a folder."""
     unit = tcaf_on_ucf(folder / "data", epochs, batches, data_settings or {}, small or {})
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
     space = registry.load().search_space(unit.method)
@@ -244,7 +270,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; exit code 1 where the share is not below the goal."""
+    """Print the table; exit code 1 if the share is not below the goal."""
     parser = argparse.ArgumentParser(description="Share of the training time that the harness costs.")
     parser.add_argument("--epochs", type=int, default=2, help="epochs to measure (%(default)s)")
     parser.add_argument("--batches", type=int, default=5, help="batches of an epoch to measure (%(default)s)")

@@ -1,20 +1,21 @@
-"""How long ``report``, ``status`` and the look-ups of ``run`` take on a large tracking store. The goal: a report within 60 s.
-
-The store is made straight in SQL, seeded: a large call of six methods on three data sets in both modes, untuned and tuned,
-which has half of the runs, and small calls of one data set and mode. Each job has the tags, settings and metrics of a real one,
-and those of its artifacts that a report reads: ``recall.csv``, ``groups.json``, ``confusion.csv`` and ``curve.csv`` of each
-final job, and ``embedding.csv`` and the map of those of repetition 0. Classes and samples are as many as the data sets' cards
-say, and embeddings as wide as with published settings; names and numbers are drawn.
+"""Time of ``report``, ``status`` and look-ups of ``run`` on a large store. The goal: a report within 60 s.
 
 Run with ``make bench`` or ``python -m perf.report``; ``-h`` lists the options.
 
-- ``newest``: the report of the newest call, a small one.
-- ``largest``: the report of the large call alone.
-- ``all``: the report of all calls together; the settings of all their jobs are compared.
-- ``look-up``: what ``run`` and ``status`` ask of the store for each job.
-- ``by key``: the finished runs of a small call's jobs, as after each method of a call.
+The store is written directly in SQL with random but seeded content. Half of its MLflow runs belong to one
+large benchmark run: six methods on three datasets in both modes, untuned and tuned. The others belong to
+small benchmark runs of one dataset and mode. Each job has the tags, settings and metrics of a real one, and
+the artifacts that a report reads: ``recall.csv``, ``groups.json``, ``confusion.csv`` and ``curve.csv`` for
+each final job, and ``embedding.csv`` and the map for repetition 0. The numbers of classes and samples are
+those of the dataset configs, and the width of embeddings is that of published settings.
 
-Each measurement has a connection of its own; making it is not in the times.
+- ``newest``: the report of the newest benchmark run, a small one.
+- ``largest``: the report of the large benchmark run.
+- ``all``: the report of all benchmark runs together, which compares the settings of all their jobs.
+- ``look-up``: the queries of ``run`` and ``status`` for each job.
+- ``by key``: the finished MLflow runs of a small benchmark run's jobs, as after each of its methods.
+
+Each measurement has its own connection. Opening it is not measured.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ METHODS = {
     "tcaf": "TCAF",
 }  # fmt: skip
 WIDTHS = {"cjme": 128, "avgzslnet": 128}
-"""Of embeddings in a map, 64 for the other methods; these two have two outputs side by side."""
+"""Width of embeddings in a map, 64 for the other methods; these two have two outputs."""
 DATASETS = {"vggsound": "VGGSound", "ucf": "UCF", "activitynet": "ActivityNet"}
 MODES = ("paper", "corrected")
 TRIALS = 10
@@ -62,7 +63,7 @@ SMALL_SEEDS = 5
 EPOCHS = 50
 """Logged epochs of a job."""
 START = 1_760_000_000_000
-"""Milliseconds since the epoch of the oldest call."""
+"""Start of the oldest benchmark run in milliseconds since the epoch."""
 SETTINGS = {
     "lr": "0.001", "weight_decay": "1e-05", "plateau": "True", "dim": "300", "depth": "6", "heads": "8", "dim_head": "64",
     "dropout": "0.2", "margin": "1.0",
@@ -72,14 +73,28 @@ COMMON = {
     "train.device": "auto", "train.precision": "float32", "train.threads": "1", "lengths.train": "max", "lengths.test": "max",
     "lengths.train_cut": "random", "protocol.seen_test": "published",
 }  # fmt: skip
-SWITCHES = ("evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule", "beta_output")
+SWITCHES = (
+    "evaluation_times",
+    "extra_bn_pass",
+    "padding_in_bn",
+    "video_norm",
+    "audio_scale",
+    "length_rule",
+    "beta_output",
+)
 LOSSES = ("total", "triplet", "reconstruction", "regression")
-VERSIONS = {"torch": "2.13.0", "numpy": "2.4.6", "python": "3.12.1", "git_revision": "0123456789ab", "platform": "Linux"}
+VERSIONS = {
+    "torch": "2.13.0",
+    "numpy": "2.4.6",
+    "python": "3.12.1",
+    "git_revision": "0123456789ab",
+    "platform": "Linux",
+}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a call is made of."""
+    """The settings of a benchmark run."""
 
     datasets: Sequence[str]
     modes: Sequence[str]
@@ -87,13 +102,13 @@ class Shape:
 
     @property
     def runs(self) -> int:
-        """The call, its methods and their jobs, trials included; each seed has two stages, untuned and tuned."""
+        """Number of MLflow runs: the benchmark run, its methods and their jobs, including trials."""
         return 1 + len(self.datasets) * len(self.modes) * len(METHODS) * (1 + TRIALS + 4 * self.seeds)
 
 
 @dataclass(frozen=True)
 class Tested:
-    """The classes of a data set's test splits."""
+    """The classes of a dataset's test splits."""
 
     names: Sequence[str]
     """Seen ones first."""
@@ -107,7 +122,7 @@ class Tested:
 
 @cache
 def tested(dataset: str) -> Tested:
-    """The classes of a published data set: as many with as many samples as its card says, under names that are drawn."""
+    """Random class names of a published dataset, with its numbers of classes and samples."""
     features, random = load_cards()[dataset].features["cls"], np.random.default_rng(SEED)
     seen, unseen = (features.classes[f"stage_2_test_{group}"] for group in ("seen", "unseen"))
     letters = np.array(list("abcdefghijklmnoprstuvwy"))
@@ -122,7 +137,7 @@ def tested(dataset: str) -> Tested:
 
 
 def shapes(runs: int) -> list[Shape]:
-    """The calls of a store with about so many runs, oldest first; the first one has about half of them."""
+    """The benchmark runs of a store with about this many MLflow runs. The first and oldest has half of them."""
     units = len(DATASETS) * len(MODES) * len(METHODS)
     large = Shape(list(DATASETS), MODES, max(2, round((runs / 2 / units - 1 - TRIALS) / 4)))
     names, found = list(product(DATASETS, MODES)), [large]
@@ -140,7 +155,7 @@ class Filler:
     artifacts: Path
     random: np.random.Generator
     maps: bool = True
-    """Whether jobs have logged their maps; those of older versions have not, and reports lay them out."""
+    """Whether jobs have logged their maps. Those of older versions have not, and reports compute them."""
     rows: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=lambda: {"runs": [], "tags": [], "params": [], "metrics": [], "latest_metrics": []}
     )
@@ -149,9 +164,27 @@ class Filler:
         """A finished run."""
         run_id = self.random.bytes(16).hex()
         uri = (self.artifacts / run_id / "artifacts").as_uri()
-        facts = (run_id, name, "LOCAL", "run_benchmark.py", "", "", "FINISHED", start, start + 60_000, "", "active", uri)
+        facts = (
+            run_id,
+            name,
+            "LOCAL",
+            "run_benchmark.py",
+            "",
+            "",
+            "FINISHED",
+            start,
+            start + 60_000,
+            "",
+            "active",
+            uri,
+        )
         self.rows["runs"].append((*facts, int(self.experiment), None))
-        own = {"mlflow.runName": name, "mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py", **tags}
+        own = {
+            "mlflow.runName": name,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": "run_benchmark.py",
+            **tags,
+        }
         own |= {} if parent is None else {"mlflow.parentRunId": parent}
         self.rows["tags"] += [(key, value, run_id) for key, value in own.items()]
         return run_id
@@ -167,12 +200,17 @@ class Filler:
         self.rows["metrics"] += [(key, value, time_, run_id, step, False) for key, value in values.items()]
 
     def latest(self, run_id: str, values: Mapping[str, float], step: int, time_: int) -> None:
-        """Latest values, which stand in a table of their own."""
+        """Latest values, which have their own table."""
         self.rows["latest_metrics"] += [(key, value, time_, step, False, run_id) for key, value in values.items()]
 
     def call(self, shape: Shape, start: int) -> None:
-        """A call with all that it did."""
-        tags = {"kind": "call", "call_key": str(start), "command": "python run_benchmark.py", "git_revision": "0123456789ab"}
+        """A benchmark run with all its MLflow runs."""
+        tags = {
+            "kind": "call",
+            "call_key": str(start),
+            "command": "python run_benchmark.py",
+            "git_revision": "0123456789ab",
+        }
         run_id, entries = self.run("a call", start, tags), list[dict[str, Any]]()
         for dataset, mode, method in product(shape.datasets, shape.modes, METHODS):
             identity = {"dataset": dataset, "features": "cls", "mode": mode, "method": method, "ablation": ""}
@@ -181,7 +219,7 @@ class Filler:
         self.artifact(run_id, "jobs.json", json.dumps(entries))
 
     def method(self, identity: Mapping[str, str], seeds: int, start: int, call: str) -> Iterator[dict[str, Any]]:
-        """A method with its study and jobs; their entries of the call's list."""
+        """A method with its study and jobs; their entries in the list of the benchmark run."""
         method, mode = identity["method"], identity["mode"]
         unit = {
             **identity, "alignment": "official", "method_title": METHODS[method], "method_note": "", "method_inputs": "mean",
@@ -192,7 +230,13 @@ class Filler:
         tags = {**unit, "kind": "method", "tuning.trials": str(TRIALS), "tuning.pruned": "2"}
         parent = self.run(METHODS[method], start, tags, call)
         best = {"lr": float(self.random.uniform(1e-4, 1e-2))}
-        study = {"study": f"{method} {start}", "best_values": best, "best_number": 3, "best_hm": 0.3, "start_hm": 0.2}
+        study = {
+            "study": f"{method} {start}",
+            "best_values": best,
+            "best_number": 3,
+            "best_hm": 0.3,
+            "start_hm": 0.2,
+        }
         study |= {"complete": TRIALS - 2, "pruned": 2, "failed": 0}
         self.artifact(parent, "tuning.json", json.dumps(study))
         trials = pd.DataFrame({"number": range(TRIALS)}).assign(
@@ -201,10 +245,19 @@ class Filler:
             **{"param.lr": self.random.uniform(1e-4, 1e-2, TRIALS)},
         )  # fmt: skip
         self.artifact(parent, "trials.csv", trials.to_csv(index=False))
-        importances = {"values": {"lr": 0.7, "dropout": 0.3}, "trials": TRIALS - 2, "evaluator": "fANOVA", "seed": 0}
+        importances = {
+            "values": {"lr": 0.7, "dropout": 0.3},
+            "trials": TRIALS - 2,
+            "evaluator": "fANOVA",
+            "seed": 0,
+        }
         self.artifact(parent, "importances.json", json.dumps(importances))
         params = {f"{method}.{k}": v for k, v in SETTINGS.items()} | COMMON | {"protocol.mode": mode}
-        params |= {"protocol.text_alignment": "official", "protocol.calibration": mode, "protocol.stage2_schedule": mode}
+        params |= {
+            "protocol.text_alignment": "official",
+            "protocol.calibration": mode,
+            "protocol.stage2_schedule": mode,
+        }
         params |= {f"protocol.{name}": mode for name in SWITCHES}
         for trial in range(TRIALS):
             lr = {f"{method}.lr": str(self.random.uniform(1e-4, 1e-2))}
@@ -212,20 +265,51 @@ class Filler:
         for variant, repetition, stage in product(("published", "tuned"), range(seeds), (1, 2)):
             own = {**params, f"{method}.lr": str(best["lr"])} if variant == "tuned" else params
             key = self.job({**unit, "variant": variant}, own, parent, repetition, stage, start)
-            facts = {"variant": variant, "repetition": repetition, "stage": stage, "job_key": key, "state": "done", "error": ""}
+            facts = {
+                "variant": variant,
+                "repetition": repetition,
+                "stage": stage,
+                "job_key": key,
+                "state": "done",
+                "error": "",
+            }
             yield {**identity, **facts}
 
     def job(
-        self, tags: Mapping[str, str], params: Mapping[str, str], parent: str, repetition: int, stage: int, start: int
+        self,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        parent: str,
+        repetition: int,
+        stage: int,
+        start: int,
     ) -> str:
-        """A job with what it logs; its key."""
+        """A job with everything that it logs; its key."""
         key = self.random.bytes(8).hex()
-        own = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition), "base_seed": "42"}
-        own |= {"repetition": str(repetition), "described": "true", "outcome": "done", "cuda_device": "", **VERSIONS}
+        own = {
+            "kind": "job",
+            "job_key": key,
+            "stage": str(stage),
+            "seed": str(1000 + repetition),
+            "base_seed": "42",
+        }
+        own |= {
+            "repetition": str(repetition),
+            "described": "true",
+            "outcome": "done",
+            "cuda_device": "",
+            **VERSIONS,
+        }
         run_id = self.run(f"{tags['method']} seed {repetition}", start, {**tags, **own}, parent)
         self.rows["params"] += [(name, value, run_id) for name, value in params.items()]
         seen, unseen = self.random.uniform(0.1, 0.5, 2)
-        values = {"seen": seen, "unseen": unseen, "hm": 2 * seen * unseen / (seen + unseen), "zsl": unseen * 1.2, "ausuc": 0.1}
+        values = {
+            "seen": seen,
+            "unseen": unseen,
+            "hm": 2 * seen * unseen / (seen + unseen),
+            "zsl": unseen * 1.2,
+            "ausuc": 0.1,
+        }
         for epoch in range(EPOCHS):
             logged = {**{f"val/{k}": v for k, v in values.items()}, "val/beta": 0.5}
             logged |= {f"train/{name}": self.random.uniform(0.9, 1.1) / (1 + epoch) for name in LOSSES}
@@ -242,26 +326,37 @@ class Filler:
             t = np.linspace(0, 1, 500)
             points = pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * (1 - t**3.5), "unseen": unseen * (1 - t[::-1] ** 3.5)})
             self.artifact(run_id, "curve.csv", points.to_csv(index=False))
-            self.looks(run_id, tested(tags["dataset"]), unseen, WIDTHS.get(tags["method"], 64) if repetition == 0 else None)
+            self.looks(
+                run_id,
+                tested(tags["dataset"]),
+                unseen,
+                WIDTHS.get(tags["method"], 64) if repetition == 0 else None,
+            )
         self.metric(run_id, final, 0, start)
         self.latest(run_id, final, 0, start)
         self.artifact(
-            run_id, "identity.json", json.dumps({"digest": f"data of {tags['dataset']}", "code": "c0de", "torch": "2"})
+            run_id,
+            "identity.json",
+            json.dumps({"digest": f"data of {tags['dataset']}", "code": "c0de", "torch": "2"}),
         )
         return key
 
     def looks(self, run_id: str, data: Tested, accuracy: float, width: int | None) -> None:
-        """What explains the results of a final job: recall, confusion and, of a width if any, embeddings.
+        """Write what explains a final job's results: recall, confusion and, if a width is given, embeddings.
 
         Args:
-            accuracy: the recall of a class on average.
+            accuracy: mean recall of a class.
         """
         count, unseen = len(data.names), data.names[data.seen :]
         rates = self.random.beta(4 * accuracy, 4 * (1 - accuracy), (2, count))
         gzsl, own = self.random.binomial(data.samples, np.sort(rates, axis=0)) / data.samples
         recall = pd.DataFrame({"class": data.names, "group": ["seen"] * data.seen + ["unseen"] * len(unseen)})
         recall = recall.assign(
-            gzsl=gzsl, own_group=own, samples=data.samples, nearest_seen_class=None, nearest_seen_cosine=np.nan
+            gzsl=gzsl,
+            own_group=own,
+            samples=data.samples,
+            nearest_seen_class=None,
+            nearest_seen_cosine=np.nan,
         )
         recall.loc[data.seen :, "nearest_seen_class"] = data.nearest
         recall.loc[data.seen :, "nearest_seen_cosine"] = data.cosines
@@ -281,16 +376,17 @@ class Filler:
         labels = np.sort(np.concatenate([np.resize(ids[: data.seen], half), np.resize(ids[data.seen :], half)]))
         centres = self.random.normal(size=(count, width))
         samples = centres[labels] + self.random.normal(size=(len(labels), width))
-        values = [np.maximum(0, x).round(4) for x in (samples, centres)]  # zeros as behind a ReLU
+        values = [np.maximum(0, x).round(4) for x in (samples, centres)]  # with zeros as after a ReLU
         found_map = EmbeddingMap(values[0], labels, values[1], ids, ids[: data.seen])
         frame = embedding_frame(found_map, dict(enumerate(data.names)))
         self.artifact(run_id, "embedding.csv", frame.to_csv(index=False))
         if self.maps:
-            flat = frame[["kind", "class", "group"]].assign(x=frame["e0"], y=frame["e1"])  # a layout takes as long to read
+            # Takes as long to read as a real layout.
+            flat = frame[["kind", "class", "group"]].assign(x=frame["e0"], y=frame["e1"])
             self.artifact(run_id, Artifact.EMBEDDING_MAP, flat.to_csv(index=False))
 
     def groups(self, data: Tested, *recalls: np.ndarray) -> dict[str, Any]:
-        """Right answers in groups of two samples, as a final job logs them."""
+        """Correct predictions in groups of two samples, as a final job logs them."""
         rows = []
         for c, (name, count) in enumerate(zip(data.names, data.samples, strict=True)):
             sizes = [2] * (count // 2) + [1] * (count % 2)
@@ -318,7 +414,7 @@ class Filler:
 
 
 def fill(folder: Path, runs: int = RUNS, seed: int = SEED, *, maps: bool = True) -> int:
-    """Make a store in a folder; returns the number of its runs.
+    """Create a store in a folder; the number of its MLflow runs.
 
     Args:
         maps: whether jobs have logged their maps.
@@ -337,7 +433,7 @@ def tracker_of(folder: Path) -> Tracker:
 
 
 def measurements(folder: Path) -> dict[str, tuple[int, Callable[[Tracker], object]]]:
-    """What is measured: how often it is done in one measurement, and the action."""
+    """The measurements by name: the repetitions in one measurement, and the action."""
     tracker = tracker_of(folder)
     newest, *_ = found = calls(tracker)
     keys = [str(entry["job_key"]) for entry in tracker.read_json(newest.run_id, "jobs.json")]
@@ -352,17 +448,17 @@ def measurements(folder: Path) -> dict[str, tuple[int, Callable[[Tracker], objec
 
 
 def processor_seconds() -> float:
-    """Seconds of processors that this process and those it started have used."""
+    """Processor seconds of this process and its children."""
     own = psutil.Process()
     used = [own.cpu_times(), *(child.cpu_times() for child in own.children(recursive=True))]
     return sum(times.user + times.system for times in used) + used[0].children_user + used[0].children_system
 
 
 def timed(folder: Path, only: Sequence[str] | None, profiled: bool) -> dict[str, tuple[float, float]]:
-    """Seconds passed and seconds of processors of each measurement on the store of a folder.
+    """Wall-clock and processor seconds of each measurement on the store of a folder.
 
     Args:
-        only: names of the measurements that are wanted; None for all.
+        only: names of the measurements to run; None for all.
     """
     seconds = {}
     for what, (times, action) in measurements(folder).items():
@@ -381,10 +477,10 @@ def timed(folder: Path, only: Sequence[str] | None, profiled: bool) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; exit code 1 where a report takes longer than the goal."""
+    """Print the table; exit code 1 if a report takes longer than the goal."""
     parser = argparse.ArgumentParser(description="Time of reports and look-ups on a large tracking store.")
-    parser.add_argument("--runs", default=str(RUNS), help="runs of the store (%(default)s); 900,1800,3600 shows growth")
-    parser.add_argument("--without-maps", action="store_true", help="as of older jobs, whose maps reports have to lay out")
+    parser.add_argument("--runs", default=str(RUNS), help="MLflow runs of the store (%(default)s); 900,1800,3600 shows growth")
+    parser.add_argument("--without-maps", action="store_true", help="like older jobs, whose maps reports have to compute")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these only")
     parser.add_argument("--profile", action="store_true", help="print where the time of each measurement goes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")

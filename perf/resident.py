@@ -1,4 +1,4 @@
-"""Peak memory of a function, in a process of its own. Linux only: read from ``/proc``."""
+"""Peak memory of a function in its own process, read from ``/proc`` (Linux only)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 INTERVAL = 0.005
-"""Seconds between two samples."""
+"""Seconds between two readings."""
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Memory of a process, in bytes, torch and all modules included."""
+    """Memory of a process in bytes, including torch and all modules."""
 
     whole: int
-    """``VmHWM``: the highest resident size that the kernel saw, mapped pages of files included."""
+    """``VmHWM``: the highest resident size, including mapped pages of files."""
     own: int
-    """The highest sampled ``RssAnon``: resident pages that belong to no file, so without mapped features."""
+    """The highest ``RssAnon`` that was read: resident pages that belong to no file, so without mapped
+    features."""
     start: int
-    """``RssAnon`` before the function began, its modules imported."""
+    """``RssAnon`` before the function started, with its modules imported."""
 
 
 def status(field: str, process: int | str = "self") -> int:
@@ -36,11 +37,12 @@ def status(field: str, process: int | str = "self") -> int:
 
 
 def watched(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Resident]:
-    """Result and peak memory of a function that a fresh process runs while this one looks on; peaks of less than
-    ``INTERVAL`` may pass unseen in ``own``, none in ``whole``.
+    """Run a function in a new process; its result and peak memory.
+
+    ``own`` may miss peaks that are shorter than ``INTERVAL``; ``whole`` misses none.
 
     Args:
-        function: of a module, not a lambda.
+        function: a function of a module, not a lambda.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(_ready, function).result()

@@ -1,10 +1,11 @@
 """Where the time of whole stages goes: training batches, waiting for data, validation, checkpoints, the test.
 
-Run with ``make bench`` or ``python -m perf.stage``; ``-h`` lists the options. Both stages of a method at its published sizes in
-mode ``corrected``, on a generated store with UCF's dimensions, lengths and numbers of samples, without tracking (see
-``perf.overhead``). Epochs are short (``--batches``); seconds at the published length are computed: an epoch has so many batches
-more, and one validation and one checkpoint as here. For TCAF also the share of the machine's matrix-product peak that a whole
-epoch at that length reaches, counting needed operations alone (``perf/flops.py``), those of the validation too.
+Run with ``make bench`` or ``python -m perf.stage``; ``-h`` lists the options. Both stages of a method run at
+its published sizes in mode ``corrected``, on a synthetic store with UCF's dimensions, lengths and numbers of
+samples, without tracking (see ``perf.overhead``). Epochs are short (``--batches``). Seconds at the published
+length are computed: an epoch has more batches, but also one validation and one checkpoint. For TCAF the table
+has the share of the machine's matrix-product peak that a whole epoch reaches. It counts only needed
+operations (``perf/flops.py``), including those of the validation.
 """
 
 from __future__ import annotations
@@ -33,18 +34,24 @@ from perf import flops
 from perf.generated import experiment_on, generate
 from perf.training_step import peak
 
-BATCHES, WAITING, VALIDATION, CHECKPOINTS, TEST = "training batches", "waiting for data", "validation", "checkpoints", "test"
+BATCHES, WAITING, VALIDATION, CHECKPOINTS, TEST = (
+    "training batches",
+    "waiting for data",
+    "validation",
+    "checkpoints",
+    "test",
+)
 WHOLE = "both stages"
 UCF_SAMPLES = 6394
-"""Samples of training, validation and test."""
+"""Numbers of samples of training, validation and test."""
 
 
 class Silent(Listener):
-    """Hears of progress and says nothing."""
+    """Ignores progress."""
 
 
 def run(experiment: Experiment) -> dict[str, float]:
-    """Both stages in a temporary folder; seconds by what they were spent on. Waiting is part of the training batches."""
+    """Run both stages in a temporary folder; the seconds of each activity. Batches include waiting."""
     seconds: dict[str, float] = defaultdict(float)
 
     def timed(function: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -84,7 +91,7 @@ def run(experiment: Experiment) -> dict[str, float]:
 
 
 def needed(experiment: Experiment, batches: int) -> float | None:
-    """Operations that an epoch of stage 1 with its validation needs; None where there is no formula."""
+    """Operations that an epoch of stage 1 with its validation needs; None if there is no formula."""
     if experiment.method.name != "tcaf":
         return None
     section, spec, config = experiment.development(), experiment.spec, experiment.settings.config
@@ -102,7 +109,7 @@ def row(experiment: Experiment, published: int) -> dict[str, Any]:
     """A line of the table.
 
     Args:
-        experiment: with one epoch; stage 2 has as many as the best epoch of stage 1 says, which would not be known otherwise.
+        experiment: has one epoch, so that the length of stage 2 (the best epoch of stage 1) is known.
         published: batches of an epoch at the published length.
     """
     train = experiment.settings.train
@@ -136,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls")
-    parser.add_argument("--batches", type=int, default=10, help="of an epoch (%(default)s); there is one in each stage")
+    parser.add_argument("--batches", type=int, default=10, help="batches of an epoch (%(default)s); each stage has one epoch")
     parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()

@@ -1,9 +1,10 @@
-"""Speed of the feature store: importing, reading (warm, cold, in memory), and a training step over the size of the data set.
+"""Speed of the feature store: imports, reading (warm, cold, in memory), and training steps by dataset size.
 
-Run with ``make bench`` or ``python -m perf.store``; ``-h`` lists the options. Features are generated with UCF's dimensions and
-lengths. An import reads pickled sequences in the official layout, which were just written and so are in the system's cache.
-Before a cold pass the system is asked to drop its cached pages of the file; what a host or a disk caches below it stays.
-Measurements of one table alternate, and medians are shown.
+Run with ``make bench`` or ``python -m perf.store``; ``-h`` lists the options. Features are synthetic with
+UCF's dimensions and lengths. An import reads pickled sequences in the official layout, which are in the
+system's cache since they were just written. Before a cold pass, the system is asked to drop its cached pages
+of the file. Caches of a host or a disk below it stay. The measurements of a table alternate, and medians are
+shown.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from perf.generated import experiment_on, forget, generate
 from perf.training_step import SIZES, Bench
 
 READERS = {"sequences": ("tcaf", 64), "means": ("avca", 256)}
-"""A method that reads the form, and its published batch size."""
+"""A method that reads each form of features, and its published batch size."""
 Rows = list[dict[str, Any]]
 
 
 def write_official(folder: Path, samples: int) -> int:
-    """Write UCF in the official layout with about so many samples of feature set ``cls``; returns the bytes of its frames.
+    """Write UCF in the official layout with about this many samples (``cls``); the bytes of its sequences.
 
-    Without sample lists, which a folder may lack: the class files say what there is.
+    It has no sample lists, which are optional, so an import takes the samples of the class files.
     """
     random, card = np.random.default_rng(0), load_cards()["ucf"]
     assert card.official is not None
@@ -69,7 +70,7 @@ def write_official(folder: Path, samples: int) -> int:
 
 
 def importing(folder: Path, sizes: Sequence[int], rounds: int) -> Rows:
-    """Import of several sizes."""
+    """Time of imports of several sizes."""
     written = {n: write_official(folder / f"official {n}", n) for n in sizes}
     seconds: dict[int, list[float]] = {n: [] for n in sizes}
     samples = {}
@@ -84,13 +85,16 @@ def importing(folder: Path, sizes: Sequence[int], rounds: int) -> Rows:
     medians = {n: statistics.median(seconds[n]) for n in sizes}
     return [
         {"samples": samples[n], "frames (MB)": round(written[n] / 1e6), "import (s)": round(medians[n], 2)}
-        | {"MB/s": round(written[n] / 1e6 / medians[n]), "ms a sample": round(1000 * medians[n] / samples[n], 2)}
+        | {
+            "MB/s": round(written[n] / 1e6 / medians[n]),
+            "ms a sample": round(1000 * medians[n] / samples[n], 2),
+        }
         for n in sizes
     ]
 
 
 def reading(folder: Path, samples: int, rounds: int) -> Rows:
-    """All development samples once, in random order, as batches."""
+    """Time to read all development samples once as batches in random order."""
     stores = {dtype: folder / f"{dtype}.h5" for dtype in ("float32", "float16")}
     for dtype, path in stores.items():
         generate(path, "cls", samples, dtype)  # type: ignore[arg-type]
@@ -109,7 +113,7 @@ def reading(folder: Path, samples: int, rounds: int) -> Rows:
 
 
 def read(path: Path, form: str, way: str, seed: int) -> dict[str, float]:
-    """Seconds to open a store and, on average, to make a batch; bytes of a batch's real features as they are stored."""
+    """Seconds to open a store, mean seconds to make a batch, and bytes of a batch's features in the store."""
     if way == "cold":
         forget(path)
     name, size = READERS[form]
@@ -128,11 +132,15 @@ def read(path: Path, form: str, way: str, seed: int) -> dict[str, float]:
     batches = len(rows) / size
     took = (time.perf_counter() - started) / batches
     arrays = [x.means if form == "means" else x.frames for x in (data.audio, data.video)]
-    return {"opening": seconds, "batch": took, "bytes": sum(a.nbytes for a in arrays if a is not None) / batches}
+    return {
+        "opening": seconds,
+        "batch": took,
+        "bytes": sum(a.nbytes for a in arrays if a is not None) / batches,
+    }
 
 
 def growing(folder: Path, sizes: Sequence[int], rounds: int, threads: int) -> Rows:
-    """A training step on stores of several sizes, of a method on means and one on sequences, feature set ``main``."""
+    """Time of a training step on stores of several sizes (``main``), on means and on sequences."""
     benches: dict[tuple[str, int], Bench] = {}
     for n in sizes:
         store = generate(folder / f"grown {n}.h5", "main", n)
@@ -154,7 +162,7 @@ def growing(folder: Path, sizes: Sequence[int], rounds: int, threads: int) -> Ro
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", metavar="TABLE", help="these tables only: importing, reading, growing")
+    parser.add_argument("--only", nargs="*", metavar="TABLE", help="only these tables: importing, reading, growing")
     parser.add_argument("--imported", default="250,500,1000", help="samples of the imports (%(default)s)")
     parser.add_argument("--read", type=int, default=2000, help="samples of the stores that are read (%(default)s)")
     parser.add_argument("--grown", default="1000,4000,16000", help="samples of the stores under training (%(default)s)")

@@ -1,9 +1,9 @@
-"""Time of a training step of each method at its published sizes for UCF, by what it is spent on, and the share of the
-machine's matrix-product speed that it reaches.
+"""Time of a training step of each method at its published sizes for UCF, and its share of the peak speed.
 
-Run with ``make bench`` or ``python -m perf.training_step``; ``-h`` lists the options. Features are generated with the sizes
-and lengths of UCF (``cls``: video 5 to 17 steps, audio 3 to 11; ``main``: 3 to 10 of both); nothing is learnt. The peak is that
-of a product of two 2048 x 2048 matrices, the fastest of several before and after, with as many threads.
+Run with ``make bench`` or ``python -m perf.training_step``; ``-h`` lists the options. Features are synthetic
+with the sizes and lengths of UCF (``cls``: video 5 to 17 time steps, audio 3 to 11; ``main``: 3 to 10 of
+both). The peak is the speed of a product of two 2048 x 2048 matrices, the fastest of several before and
+after, with the same number of threads.
 """
 
 from __future__ import annotations
@@ -43,14 +43,20 @@ LIKE_UCF = {
     "video_steps": (5, 17),
     "order_signal": 0.0,
 }
-LIKE_UCF_MAIN = {**LIKE_UCF, "audio_dim": 512, "video_dim": 512, "audio_steps": (3, 10), "video_steps": (3, 10)}
+LIKE_UCF_MAIN = {
+    **LIKE_UCF,
+    "audio_dim": 512,
+    "video_dim": 512,
+    "audio_steps": (3, 10),
+    "video_steps": (3, 10),
+}
 SIZES = {"cls": LIKE_UCF, "main": LIKE_UCF_MAIN}
 PARTS = ("data", "forward", "backward", "checks", "optimiser", "extra pass")
 
 
 @dataclass(frozen=True)
 class Step:
-    """Mean seconds of the parts of a step."""
+    """Mean seconds of each part of a step."""
 
     method: str
     features: str
@@ -59,19 +65,20 @@ class Step:
     batch: int
     seconds: dict[str, float]
     operations: float
-    """Of a step, the extra pass apart: those that it needs (TCAF, ``flops.tcaf_step``), or that torch's counter counts."""
+    """Operations of a step without the extra pass: those needed (TCAF, ``flops.tcaf_step``), or those that
+    torch counts."""
 
     @property
     def total(self) -> float:
         return sum(self.seconds.values())
 
     def speed(self) -> float:
-        """Operations a second, without the extra pass."""
+        """Operations per second, without the extra pass."""
         return self.operations / (self.total - self.seconds["extra pass"])
 
 
 class Bench:
-    """A method at its published sizes with batches to train on."""
+    """A method at its published sizes, with batches for training."""
 
     def __init__(self, experiment: Experiment, features: str, mode: str) -> None:
         self.features, self.mode, self.settings = features, mode, experiment.settings
@@ -81,17 +88,27 @@ class Bench:
 
     @classmethod
     def published(
-        cls, method: type[Method], space: Any, features: str, mode: str, folder: Path, precision: str = "float32"
+        cls,
+        method: type[Method],
+        space: Any,
+        features: str,
+        mode: str,
+        folder: Path,
+        precision: str = "float32",
     ) -> Bench:
-        """On generated features, whose store is made in the folder."""
+        """A method on synthetic features, whose store is created in the folder."""
         cards = load_cards()
         store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
         overrides = {"protocol": {"text_alignment": "corrected"}, "train": {"precision": precision}}
         settings = resolve(method, space, cards["ucf"], features, mode, overrides)
-        return cls(Experiment(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]), features, mode)
+        return cls(
+            Experiment(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]),
+            features,
+            mode,
+        )
 
     def steps(self, count: int) -> Step:
-        """Mean of some steps; one more before them warms up."""
+        """Mean of some steps, after one step to warm up."""
         sums: dict[str, float] = defaultdict(float)
         batches = self.data.batches.epoch(0, 0, count + 1, self.settings.train.batch_size)
         operations = 0.0
@@ -108,7 +125,7 @@ class Bench:
         return Step(self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, operations)
 
     def _step(self, batch: Batch, parts: dict[str, float]) -> None:
-        """As ``training.Loop`` does it."""
+        """One training step as in ``training.Loop``."""
         classes, model = self.data.batches.classes, self.model
         with self.autocast():
             losses = self._timed(parts, "forward", lambda: model.loss(batch, classes))
@@ -120,7 +137,9 @@ class Bench:
         if self.settings.protocol.extra_bn_pass == "paper":
             with torch.no_grad(), self.autocast():
                 self._timed(
-                    parts, "extra pass", lambda: model.after_step(with_evaluation_times(batch, self.data.batches.rules))
+                    parts,
+                    "extra pass",
+                    lambda: model.after_step(with_evaluation_times(batch, self.data.batches.rules)),
                 )
 
     def _timed(self, parts: dict[str, float], name: str, action: Any) -> Any:
@@ -140,12 +159,12 @@ class Bench:
 
 
 def peak(size: int = 2048) -> float:
-    """Operations a second of a product of two square matrices."""
+    """Operations per second of a product of two square matrices."""
     return 2 * size**3 / product_seconds(size, size, size, times=10)
 
 
 def product_seconds(rows: int, inner: int, columns: int, times: int) -> float:
-    """Seconds of a product of two matrices, the fastest of some."""
+    """Seconds of a product of two matrices, the fastest of several."""
     a, b = torch.randn(rows, inner), torch.randn(inner, columns)
     best = float("inf")
     for _ in range(times):
@@ -195,7 +214,7 @@ def main() -> None:
                     steps.append(bench.steps(options.steps))
     top = max(before, peak())
     rows = [row(step, top) for step in steps]
-    print(f"{options.threads} threads, matrix products at {top / 1e9:.0f} GFLOP/s; 'of peak' leaves out the extra pass\n")
+    print(f"{options.threads} threads, matrix products at {top / 1e9:.0f} GFLOP/s; 'of peak' omits the extra pass\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json:
         options.json.write_text(json.dumps({"threads": options.threads, "peak": top, "steps": rows}, indent=1))

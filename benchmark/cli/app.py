@@ -1,4 +1,4 @@
-"""The command line: registers the commands of this folder, starts one, and makes its errors messages and exit codes."""
+"""The command line: registers the commands, and turns their errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmark.system.redaction import guard, hidden_traceback, hide, learn_opti
 
 
 class DefaultRun(TyperGroup):
-    """A group whose command is ``run`` where the first argument is an option."""
+    """A group with the default command ``run``, which is used if the first argument is an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"):
@@ -38,12 +38,12 @@ class DefaultRun(TyperGroup):
 
 @contextmanager
 def _hidden_usage_errors() -> Iterator[None]:
-    """Errors of options repeat what was given: without secrets, that is."""
+    """Hide secrets in errors of options, which repeat the given values."""
     try:
         yield
     except Exception as error:
         wrong_usage: Any = error
-        if hasattr(error, "format_message"):  # click's; where its class is found depends on Typer's version
+        if hasattr(error, "format_message"):  # an error of click, whose module depends on Typer's version
             wrong_usage.message = hide(wrong_usage.message)
         raise
 
@@ -70,7 +70,7 @@ def _version(wanted: bool) -> None:
 def root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Options of all commands."""
+    """The options without a command."""
 
 
 for command in (run.run, run.tune, report.report, run.status, weights.evaluate, weights.export, ui.ui):
@@ -93,13 +93,13 @@ app.add_typer(extract_app, name="extract")
 
 
 WORKING = ("run", "tune", "extract")
-"""Commands whose work is of use although what they print is lost."""
+"""Commands whose work is useful even if their output is lost."""
 SHOWING = ("--dry-run", "--help", "-h", "--version")
-"""Options with which they only print."""
+"""Options with which these commands only print."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of usage become one message and exit code 2. Output that is lost ends no work."""
+    """Run the command line. Errors of usage become one message and exit code 2; lost output ends no work."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with lasting_output() as screen:
         try:
@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise
             reason = getattr(screen.lost, "strerror", None) or screen.lost
             err.print(
-                f"[red]error:[/] standard output cannot be written ({reason}); what was to be shown is lost", soft_wrap=True
+                f"[red]error:[/] standard output cannot be written ({reason}); the output is lost",
+                soft_wrap=True,
             )
             worked = not arguments or arguments[0].startswith("-") or arguments[0] in WORKING
             worked = worked and not any(option in arguments for option in SHOWING)
@@ -120,20 +121,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     from benchmark.system.surroundings import settle
 
+    # --debug is allowed anywhere, and two options have an optional value.
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    for i, argument in enumerate(arguments):  # --json may stand without a file, --ablate-protocol without names
+    for i, argument in enumerate(arguments):
         following = arguments[i + 1] if i + 1 < len(arguments) else "-"
         if argument == "--json" and (following.startswith("-") or not Path(following).suffix):
             arguments[i] = "--json=-"
         elif argument == "--ablate-protocol" and following.startswith("-"):
             arguments[i] = "--ablate-protocol=all"
+
+    # Nothing may be shown before secrets are known.
     for before, word in zip(["", *arguments], arguments, strict=False):
         learn_option(before, word)
     guard()
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     if not debug:
         warnings.filterwarnings("ignore", category=FutureWarning)
+
+    # Run the command; every error becomes one line.
     try:
         settle()
         app(arguments, standalone_mode=True)
@@ -142,7 +148,7 @@ def _main(arguments: list[str]) -> None:
             sys.stderr.write(hidden_traceback(error))
         elif isinstance(error, (UsageError, Unavailable)):
             err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        else:  # the last resort: one line instead of a traceback
+        else:  # an unforeseen error
             reason = told_outside(error) or f"{type(error).__name__}: {error} (--debug shows where)"
             err.print(f"[red]error:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         sys.exit(WRONG_USAGE)

@@ -15,6 +15,7 @@ from benchmark.cli.options import DataRoot, Features, Json, ReportsDir, Vectors,
 from benchmark.cli.progress import counted
 from benchmark.cli.terminal import emit, err, escape, out, rows_table, show_table
 from benchmark.errors import UsageError
+from benchmark.system.shipped_files import program
 
 if TYPE_CHECKING:
     from benchmark.data.cards import Card
@@ -121,7 +122,8 @@ def build(
     """Build a dataset that ships with the project or is generated."""
     card, _ = of.card()
     if card.builder is None:
-        raise UsageError(f"dataset {card.name!r} is not built but imported. {card.obtain}")
+        how = f"{program()} data import {card.name} --from DIR"
+        raise UsageError(f"dataset {card.name!r} cannot be built; import it: {how}\n{card.obtain}".strip())
     if sources is not None:
         _rebuild(card, sources, of)
         return

@@ -1,4 +1,4 @@
-"""Programs that serve pages on this machine: started together, watched, and stopped with all that they started."""
+"""Web servers on this machine: started together, watched, and stopped with all their child processes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ import psutil
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.2
 START_SECONDS = 120.0
-"""How long a program may take until it answers."""
+"""Time in which a program has to answer."""
 STOP_SECONDS = 8.0
-"""How long programs may take to stop; after that they are killed."""
+"""Time in which programs have to stop before they are killed."""
 LAST_LINES = 15
 
 
 class ServerError(Exception):
-    """A program ended by itself, or does not answer; the text has its last lines."""
+    """A program ended unexpectedly, or does not answer. The message has its last lines of output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A program that serves pages.
+    """A program that serves web pages.
 
     Args:
-        name: for people.
-        words: the command.
-        port: on which it serves.
-        path: of a page that answers once it is ready.
-        environment: variables that it gets besides those of this process; addresses with passwords belong here, since
-            anybody on the machine can read commands.
+        name: name to show.
+        words: the command line.
+        port: the port on which it serves.
+        path: path of a page that answers once the program is ready.
+        environment: variables in addition to those of this process. Addresses with passwords belong here,
+            since everybody on the machine can read command lines.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Program:
 
     @property
     def address(self) -> str:
-        """Where it serves."""
+        """The address of its pages."""
         return f"http://{LOOPBACK}:{self.port}"
 
 
 class Servers:
-    """Runs programs while it is entered, each in a session of its own: Ctrl-C reaches them through this process only."""
+    """Runs programs within its block, in sessions of their own: Ctrl-C reaches only this process."""
 
     def __init__(self, programs: Sequence[Program]) -> None:
         self.programs = programs
@@ -86,7 +86,7 @@ class Servers:
         return Path(self._folder.name) / f"{program.port}.log"
 
     def wait(self, stopping: Callable[[], bool], *, until_ready: bool = False) -> None:
-        """Wait until ``stopping`` says so, or until all programs answer.
+        """Wait until ``stopping`` is true, or with ``until_ready`` until all programs answer.
 
         Raises:
             ServerError: a program ended, or did not answer in time.
@@ -96,7 +96,8 @@ class Servers:
         while not stopping():
             for program, process in self._running.items():
                 if process.poll() is not None:
-                    raise ServerError(f"{program.name} ended by itself (exit code {process.returncode})\n{self._tail(program)}")
+                    ended = f"{program.name} ended unexpectedly (exit code {process.returncode})"
+                    raise ServerError(f"{ended}\n{self._tail(program)}")
             waited_for = {program for program in waited_for if not self._serves(program)}
             if until_ready and not waited_for:
                 return
@@ -106,7 +107,7 @@ class Servers:
             time.sleep(POLL_SECONDS)
 
     def _serves(self, program: Program) -> bool:
-        """Whether a program answers, and not another one that was faster to take its port."""
+        """Whether this program answers, and not another one that took its port first."""
         if not answers(program.address + program.path):
             return False
         try:
@@ -114,7 +115,7 @@ class Servers:
             sockets = [s for p in (own, *own.children(recursive=True)) for s in p.net_connections("tcp")]
         except psutil.NoSuchProcess:
             return False
-        except psutil.AccessDenied:  # some systems tell nobody
+        except psutil.AccessDenied:  # some systems do not reveal the sockets of processes
             return True
         return any(s.status == psutil.CONN_LISTEN and s.laddr.port == program.port for s in sockets)
 
@@ -123,7 +124,8 @@ class Servers:
         return "\n".join(lines[-LAST_LINES:]) or "(it printed nothing)"
 
     def _stop(self) -> None:
-        """End all programs and what they started, whatever session that is in."""
+        """End all programs and their child processes, whatever session these are in."""
+        # Ask all to end.
         processes: list[psutil.Process] = []
         for process in self._running.values():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,8 +134,10 @@ class Servers:
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
+
+        # Kill what is left, including processes that were started meanwhile.
         _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        for process in self._running.values():  # also what was started since
+        for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         for left in alive:
@@ -145,7 +149,7 @@ class Servers:
 
 
 def answers(address: str, timeout: float = 2.0) -> bool:
-    """Whether a page is there."""
+    """Whether a page answers without an error."""
     import requests
 
     try:
@@ -158,7 +162,7 @@ def is_free(port: int) -> bool:
     """Whether a program may listen on a port of this machine."""
     with socket.socket() as client:
         client.settimeout(1)
-        if client.connect_ex((LOOPBACK, port)) == 0:  # somebody listens on all addresses, which may not keep us from binding
+        if client.connect_ex((LOOPBACK, port)) == 0:  # a program on all addresses may not keep us from binding
             return False
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -170,7 +174,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(usual: int, taken: Sequence[int] = ()) -> int:
-    """The usual port, or one that is free."""
+    """The usual port, or another free one if it is in use."""
     if usual not in taken and is_free(usual):
         return usual
     while True:

@@ -1,4 +1,4 @@
-"""Signals: the first Ctrl-C stops at the next checkpoint, the second one at once; ``ui`` takes all that ask to stop."""
+"""Signal handlers: the first Ctrl-C stops work at the next checkpoint, the second one immediately."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class Interrupts:
-    """While entered, takes SIGINT; ``stopping`` says whether the user asked to stop.
+    """Handles SIGINT within its block; ``stopping`` returns whether the user asked to stop.
 
     Args:
-        say: tells the user what happens now.
+        say: shows the user what happens next.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -37,12 +37,12 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("stopping at the end of the running epochs; Ctrl-C again stops at once")
+        self.say("stopping at the end of the running epochs; Ctrl-C again stops immediately")
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Signals that ask to stop, as they come; without this, some of them would leave the programs behind."""
+    """Collect the signals that ask to stop. Their default actions would leave started programs behind."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

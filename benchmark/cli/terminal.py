@@ -1,4 +1,4 @@
-"""What commands print, and their exit codes."""
+"""The output of commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,23 @@ WIDTH = None if sys.stdout.isatty() else 140  # of tables in files and pipes
 
 
 class HidingConsole(Console):
-    """A console that shows no secrets."""
+    """A console that hides secrets."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(hide(text), **options)
 
 
 out = HidingConsole(width=WIDTH)
-
-
 err = HidingConsole(stderr=True)
 
 
 def escape(text: str) -> str:
-    """A text for a console: secrets are hidden first, brackets are no markup afterwards."""
+    """A text for a console: without secrets, and with brackets that are no markup."""
     return markup.escape(hide(text))
 
 
 def emit(json_file: str | None, content: Any) -> None:
-    """Write machine-readable results where ``--json`` says."""
+    """Write machine-readable results to the file that ``--json`` names, or to standard output (``-``)."""
     if json_file is None:
         return
     text = json.dumps(hide_values(content), indent=1, default=lambda value: hide_values(str(value)))
@@ -60,7 +58,7 @@ def warn(text: str) -> None:
 
 
 NARROWEST = 24
-"""Characters that a column of longer texts should have."""
+"""Minimum width in characters of a column of longer texts."""
 
 
 def show_table(
@@ -73,7 +71,7 @@ def show_table(
     numeric: Sequence[bool] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Print a table: cells of ``bold`` emphasised, columns of ``numeric`` to the right, notes below."""
+    """Print a table with ``bold`` cells emphasised, ``numeric`` columns right-aligned, and notes below."""
     if title:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
@@ -89,7 +87,8 @@ def show_table(
 
 
 def rows_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of plain values; where columns would break words, the rows one below the other."""
+    """Print rows of plain values. If columns would break words, print the values below each other instead."""
+    # The narrowest table that breaks no words.
     texts = [[str(value) for value in row] for row in rows]
     words = [
         max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
@@ -99,6 +98,7 @@ def rows_table(console: Console, title: str, columns: Sequence[str], rows: Seque
     if least <= console.width or len(columns) < 3:
         show_table(console, title, columns, texts)
         return
+
     if title:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
     for first, *others in texts:

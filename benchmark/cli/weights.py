@@ -1,4 +1,4 @@
-"""The commands on trained weights: evaluate, export."""
+"""The commands for trained weights: evaluate and export."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from benchmark.cli.options import (
 )
 from benchmark.cli.terminal import emit, err, out, rows_table
 from benchmark.errors import UsageError
+from benchmark.system.shipped_files import program
 
 
 def evaluate(
-    stage_a: Annotated[Path, typer.Option(help="Folder of the training that selects epoch and beta (stage 1).")],
-    stage_b: Annotated[Path, typer.Option(help="Folder of the training on all training data (stage 2), which is tested.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set to test on.")],
+    stage_a: Annotated[Path, typer.Option(help="Folder of the stage-1 training, which selects epoch and beta.")],
+    stage_b: Annotated[Path, typer.Option(help="Folder of the stage-2 training (all training data), which is tested.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to test on.")],
     features: Features = None,
     mode: Annotated[
         Literal["paper", "corrected"] | None,
-        typer.Option(help="Protocol of the evaluation; paper, or that of the training for our own weights."),
+        typer.Option(help="Protocol of the evaluation. Default: that of the training; paper for published weights."),
     ] = None,
     set_: Set = None,
     plugin: Plugin = None,
@@ -39,9 +40,9 @@ def evaluate(
     runs_dir: RunsDir = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Test trained weights: run folders of the published code, folders of runs/jobs/, or exported ones.
+    """Test trained weights: run folders of the published code, folders of runs/jobs/, or exported folders.
 
-    Model A chooses beta on the validation splits; model B is tested with it.
+    Model A selects beta on the validation splits. Model B is tested with it.
     """
     from benchmark import registry
     from benchmark.data.cards import find_card, load_cards
@@ -62,20 +63,21 @@ def evaluate(
     numbers, disjoint = found.numbers(), found.disjoint()
     if json_file != "-":
         protocol = found.settings.protocol
-        generated = ", generated data" if store.generated else ""
+        generated = ", synthetic data" if store.generated else ""
         title = f"{found.final.method.title} on {card.title}, features {name}{generated}"
         rows_table(out, title, ["S", "U", "HM", "ZSL", "beta"], [[f"{value:.2f}" for value in numbers.values()]])
         weights = "published weights" if found.final.origin == "published" else "our own weights"
         out.print(
             f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, text alignment "
-            f"{protocol.text_alignment}; beta chosen by stage A's model on validation (there HM "
+            f"{protocol.text_alignment}; beta selected by model A on validation (HM "
             f"{100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]",
             highlight=False,
             soft_wrap=True,
         )
         if disjoint:
             out.print(
-                f"Without test-seen samples that have a relative in training: {_disjoint_text(disjoint)}", highlight=False
+                f"Without test-seen samples from source videos in training: {_disjoint_text(disjoint)}",
+                highlight=False,
             )
         for note in found.notes:
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
@@ -92,7 +94,7 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
 
 
 def export(
-    to: Annotated[Path, typer.Option(callback=local, help="Folder below which each training gets one of its own.")],
+    to: Annotated[Path, typer.Option(callback=local, help="Output folder; each trained model gets a folder in it.")],
     call: Annotated[str | None, typer.Option(help="Run id of a benchmark call. Newest if not given.")] = None,
     methods: Annotated[
         str | None, typer.Option(help="Names of methods separated by commas; all of the call if not given.")
@@ -101,7 +103,7 @@ def export(
     runs_dir: RunsDir = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Copy a call's trained weights: safetensors with a configuration beside, for both stages of each training."""
+    """Copy the trained weights of a benchmark run, as safetensors with a configuration, for both stages."""
     from benchmark.running.export import export as copy
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
@@ -113,8 +115,8 @@ def export(
         for training in exported:
             out.print(str(training.folder), highlight=False, soft_wrap=True)
         out.print(
-            f"[dim]{len(exported)} trainings; test one with: evaluate --stage-a FOLDER/stage_a --stage-b FOLDER/stage_b "
-            "--dataset NAME[/]",
+            f"[dim]Trained models: {len(exported)}. To test one: {program()} evaluate "
+            "--stage-a FOLDER/stage_a --stage-b FOLDER/stage_b --dataset NAME[/]",
             highlight=False,
             soft_wrap=True,
         )

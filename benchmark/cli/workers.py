@@ -1,4 +1,4 @@
-"""The options that say who does the jobs of a call: this process, several processes, or a Ray cluster."""
+"""The options for where jobs run: in this process, in several processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
 
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes that work side by side: 1, with ray as many as fit. The numbers are those of one."),
+    typer.Option(
+        min=1,
+        help="Parallel worker processes; results do not depend on it. Default: 1, with Ray as many as fit.",
+    ),
 ]
 Executor = Annotated[
-    Literal["local", "ray"], typer.Option(help="Who does the jobs: this machine, or a Ray cluster (docs/cluster.md).")
+    Literal["local", "ray"],
+    typer.Option(help="Where jobs run: on this machine, or on a Ray cluster (docs/cluster.md)."),
 ]
-RayAddress = Annotated[str | None, typer.Option(help="Ray cluster, HOST:PORT; else RAY_ADDRESS, or a new one on this machine.")]
-GpusPerJob = Annotated[
-    float | None, typer.Option(min=0, help="GPUs of a cluster that a job gets, such as 0.5; 1 on CUDA if not given.")
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster, HOST:PORT. Default: RAY_ADDRESS, or a new cluster on this machine."),
 ]
+GpusPerJob = Annotated[float | None, typer.Option(min=0, help="GPUs per job on a cluster, such as 0.5. Default: 1 on CUDA.")]
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who does the jobs of a call, as the options say.
+    """The chosen options for where jobs run.
 
     Raises:
         UsageError: an option of Ray without Ray, or Ray is not installed.
@@ -46,12 +51,12 @@ class Workers:
     def __post_init__(self) -> None:
         for option, value in (("--ray-address", self.ray_address), ("--gpus-per-job", self.gpus_per_job)):
             if self.executor != "ray" and value is not None:
-                raise UsageError(f"{option} is of use with --executor ray only")
+                raise UsageError(f"{option} needs --executor ray")
         if self.executor == "ray":
-            import benchmark.running.cluster  # noqa: F401 - says what to install where Ray is missing
+            import benchmark.running.cluster  # noqa: F401 - its error says what to install if Ray is missing
 
     def note(self, units: list[Unit]) -> str | None:
-        """What the user should know before the jobs start."""
+        """A note for the user before the jobs start: whether there are more threads than cores."""
         jobs, cores = self.jobs or 1, os.cpu_count() or 1
         threads = jobs * max(unit.settings.train.threads for unit in units)
         if self.executor == "ray" or jobs == 1 or threads <= cores:
@@ -68,7 +73,7 @@ class Workers:
         *,
         tune_only: bool,
     ) -> Engine | None:
-        """Who does the jobs; None for this process."""
+        """What runs the jobs; None for this process."""
         if self.executor == "local" and self.jobs in (None, 1):
             return None
         from benchmark.running.scheduler import Desk

@@ -1,4 +1,4 @@
-"""Leak groups: which samples come from the same source, by the rule in a data set's card."""
+"""Groups of samples that were cut from the same source, by the grouping rule in a dataset config."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from benchmark.errors import UsageError
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a sample was cut from."""
+    """The source from which a sample was cut, and its place there."""
 
     group: str
     start: float | None = None
-    """Second at which its clip starts, where the card's rule knows it."""
+    """Second at which its clip starts, if the rule gives it."""
     fits: bool = True
-    """Whether the rule fits the id; an id that it does not fit is its own group."""
+    """Whether the rule fits the id. An id that it does not fit is its own group."""
 
 
 def shares_group(card: Card, ids: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
-    """For each id whether any of ``others`` is in the same group; an id that the rule does not fit is its own group."""
+    """Whether any of ``others`` is in the same group, for each id. An id that fits no rule is alone."""
     origin = origin_rule(card)
     known = {origin(name).group for name in others}
     return np.array([origin(name).group in known for name in ids], dtype=bool)
 
 
 def groups_of(card: Card, ids: Sequence[str]) -> list[str]:
-    """For each id the name of its group; without a grouping rule in the card each id is its own group."""
+    """The group of each id. Without a grouping rule in the dataset config, each id is its own group."""
     if card.grouping is None:
         return list(ids)
     origin = origin_rule(card)
@@ -43,10 +43,10 @@ def origin_rule(card: Card) -> Callable[[str], Origin]:
     """The function from a sample id to its origin.
 
     Raises:
-        UsageError: the card has no grouping rule.
+        UsageError: the dataset config has no grouping rule.
     """
     if card.grouping is None:
-        raise UsageError(f"{card.name} has no grouping rule; write `grouping` in its card")
+        raise UsageError(f"{card.name} has no grouping rule; write `grouping` in its dataset config")
     rule, timed = re.compile(card.grouping), card.overlap_seconds is not None
 
     def origin(name: str) -> Origin:
@@ -59,13 +59,13 @@ def origin_rule(card: Card) -> Callable[[str], Origin]:
 
 
 def relatives(origins: Sequence[Origin], others: Sequence[Origin], overlap_seconds: float | None = None) -> Iterator[list[int]]:
-    """For each origin the indices of its relatives among ``others``, the nearest start first where starts are known.
+    """Indices in ``others`` of the samples from the same source, for each origin, nearest known start first.
 
     Args:
-        origins: of the samples that are looked at.
-        others: of the samples among which relatives are looked for, none of them in ``origins``.
-        overlap_seconds: length of a clip, where only relatives are wanted whose clips overlap: their starts are less than
-            that apart. None for all of the same group.
+        origins: origins of the samples to look at.
+        others: origins of other samples, to search for the same sources.
+        overlap_seconds: length of a clip, to return only samples whose clips overlap: their starts are less
+            than that apart. None returns the whole group.
     """
     members: dict[str, list[tuple[int, float | None]]] = {}
     for index, other in enumerate(others):
@@ -76,5 +76,5 @@ def relatives(origins: Sequence[Origin], others: Sequence[Origin], overlap_secon
 
 
 def _apart(start: float | None, other: float | None) -> float:
-    """Seconds between two starts, infinite where one is not known."""
+    """Seconds between two starts; infinite if one is unknown."""
     return float("inf") if start is None or other is None else abs(start - other)

@@ -1,4 +1,4 @@
-"""HDF5 files: opened for reading without locks, and written so that a full disk is an error like any other."""
+"""HDF5 files: reading without locks, and writing so that a full disk raises an ordinary error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmark.system.files import check_file, raise_outside, replacing
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, without a lock: stores are put in place atomically, so none is needed.
+    """Open an HDF5 file for reading, without a lock, since feature stores are replaced atomically.
 
     Raises:
-        OutsideError, Unavailable: it cannot be opened for a reason that is not its content.
+        OutsideError, Unavailable: it cannot be opened for a reason outside its content.
         OSError: it is no HDF5 file, truncated or damaged.
     """
     check_file(path)
@@ -30,14 +30,15 @@ def open_hdf5(path: Path) -> h5py.File:
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new HDF5 file, which takes the place of ``path`` when the block ends well.
+    """A new HDF5 file that replaces ``path`` if the block succeeds.
 
     Yields:
-        The file, and a function that raises the OSError of an earlier write: a write that fails does not raise by itself.
+        The file, and a function that raises the error of an earlier write, since a failed write does not
+        raise itself.
 
     Raises:
         OSError: something could not be written.
-        OutsideError: as ``replacing``.
+        OutsideError: the path cannot be replaced (``check_replaceable``).
     """
     with replacing(path) as temporary, _Sink(temporary, "w+b") as sink:
         try:
@@ -48,9 +49,10 @@ def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
 
 
 class _Sink(io.FileIO):
-    """A file that pretends that every write succeeds and keeps the first error.
+    """A file that pretends that every write succeeds, and keeps the first error.
 
-    HDF5 cannot even close a file that it cannot write to: it raises where nobody can catch it, or ends the process.
+    HDF5 cannot close a file that it cannot write to: it raises where nobody can catch it, or ends the
+    process.
     """
 
     failed: OSError | None = None
@@ -65,7 +67,7 @@ class _Sink(io.FileIO):
         return len(content)
 
     def readinto(self, buffer: Any) -> int:
-        """Read; zeros stand for what could not be written. Otherwise HDF5 would take what is in memory for its own."""
+        """Read, with zeros for what could not be written. HDF5 would use random memory as its own data."""
         whole = memoryview(buffer).cast("B")
         read = super().readinto(whole) or 0
         if self.failed is not None:

@@ -1,7 +1,7 @@
-"""Where feature stores lie, and building those that need no download.
+"""Finds feature stores, and builds those that need no download.
 
-Belongs here: paths, locks, and whether a built store is still the one that its card describes. How data are built is in
-``data/built/stamps.py`` and ``data/built/synthetic.py``; published features are imported by command, never at first use.
+This module has the paths, the locks, and the check that a built store matches its dataset config.
+``data/built/`` builds the data. Published features are imported by a command, never at first use.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """How a store is built and what its provenance will be."""
+class _Build:
+    """How to build a store, and the provenance that it will have."""
 
     path: Path
     provenance: dict[str, Any]
@@ -35,7 +35,7 @@ class _Recipe:
 
 
 def store_path(data_root: Path, dataset: str, features: str) -> Path:
-    """The store of a data set and feature set: ``<data_root>/<dataset>-<features>.h5``."""
+    """The path of a dataset's store for a feature set: ``<data_root>/<dataset>-<features>.h5``."""
     return data_root / f"{dataset}-{features}.h5"
 
 
@@ -48,43 +48,45 @@ def open_or_build(
     overrides: Mapping[str, Any] | None = None,
     sources: Path = CARDS_DIR,
 ) -> FeatureStore:
-    """Open the store of a data set; build it first where the card has a builder and no current store is there.
+    """Open the store of a dataset; build it first if the config has a builder and no current store exists.
 
-    A store is current when its provenance is what the source, the builder and the card give today. Two processes that
-    ask at once build it once. Settings of generated data that differ from the card's get a file of their own.
+    A store is current if its provenance is what the source, the builder and the config give today. Two
+    processes at the same time build it once. Synthetic data whose settings differ from the config get their
+    own file.
 
     Args:
-        card: the data set.
-        features: feature set; None for the card's default one.
+        card: the dataset config.
+        features: the feature set; None for the default.
         data_root: folder of the stores.
         in_memory: read the arrays instead of mapping them.
-        overrides: settings of generated data that replace the card's.
-        sources: folder with the shipped sources, by data set name.
+        overrides: settings of synthetic data that replace those of the config.
+        sources: folder with the shipped sources, by dataset name.
 
     Raises:
-        UsageError: the store is missing and cannot be built, is damaged, holds another data set, or a setting is wrong.
-        Unavailable: the store cannot be read or built for another reason, which may pass: it is left as it is.
+        UsageError: the store is missing and cannot be built, is damaged, holds another dataset, or a setting
+            is wrong.
+        Unavailable: the store cannot be read or built for another reason, which may pass. It is not changed.
     """
     name, _ = card.feature_set(features)
     if overrides and card.builder != "synthetic":
-        raise UsageError(f"data set {card.name!r} is not generated: its settings cannot be overridden ({', '.join(overrides)})")
+        raise UsageError(f"dataset {card.name!r} is not synthetic: its settings cannot be overridden ({', '.join(overrides)})")
     if card.builder is None:
         return _open(card, name, store_path(data_root, card.name, name), in_memory)
     if name != card.default_features:
-        raise UsageError(f"data set {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}")
-    recipe = _recipe(card, data_root, overrides or {}, sources)
-    if not _is_current(recipe):
-        check_replaceable(recipe.path)
-        with file_lock(recipe.path.with_name(f".{recipe.path.name}.lock")):
-            if not _is_current(recipe):
-                remove_partials(recipe.path)
-                log.info("building %s", recipe.path)
+        raise UsageError(f"dataset {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}")
+    plan = _plan(card, data_root, overrides or {}, sources)
+    if not _is_current(plan):
+        check_replaceable(plan.path)
+        with file_lock(plan.path.with_name(f".{plan.path.name}.lock")):
+            if not _is_current(plan):  # another process may have built it
+                remove_partials(plan.path)
+                log.info("building %s", plan.path)
                 try:
-                    recipe.build(recipe.path)
+                    plan.build(plan.path)
                 except (OSError, MemoryError) as error:
-                    raise_outside(error, recipe.path)
+                    raise_outside(error, plan.path)
                     raise
-    return FeatureStore(recipe.path, in_memory=in_memory)
+    return FeatureStore(plan.path, in_memory=in_memory)
 
 
 def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStore:
@@ -95,20 +97,20 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
             raise
         how = f"{card.obtain.strip()}\n" if card.obtain else ""
         raise UsageError(
-            f"no features of data set {card.name!r} ({features}): looked for {path}\n{how}"
-            f"then import them: {program()} data import {card.name} --features {features} --from DIR "
-            f"--data-root {path.parent}\n(or point --data-root to the folder that has {path.name})"
+            f"no features of dataset {card.name!r} ({features}): looked for {path}\n{how}"
+            f"Import: {program()} data import {card.name} --features {features} --from DIR "
+            f"--data-root {path.parent}\n(or set --data-root to the folder with {path.name})"
         ) from None
     if (store.dataset, store.features) != (card.name, features):
         raise UsageError(
             f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
         )
-    _tell_other_sizes(card, store)
+    _warn_of_other_sizes(card, store)
     return store
 
 
-def _tell_other_sizes(card: Card, store: FeatureStore) -> None:
-    """Warn of a store whose features have other sizes than its card names: one of the two is not what it should be."""
+def _warn_of_other_sizes(card: Card, store: FeatureStore) -> None:
+    """Warn of a store whose features have other sizes than in the dataset config: one of the two is wrong."""
     _, expected = card.feature_set(store.features)
     sizes = {
         "audio": (store.audio_dim, expected.audio.dim),
@@ -118,39 +120,43 @@ def _tell_other_sizes(card: Card, store: FeatureStore) -> None:
     wrong = ", ".join(f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted)
     if wrong:
         log.warning(
-            "%s: other feature sizes than the card of %r (%s): %s; correct the card, or import the features that it describes",
-            *(store.path, card.name, store.features, wrong),
+            "%s: feature sizes differ from the dataset config of %r (%s): %s; "
+            "correct the config, or import the features that it describes",
+            store.path,
+            card.name,
+            store.features,
+            wrong,
         )
 
 
-def _recipe(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: Path) -> _Recipe:
+def _plan(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: Path) -> _Build:
     path = store_path(data_root, card.name, card.default_features)
     if card.builder == "stamps":
         source = sources / card.name
-        return _Recipe(path, stamps_provenance(card, source), lambda target: build_stamps(card, source, target))
+        return _Build(path, stamps_provenance(card, source), lambda target: build_stamps(card, source, target))
     config = synthetic_config(card, overrides)
     if config != synthetic_config(card):
         settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
         path = path.with_stem(f"{path.stem}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
-    return _Recipe(path, synthetic_provenance(card, config), lambda target: build_synthetic(card, target, **overrides))
+    return _Build(path, synthetic_provenance(card, config), lambda target: build_synthetic(card, target, **overrides))
 
 
-def _is_current(recipe: _Recipe) -> bool:
-    """Whether the store is there and of the same provenance as a store built now; not if it is missing or damaged.
+def _is_current(plan: _Build) -> bool:
+    """Whether the store exists with the provenance of a store built now. False if it is missing or damaged.
 
     Raises:
-        OutsideError, Unavailable: it cannot be read, though it may be sound.
+        OutsideError, Unavailable: it cannot be read, although it may be sound.
     """
     try:
-        found = FeatureStore(recipe.path).provenance
+        found = FeatureStore(plan.path).provenance
     except OutsideError as error:
-        if error.reason.kind not in ("missing", "link"):  # of a link, writing tells whether it is good
+        if error.reason.kind not in ("missing", "link"):  # whether a link is good is found out by writing
             raise
         return False
     except DamagedStore as error:
         log.warning("%s; building it again", error)
         return False
-    if found == json.loads(json.dumps(recipe.provenance)):
+    if found == json.loads(json.dumps(plan.provenance)):
         return True
-    log.info("%s was built from another source or with other settings; building it again", recipe.path)
+    log.info("%s was built from another source or with other settings; building it again", plan.path)
     return False

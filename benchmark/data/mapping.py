@@ -1,7 +1,8 @@
-"""Maps rows of a file into memory and nothing beside them.
+"""Maps rows of a file into memory, and no other bytes of the file.
 
-The system maps whole pages, so that a plain map also shows what stands in the file before its first and after its last byte.
-Here only pages that the rows fill are mapped. What they have of a first and a last page is read into memory between zeros.
+The system maps whole pages, so an ordinary map also shows the bytes before its start and after its end. Here
+only pages that the rows fill are mapped. Their bytes of a first and a last page are read into memory and
+surrounded by zeros.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from numpy.typing import NDArray
 
 READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 FIXED = 0x10
-"""``MAP_FIXED`` of Linux and macOS, which the module ``mmap`` does not name."""
+"""``MAP_FIXED`` of Linux and macOS, which the module ``mmap`` lacks."""
 
 
 def map_rows(file: int, dtype: np.dtype[Any], shape: tuple[int, int], offset: int) -> NDArray[Any]:
-    """A read-only array over a part of a file, which is read from the disk as it is used.
+    """A read-only array over rows of a file, which are read from the disk when they are used.
 
-    Unlike ``numpy.memmap`` it names no file and holds none open. No ``mmap`` object is behind it, whose ``madvise`` would bring
-    the bytes of the file back, and whose ``resize`` could show those that follow.
+    Unlike ``numpy.memmap``, it names no file and keeps none open. It has no ``mmap`` object, whose
+    ``madvise`` would restore the bytes of the file around the rows, and whose ``resize`` could show the bytes
+    after them.
 
     Args:
-        file: descriptor of the open file, which may be closed afterwards.
+        file: descriptor of the open file. It may be closed afterwards.
         dtype: type of the values.
         shape: rows and columns.
         offset: byte at which the first row starts.
@@ -39,12 +41,18 @@ def map_rows(file: int, dtype: np.dtype[Any], shape: tuple[int, int], offset: in
     size, page = math.prod(shape) * dtype.itemsize, mmap.PAGESIZE
     if size == 0:
         return np.empty(shape, dtype)
+
+    # Whole pages between ``first`` and ``last`` hold only rows.
     before, end = offset % page, offset + size
-    first, last = min(offset + -offset % page, end), end - end % page  # the pages between them hold nothing else
+    first, last = min(offset + -offset % page, end), end - end % page
+
+    # Reserve empty pages for all rows; they are released with the last array that uses them.
     libc = _libc()
     start = _map(libc, None, before + size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     pages = (ctypes.c_char * (before + size)).from_address(start)
-    weakref.finalize(pages, libc.munmap, start, before + size).atexit = False  # threads may still read at the end
+    weakref.finalize(pages, libc.munmap, start, before + size).atexit = False  # threads may still read at exit
+
+    # Map the whole pages, and copy the rest.
     at = start + before - offset  # address of the file's byte 0
     if first < last:
         _map(libc, at + first, last - first, mmap.MAP_PRIVATE | FIXED, file, first)
@@ -70,7 +78,7 @@ def _map(libc: ctypes.CDLL, address: int | None, size: int, flags: int, file: in
 
 
 def _write(libc: ctypes.CDLL, address: int, content: bytes) -> None:
-    """Write to one page of a map that is read-only before and afterwards."""
+    """Write to one page of a map that is otherwise read-only."""
     start = address - address % mmap.PAGESIZE
     for protection in (READ_WRITE, READ) if content else ():
         if protection == READ:

@@ -1,4 +1,4 @@
-"""Norms of word vectors: zeros, which give a class no meaning, and norms that are far from those of the others."""
+"""Class embeddings with odd norms: zeros, which give a class no meaning, and norms far from the usual one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from benchmark.data.store import Floats
 
 ZERO = 1e-6
-"""Share of the usual norm up to which a word vector is taken for zeros: what is left of it is rounding."""
+"""Share of the usual norm up to which an embedding counts as zero, since what remains is rounding."""
 LEAST = 1e-18
-"""Norm up to which a word vector is taken for zeros whatever the others are: its square is below what float32 holds exactly."""
+"""Norm up to which an embedding always counts as zero: float32 does not represent its square exactly."""
 FAR = 10.0
-"""Times by which a norm may differ from the usual one."""
+"""Factor by which a norm may differ from the usual one."""
 
 
 @dataclass(frozen=True)
 class OddNorm:
-    """A word vector whose norm is far from the usual one."""
+    """A class embedding whose norm is far from the usual one."""
 
     row: int
     name: str
@@ -30,15 +30,15 @@ class OddNorm:
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is zero, or nothing but rounding."""
+        """Whether it is zero except for rounding."""
         return self.norm <= max(LEAST, ZERO * self.usual)
 
 
 def odd_norms(names: Sequence[str], vectors: Sequence[Floats] | Floats) -> Iterator[OddNorm]:
-    """The word vectors with odd norms, in their order; those that are not finite are left out.
+    """The class embeddings with odd norms, in their order; embeddings that are not finite are omitted.
 
     Args:
-        names: of the vectors.
+        names: names of the embeddings.
         vectors: ``[K, D]``, or ``K`` vectors.
     """
     norms: NDArray[np.float64] = np.array([np.linalg.norm(np.asarray(v, np.float64)) for v in vectors])
@@ -50,5 +50,5 @@ def odd_norms(names: Sequence[str], vectors: Sequence[Floats] | Floats) -> Itera
 
 
 def nearly_zero(vectors: Mapping[str, Floats]) -> set[str]:
-    """Names of the word vectors that are zero, or nothing but rounding."""
+    """Names of the class embeddings that are zero except for rounding."""
     return {odd.name for odd in odd_norms(list(vectors), list(vectors.values())) if odd.is_zero}

@@ -11,7 +11,7 @@ from benchmark.method import Method
 from benchmark.registry import METHODS_DIR, source_file
 
 PROTOCOL = Path(__file__).parent
-BESIDE = ("method", "data/store", "data/groups", "data/mapping", "system/streams")
+BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping", "system/streams")
 """Modules outside this folder that decide numbers too."""
 
 

@@ -109,7 +109,7 @@ def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stoppe
     with ui(runs) as process:
         out, told = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "optuna-dashboard ended by itself" in told
+    assert "optuna-dashboard ended unexpectedly" in told
     assert "StorageInternalError" in told
     assert out == ""
 

@@ -152,7 +152,7 @@ def test_a_store_of_another_data_set_is_refused(cards: dict[str, Card], publishe
 
 
 def test_settings_of_real_data_cannot_be_overridden(cards: dict[str, Card], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not generated"):
+    with pytest.raises(UsageError, match="not synthetic"):
         open_or_build(cards["stamps"], None, tmp_path, overrides={"noise": 1})
     with pytest.raises(UsageError, match="no feature set"):
         open_or_build(cards["stamps"], "cls", tmp_path)
@@ -253,4 +253,5 @@ def test_a_store_of_other_sizes_than_its_card_is_used_with_a_warning(tmp_path: P
         assert open_or_build(card, None, tmp_path).audio_dim == 2
         assert not caplog.records
         open_or_build(card.model_copy(update={"features": {"native": wider}}), None, tmp_path)
-    assert "other feature sizes than the card of 'own' (native): audio 2, not 16, text 4, not 300; correct" in caplog.text
+    sizes = "audio 2, not 16, text 4, not 300"
+    assert f"feature sizes differ from the dataset config of 'own' (native): {sizes}; correct" in caplog.text

@@ -192,7 +192,7 @@ def test_ids_that_the_rule_does_not_fit_are_counted_beside_the_relatives(tmp_pat
 def test_without_a_rule_the_audit_says_so(tmp_path: Path) -> None:
     audit = audit_store(own_card(), make_store(tmp_path / "own.h5"))
     assert "no grouping rule" in audit.leakage.reason
-    with pytest.raises(UsageError, match="write `grouping` in its card"):
+    with pytest.raises(UsageError, match="write `grouping` in its dataset config"):
         origin_rule(own_card())
 
 
