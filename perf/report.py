@@ -137,7 +137,7 @@ def tested(dataset: str) -> Tested:
 
 
 def shapes(runs: int) -> list[Shape]:
-    """The benchmark runs of a store with about this many MLflow runs. The first and oldest has half of them."""
+    """The benchmark runs of a store with about this many MLflow runs; the oldest has half of them."""
     units = len(DATASETS) * len(MODES) * len(METHODS)
     large = Shape(list(DATASETS), MODES, max(2, round((runs / 2 / units - 1 - TRIALS) / 4)))
     names, found = list(product(DATASETS, MODES)), [large]
@@ -229,6 +229,8 @@ class Filler:
         }  # fmt: skip
         tags = {**unit, "kind": "method", "tuning.trials": str(TRIALS), "tuning.pruned": "2"}
         parent = self.run(METHODS[method], start, tags, call)
+
+        # Its study.
         best = {"lr": float(self.random.uniform(1e-4, 1e-2))}
         study = {
             "study": f"{method} {start}",
@@ -252,6 +254,8 @@ class Filler:
             "seed": 0,
         }
         self.artifact(parent, "importances.json", json.dumps(importances))
+
+        # Its trials and final jobs.
         params = {f"{method}.{k}": v for k, v in SETTINGS.items()} | COMMON | {"protocol.mode": mode}
         params |= {
             "protocol.text_alignment": "official",
@@ -310,12 +314,16 @@ class Filler:
             "zsl": unseen * 1.2,
             "ausuc": 0.1,
         }
+
+        # Curves of the training.
         for epoch in range(EPOCHS):
             logged = {**{f"val/{k}": v for k, v in values.items()}, "val/beta": 0.5}
             logged |= {f"train/{name}": self.random.uniform(0.9, 1.1) / (1 + epoch) for name in LOSSES}
             logged |= {"lr": 0.001, "epoch_seconds": 60.0}
             self.metric(run_id, logged, epoch, start + epoch)
         self.latest(run_id, logged, EPOCHS - 1, start + EPOCHS - 1)
+
+        # Final numbers, and the artifacts of a test.
         final = {"calibration/beta": 0.5, "duration_seconds": 60.0, "peak_memory_mb": 700.0}
         if stage == 1:
             final |= {f"best/{k}": v for k, v in values.items()} | {"best/epoch": 4.0}

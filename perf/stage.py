@@ -64,6 +64,7 @@ def run(experiment: Experiment) -> dict[str, float]:
 
         return wrapper
 
+    # Waiting is the time until the next batch is there.
     drawn = training.ahead
 
     def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -78,6 +79,8 @@ def run(experiment: Experiment) -> dict[str, float]:
         (Loop, "_save", CHECKPOINTS),
         (stages, "test", TEST),
     ]
+
+    # Run with all these functions timed.
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         stack.enter_context(patch.object(training, "ahead", ahead))
         for owner, name, what in watched:

@@ -1,4 +1,4 @@
-"""Intervals and tests equal SciPy's, and are right as often as they say."""
+"""Intervals and tests equal SciPy's, and have the stated coverage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_intervals_and_p_values_are_those_of_scipy(random: np.random.Generator, 
 
 @pytest.mark.parametrize("n", [2, 5, 10])
 def test_a_published_training_like_ours_is_rejected_at_the_nominal_rate(random: np.random.Generator, n: int) -> None:
-    """The published number is a draw of the distribution of ours, 3,000 times."""
+    """The published number is drawn from our distribution, 3,000 times."""
     ours, published = random.normal(30, 4, (3000, n)), random.normal(30, 4, (3000, 1))
 
     rejected = np.mean([p_value_of_one_more(gaps) < LEVEL for gaps in ours - published])
@@ -69,7 +69,7 @@ def test_holm_on_an_example_worked_by_hand() -> None:
 
 
 def test_the_smallest_t_of_a_mark_is_that_of_holm() -> None:
-    """The 15 pairs of six methods in HM and ZSL: with two seeds nothing that happens."""
+    """The 15 pairs of six methods in HM and ZSL: out of reach with two seeds."""
     for n, tests in ((2, 30), (5, 30), (5, 1)):
         t = smallest_t(n, tests)
         p = 2 * stats.t.sf([t * 1.001, t * 0.999], n - 1)
@@ -91,7 +91,7 @@ def test_holm_rejects_what_the_stepwise_definition_rejects(p: list[float]) -> No
 
 
 def test_false_positives_come_at_the_nominal_rate(random: np.random.Generator) -> None:
-    """Six methods that differ in nothing, five seeds with effects of their own: 15 pairs, 1,500 times."""
+    """Six equal methods and five seeds with their own effects: 15 pairs, 1,500 times."""
     trials, single, family = 1500, 0, 0
     pairs = list(combinations(range(6), 2))
     for _ in range(trials):
@@ -116,11 +116,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say(random: np.random.Generat
 
 
 Groups = list[tuple[list[int], list[int]]]
-"""Samples and right answers of the groups of each class."""
+"""Samples and correct predictions of the groups of each class."""
 
 
 def training(seen: Groups, unseen: Groups) -> list[dict[str, Any]]:
-    """What a training logs of its groups, with the same answers within seen and unseen classes."""
+    """What a training logs of its groups, with equal predictions within seen and unseen classes."""
     return [
         {"class": f"{kind} {i}", "group": kind, "samples": samples, "gzsl": right, "own_group": right}
         for kind, classes in (("seen", seen), ("unseen", unseen))
@@ -144,7 +144,7 @@ def test_the_bootstrap_of_many_single_samples_is_that_of_scipy(random: np.random
 
 
 def clustered(random: np.random.Generator, classes: list[tuple[float, int]], shifts: list[float]) -> tuple[list[Groups], float]:
-    """Groups of about five samples whose recalls scatter about those of their classes, and the true mean over trainings.
+    """Groups of about five samples whose recalls scatter about their class's, and the true mean over trainings.
 
     Args:
         classes: recall and number of groups of each.
@@ -161,7 +161,10 @@ def clustered(random: np.random.Generator, classes: list[tuple[float, int]], shi
 
 
 FEW = ([(p, 4) for p in (0.2, 0.4, 0.5, 0.6, 0.8)], [(0.3, 4), (0.5, 2), (0.6, 3), (0.2, 4)])
-MIXED = ([(0.0, 6), (1.0, 5), (0.4, 6), (0.7, 4), (0.6, 1)], [(0.0, 5), (0.2, 8), (0.5, 6), (0.3, 1), (0.6, 7), (0.4, 3)])
+MIXED = (
+    [(0.0, 6), (1.0, 5), (0.4, 6), (0.7, 4), (0.6, 1)],
+    [(0.0, 5), (0.2, 8), (0.5, 6), (0.3, 1), (0.6, 7), (0.4, 3)],
+)
 
 
 @pytest.mark.parametrize("classes", [FEW, MIXED], ids=["few groups", "one group, all right, all wrong"])
@@ -175,14 +178,19 @@ def test_intervals_over_groups_hold_the_truth_of_the_mean_over_trainings(
         (seen, s), (unseen, u) = (clustered(random, some, shifts) for some in classes)
         found = bootstrap_intervals([training(*one) for one in zip(seen, unseen, strict=True)])
         by_training = [[np.mean([p + x if 0 < p < 1 else p for p, _ in some]) for some in classes] for x in shifts]
-        truth = {"seen": s, "unseen": u, "zsl": u, "hm": np.mean([2 * a * b / (a + b) for a, b in by_training])}
+        truth = {
+            "seen": s,
+            "unseen": u,
+            "zsl": u,
+            "hm": np.mean([2 * a * b / (a + b) for a, b in by_training]),
+        }
         for name, value in truth.items():
             held[name] += found[name][0] <= value <= found[name][1]
     assert all(0.92 <= count / trials <= 0.98 for count in held.values()), held
 
 
 def test_samples_of_one_source_say_less_than_as_many_single_ones() -> None:
-    """Ten pictures, each described eight times and right always or never: ten answers, not eighty."""
+    """Ten images, each described eight times and always or never correct: ten observations, not eighty."""
     right = [8, 0] * 5
     together = bootstrap_intervals([training([([8] * 10, right)], OTHER)])["seen"]
     apart = bootstrap_intervals([training([([1] * 80, [1] * 40 + [0] * 40)], OTHER)])["seen"]
@@ -190,7 +198,7 @@ def test_samples_of_one_source_say_less_than_as_many_single_ones() -> None:
 
 
 def test_the_same_groups_are_drawn_for_all_trainings() -> None:
-    """Two trainings that are right on the same groups are as sure as one; on opposite ones their mean cannot move."""
+    """Two trainings that are correct on equal groups are as certain as one; opposite ones fix the mean."""
     same, opposite = [5, 0, 4, 1, 5, 0], [0, 5, 1, 4, 0, 5]
     one = training([([5] * 6, same)], OTHER)
     twice = bootstrap_intervals([one, one])

@@ -17,7 +17,7 @@ from benchmark import __version__
 from benchmark.cli import data, extract, report, run, ui, weights
 from benchmark.cli.terminal import WRONG_USAGE, err, escape, out
 from benchmark.errors import Unavailable, UsageError
-from benchmark.system.files import told_outside
+from benchmark.system.files import outside_message
 from benchmark.system.output import is_broken_pipe, lasting_output
 from benchmark.system.redaction import guard, hidden_traceback, hide, learn_option
 
@@ -149,6 +149,6 @@ def _main(arguments: list[str]) -> None:
         elif isinstance(error, (UsageError, Unavailable)):
             err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         else:  # an unforeseen error
-            reason = told_outside(error) or f"{type(error).__name__}: {error} (--debug shows where)"
+            reason = outside_message(error) or f"{type(error).__name__}: {error} (--debug shows where)"
             err.print(f"[red]error:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         sys.exit(WRONG_USAGE)

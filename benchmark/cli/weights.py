@@ -52,15 +52,20 @@ def evaluate(
     from benchmark.settings.resolve import parse_overrides
     from benchmark.weights.published import read_pair
 
+    # Weights, dataset and settings.
     known = registry.load(plugin or [])
     overrides = parse_overrides(set_ or [], known.methods)
     card, _ = find_card(dataset, load_cards())
     pair = read_pair(stage_a, stage_b, known.methods)
     name, _ = card.feature_set(features or pair[1].features or None)
     store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))
+
+    # Test and record.
     measured = measure(pair, card, name, store, mode, overrides, known.search_space(pair[1].method))
     found = log_evaluation(tracker_of(runs_dir, tracking_uri), measured, card, name, store)
     numbers, disjoint = found.numbers(), found.disjoint()
+
+    # Show.
     if json_file != "-":
         protocol = found.settings.protocol
         generated = ", synthetic data" if store.generated else ""

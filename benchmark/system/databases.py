@@ -148,7 +148,7 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
     Raises:
         UsageError: the file may only be read, or holds something else.
         OperationalError: a SQLite file of this process was deleted, or the database does not answer
-            (``is_away``).
+            (``is_unavailable``).
     """
     file = sqlite_file(uri)
     if file is not None:
@@ -264,7 +264,7 @@ def readable(uri: str) -> str:
     return sqlite_uri(copy)
 
 
-def is_away(error: Exception) -> bool:
+def is_unavailable(error: Exception) -> bool:
     """Whether an error means that a store is unavailable for now: no connection, locked, full, restarting."""
     from requests.exceptions import ChunkedEncodingError, HTTPError, RetryError, Timeout
     from requests.exceptions import ConnectionError as NoConnection
@@ -288,7 +288,7 @@ def watch_sqlite_files() -> None:
     """Detect SQLite files that are deleted or unmounted while SQLAlchemy has them open.
 
     SQLite continues to write to a deleted file, and these writes are lost. So a missing file counts as
-    unavailable (``is_away``): callers wait for it, and no empty one is created in its place. A replaced file
+    unavailable (``is_unavailable``): callers wait for it, and no empty one is created in its place. A replaced file
     is opened again.
     """
     from sqlalchemy import Engine, event

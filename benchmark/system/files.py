@@ -164,7 +164,7 @@ def _missing(path: Path) -> OutsideReason:
     return _reason("missing")
 
 
-def told_outside(error: Exception) -> str | None:
+def outside_message(error: Exception) -> str | None:
     """The path and reason of an error that names a file and has a reason outside of it; else None."""
     name = error.filename if isinstance(error, OSError) else None
     reason = outside_reason(error, Path(name)) if isinstance(name, str) and name else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from benchmark.errors import Unavailable, UsageError
-from benchmark.system.files import told_outside
+from benchmark.system.files import outside_message
 from benchmark.system.redaction import hide
 
 VARIABLE = "GZSL_PATIENCE"
@@ -89,7 +89,7 @@ def first_line(error: Exception) -> str:
 
 def why_closed(error: Exception) -> str:
     """Why a store cannot be opened, without SQL and secrets."""
-    if outside := told_outside(error):
+    if outside := outside_message(error):
         return hide(outside)
     text = re.split(r"\n\[SQL|\n\(Background on", hide(str(error)))[0]
     needed = "; another program holds it, or its file system has no locks, which SQLite needs"

@@ -221,6 +221,8 @@ def guard() -> None:
     learn_environment()
     if getattr(logging.getLogRecordFactory(), "hides", False):
         return
+
+    # Log records and warnings.
     make_record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*arguments: Any, **options: Any) -> logging.LogRecord:
@@ -236,6 +238,7 @@ def guard() -> None:
     def warning(*arguments: Any, **options: Any) -> str:
         return hide(format_warning(*arguments, **options))
 
+    # Uncaught errors, of the main thread and of others.
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.stderr.write(hidden_traceback(error))
 
@@ -243,6 +246,7 @@ def guard() -> None:
         if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
             uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
 
+    # Other programs' hooks for uncaught errors are kept.
     record.hides = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record)
     warnings.formatwarning = warning

@@ -25,7 +25,16 @@ from uuid import uuid4
 
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import NOT_WRITTEN
-from benchmark.system.databases import expect, has_rows, has_table, is_away, opening, readable, sqlite_file, without_password
+from benchmark.system.databases import (
+    expect,
+    has_rows,
+    has_table,
+    is_unavailable,
+    opening,
+    readable,
+    sqlite_file,
+    without_password,
+)
 from benchmark.system.files import OutsideError, raise_outside
 from benchmark.system.patience import disk_is_full, first_line, patiently, why_closed
 from benchmark.system.redaction import hide, hide_values
@@ -130,7 +139,7 @@ class Tracker:
             Unavailable: it did not answer within ``patience()`` seconds.
         """
         expect(uri)
-        return patiently(lambda: cls(uri, artifacts), is_away, _no_answer(uri))
+        return patiently(lambda: cls(uri, artifacts), is_unavailable, _no_answer(uri))
 
     def _open(self) -> None:
         from mlflow import MlflowClient, MlflowException
@@ -191,11 +200,11 @@ class Tracker:
         """
         what = _no_answer(self.uri)
         try:
-            return patiently(action, is_away, what) if wait else action()
+            return patiently(action, is_unavailable, what) if wait else action()
         except Unavailable:
             raise
         except Exception as error:
-            if is_away(error):
+            if is_unavailable(error):
                 raise Unavailable(f"{what} ({first_line(error)})") from error
             if _is_deleted(error):
                 raise UsageError(

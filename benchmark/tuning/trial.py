@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from benchmark.errors import Unavailable
 from benchmark.settings.search_space import Range
-from benchmark.system.databases import is_away
+from benchmark.system.databases import is_unavailable
 from benchmark.system.patience import patiently
 from benchmark.tuning.results import (
     SECONDS,
@@ -107,4 +107,4 @@ def _distribution(r: Range) -> optuna.distributions.BaseDistribution:
 
 
 def _waited(action: Callable[[], T]) -> T:
-    return patiently(action, is_away, "the Optuna storage does not answer")
+    return patiently(action, is_unavailable, "the Optuna storage does not answer")

@@ -72,6 +72,8 @@ def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
     content = run(path, interpreter)
     if isinstance(content, np.ndarray) and content.shape == () and content.dtype.hasobject:
         content = content.item()
+
+    # A dict of names to vectors.
     if not isinstance(content, dict):
         raise UnreadableFile(path, f"holds no dict of class names but {shown(content)}", DICT_OF_VECTORS)
     if others := [name for name in content if not isinstance(name, str)]:

@@ -1,23 +1,23 @@
-"""Command ``ui``: real servers of MLflow and Optuna on a small store, and what becomes of them."""
+"""Command ``ui`` with real servers of MLflow and Optuna on a small store."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 from support.commands import PROJECT, free_port
+from support.reader import chromium
 from support.tiny import Bench, need
 
 from benchmark.cli.app import main
@@ -29,13 +29,13 @@ from benchmark.tuning.study import open_storage
 
 
 def two_ports() -> int:
-    """A free port whose next one is free too; the usual ones would meet those of tests at the same time."""
+    """A free port whose next one is free too. The usual ports may be used by tests at the same time."""
     return next(port for port in iter(free_port, None) if is_free(port + 1))
 
 
 @contextmanager
 def ui(runs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, started; killed with its children if the test leaves it running."""
+    """The started command. It is killed with its children if the test leaves it running."""
     words = [
         sys.executable,
         str(PROJECT / "run_benchmark.py"),
@@ -87,8 +87,8 @@ def test_both_pages_are_served_and_nothing_is_left_after_a_signal(runs: Path, tr
             assert [run["info"]["run_name"] for run in runs_page.json()["runs"]] == ["a call"]
             assert "Optuna" in requests.get(f"{found['optuna-dashboard']}/dashboard", timeout=30).text
             process.send_signal(stop)
-            _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+            _, message = process.communicate(timeout=60)
+    assert process.returncode == 0, message
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -107,22 +107,22 @@ def test_a_server_that_runs_already_is_named_and_none_is_started_for_it(runs: Pa
 def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stopped(runs: Path, tracker: Tracker) -> None:
     (runs / "optuna.db").write_text("this is no database")
     with ui(runs) as process:
-        out, told = process.communicate(timeout=120)
+        out, message = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "optuna-dashboard ended unexpectedly" in told
-    assert "StorageInternalError" in told
+    assert "optuna-dashboard ended unexpectedly" in message
+    assert "StorageInternalError" in message
     assert out == ""
 
 
-def test_without_a_store_ui_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, told in (
+def test_without_a_store_ui_explains_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
         (["--runs-dir", str(tmp_path)], "no tracking store at"),
         (["--tracking-uri", f"http://127.0.0.1:{free_port()}"], "no MLflow server answers there"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["ui", *arguments])
         assert stop.value.code == 2
-        assert told in " ".join("".join(capsys.readouterr()).split())
+        assert message in " ".join("".join(capsys.readouterr()).split())
 
 
 def test_a_taken_port_is_an_error_where_it_was_asked_for_and_avoided_where_not(
@@ -140,7 +140,7 @@ def test_a_taken_port_is_an_error_where_it_was_asked_for_and_avoided_where_not(
     assert f"--port: {port}" in capsys.readouterr().err
 
 
-def test_a_program_that_starts_another_one_in_a_session_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_program_that_starts_another_one_in_its_own_session_leaves_nothing_behind(tmp_path: Path) -> None:
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     parent = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True);"
     parent += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"
@@ -177,32 +177,23 @@ def test_a_program_whose_port_another_one_has_is_not_taken_for_ready() -> None:
             late.wait(lambda: False, until_ready=True)
 
 
-def test_an_ended_program_is_told_with_its_last_lines() -> None:
+def test_an_ended_program_is_reported_with_its_last_lines() -> None:
     words = [sys.executable, "-c", "print('first'); print('cause of death')"]
-    with Servers([Program("a server", words, free_port())]) as running, pytest.raises(ServerError, match="cause of death"):
+    with (
+        Servers([Program("a server", words, free_port())]) as running,
+        pytest.raises(ServerError, match="cause of death"),
+    ):
         running.wait(lambda: False, until_ready=True)
 
 
 @pytest.mark.slow
 def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matter_first(bench: Bench) -> None:
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        need("chromium: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    bench.run(bench.call(dataset="demo", methods="cjme,avgzslnet", trials=2, seeds=1))
-    (call,) = bench.tracker.find(kind="call")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1600,1200"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")
-    with ui(bench.runs, "--json") as process:
-        found = addresses(process)
-        browser = webdriver.Chrome(options, Service(chromedriver))
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(chromium())
+        except (ImportError, FileNotFoundError) as missing:
+            need(str(missing))
+        from selenium.webdriver.support.ui import WebDriverWait
 
         def shows(*texts: str) -> list[str]:
             """The lines of the page once it has these texts."""
@@ -210,28 +201,29 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
             WebDriverWait(browser, 90).until(lambda page: all(t in str(page.execute_script(body)) for t in texts))
             return str(browser.execute_script(body)).splitlines()
 
-        try:
-            browser.get(found["runs"])
-            shows("matching runs", "A run per benchmark call")
-            browser.get(f"{found['MLflow']}/#/experiments/{bench.tracker.experiment_id}/runs/{call.run_id}")
-            shows("Benchmark call", "Compare its methods")
-            browser.find_element("link text", "Compare its methods").click()
-            if len(browser.window_handles) > 1:
-                browser.switch_to.window(browser.window_handles[-1])
-            lines = shows("Comparing 2 Runs", "CJME · stamps/native · paper", "1 HM tuned", "2 ZSL tuned")
-            metrics = [line for line in lines[lines.index("Metrics") :] if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line]
-            assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
-            browser.get(f"{found['optuna-dashboard']}/dashboard")
-            shows("cjme stamps-native paper")
-        finally:
-            browser.quit()
+        browser.set_window_size(1600, 1200)
+        bench.run(bench.call(dataset="demo", methods="cjme,avgzslnet", trials=2, seeds=1))
+        (call,) = bench.tracker.find(kind="call")
+        found = addresses(stack.enter_context(ui(bench.runs, "--json")))
+        browser.get(found["runs"])
+        shows("matching runs", "A run per benchmark call")
+        browser.get(f"{found['MLflow']}/#/experiments/{bench.tracker.experiment_id}/runs/{call.run_id}")
+        shows("Benchmark call", "Compare its methods")
+        browser.find_element("link text", "Compare its methods").click()
+        if len(browser.window_handles) > 1:
+            browser.switch_to.window(browser.window_handles[-1])
+        lines = shows("Comparing 2 Runs", "CJME · stamps/native · paper", "1 HM tuned", "2 ZSL tuned")
+        metrics = [line for line in lines[lines.index("Metrics") :] if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line]
+        assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
+        browser.get(f"{found['optuna-dashboard']}/dashboard")
+        shows("cjme stamps-native paper")
 
 
-def test_where_pages_of_reports_lead_elsewhere_ui_says_how_to_mend_it() -> None:
+def test_if_pages_of_reports_lead_elsewhere_ui_explains_the_fix() -> None:
     usual, other, store = "http://127.0.0.1:5000", "http://127.0.0.1:5003", "sqlite:///runs/mlflow.db"
     assert _links_note(usual, store, Path("runs"), None) == []
     assert _links_note("https://mlflow.example.org", "https://mlflow.example.org", Path("runs"), None) == []
-    (told,) = _links_note(other, store, Path("my runs"), None)
-    assert told.endswith(f"python run_benchmark.py report --runs-dir 'my runs' --mlflow-ui {other}")
-    (told,) = _links_note(other, "postgresql://u:secret@h/b", Path("runs"), "postgresql://u:secret@h/b")
-    assert "secret" not in told
+    (message,) = _links_note(other, store, Path("my runs"), None)
+    assert message.endswith(f"python run_benchmark.py report --runs-dir 'my runs' --mlflow-ui {other}")
+    (message,) = _links_note(other, "postgresql://u:secret@h/b", Path("runs"), "postgresql://u:secret@h/b")
+    assert "secret" not in message

@@ -1,4 +1,4 @@
-"""Where stores lie and when they are built: once, again only after a change, and never silently for other data."""
+"""Paths of stores, and when they are built: once, and again only after a change or a warning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cards() -> dict[str, Card]:
 
 @pytest.fixture
 def published(cards: dict[str, Card]) -> Card:
-    """A card that cannot be built."""
+    """A dataset config that cannot be built."""
     return cards["synthetic"].model_copy(update={"name": "elsewhere", "builder": None, "obtain": "Fetch it from there."})
 
 
@@ -39,7 +39,7 @@ def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-def test_a_store_is_named_by_data_set_and_features() -> None:
+def test_a_store_is_named_by_dataset_and_features() -> None:
     assert store_path(Path("data"), "ucf", "cls") == Path("data/ucf-cls.h5")
 
 
@@ -88,7 +88,7 @@ def test_overrides_get_a_file_of_their_own(cards: dict[str, Card], tmp_path: Pat
     assert len(list(tmp_path.glob("*.h5"))) == 2
 
 
-def test_a_damaged_store_is_built_again_and_said_so(
+def test_a_damaged_store_is_built_again_with_a_warning(
     cards: dict[str, Card], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = open_or_build(cards["synthetic"], None, tmp_path)
@@ -118,7 +118,12 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [sys.executable, "-c", program, str(tmp_path)],
+            cwd=ROOT,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -145,7 +150,7 @@ def test_missing_features_say_where_they_were_looked_for_and_how_to_get_them(pub
     assert "data import elsewhere --features native" in message
 
 
-def test_a_store_of_another_data_set_is_refused(cards: dict[str, Card], published: Card, tmp_path: Path) -> None:
+def test_a_store_of_another_dataset_is_refused(cards: dict[str, Card], published: Card, tmp_path: Path) -> None:
     open_or_build(cards["synthetic"], None, tmp_path).path.rename(tmp_path / "elsewhere-native.h5")
     with pytest.raises(UsageError, match="holds 'synthetic'"):
         open_or_build(published, None, tmp_path)
@@ -162,7 +167,17 @@ def test_settings_of_real_data_cannot_be_overridden(cards: dict[str, Card], tmp_
 
 
 @pytest.mark.parametrize(
-    "code", [errno.EAGAIN, errno.ENOLCK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM, errno.ESTALE]
+    "code",
+    [
+        errno.EAGAIN,
+        errno.ENOLCK,
+        errno.EACCES,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EIO,
+        errno.ENOMEM,
+        errno.ESTALE,
+    ],
 )
 def test_a_store_that_cannot_be_read_for_another_reason_is_left_as_it_is(
     cards: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

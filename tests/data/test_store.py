@@ -1,4 +1,4 @@
-"""The feature store: what is written is read, development data end before the first test sample, digests tell changes."""
+"""The feature store: round trips, development data that end before the first test sample, and digests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CLASS_SPLITS = dict(zip(SPLITS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=Tr
 
 
 def content(lengths: list[tuple[int, int]], split_of: list[int], seed: int = 0, means_only: bool = False) -> StoreContent:
-    """Random content: steps of audio and video of each sample, and the split of each (non-decreasing)."""
+    """Random content for time steps of audio and video and the split of each sample (non-decreasing)."""
     rng = np.random.default_rng(seed)
     n = len(lengths)
 
@@ -60,7 +60,10 @@ def content(lengths: list[tuple[int, int]], split_of: list[int], seed: int = 0, 
         vectors=rng.normal(size=(4, 6)).astype("f4"),
         own_vector=[1, 0, 3, 2],
         ids=[f"sample {i}" for i in range(n)],
-        labels=np.array([CLASS_SPLITS[SPLITS[p]][i % len(CLASS_SPLITS[SPLITS[p]])] for i, p in enumerate(split_of)], np.int64),
+        labels=np.array(
+            [CLASS_SPLITS[SPLITS[p]][i % len(CLASS_SPLITS[SPLITS[p]])] for i, p in enumerate(split_of)],
+            np.int64,
+        ),
         splits=np.array(split_of, np.uint8),
         audio=modality(0, 3),
         video=modality(1, 5),
@@ -149,14 +152,14 @@ def test_float16_stays_float16_in_memory_and_is_the_same_as_mapped(tmp_path: Pat
 
 
 def root_of(array: Any) -> Any:
-    """What an array looks into in the end: its map, or itself."""
+    """The memory behind an array: its map, or itself."""
     while isinstance(array, np.ndarray) and array.base is not None:
         array = array.base
     return array.obj if isinstance(array, memoryview) else array
 
 
 def beside(array: Any) -> tuple[bytes, bytes]:
-    """What the pages of an array hold before and after it."""
+    """The bytes of an array's pages before and after it."""
     start, size = array.ctypes.data, array.nbytes
     first, end = start - start % mmap.PAGESIZE, start + size
     return ctypes.string_at(first, start - first), ctypes.string_at(end, -end % mmap.PAGESIZE)
@@ -326,14 +329,14 @@ for limit in (2_000, 20_000, 60_000, 10**9):
 """
 
 
-def test_a_disk_that_is_full_is_told_whenever_it_is(tmp_path: Path) -> None:
-    """In a process that it may end: HDF5 cannot close a file that it cannot write to."""
+def test_a_full_disk_is_reported_at_any_time(tmp_path: Path) -> None:
+    """In a new process, which may crash: HDF5 cannot close a file that it cannot write to."""
     name = "synthetic-native.h5"
     (tmp_path / f".{name}.0123.partial").write_text("left by a killed process")
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if f"{name}: the disk is full, or a quota or limit is reached" in line]
-    assert len(told) == 3, done.stdout + done.stderr
+    message = [line for line in done.stdout.splitlines() if f"{name}: the disk is full, or a quota or limit is reached" in line]
+    assert len(message) == 3, done.stdout + done.stderr
     assert {file.name for file in tmp_path.iterdir()} == {name, f".{name}.lock"}
 
 
@@ -401,7 +404,13 @@ def tiny_card(**expected: Any) -> Card:
         "text_dim": 6,
         **expected,
     }
-    fields = {"name": "tiny", "title": "Tiny", "kind": "generated", "description": "tiny", "default_features": "native"}
+    fields = {
+        "name": "tiny",
+        "title": "Tiny",
+        "kind": "generated",
+        "description": "tiny",
+        "default_features": "native",
+    }
     return Card.model_validate({**fields, "features": {"native": features}})
 
 
@@ -421,20 +430,28 @@ def test_counts_that_differ_from_the_cards_are_notes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("generated", "samples", "told"),
+    ("generated", "samples", "message"),
     [
-        (False, {"stage_1_train": 4, "stage_1_val_seen": 7, "stage_2_test_seen": 9}, "ours, 6 of 20 listed samples missing"),
-        (False, {"stage_1_train": 3, "stage_2_train": 90}, "ours"),  # more than listed; a union of other splits
+        (
+            False,
+            {"stage_1_train": 4, "stage_1_val_seen": 7, "stage_2_test_seen": 9},
+            "ours, 6 of 20 listed samples missing",
+        ),
+        (
+            False,
+            {"stage_1_train": 3, "stage_2_train": 90},
+            "ours",
+        ),  # more than listed; a union of other splits
         (True, {"stage_1_train": 1_000}, "ours"),
     ],
 )
 def test_captions_say_how_many_listed_samples_are_missing(
-    tmp_path: Path, generated: bool, samples: dict[str, int], told: str
+    tmp_path: Path, generated: bool, samples: dict[str, int], message: str
 ) -> None:
     write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), generated=generated))
     card = tiny_card(samples=samples).model_copy(update={"caption": "ours"})
-    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card) == told
-    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card.model_copy(update={"caption": ""})) == told[len("ours, ") :]
+    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card) == message
+    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card.model_copy(update={"caption": ""})) == message[len("ours, ") :]
 
 
 def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
@@ -445,7 +462,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (_set("video/frames", (3, 2), 9.0), "digest differs"),
         (_set("audio/frames", (0, 0), np.nan), "not a number or infinite"),
@@ -454,22 +471,25 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
         (_set("samples/labels", slice(0, 4), 0), "class without samples (1): stage_1_train/b"),
         (_set("samples/labels", 0, 3), "label outside its split (1): stage_1_train/é"),
         (_set("samples/labels", 0, 77), "class id 77"),
-        (_set("classes/parts/stage_1_train", 0, 9999), "class without samples (1): stage_1_train/class id 9999"),
+        (
+            _set("classes/parts/stage_1_train", 0, 9999),
+            "class without samples (1): stage_1_train/class id 9999",
+        ),
         (_set("samples/parts", 0, 4), "samples out of order"),
         (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): word vectors"),
         (_set("audio/offsets", 1, 50), "lengths do not fit"),
     ],
 )
-def test_what_was_changed_after_writing_is_found(tmp_path: Path, change: Callable[[h5py.File], None], told: str) -> None:
+def test_what_was_changed_after_writing_is_found(tmp_path: Path, change: Callable[[h5py.File], None], message: str) -> None:
     path = tmp_path / "tiny.h5"
     write_store(path, standard())
     with h5py.File(path, "r+") as f:
         change(f)
     findings = verify_store(path, tiny_card())
-    assert any(finding.severity == "problem" and told in str(finding) for finding in findings)
+    assert any(finding.severity == "problem" and message in str(finding) for finding in findings)
 
 
-def test_verifying_another_data_set_or_no_store_is_a_problem(tmp_path: Path) -> None:
+def test_verifying_another_dataset_or_no_store_is_a_problem(tmp_path: Path) -> None:
     write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), dataset="other"))
     assert "another dataset" in verify_store(tmp_path / "tiny.h5", tiny_card())[0].kind
     assert "unreadable feature file" in verify_store(tmp_path / "none.h5", tiny_card())[0].kind

@@ -1,4 +1,4 @@
-"""Word vectors of zeros and of odd norms: told by imports, by ``data verify`` and by ``data audit``."""
+"""Class embeddings of zeros and of odd norms are reported by imports, ``data verify`` and ``data audit``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def test_norms_are_compared_with_the_usual_one_whatever_the_scale(scale: float) 
 def test_nothing_but_zeros_is_zeros() -> None:
     assert nearly_zero({"a": np.zeros(3), "b": np.zeros(3)}) == {"a", "b"}
     assert nearly_zero({}) == set()
-    tiny = {"a": np.full(3, 1e-30), "b": np.full(3, 2e-30)}  # all of them, so that none is odd beside the others
+    tiny = {
+        "a": np.full(3, 1e-30),
+        "b": np.full(3, 2e-30),
+    }  # all of them, so that none is odd beside the others
     assert nearly_zero(tiny) == {"a", "b"}
 
 
@@ -68,7 +71,7 @@ def test_an_audit_of_lists_tells_zeros_as_a_problem(folder: Folder) -> None:
     assert {o.severity for o in audit.oddities if o.kind == "word vector of zeros"} == {"problem"}
 
 
-def test_a_store_with_zeros_is_told_by_verify_and_audit(tmp_path: Path) -> None:
+def test_a_store_with_zeros_is_reported_by_verify_and_audit(tmp_path: Path) -> None:
     vectors = np.eye(4, dtype="f4") * np.array([[0], [1], [500], [1]], "f4")
     path = tmp_path / "own.h5"
     store = make_store(path, vectors=vectors)

@@ -1,4 +1,4 @@
-"""What perf/ measures with: the formula of necessary operations, against torch's counter, and peak memory; its parts run."""
+"""The tools of perf/: the formula of needed operations against torch's counter, memory, short runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_necessary_operations_are_those_that_torch_counts_where_nothing_is_padded_or_masked(depth: int) -> None:
+def test_necessary_operations_are_those_that_torch_counts_where_nothing_is_padded_or_masked(
+    depth: int,
+) -> None:
     config = Tcaf.Config(**SIZES, depth=depth, dim_head=4, sees="all")
     model = Tcaf(config, SPEC).train()
     ones, text, label = torch.ones(3, 4, dtype=torch.bool), torch.randn(4, 6), torch.tensor([0, 1, 3])

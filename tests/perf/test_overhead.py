@@ -1,4 +1,4 @@
-"""perf/overhead.py runs, and its parts make up the whole."""
+"""perf/overhead.py runs, and its parts add up to the whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL_DATA = {
 SMALL_TCAF = {"dim": 16, "encoder_hidden": 16, "depth": 1, "heads": 2, "dim_head": 8}
 
 
-def test_the_overhead_of_a_tiny_trial_is_measured_and_told(runs: Path) -> None:
+def test_the_overhead_of_a_tiny_trial_is_measured_and_reported(runs: Path) -> None:
     found = overhead.measure(runs, epochs=2, batches=3, data_settings=SMALL_DATA, small=SMALL_TCAF)
 
     assert all(found.measured(what) > 0 for what in (*overhead.TRAINING, *overhead.HARNESS))

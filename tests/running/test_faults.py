@@ -37,7 +37,7 @@ from benchmark.running.scheduler import Desk
 from benchmark.running.status import Stores, call_states
 from benchmark.running.studies import study_of
 from benchmark.system import databases, patience
-from benchmark.system.databases import is_away, sqlite_uri
+from benchmark.system.databases import is_unavailable, sqlite_uri
 from benchmark.system.patience import patiently
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study as tuning
@@ -307,7 +307,7 @@ def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(MlflowException, match="IncompleteRead") as caught:
             MlflowClient(f"http://127.0.0.1:{listener.getsockname()[1]}").log_batch("1", metrics=[Metric("m", 1.0, 0, 0)])
         thread.join()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
 
 
 def test_a_run_whose_creation_was_not_answered_is_created_once(

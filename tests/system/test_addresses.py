@@ -1,4 +1,4 @@
-"""Addresses of stores: from paths and back, and what is said of those that are none."""
+"""Addresses of stores: from paths and back, and the messages about wrong ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_address_of_a_file_names_that_file_to_all_who_read_it(parts: list[st
 
 
 def test_stores_lie_in_a_folder_of_any_name_and_nowhere_else(tmp_path: Path) -> None:
-    """Only MLflow and Optuna themselves show how they read an address."""
+    """With MLflow and Optuna, since only they show how they read an address."""
     runs = tmp_path / NAME / "runs"
     tracker = Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts")
     run = tracker.start("a run", {"kind": "job"})
@@ -91,7 +91,7 @@ def test_a_path_that_no_address_can_name_is_refused_before_anything_is_written(t
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("127.0.0.1:5871/ml", "begin it with http://: http://127.0.0.1:5871/ml"),
         ("localhost:5000", "begin it with http://: http://localhost:5000"),
@@ -104,8 +104,14 @@ def test_a_path_that_no_address_can_name_is_refused_before_anything_is_written(t
         ("http:/h:5", "two slashes are missing; write http://h:5"),
         ("http://", "it names no host"),
         ("http://h:port", "write http://HOST:PORT"),
-        ("http://h:5000/#/experiments/1/runs", "this is the address of a page; give that of the server: http://h:5000$"),
-        ("https://h/ml/?o=1#/models", "this is the address of a page; give that of the server: https://h/ml$"),
+        (
+            "http://h:5000/#/experiments/1/runs",
+            "this is the address of a page; give that of the server: http://h:5000$",
+        ),
+        (
+            "https://h/ml/?o=1#/models",
+            "this is the address of a page; give that of the server: https://h/ml$",
+        ),
         ("http//h:5000", "or http://h:5000 for a server"),
         ("~/x.db", f"write sqlite:///{Path.home()}/x.db for a file$"),
         ("$PWD/x.db", "write sqlite:////[^$]*/x.db for a file$"),
@@ -121,8 +127,8 @@ def test_a_path_that_no_address_can_name_is_refused_before_anything_is_written(t
         ("postgresql://u:secret@h:port/d", "not an address of a database"),
     ],
 )
-def test_what_is_wrong_with_an_address_is_said_in_one_sentence_with_the_right_one(given: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told) as caught:
+def test_a_wrong_address_is_explained_in_one_sentence_with_the_right_one(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         tracking_address(given)
     assert str(caught.value).startswith("--tracking-uri ")
     assert "\n" not in str(caught.value)
@@ -130,7 +136,7 @@ def test_what_is_wrong_with_an_address_is_said_in_one_sentence_with_the_right_on
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("localhost:5432/optuna", r"begin it with postgresql\+psycopg://"),
         ("http://h:1", "give a database"),
@@ -139,13 +145,19 @@ def test_what_is_wrong_with_an_address_is_said_in_one_sentence_with_the_right_on
         ("databricks", "for a file"),
     ],
 )
-def test_what_is_wrong_with_a_storage_is_said_alike(given: str, told: str) -> None:
-    with pytest.raises(UsageError, match=f"--storage .*{told}"):
+def test_a_wrong_storage_is_explained_likewise(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"--storage .*{message}"):
         storage_address(given)
 
 
-def test_good_addresses_are_left_as_they_are_but_for_the_case_of_the_scheme() -> None:
-    for good in ("http://h:5000/ml", "https://h", "databricks", "databricks://profile", "sqlite:///runs/x.db"):
+def test_good_addresses_are_kept_except_for_the_case_of_the_scheme() -> None:
+    for good in (
+        "http://h:5000/ml",
+        "https://h",
+        "databricks",
+        "databricks://profile",
+        "sqlite:///runs/x.db",
+    ):
         assert tracking_address(good) == good
     assert tracking_address(" HTTP://Host:5\n") == "http://Host:5"
     assert storage_address("PostgreSQL+psycopg://U:P@h/D") == "postgresql+psycopg://U:P@h/D"
@@ -169,12 +181,12 @@ def test_a_folder_or_a_link_to_itself_is_no_store(tmp_path: Path) -> None:
         sqlite_uri(tmp_path / "loop")
 
 
-def test_a_store_that_cannot_be_locked_is_told_without_sql(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_locked_is_reported_without_sql(tmp_path: Path) -> None:
     error = OperationalError("SELECT name", None, sqlite3.OperationalError("database is locked"))
-    told = why_closed(error)
-    assert "SELECT" not in told
-    assert "sqlalche.me" not in told
-    assert told.endswith("its file system has no locks, which SQLite needs: put it on a local disk")
+    message = why_closed(error)
+    assert "SELECT" not in message
+    assert "sqlalche.me" not in message
+    assert message.endswith("its file system has no locks, which SQLite needs: put it on a local disk")
     file = tmp_path / "x.db"
     file.write_text("no database, but a text of some length" * 9)
     with pytest.raises(UsageError, match=r"cannot be opened \(DatabaseError: file is not a database\)$"):

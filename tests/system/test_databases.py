@@ -1,4 +1,4 @@
-"""SQLite files that hold stores: made in one step, found half made, moved, copied, and read where they may not be written."""
+"""SQLite files of stores: created atomically, found half made, moved, copied, read without write access."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fail(error: BaseException) -> Callable[..., Any]:
 
 
 def copying(template: Path) -> Callable[..., None]:
-    """Makes a store as a copy of another one."""
+    """Create a store as a copy of another one."""
 
     def make(address: str, *_: object) -> None:
         shutil.copy(template, databases.sqlite_file(address) or pytest.fail(address))
@@ -78,7 +78,7 @@ STEPS = [
 def test_a_kill_while_a_tracking_store_is_made_leaves_nothing_that_a_later_command_cannot_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, made: bool, mlflow_template: Path
 ) -> None:
-    """What is left of the file beside it stays, as after a kill. A copy stands for a store that is made, if that is enough."""
+    """Create a store (or copy one, if that is enough), and leave the files beside it as after a kill."""
     with monkeypatch.context() as patch:
         if made:
             patch.setattr(tracking, "_make", copying(mlflow_template))
@@ -110,13 +110,13 @@ def test_a_kill_while_an_optuna_storage_is_made_leaves_nothing_either(
 
 
 def statements(file: Path) -> list[str]:
-    """What makes the tables of a SQLite file."""
+    """The functions that create the tables of a SQLite file."""
     with closing(sqlite3.connect(file)) as connection:
         return [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%'") if sql]
 
 
 @pytest.mark.parametrize("tables", [0, 5, 1000])
-def test_a_store_that_an_older_version_left_half_made_is_made_anew(
+def test_a_store_that_an_older_version_left_half_made_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path, tables: int
 ) -> None:
     file = tmp_path / "mlflow.db"
@@ -157,7 +157,7 @@ def test_an_empty_database_of_another_program_is_kept_and_named(tmp_path: Path) 
     assert file.read_bytes() == before
 
 
-def test_a_file_that_is_no_database_is_told_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_and_kept(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database")
     with pytest.raises(UsageError, match=r"cannot be opened \(DatabaseError: file is not a database"):
         open_tracker(tmp_path)
@@ -201,8 +201,8 @@ def test_a_disk_that_is_full_when_a_store_is_made_is_waited_for(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 100_000, 1_100_000])
-def test_the_first_command_on_a_disk_that_is_really_full_goes_on_once_there_is_room(tmp_path: Path, room: int) -> None:
-    """Only a real file system shows how SQLite, MLflow and Optuna tell that it is full."""
+def test_the_first_command_on_a_full_disk_continues_once_there_is_room(tmp_path: Path, room: int) -> None:
+    """With a real file system, since only that shows how SQLite, MLflow and Optuna report a full one."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", small], check=False, capture_output=True).returncode:
@@ -226,7 +226,7 @@ def test_the_first_command_on_a_disk_that_is_really_full_goes_on_once_there_is_r
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_command_works(tmp_path: Path, stop: int) -> None:
-    """Only processes that end at any moment show that no moment was forgotten."""
+    """With processes that end at any moment, since only these show that no moment was forgotten."""
     program = (
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from benchmark.system.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
@@ -259,7 +259,7 @@ def filled(runs: Path) -> tuple[Tracker, str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files but SQLite's shared memory, in which readers of this process count too."""
+    """All files except SQLite's shared memory, which also counts readers of this process."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith("-shm"))
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
@@ -354,7 +354,7 @@ def test_a_call_in_a_moved_folder_finds_its_jobs_done(bench: Bench, tmp_path: Pa
 
 @contextmanager
 def only_reading(folder: Path) -> Iterator[None]:
-    """The rights of somebody who may only read the folder; root takes the place of such a user for a while."""
+    """Rights to read the folder only; root temporarily becomes such a user."""
     files = [folder, *folder.rglob("*")]
     modes = [file.stat().st_mode for file in files]
     for parent in [folder, *folder.parents]:
@@ -399,7 +399,8 @@ def test_a_store_that_may_only_be_read_is_read_and_nothing_is_written_into_its_f
         assert [r.run_id for r in found.find(kind="job")] == [run]
         assert found.read_json(run, "result.json") == {"a": 1}
         with pytest.raises(
-            UsageError, match=r"you may read this store, but not write to it \(.*mlflow\.db.*\); grant the rights"
+            UsageError,
+            match=r"you may read this store, but not write to it \(.*mlflow\.db.*\); grant the rights",
         ):
             Tracker(uri, moved / "artifacts")
     assert content(moved) == before
@@ -439,7 +440,7 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tracker: Tracker) -
     assert Tracker(tracker.uri, tracker.artifacts).find() == []
 
 
-def test_what_is_done_to_a_deleted_run_is_told_in_a_sentence(tracker: Tracker) -> None:
+def test_an_action_on_a_deleted_run_is_reported_in_a_sentence(tracker: Tracker) -> None:
     run = tracker.start("a run", {"kind": "job"})
     tracker.client.delete_run(run)
     assert tracker.find() == []
@@ -470,7 +471,7 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(benc
     assert (again.run_id == first.run_id) == (deleted != "call")
 
 
-def test_a_study_that_is_deleted_while_it_runs_is_told_and_begun_again_by_the_same_command(
+def test_a_study_that_is_deleted_while_it_runs_is_reported_and_restarted_by_the_same_command(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = bench.call("train.epochs=1", methods="cjme", trials=3)
@@ -495,8 +496,11 @@ def test_a_study_that_is_deleted_while_it_runs_is_told_and_begun_again_by_the_sa
 def test_a_plugin_below_the_working_folder_is_recorded_as_seen_from_there(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a run's config.yaml is of use after its project was moved."""
+    """So that a config.yaml stays usable after its project was moved."""
     (unit, *_) = bench.units(bench.call(methods="cjme"))
     monkeypatch.chdir(tmp_path)
     inside, outside = tmp_path / "methods" / "mine.py", Path("/elsewhere/mine.py")
-    assert replace(unit, plugins=[inside, outside]).job(1, 0).call().plugins == [Path("methods/mine.py"), outside]
+    assert replace(unit, plugins=[inside, outside]).job(1, 0).call().plugins == [
+        Path("methods/mine.py"),
+        outside,
+    ]

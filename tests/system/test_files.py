@@ -1,4 +1,4 @@
-"""Files that are replaced, and reasons outside a file: links, permissions, long names, locks, disks that fail."""
+"""Replacing files, and reasons outside a file: links, permissions, long names, locks, failing disks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.system.files import (
     OutsideError,
     file_lock,
+    outside_message,
     outside_reason,
     raise_outside,
     raise_unreadable,
     replacing,
-    told_outside,
 )
 from benchmark.system.locks import is_locked
 
@@ -152,7 +152,7 @@ def test_a_disk_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         (errno.EAGAIN, "another program has it open and locked; close it there"),
         (errno.ENOLCK, "without file locks do; mount the drive with locks"),
@@ -168,9 +168,9 @@ def test_a_disk_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytes
         (errno.EROFS, "read-only; mount it for writing"),
     ],
 )
-def test_a_reason_that_may_pass_has_its_own_sentence_and_fix(tmp_path: Path, code: int, told: str) -> None:
+def test_a_reason_that_may_pass_has_its_own_sentence_and_fix(tmp_path: Path, code: int, reported: str) -> None:
     error = OSError(code, os.strerror(code))
-    with pytest.raises(Unavailable, match=f"^{tmp_path / 'x'}: .*{told}"):
+    with pytest.raises(Unavailable, match=f"^{tmp_path / 'x'}: .*{reported}"):
         raise_outside(error, tmp_path / "x")
     hidden = OSError(f"Unable to open file (file read failed, errno = {code}, error message = ...)")
     assert outside_reason(hidden, tmp_path / "x") == outside_reason(error, tmp_path / "x")
@@ -189,17 +189,17 @@ def test_errors_of_the_content_are_none_of_these(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["missing", "below a file", "folder", "long"])
 def test_a_path_that_is_wrong_is_a_mistake_of_the_user(tmp_path: Path, way: str) -> None:
     (tmp_path / "file").write_text("")
-    path, told = {
+    path, reported = {
         "missing": (tmp_path / "no" / "x", "no such file; check the path"),
         "below a file": (tmp_path / "file" / "x", f"{tmp_path / 'file'} is a file, not a folder"),
         "folder": (tmp_path, "a folder, where a file is expected; name a file"),
         "long": (tmp_path / ("x" * 300), "its name is too long"),
     }[way]
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         raise_unreadable(path)
     with pytest.raises(OSError, match="Unable to") as caught:
         h5py.File(path, "r", locking=False)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         raise_outside(caught.value, path)
 
 
@@ -232,7 +232,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_work_goes_on_without_them(
+def test_work_continues_without_locks(
     tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "store.h5").write_text("")
@@ -255,26 +255,35 @@ def test_a_lock_is_held_and_given_back(tmp_path: Path) -> None:
         pass
 
 
-def test_an_error_that_names_a_file_is_told_with_path_and_fix(tmp_path: Path) -> None:
+def test_an_error_that_names_a_file_is_reported_with_path_and_fix(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere" / "disk")
     long = "z" * 300
-    for path, told in (
+    for path, reported in (
         (tmp_path / long, f"{tmp_path / long}: its name is too long for the file system; shorten the name"),
-        (tmp_path / "x", f"{tmp_path / 'x'}: a file, where a folder is expected; move it away, or name another folder"),
-        (tmp_path / "x" / "y", f"{tmp_path / 'x' / 'y'}: {tmp_path / 'x'} is a file, not a folder; check the path"),
-        (tmp_path / "gone", f"{tmp_path / 'gone'}: a link to {tmp_path / 'nowhere' / 'disk'}, which is not there; mount"),
+        (
+            tmp_path / "x",
+            f"{tmp_path / 'x'}: a file, where a folder is expected; move it away, or name another folder",
+        ),
+        (
+            tmp_path / "x" / "y",
+            f"{tmp_path / 'x' / 'y'}: {tmp_path / 'x'} is a file, not a folder; check the path",
+        ),
+        (
+            tmp_path / "gone",
+            f"{tmp_path / 'gone'}: a link to {tmp_path / 'nowhere' / 'disk'}, which is not there; mount",
+        ),
     ):
         with pytest.raises(OSError, match="Errno") as caught:
             path.mkdir(exist_ok=True)
-        assert str(told_outside(caught.value)).startswith(told)
+        assert str(outside_message(caught.value)).startswith(reported)
     for other in (ValueError("x"), OSError(errno.EINVAL, "Invalid", "file"), OSError("no number")):
-        assert told_outside(other) is None
+        assert outside_message(other) is None
 
 
-def test_a_command_tells_it_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_reports_it_like_this(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         app.main(["status", "--methods", "cjme", "--runs-dir", str(tmp_path / ("z" * 300))])  # other tests register plug-ins
     assert ended.value.code == 2
-    told = "".join(capsys.readouterr().err.split("\n"))
-    assert told.endswith("zzz/mlflow.db: its name is too long for the file system; shorten the name")
+    reported = "".join(capsys.readouterr().err.split("\n"))
+    assert reported.endswith("zzz/mlflow.db: its name is too long for the file system; shorten the name")

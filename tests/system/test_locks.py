@@ -1,4 +1,4 @@
-"""Locks where files cannot be locked, and where they may only be read."""
+"""Locks on file systems that cannot lock files or are read-only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(locks, "_warned", False)
 
 
-def test_where_files_cannot_be_locked_files_stand_for_locks_and_it_is_said_once(
+def test_if_files_cannot_be_locked_existing_files_serve_as_locks_with_one_warning(
     tmp_path: Path, without_locks: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with warnings.catch_warnings():
@@ -51,13 +51,13 @@ def test_where_files_cannot_be_locked_files_stand_for_locks_and_it_is_said_once(
     assert "delete its *.held files by hand" in line
 
 
-def test_nothing_is_said_where_locks_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_if_locks_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with held(tmp_path / "a.lock"):
         pass
     assert not caplog.records
 
 
-def test_other_errors_of_a_lock_are_told_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_a_lock_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.EIO, "the disk is broken")
 

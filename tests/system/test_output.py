@@ -1,4 +1,4 @@
-"""What is shown may get lost, and nothing else: streams that are closed, full, or lack a character."""
+"""Streams that are closed, full, or lack a character lose only output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIGNS = "✓ done · ± → … 鳥 \udcff"
 
 
 class Failing(io.StringIO):
-    """A stream of which nothing can be written."""
+    """A stream that refuses every write."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_a_stream_that_fails_is_written_to_no_more_and_keeps_why(error: Exceptio
 
 
 def test_a_message_that_comes_while_another_is_written_is_dropped_alone() -> None:
-    """As Ctrl-C's, whose handler writes: Python refuses that with a RuntimeError."""
+    """Like a signal handler that writes after Ctrl-C: Python raises a RuntimeError."""
     stream = Failing(RuntimeError("reentrant call inside <_io.BufferedWriter>"))
     lasting = Lasting(stream)
     lasting.write("text")
@@ -92,8 +92,12 @@ def test_a_call_whose_output_is_lost_does_its_jobs(
 
 @pytest.mark.parametrize("words", ["list", "run --help", "--version"])
 @pytest.mark.parametrize(("error", "code"), [(FAILURES[0], 2), (FAILURES[2], 0)], ids=["full", "nobody reads"])
-def test_a_command_that_only_shows_something_says_that_it_is_lost_but_not_to_a_closed_pipe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, words: str
+def test_a_command_that_only_shows_something_reports_lost_output_except_to_a_closed_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    words: str,
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Failing(error))
     with pytest.raises(SystemExit) as end:
@@ -117,8 +121,8 @@ with open(sys.argv[1], "w") as file:
 
 
 @pytest.mark.parametrize("closed", ["0 1 2", "1", "2", "0"])
-def test_no_file_becomes_standard_output_where_the_program_was_started_without_one(tmp_path: Path, closed: str) -> None:
-    """A process of its own: only there can its streams be missing. It imports next to nothing."""
+def test_no_file_becomes_standard_output_if_the_program_was_started_without_one(tmp_path: Path, closed: str) -> None:
+    """In a new process, since only there streams can be missing."""
     redirected = " ".join(f"{n}>&-" for n in closed.split())
     words = ["bash", "-c", f'"$0" -c "$1" "$2" {redirected}', sys.executable, CLOSED, str(tmp_path / "file")]
     done = subprocess.run(words, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -129,7 +133,7 @@ def test_no_file_becomes_standard_output_where_the_program_was_started_without_o
 @pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">&-", ">&- 2>&- <&-", ">/dev/full", "| head -1"])
 def test_commands_without_a_standard_output_end_as_they_should(redirected: str) -> None:
-    """The whole program: only there do the interpreter's own writes at its end show."""
+    """With the whole program, since the interpreter itself writes at its end."""
     words = f'set -o pipefail; "$0" run_benchmark.py list {redirected}'
     done = subprocess.run(["bash", "-c", words, sys.executable], cwd=PROJECT, capture_output=True, check=False)
     said = done.stderr.decode()
@@ -140,9 +144,13 @@ def test_commands_without_a_standard_output_end_as_they_should(redirected: str) 
 
 
 def test_files_are_utf_8_whatever_the_locale_is() -> None:
-    """Every call that opens a file for text says its encoding."""
+    """Every call that opens a file for text names an encoding."""
     without = []
-    for file in [*PROJECT.glob("benchmark/**/*.py"), *PROJECT.glob("methods/*.py"), PROJECT / "gzsl_bench.py"]:
+    for file in [
+        *PROJECT.glob("benchmark/**/*.py"),
+        *PROJECT.glob("methods/*.py"),
+        PROJECT / "gzsl_bench.py",
+    ]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and opens_text(node) and "encoding" not in {k.arg for k in node.keywords}:
                 without.append(f"{file.relative_to(PROJECT)}:{node.lineno}")
@@ -157,7 +165,7 @@ def opens_text(call: ast.Call) -> bool:
         plain_open = isinstance(call.func, ast.Name) or (len(call.args) == 1 and any(str(w) in "rwax" for w in words))
         return plain_open and not any(isinstance(w, str) and "b" in w and set(w) <= set("rwaxb+") for w in words)
     if name in ("read_text", "write_text"):
-        return len(call.args) == (1 if name == "write_text" else 0)  # more of them: an artifact of a tracking store
+        return len(call.args) == (1 if name == "write_text" else 0)  # with more arguments it logs an artifact
     texts = [k.value for k in call.keywords if k.arg in ("text", "universal_newlines")]
     return any(isinstance(value, ast.Constant) and value.value is True for value in texts)
 

@@ -1,4 +1,4 @@
-"""Optuna and MLflow on a real PostgreSQL, which goes away for a while in the middle. Slow; needs Debian's postgresql."""
+"""Optuna and MLflow on a real PostgreSQL with an outage. Slow; needs Debian's postgresql."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 class Server:
-    """A PostgreSQL server on loopback with a folder of its own; root runs it as user postgres, since it refuses root."""
+    """A PostgreSQL server on loopback with its own folder; it refuses root, so user postgres runs it."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self.programs = folder, programs
@@ -71,15 +71,26 @@ def postgresql() -> Iterator[Server]:
         yield server
     finally:
         subprocess.run(
-            [*server.before, str(server.programs / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop"],
+            [
+                *server.before,
+                str(server.programs / "pg_ctl"),
+                "-D",
+                str(folder / "data"),
+                "-m",
+                "immediate",
+                "stop",
+            ],
             check=False,
             capture_output=True,
         )
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_processes_that_open_new_databases_at_once_all_open_them(postgresql: Server, tmp_path: Path) -> None:
-    databases = {"tracking": ["mlflow", "mlflow2"], "storages": ["optuna", *(f"optuna{i}" for i in range(2, 6))]}
+def test_processes_that_open_new_databases_at_the_same_time_all_succeed(postgresql: Server, tmp_path: Path) -> None:
+    databases = {
+        "tracking": ["mlflow", "mlflow2"],
+        "storages": ["optuna", *(f"optuna{i}" for i in range(2, 6))],
+    }
     for name in ("mlflow2", *databases["storages"][1:]):
         postgresql.create(name)
     tracking, storages = ([postgresql.uri(name) for name in names] for names in databases.values())
@@ -96,7 +107,7 @@ class Killed(BaseException):
 def test_a_database_that_was_left_half_made_is_completed_by_the_next_command(
     postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """PostgreSQL makes and changes tables in transactions, so that the steps of MLflow and Optuna can be repeated."""
+    """PostgreSQL changes tables in transactions, so the steps of MLflow and Optuna can be repeated."""
 
     def kill(*_: object, **__: object) -> None:
         raise Killed
@@ -119,7 +130,17 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
     bench.run(bench.call(*sets, methods="cjme", seeds=2, trials=10))
     monkeypatch.setenv("GZSL_TRACKING_URI", postgresql.uri("mlflow"))
     monkeypatch.setenv("GZSL_STORAGE", postgresql.uri("optuna"))
-    options = ["--methods", "cjme", "--seeds", "2", "--trials", "10", "--jobs", "4", *(f"--set={x}" for x in sets)]
+    options = [
+        "--methods",
+        "cjme",
+        "--seeds",
+        "2",
+        "--trials",
+        "10",
+        "--jobs",
+        "4",
+        *(f"--set={x}" for x in sets),
+    ]
     words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
     child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     most = 0
@@ -132,9 +153,9 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
     time.sleep(20)
     assert child.poll() is None, "the call did not outlive the stop"
     postgresql.start()
-    _, told = child.communicate(timeout=600)
-    assert child.returncode == 0, told
-    assert "does not answer" in told
+    _, message = child.communicate(timeout=600)
+    assert child.returncode == 0, message
+    assert "does not answer" in message
     assert results(Tracker(postgresql.uri("mlflow"), other.runs / "artifacts")) == results(bench.tracker)
     (study,) = optuna.study.get_all_study_summaries(postgresql.uri("optuna"))
     trials, undisturbed = (

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: taken as it is, or refused with the file and the line."""
+"""YAML and JSON that people write are read as written, or refused with the file and the line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.system.reading import Fields, files_in, parse_yaml, read_fields, 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "f.yaml: line 3: key 'a' is given twice .first in line 1.; keep one"),
         ("x:\n  a: 1\n  a: 2\n", "line 3: key 'a' is given twice .first in line 2"),
@@ -37,11 +37,14 @@ from benchmark.system.reading import Fields, files_in, parse_yaml, read_fields, 
         ("a: !!bool maybe\n", "not valid YAML: line 1: maybe cannot be read as bool"),
         ("[" * 500, "nested too deeply"),
         ("a: &a [*a]\n", "more than 100,000 values"),
-        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML: line 1: could not determine a constructor"),
+        (
+            "a: !!python/object/apply:os.getcwd []\n",
+            "not valid YAML: line 1: could not determine a constructor",
+        ),
     ],
 )
-def test_what_would_be_dropped_or_cannot_be_read_is_told_with_its_line(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_what_would_be_dropped_or_cannot_be_read_is_reported_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse_yaml(text, "f.yaml")
 
 
@@ -67,7 +70,7 @@ def test_a_merged_key_may_be_replaced_and_numbers_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty; write fields as NAME: VALUE"),
         (b"# nothing\n", "is empty"),
@@ -77,10 +80,10 @@ def test_a_merged_key_may_be_replaced_and_numbers_are_numbers() -> None:
         ("a: 1\n".encode("utf-16"), "line 1: not UTF-8"),
     ],
 )
-def test_a_file_without_fields_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_without_fields_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "f.yaml"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         read_fields(file)
     with pytest.raises(UsageError, match=r"cannot be read .*No such file"):
         read_fields(tmp_path / "nowhere.yaml")
@@ -91,7 +94,7 @@ def test_a_mark_of_byte_order_is_no_part_of_the_first_key(tmp_path: Path) -> Non
     assert read_fields(tmp_path / "f.yaml") == {"a": 1}
 
 
-def test_keys_that_stand_twice_in_json_are_told(tmp_path: Path) -> None:
+def test_duplicate_keys_in_json_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"a": {"b": 1, "c": 2, "b": 3}}')
     with pytest.raises(ValueError, match="key 'b' is given twice"):
@@ -116,7 +119,7 @@ class Sample(Fields):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"whole": True}, "truth value"),
         ({"whole": "3"}, "is a text, not a number"),
@@ -130,8 +133,8 @@ class Sample(Fields):
         ({"other": 1}, "not permitted"),
     ],
 )
-def test_a_value_of_another_kind_is_refused(values: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_a_value_of_another_kind_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Sample.model_validate(values)
 
 

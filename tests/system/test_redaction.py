@@ -1,4 +1,4 @@
-"""Passwords and tokens of the command line and the environment stand in nothing that is written or shown."""
+"""Passwords and tokens of the command line and the environment are never written or shown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STORAGE = "postgresql+psycopg://me:S3CRETPW@127.0.0.1:5432/optuna"
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins without secrets."""
+    """Start each test without secrets."""
     monkeypatch.setattr(redaction, "_secrets", set())
 
 
@@ -60,7 +60,11 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_address_is_shown_without_its_secrets_whatever_signs_they_have(address: str, shown: str | None) -> None:
-    for text in (hide(address), hide(f"error: {address}: 'no answer'"), hide_values({"a": [address]})["a"][0]):
+    for text in (
+        hide(address),
+        hide(f"error: {address}: 'no answer'"),
+        hide_values({"a": [address]})["a"][0],
+    ):
         assert "CRETPW" not in text
         assert "S3" not in text.replace(".s3.", "")
     assert shown in (None, hide(address), without_password(address))
@@ -69,7 +73,10 @@ def test_an_address_is_shown_without_its_secrets_whatever_signs_they_have(addres
 @pytest.mark.parametrize(
     ("address", "repeated"),
     [
-        ("http://me:S3%40CRETPW@host", "wrong password S3@CRETPW or S3%40CRETPW or %3AS3%2540CRETPW%40 or 'S3%40CRETPW'"),
+        (
+            "http://me:S3%40CRETPW@host",
+            "wrong password S3@CRETPW or S3%40CRETPW or %3AS3%2540CRETPW%40 or 'S3%40CRETPW'",
+        ),
         ("http://me:S3@CRETPW@host", "could not translate host name 'CRETPW@host'"),
         ("http://me:S3CRETPW@host", "Authorization: Basic bWU6UzNDUkVUUFc= or bWU6UzNDUkVUUFc="),
         ("postgresql://me:S3 'CRETPW@host/db", "wrong: S3 'CRETPW, or \"S3 'CRETPW\""),
@@ -97,7 +104,11 @@ def test_other_texts_stay_as_they_are() -> None:
     ):
         learn(text) if text.startswith(("sqlite", "file")) else None
         assert hide(text) == text
-    assert hide_values({"seed": 1234, "x": None, "y": [0.5, True]}) == {"seed": 1234, "x": None, "y": [0.5, True]}
+    assert hide_values({"seed": 1234, "x": None, "y": [0.5, True]}) == {
+        "seed": 1234,
+        "x": None,
+        "y": [0.5, True],
+    }
 
 
 def test_a_password_that_is_a_word_of_ours_does_not_change_names() -> None:
@@ -164,7 +175,11 @@ def test_logs_warnings_and_tracebacks_hide_secrets(monkeypatch: pytest.MonkeyPat
         except ValueError as error:
             trace = hidden_traceback(error)
             record = logging.getLogger("x").makeRecord("x", 40, "f", 1, "to %s", (STORAGE,), sys.exc_info())
-        texts = [trace, logging.Formatter().format(record), warnings.formatwarning("S3CRETPW", UserWarning, "f", 1)]
+        texts = [
+            trace,
+            logging.Formatter().format(record),
+            warnings.formatwarning("S3CRETPW", UserWarning, "f", 1),
+        ]
     finally:
         logging.setLogRecordFactory(factory)
         warnings.formatwarning = formatter
@@ -190,7 +205,11 @@ def test_logs_warnings_and_tracebacks_hide_secrets(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_no_error_message_repeats_a_password(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
 ) -> None:
     monkeypatch.setenv("GZSL_RUNS_DIR", str(runs))
     monkeypatch.setenv("GZSL_DATA_ROOT", str(tmp_path))
@@ -207,7 +226,7 @@ def files_with(folder: Path, secret: str) -> list[Path]:
 
 
 def test_tags_artifacts_and_reasons_of_a_failed_job_hide_the_secrets(bench: Bench, tmp_path: Path) -> None:
-    """A whole call, since reasons pass through tags, the list of jobs, the traceback and the description."""
+    """A whole benchmark run, since reasons are in tags, the list of jobs, tracebacks and descriptions."""
     plugin = tmp_path / "leaky.py"
     plugin.write_text(
         "import torch\nfrom benchmark.method import Method, register\n"

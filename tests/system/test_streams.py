@@ -1,4 +1,4 @@
-"""Random streams: one place makes them, purpose first, and no two of them share numbers."""
+"""Random streams: all are created in one place, by purpose, and no two share numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_GENERATORS = {
     "building.py": "weights of networks without published ones",
     "embedding_layout.py": "t-SNE of scikit-learn",
 }
-"""Files that seed generators, and what for."""
+"""Files that seed generators, with the reason."""
 
 
 def state_of(*entropy: int) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ def state_of(*entropy: int) -> tuple[int, ...]:
 
 
 def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that training, test, data and statistics draw, for several seeds and epochs, collected where streams are made."""
+    """Collect all streams of training, test, data and statistics for several seeds and epochs."""
     made: list[tuple[int, ...]] = []
 
     def default_rng(entropy: list[int]) -> np.random.Generator:
@@ -66,8 +66,11 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
 
 
 def test_streams_of_different_purposes_differ_whatever_their_seeds_and_counters() -> None:
-    """Small seeds, those of purposes, and large ones; missing counters too, which a seed sequence takes for 0."""
-    seeds, counters = [*range(16), 0x5EED, 20220604, 2**31 - 1, 2**40, 2**63 - 1], [(), (0,), (1,), (4,), (24_301,)]
+    """Small and large seeds, numbers of purposes, and missing counters, which a seed sequence reads as 0."""
+    seeds, counters = (
+        [*range(16), 0x5EED, 20220604, 2**31 - 1, 2**40, 2**63 - 1],
+        [(), (0,), (1,), (4,), (24_301,)],
+    )
     states = {p: {state_of(p, s, *c) for s in seeds for c in counters} for p in Purpose}
     assert sum(len(x) for x in states.values()) == len(set().union(*states.values()))
 
@@ -79,7 +82,7 @@ def test_a_stream_is_the_same_for_the_same_arguments() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_no_other_place_seeds_a_generator(package: Path) -> None:
-    """So that the tests above see every stream."""
+    """Ensures that the tests above see every stream."""
     seeding = re.compile(r"default_rng|SeedSequence|np\.random\.(?!Generator)|manual_seed|random_state=|torch\.Generator")
     found = {path.name for path in package.rglob("*.py") if seeding.search(path.read_text())}
     assert found == ({*OTHER_GENERATORS} if package.name == "benchmark" else set()), "use benchmark.system.streams.stream"

@@ -1,4 +1,4 @@
-"""Settings of other programs, warnings as errors and a missing home, which reach this program from outside."""
+"""Settings of other programs, warnings as errors and a missing home folder do not change the program."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_value_that_mlflow_cannot_read_is_refused_with_a_fix(
 
 
 def test_all_that_is_kept_is_known_to_mlflow() -> None:
-    """A name that MLflow gave up would be kept for nothing."""
+    """A name that MLflow dropped need not be kept."""
     known = {*vars(mlflow.environment_variables), "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION"}
     for name in (*MLFLOW_KEPT, *MLFLOW_KEPT_FOR_SERVERS):
         assert any(k == name or (name.endswith("_") and k.startswith(name)) for k in known), name
@@ -114,7 +114,9 @@ def test_without_a_home_libraries_get_a_temporary_one(monkeypatch: pytest.Monkey
     assert Path.home() == home
 
 
-def test_warnings_that_the_environment_makes_errors_are_warnings_here_and_in_children(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_that_the_environment_makes_errors_are_warnings_here_and_in_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error,ignore::ResourceWarning")
     monkeypatch.setattr(sys, "warnoptions", ["error", "ignore::ResourceWarning", "err::UserWarning"])
     with warnings.catch_warnings():
@@ -128,8 +130,16 @@ def test_warnings_that_the_environment_makes_errors_are_warnings_here_and_in_chi
 
 @pytest.mark.slow
 def test_a_process_with_all_warnings_as_errors_opens_its_stores(tmp_path: Path) -> None:
-    """Only a new process shows what libraries warn of when they are loaded."""
-    words = [sys.executable, "-W", "error", str(PROJECT / "run_benchmark.py"), "ui", "--runs-dir", str(tmp_path / "runs")]
+    """In a new process, since libraries warn while they are loaded."""
+    words = [
+        sys.executable,
+        "-W",
+        "error",
+        str(PROJECT / "run_benchmark.py"),
+        "ui",
+        "--runs-dir",
+        str(tmp_path / "runs"),
+    ]
     env = {**os.environ, "PYTHONWARNINGS": "error"}
     ended = subprocess.run(words, env=env, check=False, capture_output=True, text=True)
     assert ended.stderr.startswith("error: no tracking store at"), ended.stderr

@@ -1,4 +1,4 @@
-"""Strangers' pickles: plain data and arrays load as they were; everything else is refused by name, and nothing runs."""
+"""Untrusted pickles: plain data and arrays are loaded; everything else is refused by name and not run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,23 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_content_loads_as_written_in_every_protocol(tmp_path: Path, protocol: int) -> None:
     content = {
-        "features": [np.arange(6, dtype="f4").reshape(2, 3), np.asfortranarray(np.ones((2, 3))), np.zeros((0, 3), "f2")],
+        "features": [
+            np.arange(6, dtype="f4").reshape(2, 3),
+            np.asfortranarray(np.ones((2, 3))),
+            np.zeros((0, 3), "f2"),
+        ],
         "video_names": [b"v_a\xff", b"", "naïve"],
         "fps": [25, 29.97, np.float64(25), np.int32(3)],
-        "rest": [(1, 2, 3, 4), None, True, 10**30, {1, 2}, frozenset([3]), bytearray(b"ab"), np.array(["ab", "c"])],
+        "rest": [
+            (1, 2, 3, 4),
+            None,
+            True,
+            10**30,
+            {1, 2},
+            frozenset([3]),
+            bytearray(b"ab"),
+            np.array(["ab", "c"]),
+        ],
     }
     path = tmp_path / "class.pkl"
     path.write_bytes(pickle.dumps(content, protocol))
@@ -59,7 +72,7 @@ def test_names_of_numpy_1_and_2_both_load(tmp_path: Path, protocol: int) -> None
 
 
 def _numpy_1_names(written: bytes) -> bytes:
-    """A pickle of protocol 4 or 5 with numpy 1's module names: frames dropped, lengths of strings mended."""
+    """A pickle of protocol 4 or 5 with numpy 1's module names: frames dropped, string lengths corrected."""
     out, i = written[:2], 2
     while i < len(written):
         if written[i] == pickle.FRAME[0] and i == 2:
@@ -90,7 +103,7 @@ def test_any_plain_array_loads_as_written(
 
 
 class Calls:
-    """Pickles as a call of ``function(*arguments)``."""
+    """An object whose pickle calls ``function(*arguments)``."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -100,7 +113,7 @@ class Calls:
 
 
 def by_name(module: str, name: str, arguments: bytes = b")") -> bytes:
-    """A call of a global, spelt out, so that it need not exist here."""
+    """The pickle of a call of a global, which need not exist here."""
     return b"\x80\x02c" + module.encode() + b"\n" + name.encode() + b"\n" + arguments + b"R."
 
 
@@ -109,7 +122,7 @@ def wrapped(payload: Any) -> bytes:
 
 
 def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
-    """Name -> (pickle, what the refusal must name)."""
+    """Pickles by name, each with what the refusal must name."""
     touch = f"touch {canary}"
     text = pickle.dumps(touch, 2)[2:-1]
     open_canary = f"open({str(canary)!r}, 'w')"
@@ -127,7 +140,10 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
             b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
             "numpy.ndarray.tofile",
         ),
-        "functools.partial": (by_name("functools", "partial", b"c__builtin__\neval\n\x85"), "functools.partial"),
+        "functools.partial": (
+            by_name("functools", "partial", b"c__builtin__\neval\n\x85"),
+            "functools.partial",
+        ),
         "python 2's builtins": (by_name("__builtin__", "eval", text + b"\x85"), "__builtin__.eval"),
         "instance by INST": (b"(S'" + touch.encode() + b"'\nios\nsystem\n.", "an instance"),
         "instance by OBJ": (b"(cos\nsystem\nS'" + touch.encode() + b"'\no.", "os.system"),
@@ -135,7 +151,10 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
         "instance by NEWOBJ_EX": (b"\x80\x04cnumpy\nndarray\n)}\x92.", "an instance"),
         "object state": (b"\x80\x02}}U\x01aK\x01sb.", "state for"),
         "call of an array": (b"\x80\x02K\x05)R.", "a call of 5"),
-        "call of ndarray itself": (by_name("numpy", "ndarray", b"I1000000000\n\x85\x85"), "a call of '<numpy.ndarray>'"),
+        "call of ndarray itself": (
+            by_name("numpy", "ndarray", b"I1000000000\n\x85\x85"),
+            "a call of '<numpy.ndarray>'",
+        ),
         "persistent id": (b"\x80\x02Pwhatever\n.", "persistent id"),
         "extension": (b"\x80\x02\x82\x01.", "extension code 1"),
         "record dtype": (by_name("numpy", "dtype", b"U\x05f4,f4\x85"), "numpy dtype"),
@@ -229,14 +248,14 @@ def test_a_damaged_pickle_loads_or_is_a_usage_error(tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x63."])
-def test_what_is_no_pickle_is_said_to_be_unreadable(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_pickle_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "class.pkl"
     path.write_bytes(content)
     with pytest.raises(UnreadableFile, match=r"class\.pkl"):
         load_pickle(path)
 
 
-def test_a_missing_file_is_said_to_be_unreadable(tmp_path: Path) -> None:
+def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="no such file; check the path"):
         load_pickle(tmp_path / "none.pkl")
 
@@ -267,9 +286,17 @@ def test_word_vectors_that_would_run_something_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x93NUMPY", npy(np.ones(3)), npy([1]), npy({1: np.ones(3)}), npy({"a": 1}), npy({"a": np.ones(3)})[:-20]],
+    [
+        b"",
+        b"\x93NUMPY",
+        npy(np.ones(3)),
+        npy([1]),
+        npy({1: np.ones(3)}),
+        npy({"a": 1}),
+        npy({"a": np.ones(3)})[:-20],
+    ],
 )
-def test_what_is_no_dict_of_vectors_is_said_to_be_unreadable(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_dict_of_vectors_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.npy"
     path.write_bytes(content)
     with pytest.raises(UnreadableFile, match=r"text\.npy"):
