@@ -36,14 +36,16 @@ from rich.live import Live
 from tabulate import tabulate
 
 from benchmark import registry
-from benchmark.cli.progress import Lane, LiveDisplay
+from benchmark.cli.progress import LiveDisplay, Slot
 from benchmark.data.cards import load_cards
 from benchmark.method import Method
 from benchmark.protocol import seal, stages, training
 from benchmark.running import worker
-from benchmark.running.jobs import Call, Unit
-from benchmark.running.planning import plan_units
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.jobs import Plan, Unit
+from benchmark.running.planning import make_plan
 from benchmark.running.runner import Runner
+from benchmark.running.stores import Stores
 from benchmark.settings.resolve import resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
@@ -135,8 +137,8 @@ class Stopwatch:
             (stages, "validate", "validation", "epoch"),
             *((training.Loop, name, "checkpoints", None) for name in ("_select", "_save", "_resume")),
             *((worker, name, "checkpoints", None) for name in ("clear_checkpoints", "write_weights_record")),
-            *((Lane, name, "progress", None) for name in ("start", "epoch", "end", "say", "clear")),
-            (Lane, "batch", "progress", "batch"),
+            *((Slot, name, "progress", None) for name in ("start", "epoch", "end", "say", "clear")),
+            (Slot, "batch", "progress", "batch"),
             (Live, "refresh", BARS, "second"),
         ]
         with contextlib.ExitStack() as stack:
@@ -238,8 +240,8 @@ def tcaf_on_ucf(
     """
     like = {**LIKE_UCF, **VALIDATED_LIKE_UCF, **data_settings}
     settings = [f"data.{key}={json.dumps(value)}" for key, value in like.items()]
-    call = Call(methods="tcaf", dataset="synthetic", stages="1", trials=1, settings=settings)
-    unit = plan_units(call, registry.load(), data)[0]
+    run = BenchmarkRun(methods="tcaf", dataset="synthetic", stages="1", trials=1, settings=settings)
+    unit = make_plan(run, registry.load(), data).units[0]
     short = {"epochs": epochs, "batches_per_epoch": batches}
     changed = {"protocol": {"text_alignment": "corrected"}, "tcaf": dict(small), "train": short}
     space, card = registry.load().search_space(unit.method), load_cards()["ucf"]
@@ -260,10 +262,11 @@ def measure(
     length = space.published["ucf"]["cls"].train
     watch = Stopwatch()
     screen = LiveDisplay(Console(file=io.StringIO(), force_terminal=True, width=160))
-    runner = Runner(tracker, folder / "runs", sqlite_uri(folder / "optuna.db"), screen.lane(), "python -m perf.overhead")
-    call = Call(methods="tcaf", dataset="synthetic", stages="1", trials=1)
+    stores = Stores(tracker, sqlite_uri(folder / "optuna.db"), folder / "runs")
+    runner = Runner(stores, screen.slot(), "python -m perf.overhead")
+    call = BenchmarkRun(methods="tcaf", dataset="synthetic", stages="1", trials=1)
     with watch.watching(), screen:
-        result = runner.run(call, [unit], tune_only=True)
+        result = runner.run(Plan(call, [unit], tune_only=True))
     if result.failed:
         raise SystemExit(f"the trial failed: {result.failed[0].error}")
     return Measured(epochs, batches, length["epochs"], length["batches_per_epoch"], dict(watch.seconds), watch.checks)

@@ -45,7 +45,7 @@ from benchmark.inspection import MAP_SAMPLES, EmbeddingMap
 from benchmark.report.write import write_report
 from benchmark.running.records import embedding_frame
 from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.calls import calls
+from benchmark.tracking.benchmark_runs import benchmark_runs
 from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 
@@ -443,7 +443,7 @@ def tracker_of(folder: Path) -> Tracker:
 def measurements(folder: Path) -> dict[str, tuple[int, Callable[[Tracker], object]]]:
     """The measurements by name: the repetitions in one measurement, and the action."""
     tracker = tracker_of(folder)
-    newest, *_ = found = calls(tracker)
+    newest, *_ = found = benchmark_runs(tracker)
     keys = [str(entry["job_key"]) for entry in tracker.read_json(newest.run_id, "jobs.json")]
     some = keys[:: max(1, len(keys) // 20)]
     return {

@@ -19,7 +19,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
 from benchmark.report.write import write_report
-from benchmark.running.jobs import Call
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.settings.resolve import parse_overrides
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
@@ -77,7 +77,7 @@ def test_its_configurations_run(earlier: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as stop:
         main(["run", "--config", str(config), "--dry-run", "--json", *places])
     assert not stop.value.code
-    assert [job["state"] for job in json.loads(capsys.readouterr().out)] == ["missing"] * 2
+    assert [job["state"] for job in json.loads(capsys.readouterr().out)] == ["not run"] * 2
 
 
 def test_its_weights_give_the_numbers_of_their_job(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,4 +98,4 @@ def test_its_switches_have_their_names_of_today(earlier: Path) -> None:
     assert {job.params["protocol.beta_output"] for job in jobs} == {"paper"}
     assert not any("view" in name for job in jobs for name in job.params)
     assert parse_overrides(["protocol.beta_view=corrected"], {}) == {"protocol": {"beta_output": "corrected"}}
-    assert Call(ablate=["beta_view", "calibration"]).ablate == ["beta_output", "calibration"]
+    assert BenchmarkRun(ablate=["beta_view", "calibration"]).ablate == ["beta_output", "calibration"]

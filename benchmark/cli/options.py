@@ -1,4 +1,4 @@
-"""The options of the commands. Those that several commands have stand here once; ``with_options`` gives them to a command."""
+"""The options of the commands. Those of a benchmark run are made from its fields; ``with_options`` gives them to a command."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from benchmark.errors import UsageError, near, validation_message
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.system.reading import NAME_RULE, is_name, read_fields
 
 if TYPE_CHECKING:
-    from benchmark.running.jobs import Call
     from benchmark.tracking.tracker import Tracker
 
 
@@ -34,52 +35,43 @@ def _report_name(name: str | None) -> str | None:
     return name
 
 
-DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature stores.")]
-RunsDir = Annotated[Path, typer.Option(envvar="GZSL_RUNS_DIR", callback=local, help="Folder of everything that runs write.")]
+DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature files.")]
+RunsDir = Annotated[
+    Path,
+    typer.Option(
+        envvar="GZSL_RUNS_DIR",
+        callback=local,
+        help="Folder of checkpoints, weights, and the tracking and tuning databases.",
+    ),
+]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow store; a SQLite file in the runs folder if not given."),
+    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow tracking URI. [default: SQLite in --runs-dir]"),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage; a SQLite file in the runs folder if not given."),
+    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage URL. [default: SQLite in --runs-dir]"),
 ]
 Json = Annotated[
     str | None,
     typer.Option(
-        "--json", callback=local, help="Results as JSON, to FILE (a name with a suffix) or, without one, to the screen."
+        "--json",
+        callback=local,
+        help="Results as JSON, to FILE (a name with a suffix) or, without one, to the screen.",
     ),
 ]
-Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods; may be repeated.")]
-Methods = Annotated[str | None, typer.Option(help="Names of methods separated by commas, or all.")]
-Dataset = Annotated[str | None, typer.Option(help="Names of data sets separated by commas.")]
-Features = Annotated[str | None, typer.Option(help="Feature set; the data set's default if not given.")]
+Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods (repeatable).")]
+Features = Annotated[str | None, typer.Option(help="Feature set. [default: the dataset's]")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")]
 Vectors = Annotated[
     Path | None,
     typer.Option(help="Word vectors: FILE.bin of fastText, FILE.vec or FILE.npy; those of the layout if not given."),
 ]
-ModeOption = Annotated[str | None, typer.Option(help="paper (as published), corrected, or both.")]
-Stages = Annotated[str | None, typer.Option(help="1, 2 or all.")]
-Seeds = Annotated[int | None, typer.Option(help="Repetitions, each with a seed of its own.")]
-BaseSeed = Annotated[int | None, typer.Option(help="Number from which the seeds are derived.")]
-Trials = Annotated[int | None, typer.Option(help="Tuning trials per method in all; 0 uses published or default settings.")]
-Timeout = Annotated[
-    float | None, typer.Option(help="Seconds of trials, in all, after which a study starts no more; alone or with --trials.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")]
-Ablate = Annotated[
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Rerun jobs that failed in an earlier run.")]
+Report = Annotated[
     str | None,
-    typer.Option(
-        "--ablate-protocol",
-        metavar="[SWITCHES]",
-        help="Mode paper, then the same with each protocol switch corrected alone, then mode corrected; "
-        "names separated by commas choose switches.",
-    ),
+    typer.Option("--report", callback=_report_name, help="Name of the report's folder in reports/."),
 ]
-InMemory = Annotated[bool | None, typer.Option("--in-memory", help="Read features into memory instead of mapping the file.")]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try jobs again that failed in an earlier call.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of these options, such as a run's config.yaml artifact.")]
-Report = Annotated[str | None, typer.Option("--report", callback=_report_name, help="Name of the report's folder in reports/.")]
 ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, help="Folder of the reports.")]
 OnlyMethods = Annotated[str | None, typer.Option("--methods", help="Only these methods, separated by commas.")]
 OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only these data sets, separated by commas.")]
@@ -88,53 +80,101 @@ OnlyMode = Annotated[str | None, typer.Option("--mode", help="Only paper or corr
 MlflowUi = Annotated[
     str | None,
     typer.Option(
-        "--mlflow-ui", metavar="URL", help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000."
+        "--mlflow-ui",
+        metavar="URL",
+        help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """What decides which studies a call has."""
+class RunOptions:
+    """The options of a benchmark run: one for each field of ``BenchmarkRun``, and ``--config`` for a file of them."""
 
-    methods: Methods = None
-    dataset: Dataset = None
-    features: Features = None
-    mode: ModeOption = None
-    base_seed: BaseSeed = None
-    trials: Trials = None
-    timeout: Timeout = None
-    set_: Set = None
-    plugin: Plugin = None
-    in_memory: InMemory = None
+    omitted: ClassVar[tuple[str, ...]] = ("repetitions",)
+    """Fields without an option."""
 
-    def call(self) -> Call:
-        """The call of these options and, where there is one, of the configuration file, over which they win.
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        """Name -> annotation of each option; all default to None, so that only what is given wins over the file."""
+        options = {name: _option(name, field) for name, field in BenchmarkRun.model_fields.items()}
+        help_text = "YAML file of these options, such as a run's config.yaml artifact."
+        options["config"] = Annotated[Path | None, typer.Option(help=help_text)]
+        return {name: option for name, option in options.items() if name not in cls.omitted}
+
+    def run(self) -> BenchmarkRun:
+        """The benchmark run of these options and of the configuration file, if one is given; options win.
 
         Raises:
             UsageError: the file cannot be read, or a value does not fit; all are listed.
         """
-        return _call({CALL_FIELDS.get(name, name): value for name, value in vars(self).items()})
+        given = {name: value for name, value in self.given.items() if value is not None and value != []}
+        if "ablate" in given:
+            given["ablate"] = [name.strip() for name in given["ablate"].split(",")]
+        config: Path | None = given.pop("config", None)
+        values = {} if config is None else _read_config(config)
+
+        # Settings add up; of two for one field the option wins.
+        settings: list[str] = given.pop("settings", [])
+        try:
+            run = BenchmarkRun.model_validate({**values, **given})
+        except ValidationError as error:
+            raise UsageError(validation_message(error, "options")) from None
+        replaced = {text.partition("=")[0].strip() for text in settings}
+        kept = [text for text in run.settings if text.partition("=")[0].strip() not in replaced]
+        return run.model_copy(update={"settings": [*kept, *settings]})
+
+
+class TuneOptions(RunOptions):
+    """The options of a benchmark run that only searches hyperparameters."""
+
+    omitted = (*RunOptions.omitted, "stages", "seeds", "ablate", "config")
+
+
+KINDS = {
+    "base_seed": int,
+    "seeds": int,
+    "trials": int,
+    "timeout": float,
+    "in_memory": bool,
+    "settings": list[str],
+    "plugins": list[Path],
+}
+"""Types of the options that are no text, as the command line reads them. ``BenchmarkRun`` checks all values."""
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """The option of a field of ``BenchmarkRun``."""
+    shown = field.serialization_alias or name
+    metavar = "[FLAGS]" if name == "ablate" else None
+    simple = field.default not in (None, [], False)
+    help_text = f"{field.description} [default: {field.default}]" if simple else field.description
+    option = typer.Option("--" + shown.replace("_", "-"), help=help_text, metavar=metavar)
+    return Annotated[KINDS.get(name, str) | None, option]
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """The fields of a configuration file, by their own names; the names of earlier versions are read too."""
+    try:
+        values = read_fields(file)
+    except UsageError as error:
+        raise UsageError(f"--config {error}") from None
+    shown = {f.serialization_alias or name: name for name, f in BenchmarkRun.model_fields.items()}
+    names = {**{name: name for name in BenchmarkRun.model_fields}, **shown}
+    unknown = [str(key) for key in values if key not in names]
+    if unknown:
+        raise UsageError("\n".join(f"--config {file}: no option {key!r}: {near(key, shown)}" for key in unknown))
+    if twice := [key for key in values if key != names[key] and names[key] in values]:
+        raise UsageError(f"--config {file}: {twice[0]!r} and {names[twice[0]]!r} are one option; keep {twice[0]!r}")
+    return {names[key]: value for key, value in values.items()}
 
 
 @dataclass(frozen=True)
-class CallOptions(SearchOptions):
-    """What decides which jobs a call has."""
-
-    stages: Stages = None
-    seeds: Seeds = None
-    ablate: Ablate = None
-    config: Config = None
-
-
-CALL_FIELDS = {"set_": "settings", "plugin": "plugins"}
-"""Fields of a call that have another name than their option."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where data and records lie."""
+class Folders:
+    """Where data and results are."""
 
     data_root: DataRoot = Path("data")
     runs_dir: RunsDir = Path("runs")
@@ -143,22 +183,26 @@ class Places:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer reads it: in place of a parameter that is a dataclass, an option for each of its fields."""
+    """The command as Typer reads it: a parameter that is a group of options is replaced by these.
+
+    A group is a dataclass, with an option for each field, or one of ``RunOptions``.
+    """
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)}
+    groups = {name: p.annotation for name, p in signature.parameters.items() if _is_group(p.annotation)}
+    members = {name: _members(group) for name, group in groups.items()}
 
     @wraps(command)
     def called(**given: Any) -> None:
-        made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        made = {name: group(**{n: given.pop(n) for n, _, _ in members[name]}) for name, group in groups.items()}
         command(**made, **given)
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         if name in groups:
-            hints = get_type_hints(groups[name], include_extras=True)
-            for f in fields(groups[name]):
-                default = parameter.empty if f.default is MISSING else f.default
-                parameters.append(parameter.replace(name=f.name, default=default, annotation=hints[f.name]))
+            parameters += [
+                parameter.replace(name=member, annotation=annotation, default=default)
+                for member, annotation, default in members[name]
+            ]
         else:
             parameters.append(parameter)
     called.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -166,30 +210,17 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _call(options: dict[str, Any]) -> Call:
-    from benchmark.running.jobs import Call
+def _is_group(annotation: Any) -> bool:
+    return is_dataclass(annotation) or (isinstance(annotation, type) and issubclass(annotation, RunOptions))
 
-    config: Path | None = options.pop("config", None)
-    if options.get("ablate") is not None:
-        options["ablate"] = [name.strip() for name in options["ablate"].split(",")]
-    values: dict[str, Any] = {}
-    if config is not None:
-        try:
-            values = read_fields(config)
-        except UsageError as error:
-            raise UsageError(f"--config {error}") from None
-        unknown = [str(k) for k in values if k not in Call.model_fields]
-        if unknown:
-            raise UsageError("\n".join(f"--config {config}: no option {k!r}: {near(k, Call.model_fields)}" for k in unknown))
-    given = {k: v for k, v in options.items() if v is not None and v != []}
-    try:
-        call = Call.model_validate({**values, **{k: v for k, v in given.items() if k != "settings"}})
-    except ValidationError as error:
-        raise UsageError(validation_message(error, "options")) from None
-    settings: list[str] = given.get("settings", [])
-    replaced = {text.partition("=")[0].strip() for text in settings}
-    kept = [text for text in call.settings if text.partition("=")[0].strip() not in replaced]
-    return call.model_copy(update={"settings": [*kept, *settings]})
+
+def _members(group: Any) -> list[tuple[str, Any, Any]]:
+    """Name, annotation and default of each option of a group."""
+    if issubclass(group, RunOptions):
+        return [(name, annotation, None) for name, annotation in group.parameters().items()]
+    hints = get_type_hints(group, include_extras=True)
+    defaults = {f.name: inspect.Parameter.empty if f.default is MISSING else f.default for f in fields(group)}
+    return [(name, hints[name], default) for name, default in defaults.items()]
 
 
 def tracking_uri_of(runs_dir: Path, tracking_uri: str | None) -> str:
@@ -206,7 +237,7 @@ def tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
 
 
 def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
-    """The store for reading.
+    """The tracking store, for reading.
 
     Raises:
         UsageError: there is none.
@@ -219,7 +250,7 @@ def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     tracker = Tracker.existing(uri, runs_dir / "artifacts")
     if tracker is None:
         raise UsageError(
-            f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; a call makes one: "
+            f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; run something first: "
             f"{program()} --dataset demo (or name another place with --runs-dir or --tracking-uri)"
         )
     return tracker

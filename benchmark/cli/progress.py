@@ -1,4 +1,4 @@
-"""What a user sees on the terminal: live progress of jobs, lines of finished ones."""
+"""Progress on the terminal: bars of running jobs, a line for each finished one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from benchmark.cli.terminal import escape
 
 if TYPE_CHECKING:
     from benchmark.method import EpochRecord
-    from benchmark.running.tasks import Ended
+    from benchmark.running.events import Event
+    from benchmark.running.tasks import JobLine
 
 REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
@@ -25,7 +26,7 @@ WIDE = 100
 """Columns from which on bars say all that they can."""
 USUAL = 70
 """Columns from which on loss and validation HM have room, shortened."""
-MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "missing": "[yellow]?[/]"}
+MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "not run": "[yellow]?[/]"}
 
 
 LINE_SECONDS = 30.0
@@ -37,7 +38,7 @@ def counted(out: Console, err: Console) -> Iterator[Callable[[str, int, int], No
     """What is done and the time left: a bar on a terminal, else a line now and then.
 
     Yields:
-        What moves it: (what is done, done, total). Other words begin anew.
+        A function that moves it: (what is done, done, total). Other words start it again.
     """
     with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
         task: TaskID = progress.add_task("", total=None)
@@ -64,13 +65,12 @@ def _duration(seconds: float) -> str:
 
 
 class LiveDisplay:
-    """Progress of a call with its running jobs, their epochs, batches and time left, and a line for each finished job.
+    """Progress of a benchmark run: its running jobs with epochs, batches and time left, and a line for each finished job.
 
-    Without a terminal, or on one that cannot move its cursor, there are no live bars, only the lines; ``quiet`` leaves out the
-    lines too.
+    Without a terminal, or on one that cannot move its cursor, there are only the lines; with ``quiet`` not even these.
 
     Args:
-        jobs: how many jobs the call has; without it there is no bar for all of them.
+        jobs: how many jobs there are; without it there is no bar for all of them.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False, jobs: int | None = None) -> None:
@@ -91,7 +91,7 @@ class LiveDisplay:
             expand=True,
         )
         self.wide = wide
-        self._lanes: dict[Hashable, Lane] = {}
+        self._slots: dict[Hashable, Slot] = {}
         self._jobs, self._done, self._trained, self._started = jobs, 0, 0, time.monotonic()
         self._all = (
             None if jobs is None else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
@@ -106,28 +106,28 @@ class LiveDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
-    def lane(self, task: Hashable = 0) -> Lane:
-        """The display of a task; 0 for this process."""
-        return self._lanes.setdefault(task, Lane(self))
+    def slot(self, task: Hashable = 0) -> Slot:
+        """Takes what happens in a task; 0: in this process."""
+        return self._slots.setdefault(task, Slot(self))
 
     def passed(self, jobs: int, trained: int = 0) -> None:
-        """Count jobs as done; those that were trained now say how long the others will take."""
+        """Count jobs as done; the time left is estimated from those that were trained now."""
         self._done += jobs
         self._trained += trained
         if self._all is not None and self._jobs is not None:
-            self._jobs = max(self._jobs, self._done)  # a study tries again after a failed trial
+            self._jobs = max(self._jobs, self._done)  # a study starts another trial after a failed one
             place = f"jobs {self._done}/{self._jobs}" if self.wide else f"{self._done}/{self._jobs}"
             self.progress.update(self._all, completed=self._done, total=self._jobs, place=place, left=self._left())
 
     def moved(self) -> None:
-        """Tell the time left anew."""
+        """Show the time left again."""
         if self._all is not None:
             self.progress.update(self._all, left=self._left())
 
     def _left(self) -> str:
         if self._jobs is None:
             return ""
-        running = sum(lane.share for lane in self._lanes.values())
+        running = sum(slot.share for slot in self._slots.values())
         trained, open_jobs = self._trained + running, self._jobs - self._done - running
         if trained <= 0 or open_jobs <= 0:
             return ""
@@ -135,7 +135,7 @@ class LiveDisplay:
 
 
 class _TimeLeft(ProgressColumn):
-    """What a task says of the time left, or an estimate from its speed."""
+    """The time left of a task, or an estimate from its speed."""
 
     def render(self, task: Task) -> Text:
         told = task.fields.get("left")
@@ -156,8 +156,8 @@ def _number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
-class Lane:
-    """Shows the running job of a task."""
+class Slot:
+    """Shows what happens in one task. The worker calls it with each event."""
 
     def __init__(self, display: LiveDisplay) -> None:
         self.display, self.progress, self.console = display, display.progress, display.console
@@ -166,6 +166,26 @@ class Lane:
         self.loss: float | None = None
         self.hm: float | None = None  # of the last epoch, percent
         self._shown = 0.0
+
+    def __call__(self, event: Event) -> None:
+        from benchmark.running.events import BatchDone, EpochDone, JobEnded, JobStarted, Said, Skipped
+
+        match event:
+            case BatchDone(epoch, batch, loss):
+                self.batch(epoch, batch, loss)
+            case JobStarted(title, epochs, batches):
+                self.start(title, epochs, batches)
+            case EpochDone(record):
+                self.epoch(record)
+            case JobEnded(line):
+                self.end(line)
+            case Skipped(jobs):
+                self.clear()
+                self.display.passed(jobs)
+            case Said(text):
+                self.say(text)
+            case _:
+                self.clear()
 
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.clear()
@@ -200,15 +220,11 @@ class Lane:
         self.hm = 100 * record.validation["hm"]
         self._show((record.epoch + 1) * self.batches, record.epoch, self.batches)
 
-    def passed(self, jobs: int) -> None:
+    def end(self, line: JobLine) -> None:
         self.clear()
-        self.display.passed(jobs)
-
-    def end(self, ended: Ended) -> None:
-        self.clear()
-        self.display.passed(1, trained=int(ended.state == "done"))
+        self.display.passed(1, trained=int(line.state == "done"))
         if not self.display.quiet:
-            text = f"{MARKS[ended.state]} {escape(ended.label)}  {escape(_summary(ended))}"
+            text = f"{MARKS[line.state]} {escape(line.label)}  {escape(_summary(line))}"
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -221,11 +237,11 @@ class Lane:
             self.task, self.share = None, 0.0
 
 
-def _summary(ended: Ended) -> str:
-    if ended.error:
-        return ended.error
-    result = ended.result
-    note = " (done before)" if ended.state == "reused" else ""
+def _summary(line: JobLine) -> str:
+    if line.error:
+        return line.error
+    result = line.result
+    note = " (done before)" if line.state == "reused" else ""
     if "metrics" in result:
         m = {k: 100 * v for k, v in result["metrics"].items()}
         return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def write_report_of(
     tracker: Tracker,
     folder: Path,
-    calls: Sequence[str] | None,
+    runs: Sequence[str] | None,
     *,
     show: bool,
     mlflow_ui: str | None = None,
@@ -45,9 +45,9 @@ def write_report_of(
 ) -> dict[str, Any]:
     from benchmark.report.write import write_report
 
-    report = write_report(tracker, folder, calls, mlflow_ui=mlflow_ui, choice=choice, say=warn)
+    report = write_report(tracker, folder, runs, mlflow_ui=mlflow_ui, choice=choice, say=warn)
     if log_to is not None:
-        with Beside(warn)("the report among the artifacts of the call"):
+        with Beside(warn)("the report among the run's artifacts"):
             tracker.log_files(log_to, report.files, Artifact.REPORT)
     if show:
         for table in report.tables:
@@ -73,9 +73,13 @@ def write_report_of(
 
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")] = None,
-    call: Annotated[
+    run: Annotated[
         list[str] | None,
-        typer.Option(help="Run id of a benchmark call, or all of them: all; may be repeated. Newest if not given."),
+        typer.Option(
+            "--run",
+            "--call",
+            help="Benchmark run to report: its id or the beginning of it (repeatable), or all. [default: newest]",
+        ),
     ] = None,
     methods: OnlyMethods = None,
     dataset: OnlyDatasets = None,
@@ -84,7 +88,8 @@ def report(
     name: Report = "latest",
     mlflow_ui: MlflowUi = None,
     leaderboard: Annotated[
-        bool, typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is.")
+        bool,
+        typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is."),
     ] = False,
     out_dir: Annotated[
         Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
@@ -94,13 +99,14 @@ def report(
     reports_dir: ReportsDir = Path("reports"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the tables again from the tracking store, or a leaderboard of several reports."""
+    """Write a report again from the tracking store, or build a leaderboard from several reports."""
     from benchmark.report.results.choice import Choice
 
     choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
-    if leaderboard and (call or choice):
+    if leaderboard and (run or choice):
         raise UsageError(
-            "report --leaderboard: --call, --methods, --dataset, --features and --mode choose for the reports in it"
+            "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report is written, not "
+            "to the leaderboard"
         )
     if leaderboard:
         emit(json_file, _write_leaderboard(folders or [], out_dir or Path("site"), show=json_file != "-"))
@@ -111,7 +117,10 @@ def report(
         raise UsageError("report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER")
     tracker = existing_tracker_of(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
-    emit(json_file, write_report_of(tracker, folder, call, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice))
+    emit(
+        json_file,
+        write_report_of(tracker, folder, run, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice),
+    )
 
 
 def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:
@@ -121,4 +130,8 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
     if show:
         text = f"Leaderboard of {len(board.reports)} report{'s' * (len(board.reports) != 1)}: {os.path.relpath(board.page)}"
         out.print(text, highlight=False, soft_wrap=True)
-    return {"page": str(board.page), "reports": [r.name for r in board.reports], "results": len(board.entries)}
+    return {
+        "page": str(board.page),
+        "reports": [r.name for r in board.reports],
+        "results": len(board.entries),
+    }

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmark.cli.options import (
-    CallOptions,
     DataRoot,
+    Folders,
     Json,
-    Places,
     Plugin,
     Quiet,
     Report,
     ReportsDir,
     RetryFailed,
-    SearchOptions,
+    RunOptions,
+    TuneOptions,
     storage_of,
     tracker_of,
     tracking_uri_of,
@@ -34,50 +34,52 @@ from benchmark.system.redaction import hidden_command
 from benchmark.system.shipped_files import program
 
 if TYPE_CHECKING:
-    from benchmark.running.jobs import Call, Unit
-    from benchmark.running.runner import CallResult
+    from benchmark.running.benchmark_run import BenchmarkRun
+    from benchmark.running.jobs import Plan
+    from benchmark.running.runner import BenchmarkRunResult
     from benchmark.running.status import StudyState
     from benchmark.tracking.tracker import Tracker
 
 
-def _plan(call: Call, data_root: Path) -> list[Unit]:
+def _plan(options: RunOptions, data_root: Path, *, tune_only: bool = False) -> Plan:
     from benchmark import registry
-    from benchmark.running.planning import plan_notes, plan_units
+    from benchmark.running.planning import make_plan, plan_notes
 
-    known = registry.load(call.plugins)
-    units = plan_units(call, known, data_root)
-    for note in plan_notes(call, known, units):
+    run = options.run()
+    known = registry.load(run.plugins)
+    plan = make_plan(run, known, data_root, tune_only=tune_only)
+    for note in plan_notes(plan, known):
         err.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
-    return units
+    return plan
 
 
 @with_options
 def run(
-    options: CallOptions,
-    places: Places,
+    options: RunOptions,
+    folders: Folders,
     retry_failed: RetryFailed = False,
     jobs: Jobs = None,
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus_per_job: GpusPerJob = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the jobs, their keys and what is done, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the planned jobs and their state; run nothing.")] = False,
     report_name: Report = None,
     reports_dir: ReportsDir = Path("reports"),
     quiet: Quiet = False,
     json_file: Json = None,
 ) -> None:
-    """Train, tune, test and report methods on data sets. What is done already is not done again."""
-    call = options.call()
+    """Train, tune, test and report methods. Finished jobs are skipped."""
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
-    units = _plan(call, places.data_root)
+    plan = _plan(options, folders.data_root)
     if dry_run:
-        _show_jobs(call, units, places, json_file)
+        _show_jobs(plan, folders, json_file)
         return
-    tracker = tracker_of(places.runs_dir, places.tracking_uri)
-    folder = reports_dir / (report_name or report_folder(call))
+    tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
+    folder = reports_dir / (report_name or report_folder(plan.run))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
-        place.mkdir(parents=True, exist_ok=True)  # told before training if it cannot be written
-    result = _run_units(call, units, tracker, places, workers, quiet=quiet or json_file == "-", retry_failed=retry_failed)
+        place.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is reported before training
+    quiet = quiet or json_file == "-"
+    result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
         text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
@@ -89,8 +91,8 @@ def run(
         written = write_report_of(tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-")
     except Unavailable:
         raise
-    except Exception as error:  # whatever it is, the user must know that nothing has to be trained again
-        again = f"The jobs are recorded; write their report with: {program()} report --call {result.run_id}"
+    except Exception as error:  # whatever it is, nothing has to be trained again
+        again = f"The jobs are recorded; write their report with: {program()} report --run {result.run_id}"
         why = error if isinstance(error, UsageError) else reason_of(error)
         problem = UsageError(f"the report could not be written ({why}). {again}")
         if not result.failed:
@@ -104,8 +106,8 @@ def run(
 
 @with_options
 def tune(
-    options: SearchOptions,
-    places: Places,
+    options: TuneOptions,
+    folders: Folders,
     retry_failed: RetryFailed = False,
     jobs: Jobs = None,
     executor: Executor = "local",
@@ -114,15 +116,14 @@ def tune(
     quiet: Quiet = False,
     json_file: Json = None,
 ) -> None:
-    """Search for settings on the validation splits only; nothing is tested."""
-    call = options.call()
+    """Search hyperparameters on the validation splits; nothing is tested."""
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
-    units = _plan(call, places.data_root)
-    if not all(unit.tuning.searches for unit in units):
-        raise UsageError("tune: say how many trials or seconds of them, for example --trials 30 or --timeout 3600")
-    tracker = tracker_of(places.runs_dir, places.tracking_uri)
+    plan = _plan(options, folders.data_root, tune_only=True)
+    if not all(unit.tuning.searches for unit in plan.units):
+        raise UsageError("tune: set a budget with --trials N, --timeout SECONDS or both, for example --trials 30")
+    tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     quiet = quiet or json_file == "-"
-    result = _run_units(call, units, tracker, places, workers, quiet=quiet, tune_only=True, retry_failed=retry_failed)
+    result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     if json_file != "-":
         from benchmark.cli.terminal import rows_table
 
@@ -138,7 +139,12 @@ def tune(
             )
             for s in result.studies
         ]
-        rows_table(out, "Tuning", ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"], rows)
+        rows_table(
+            out,
+            "Tuning",
+            ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"],
+            rows,
+        )
     emit(json_file, [s.as_dict() for s in result.studies])
     if result.failed:
         raise typer.Exit(SOME_FAILED)
@@ -148,76 +154,88 @@ def _settings_text(values: Any) -> str:
     return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()) or "as published"
 
 
-def _run_units(
-    call: Call,
-    units: list[Unit],
-    tracker: Tracker,
-    places: Places,
-    workers: Workers,
-    *,
-    quiet: bool,
-    tune_only: bool = False,
-    retry_failed: bool = False,
-) -> CallResult:
+def _run(
+    plan: Plan, tracker: Tracker, folders: Folders, workers: Workers, *, quiet: bool, retry_failed: bool
+) -> BenchmarkRunResult:
     from benchmark.cli.progress import LiveDisplay
     from benchmark.cli.signals import Interrupts
-    from benchmark.running.runner import Runner, count_jobs
+    from benchmark.running.runner import Runner
+    from benchmark.running.stores import Stores
 
-    if note := workers.note(units):
+    if note := workers.note(plan):
         err.print(note)
-    jobs = count_jobs(units, call.stages, tune_only=tune_only)
-    with LiveDisplay(out, quiet=quiet, jobs=jobs) as display, Interrupts(err.print) as interrupts:
+    with LiveDisplay(out, quiet=quiet, jobs=plan.count) as display, Interrupts(err.print) as interrupts:
         command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        storage = storage_of(places.runs_dir, places.storage)
-        runner = Runner(tracker, places.runs_dir, storage, display.lane(), command, interrupts.stopping, retry_failed)
-        engine = workers.engine(runner, call, units, places.data_root, display.lane, tune_only=tune_only)
+        stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
+        runner = Runner(stores, display.slot(), command, interrupts.stopping, retry_failed)
+        engine = workers.engine(runner, plan, folders.data_root, display.slot)
         try:
-            return runner.run(call, units, tune_only=tune_only, engine=engine)
+            return runner.run(plan, engine)
         except KeyboardInterrupt:
-            err.print("stopped; the same command goes on where it was")
+            err.print("interrupted; the same command resumes")
             raise typer.Exit(INTERRUPTED) from None
 
 
-def report_folder(call: Call) -> str:
-    """Name of a call's report: data sets, and what differs from the defaults."""
-    special = "ablation" if call.ablate else call.mode if call.mode != "paper" else None
-    parts = [call.dataset.replace(",", "-"), call.features, special]
+def report_folder(run: BenchmarkRun) -> str:
+    """Name of a benchmark run's report: its datasets, and what differs from the defaults."""
+    special = "ablation" if run.ablate else run.mode if run.mode != "paper" else None
+    parts = [run.dataset.replace(",", "-"), run.features, special]
     return "-".join(p for p in parts if p)
 
 
-def _show_jobs(call: Call, units: list[Unit], places: Places, json_file: str | None) -> None:
-    """What of a call is done; a store that is not there yet is not created."""
+def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
+    """Show the state of a plan's jobs and studies; a store that is not there yet is not created."""
     from benchmark.cli.terminal import rows_table
-    from benchmark.running.status import JobState, Stores, StudyState, call_states
+    from benchmark.running.status import Existing, JobStatus, StudyState, plan_states
     from benchmark.system.databases import readable
     from benchmark.tracking.tracker import Tracker
 
-    runs_dir = places.runs_dir
-    tracker = Tracker.existing(tracking_uri_of(runs_dir, places.tracking_uri), runs_dir / "artifacts")
-    storage = readable(storage_of(runs_dir, places.storage))
-    states = call_states(units, call.stages, Stores(tracker, storage, runs_dir))
+    runs_dir = folders.runs_dir
+    tracker = Tracker.existing(tracking_uri_of(runs_dir, folders.tracking_uri), runs_dir / "artifacts")
+    storage = readable(storage_of(runs_dir, folders.storage))
+    states = plan_states(plan, Existing(tracker, storage, runs_dir))
     emit(json_file, [asdict(state) for state in states])
     if json_file == "-":
         return
-    jobs = [(s.job, s.key, s.state, s.reason) for s in states if isinstance(s, JobState)]
+
+    # Jobs, then studies with the numbers of their trials.
+    jobs = [(s.job, s.key, s.state, s.reason) for s in states if isinstance(s, JobStatus)]
     rows_table(out, "Jobs", ["job", "key", "state", "reason"], jobs)
     studies = [s for s in states if isinstance(s, StudyState)]
     if studies:
-        columns = ["study", "state", "finished", "pruned", "running", "interrupted", "failed", "missing", "reason"]
-        counts = [
-            (s.finished, s.pruned, s.running, s.interrupted, s.failed, "" if s.missing is None else s.missing) for s in studies
+        columns = [
+            "study",
+            "state",
+            "finished",
+            "pruned",
+            "running",
+            "interrupted",
+            "failed",
+            "left",
+            "reason",
         ]
-        rows = [(s.study, s.state, *count, _reasons(s)) for s, count in zip(studies, counts, strict=True)]
+        rows = []
+        for s in studies:
+            counts = (
+                s.finished,
+                s.pruned,
+                s.running,
+                s.interrupted,
+                s.failed,
+                "" if s.left is None else s.left,
+            )
+            rows.append((s.study, s.state, *counts, _reasons(s)))
         rows_table(out, "Studies, trials", columns, rows)
     for study in studies:
-        then = "then the seeds again if settings differ"
+        then = "then all seeds with the best hyperparameters, if these differ from the defaults"
         if study.best_hm is not None:
-            then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {_settings_text(study.best_values)}"
+            best = _settings_text(study.best_values)
+            then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {best}"
         out.print(f"{study.unit}: {study.budget}, {then}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _reasons(study: StudyState) -> str:
-    """Why a study or its trials failed, trials of one reason together."""
+    """Why a study or its trials failed; trials that failed for one reason are named together."""
     trials: dict[str, list[str]] = {}
     for number, reason in study.failures.items():
         trials.setdefault(reason, []).append(str(number))
@@ -226,14 +244,13 @@ def _reasons(study: StudyState) -> str:
 
 
 @with_options
-def status(options: CallOptions, places: Places, json_file: Json = None) -> None:
-    """Show which jobs and trials of a call are done, running, interrupted, failed (with the reason) or missing."""
-    call = options.call()
-    _show_jobs(call, _plan(call, places.data_root), places, json_file)
+def status(options: RunOptions, folders: Folders, json_file: Json = None) -> None:
+    """Show the state of all jobs and trials of a benchmark run."""
+    _show_jobs(_plan(options, folders.data_root), folders, json_file)
 
 
 def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = Path("data")) -> None:
-    """List methods and data sets."""
+    """List methods and datasets."""
     from benchmark import registry
     from benchmark.cli.terminal import rows_table
     from benchmark.data.cards import load_cards
@@ -241,7 +258,14 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
 
     found, cards = registry.load(plugin or []), load_cards()
     methods = [
-        (m.name, m.title, str(m.inputs), f"transductive ({', '.join(m.uses)})" if m.uses else "inductive", m.paper, m.note)
+        (
+            m.name,
+            m.title,
+            str(m.inputs),
+            f"transductive ({', '.join(m.uses)})" if m.uses else "inductive",
+            m.paper,
+            m.note,
+        )
         for m in found.methods.values()
     ]
     methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]

@@ -100,9 +100,11 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
 
 def export(
     to: Annotated[Path, typer.Option(callback=local, help="Output folder; each trained model gets a folder in it.")],
-    call: Annotated[str | None, typer.Option(help="Run id of a benchmark call. Newest if not given.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", "--call", help="Benchmark run: its id or the beginning of it. [default: newest]")
+    ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Names of methods separated by commas; all of the call if not given.")
+        str | None, typer.Option(help="Names of methods separated by commas; all of the run if not given.")
     ] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
@@ -113,7 +115,7 @@ def export(
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
     try:
-        exported = copy(existing_tracker_of(runs_dir, tracking_uri), runs_dir, to, call, names)
+        exported = copy(existing_tracker_of(runs_dir, tracking_uri), runs_dir, to, run, names)
     except OSError as error:
         raise UsageError(f"--to {to}: cannot be written ({error.strerror or error})") from None
     if json_file != "-":

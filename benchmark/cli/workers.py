@@ -13,26 +13,26 @@ import typer
 from benchmark.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmark.running.jobs import Call, Unit
+    from benchmark.running.events import Show
+    from benchmark.running.jobs import Plan
     from benchmark.running.runner import Engine, Runner
-    from benchmark.running.tasks import Display
 
 Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Parallel worker processes; results do not depend on it. Default: 1, with Ray as many as fit.",
+        help="Parallel worker processes; results do not depend on it. [default: 1; with Ray: as many as fit]",
     ),
 ]
 Executor = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="Where jobs run: on this machine, or on a Ray cluster (docs/cluster.md)."),
+    typer.Option(help="Where jobs run: this machine, or a Ray cluster (docs/cluster.md)."),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(help="Ray cluster, HOST:PORT. Default: RAY_ADDRESS, or a new cluster on this machine."),
+    typer.Option(help="Ray cluster, HOST:PORT. [default: RAY_ADDRESS, or a new one on this machine]"),
 ]
-GpusPerJob = Annotated[float | None, typer.Option(min=0, help="GPUs per job on a cluster, such as 0.5. Default: 1 on CUDA.")]
+GpusPerJob = Annotated[float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. [default: 1 on CUDA]")]
 
 
 @dataclass(frozen=True)
@@ -55,34 +55,25 @@ class Workers:
         if self.executor == "ray":
             import benchmark.running.cluster  # noqa: F401 - its error says what to install if Ray is missing
 
-    def note(self, units: list[Unit]) -> str | None:
+    def note(self, plan: Plan) -> str | None:
         """A note for the user before the jobs start: whether there are more threads than cores."""
         jobs, cores = self.jobs or 1, os.cpu_count() or 1
-        threads = jobs * max(unit.settings.train.threads for unit in units)
+        threads = jobs * max(unit.settings.train.threads for unit in plan.units)
         if self.executor == "ray" or jobs == 1 or threads <= cores:
             return None
-        return f"note: {jobs} jobs want {threads} threads, this machine has {cores} cores: each job will be slower"
+        return f"note: {jobs} jobs need {threads} threads, and this machine has {cores} cores: each job will be slower"
 
-    def engine(
-        self,
-        runner: Runner,
-        call: Call,
-        units: list[Unit],
-        data_root: Path,
-        lane: Callable[[Hashable], Display],
-        *,
-        tune_only: bool,
-    ) -> Engine | None:
-        """What runs the jobs; None for this process."""
+    def engine(self, runner: Runner, plan: Plan, data_root: Path, slot: Callable[[Hashable], Show]) -> Engine | None:
+        """The engine that does the jobs; None for this process."""
         if self.executor == "local" and self.jobs in (None, 1):
             return None
-        from benchmark.running.scheduler import Desk
+        from benchmark.running.scheduler import Dispatcher
 
-        desk = Desk.of(runner, call, units, data_root, lane, tune_only=tune_only)
+        dispatcher = Dispatcher.of(runner, plan, data_root, slot)
         if self.executor == "ray":
             from benchmark.running.cluster import RayCluster
 
-            return RayCluster(desk, units, self.ray_address, self.jobs, self.gpus_per_job)
+            return RayCluster(dispatcher, plan, self.ray_address, self.jobs, self.gpus_per_job)
         from benchmark.running.processes import LocalProcesses
 
-        return LocalProcesses(desk, self.jobs or 1)
+        return LocalProcesses(dispatcher, self.jobs or 1)

@@ -197,8 +197,12 @@ def _job_title(run: RunRecord) -> str:
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
-    """The configuration of each call that logged one: the options that are not at their defaults."""
-    found = {c.run_id: artifact_text(tracker, c.run_id, Artifact.OPTIONS) for c in results.calls}
+    """The configuration of each benchmark run that logged one: the options that are not at their defaults."""
+    files = (Artifact.CONFIG, Artifact.EARLIER_CONFIG)
+    found = {
+        run.run_id: next(filter(None, (artifact_text(tracker, run.run_id, file) for file in files)), None)
+        for run in results.calls
+    }
     return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 

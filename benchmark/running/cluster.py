@@ -1,7 +1,7 @@
-"""Ray, and the only place that imports it: workers on several machines that do the tasks of a call as ``scheduler.py`` says.
+"""Ray: workers on several machines that do tasks as ``scheduler.py`` directs. Only this module imports it.
 
-Ray says who works where and notices lost workers. It keeps nothing: what is done stands in the tracking store and in Optuna's
-database, so a lost cluster or command is started again.
+Ray places the workers and notices lost ones. Results are in the tracking store and in Optuna's storage, so a lost
+cluster or command is simply started again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 
 from benchmark.errors import Terminated, UsageError
 from benchmark.protocol.device import choose_device
-from benchmark.running.jobs import Unit
-from benchmark.running.scheduler import POLL_SECONDS, Desk, Message, WorkPlace, do_task
-from benchmark.running.tasks import Done, Task
+from benchmark.running.events import Said
+from benchmark.running.jobs import Plan
+from benchmark.running.scheduler import POLL_SECONDS, Dispatcher, Message, WorkerSpec, do_task
+from benchmark.running.tasks import Task, TaskResult
 from benchmark.system.databases import sqlite_file
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,47 +43,54 @@ class RayCluster:
     """Does tasks on a Ray cluster.
 
     Args:
-        desk: gives the tasks out.
-        units: of the call.
-        address: of the cluster, as ``ray.init`` takes it; None: the one in ``RAY_ADDRESS``, or a new one on this machine for as
-            long as the call runs.
-        jobs: how many tasks at once; None: as many as fit.
-        gpus: share of a GPU for each task; None: a whole one where the jobs run on CUDA.
+        dispatcher: gives the tasks out.
+        plan: the work.
+        address: of the cluster, as ``ray.init`` takes it; None: the one in ``RAY_ADDRESS``, or a new one on this
+            machine for as long as the benchmark run takes.
+        jobs: how many tasks run together; None: as many as fit.
+        gpus: share of a GPU for each task; None: a whole one if the jobs run on CUDA.
     """
 
-    desk: Desk
-    units: Sequence[Unit]
+    dispatcher: Dispatcher
+    plan: Plan
     address: str | None = None
     jobs: int | None = None
     gpus: float | None = None
 
-    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]) -> None:
         """Do the tasks and those that follow from them.
 
         Raises:
             UsageError: the cluster cannot be reached, or cannot do the jobs as they are planned.
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
         """
-        with _connection(self.address, self.desk.lane(0).say):
-            planned = {choose_device(unit.settings.train.device).type for unit in self.units}
-            free_choice = any(unit.settings.train.device == "auto" for unit in self.units)
+        with _connection(self.address, self.say):
+            # The share of a machine that each task gets.
+            training = [unit.settings.train for unit in self.plan.units]
+            planned = {choose_device(train.device).type for train in training}
+            free_choice = any(train.device == "auto" for train in training)
             has_gpus = ray.cluster_resources().get("GPU", 0) > 0
             gpus = gpu_share(self.gpus, on_cuda="cuda" in planned, free_choice=free_choice, has_gpus=has_gpus)
-            share = Share(max(unit.settings.train.threads for unit in self.units), gpus)
-            board = _board()
-            with _shown(self.desk, board):
-                self.desk.run(_Workers(self, share, board), tasks, then)
+            share = Share(max(train.threads for train in training), gpus)
+
+            mailbox = _mailbox()
+            with _shown(self.dispatcher, mailbox):
+                self.dispatcher.run(_Pool(self, share, mailbox), tasks, then)
+
+    def say(self, text: str) -> None:
+        """Show a line to the user."""
+        self.dispatcher.slot(0)(Said(text))
 
 
 def gpu_share(wanted: float | None, *, on_cuda: bool, free_choice: bool, has_gpus: bool) -> float:
     """Share of a GPU that a task gets.
 
-    The device is part of a job's key, so workers must take the kind that the call was planned for.
+    The device is part of a job's key, so workers must use the kind of device that the run was planned for.
 
     Args:
         wanted: what the user asked for.
         on_cuda: whether the jobs were planned for CUDA.
-        free_choice: whether the plan took what it found (``train.device=auto``).
+        free_choice: whether the plan chose the device itself (``train.device=auto``).
         has_gpus: whether the cluster has GPUs.
 
     Raises:
@@ -113,18 +121,18 @@ class Share:
         return min(fit, int(resources.get("GPU", 0) / self.gpus + 1e-6)) if self.gpus else fit
 
 
-def check_storages(place: WorkPlace, hosts: set[str], *, tunes: bool) -> None:
-    """Refuse SQLite files where several machines work: they break on shared file systems.
+def check_storages(spec: WorkerSpec, hosts: set[str], *, tunes: bool) -> None:
+    """Refuse SQLite files if several machines work: they break on shared file systems.
 
     Args:
-        place: says the storages.
+        spec: has the addresses of the stores.
         hosts: names of the machines.
         tunes: whether Optuna's storage is used.
 
     Raises:
         UsageError: a storage is a SQLite file and there are several machines.
     """
-    used = {"--tracking-uri": place.tracking_uri, **({"--storage": place.storage} if tunes else {})}
+    used = {"--tracking-uri": spec.tracking_uri, **({"--storage": spec.storage} if tunes else {})}
     wrong = [f"{option} {uri}" for option, uri in used.items() if sqlite_file(uri) is not None]
     if wrong and len(hosts) > 1:
         raise UsageError(
@@ -173,14 +181,14 @@ def _await_cluster(address: str, say: Callable[[str], None]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-class _Board:
-    """What workers tell, and whether they should stop."""
+class _Mailbox:
+    """What workers send, and whether they should stop."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.asked = False
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         self.messages.append(message)
 
     def take(self) -> list[Message]:
@@ -194,26 +202,26 @@ class _Board:
         return self.asked
 
 
-def _board() -> Any:
-    """A board in a process of its own on this machine, so that it is lost with the command only."""
+def _mailbox() -> Any:
+    """A mailbox in a separate process of this machine, so that it is lost only with the command."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @contextmanager
-def _shown(desk: Desk, board: Any) -> Iterator[None]:
-    """While entered, what workers tell is shown."""
+def _shown(dispatcher: Dispatcher, mailbox: Any) -> Iterator[None]:
+    """While entered, what workers send is shown."""
     over = threading.Event()
 
     def pump() -> None:
         last = False
-        with suppress(ray.exceptions.RayError):  # the board is lost with the connection, when all is stopped at once
+        with suppress(ray.exceptions.RayError):  # the mailbox is lost with the connection, after Ctrl-C twice
             while not last:
                 last = over.wait(POLL_SECONDS)
-                for message in ray.get(board.take.remote()):
-                    desk.show(message)
+                for message in ray.get(mailbox.take.remote()):
+                    dispatcher.show(message)
 
     thread = threading.Thread(target=pump, daemon=True)
     thread.start()
@@ -225,35 +233,36 @@ def _shown(desk: Desk, board: Any) -> Iterator[None]:
 
 
 @dataclass
-class _Workers:
-    """The workers of a cluster while a call runs."""
+class _Pool:
+    """The workers of a cluster during a benchmark run."""
 
     cluster: RayCluster
     share: Share
-    board: Any
+    mailbox: Any
     told: bool = field(default=False, init=False)
     """Whether the user knows that nothing fits."""
 
     def room(self) -> int:
-        """What fits on the machines that are there now; one at least, which waits for a machine."""
+        """What fits on the machines that are there now; at least one, which waits for a machine."""
         machines = [node for node in ray.nodes() if node["Alive"]]
-        tunes = any(unit.tuning.searches for unit in self.cluster.units)
-        check_storages(self.cluster.desk.place, {node["NodeManagerHostname"] for node in machines}, tunes=tunes)
+        tunes = any(unit.tuning.searches for unit in self.cluster.plan.units)
+        check_storages(self.cluster.dispatcher.spec, {node["NodeManagerHostname"] for node in machines}, tunes=tunes)
         fit = sum(self.share.fits(node["Resources"]) for node in machines)
         if fit == 0 and not self.told:
             self.told = True
-            need = f"{self.share.cpus} CPUs and {self.share.gpus:g} GPUs" if self.share.gpus else f"{self.share.cpus} CPUs"
-            self.cluster.desk.lane(0).say(f"waiting for a machine with {need} for a job")
+            need = f"{self.share.cpus} CPUs" + (f" and {self.share.gpus:g} GPUs" if self.share.gpus else "")
+            self.cluster.say(f"waiting for a machine with {need} for a job")
         return max(1, min(fit, self.cluster.jobs or fit))
 
-    def submit(self, task: Task) -> Future[Done]:
-        # tried again by the desk, which counts and tells; not by Ray as well
+    def submit(self, task: Task) -> Future[TaskResult]:
+        # the dispatcher counts and reports the attempts, so Ray makes none of its own
         remote = ray.remote(_do).options(num_cpus=self.share.cpus, num_gpus=self.share.gpus, max_retries=0)
-        future: Future[Done] = remote.remote(self.cluster.desk.place, task, _Line(self.board), self.share.gpus).future()
+        spec, channel = self.cluster.dispatcher.spec, _Channel(self.mailbox)
+        future: Future[TaskResult] = remote.remote(spec, task, channel, self.share.gpus).future()
         return future
 
     def halt(self) -> None:
-        ray.get(self.board.halt.remote())
+        ray.get(self.mailbox.halt.remote())
 
     def loss(self, error: Exception) -> str | None:
         if isinstance(error, ray.exceptions.RayTaskError):
@@ -265,22 +274,22 @@ class _Workers:
 
 
 @dataclass(frozen=True)
-class _Line:
-    board: Any
+class _Channel:
+    mailbox: Any
 
-    def tell(self, message: Message) -> None:
-        self.board.tell.remote(message)
+    def send(self, message: Message) -> None:
+        self.mailbox.send.remote(message)
 
     def halted(self) -> bool:
-        return bool(ray.get(self.board.halted.remote()))
+        return bool(ray.get(self.mailbox.halted.remote()))
 
 
-def _do(place: WorkPlace, task: Task, line: _Line, gpus: float) -> Done:
+def _do(spec: WorkerSpec, task: Task, channel: _Channel, gpus: float) -> TaskResult:
     """Do a task in this worker."""
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever Ray shows: the jobs are planned for the CPU
     signal.signal(signal.SIGTERM, _end)  # Ray's own handler raises what a method may raise too
-    return do_task(place, task, line)
+    return do_task(spec, task, channel)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

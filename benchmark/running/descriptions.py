@@ -1,4 +1,4 @@
-"""What people read of calls, methods and jobs in MLflow's pages: names, descriptions in markdown, metrics that sort first.
+"""What people read in MLflow's pages: names and descriptions of runs, and metrics that sort first.
 
 Reports read none of this.
 """
@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from benchmark.running.jobs import Call, Job, Unit
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.jobs import Job, Plan, Unit
 from benchmark.system.shipped_files import program
 from benchmark.tracking.schema import Artifact, Metric
 from benchmark.tracking.tracker import AS_TRAINING
@@ -56,11 +57,12 @@ class Means:
         return f"{100 * self.mean[metric]:.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
-def call_name(call: Call, methods: int, *, tune_only: bool) -> str:
-    """``demo · 6 methods · paper · 2026-11-25 13:33``: what tells calls apart comes first, since pages cut names."""
-    what = call.methods if methods <= 2 and call.methods != "all" else f"{methods} method{'s' * (methods != 1)}"
-    kind = ["tuning"] if tune_only else ["ablation"] if call.ablate else []
-    return " · ".join([call.dataset, *kind, what, call.mode, time.strftime("%Y-%m-%d %H:%M")])
+def run_name(plan: Plan) -> str:
+    """``demo · 6 methods · paper · 2026-11-25 13:33``: the differences come first, since pages cut names."""
+    run, methods = plan.run, len({unit.method.name for unit in plan.units})
+    what = run.methods if methods <= 2 and run.methods != "all" else f"{methods} method{'s' * (methods != 1)}"
+    kind = ["tuning"] if plan.tune_only else ["ablation"] if run.ablate else []
+    return " · ".join([run.dataset, *kind, what, run.mode, time.strftime("%Y-%m-%d %H:%M")])
 
 
 def job_name(job: Job, variant: str, trial: str | None = None) -> str:
@@ -85,33 +87,30 @@ def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> d
     return found
 
 
-def call_note(
-    call: Call,
-    units: Sequence[Unit],
-    command: str,
-    runs: Sequence[str],
-    experiment: str,
-    means: Mapping[tuple[int, str], Means],
-) -> str:
-    """The description of a call.
+def run_note(plan: Plan, command: str, runs: Sequence[str], experiment: str, means: Mapping[tuple[int, str], Means]) -> str:
+    """The description of a benchmark run.
 
     Args:
-        runs: ids of the methods' runs.
+        runs: ids of the methods' MLflow runs.
         experiment: id of the experiment.
-        means: by the method's place and kind of settings, as far as there are any.
+        means: by the method's index and kind of settings, as far as there are any.
     """
-    compare = urlencode({"runs": json.dumps(list(runs)[:COMPARED]), "experiments": json.dumps([experiment]), **AS_TRAINING})
-    seeds, tuning = len(units[0].repetitions), units[0].tuning
+    # What it is, with a link to the comparison of its methods.
+    pair = {"runs": json.dumps(list(runs)[:COMPARED]), "experiments": json.dumps([experiment])}
+    compare = urlencode({**pair, **AS_TRAINING})
+    seeds, tuning = len(plan.units[0].repetitions), plan.units[0].tuning
     search = f"tuning budget {tuning.budget}" if tuning.searches else "no tuning"
-    facts = f"{call.dataset}, mode {call.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
-    parts = [f"**Benchmark call**: {facts}. [Compare its methods](#/compare-runs?{compare})"]
-    rows = [[unit.title, *row] for i, unit in enumerate(units) for row in _rows(means, i)]
+    facts = f"{plan.run.dataset}, mode {plan.run.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
+    parts = [f"**Benchmark run**: {facts}. [Compare its methods](#/compare-runs?{compare})"]
+
+    # What came out.
+    rows = [[unit.title, *row] for i, unit in enumerate(plan.units) for row in _rows(means, i)]
     if rows:
         parts += [_table(["method", *HEADINGS], rows), MEANING]
     return _short([*parts, _repeat(command)])
 
 
-def method_note(unit: Unit, call: Call, means: Mapping[tuple[int, str], Means], index: int) -> str:
+def method_note(unit: Unit, run: BenchmarkRun, means: Mapping[tuple[int, str], Means], index: int) -> str:
     """The description of a method's run."""
     protocol = unit.settings.protocol
     parts = [
@@ -119,7 +118,8 @@ def method_note(unit: Unit, call: Call, means: Mapping[tuple[int, str], Means], 
         f"{protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
         + (f" ({unit.method.note})" if unit.method.note else "")
     ]
-    one = call.model_copy(update={"methods": unit.method.name, "dataset": unit.preset or unit.card.name, "mode": unit.mode})
+    dataset = unit.preset or unit.card.name
+    one = run.model_copy(update={"methods": unit.method.name, "dataset": dataset, "mode": unit.mode})
     if rows := _rows(means, index):
         parts += [_table(HEADINGS, rows), MEANING]
     return _short([*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))])
@@ -151,14 +151,14 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
     return _short(parts)
 
 
-def command_of(call: Call) -> str:
-    """The command line of a call."""
+def command_of(run: BenchmarkRun) -> str:
+    """The command line of a benchmark run."""
     words: list[str] = []
-    for name, value in call.model_dump(mode="json", exclude_none=True, exclude_defaults=True).items():
-        option = "--" + {"ablate": "ablate-protocol"}.get(name, name).replace("_", "-")
-        if name in ("settings", "plugins"):
-            words += [w for entry in value for w in ({"settings": "--set", "plugins": "--plugin"}[name], entry)]
-        elif name == "in_memory":
+    for name, value in run.options().items():
+        option = "--" + name.replace("_", "-")
+        if name in ("set", "plugin"):
+            words += [word for entry in value for word in (option, entry)]
+        elif value is True:
             words.append(option)
         elif name != "repetitions":
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]

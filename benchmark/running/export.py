@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from benchmark.errors import UsageError
-from benchmark.tracking.calls import find_calls
+from benchmark.tracking.benchmark_runs import find_benchmark_runs
 from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 from benchmark.weights.own import CONFIG, OWN_WEIGHTS, load_checkpoint
@@ -29,24 +29,24 @@ class Exported:
     title: str
 
 
-def export(tracker: Tracker, runs_dir: Path, target: Path, call: str | None, methods: Sequence[str]) -> list[Exported]:
-    """Copy the weights of a call's finished trainings to a folder, as safetensors with a configuration beside.
+def export(tracker: Tracker, runs_dir: Path, target: Path, run: str | None, methods: Sequence[str]) -> list[Exported]:
+    """Copy the weights of a benchmark run's finished trainings to a folder, as safetensors with a configuration each.
 
     Args:
-        tracker: the store that knows the calls.
-        runs_dir: where their weights lie.
-        target: a folder below which each training gets one of its own.
-        call: run id of a benchmark call, or its beginning; the newest one if None.
-        methods: names; all of the call if empty.
+        tracker: the store of the benchmark runs.
+        runs_dir: the folder with their weights.
+        target: a folder in which each training gets its own.
+        run: id of a benchmark run, or its beginning; the newest one if None.
+        methods: names; all methods of the run if empty.
 
     Raises:
-        UsageError: no such call, nothing finished in it, weights that were removed, or a folder that exists with other content.
+        UsageError: no such run, nothing finished in it, removed weights, or a folder that exists with other content.
     """
-    found = find_calls(tracker, None if call is None else [call])
+    found = find_benchmark_runs(tracker, None if run is None else [run])
     trainings = _trainings(tracker.read_json(found[0].run_id, Artifact.JOBS), methods)
     if not trainings:
         wanted = f" of {', '.join(methods)}" if methods else ""
-        raise UsageError(f"call {found[0].run_id} ({found[0].name}) has no finished training{wanted}")
+        raise UsageError(f"run {found[0].run_id} ({found[0].name}) has no finished training{wanted}")
     missing = [
         f"{title}: {runs_dir / 'jobs' / key}"
         for title, keys in trainings.items()
@@ -54,7 +54,7 @@ def export(tracker: Tracker, runs_dir: Path, target: Path, call: str | None, met
         if _weights_of(runs_dir / "jobs" / key) is None
     ]
     if missing:
-        raise UsageError("weights that are not there any more:\n" + "\n".join(missing))
+        raise UsageError("weights no longer on disk:\n" + "\n".join(missing))
     exported = []
     for title, keys in trainings.items():
         folder = target / title

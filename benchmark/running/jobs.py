@@ -1,4 +1,7 @@
-"""What a benchmark call asks for, and the jobs that follow from it: small frozen records that can be printed and hashed."""
+"""What a benchmark run consists of: units, jobs and their keys, as small frozen records that can be printed and hashed.
+
+A job's key is made here (``Job.identity``). Nothing here trains or writes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from pydantic import Field, field_validator
 
 from benchmark.data.cards import Card
 from benchmark.data.store import FeatureStore
@@ -22,59 +23,12 @@ from benchmark.protocol.code_version import code_version
 from benchmark.protocol.device import choose_device
 from benchmark.protocol.randomness import derive_seed
 from benchmark.protocol.stages import Experiment, Stage
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.settings.resolve import Settings
-from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
+from benchmark.settings.schema import Mode, TuningConfig
 from benchmark.settings.search_space import Range
-from benchmark.system.reading import Fields
-from benchmark.tracking.schema import RENAMED_SWITCHES
 
-Stages = Literal["1", "2", "all"]
-BASE_SEED = 42
 ALL_SWITCHES = "all"
-TRAIN_FIELDS = [f"train.{name}" for name in TrainConfig.model_fields]
-
-
-class Call(Fields):
-    """A benchmark call. The options of the command line; a YAML file of these fields is a call too (``run --config``)."""
-
-    methods: str = Field("all", description="comma-separated names, or all")
-    dataset: str = Field("demo", description="comma-separated names of data sets")
-    features: str | None = Field(None, description="feature set; the card's default if not given")
-    mode: Literal["paper", "corrected", "both"] = "paper"
-    stages: Stages = "all"
-    seeds: int | None = Field(None, ge=1, le=10_000, description="repetitions; 1, or what the preset has")
-    repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="these repetitions only, instead of seeds"
-    )
-    base_seed: int = Field(BASE_SEED, ge=0)
-    trials: int | None = Field(
-        None, ge=0, description="tuning trials per method; what the preset has, without limit where timeout bounds them, or 0"
-    )
-    timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which a study starts no more")
-    settings: list[str] = Field(default_factory=list, description="SECTION.FIELD=VALUE, as after --set")
-    ablate: list[str] | None = Field(
-        None, description="mode paper with each of these protocol switches corrected alone; all: every switch"
-    )
-    plugins: list[Path] = Field(default_factory=list)
-    in_memory: bool = False
-
-    @field_validator("ablate")
-    @classmethod
-    def _current(cls, switches: list[str] | None) -> list[str] | None:
-        return switches and [RENAMED_SWITCHES.get(name, name) for name in switches]
-
-    @field_validator("repetitions", "ablate")
-    @classmethod
-    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
-        twice = [value for i, value in enumerate(values or []) if value in (values or [])[:i]]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is given twice; give it once")
-        return values
-
-    @property
-    def modes(self) -> list[Mode]:
-        """The modes to run."""
-        return ["paper", "corrected"] if self.mode == "both" else [self.mode]
 
 
 @dataclass(frozen=True)
@@ -190,9 +144,9 @@ class Job:
         features = self.unit.card.features[self.unit.features]
         return Experiment(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
 
-    def call(self) -> Call:
-        """The call that repeats this job alone."""
-        return Call(
+    def alone(self) -> BenchmarkRun:
+        """The benchmark run that repeats this job and nothing else."""
+        return BenchmarkRun(
             methods=self.unit.method.name,
             dataset=self.unit.card.name,
             features=self.unit.features,
@@ -214,18 +168,35 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def call_key(call: Call, units: list[Unit], tune_only: bool) -> str:
-    """Names a call by the work it asks for: the same work continues the same record."""
-    work = [
-        [unit.job(2, repetition).key for repetition in unit.repetitions]
-        + [unit.mode, unit.tuning.model_dump(), unit.preset]
-        + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.searches else [])
-        for unit in units
-    ]
-    text = json.dumps([work, call.stages, tune_only, call.dataset], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Plan:
+    """All work of a benchmark run. ``planning.make_plan`` makes it; the runner and the dispatcher of an engine take it."""
 
+    run: BenchmarkRun
+    units: Sequence[Unit]
+    tune_only: bool = False
+    """Whether hyperparameters are searched and nothing is tested."""
 
-def dump_call(call: Call) -> str:
-    """A call as YAML that ``run --config`` takes."""
-    return yaml.safe_dump(call.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=False)
+    @cached_property
+    def key(self) -> str:
+        """Names the work: a repeated command with the same work continues the same record."""
+        work = [
+            [unit.job(2, repetition).key for repetition in unit.repetitions]
+            + [unit.mode, unit.tuning.model_dump(), unit.preset]
+            + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.searches else [])
+            for unit in self.units
+        ]
+        text = json.dumps([work, self.run.stages, self.tune_only, self.run.dataset], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def count(self) -> int | None:
+        """Number of jobs, trials and finished ones included; None where seconds alone bound a search."""
+        stages, jobs = 2 if self.run.stages == "all" else 1, 0
+        for unit in self.units:
+            if unit.tuning.trials is None:
+                return None
+            jobs += unit.tuning.trials
+            if not self.tune_only:
+                jobs += stages * len(unit.repetitions) * (2 if unit.tuning.searches else 1)
+        return jobs

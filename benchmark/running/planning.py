@@ -1,4 +1,4 @@
-"""From what a benchmark run asks for to its units: methods, datasets, settings, ranges."""
+"""From what a benchmark run asks for to its plan: methods, datasets, settings and search ranges of all units."""
 
 from __future__ import annotations
 
@@ -16,52 +16,60 @@ from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.registry import Registry, named_once
-from benchmark.running.jobs import ALL_SWITCHES, TRAIN_FIELDS, Call, Unit
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.jobs import ALL_SWITCHES, Plan, Unit
 from benchmark.settings.resolve import parse_overrides, resolve, switches
-from benchmark.settings.schema import Mode, TuningConfig
+from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
 from benchmark.settings.search_space import Range, SearchSpace, range_problems
 
 
-def plan_units(call: Call, registry: Registry, data_root: Path) -> list[Unit]:
-    """The units of a call, data set by data set.
+def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_only: bool = False) -> Plan:
+    """Plan a benchmark run: its units, dataset by dataset.
 
     Raises:
-        UsageError: an unknown name or setting, missing features, or a method that the features cannot serve.
+        UsageError: an unknown name or setting, missing features, or a method that the features do not suit.
     """
-    if not call.dataset.strip(", "):
-        raise UsageError("--dataset: no data set is named")
-    overrides = parse_overrides(call.settings, registry.methods)
-    methods = registry.select(call.methods)
-    if call.ablate is not None:
-        _check_ablation(call, methods)
-        call = call.model_copy(update={"trials": 0})
-    units = []
-    for name, card, preset, features, store in _open_stores(call, data_root, overrides.get("data", {})):
-        for mode in call.modes:
+    if not run.dataset.strip(", "):
+        raise UsageError("--dataset: no dataset given")
+    overrides = parse_overrides(run.settings, registry.methods)
+    methods = registry.select(run.methods)
+
+    # An ablation compares protocols under one setting, so it never tunes.
+    asked = run
+    if run.ablate is not None:
+        _check_ablation(run, methods)
+        asked = run.model_copy(update={"trials": 0})
+
+    units: list[Unit] = []
+    for name, card, preset, features, store in _open_stores(asked, data_root, overrides.get("data", {})):
+        for mode in asked.modes:
             for method in methods:
-                make = partial(_unit, call, method, registry.search_space(method), card, features, name, preset, store)
+                space = registry.search_space(method)
+                make = partial(_unit, asked, method, space, card, features, name, preset, store)
                 unit = make(mode, overrides)
-                units += [unit, *_ablations(call, unit, make, overrides)]
-    return units
+                units += [unit, *_ablations(asked, unit, make, overrides)]
+    return Plan(run, units, tune_only)
 
 
-def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[str]:
-    """What a call does otherwise than somebody may think who wrote it: values that are not used, a sentence each."""
-    last = dict(_key_and_value(text) for text in call.settings)
+def plan_notes(plan: Plan, registry: Registry) -> list[str]:
+    """Values that a plan does not use although somebody wrote them, a sentence each."""
+    given = [_key_and_value(text) for text in plan.run.settings]
+    last = dict(given)
     notes = [
         f"--set {key} is given more than once; the last one counts: {key}={last[key]}"
         for key in last
-        if len({value for other, value in map(_key_and_value, call.settings) if other == key}) > 1
+        if len({value for other, value in given if other == key}) > 1
     ]
     methods = [*registry.methods, *registry.broken]
-    for card in {unit.card.name: unit.card for unit in units}.values():
+    for card in {unit.card.name: unit.card for unit in plan.units}.values():
         for field, names in (("sizes", card.sizes), ("search", card.search)):
             notes += [
                 f"data set {card.name}: {field}.{name} is not used, no method has this name: {near(name, methods)}"
                 for name in names
                 if name not in methods
             ]
-        fields = {name for method in registry.methods.values() for name in [*method.Config.model_fields, *TRAIN_FIELDS]}
+        train = [f"train.{name}" for name in TrainConfig.model_fields]
+        fields = {name for method in registry.methods.values() for name in [*method.Config.model_fields, *train]}
         for of, preset in card.presets.items():
             notes += [
                 f"dataset {card.name}: presets.{of}.searched: no method has a setting {name!r}: {near(name, fields)}"
@@ -69,7 +77,7 @@ def plan_notes(call: Call, registry: Registry, units: Sequence[Unit]) -> list[st
                 if name not in fields
             ]
     cards = load_cards()
-    for name, space in {unit.method.name: registry.search_space(unit.method) for unit in units}.items():
+    for name, space in {unit.method.name: registry.search_space(unit.method) for unit in plan.units}.items():
         notes += _unused_settings(name, space, cards)
     return notes
 
@@ -95,27 +103,27 @@ def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[
                 yield f"search space of {method}: published.{dataset}.{features}: no such feature set: {unknown}"
 
 
-def _check_ablation(call: Call, methods: Sequence[type[Method]]) -> None:
-    """Refuse an ablation that would not compare what it says."""
-    if call.mode != "paper":
-        raise UsageError(f"--ablate-protocol starts from mode paper; leave --mode {call.mode} away (its row is added)")
-    if call.trials or call.timeout is not None:
-        option = "use --trials 0" if call.trials else "leave --timeout away"
-        raise UsageError(f"--ablate-protocol compares protocols under one setting and tunes nothing; {option}")
-    if call.stages != "all":
-        raise UsageError("--ablate-protocol needs both stages; leave --stages away")
+def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
+    """Refuse an ablation whose rows would differ in more than the protocol."""
+    if run.mode != "paper":
+        raise UsageError(f"--ablate-protocol starts from mode paper: omit --mode {run.mode} (its row is added)")
+    if run.trials or run.timeout is not None:
+        option = "use --trials 0" if run.trials else "omit --timeout"
+        raise UsageError(f"--ablate-protocol cannot be combined with tuning: {option}")
+    if run.stages != "all":
+        raise UsageError("--ablate-protocol needs both stages: omit --stages")
     known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
-    unknown = [s for s in call.ablate or [] if s not in known]
-    if unknown or not call.ablate:
+    unknown = [s for s in run.ablate or [] if s not in known]
+    if unknown or not run.ablate:
         raise UsageError("\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""]))
 
 
-def _ablations(call: Call, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]) -> list[Unit]:
-    """The base unit with each switch corrected alone, and mode corrected at the end, as ``make(mode, overrides)`` makes them.
+def _ablations(run: BenchmarkRun, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]) -> list[Unit]:
+    """The base unit with each protocol flag corrected alone, then mode corrected, as ``make(mode, overrides)`` makes them.
 
-    Switches that are corrected already (the alignment of data without a published order, what ``--set`` fixed) are left out.
+    Flags that are corrected already are omitted: the alignment of data without a published order, what ``--set`` fixed.
     """
-    wanted = call.ablate or []
+    wanted = run.ablate or []
     state = base.settings.as_dict()["protocol"]
     units = []
     for switch in switches(base.method):
@@ -128,22 +136,22 @@ def _ablations(call: Call, base: Unit, make: Callable[..., Unit], overrides: dic
 
 
 def _open_stores(
-    call: Call, data_root: Path, data_settings: Mapping[str, Any]
+    run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any]
 ) -> list[tuple[str, Card, Preset, str, FeatureStore]]:
-    """The data sets of a call with their stores.
+    """The datasets of a benchmark run with their feature files.
 
     Raises:
-        UsageError: unknown or doubly named data sets, or missing features; of several data sets all that are missing.
+        UsageError: a dataset is unknown or named twice, or features are missing; all missing ones are listed.
     """
     cards, problems = load_cards(), list[str]()
     opened: list[tuple[str, Card, Preset, str, FeatureStore]] = []
-    for name in named_once(call.dataset, "--dataset"):
+    for name in named_once(run.dataset, "--dataset"):
         card, preset = find_card(name, cards)
-        features, _ = card.feature_set(call.features)
-        if any(other.name == card.name for _, other, _, _, _ in opened):
-            raise UsageError(f"--dataset {call.dataset}: {name!r} is {card.name!r} once more; run them in two calls")
+        features, _ = card.feature_set(run.features)
+        if twin := next((other for other, its_card, _, _, _ in opened if its_card.name == card.name), None):
+            raise UsageError(f"--dataset: {twin!r} and {name!r} are one dataset; list only one of them")
         try:
-            store = open_or_build(card, features, data_root, in_memory=call.in_memory, overrides=data_settings)
+            store = open_or_build(card, features, data_root, in_memory=run.in_memory, overrides=data_settings)
         except UsageError as error:
             problems.append(str(error))
         else:
@@ -154,7 +162,7 @@ def _open_stores(
 
 
 def _unit(
-    call: Call,
+    run: BenchmarkRun,
     method: type[Method],
     space: SearchSpace,
     card: Card,
@@ -165,6 +173,11 @@ def _unit(
     mode: Mode,
     overrides: dict[str, dict[str, Any]],
 ) -> Unit:
+    """A method on a dataset in a mode, with all settings resolved and checked.
+
+    Raises:
+        UsageError: the settings, the search ranges and what is asked for do not fit together.
+    """
     if method.inputs == "sequence":
         store.require_sequences(method.title)
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
@@ -174,7 +187,7 @@ def _unit(
     settings = resolve(method, space, card, features, mode, overrides, preset)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
         raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
-    tuning = _tuning(call, preset, overrides.get("tuning", {}))
+    tuning = _tuning(run, preset, overrides.get("tuning", {}))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(
@@ -187,9 +200,11 @@ def _unit(
             f"{option}: {method.title} on {card.name} starts from {listed}, outside the search range; "
             f"widen the range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
         )
-    if tuning.searches and call.stages == "2":
-        raise UsageError(f"--stages 2 with {option.split()[0]}: a study trains stage 1; use --stages all, or --trials 0")
-    seeds = call.seeds or preset.seeds
+    if tuning.searches and run.stages == "2":
+        raise UsageError(
+            f"--stages 2 cannot be combined with {option.split()[0]}: tuning needs stage 1; use --stages all, or --trials 0"
+        )
+    seeds = run.seeds or preset.seeds
     return Unit(
         method=method,
         ranges=ranges,
@@ -202,14 +217,14 @@ def _unit(
         settings=settings,
         user_set=bool(overrides.get(method.name) or overrides.get("lengths")),
         tuning=tuning,
-        plugins=[path.resolve() for path in call.plugins],
-        repetitions=call.repetitions if call.repetitions is not None else list(range(seeds)),
-        base_seed=call.base_seed,
+        plugins=[path.resolve() for path in run.plugins],
+        repetitions=run.repetitions if run.repetitions is not None else list(range(seeds)),
+        base_seed=run.base_seed,
     )
 
 
-def _tuning(call: Call, preset: Preset, given: Mapping[str, Any]) -> TuningConfig:
-    """How far a study goes, the same for every method.
+def _tuning(run: BenchmarkRun, preset: Preset, given: Mapping[str, Any]) -> TuningConfig:
+    """How far a hyperparameter search goes, the same for every method.
 
     Args:
         given: settings of ``--set tuning.…``, which win.
@@ -217,15 +232,12 @@ def _tuning(call: Call, preset: Preset, given: Mapping[str, Any]) -> TuningConfi
     Raises:
         UsageError: seconds for no trials.
     """
-    asked = {"trials": call.trials, "timeout": call.timeout, **given}
+    asked = {"trials": run.trials, "timeout": run.timeout, **given}
     if asked["trials"] is None:
         asked["trials"] = preset.trials or (0 if asked["timeout"] is None else None)
     tuning = TuningConfig.model_validate(asked)
     if not tuning.searches and tuning.timeout is not None:
-        raise UsageError(
-            f"--timeout {tuning.timeout:g} bounds a search, and --trials 0 asks for none; leave --trials away for a search of "
-            "these seconds, or --timeout for none"
-        )
+        raise UsageError(f"--timeout {tuning.timeout:g} needs tuning, but --trials 0 disables it; omit one of them")
     return tuning
 
 

@@ -1,4 +1,4 @@
-"""Processes of this machine that do the tasks of a call side by side (``scheduler.py`` says how)."""
+"""Processes of this machine that do tasks in parallel, as ``scheduler.py`` directs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from benchmark.running.scheduler import Desk, Message, WorkPlace, do_task
-from benchmark.running.tasks import Done, Task
+from benchmark.running.scheduler import Dispatcher, Message, WorkerSpec, do_task
+from benchmark.running.tasks import Task, TaskResult
 from benchmark.system.children import end_with_parent
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -26,34 +26,37 @@ class LocalProcesses:
     """Does tasks in processes of this machine.
 
     Args:
-        desk: gives the tasks out.
+        dispatcher: gives the tasks out.
         jobs: how many processes.
     """
 
-    desk: Desk
+    dispatcher: Dispatcher
     jobs: int
 
-    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]) -> None:
         """Do the tasks and those that follow from them.
 
         Raises:
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
         """
-        with self._channel() as (events, halt), ProcessPool(self.jobs, initializer=end_with_parent, context=SPAWN) as pool:
+        with (
+            self._channel() as (events, halt),
+            ProcessPool(self.jobs, initializer=end_with_parent, context=SPAWN) as pool,
+        ):
             try:
-                self.desk.run(_Pool(self.desk.place, self.jobs, pool, events, halt), tasks, then)
+                self.dispatcher.run(_Pool(self.dispatcher.spec, self.jobs, pool, events, halt), tasks, then)
             except BaseException:
                 pool.stop()  # type: ignore[no-untyped-call]
                 raise
 
     @contextmanager
     def _channel(self) -> Iterator[tuple[Any, Any]]:
-        """Where processes tell of progress, and where they see that they should stop.
+        """The queue of events, and the flag that asks to stop.
 
-        Both live in a process of their own, so that a killed process cannot hold a lock that others need.
+        Both are in a separate process, so that a killed process cannot hold a lock that others need.
         """
         manager = SyncManager(ctx=SPAWN)
-        manager.start(_begin_manager)
+        manager.start(_start_manager)
         events = manager.Queue()
         pump = threading.Thread(target=self._show, args=[events], daemon=True)
         pump.start()
@@ -66,19 +69,19 @@ class LocalProcesses:
 
     def _show(self, events: Any) -> None:
         while (message := events.get()) is not None:
-            self.desk.show(message)
+            self.dispatcher.show(message)
 
 
-def _begin_manager() -> None:
+def _start_manager() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """The processes while a call runs."""
+    """The processes during a benchmark run."""
 
-    place: WorkPlace
+    spec: WorkerSpec
     jobs: int
     pool: ProcessPool
     events: Any
@@ -87,8 +90,8 @@ class _Pool:
     def room(self) -> int:
         return self.jobs
 
-    def submit(self, task: Task) -> Future[Done]:
-        future: Future[Done] = self.pool.schedule(do_task, args=[self.place, task, _Line(self.events, self.asked)])
+    def submit(self, task: Task) -> Future[TaskResult]:
+        future: Future[TaskResult] = self.pool.schedule(do_task, args=[self.spec, task, _Channel(self.events, self.asked)])
         return future
 
     def halt(self) -> None:
@@ -101,11 +104,11 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _Channel:
     events: Any
     asked: Any
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         self.events.put(message)
 
     def halted(self) -> bool:

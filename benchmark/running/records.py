@@ -1,7 +1,4 @@
-"""What jobs leave in the tracking store: progress of each epoch, results of each stage, and beside the weights how to use them.
-
-Names of metrics and artifacts stand here; what is measured is the protocol's affair.
-"""
+"""Writes jobs to the tracking store: settings, the progress of each epoch, and the results of each stage."""
 
 from __future__ import annotations
 
@@ -9,16 +6,17 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from benchmark.errors import Unavailable
 from benchmark.inspection import EmbeddingMap, Inspection
-from benchmark.method import EpochRecord
+from benchmark.method import EpochRecord, Listener
 from benchmark.protocol.stages import StageOne, StageTwo
-from benchmark.running.jobs import Job, dump_call
+from benchmark.running.events import BatchDone, EpochDone, Said, Show
+from benchmark.running.jobs import Job
 from benchmark.system.beside import Beside
 from benchmark.tracking.schema import Artifact, Metric, Tag
 from benchmark.tracking.tracker import Tracker
@@ -28,48 +26,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Progress(Protocol):
-    """Who is shown the progress of a job."""
+class EpochLog(Listener):
+    """Passes the progress of a job to the terminal, the tracking store and further listeners.
 
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """A batch was trained on."""
+    While the store does not answer, epochs are kept here (and in the checkpoint) and training continues. They are
+    sent with a later epoch, or by ``send`` at the end.
 
-    def epoch(self, record: EpochRecord) -> None:
-        """An epoch is finished and validated."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
-
-
-class EpochLog:
-    """Tells the display, the tracking store and the study of progress.
-
-    While the store does not answer, epochs are kept here (and in the checkpoint) and training goes on; they are sent with a
-    later epoch, or by ``send`` at the end.
+    Args:
+        then: called with each epoch once it is recorded; they may raise to prune or to stop.
     """
 
-    def __init__(
-        self, tracker: Tracker, run_id: str, display: Progress, on_epoch: Callable[[EpochRecord], None] | None
-    ) -> None:
-        self.tracker, self.run_id, self.display, self.extra = tracker, run_id, display, on_epoch
+    def __init__(self, tracker: Tracker, run_id: str, show: Show, *then: Callable[[EpochRecord], None]) -> None:
+        self.tracker, self.run_id, self.show, self.then = tracker, run_id, show, then
         self.logged = tracker.logged_steps(run_id, Metric.VALIDATION_HM)
         self.history: list[EpochRecord] = []
         self.unsent: list[EpochRecord] = []
 
     def on_note(self, text: str) -> None:
-        self.display.say(text)
+        self.show(Said(text))
 
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        self.display.batch(epoch, batch, loss)
+        self.show(BatchDone(epoch, batch, loss))
 
     def on_epoch(self, record: EpochRecord) -> None:
         self.history.append(record)
         if record.epoch not in self.logged:
             self.unsent.append(record)
             self.send(wait=False)
-        self.display.epoch(record)
-        if self.extra is not None:
-            self.extra(record)
+        self.show(EpochDone(record))
+        for hear in self.then:
+            hear(record)
 
     def send(self, *, wait: bool) -> None:
         """Send the epochs that the store does not have.
@@ -78,7 +64,7 @@ class EpochLog:
             wait: whether to wait for a store that does not answer; otherwise they are kept.
 
         Raises:
-            Unavailable: it stayed away.
+            Unavailable: the store did not answer in time.
         """
         while self.unsent:
             record = self.unsent[0]
@@ -91,7 +77,7 @@ class EpochLog:
                 if wait:
                     raise
                 if len(self.unsent) == 1:
-                    self.display.say(f"{error}; epochs are kept and sent later")
+                    self.show(Said(f"{error}; epochs are kept and sent later"))
                 return
             del self.unsent[0]
 
@@ -101,7 +87,7 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
     with beside("settings"):
         tracker.log_params(run_id, job.settings.flat())
     with beside(Artifact.CONFIG):
-        tracker.log_text(run_id, dump_call(job.call()), Artifact.CONFIG)
+        tracker.log_text(run_id, job.alone().as_yaml(), Artifact.CONFIG)
     with beside(Artifact.IDENTITY):
         tracker.log_json(run_id, job.identity(), Artifact.IDENTITY)
     store = job.unit.store
@@ -124,21 +110,30 @@ def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
 
 
 def log_stage_two(
-    tracker: Tracker, run_id: str, found: StageTwo, explained: Inspection, title: str, seed: int, beside: Beside
+    tracker: Tracker,
+    run_id: str,
+    found: StageTwo,
+    explained: Inspection,
+    title: str,
+    seed: int,
+    beside: Beside,
 ) -> dict[str, Any]:
-    """Log the results on the test splits and what explains them; returns the results as plain types.
+    """Log the test results and what explains them; return the results as plain types.
 
     Args:
         found: the results.
-        explained: what explains them.
+        explained: confusion, recall, embeddings and cost of the tested model.
         title: heading of the figure.
         seed: of the bootstrap over test samples.
-        beside: takes what fails of all that is not the results.
+        beside: records failures of everything except the results.
     """
+    # The results themselves: a failure here fails the job.
     metrics = {f"{Metric.TEST}{name}": value for name, value in found.metrics.items()}
     metrics |= {f"{Metric.TEST}{Metric.DISJOINT}{name}": value for name, value in found.disjoint.items()}
     tracker.log_metrics(run_id, {**metrics, Metric.BETA: found.beta, Metric.EPOCHS: found.epochs})
     beside.note(explained.failed)
+
+    # What explains them: a failure here is recorded, and the results stay.
     intervals: dict[str, float] = {}
     if explained.groups:
         with beside("intervals over test samples"):
@@ -194,9 +189,10 @@ def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: s
 
 
 def log_map(tracker: Tracker, run_id: str, found: Inspection) -> None:
-    """Log the map of the embeddings, where there are any, so that reports need not lay it out.
+    """Log the map of the embeddings, if there are any, so that reports need not compute its layout.
 
-    It takes seconds and 100 MiB: peak memory is measured before. The embeddings are taken as they were logged, rounded.
+    The layout takes seconds and 100 MiB, so peak memory is measured before. It starts from the logged, rounded
+    embeddings.
     """
     if found.embedding is None:
         return
@@ -219,7 +215,10 @@ def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFra
     Args:
         names: of class ids.
     """
-    values, ids = np.concatenate([found.samples, found.classes]), np.concatenate([found.labels, found.class_ids])
+    values, ids = (
+        np.concatenate([found.samples, found.classes]),
+        np.concatenate([found.labels, found.class_ids]),
+    )
     labels = pd.DataFrame(
         {
             "kind": np.repeat(["sample", "class"], [len(found.samples), len(found.classes)]),

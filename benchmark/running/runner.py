@@ -1,6 +1,7 @@
-"""Runs the work of a call: in what order, by whom, and what is recorded of it. One job is done in ``worker.py``.
+"""Runs a plan: in what order tasks are done, by which engine, and what is recorded of the whole.
 
-A lost, stopped or failed piece of work is recorded and does not stop the others; a repeated call does what is left.
+``worker.py`` does a single task. A failed or stopped task is recorded and does not stop the others. A repeated command
+does what is left.
 """
 
 from __future__ import annotations
@@ -9,33 +10,42 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
-from benchmark.running.descriptions import Means, call_name, call_note, method_metrics, method_note
-from benchmark.running.jobs import Call, Job, Stages, Unit, call_key, dump_call
+from benchmark.running.descriptions import Means, method_metrics, method_note, run_name, run_note
+from benchmark.running.events import Said, Show
+from benchmark.running.jobs import Job, Plan, Unit
 from benchmark.running.provenance import git_revision, unit_tags
+from benchmark.running.stores import Stores
 from benchmark.running.studies import study_of, trial_job
-from benchmark.running.tasks import Display, Done, Entry, Outcome, Repetition, Search, Task, entry_of, failed_search
+from benchmark.running.tasks import (
+    JobEntry,
+    JobResult,
+    Repetition,
+    Search,
+    Task,
+    TaskResult,
+    entry_of,
+    failed_search,
+)
 from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
-from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.results import TuningResult
 from benchmark.tuning.study import open_storage
 
 LOG_SECONDS = 5.0
-"""How often the list of jobs is written at most while work is going on."""
+"""Shortest time between two writings of the list of jobs while work is going on."""
 
 
 class Engine(Protocol):
-    """Who does the tasks."""
+    """Has tasks done: in this process, in several, or on a cluster."""
 
-    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
-        """Do the tasks and those that ``then`` returns of each that is done.
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]) -> None:
+        """Do the tasks, and those that ``then`` returns for each finished one.
 
         Raises:
             KeyboardInterrupt: the work was stopped.
@@ -48,7 +58,7 @@ class Inline:
 
     worker: Worker
 
-    def run(self, tasks: Sequence[Task], then: Callable[[Task, Done], Sequence[Task]]) -> None:
+    def run(self, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]) -> None:
         waiting = list(tasks)
         while waiting:
             task = min(waiting, key=lambda t: t.order)
@@ -57,59 +67,56 @@ class Inline:
 
 
 @dataclass
-class CallResult:
-    """What a call did."""
+class BenchmarkRunResult:
+    """What a benchmark run did."""
 
     run_id: str
-    by_task: dict[tuple[int, int, int], Sequence[Entry]] = field(default_factory=dict)
+    """Its MLflow run."""
+    by_task: dict[tuple[int, int, int], Sequence[JobEntry]] = field(default_factory=dict)
     studies: list[TuningResult] = field(default_factory=list)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JobEntry]:
         """All jobs: unit by unit, untuned before tuned, by repetition, in whatever order they were done."""
         return [entry for _, entries in sorted(self.by_task.items()) for entry in entries]
 
     @property
-    def failed(self) -> list[Entry]:
-        """Jobs that failed, and those that could not run because of it."""
-        return [e for e in self.entries if e.state in ("failed", "missing")]
+    def failed(self) -> list[JobEntry]:
+        """Jobs that failed, and those that did not run because of it."""
+        return [e for e in self.entries if e.state in ("failed", "not run")]
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs calls against a tracking store.
+    """Runs plans against a tracking store. The commands ``run`` and ``tune`` make one.
 
     Args:
-        tracker: the record of results.
-        runs_dir: where checkpoints go.
-        storage: address of the Optuna storage.
-        display: what the user sees.
+        stores: where results, studies and checkpoints are.
+        show: takes what happens.
         command: the command line, for the record.
-        stop: asked after each epoch; where it says yes, the work stops at that checkpoint.
-        retry_failed: whether jobs that failed in an earlier call are tried again.
+        stop: asked after each epoch; if true, the work stops at that checkpoint.
+        retry_failed: whether jobs that failed in an earlier run are tried again.
     """
 
-    tracker: Tracker
-    runs_dir: Path
-    storage: str
-    display: Display
+    stores: Stores
+    show: Show
     command: str
     stop: Callable[[], bool] = lambda: False
     retry_failed: bool = False
 
-    def run(self, call: Call, units: list[Unit], *, tune_only: bool = False, engine: Engine | None = None) -> CallResult:
-        """Run all jobs of a call and record what each is for. A repeated or resumed call continues its own record.
+    def run(self, plan: Plan, engine: Engine | None = None) -> BenchmarkRunResult:
+        """Run all jobs of a plan and record what each is for. A repeated run continues its own record.
 
         Args:
-            engine: who does the work; this process if None.
+            engine: does the tasks; this process if None.
         """
-        if any(unit.tuning.searches for unit in units):
-            open_storage(self.storage)  # a wrong address is told before hours of training
-        worker = self.worker(units, call.stages)
-        progress = _Progress(self, call, units, tune_only)
+        if any(unit.tuning.searches for unit in plan.units):
+            open_storage(self.stores.storage)  # a wrong address is reported before hours of training
+        worker = self.worker(plan)
+        progress = _Progress(self, plan)
 
         def left(tasks: list[Task]) -> list[Task]:
-            """The tasks that are not done yet; those done before are taken down here, without an engine."""
+            """The tasks that are not done yet; those done before are recorded here, without an engine."""
             open_tasks = []
             for task in tasks:
                 done = worker.done_before(task)
@@ -120,7 +127,7 @@ class Runner:
             tasks = left(progress.first_tasks())
             if tasks:
                 (engine or Inline(worker)).run(tasks, lambda task, done: left(progress.then(task, done)))
-        except Unavailable:  # the call's run stays open: the store may be what is away
+        except Unavailable:  # the record stays open: perhaps its store is what is unavailable
             raise
         except BaseException:
             progress.close("KILLED")
@@ -128,93 +135,97 @@ class Runner:
         progress.close()
         return progress.result
 
+    def say(self, text: str) -> None:
+        """Show a line to the user."""
+        self.show(Said(text))
+
     @property
     def locks(self) -> Locks:
-        """Who works on what."""
-        return Locks(self.runs_dir, self.display.say, self.stop)
+        """The locks of jobs and trials."""
+        return self.stores.locks(self.say, self.stop)
 
-    def worker(self, units: Sequence[Unit], stages: Stages) -> Worker:
+    def worker(self, plan: Plan) -> Worker:
         """A worker in this process."""
-        return Worker(units, stages, self.tracker, self.runs_dir, self.storage, self.display, self.stop, self.retry_failed)
+        return Worker(plan, self.stores, self.show, self.stop, self.retry_failed)
 
-    def lost(self, call: Call, units: Sequence[Unit], task: Task, error: str) -> Done | None:
-        """What a task gave that could not be done at all: its jobs are recorded as failed, with the reason.
+    def lost(self, plan: Plan, task: Task, error: str) -> TaskResult | None:
+        """The result of a task that could not be done at all: its jobs are recorded as failed, with the reason.
 
         Returns:
-            None where it is a search that goes on: a trial was to blame.
+            None for a search that continues: one trial was to blame.
         """
-        unit = units[task.unit]
         if isinstance(task, Search):
-            return self._lost_search(units, task, error)
-        jobs = task.jobs(unit, call.stages)
-        outcomes = [Outcome(job, "failed", error=error) for job in jobs if not self.tracker.by_job_key([job.key])]
-        for outcome in outcomes:
-            self._record_lost(outcome.job, error)
-        return Done([entry_of(outcome, task.variant) for outcome in outcomes])
+            return self._lost_search(plan.units[task.unit], task, error)
+        jobs = task.jobs(plan.units[task.unit], plan.run.stages)
+        unfinished = [job for job in jobs if not self.stores.tracker.by_job_key([job.key])]
+        for job in unfinished:
+            self._record_lost(job, error)
+        return TaskResult([entry_of(JobResult(job, "failed", error=error), task.variant) for job in unfinished])
 
-    def _lost_search(self, units: Sequence[Unit], task: Search, error: str) -> Done | None:
-        unit = units[task.unit]
-        study = study_of(unit, self.storage)
+    def _lost_search(self, unit: Unit, task: Search, error: str) -> TaskResult | None:
+        study = study_of(unit, self.stores.storage)
         values = study.blame(error, StudyLocks(self.locks, study.name))
         if values is None:
-            return Done() if task.lane > 0 else Done([failed_search(unit, error)])
+            return TaskResult() if task.slot > 0 else TaskResult([failed_search(unit, error)])
         self._record_lost(trial_job(unit, values), error)
         return None
 
     def _record_lost(self, job: Job, error: str) -> None:
-        """Close the runs of a job whose process is gone; the next call tries it again."""
-        for run in self.tracker.find(status="RUNNING", kind=Kind.JOB, job_key=job.key):
-            self.tracker.tag(run.run_id, {Tag.OUTCOME: "lost", Tag.ERROR: error})
-            self.tracker.finish(run.run_id, "FAILED")
+        """Close the runs of a job whose process is gone; the next benchmark run tries it again."""
+        for run in self.stores.tracker.find(status="RUNNING", kind=Kind.JOB, job_key=job.key):
+            self.stores.tracker.tag(run.run_id, {Tag.OUTCOME: "lost", Tag.ERROR: error})
+            self.stores.tracker.finish(run.run_id, "FAILED")
 
     def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """The run with this identity, opened again, or a new one; the same for two calls at once."""
+        """The MLflow run with this identity, opened again, or a new one; the same for two commands at the same time."""
+        tracker = self.stores.tracker
         with self.locks.alone("calls"):
-            found = self.tracker.find(parent=parent, **identity)
+            found = tracker.find(parent=parent, **identity)
             if not found:
-                return self.tracker.start(name, {**identity, **tags}, parent)
-            self.tracker.reopen(found[0].run_id)
+                return tracker.start(name, {**identity, **tags}, parent)
+            tracker.reopen(found[0].run_id)
             return found[0].run_id
 
 
 class _Progress:
-    """What of a call is done, and what that makes possible."""
+    """What of a plan is done, and which tasks that makes possible; keeps the record of the benchmark run."""
 
-    def __init__(self, runner: Runner, call: Call, units: list[Unit], tune_only: bool) -> None:
-        self.runner, self.tracker, self.units, self.tune_only = runner, runner.tracker, units, tune_only
-        self.beside = Beside(runner.display.say)
+    def __init__(self, runner: Runner, plan: Plan) -> None:
+        self.runner, self.plan, self.tracker, self.units = runner, plan, runner.stores.tracker, plan.units
+        self.beside = Beside(runner.say)
+        about = {Tag.COMMAND: runner.command, Tag.REVISION: git_revision()}
         run_id = runner.open_run(
-            {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: call_key(call, units, tune_only)},
-            call_name(call, len({unit.method.name for unit in units}), tune_only=tune_only),
-            {Tag.COMMAND: runner.command, Tag.REVISION: git_revision(), Tag.DATASET: call.dataset, Tag.MODE: call.mode},
+            {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: plan.key},
+            run_name(plan),
+            {**about, Tag.DATASET: plan.run.dataset, Tag.MODE: plan.run.mode},
         )
-        with self.beside(Artifact.OPTIONS):
-            self.tracker.log_text(run_id, dump_call(call), Artifact.OPTIONS)
-        self.call, self.result = call, CallResult(run_id)
+        with self.beside(Artifact.CONFIG):
+            self.tracker.log_text(run_id, plan.run.as_yaml(), Artifact.CONFIG)
+        self.result = BenchmarkRunResult(run_id)
         self.means: dict[tuple[int, str], Means] = {}
-        self.parents = [self._open_method(index) for index in range(len(units))]
+        self.parents = [self._open_method(index) for index in range(len(plan.units))]
         self._describe()
-        self.open_tasks = [0] * len(units)
+        self.open_tasks = [0] * len(plan.units)
         self.logged = time.monotonic()
 
     def _describe(self) -> None:
-        places = (self.runner.command, self.parents, self.tracker.experiment_id)
-        with self.beside("the call's description"):
-            self.tracker.tag(self.result.run_id, {Tag.DESCRIPTION: call_note(self.call, self.units, *places, self.means)})
+        with self.beside("the benchmark run's description"):
+            note = run_note(self.plan, self.runner.command, self.parents, self.tracker.experiment_id, self.means)
+            self.tracker.tag(self.result.run_id, {Tag.DESCRIPTION: note})
 
     def _open_method(self, index: int) -> str:
         unit = self.units[index]
         identity = {**unit.identity(), Tag.KIND: Kind.METHOD, Tag.PRESET: unit.preset or ""}
         tags = {**unit_tags(unit), Tag.KIND: Kind.METHOD}
         with self.beside(f"the description of {unit.title}"):
-            tags[Tag.DESCRIPTION] = method_note(unit, self.call, {}, index)
+            tags[Tag.DESCRIPTION] = method_note(unit, self.plan.run, {}, index)
         return self.runner.open_run(identity, unit.title, tags, self.result.run_id)
 
     def first_tasks(self) -> list[Task]:
-        """What can be done at once."""
+        """The tasks that need no result of others."""
         tasks: list[Task] = []
         for index, unit in enumerate(self.units):
-            tasks += self._searches(index) if self.tune_only else self._repetitions(index, unit.variant, None)
+            tasks += self._searches(index) if self.plan.tune_only else self._repetitions(index, unit.variant, None)
         return self._opened(tasks)
 
     def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
@@ -222,21 +233,25 @@ class _Progress:
 
     def _searches(self, index: int) -> list[Task]:
         tuning = self.units[index].tuning
-        lanes = min(tuning.parallel, tuning.trials or tuning.parallel)
-        return [Search(index, self.parents[index], lane) for lane in range(lanes)]
+        slots = min(tuning.parallel, tuning.trials or tuning.parallel)
+        return [Search(index, self.parents[index], slot) for slot in range(slots)]
 
-    def then(self, task: Task, done: Done) -> list[Task]:
-        """Take down what a task gave; returns what can be done now."""
+    def then(self, task: Task, done: TaskResult) -> list[Task]:
+        """Record the result of a task; returns the tasks that it makes possible."""
         unit, tasks = self.units[task.unit], list[Task]()
         self.result.by_task[task.order] = done.entries
+
+        # The search follows the first seed, and the tuned seeds follow the search.
         if isinstance(task, Search):
             if done.tuning is not None:
                 self.result.studies.append(done.tuning)
-                tasks = [] if self.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
+                tasks = [] if self.plan.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
         elif unit.tuning.searches and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
             tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
+
+        # A method without open tasks gets its means and is closed.
         if self.open_tasks[task.unit] == 0:
             with self.beside(f"the means of {unit.title}"):
                 self._summarise(task.unit)
@@ -252,8 +267,8 @@ class _Progress:
         return tasks
 
     def close(self, status: Literal["KILLED"] | None = None) -> None:
-        """End the record of the call; ``KILLED`` where it was stopped."""
-        with self.beside(Artifact.JOBS) if status else nullcontext():  # without the list there would be no report of the jobs
+        """End the record of the benchmark run; ``KILLED`` if it was stopped."""
+        with self.beside(Artifact.JOBS) if status else nullcontext():  # without the list there is no report
             self._log_entries()
         self._describe()
         if missing := self.beside.tags(self.tracker.get(self.result.run_id).tags):
@@ -269,7 +284,7 @@ class _Progress:
         self.logged = time.monotonic()
 
     def _summarise(self, index: int) -> None:
-        """Means over seeds as metrics of the method's run, so that the UI's compare view of methods is of use."""
+        """Log means over seeds as metrics of the method's run, for MLflow's comparison of methods."""
         unit, parent = self.units[index], self.parents[index]
         mine = [e for e in self.result.entries if e.job_key and _is_of(e, unit)]
         stage = max((e.stage for e in mine), default=1)
@@ -288,18 +303,8 @@ class _Progress:
             metrics |= {(Metric.TUNED if tuned else "") + name: value for name, value in shown.items()}
         if metrics:
             self.tracker.log_metrics(parent, metrics)
-            self.tracker.tag(parent, {Tag.DESCRIPTION: method_note(unit, self.call, self.means, index)})
+            self.tracker.tag(parent, {Tag.DESCRIPTION: method_note(unit, self.plan.run, self.means, index)})
 
 
-def count_jobs(units: Sequence[Unit], stages: Stages, *, tune_only: bool) -> int | None:
-    """How many jobs a call has, trials included; all that were done before too. None where seconds alone bound a search."""
-    each, jobs = 2 if stages == "all" else 1, 0
-    for unit in units:
-        if unit.tuning.trials is None:
-            return None
-        jobs += unit.tuning.trials + (0 if tune_only else each * len(unit.repetitions) * (2 if unit.tuning.searches else 1))
-    return jobs
-
-
-def _is_of(entry: Entry, unit: Unit) -> bool:
+def _is_of(entry: JobEntry, unit: Unit) -> bool:
     return all(getattr(entry, key) == value for key, value in unit.identity().items())

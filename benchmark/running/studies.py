@@ -1,6 +1,6 @@
-"""The study of a unit, and what it leaves in the tracking store, in the run of its method: result, trials, figures.
+"""The study of a unit, and its record in the run of the method: result, trials, figures.
 
-Names of columns stand here; reports read them (``report/tables/studies.py``) without Optuna.
+Reports read the record (``report/tables/studies.py``) without Optuna.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_ep
 def log_study(
     tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, beside: Beside
 ) -> None:
-    """Log a study that has used up its budget, unless that was done before.
+    """Log a study that has used up its budget, unless this was done before.
 
     Args:
         run_id: of the method.
         title: heading of the figures.
-        epochs: of a trial, where the study does not search them.
-        beside: takes what fails of all that is not the result.
+        epochs: of a trial, if the study does not search them.
+        beside: records failures of everything except the result.
     """
     tags = {Tag.TUNING_TRIALS: str(found.complete + found.pruned), Tag.TUNING_PRUNED: str(found.pruned)}
     before = tracker.get(run_id).tags
@@ -52,7 +52,7 @@ def log_study(
         tracker.log_json(run_id, asdict(importances), Artifact.IMPORTANCES)
         with beside(Artifact.IMPORTANCES_FIGURE):
             _log_importances(tracker, run_id, importances, title)
-    tracker.tag(run_id, {**tags, **beside.tags(before)})  # last: it says that the rest is there
+    tracker.tag(run_id, {**tags, **beside.tags(before)})  # last: the tags say that the rest is there
 
 
 def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str) -> None:
@@ -72,12 +72,12 @@ def _log_importances(tracker: Tracker, run_id: str, importances: Importances, ti
 def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:
     """A row per trial.
 
-    Columns: ``number``; ``state`` (complete, pruned or failed); ``start``, whether it has the starting settings; ``value``, its
-    highest validation HM, fraction, missing where no epoch was finished; ``seconds`` of its epochs, validation included;
-    ``epochs`` reached; ``planned_epochs``; and ``param.<setting>`` for each searched setting.
+    Columns: ``number``; ``state`` (complete, pruned or failed); ``start``, whether it has the default
+    hyperparameters; ``value``, its highest validation HM (a fraction, empty if no epoch was finished); ``seconds`` of
+    its epochs with validation; ``epochs`` reached; ``planned_epochs``; ``param.<name>`` for each hyperparameter.
 
     Args:
-        epochs: of a trial, where they are not searched.
+        epochs: of a trial, if they are not searched.
     """
     rows = []
     for t in trials:
@@ -88,7 +88,7 @@ def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs:
 
 
 def study_of(unit: Unit, storage: str) -> Study:
-    """The study of a unit; its name changes with everything that changes a trial, and with nothing of the test splits."""
+    """The study of a unit. Its name depends on everything that changes a trial, and on nothing of the test splits."""
     ranges = unit.ranges
     start = unit.settings.searchable()
     identity = unit.job(1, unit.repetitions[0]).identity()
@@ -100,7 +100,7 @@ def study_of(unit: Unit, storage: str) -> Study:
 
 
 def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
-    """The job of a trial with these searched settings.
+    """The job of a trial with these hyperparameters.
 
     Raises:
         JobError: the method does not accept them together.

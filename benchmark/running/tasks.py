@@ -1,66 +1,43 @@
-"""The tasks of a benchmark run, how they ended, and what a user is shown of them."""
+"""The tasks of a benchmark run and their results, as small records that travel between processes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from benchmark.method import EpochRecord
-from benchmark.running.jobs import Job, Stages, Unit
+from benchmark.running.benchmark_run import Stages
+from benchmark.running.jobs import Job, Unit
 from benchmark.tuning.results import TuningResult
 
-State = Literal["done", "reused", "failed", "missing"]
-
-
-class Display(Protocol):
-    """What a user sees while jobs run."""
-
-    def start(self, title: str, epochs: int, batches: int) -> None:
-        """A job starts to train."""
-
-    def batch(self, epoch: int, batch: int, loss: float) -> None:
-        """A batch was trained on."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """An epoch is finished and validated."""
-
-    def end(self, ended: Ended) -> None:
-        """A job ended, or was found done."""
-
-    def passed(self, jobs: int) -> None:
-        """Jobs that need no line: trials that were done before, or pruned."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
-
-    def clear(self) -> None:
-        """Nothing runs any more."""
+JobState = Literal["done", "reused", "failed", "not run", "running", "interrupted"]
+"""``reused``: done by an earlier run; ``running``: a living process works on it; ``interrupted``:
+started, and no process works on it."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a job ended, for people."""
+class JobLine:
+    """How a job ended, as the terminal shows it."""
 
     label: str
-    state: State
+    state: JobState
     result: Mapping[str, Any]
     error: str
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
+class JobResult:
+    """How a job ended, for the worker."""
 
     job: Job
-    state: State
+    state: JobState
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of a call's list of jobs: what a run is for in this call."""
+class JobEntry:
+    """A line of ``jobs.json``, from which reports are made: what a job is for in this benchmark run."""
 
     dataset: str
     features: str
@@ -71,24 +48,24 @@ class Entry:
     repetition: int
     stage: int
     job_key: str
-    state: State
+    state: JobState
     error: str = ""
     ablation: str = ""
-    """The switch that an ablation corrects alone, ``all`` for mode corrected beside it."""
+    """The protocol flag that an ablation corrects alone; ``all`` for mode corrected."""
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """Both stages of one seed of a method, or those that the call asks for."""
+    """A task: both stages of one seed of a method, or those that the benchmark run asks for."""
 
     unit: int
-    """Place in the call's units."""
+    """Index in the plan's units."""
     parent: str
-    """The method's run."""
+    """MLflow run of the method."""
     variant: str
     repetition: int
     values: Mapping[str, Any] | None = None
-    """What tuning found."""
+    """Best hyperparameters of the search."""
 
     def final_job(self, unit: Unit) -> Job:
         """Its stage 2, whose ``first_stage`` is its stage 1."""
@@ -96,42 +73,44 @@ class Repetition:
         return unit.job(2, self.repetition, settings)
 
     def jobs(self, unit: Unit, stages: Stages) -> list[Job]:
-        """Its jobs that a call of these stages asks for."""
+        """Its jobs of these stages."""
         second = self.final_job(unit)
         return {"1": [second.first_stage()], "2": [second], "all": [second.first_stage(), second]}[stages]
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Where it comes among the tasks of a call."""
+        """Its place among the tasks; smaller ones start first."""
         return (self.unit, 2 if self.variant == "tuned" else 0, self.repetition)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The study of a method: to its end, or as one more process that does trials of it."""
+    """A task: the hyperparameter search of a method to its end, or trials of it beside another process."""
 
     unit: int
+    """Index in the plan's units."""
     parent: str
-    lane: int = 0
-    """0: to its end."""
+    """MLflow run of the method."""
+    slot: int = 0
+    """0: to the search's end; others only help."""
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Where it comes among the tasks of a call."""
-        return (self.unit, 1, self.lane)
+        """Its place among the tasks; smaller ones start first."""
+        return (self.unit, 1, self.slot)
 
 
 Task = Repetition | Search
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a task gave."""
+class TaskResult:
+    """How a task ended."""
 
-    entries: Sequence[Entry] = ()
+    entries: Sequence[JobEntry] = ()
     tuning: TuningResult | None = None
     stopped: bool = False
-    """Whether it was stopped at a checkpoint and is to be carried on by a later call."""
+    """Whether it stopped at a checkpoint, for a later run to continue."""
 
 
 def lock_of(job: Job) -> str:
@@ -144,20 +123,20 @@ def label_of(job: Job, variant: str) -> str:
     return f"{job.title} · tuned" if variant == "tuned" else job.title
 
 
-def entry_of(outcome: Outcome, variant: str) -> Entry:
-    """The line of the call's list of jobs for an outcome."""
-    job = outcome.job
-    return Entry(
+def entry_of(result: JobResult, variant: str) -> JobEntry:
+    """The line of ``jobs.json`` for a job's result."""
+    job = result.job
+    return JobEntry(
         **job.unit.identity(),
         variant=variant,
         repetition=job.repetition,
         stage=job.stage,
         job_key=job.key,
-        state=outcome.state,
-        error=outcome.error,
+        state=result.state,
+        error=result.error,
     )
 
 
-def failed_search(unit: Unit, error: str) -> Entry:
-    """The line of the call's list of jobs for a study that gave nothing."""
-    return Entry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)
+def failed_search(unit: Unit, error: str) -> JobEntry:
+    """The line of ``jobs.json`` for a search without a result."""
+    return JobEntry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)

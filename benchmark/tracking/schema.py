@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class Kind:
     """Values of the tag ``kind``: what a run is the record of."""
 
-    BENCHMARK_RUN = "call"
+    BENCHMARK_RUN, EARLIER_BENCHMARK_RUN = "benchmark_run", "call"
+    """What one command asks for; stores of version 0.1.0 have the second name."""
     METHOD = "method"
     """A method on a dataset in a mode, within a benchmark run."""
     JOB = "job"
@@ -39,7 +40,7 @@ class Tag:
     PRESET = "preset"
 
     # a benchmark run
-    RUN_KEY, COMMAND = "call_key", "command"
+    RUN_KEY, COMMAND = "benchmark_run_key", "command"
 
     # a method's run, when its search is over
     TUNING_TRIALS, TUNING_PRUNED = "tuning.trials", "tuning.pruned"
@@ -88,14 +89,14 @@ class Artifact:
     """Names of artifacts."""
 
     # a benchmark run
-    OPTIONS, JOBS, REPORT = "call.yaml", "jobs.json", "report"
-    """Its options; the list of its jobs, from which reports are made; the folder of its report."""
+    EARLIER_CONFIG, JOBS, REPORT = "call.yaml", "jobs.json", "report"
+    """Its options in stores of version 0.1.0; the list of its jobs, from which reports are made; its report's folder."""
 
     # a method's run, when its search is over
     TUNING, TRIALS, IMPORTANCES = "tuning.json", "trials.csv", "importances.json"
     TUNING_FIGURE, IMPORTANCES_FIGURE = "tuning-history.png", "importances.png"
 
-    # a job, or an evaluation (without the options)
+    # a benchmark run, a job, or an evaluation (without the options)
     CONFIG, IDENTITY, RESULT, TRACEBACK = "config.yaml", "identity.json", "result.json", "traceback.txt"
     """Options that repeat it; what its key is made of; its result; where it failed."""
 

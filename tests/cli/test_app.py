@@ -62,10 +62,10 @@ def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None
 def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> None:
     text = shell("run", "--methods", "cjme", "--dataset", "synthetic", "--dry-run", "--json", *SETS)
     jobs = json.loads(text)
-    assert [(j["state"], len(j["key"])) for j in jobs] == [("missing", 16)] * 2
+    assert [(j["state"], len(j["key"])) for j in jobs] == [("not run", 16)] * 2
     shell("run", "--methods", "cjme", "--dataset", "synthetic", "--stages", "1", "--quiet", *SETS)
     status = json.loads(shell("status", "--methods", "cjme", "--dataset", "synthetic", "--json", *SETS))
-    assert [j["state"] for j in status] == ["done", "missing"]
+    assert [j["state"] for j in status] == ["done", "not run"]
     assert [j["key"] for j in status] == [j["key"] for j in jobs]
 
 
@@ -77,8 +77,8 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
     assert "cjme synthetic-native paper" in text
     assert "2 trials, then the seeds again if settings differ" in text
     *jobs, study = json.loads(shell("status", *options, "--json"))
-    assert [j["state"] for j in jobs] == ["missing"] * 2
-    assert (study["state"], study["trials"], study["timeout"], study["missing"]) == ("missing", 2, 900, 2)
+    assert [j["state"] for j in jobs] == ["not run"] * 2
+    assert (study["state"], study["trials"], study["timeout"], study["not run"]) == ("not run", 2, 900, 2)
     config = shell.folder / "call.yaml"
     config.write_text("{methods: cjme, dataset: synthetic, ablate: [calibration]}")
     ablation = json.loads(shell("run", "--config", str(config), "--dry-run", *places, "--json", *SETS))
@@ -93,9 +93,9 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
     options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS]
     shell("tune", *options, "--quiet")
     first, second, study, *tuned = json.loads(shell("run", *options, "--dry-run", "--json"))
-    assert [first["state"], second["state"]] == ["done", "missing"], "trial 0 is stage 1 of the first seed"
-    assert (study["state"], study["finished"] + study["pruned"], study["missing"]) == ("done", 2, 0)
-    assert [j["state"] for j in tuned] == (["done", "missing"] if study["best_values"] else [])
+    assert [first["state"], second["state"]] == ["done", "not run"], "trial 0 is stage 1 of the first seed"
+    assert (study["state"], study["finished"] + study["pruned"], study["not run"]) == ("done", 2, 0)
+    assert [j["state"] for j in tuned] == (["done", "not run"] if study["best_values"] else [])
     assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
 
 
@@ -123,16 +123,16 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--dataset", "synthetic", "--mode", "papper"], "mode"),
         (["--config", "nowhere.yaml"], "cannot be read"),
         (["--methods", ""], "no method is named"),
-        (["--dataset", "demo,stamps"], "once more"),
+        (["--dataset", "demo,stamps"], "are one dataset"),
         (["--dataset", "vggsound,ucf"], "data import ucf"),
         (["--dataset", "synthetic", "--set", "protocol.mode=corrected"], "use --mode"),
         (["--dataset", "synthetic", "--data-root", "/proc/nope"], "/proc/nope"),
         (["--dataset", "synthetic", "--reports-dir", "/proc/nope"], "/proc/nope"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "a study trains stage 1"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "tuning needs stage 1"),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"], "--stages 2 with --timeout"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "leave --trials away"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"], "combined with --timeout"),
+        (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "--trials 0 disables it"),
         (["--runs-dir", "http://host/runs"], "is an address"),
         (["--json", "s3://bucket/out.json"], "is an address"),
         (["report", "--leaderboard", "--out", "s3://bucket"], "is an address"),
@@ -143,7 +143,7 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["report", "--out", "nowhere"], "--out is for --leaderboard"),
         (["report", "--mlflow-ui", "nowhere"], "no web address"),
         (["report", "--methods", ","], "no name in it"),
-        (["report", "--leaderboard", "nowhere", "--mode", "paper"], "choose for the reports in it"),
+        (["report", "--leaderboard", "nowhere", "--mode", "paper"], "not to the leaderboard"),
     ],
 )
 def test_wrong_usage_is_one_clear_message_and_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
@@ -171,7 +171,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(shell: Shell) -> None:
         process.send_signal(signal.SIGINT)
         output = process.communicate()[0]
     assert process.returncode == 130
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
 
 
 def test_a_configuration_that_cannot_be_read_as_options_is_refused(shell: Shell) -> None:

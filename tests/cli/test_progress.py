@@ -13,7 +13,8 @@ from benchmark.cli import progress as display
 from benchmark.cli.progress import LiveDisplay
 from benchmark.cli.terminal import rows_table
 from benchmark.method import EpochRecord
-from benchmark.running.tasks import Ended
+from benchmark.running.events import Skipped
+from benchmark.running.tasks import JobLine
 
 TITLE = "TCAF · stamps/native · paper · seed 0 · stage 1"
 RESULT = {"validation": {"hm": 0.25, "zsl": 0.5}, "best_epoch": 1}
@@ -23,11 +24,11 @@ def run_two_jobs(console: Console, *, quiet: bool = False) -> str:
     """The screen after one job of three is done and another one is under way, and after the end."""
     shown = ""
     with LiveDisplay(console, quiet=quiet, jobs=3) as display:
-        lane = display.lane()
+        lane = display.slot()
         lane.start(TITLE, 2, 4)
         lane.batch(0, 3, 0.5)
         lane.epoch(EpochRecord(0, {"total": 0.5}, {"hm": 0.25}, 0.001, 1.0))
-        lane.end(Ended(TITLE, "done", RESULT, ""))
+        lane.end(JobLine(TITLE, "done", RESULT, ""))
         lane.start(TITLE, 2, 4)
         lane.batch(0, 3, 0.5)
         lane.epoch(EpochRecord(0, {"total": 0.5}, {"hm": 0.25}, 0.001, 1.0))
@@ -82,7 +83,7 @@ def test_on_a_usual_terminal_loss_and_hm_are_seen_in_long_trainings_too() -> Non
     title = "Attention fusion · vggsound/main · corrected · seed 10 · stage 1 · tuned"
     screen = console(80, NO_COLOR="1")
     with LiveDisplay(screen, jobs=3) as display:
-        lane = display.lane()
+        lane = display.slot()
         lane.start(title, 50, 300)
         lane.epoch(EpochRecord(9, {"total": 0.5}, {"hm": 0.072}, 0.001, 1.0))
         lane.batch(10, 299, 12.5)
@@ -109,9 +110,9 @@ def test_quiet_shows_nothing_of_jobs() -> None:
 
 def test_trials_that_were_done_before_or_pruned_count_and_failed_ones_add_to_the_whole() -> None:
     display = LiveDisplay(console(140), jobs=3)
-    display.lane().passed(2)
+    display.slot()(Skipped(2))
     assert "jobs 2/3" in str([task.fields["place"] for task in display.progress.tasks])
-    display.lane().passed(2)
+    display.slot()(Skipped(2))
     assert "jobs 4/4" in str([task.fields["place"] for task in display.progress.tasks])
 
 

@@ -203,7 +203,7 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
 
         browser.set_window_size(1600, 1200)
         bench.run(bench.call(dataset="demo", methods="cjme,avgzslnet", trials=2, seeds=1))
-        (call,) = bench.tracker.find(kind="call")
+        (call,) = bench.tracker.find(kind="benchmark_run")
         found = addresses(stack.enter_context(ui(bench.runs, "--json")))
         browser.get(found["runs"])
         shows("matching runs", "A run per benchmark call")

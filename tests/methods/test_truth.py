@@ -10,8 +10,8 @@ from support.tiny import QuietListener
 
 from benchmark import registry
 from benchmark.protocol.stages import stage_one, stage_two
-from benchmark.running.jobs import Call
-from benchmark.running.planning import plan_units
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.planning import make_plan
 
 CHANCE = 1 / 6
 """Six unseen test classes."""
@@ -34,8 +34,8 @@ def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
     channels = {"audio_signal": 0.0, "video_signal": 0.0, "joint_signal": 0.0, "order_signal": 0.0, **signals}
     data = [*SAMPLES, *(f"{name}={value}" for name, value in channels.items())]
     settings = [*TRAINING, *(f"data.{s}" for s in data), *extra]
-    call = Call(methods=method, dataset="synthetic", mode="corrected", settings=settings)
-    experiment = plan_units(call, registry.load(), folder)[0].job(2, 0).experiment()
+    run = BenchmarkRun(methods=method, dataset="synthetic", mode="corrected", settings=settings)
+    experiment = make_plan(run, registry.load(), folder).units[0].job(2, 0).experiment()
     first = stage_one(experiment, folder / "1", "k", QuietListener())
     return stage_two(experiment, first, folder / "2", "k", QuietListener()).metrics["zsl"]
 

@@ -15,6 +15,7 @@ from benchmark.protocol import stages
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.means import ablation_effects
+from benchmark.running.jobs import Plan
 from benchmark.settings.resolve import switches
 
 
@@ -59,8 +60,8 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
     [
         ({"ablate": ["calibratoin"]}, "calibration"),
         ({"ablate": ["all"], "mode": "corrected"}, "starts from mode paper"),
-        ({"ablate": ["all"], "trials": 3}, "tunes nothing"),
-        ({"ablate": ["all"], "timeout": 60}, "leave --timeout away"),
+        ({"ablate": ["all"], "trials": 3}, "cannot be combined with tuning"),
+        ({"ablate": ["all"], "timeout": 60}, "omit --timeout"),
         ({"ablate": ["all"], "stages": "1"}, "both stages"),
     ],
 )
@@ -122,7 +123,7 @@ def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_pa
     file.write_text(PLUGIN.replace("{uses}", repr(uses)).replace("{number}", str(len(uses))))
     call = bench.call("train.epochs=1", methods=f"asking{len(uses)}", plugins=[file])
     units = bench.units(call)
-    result = bench.runner.run(call, units)
+    result = bench.runner.run(Plan(call, units))
     if uses:
         assert not result.failed
         splits, dim = units[0].store.tables().class_splits, units[0].store.text_dim

@@ -21,6 +21,7 @@ from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, FeatureStore, Secti
 from benchmark.errors import JobError
 from benchmark.protocol.evaluation import nearest_classes
 from benchmark.protocol.stages import TRAIN, VAL_SEEN, VAL_UNSEEN, evaluation_set
+from benchmark.running.jobs import Plan
 from benchmark.running.worker import Worker
 from benchmark.tracking.tracker import Tracker
 
@@ -110,7 +111,7 @@ def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(bench: Ben
     file = plugin(tmp_path, name, RECORDING, inputs=inputs)
     call = bench.call("train.epochs=2", methods=name, plugins=[file])
     units = bench.units(call)
-    assert not bench.runner.run(call, units).failed
+    assert not bench.runner.run(Plan(call, units)).failed
     given = units[0].method.given  # type: ignore[attr-defined]
     store = units[0].store
     tables = store.tables()

@@ -13,6 +13,7 @@ from benchmark.cli.app import main
 from benchmark.errors import Unavailable
 from benchmark.report.write import write_report
 from benchmark.running import records, runner, studies, worker
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.system.beside import NOT_WRITTEN, Beside, not_written, unguarded
 from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
@@ -64,9 +65,8 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
         (worker, "peak_memory_mb"),
         (worker, "write_weights_record"),
         (worker, "job_note"),
-        (records, "dump_call"),
-        (runner, "dump_call"),
-        (runner, "call_note"),
+        (BenchmarkRun, "as_yaml"),
+        (runner, "run_note"),
         (runner, "method_note"),
         (other.tracker, "log_dataset"),
         (other.tracker, "log_params"),
@@ -90,7 +90,7 @@ def test_jobs_are_done_with_the_same_results_whatever_fails_beside_them(
         "embedding.csv",
         "cost",
         "settings",
-        "call.yaml",
+        "config.yaml",
         "the description",
     ):
         assert f"{what}: RuntimeError: a library is broken" in section
@@ -178,9 +178,9 @@ def test_a_report_that_fails_does_not_hide_that_the_jobs_are_done(
         main(command(tmp_path, tracker, "--methods=cjme", "--set=cjme.hidden=16"))
     text = " ".join(capsys.readouterr().err.split())
     assert end.value.code == 2
-    call = tracker.find(kind="call")[0].run_id
+    call = tracker.find(kind="benchmark_run")[0].run_id
     assert "error: the report could not be written (RuntimeError: a library is broken). The jobs are recorded" in text
-    assert f"report --call {call}" in text
+    assert f"report --run {call}" in text
     assert len(tracker.find(kind="job", status="FINISHED")) == 2
 
 

@@ -26,7 +26,7 @@ from support.tiny import Bench, need, results
 
 from benchmark.cli import app
 from benchmark.errors import UsageError
-from benchmark.running.scheduler import Desk, WorkPlace
+from benchmark.running.scheduler import WorkerSpec
 
 LONGER = ("train.epochs=12", "train.batches_per_epoch=12")
 OPTIONS = ("--methods", "cjme,avgzslnet", "--seeds", "2", *(f"--set={s}" for s in LONGER))
@@ -76,7 +76,7 @@ def test_options_of_ray_without_ray_are_refused(option: str, capsys: pytest.Capt
     with pytest.raises(SystemExit) as stopped:
         app.main(["run", "--dataset", "synthetic", option])
     assert stopped.value.code == 2
-    assert "--executor ray only" in capsys.readouterr().err
+    assert "needs --executor ray" in capsys.readouterr().err
 
 
 def test_a_job_on_cuda_gets_a_gpu_and_one_on_the_cpu_none(cluster: ModuleType) -> None:
@@ -101,12 +101,12 @@ def test_as_many_jobs_fit_as_cpus_and_gpus_allow(cluster: ModuleType) -> None:
 
 
 @pytest.fixture
-def place(bench: Bench) -> WorkPlace:
+def place(bench: Bench) -> WorkerSpec:
     call = bench.call(methods="cjme")
-    return Desk.of(bench.runner, call, bench.units(call), bench.data, lambda task: bench.display).place
+    return WorkerSpec.of(bench.runner, bench.plan(call), bench.data)
 
 
-def test_sqlite_files_are_refused_where_several_machines_work(cluster: ModuleType, place: WorkPlace) -> None:
+def test_sqlite_files_are_refused_where_several_machines_work(cluster: ModuleType, place: WorkerSpec) -> None:
     cluster.check_storages(place, {"a"}, tunes=True)
     with pytest.raises(UsageError, match=r"--tracking-uri .* and --storage .* 2 \(a, b\)"):
         cluster.check_storages(place, {"a", "b"}, tunes=True)

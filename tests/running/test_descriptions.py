@@ -9,13 +9,13 @@ import yaml
 from support.tiny import Bench
 
 from benchmark.report.write import write_report
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.running.descriptions import DESCRIPTION, FIRST, Means, command_of
-from benchmark.running.jobs import Call
 
 
 def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_repeat_it(bench: Bench) -> None:
     result = bench.run(bench.call(methods="cjme,avgzslnet", seeds=2, trials=2))
-    (call,), methods = bench.tracker.find(kind="call"), bench.tracker.find(kind="method")
+    (call,), methods = bench.tracker.find(kind="benchmark_run"), bench.tracker.find(kind="method")
     jobs = bench.tracker.find(kind="job")
 
     assert call.name.startswith("synthetic · cjme,avgzslnet · paper · 20")
@@ -38,13 +38,13 @@ def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_
 def test_the_configuration_of_a_job_gives_the_job(bench: Bench) -> None:
     bench.run(bench.call(methods="cjme"))
     for job in bench.tracker.find(kind="job"):
-        call = Call.model_validate(yaml.safe_load(bench.tracker.read_text(job.run_id, "config.yaml")))
+        call = BenchmarkRun.model_validate(yaml.safe_load(bench.tracker.read_text(job.run_id, "config.yaml")))
         (unit,) = bench.units(call)
         assert unit.job(int(job.tags["stage"]), 0).key == job.tags["job_key"]  # type: ignore[arg-type]
 
 
 def test_a_call_is_written_as_the_command_that_repeats_it() -> None:
-    call = Call(methods="tcaf", dataset="ucf", trials=3, settings=["tcaf.lr=0.1"], ablate=["a", "b"], in_memory=True)
+    call = BenchmarkRun(methods="tcaf", dataset="ucf", trials=3, settings=["tcaf.lr=0.1"], ablate=["a", "b"], in_memory=True)
     words = shlex.split(command_of(call))
     assert words[:3] == ["python", "run_benchmark.py", "run"]
     assert words[3:] == [

@@ -32,9 +32,9 @@ from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
 from benchmark.method import EpochRecord, Method
 from benchmark.protocol.training import CHECKPOINT, PREVIOUS
-from benchmark.running import scheduler
-from benchmark.running.scheduler import Desk
-from benchmark.running.status import Stores, call_states
+from benchmark.running.jobs import Plan
+from benchmark.running.scheduler import WorkerSpec
+from benchmark.running.status import Existing, plan_states
 from benchmark.running.studies import study_of
 from benchmark.system import databases, patience
 from benchmark.system.databases import is_unavailable, sqlite_uri
@@ -372,7 +372,7 @@ def test_out_of_memory_fails_the_trial_with_its_settings_and_the_study_goes_on(
         return loss(self, *arguments)
 
     monkeypatch.setattr(method, "loss", hungry)
-    result = bench.runner.run(call, units)
+    result = bench.runner.run(Plan(call, units))
     failed = bench.tracker.find(kind="job", variant="trial", status="FAILED")
     assert failed, "no trial drew a large margin: choose another seed"
     assert all(float(run.params["avgzslnet.margin"]) > 1.1 for run in failed)
@@ -383,14 +383,14 @@ def test_out_of_memory_fails_the_trial_with_its_settings_and_the_study_goes_on(
 
 def test_status_tells_running_from_interrupted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(bench, monkeypatch, epoch=1)
-    units = bench.units(bench.call(EPOCHS, methods="avca"))
+    plan = bench.plan(bench.call(EPOCHS, methods="avca"))
 
     def states() -> list[str]:
-        return [s.state for s in call_states(units, "all", Stores(bench.tracker, bench.runner.storage, bench.runs))]
+        return [s.state for s in plan_states(plan, Existing(bench.tracker, bench.stores.storage, bench.runs))]
 
-    assert states() == ["interrupted", "missing"]
-    with FileLock(bench.runs / "jobs" / f"{units[0].job(1, 0).key}.lock"):
-        assert states() == ["running", "missing"]
+    assert states() == ["interrupted", "not run"]
+    with FileLock(bench.runs / "jobs" / f"{plan.units[0].job(1, 0).key}.lock"):
+        assert states() == ["running", "not run"]
 
 
 @contextmanager
@@ -454,8 +454,8 @@ def test_a_process_that_starts_while_a_database_file_is_gone_waits_for_it_and_ma
     monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
     call = bench.call(methods="cjme", trials=1)
     units = bench.units(call)
-    place = Desk.of(bench.runner, call, units, bench.data, lambda task: bench.display).place
-    open_storage(bench.runner.storage)
+    place = WorkerSpec.of(bench.runner, bench.plan(call), bench.data)
+    open_storage(bench.stores.storage)
     monkeypatch.setattr(databases, "_known", set())  # as in a new process
     file, aside, made = bench.runs / name, bench.runs / "aside.db", list[bool]()
 
@@ -466,8 +466,8 @@ def test_a_process_that_starts_while_a_database_file_is_gone_waits_for_it_and_ma
     file.rename(aside)
     timer = threading.Timer(1.0, put_back)
     timer.start()
-    worker = scheduler._worker(place, bench.display)
-    assert (worker.tracker.find(), study_of(units[0], worker.storage).finished_trials()) == ([], 0)
+    worker = place.worker(bench.display)
+    assert (worker.stores.tracker.find(), study_of(units[0], worker.stores.storage).finished_trials()) == ([], 0)
     timer.join()
     assert made == [False], "an empty file was made in its place"
 

@@ -14,17 +14,17 @@ import pytest
 from support.commands import command, trainers
 from support.tiny import Bench, results
 
-from benchmark.running.jobs import Call
+from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.running.processes import LocalProcesses
-from benchmark.running.runner import CallResult
-from benchmark.running.scheduler import ATTEMPTS, Desk
+from benchmark.running.runner import BenchmarkRunResult
+from benchmark.running.scheduler import ATTEMPTS, Dispatcher
 from benchmark.system.databases import sqlite_uri
 
 
-def run_side_by_side(bench: Bench, call: Call, jobs: int = 2) -> CallResult:
-    units = bench.units(call)
-    desk = Desk.of(bench.runner, call, units, bench.data, lambda task: bench.display)
-    return bench.runner.run(call, units, engine=LocalProcesses(desk, jobs))
+def run_side_by_side(bench: Bench, call: BenchmarkRun, jobs: int = 2) -> BenchmarkRunResult:
+    plan = bench.plan(call)
+    dispatcher = Dispatcher.of(bench.runner, plan, bench.data, lambda task: bench.display)
+    return bench.runner.run(plan, LocalProcesses(dispatcher, jobs))
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from benchmark.errors import UsageError
 from benchmark.method import Method
 from benchmark.protocol.code_version import code_version
 from benchmark.running import planning
-from benchmark.running.jobs import Call
-from benchmark.running.runner import count_jobs
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.jobs import Plan
 from benchmark.running.studies import study_of
 from benchmark.running.tasks import Search
 from benchmark.settings.search_space import Range
@@ -103,7 +103,7 @@ def test_whatever_changes_a_number_changes_the_key(bench: Bench) -> None:
 
 def test_the_stages_can_be_run_apart(bench: Bench) -> None:
     missing = bench.run(bench.call(methods="cjme", stages="2"))
-    assert [e.state for e in missing.failed] == ["missing", "missing"]
+    assert [e.state for e in missing.failed] == ["not run", "not run"]
     bench.run(bench.call(methods="cjme", stages="1"))
     assert not bench.tracker.find(kind="job", stage="2")
     second = bench.run(bench.call(methods="cjme", stages="2"))
@@ -118,16 +118,16 @@ def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeyp
         raise RuntimeError("the sky fell")
 
     monkeypatch.setattr(units[0].method, "loss", broken)
-    result = bench.runner.run(bench.call(methods="avca,cjme"), units)
-    assert [(e.method, e.stage, e.state) for e in result.failed] == [("avca", 1, "failed"), ("avca", 2, "missing")]
+    result = bench.runner.run(Plan(bench.call(methods="avca,cjme"), units))
+    assert [(e.method, e.stage, e.state) for e in result.failed] == [("avca", 1, "failed"), ("avca", 2, "not run")]
     run = bench.tracker.find(kind="job", method="avca")[0]
     assert run.status == "FAILED"
     assert run.tags["error"] == "RuntimeError: the sky fell"
     assert [r.status for r in bench.tracker.find(kind="job", method="cjme")] == ["FINISHED", "FINISHED"]
     monkeypatch.undo()
     again = bench.run(bench.call(methods="avca,cjme"))
-    assert [e.state for e in again.failed] == ["failed", "missing"]
-    assert "the sky fell (in an earlier call; --retry-failed tries it again)" in again.failed[0].error
+    assert [e.state for e in again.failed] == ["failed", "not run"]
+    assert "the sky fell (in an earlier run; --retry-failed tries it again)" in again.failed[0].error
     bench.runner = replace(bench.runner, retry_failed=True)
     assert not bench.run(bench.call(methods="avca,cjme")).failed
 
@@ -135,7 +135,7 @@ def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeyp
 def test_the_logged_configuration_runs_again_to_the_same_job(bench: Bench) -> None:
     bench.run(bench.call("avca.decoder_dropout=0.123", methods="avca", seeds=2))
     for run in bench.tracker.find(kind="job", repetition="1"):
-        call = Call.model_validate(yaml.safe_load(bench.tracker.read_text(run.run_id, "config.yaml")))
+        call = BenchmarkRun.model_validate(yaml.safe_load(bench.tracker.read_text(run.run_id, "config.yaml")))
         unit = bench.units(call)[0]
         assert [unit.job(int(run.tags["stage"]), r).key for r in unit.repetitions] == [run.tags["job_key"]]  # type: ignore[arg-type]
 
@@ -149,7 +149,7 @@ def test_tuning_uses_the_validation_splits_and_never_stage_two(bench: Bench) -> 
 
 
 def test_settings_changed_by_the_user_are_not_called_published_or_default(bench: Bench) -> None:
-    plain = Call(methods="cjme", dataset="synthetic")
+    plain = BenchmarkRun(methods="cjme", dataset="synthetic")
     changed = plain.model_copy(update={"settings": ["cjme.margin=0.5"]})
     longer = plain.model_copy(update={"settings": ["train.epochs=7"]})
     assert [bench.units(c)[0].variant for c in (plain, changed, longer)] == ["default", "user-set", "default"]
@@ -158,7 +158,7 @@ def test_settings_changed_by_the_user_are_not_called_published_or_default(bench:
 def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Bench) -> None:
     units = bench.units(bench.call(methods="cjme,tcaf", timeout=60))
     assert [(u.tuning.searches, u.tuning.trials, str(u.tuning.budget)) for u in units] == [(True, None, "60 s of trials")] * 2
-    assert count_jobs(units, "all", tune_only=False) is None
+    assert Plan(bench.call(timeout=60), units).count is None
     both = bench.units(bench.call(methods="cjme", timeout=60, trials=1))[0]
     assert str(both.tuning.budget) == "60 s of trials, at most 1 trial"
     assert study_of(units[0], "").name == study_of(both, "").name, "another budget is no other study"
@@ -278,7 +278,7 @@ def test_a_pruned_trial_that_the_study_does_not_know_of_yet_goes_on_in_its_run(
 def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the engines do with a search whose process died three times."""
     call = bench.call(methods="cjme", trials=3)
-    units = bench.units(call)
+    plan = bench.plan(call)
     with monkeypatch.context() as patch:
         patch.setattr(bench.display, "start", lambda title, *sizes: exit_in(title, "trial 1"))
         with pytest.raises(KeyboardInterrupt):
@@ -286,10 +286,10 @@ def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Benc
     (run,) = [r for r in bench.tracker.find(kind="job") if r.tags.get("trial") == "1"]
     bench.tracker.reopen(run.run_id)  # as a killed process leaves it
     search = Search(0, parent=run.parent or "")
-    assert bench.runner.lost(call, units, search, "its process died (3 times)") is None, "the search is to go on"
+    assert bench.runner.lost(plan, search, "its process died (3 times)") is None, "the search is to go on"
     assert bench.tracker.get(run.run_id).status == "FAILED"
     assert bench.tracker.get(run.run_id).tags["error"] == "its process died (3 times)"
-    ended = bench.runner.lost(call, units, search, "its process died (3 times)")
+    ended = bench.runner.lost(plan, search, "its process died (3 times)")
     assert ended is not None, "no trial is to blame now"
     assert [e.state for e in ended.entries] == ["failed"]
     result = bench.run(call)
@@ -310,7 +310,7 @@ def test_a_call_of_which_all_is_done_asks_no_engine(bench: Bench) -> None:
     call = bench.call(methods="cjme", trials=2)
     before = bench.run(call)
     bench.display.outcomes.clear()
-    again = bench.runner.run(call, bench.units(call), engine=NoEngine())
+    again = bench.runner.run(bench.plan(call), NoEngine())
     assert [e.job_key for e in again.entries] == [e.job_key for e in before.entries]
     assert {e.state for e in again.entries} == {o.state for o in bench.display.outcomes} == {"reused"}
     assert again.studies == before.studies

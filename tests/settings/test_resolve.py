@@ -11,8 +11,8 @@ from benchmark import registry
 from benchmark.data.cards import Card, Cards, Preset, load_cards
 from benchmark.errors import UsageError
 from benchmark.running import planning
-from benchmark.running.jobs import Call
-from benchmark.running.planning import plan_notes, plan_units, search_ranges
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.planning import make_plan, plan_notes, search_ranges
 from benchmark.settings.resolve import Settings, parse_overrides, protocol_for, resolve
 from benchmark.settings.schema import ProtocolConfig, TrainConfig
 from benchmark.settings.search_space import Range, load_search_space
@@ -140,8 +140,8 @@ def test_all_defaults_are_visible_in_the_flat_settings() -> None:
 
 
 def notes(tmp_path: Path, **options: object) -> str:
-    call = Call.model_validate({"dataset": "synthetic", "methods": "cjme", **options})
-    return "\n".join(plan_notes(call, METHODS, plan_units(call, METHODS, tmp_path)))
+    call = BenchmarkRun.model_validate({"dataset": "synthetic", "methods": "cjme", **options})
+    return "\n".join(plan_notes(make_plan(call, METHODS, tmp_path), METHODS))
 
 
 def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

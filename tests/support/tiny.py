@@ -10,10 +10,13 @@ import pytest
 
 from benchmark import registry
 from benchmark.method import EpochRecord, Listener
-from benchmark.running.jobs import Call, Unit
-from benchmark.running.planning import plan_units
-from benchmark.running.runner import CallResult, Runner
-from benchmark.running.tasks import Ended
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.events import BatchDone, EpochDone, Event, JobEnded, JobStarted, Said
+from benchmark.running.jobs import Plan, Unit
+from benchmark.running.planning import make_plan
+from benchmark.running.runner import BenchmarkRunResult, Runner
+from benchmark.running.stores import Stores
+from benchmark.running.tasks import JobLine
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
@@ -45,9 +48,22 @@ class SilentDisplay:
     """Keeps what a user would have seen."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Ended] = []
+        self.outcomes: list[JobLine] = []
         self.started: list[str] = []
         self.epochs: list[EpochRecord] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case JobStarted(title, epochs, batches):
+                self.start(title, epochs, batches)
+            case BatchDone(epoch, batch, loss):
+                self.batch(epoch, batch, loss)
+            case EpochDone(record):
+                self.epoch(record)
+            case JobEnded(line):
+                self.end(line)
+            case Said(text):
+                self.say(text)
 
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.started.append(title)
@@ -58,16 +74,10 @@ class SilentDisplay:
     def epoch(self, record: EpochRecord) -> None:
         self.epochs.append(record)
 
-    def end(self, ended: Ended) -> None:
-        self.outcomes.append(ended)
-
-    def passed(self, jobs: int) -> None:
-        pass
+    def end(self, line: JobLine) -> None:
+        self.outcomes.append(line)
 
     def say(self, text: str) -> None:
-        pass
-
-    def clear(self) -> None:
         pass
 
 
@@ -77,17 +87,21 @@ class Bench:
     def __init__(self, tracker: Tracker, runs: Path, data: Path) -> None:
         self.tracker, self.runs, self.data = tracker, runs, data
         self.display = SilentDisplay()
-        self.runner = Runner(tracker, runs, sqlite_uri(runs / "optuna.db"), self.display, "python run_benchmark.py")
+        self.stores = Stores(tracker, sqlite_uri(runs / "optuna.db"), runs)
+        self.runner = Runner(self.stores, self.display, "python run_benchmark.py")
 
-    def units(self, call: Call) -> list[Unit]:
-        return plan_units(call, registry.load(call.plugins), self.data)
+    def plan(self, call: BenchmarkRun, *, tune_only: bool = False) -> Plan:
+        return make_plan(call, registry.load(call.plugins), self.data, tune_only=tune_only)
 
-    def call(self, *extra: str, **options: object) -> Call:
+    def units(self, call: BenchmarkRun) -> list[Unit]:
+        return list(self.plan(call).units)
+
+    def call(self, *extra: str, **options: object) -> BenchmarkRun:
         """A tiny call on the synthetic data."""
-        return Call.model_validate({"dataset": "synthetic", "settings": [*TINY, *extra], **options})
+        return BenchmarkRun.model_validate({"dataset": "synthetic", "settings": [*TINY, *extra], **options})
 
-    def run(self, call: Call, **options: bool) -> CallResult:
-        return self.runner.run(call, self.units(call), **options)
+    def run(self, call: BenchmarkRun, **options: bool) -> BenchmarkRunResult:
+        return self.runner.run(self.plan(call, **options))
 
 
 def results(tracker: Tracker) -> dict[str, object]:

@@ -27,12 +27,13 @@ from support.tiny import Bench, need
 
 from benchmark.cli.app import main
 from benchmark.errors import Unavailable, UsageError
-from benchmark.running.status import Stores, call_states
+from benchmark.running.jobs import Plan
+from benchmark.running.status import Existing, plan_states
 from benchmark.running.studies import study_of
 from benchmark.system import databases, patience
 from benchmark.system.databases import readable, sqlite_uri
 from benchmark.tracking import tracker as tracking
-from benchmark.tracking.calls import find_calls
+from benchmark.tracking.benchmark_runs import find_benchmark_runs
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import open_storage
 
@@ -128,7 +129,7 @@ def test_a_store_that_an_older_version_left_half_made_is_made_again(
     Path(f"{file}-wal").write_bytes(b"what the killed process left")
     monkeypatch.setattr(tracking, "_make", copying(mlflow_template))
     tracker = open_tracker(tmp_path)
-    assert tracker.find(kind="call") == []
+    assert tracker.find(kind="benchmark_run") == []
     assert tracker.start("a run", {})
 
 
@@ -416,7 +417,7 @@ def test_status_of_a_folder_that_may_only_be_read_tells_what_runs(bench: Bench) 
     lock = bench.runner.locks.hold(f"jobs/{key}") or pytest.fail("somebody holds it")
     with lock, only_reading(bench.runs):
         tracker = Tracker.existing(bench.tracker.uri, bench.tracker.artifacts)
-        states = call_states(units, "all", Stores(tracker, readable(bench.runner.storage), bench.runs))
+        states = plan_states(Plan(call, units), Existing(tracker, readable(bench.stores.storage), bench.runs))
     assert [s.state for s in states] == ["running", "done", "done"]
 
 
@@ -464,7 +465,7 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(benc
         bench.tracker.client.delete_run(bench.tracker.find(kind=deleted)[0].run_id)
     if deleted == "call":
         with pytest.raises(UsageError, match="calls that they belong to were deleted: restore one in MLflow's page"):
-            find_calls(bench.tracker, None)
+            find_benchmark_runs(bench.tracker, None)
     again = bench.run(call)
     assert not again.failed
     assert [e.state for e in again.entries] == ["reused" if deleted in ("call", "method") else "done"]
@@ -475,11 +476,11 @@ def test_a_study_that_is_deleted_while_it_runs_is_reported_and_restarted_by_the_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = bench.call("train.epochs=1", methods="cjme", trials=3)
-    study = study_of(bench.units(call)[0], bench.runner.storage)
+    study = study_of(bench.units(call)[0], bench.stores.storage)
 
     def delete(title: str, epochs: int, batches: int) -> None:
         if "trial 1" in title:
-            optuna.delete_study(study_name=study.name, storage=bench.runner.storage)
+            optuna.delete_study(study_name=study.name, storage=bench.stores.storage)
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.display, "start", delete)
@@ -488,7 +489,7 @@ def test_a_study_that_is_deleted_while_it_runs_is_reported_and_restarted_by_the_
     result = bench.run(call)
     assert not result.failed
     assert result.studies[0].complete + result.studies[0].pruned == 3
-    optuna.delete_study(study_name=study.name, storage=bench.runner.storage)
+    optuna.delete_study(study_name=study.name, storage=bench.stores.storage)
     assert study.look() is None
     assert not bench.run(call).failed
 

@@ -160,7 +160,7 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
     (study,) = optuna.study.get_all_study_summaries(postgresql.uri("optuna"))
     trials, undisturbed = (
         optuna.load_study(study_name=study.study_name, storage=storage).trials
-        for storage in (postgresql.uri("optuna"), bench.runner.storage)
+        for storage in (postgresql.uri("optuna"), bench.stores.storage)
     )
     assert [(t.state, t.params, t.value) for t in trials] == [(t.state, t.params, t.value) for t in undisturbed]
     assert len(trials) == 10

@@ -24,7 +24,7 @@ from benchmark.system.redaction import (
     learn_environment,
     link_to,
 )
-from benchmark.tracking.calls import find_calls
+from benchmark.tracking.benchmark_runs import find_benchmark_runs
 from benchmark.tracking.tracker import Tracker
 
 STORAGE = "postgresql+psycopg://me:S3CRETPW@127.0.0.1:5432/optuna"
@@ -248,12 +248,15 @@ def test_tags_artifacts_and_reasons_of_a_failed_job_hide_the_secrets(bench: Benc
     assert "RuntimeError: no answer from postgresql+psycopg://…@127.0.0.1" in bench.tracker.read_text(
         job.run_id, "traceback.txt"
     )
-    assert "--storage 'postgresql+psycopg://…@127.0.0.1:5432/optuna'" in find_calls(bench.tracker, None)[0].tags["command"]
+    assert (
+        "--storage 'postgresql+psycopg://…@127.0.0.1:5432/optuna'"
+        in find_benchmark_runs(bench.tracker, None)[0].tags["command"]
+    )
     assert not files_with(bench.runs, "S3CRETPW")
 
 
 def test_a_command_that_an_older_version_recorded_is_shown_without_its_password(tracker: Tracker) -> None:
     run = tracker.start("a call", {"kind": "call"})
     tracker.client.set_tag(run, "command", f"run_benchmark.py --storage {STORAGE}")
-    for record in (tracker.get(run), tracker.find(kind="call")[0]):
+    for record in (tracker.get(run), tracker.find(kind="benchmark_run")[0]):
         assert record.tags["command"] == "run_benchmark.py --storage postgresql+psycopg://…@127.0.0.1:5432/optuna"

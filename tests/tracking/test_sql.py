@@ -34,7 +34,7 @@ def plain(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def test_runs_are_found_as_by_the_client_in_its_order(filled: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    (call,) = filled.find(kind="call")
+    (call,) = filled.find(kind="benchmark_run")
     searches = [
         dict[str, str](kind="job"), {"kind": "job", "job_key": "key 0"}, {"status": "FINISHED", "kind": "job"}, {},
         {"parent": call.run_id, "kind": "job"}, {"kind": "job", "job_key": "none"},
@@ -71,7 +71,7 @@ def test_tables_of_an_unknown_kind_are_left_to_the_client(filled: Tracker) -> No
 
 
 def test_artifacts_of_a_local_folder_are_read_where_they_are(filled: Tracker) -> None:
-    run = filled.find(kind="call")[0].run_id
+    run = filled.find(kind="benchmark_run")[0].run_id
     filled.log_json(run, {"a": 1}, "folder/a.json")
     assert filled.read_json(run, "folder/a.json") == {"a": 1}
     with pytest.raises(UsageError, match=r"artifact b\.json cannot be read"):

@@ -98,7 +98,7 @@ def test_export_writes_once_and_says_what_is_missing(bench: Bench) -> None:
         export(bench.tracker, bench.runs, out, None, [])
     with pytest.raises(UsageError, match="no finished training of tcaf"):
         export(bench.tracker, bench.runs, out, None, ["tcaf"])
-    with pytest.raises(UsageError, match="no call 'nonsense'"):
+    with pytest.raises(UsageError, match="no run 'nonsense'"):
         export(bench.tracker, bench.runs, out, "nonsense", [])
     (first / "best.pt").unlink()
     with pytest.raises(UsageError, match=f"not there any more:\n.*{first.name}"):

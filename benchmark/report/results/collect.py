@@ -19,7 +19,7 @@ from benchmark.report.results.choice import Choice
 from benchmark.report.results.released import RELEASED, OnOtherData, ReleasedWeights, on_report_data, place_of, released_runs
 from benchmark.report.results.switches import differing, switched, told_apart
 from benchmark.system.redaction import hide_values
-from benchmark.tracking.calls import calls, find_calls
+from benchmark.tracking.benchmark_runs import benchmark_runs, find_benchmark_runs
 from benchmark.tracking.schema import RENAMED_SWITCHES, Artifact, Kind, Metric, Tag
 from benchmark.tracking.tracker import RunRecord, Tracker
 
@@ -176,7 +176,7 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
     """Everything that the store knows of some calls.
 
     Args:
-        call_ids: run ids (or their beginnings) of benchmark calls, ``ALL_CALLS`` for every one; the newest call if None. Where
+        call_ids: run ids (or their beginnings) of benchmark calls, ``ALL_RUNS`` for every one; the newest call if None. Where
             two calls have the same row with the same settings, the newer one counts.
         choice: the part of it that is wanted; all of it if None.
 
@@ -184,8 +184,8 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
         UsageError: no call in the store, an unknown id, calls without any result, or a choice that they do not have.
     """
     weights = released_runs(tracker)
-    alone = bool(weights) and call_ids is None and not calls(tracker)
-    found = [] if alone else find_calls(tracker, call_ids)
+    alone = bool(weights) and call_ids is None and not benchmark_runs(tracker)
+    found = [] if alone else find_benchmark_runs(tracker, call_ids)
     entries = [(call, entry) for call in found for entry in _entries(tracker, call)]
     units = _units(tracker, found)
     if choice:
@@ -284,7 +284,7 @@ def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequ
     names = ", ".join(f"{c.run_id} ({c.name}, {c.status.lower()})" for c in found)
     reasons = [e["error"] or GONE for _, e in entries if e["error"] or e["state"] in ("done", "reused")]
     why = f"; all {len(entries)} of its jobs failed or are missing, first reason: {reasons[0]}" if reasons else ""
-    others = [c for c in calls(tracker) if c.run_id not in {f.run_id for f in found}]
+    others = [c for c in benchmark_runs(tracker) if c.run_id not in {f.run_id for f in found}]
     hint = f"; other calls: {', '.join(f'{c.run_id} ({c.name})' for c in others[:3])}" if others else ""
     return f"no results yet in call {names} of {tracker.uri}{why}. Repeat the call's command to go on{hint}"
 
@@ -322,10 +322,10 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit:
     row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
     row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag(Tag.DATASET_KIND) if unit else ""}
     row |= {"switches": "", "as_published": entry["variant"] == "published"}
-    row |= {"call": call.run_id, "error": entry["error"], "state": entry["state"]}
+    state = "not run" if entry["state"] == "missing" else entry["state"]  # version 0.1.0 wrote missing
+    row |= {"call": call.run_id, "error": entry["error"], "state": state}
     if run is None:
-        gone = entry["state"] not in ("failed", "missing")
-        return {**row, "state": "missing", "error": GONE} if gone else row
+        return row if state in ("failed", "not run") else {**row, "state": "not run", "error": GONE}
     row |= _numbers(run, Metric.TEST if entry["stage"] == 2 else Metric.BEST)
     row |= {"switches": ", ".join(switched(run.params)), "seed": run.tags.get(Tag.SEED)}
     return {**row, "state": "done", "error": "", "run_id": run.run_id}

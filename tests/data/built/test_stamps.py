@@ -15,8 +15,8 @@ from benchmark.data.built.stamps import ARRAYS, StampsSource, build_stamps, divi
 from benchmark.data.cards import CARDS_DIR, Card, find_card, load_cards
 from benchmark.data.store import SPLITS, FeatureStore, Floats, Ints
 from benchmark.errors import UsageError
-from benchmark.running.jobs import Call
-from benchmark.running.planning import plan_units
+from benchmark.running.benchmark_run import BenchmarkRun
+from benchmark.running.planning import make_plan
 
 SOURCE = CARDS_DIR / "stamps"
 
@@ -136,7 +136,7 @@ def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
 
 def test_studies_of_the_demo_search_two_settings_of_each_method(tmp_path: Path) -> None:
     for trials, data in ((None, "demo"), (4, "stamps")):
-        for unit in plan_units(Call(dataset=data, methods="all", trials=trials), registry.load(), tmp_path):
+        for unit in make_plan(BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path).units:
             assert (len(unit.ranges) == 2) == (data == "demo")
             assert unit.tuning.trials == (trials or 6)
 

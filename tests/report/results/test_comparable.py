@@ -13,7 +13,7 @@ from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.captions import _processor
 from benchmark.report.write import write_report
-from benchmark.tracking.calls import ALL_CALLS
+from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.tracking.tracker import RunRecord
 
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
@@ -150,7 +150,7 @@ def test_a_table_over_several_processors_says_so_in_one_sentence(store: Any, uni
     """Wherever numbers of both stand: side by side, in differences of modes, in intervals and tests."""
     for mode in ("paper", "corrected"):
         store.call([unit(method=m, mode=mode, processor=p) for m, p in (("tcaf", AVX2), ("avca", AVX512))])
-    tables = {t.name: t.caption for t in build_tables(collect(store.tracker, [ALL_CALLS]))}
+    tables = {t.name: t.caption for t in build_tables(collect(store.tracker, [ALL_RUNS]))}
     assert {"gzsl", "zsl", "full", "modes", "intervals", "comparisons"} <= set(tables)
     assert {name for name, caption in tables.items() if caption.count(ROUNDED) == 1} == set(tables) - {"cost", "tuning"}
 

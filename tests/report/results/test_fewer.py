@@ -216,7 +216,7 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
         return
     report = report_of(kept)
     assert report.not_written == []
-    keys = [e["job_key"] for e in whole.read_json(whole.find(kind="call")[0].run_id, "jobs.json")]
+    keys = [e["job_key"] for e in whole.read_json(whole.find(kind="benchmark_run")[0].run_id, "jobs.json")]
     before, now = whole.by_job_key(keys), kept.by_job_key(keys)
     assert len(report.failed) >= len(set(keys) - now.keys())
     text = report.files[0].read_text(encoding="utf-8")
@@ -260,7 +260,7 @@ def test_artifacts_that_are_missing_empty_or_of_other_content_leave_a_report_wit
 def test_a_call_of_stage_1_or_of_searches_alone_is_reported(
     whole: Memory, report_of: Callable[[Any], Report], kept: str
 ) -> None:
-    call = whole.find(kind="call")[0].run_id
+    call = whole.find(kind="benchmark_run")[0].run_id
     entries = [e for e in whole.read_json(call, "jobs.json") if e["stage"] == 1 and e["method"] == kept]
     texts = {**whole.texts, (call, "jobs.json"): json.dumps(entries)}
     report = report_of(replace(whole, texts=texts))

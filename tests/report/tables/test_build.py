@@ -177,7 +177,7 @@ def test_failed_jobs_are_counted_named_and_do_not_stop_the_others(store: Any, un
     table = tables_of(results)["gzsl"]
 
     assert row(table, Method="TCAF")["S"] == "40.00‡"
-    assert row(table, Method="AVCA")["S"] == "missing"
+    assert row(table, Method="AVCA")["S"] == "not run"
     assert "3 failed, 3 missing" in table.caption
     assert "AVCA on stamps, paper, default, seed 1, stages 1 and 2" in table.caption
     assert any(note.startswith("‡") and "TCAF on stamps, paper, default: 1 of 2" in note for note in table.notes)
@@ -256,7 +256,7 @@ def test_a_call_without_results_says_why(store: Any, unit: Any) -> None:
     with pytest.raises(UsageError, match=f"no results yet in call {empty}.*killed"):
         collect(store.tracker, [empty])
     with pytest.raises(UsageError, match="loss is not a number"):
-        collect(store.tracker, [c.run_id for c in store.tracker.find(kind="call") if c.run_id != empty])
+        collect(store.tracker, [c.run_id for c in store.tracker.find(kind="benchmark_run") if c.run_id != empty])
 
 
 def test_a_call_that_only_tuned_gives_the_tuning_table(store: Any, unit: Any) -> None:

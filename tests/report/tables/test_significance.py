@@ -15,7 +15,7 @@ from benchmark.report.results.published import published_for
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.significance import _corrected, comparisons, intervals
 from benchmark.report.write import write_report
-from benchmark.tracking.calls import ALL_CALLS
+from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.uncertainty import LEVEL
 
 OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31)]
@@ -197,7 +197,7 @@ def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, un
 def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(store: Any, unit: Any) -> None:
     for variant in ("default", "published"):
         store.call([unit(m, scores=s, variant=variant) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
-    results = collect(store.tracker, [ALL_CALLS])
+    results = collect(store.tracker, [ALL_RUNS])
     assert intervals(results)["seeds"].tolist() == [3, 3]
     assert comparisons(results)["seeds"].tolist() == [3]
 
