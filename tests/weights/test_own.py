@@ -101,7 +101,7 @@ def test_export_writes_once_and_says_what_is_missing(bench: Bench) -> None:
     with pytest.raises(UsageError, match="no run 'nonsense'"):
         export(bench.tracker, bench.runs, out, "nonsense", [])
     (first / "best.pt").unlink()
-    with pytest.raises(UsageError, match=f"not there any more:\n.*{first.name}"):
+    with pytest.raises(UsageError, match=f"no longer on disk:\n.*{first.name}"):
         export(bench.tracker, bench.runs, bench.runs / "new", None, [])
     assert not (bench.runs / "new").exists()
 
