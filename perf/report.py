@@ -206,8 +206,8 @@ class Filler:
     def call(self, shape: Shape, start: int) -> None:
         """A benchmark run with all its MLflow runs."""
         tags = {
-            "kind": "call",
-            "call_key": str(start),
+            "kind": "benchmark_run",
+            "benchmark_run_key": str(start),
             "command": "python run_benchmark.py",
             "git_revision": "0123456789ab",
         }

@@ -71,7 +71,7 @@ def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_both_pages_are_served_and_nothing_is_left_after_a_signal(runs: Path, tracker: Tracker, stop: int) -> None:
-    tracker.start("a call", {"kind": "call"})
+    tracker.start("a benchmark run", {"kind": "benchmark_run"})
     open_storage(f"sqlite:///{runs}/optuna.db")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

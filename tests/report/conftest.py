@@ -92,7 +92,12 @@ class FakeStore:
     tracker: Tracker
 
     def call(self, units: Sequence[FakeUnit], stages: str = "all", status: str = "FINISHED") -> str:
-        tags = {"kind": "call", "call_key": "k", "command": "run_benchmark.py --methods all", "git_revision": "abc123def456"}
+        tags = {
+            "kind": "benchmark_run",
+            "benchmark_run_key": "k",
+            "command": "run_benchmark.py --methods all",
+            "git_revision": "abc123def456",
+        }
         call = self.tracker.start("benchmark 2026-01-01 12:00", tags)
         entries: list[dict[str, Any]] = []
         for unit in units:

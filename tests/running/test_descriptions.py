@@ -10,7 +10,8 @@ from support.tiny import Bench
 
 from benchmark.report.write import write_report
 from benchmark.running.benchmark_run import BenchmarkRun
-from benchmark.running.descriptions import DESCRIPTION, FIRST, Means, command_of
+from benchmark.running.descriptions import FIRST, Means, command_of
+from benchmark.tracking.schema import Tag
 
 
 def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_repeat_it(bench: Bench) -> None:
@@ -19,19 +20,19 @@ def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_
     jobs = bench.tracker.find(kind="job")
 
     assert call.name.startswith("synthetic · cjme,avgzslnet · paper · 20")
-    assert "python run_benchmark.py" in call.tags[DESCRIPTION]
-    assert all(method.run_id in call.tags[DESCRIPTION] for method in methods)
+    assert "python run_benchmark.py" in call.tags[Tag.DESCRIPTION]
+    assert all(method.run_id in call.tags[Tag.DESCRIPTION] for method in methods)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
     for method in methods:
         assert sorted(method.metrics)[0] == "1 HM"
         means = {name: f"{100 * method.metrics[name]:.2f}" for name in FIRST.values()}
-        assert all(f"| {value} ± " in method.tags[DESCRIPTION] for value in means.values())
-        assert all(value in call.tags[DESCRIPTION] for value in means.values())
+        assert all(f"| {value} ± " in method.tags[Tag.DESCRIPTION] for value in means.values())
+        assert all(value in call.tags[Tag.DESCRIPTION] for value in means.values())
         assert method.metrics["1 HM"] == method.metrics["test/hm"]
     for job in jobs:
-        assert "--config config.yaml" in job.tags[DESCRIPTION]
-        assert ("Result" in job.tags[DESCRIPTION]) == (job.status == "FINISHED")
+        assert "--config config.yaml" in job.tags[Tag.DESCRIPTION]
+        assert ("Result" in job.tags[Tag.DESCRIPTION]) == (job.status == "FINISHED")
     assert not result.failed
 
 

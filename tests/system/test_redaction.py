@@ -256,7 +256,7 @@ def test_tags_artifacts_and_reasons_of_a_failed_job_hide_the_secrets(bench: Benc
 
 
 def test_a_command_that_an_older_version_recorded_is_shown_without_its_password(tracker: Tracker) -> None:
-    run = tracker.start("a call", {"kind": "call"})
+    run = tracker.start("a benchmark run", {"kind": "benchmark_run"})
     tracker.client.set_tag(run, "command", f"run_benchmark.py --storage {STORAGE}")
     for record in (tracker.get(run), tracker.find(kind="benchmark_run")[0]):
         assert record.tags["command"] == "run_benchmark.py --storage postgresql+psycopg://…@127.0.0.1:5432/optuna"

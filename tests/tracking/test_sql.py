@@ -15,7 +15,7 @@ from benchmark.tracking.tracker import RunRecord, Tracker
 
 @pytest.fixture
 def filled(tracker: Tracker) -> Tracker:
-    call = tracker.start("a call", {"kind": "call"})
+    call = tracker.start("a benchmark run", {"kind": "benchmark_run"})
     for i in range(4):
         run = tracker.start(f"job {i}", {"kind": "job", "job_key": f"key {i // 2}", "mode": "it's paper"}, call)
         tracker.log_params(run, {"lr": 0.1 * i})
