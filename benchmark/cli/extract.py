@@ -1,4 +1,4 @@
-"""The ``extract`` commands: videos to features, and what weights that needs."""
+"""The ``extract`` commands: extract features from videos, list weights, embed class names."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from benchmark.extract.results import Outcome, ResultFolder
 
 SCREEN_ROWS = 30
-"""Rows of the table of problems on the screen; its file has all."""
+"""Rows of the table of problems on the screen; the file has all of them."""
 PROBLEMS = "problems.csv"
 
 WeightsOption = Annotated[
-    list[str] | None, typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH")
+    list[str] | None,
+    typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH"),
 ]
 ExtractorPlugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with an extractor; may be repeated.")]
 
 
 class DefaultVideos(TyperGroup):
-    """A group whose command is ``videos`` where the first argument is another word."""
+    """A command group that runs ``videos`` if the first argument is not the name of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
@@ -45,56 +46,62 @@ class DefaultVideos(TyperGroup):
 
 
 def videos(
-    dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
-    folder: Annotated[Path, typer.Option("--videos", help="Folder of the videos, named as their samples, at any depth.")],
-    lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ and word vectors.")],
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    folder: Annotated[Path, typer.Option("--videos", help="Folder of the videos, named after their samples, at any depth.")],
+    lists: Annotated[
+        Path,
+        typer.Option("--lists", help="Folder in the official layout: class-split/ and class embeddings."),
+    ],
     features: Features = None,
     weights: WeightsOption = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Trial without weights: the store is marked as generated data.")
+        bool,
+        typer.Option("--random-weights", help="Dry run: random weights, the output is marked synthetic."),
     ] = False,
     published_preprocessing: Annotated[
         bool,
-        typer.Option(
-            "--published-preprocessing", help="Repeat what the published extraction did besides (docs/extraction.md)."
-        ),
+        typer.Option("--published-preprocessing", help="Reproduce the quirks of the published extraction."),
     ] = False,
     no_audio: Annotated[
         Literal["skip", "zeros"],
-        typer.Option("--no-audio", "--no-sound", help="Videos without audio: skip them, or give them silence."),
+        typer.Option("--no-audio", "--no-sound", help="Videos without audio: skip them, or use silence."),
     ] = "skip",
     shard: Annotated[
-        str | None, typer.Option(help="Extract a share only, such as 3/16; --merge then writes the store.")
+        str | None,
+        typer.Option(help="Extract one shard, such as 3/16; --merge writes the feature file."),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Write the store from the results of all shards.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Write the feature file of all shards.")] = False,
     segments: Annotated[
-        Path | None, typer.Option(help="Annotations of whole videos as ActivityNet has them: samples are cut from these.")
+        Path | None,
+        typer.Option(help="Annotations in ActivityNet's format: cut clips of whole videos."),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(callback=local, help="Folder of results by video; STORE.extract if not given."),
+        typer.Option(callback=local, help="Folder of per-video results; FILE.extract if not given."),
     ] = None,
     vectors: Vectors = None,
     official: Annotated[
         Path | None,
-        typer.Option("--write-official-layout", help="Write the store also in the official layout, below this folder."),
+        typer.Option("--write-official-layout", help="Also write the official layout, to this folder."),
     ] = None,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored frames.")] = "float32",
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored features.")] = "float32",
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; a process for each of several: cuda:0,cuda:1 or cpu,cpu.")
+        str,
+        typer.Option(help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu."),
     ] = "auto",
     precision: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the networks; results of another one do not count.")
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Of the networks; other results are computed again."),
     ] = "float32",
     decoders: Annotated[
         int | None,
-        typer.Option(help="Videos that each device works on at a time; by its kind and the cores if not given.", min=1),
+        typer.Option(help="Videos in parallel per device; 1 on a CPU, up to 8 on a GPU.", min=1),
     ] = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Extract features of all listed videos into a feature store. Goes on after an interruption, video by video."""
+    """Extract features of all listed videos into a feature file. Resumes after an interruption."""
     from benchmark.data.cards import find_card, load_cards
     from benchmark.data.locate import store_path
     from benchmark.extract.assembly import refuse_to_spoil
@@ -106,9 +113,11 @@ def videos(
     from benchmark.extract.weights_files import load_weights
 
     if official is not None and shard is not None:
-        raise UsageError("--write-official-layout and --shard: there is a store to write once all shards are merged (--merge)")
+        raise UsageError("--write-official-layout and --shard: give it with --merge, once all shards are extracted")
     if merge and shard is not None:
-        raise UsageError("--merge and --shard: first extract all shards, then merge them")
+        raise UsageError("--merge and --shard: extract all shards first, then merge them")
+
+    # The dataset, its extractor, and the videos that the lists name.
     share = Shard.parse(shard) if shard is not None else Shard()
     card, _ = find_card(dataset, load_cards())
     name, feature_set = card.feature_set(features)
@@ -118,35 +127,44 @@ def videos(
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
     plan = make_plan(card, name, folder, lists, vectors, segments)
+
+    # The weights are part of the identity of the results. Each process reads them itself.
     loaded = load_weights(extractor, weights or [], random=random_weights)
     target = store_path(data_root, card.name, name)
     place = work or target.with_name(f"{target.name}.extract")
     results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_audio)
     generated = loaded.generated or card.kind == "generated"
-    del loaded  # each process reads the weights itself
+    del loaded
     refuse_to_spoil(target, generated)
     extraction = _Extraction(card, name, plan, results, target, dtype, generated, json_file == "-")
     spec = ExtractionSpec(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+
+    # Extract, or collect the results of all shards; a shard alone makes no feature file.
     done = _merge(extraction) if merge else _extract(extraction, share, spec, device, decoders)
     rows, assembled = done.rows, None
     if shard is None:
         rows = [*plan.rows, *rows]
         assembled = _assemble(extraction, done.outcomes, rows)
         rows = [*rows, *assembled.rows]
-    written = _write_official(extraction, extractor.timed(quirks).rate or 0, official) if official is not None else None
-    _show_problems(rows, place / (f"problems-{share.number}-of-{share.of}.csv" if shard else PROBLEMS), quiet=extraction.quiet)
+    written = None
+    if official is not None:
+        written = str(_write_official(extraction, extractor.timed(quirks).rate or 0, official))
+
+    # What was wrong and what was made, as tables, as a file and as JSON.
+    table = f"problems-{share.number}-of-{share.of}.csv" if shard else PROBLEMS
+    _show_problems(rows, place / table, quiet=extraction.quiet)
     if not extraction.quiet:
         _show_result(extraction, shard, done, assembled)
         if written is not None:
             out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
-    emit(json_file, {**_as_json(extraction, shard, done, assembled, rows), "official": str(written) if written else None})
+    emit(json_file, {**_as_json(extraction, shard, done, assembled, rows), "official": written})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
 
 
 @dataclass(frozen=True)
 class _Extraction:
-    """What a call is about."""
+    """What one run of the command extracts."""
 
     card: Card
     features: str
@@ -165,8 +183,8 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
     ):
         if (dim, seconds) != (wanted.dim, wanted.seconds):
             raise UsageError(
-                f"data set {card.name!r}, features {name}: the card has {what} of {wanted.dim} numbers every "
-                f"{wanted.seconds:g} s, the extractor gives {dim} every {seconds:g} s; describe the features as they are"
+                f"dataset {card.name!r}, features {name}: the config has {what} of {wanted.dim} numbers per "
+                f"{wanted.seconds:g} s, the extractor computes {dim} per {seconds:g} s; correct the config"
             )
 
 
@@ -175,13 +193,13 @@ def _extract(extraction: _Extraction, shard: Shard, spec: ExtractionSpec, device
 
     devices = [_device(name) for name in device.split(",")]
     if spec.precision == "float16" and "cpu" in devices:
-        raise UsageError("--precision float16: a CPU is no faster with it; give bfloat16, or a GPU (--device cuda)")
+        raise UsageError("--precision float16: no faster on a CPU; give bfloat16, or a GPU (--device cuda)")
     each = decoders or default_decoders(devices)
     try:
         with counted(out, err) as show:
             return extract_on(extraction.plan, shard, spec, devices, each, show)
     except KeyboardInterrupt:
-        err.print("stopped; the same command goes on where it was")
+        err.print("stopped; repeat the command to resume")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -204,14 +222,14 @@ def _merge(extraction: _Extraction) -> Extracted:
         done, missing = recorded(extraction.plan, extraction.results, show)
     if missing:
         raise UsageError(
-            f"{extraction.results.folder}: {len(missing):,} videos were not tried with these options, among them "
-            f"{missing[0].video}; extract all shards first, or leave --merge out to extract them now"
+            f"{extraction.results.folder}: {len(missing):,} videos not tried with these options, among them "
+            f"{missing[0].video}; extract all shards first, or omit --merge to extract them now"
         )
     return done
 
 
 def _assemble(extraction: _Extraction, outcomes: Mapping[str, Outcome], rows: Sequence[ProblemRow]) -> Assembled:
-    """Write the store; the problems are shown also where it cannot be written, since they are why."""
+    """Write the feature file. If that fails, show the problems, which may be the reason."""
     from benchmark.extract.assembly import assemble
 
     try:
@@ -239,7 +257,7 @@ def _write_official(extraction: _Extraction, rate: int, folder: Path) -> Path:
 
 
 def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> None:
-    """The table of problems, and the same as a file."""
+    """Show the table of problems, and write it to a file."""
     from benchmark.extract.plan import ProblemRow
     from benchmark.system.files import replacing
 
@@ -252,40 +270,52 @@ def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> No
     ordered = sorted(rows, key=lambda row: not row.left_out)
     cells = [(row.sample, row.file, row.what, "left out" if row.left_out else "kept") for row in ordered[:SCREEN_ROWS]]
     left_out = sum(row.left_out for row in rows)
-    rows_table(out, f"Problems: {left_out:,} left out, {len(rows) - left_out:,} notes", ["sample", "file", "what", ""], cells)
+    rows_table(
+        out,
+        f"Problems: {left_out:,} left out, {len(rows) - left_out:,} notes",
+        ["sample", "file", "what", ""],
+        cells,
+    )
     if len(rows) > SCREEN_ROWS:
         out.print(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}", highlight=False, soft_wrap=True)
 
 
 def _show_result(extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
     left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
-    before = f", {done.resumed:,} of them by earlier calls" if done.resumed else ""
+    before = f", {done.resumed:,} of them by earlier runs" if done.resumed else ""
     counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
     out.print(f"{counts}; results of each in {extraction.results.folder}", highlight=False, soft_wrap=True)
-    failed = f"{done.again:,} videos that failed in a way that may not last" if done.again else ""
+    failed = f"{done.again:,} videos failed for a reason that may pass" if done.again else ""
     if assembled is None:
-        but = f" but for {failed}: the same command tries them again" if failed else ""
-        then = f"when all are, the same command with --merge in place of --shard writes {extraction.target}"
+        but = f" except that {failed}: repeat the command to try them again" if failed else ""
+        then = f"when all shards are, give --merge instead of --shard to write {extraction.target}"
         out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
         return
     if failed:
         out.print(
-            f"left out are {failed}: the same command, without --merge, tries them again", highlight=False, soft_wrap=True
+            f"{failed}: repeat the command, without --merge, to try them again",
+            highlight=False,
+            soft_wrap=True,
         )
     state = "is there already" if assembled.already else "written"
     out.print(f"{extraction.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
     listed = _listed(extraction)
-    rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in assembled.splits.items()]
+    splits = assembled.splits.items()
+    rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in splits]
     rows_table(out, "Splits", ["split", "samples", "listed", "missing"], rows)
 
 
 def _listed(extraction: _Extraction) -> dict[str, int]:
-    """Listed samples of each split."""
+    """Number of listed samples by split."""
     return {split: len(samples.kept()) for split, samples in extraction.plan.lists.splits.items()}
 
 
 def _as_json(
-    extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None, rows: Sequence[ProblemRow]
+    extraction: _Extraction,
+    shard: str | None,
+    done: Extracted,
+    assembled: Assembled | None,
+    rows: Sequence[ProblemRow],
 ) -> dict[str, Any]:
     return {
         "store": str(extraction.target) if assembled else None,
@@ -301,29 +331,29 @@ def _as_json(
 
 
 def names(
-    dataset: Annotated[str, typer.Argument(help="Name of a data set.")],
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
     lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
     target: Annotated[Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")],
     json_file: Json = None,
 ) -> None:
-    """Encode class names by all-MiniLM-L6-v2 into a file of word vectors of 384 numbers."""
+    """Embed the class names with all-MiniLM-L6-v2 (384-dimensional), and save them as a .npy file."""
     from benchmark.data.cards import find_card, load_cards
     from benchmark.extract.networks.sentences import DIM, write_class_vectors
 
     card, _ = find_card(dataset, load_cards())
     count = write_class_vectors(card, lists, target)
     if json_file != "-":
-        out.print(f"{target}: {count} class names, {DIM} numbers each", highlight=False, soft_wrap=True)
+        out.print(f"{target}: {count} class names, {DIM}-dimensional", highlight=False, soft_wrap=True)
     emit(json_file, {"file": str(target), "names": count, "dim": DIM})
 
 
 def weights_(
-    name: Annotated[str | None, typer.Argument(help="Name of an extractor; all of them if not given.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of an extractor; all if not given.")] = None,
     weights: WeightsOption = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,
 ) -> None:
-    """List the weights that extractors need, or check files of them and show their sha256."""
+    """List the weights that extractors need, or check weight files and show their sha256."""
     from benchmark.extract.extractor import find_extractor, load_extractors
 
     if weights and name is None:
@@ -336,7 +366,7 @@ def weights_(
         rows_table(out, "Weights", columns, rows)
         checked = [(e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described]
         if weights or any(e["file"] for e in described):
-            rows_table(out, "Files that hold what is expected", ["name", "file", "sha256", "licence"], checked)
+            rows_table(out, "Files with the expected content", ["name", "file", "sha256", "licence"], checked)
         if name and not weights:
             for entry in described:
                 tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]
@@ -345,7 +375,7 @@ def weights_(
 
 
 def _describe(extractor: type[Extractor], given: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What is needed of each file; its name and sha256 where one is given and holds that."""
+    """What each file must hold; its name and sha256 if a valid one is given."""
     from benchmark.extract.weights_files import given_files, read_file
 
     files = given_files(extractor, given)

@@ -1,1 +1,1 @@
-"""From videos to features: decoding, networks, extractors, and the feature store that becomes of them."""
+"""Extract features from videos: decoding, networks, extractors, and the feature file made of the results."""

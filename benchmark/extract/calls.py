@@ -1,7 +1,9 @@
-"""Network calls: always of one shape, and filled with steps of all videos that are worked on at a time.
+"""Network calls of one fixed shape, filled with the time steps of all videos that are being extracted.
 
-One shape makes the features of a step depend on the step alone: not on its place in the call and not on the other rows, so
-that it does not matter which videos came together. A thread works on a video; there may be many.
+With one shape, the features of a time step depend on that step alone: not on its place in the call, nor on
+    the other rows.
+So it does not matter which videos are extracted together. A thread works on one video; there may be many
+threads.
 """
 
 from __future__ import annotations
@@ -25,25 +27,27 @@ class Calls:
     """The network calls of an extractor.
 
     Args:
-        networks: by modality: what makes features ``[rows, dim]`` of steps ``[rows, ...]``; called by one thread at a time.
-        rows: steps of a call. Where fewer are there, it is filled up with zeros.
-        kept: steps of a video that are kept in memory at most until they are computed.
+        networks: for each modality, the function from inputs ``[rows, ...]`` to features ``[rows, dim]``.
+            Only one thread at a time calls it.
+        rows: time steps of a call. A call with fewer is filled up with zeros.
+        kept: most time steps of a video that are held in memory until they are computed.
     """
 
     def __init__(self, networks: Mapping[str, Callable[[Array], Features]], rows: int, kept: int) -> None:
         self.rows = rows
         self._kept = kept
         self._networks = networks
-        self._begun: dict[tuple[str, Shape], list[Row]] = {}
+        self._filling: dict[tuple[str, Shape], list[Row]] = {}
         self._changed = threading.Condition()
-        self._busy = 0  # threads that may bring further steps, or compute
+        self._busy = 0  # threads that may add time steps, or compute
         self._computing = threading.Lock()
 
     def compute(self, modality: str, steps: Iterable[Array], keep: Callable[[Features], None]) -> None:
-        """Give the features of a video's steps to ``keep``, in their order, some at a time.
+        """Compute the features of a video's time steps, and pass them to ``keep`` in order, some at a time.
 
         Raises:
-            Exception: what the steps or the network raise; a failed call fails all videos that had a step in it.
+            Exception: raised by the steps or the network. A failed call fails all videos with a time step in
+                it.
         """
         own: deque[tuple[Shape, Future[Features]]] = deque()
 
@@ -71,40 +75,44 @@ class Calls:
             self._changed.notify_all()
 
     def _submit(self, modality: str, step: Array) -> Future[Features]:
-        """Add a step to the call that is being filled; who fills it up computes it, while the others go on decoding."""
+        """Add a time step to the call being filled; the thread that fills it computes while others decode."""
         result: Future[Features] = Future()
         with self._changed:
-            begun = self._begun.setdefault((modality, step.shape), [])
-            begun.append((step, result))
-            full = self._begun.pop((modality, step.shape)) if len(begun) == self.rows else []
+            rows = self._filling.setdefault((modality, step.shape), [])
+            rows.append((step, result))
+            full = self._filling.pop((modality, step.shape)) if len(rows) == self.rows else []
         self._call(modality, full)
         return result
 
     def _result(self, modality: str, shape: Shape, result: Future[Features]) -> Features:
-        """The features of a step. Where all threads wait for theirs, no call fills up any more: this one computes its own."""
+        """The features of a time step.
+
+        If all threads wait for features, no call can fill up any more. This one then computes the call of its
+        time step.
+        """
         while not result.done():
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: result.done() or not self._busy)
                 self._busy += 1
-                begun = [] if result.done() else self._begun.pop((modality, shape))
-            self._call(modality, begun)
+                rows = [] if result.done() else self._filling.pop((modality, shape))
+            self._call(modality, rows)
         return result.result()
 
-    def _call(self, modality: str, taken: list[Row]) -> None:
-        if not taken:
+    def _call(self, modality: str, rows: list[Row]) -> None:
+        if not rows:
             return
-        steps = [step for step, _ in taken]
+        steps = [step for step, _ in rows]
         steps += [np.zeros_like(steps[0])] * (self.rows - len(steps))
         try:
             with self._computing:
                 features = self._networks[modality](np.stack(steps))
-        except (Exception, SystemExit) as error:  # each of the videos says so
-            for _, result in taken:
+        except (Exception, SystemExit) as error:  # each of the videos reports it
+            for _, result in rows:
                 result.set_exception(error)
         else:
-            for (_, result), row in zip(taken, features, strict=False):
+            for (_, result), row in zip(rows, features, strict=False):
                 result.set_result(row)
         with self._changed:
             self._changed.notify_all()

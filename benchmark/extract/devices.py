@@ -1,8 +1,8 @@
-"""Extraction on devices: a process for each, in which several threads work on a video each.
+"""Extract on devices: one process for each, in which several threads work on one video each.
 
-The parent gives each thread its next video over a pipe of its own, and gets back what became of it. It does not decode or
-compute itself, so that no video can end it: a process that dies costs the videos that it was working on, and another one takes
-its place.
+The parent sends each thread its next video over a pipe and receives the outcome. It neither decodes nor
+computes, so that no video can end it. If a process dies, another one replaces it, and only the videos that it
+was working on are affected.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from benchmark.system.children import end_with_parent
 
 SPAWN = get_context("spawn")
 MOST_DECODERS = 8
-"""Unless the user says otherwise."""
+"""Of one device, by default."""
 SILENCE = 3600.0
-"""Seconds: a process is ended when a video in it gives no sign of life for so long. One comes every few steps."""
+"""Seconds without a sign from a video before its process is killed; one comes every few time steps."""
 ALIVE = "alive"
 
 
 @dataclass(frozen=True)
 class ExtractionSpec:
-    """All that a process needs to know."""
+    """All that a process needs to extract videos."""
 
     extractor: str
     plugins: Sequence[Path]
@@ -64,15 +64,16 @@ class ExtractionSpec:
         """
         kind = find_extractor(self.extractor, self.plugins)
         loaded = load_weights(kind, self.weights, random=self.random_weights)
-        if json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision))) != self.results.identity:
-            raise UsageError("the extractor or its weights changed after the command was given; give it again")
+        made_with = json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision)))
+        if made_with != self.results.identity:
+            raise UsageError("the extractor or its weights changed while the command ran; repeat the command")
         extractor = kind(loaded.states, self.quirks, device)
         extractor.use(self.precision)
         return extractor
 
 
 def default_decoders(devices: Sequence[str]) -> int:
-    """Videos that each device works on at a time: one on a CPU, whose cores the networks keep busy; else by the cores."""
+    """Videos in parallel on each device: one on a CPU, whose cores the networks use; else by the cores."""
     if "cpu" in devices:
         return 1
     return max(1, min(MOST_DECODERS, int(cpu_count()) // len(devices)))
@@ -81,14 +82,15 @@ def default_decoders(devices: Sequence[str]) -> int:
 def extract_on(
     plan: Plan, shard: Shard, spec: ExtractionSpec, devices: Sequence[str], decoders: int, progress: Progress
 ) -> Extracted:
-    """Extract the videos of a shard that are not done yet.
+    """Extract the videos of a shard that have no result yet.
 
     Args:
-        devices: one process each; a device may be there more than once.
-        decoders: videos that each process works on at a time, but for those whose process died before.
+        devices: one process for each; a device may be listed more than once.
+        decoders: videos that each process works on in parallel. Videos whose process died before are
+            extracted one by one.
 
     Raises:
-        UsageError: results cannot be written, or a process could not begin.
+        UsageError: results cannot be written, or a process could not start.
     """
 
     def work(videos: Sequence[Wanted], alone: bool) -> Iterator[tuple[Wanted, Outcome]]:
@@ -99,18 +101,18 @@ def extract_on(
 
 @dataclass
 class _Slot:
-    """A thread of a process, as the parent sees it."""
+    """One thread of a process, as the parent sees it."""
 
     device: str
     process: SpawnProcess
     ready: bool = False
     video: Wanted | None = None
     last_sign: float = 0.0
-    """When it last message something, by the monotonic clock."""
+    """When its last message came, by the monotonic clock."""
 
 
 class _Processes:
-    """The processes of an extraction."""
+    """The processes of an extraction, one for each device, with one slot for each pipe."""
 
     def __init__(self, spec: ExtractionSpec, devices: Sequence[str], decoders: int) -> None:
         self.spec, self.devices, self.decoders = spec, devices, decoders
@@ -120,14 +122,15 @@ class _Processes:
         self.silent: set[SpawnProcess] = set()
 
     def run(self, videos: Sequence[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
+        """Extract videos, and yield each with its outcome as it comes."""
         left = deque(videos)
         try:
             for device in self.devices[: len(videos)]:
                 self._start(device)
             while self.slots:
-                for end in wait(list(self.slots), SILENCE / 60):
-                    assert isinstance(end, Connection)
-                    yield from self._listen(end, left)
+                for pipe in wait(list(self.slots), SILENCE / 60):
+                    assert isinstance(pipe, Connection)
+                    yield from self._receive(pipe, left)
                 self._end_silent()
         finally:
             for process in {id(slot.process): slot.process for slot in self.slots.values()}.values():
@@ -143,59 +146,71 @@ class _Processes:
             theirs.close()
             self.slots[ours] = _Slot(device, process)
 
-    def _listen(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
-        """Take what a thread has to say, and give it its next video; or see that its process died."""
-        slot = self.slots[end]
+    def _receive(self, pipe: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
+        """Take the message of a thread, and send it its next video; or find that its process died."""
+        slot = self.slots[pipe]
+
+        # A closed pipe means a dead process; an error of the user ends the extraction.
         try:
-            message = end.recv()
+            message = pipe.recv()
         except (EOFError, OSError):
-            yield from self._died(end, left)
+            yield from self._died(pipe, left)
             return
         if isinstance(message, UsageError):
             raise message
         slot.last_sign = time.monotonic()
         if message == ALIVE:
             return
+
+        # Any other message is the outcome of the slot's video, or None from a thread that has started.
         slot.ready = True
         finished, slot.video = slot.video, left.popleft() if left else None
         try:
-            end.send(slot.video)
-        except OSError:  # it died just now, which the next look at the pipe says
+            pipe.send(slot.video)
+        except OSError:  # it died just now, which the next look at the pipe finds
             pass
         else:
             if slot.video is None:
-                del self.slots[end]
+                del self.slots[pipe]
         if finished is not None:
             yield finished, message
 
     def _end_silent(self) -> None:
-        """End processes that hang; that they died is seen by their pipes."""
+        """Kill processes that hang; ``_receive`` then finds them dead."""
         for slot in self.slots.values():
             if slot.video is not None and time.monotonic() - slot.last_sign > SILENCE:
                 self.silent.add(slot.process)
                 slot.process.kill()
 
-    def _died(self, end: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
-        slot = self.slots.pop(end)
+    def _died(self, pipe: Connection, left: deque[Wanted]) -> Iterator[tuple[Wanted, Outcome]]:
+        """Replace a process that died, and yield the video of this slot as failed."""
+        slot = self.slots.pop(pipe)
         slot.process.join()
+
+        # Why it died.
         code = f"exit code {slot.process.exitcode}"
         killed = slot.process.exitcode == -signal.SIGKILL and slot.process not in self.silent
         if slot.process in self.silent:
             code = f"ended after {SILENCE / 60:g} minutes without a sign of life"
         elif killed:
-            code += ": killed, for example by the system for want of memory"
+            code += ": killed, for example by the system when memory ran out"
+
+        # A process that cannot start is an error; else the last of its slots starts another one.
         if not slot.ready:
             raise UsageError(f"--device {slot.device}: its process died before its first video ({code})")
         if left and not any(other.process is slot.process for other in self.slots.values()):
             self._start(slot.device)
         if slot.video is not None:
             why = f"its process died ({code})"
-            yield slot.video, failed(slot.video, self.spec.videos, self.spec.results, why, died=True, killed=killed)
+            yield (
+                slot.video,
+                failed(slot.video, self.spec.videos, self.spec.results, why, died=True, killed=killed),
+            )
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes that begin meanwhile do not hear Ctrl-C: the parent says when it is over."""
+    """Processes that start meanwhile ignore Ctrl-C: the parent ends them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -203,36 +218,36 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def serve(spec: ExtractionSpec, device: str, threads: int, ends: Sequence[Connection]) -> None:
-    """What a process does: a thread for each pipe."""
-    end_with_parent()  # the next call may work on the same videos
+def serve(spec: ExtractionSpec, device: str, threads: int, pipes: Sequence[Connection]) -> None:
+    """The main function of a process: one thread for each pipe."""
+    end_with_parent()  # the next command may work on the same videos
     torch.set_num_threads(threads)
     try:
         extractor = spec.build(device)
     except Exception as error:
-        for end in ends:
-            end.send(error if isinstance(error, UsageError) else UsageError(f"--device {device}: {error}"))
+        for pipe in pipes:
+            pipe.send(error if isinstance(error, UsageError) else UsageError(f"--device {device}: {error}"))
         return
-    slots = [threading.Thread(target=_work, args=(spec, extractor, end)) for end in ends]
-    for slot in slots:
-        slot.start()
-    for slot in slots:
-        slot.join()
+    workers = [threading.Thread(target=_work, args=(spec, extractor, pipe)) for pipe in pipes]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
-def _alive(end: Connection) -> None:
+def _alive(pipe: Connection) -> None:
     with suppress(OSError):  # the parent is gone, which ends this process
-        end.send(ALIVE)
+        pipe.send(ALIVE)
 
 
-def _work(spec: ExtractionSpec, extractor: Extractor, end: Connection) -> None:
-    """Work on one video after the other."""
+def _work(spec: ExtractionSpec, extractor: Extractor, pipe: Connection) -> None:
+    """Extract one video after another, as the parent sends them."""
     try:
-        end.send(None)
-        while (w := end.recv()) is not None:
+        pipe.send(None)
+        while (w := pipe.recv()) is not None:
             try:
-                end.send(attempt(w, spec.videos, extractor, spec.results, partial(_alive, end)))
+                pipe.send(attempt(w, spec.videos, extractor, spec.results, partial(_alive, pipe)))
             except UsageError as error:
-                end.send(error)
+                pipe.send(error)
     except (EOFError, OSError):  # the parent is gone
         return

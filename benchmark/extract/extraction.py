@@ -1,7 +1,7 @@
-"""Extracting videos, each of them resumable, none of them able to stop the others.
+"""Extract videos one by one, so that each can resume and none can stop the others.
 
-Which samples and videos there are is in ``plan.py``, how a video is decoded in ``media/decode.py``, how networks are called
-in ``calls.py``, the processes that do it in ``devices.py``, what becomes of all of them in ``assembly.py``.
+``plan.py`` lists the samples and their videos, ``media/decode.py`` decodes them, ``calls.py`` calls the
+networks, ``devices.py`` runs the processes, and ``assembly.py`` writes the feature file from all results.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from benchmark.extract.plan import Plan, ProblemRow, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.system.files import SourceFile, fingerprint, outside_reason
 
-NO_SOUND = "no sound"
+NO_AUDIO = "no audio"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Every ``of``-th listed sample from the ``number``-th on; the numbers begin at 1."""
+    """Every ``of``-th listed sample, starting with the ``number``-th; numbers start at 1."""
 
     number: int = 1
     of: int = 1
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """``3/16``.
+        """Read text such as ``3/16``.
 
         Raises:
-            UsageError: it is not that.
+            UsageError: it has another form.
         """
         first, slash, second = text.partition("/")
         if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
@@ -49,24 +49,24 @@ class Shard:
         return Shard(int(first), int(second))
 
     def share(self, plan: Plan) -> Sequence[Wanted]:
-        """Its videos. Who has which follows from the lists alone, so that shards agree wherever the videos lie."""
+        """Its videos. They follow from the lists alone, so that shards agree wherever the videos are."""
         mine = set(sorted(plan.listed)[self.number - 1 :: self.of])
         return [w for w in plan.wanted if w.sample in mine]
 
 
 @dataclass
 class Extracted:
-    """What became of the videos of a call."""
+    """The outcomes of the videos of one run."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """Sample id -> what became of its video."""
+    """Sample id -> outcome of its video."""
     rows: list[ProblemRow] = field(default_factory=list)
     resumed: int = 0
-    """Videos that an earlier call had done."""
+    """Videos that an earlier run had finished."""
 
     @property
     def again(self) -> int:
-        """Videos that the next call tries again."""
+        """Videos that the next run tries again."""
         return sum(outcome.attempts > 0 for outcome in self.outcomes.values())
 
 
@@ -74,13 +74,16 @@ Work = Callable[[Sequence[Wanted], bool], Iterator[tuple[Wanted, Outcome]]]
 
 
 def identity(
-    extractor: type[Extractor], weights: Mapping[str, Any], quirks: frozenset[str], precision: Precision = "float32"
+    extractor: type[Extractor],
+    weights: Mapping[str, Any],
+    quirks: frozenset[str],
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
-    """All that decides features besides the videos.
+    """All that determines the features, except the videos.
 
     Args:
         weights: what is recorded of the weights.
-        precision: of the networks; float32 is not named.
+        precision: of the networks; float32 is not recorded.
     """
     return {
         "extractor": extractor.name,
@@ -93,28 +96,30 @@ def identity(
 
 
 def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str) -> frozenset[str]:
-    """The published quirks of a feature set, as its card names them.
+    """The published quirks of a feature set, as named in its dataset config.
 
     Raises:
-        UsageError: the card names none, or the extractor cannot repeat one.
+        UsageError: none is named, or the extractor cannot repeat one.
     """
     unknown = sorted(set(named) - extractor.quirks)
     if not named or unknown:
-        what = f"the extractor cannot repeat {', '.join(unknown)}" if unknown else "its card names no published quirks"
-        raise UsageError(f"--published-preprocessing: {dataset}, features {extractor.name}: {what}; leave the option out")
+        what = f"the extractor cannot repeat {', '.join(unknown)}" if unknown else "its config has none"
+        raise UsageError(f"--published-preprocessing: {dataset}, features {extractor.name}: {what}; omit the option")
     return frozenset(named)
 
 
 def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
-    """What became of the videos of a shard, of which those that are not done yet are worked on.
+    """Extract the videos of a shard that have no result yet, and return the outcomes of all its videos.
 
-    Those whose process died come last and alone, so that another death says which of them it was.
+    Videos whose process died come last, one at a time, so that another death can be attributed to one of
+    them.
 
     Args:
-        work: is given some of these, and whether a process may have but one at a time; gives back each with what became of it.
+        work: extracts videos and yields each with its outcome. Its second argument says whether each process
+            may only have one video at a time.
 
     Raises:
-        UsageError: another call works on the shard, or results cannot be written.
+        UsageError: another process extracts the shard, or results cannot be written.
     """
     wanted = shard.share(plan)
     with results.alone(shard.number, shard.of, [w.sample for w in wanted]):
@@ -122,10 +127,13 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
 
 
 def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
+    # What earlier runs finished is kept; what they could not finish is tried again.
     made = _known(wanted, plan, results, progress)
     left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
     died = {sample for sample, outcome in made.items() if outcome.deaths}
     others, suspects = [w for w in left if w.sample not in died], [w for w in left if w.sample in died]
+
+    # Videos whose process dies in the first round join the second one, in which each is alone.
     done = 0
     progress("videos", done, len(left))
     for videos, alone in ((others, False), (suspects, True)):
@@ -141,16 +149,20 @@ def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progre
 
 
 def attempt(
-    w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None] = lambda: None
+    w: Wanted,
+    root: Path,
+    extractor: Extractor,
+    results: ResultFolder,
+    alive: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Extract a video, and record what became of it, or that it failed in a way that may not last.
+    """Extract a video and record its outcome, which may be a failure that the next run tries again.
 
     Args:
         w: the video.
         root: the folder that paths are relative to.
         extractor: computes its features.
         results: where they are written.
-        alive: is called every few steps.
+        alive: called every few time steps.
 
     Raises:
         UsageError: results cannot be written.
@@ -161,36 +173,41 @@ def attempt(
         raise
     except Failed as error:
         return failed(w, root, results, str(error))
-    except (Exception, SystemExit) as error:  # a library may fail on one video in any way; the others go on
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a library may fail on one video in any way; the others continue
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
 def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False, killed: bool = False) -> Outcome:
-    """Record that a video failed in a way that may not last: the next call tries it again.
+    """Record that a video failed for a reason that may pass: the next run tries it again.
 
     Args:
         w: the video.
         root: the folder that paths are relative to.
         results: where it is recorded.
-        why: it failed.
-        died: whether its process did. When that happens again it is left out for as long as the file is the same,
-        killed: unless it was killed, for which the video may not be the reason.
+        why: the reason.
+        died: whether its process died. After a second death the video is left out until its file changes.
+        killed: whether its process was killed, for which the video may not be the reason: it is always tried
+            again.
 
     Raises:
         UsageError: it cannot be recorded.
     """
     before = results.read(w.sample, w.video, root, w.span)
     attempts, deaths = (before.attempts, before.deaths) if before else (0, 0)
-    outcome = Outcome(w.sample, _glance(w.video, root), why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
+    source = _glance(w.video, root)
+    outcome = Outcome(w.sample, source, why, attempts=attempts + 1, deaths=deaths + died, span=w.span)
     if outcome.deaths > 1 and not killed:
-        outcome = replace(outcome, problem=f"{why}, as it did before; left out as long as its file is the same", attempts=0)
+        outcome = replace(outcome, problem=f"{why}, as before; left out until its file changes", attempts=0)
     with results.writing(w.sample) as (file, _):
         results.record(file, outcome)
     return outcome
 
 
 def _glance(video: Path, root: Path) -> SourceFile:
-    """What a file is, without reading it: that may be what failed."""
+    """The size and time of a file, without reading it, since reading may be what failed."""
     try:
         stat = video.stat()
     except OSError:
@@ -199,7 +216,7 @@ def _glance(video: Path, root: Path) -> SourceFile:
 
 
 def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Extracted, list[Wanted]]:
-    """What earlier calls made of all videos, and the videos that none has tried."""
+    """The outcomes of all videos in earlier runs, and the videos that no run has tried."""
     outcomes = _known(plan.wanted, plan, results, progress)
     missing = [w for w in plan.wanted if w.sample not in outcomes]
     done = Extracted(outcomes, _problem_rows(outcomes))
@@ -218,7 +235,7 @@ def _known(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress
 
 
 def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[ProblemRow]:
-    """What was wrong or odd with the videos."""
+    """The faults of the videos, and why some have no features."""
     rows = []
     for outcome in outcomes.values():
         rows += [ProblemRow(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
@@ -241,11 +258,11 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
             silent = _compute(w.video, extractor, features, results.without_sound, notes, w.span)
         except Silent:
             features.clear()
-            outcome = Outcome(w.sample, source, NO_SOUND, tuple(notes), without_sound=results.without_sound)
+            outcome = Outcome(w.sample, source, NO_AUDIO, tuple(notes), without_sound=results.without_sound)
         except (UnreadableVideo, NotFinite) as error:
             features.clear()
             outcome = Outcome(w.sample, source, str(error), tuple(notes))
-        except OSError as error:  # the system's, the extractor's or a library's: the results are not at fault
+        except OSError as error:  # of the system, the extractor or a library: not of the results
             raise Failed(_cannot_be_read(w.video, error)) from None
         else:
             outcome = _finished(w.sample, source, extractor, features, notes)
@@ -256,7 +273,7 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
 
 
 def _cannot_be_read(video: Path, error: OSError) -> str:
-    reason = outside_reason(error, video) if error.filename in (None, str(video)) else None  # else it is of another file
+    reason = outside_reason(error, video) if error.filename in (None, str(video)) else None  # else of another file
     return f"cannot be read: {reason}" if reason else f"{type(error).__name__}: {error!s:.120}"
 
 
@@ -265,7 +282,7 @@ def _finished(sample: str, source: SourceFile, extractor: Extractor, features: V
     if not all(steps.values()):
         features.clear()
         short = " and ".join(modality for modality in MODALITIES if not steps[modality])
-        return Outcome(sample, source, f"too short: {short} of less than one step", tuple(notes))
+        return Outcome(sample, source, f"too short: {short} shorter than one time step", tuple(notes))
     if extractor.paired and steps["audio"] != steps["video"]:
         steps = dict.fromkeys(MODALITIES, min(steps.values()))
         features.cut(steps["audio"])
@@ -273,11 +290,11 @@ def _finished(sample: str, source: SourceFile, extractor: Extractor, features: V
 
 
 class Failed(Exception):
-    """A video failed in a way that may not last; says why."""
+    """A video failed for a reason that may pass; the message is the reason."""
 
 
 class Silent(Exception):
-    """A video has no sound and is to be left out."""
+    """A video has no audio and is left out."""
 
 
 def _compute(
@@ -288,26 +305,35 @@ def _compute(
     notes: list[str],
     span: Span | None = None,
 ) -> bool:
-    """Both sequences of a video or of a span of it, a few steps at a time; whether it got zero sound.
+    """Compute both sequences of a video or a span of it, a few time steps at a time.
+
+    Returns:
+        Whether it has no audio and got silence instead.
 
     Raises:
-        UnreadableVideo: it has no pictures.
-        Silent: it has no sound and is to be left out.
+        UnreadableVideo: it has no frames.
+        Silent: it has no audio and is left out.
     """
     if without_sound == "skip" and not has_audio(video):
         raise Silent
+
+    # Frames -> clips -> features.
     timing = extractor.timing
     prepared = (extractor.prepare(frame) for frame in read_frames(video, timing.rate, notes.append, span))
     extractor.calls.compute("video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video"))
+
+    # Audio -> windows -> features.
     spec, heard = extractor.sound, _Count()
     blocks = read_audio(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
     append = partial(features.append, "audio")
     extractor.calls.compute("audio", windows(heard.through(blocks), spec.window, spec.hop), append)
     if heard.samples:
         return False
+
+    # An audio stream may be empty, too.
     if without_sound == "skip":
         raise Silent
-    notes.append(f"{NO_SOUND}: zero sound instead")
+    notes.append(f"{NO_AUDIO}: silence instead")
     seconds = features.steps("video") * extractor.video_seconds
     extractor.calls.compute("audio", windows(_silence(seconds, spec.rate), spec.window, spec.hop), append)
     return True

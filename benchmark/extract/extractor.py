@@ -1,7 +1,8 @@
-"""What an extractor is: a feature set's two networks and what comes before and after them. And finding extractors.
+"""The base class of extractors, which compute the features of a feature set, and how they are found.
 
-An extractor is one file: in ``benchmark/extract/sets/``, or anywhere with ``--plugin``. It says names, dimensions and times,
-and computes features of windows of sound and clips of pictures; decoding, cutting, resuming and storing are not its business.
+An extractor is one file: in ``benchmark/extract/sets/``, or anywhere with ``--plugin``. It declares names,
+dimensions and times, and computes features of windows of audio and clips of frames. It need not decode, cut,
+resume or store.
 """
 
 from __future__ import annotations
@@ -37,50 +38,53 @@ class WeightsFile:
     """A file of weights that an extractor needs from the user."""
 
     name: str
-    """How it is called on the command line."""
+    """Its name on the command line."""
     file: str
     """Its usual file name."""
     what: str
     published: str
     """Where it was published."""
     key: str | None = None
-    """Where the file holds more than the state dict: the entry that is it."""
+    """The key of the state dict, if the file holds more than that."""
     ignored: tuple[str, ...] = ()
-    """Beginnings of names that the file may have and the extractor does not use."""
+    """Prefixes of names that the file may have and the extractor does not use."""
     package: Package | None = None
-    """The PyPI package that has it: taken from there where no other place is given. Its sha256 is then asked for."""
+    """The PyPI package that has it, used if no file is given. The file must then have its sha256."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The sound that a step is made from."""
+    """The audio that a time step is computed from."""
 
     rate: int
     """Samples a second, mono."""
     window: int
-    """Samples of a step."""
+    """Samples of a time step."""
     hop: int
-    """Samples between the beginnings of two steps."""
+    """Samples between the beginnings of two time steps."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The pictures that a step is made from."""
+    """The frames that a time step is computed from."""
 
     rate: int | None
-    """Pictures a second; None for those that the video has."""
+    """Frames a second; None for the video's own rate."""
     length: int
-    """Pictures of a step."""
+    """Frames of a time step."""
     pad: bool
-    """Whether the last step is filled up with zeros; else what is left over is dropped."""
+    """Whether the last time step is filled up with zeros; else the remaining frames are dropped."""
 
 
 class Extractor(ABC):
     """Base class of extractors. Subclasses set all class attributes that have no value here.
 
+    The class is read to plan an extraction. Each process then builds one instance, and the threads of the
+    process call its methods.
+
     Args:
-        weights: for each of ``weights_files`` its tensors by name; complete, of the right shapes, and finite.
-        quirks: names of published quirks to repeat, of those that ``quirks`` names.
+        weights: for each of ``weights_files`` its tensors by name: complete, of the right shapes, and finite.
+        quirks: the published quirks to repeat, out of those in the attribute ``quirks``.
         device: a torch device, such as ``cpu`` or ``cuda:1``.
     """
 
@@ -88,21 +92,21 @@ class Extractor(ABC):
     """Also the name of the feature set."""
     title: ClassVar[str]
     version: ClassVar[int]
-    """Raise it when the same videos would give other features."""
+    """Increase it when the same videos would give other features."""
     audio_dim: ClassVar[int]
     video_dim: ClassVar[int]
     audio_seconds: ClassVar[float]
     video_seconds: ClassVar[float]
-    """Seconds between two steps."""
+    """Seconds between two time steps."""
     sound: ClassVar[Sound]
     clip: ClassVar[Clip]
     weights_files: ClassVar[Sequence[WeightsFile]]
     quirks: ClassVar[frozenset[str]] = frozenset()
-    """Published quirks that it can repeat."""
+    """Quirks of the published extraction that it can repeat."""
     paired: ClassVar[bool] = False
-    """Whether a step of sound and a step of pictures are of the same moment: the longer sequence is cut to the shorter one."""
+    """Whether time steps of audio and video coincide: the longer sequence is then cut to the shorter one."""
     batch: ClassVar[int] = 8
-    """Steps that are computed together, but on a CPU, where that gains nothing."""
+    """Time steps that are computed together, except on a CPU, where that gains nothing."""
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
         self.repeated = quirks
@@ -114,16 +118,16 @@ class Extractor(ABC):
     @classmethod
     @abstractmethod
     def expected(cls, weights: str) -> State:
-        """Tensors on the device ``meta`` with the names, shapes and kinds that a file of weights must have."""
+        """Tensors on the device ``meta`` with the names, shapes and types of a file of weights."""
 
     @classmethod
     @abstractmethod
     def random(cls, weights: str) -> State:
-        """Weights for trials, always the same ones."""
+        """Weights for dry runs, always the same ones."""
 
     @classmethod
     def read(cls, weights: str, path: Path) -> State | None:
-        """The tensors of a file of a form of its own; None for a state dict and a ``.npz``, which need no help.
+        """The tensors of a file in a special format; None if it is a state dict or ``.npz``.
 
         Raises:
             UsageError: it cannot be read.
@@ -132,16 +136,16 @@ class Extractor(ABC):
 
     @property
     def timing(self) -> Clip:
-        """``clip``, or what a quirk makes of it."""
+        """``clip``, as changed by the repeated quirks."""
         return self.timed(self.repeated)
 
     @classmethod
     def timed(cls, quirks: frozenset[str]) -> Clip:
-        """``clip``, or what published quirks make of it."""
+        """``clip``, as changed by quirks."""
         return replace(cls.clip, rate=None) if "own_rate" in quirks else cls.clip
 
     def use(self, precision: Precision) -> None:
-        """Compute networks in another precision than float32: those that are attributes and are called by ``run``."""
+        """Set the precision of the networks that are attributes and are called by ``run``."""
         self.precision = precision
         for value in vars(self).values():
             if isinstance(value, nn.Module):
@@ -149,7 +153,7 @@ class Extractor(ABC):
 
     @torch.inference_mode()
     def run(self, network: nn.Module, x: Tensor) -> Features:
-        """What a network makes of a batch, in the precision that was chosen, in float32."""
+        """The output of a network for a batch, computed in the chosen precision, as float32."""
         dtype = None if self.precision == "float32" else getattr(torch, self.precision)
         with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None):
             computed: Features = network(x.to(self.device)).float().cpu().numpy()
@@ -157,26 +161,26 @@ class Extractor(ABC):
 
     @abstractmethod
     def prepare(self, frame: NDArray[np.uint8]) -> Features:
-        """A picture ``[height, width, 3]`` (red, green, blue) as the network takes it, ``[3, H, W]``."""
+        """A frame ``[height, width, 3]`` (red, green, blue) as the network takes it, ``[3, H, W]``."""
 
     @abstractmethod
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
-        """Windows of sound ``[N, window]``, in -1 to 1 -> ``[N, audio_dim]``."""
+        """Windows of audio ``[N, window]``, in -1 to 1 -> ``[N, audio_dim]``."""
 
     @abstractmethod
     def video(self, clips: Features) -> Features:
-        """Clips of prepared pictures ``[N, length, 3, H, W]`` -> ``[N, video_dim]``."""
+        """Clips of prepared frames ``[N, length, 3, H, W]`` -> ``[N, video_dim]``."""
 
 
 EXTRACTORS: dict[str, type[Extractor]] = {}
-"""All extractors that were imported, by name."""
+"""All imported extractors, by name."""
 
 
 def register(extractor: type[Extractor]) -> type[Extractor]:
-    """Class decorator: makes an extractor known under its name; a later one replaces an earlier one.
+    """Class decorator: registers an extractor under its name; a later one replaces an earlier one.
 
     Raises:
-        ValueError: what it declares is not as it must be; all of it is named.
+        ValueError: the class attributes are not valid; all problems are listed.
     """
     if not (isinstance(extractor, type) and issubclass(extractor, Extractor)):
         raise ValueError(f"@register: decorate a subclass of Extractor, not {extractor!r}")
@@ -188,7 +192,7 @@ def register(extractor: type[Extractor]) -> type[Extractor]:
 
 
 def _declaration_problems(extractor: type[Extractor]) -> Iterator[str]:
-    """What of an extractor's class attributes is missing or of another kind."""
+    """The class attributes that are missing or not valid."""
     if missing := [name for name in Extractor.__annotations__ if not hasattr(extractor, name)]:
         yield f"lacks {', '.join(missing)}"
     name = getattr(extractor, "name", "a")
@@ -211,7 +215,8 @@ def load_extractors(plugins: Sequence[Path] = ()) -> Mapping[str, type[Extractor
         UsageError: a plug-in is missing, or a file cannot be imported or registers no extractor.
     """
     for path in files_in(SETS_DIR, ".py"):
-        if path.stem != "__init__" and (reason := attempt(partial(importlib.import_module, f"{__package__}.sets.{path.stem}"))):
+        module = f"{__package__}.sets.{path.stem}"
+        if path.stem != "__init__" and (reason := attempt(partial(importlib.import_module, module))):
             raise UsageError(f"{path}: {reason}")
     for plugin in plugins:
         module = import_file(plugin)
@@ -224,7 +229,7 @@ def find_extractor(name: str, plugins: Sequence[Path] = ()) -> type[Extractor]:
     """The extractor of a feature set.
 
     Raises:
-        UsageError: there is none of that name; or as ``load_extractors``.
+        UsageError: no extractor has this name; or as for ``load_extractors``.
     """
     known = load_extractors(plugins)
     if name not in known:

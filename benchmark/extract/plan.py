@@ -1,4 +1,4 @@
-"""What is to be extracted: the samples of a data set's lists, and the video of each."""
+"""List what to extract: the samples of a dataset's lists, and the video of each."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from benchmark.extract.media.segments import Rule, Span, annotated_segments, nam
 VIDEO_FILES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv"}
 )
-"""Ends of the names of files that are taken for videos, in small letters."""
+"""Extensions of video files, in lower case."""
 WHOLE_NAMES = ("{}", "v_{}")
-"""How files of whole videos are named by the videos' ids."""
+"""How the files of whole videos are named, by video id."""
 SHOWN = 3
-"""Of further files of the same name so many are named."""
+"""How many further files of the same name are listed."""
 
 
 @dataclass(frozen=True)
 class ProblemRow:
-    """A line of the table of problems."""
+    """A row of the table of problems."""
 
     sample: str
     file: str
     what: str
     left_out: bool
-    """Whether the sample has no features because of it; else they were made all the same."""
+    """Whether the sample has no features because of it; else it has features all the same."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +46,42 @@ class Wanted:
     label: int
     video: Path
     span: Span | None = None
-    """What the sample is of the video; None for all of it."""
+    """The seconds of the video that are the sample; None for the whole video."""
 
 
 @dataclass
 class Plan:
-    """All samples of the lists, those without a video among ``rows``."""
+    """All samples of the lists; ``rows`` lists those without a video."""
 
     root: Path
-    """The data set folder, which has ``class-split``."""
+    """The dataset folder, which has ``class-split``."""
     videos: Path
     lists: ClassLists
     listed: list[str] = field(default_factory=list)
     """All listed samples of listed classes."""
     wanted: list[Wanted] = field(default_factory=list)
-    """In the order of a store: by split, class id, sample id."""
+    """In the order of a feature file: by split, class id, sample id."""
     rows: list[ProblemRow] = field(default_factory=list)
 
 
 def make_plan(
     card: Card, features: str, videos: Path, source: Path, vectors: Path | None, segments: Path | None = None
 ) -> Plan:
-    """Read the lists of a feature set and look for the videos of their samples.
+    """Read the lists of a feature set and find the videos of their samples.
 
-    A sample that has no video of its own may be cut from a whole one, as ``segments`` or the card's sample ids say.
+    A sample without its own video may be cut from a whole one, by ``segments`` or by its id.
 
     Args:
-        card: the data set.
+        card: the dataset.
         features: name of the feature set.
-        videos: folder of the videos, searched with all its folders; a video is named as its sample.
-        source: folder in the official layout, of which ``class-split`` and the word vectors are read.
-        vectors: file of the word vectors, see ``word_vectors.py``; those of the layout are looked for if None.
+        videos: folder of the videos, searched at any depth; a video is named after its sample.
+        source: folder in the official layout, of which ``class-split`` and the class embeddings are read.
+        vectors: file of the class embeddings, see ``word_vectors.py``; None for those of the layout.
         segments: file of the segments of whole videos, see ``extract/media/segments.py``.
 
     Raises:
-        ImportProblems: faults of the lists, all of them.
-        UsageError: a folder or a sample list is missing, the segments cannot be read, or no sample has a video.
+        ImportProblems: all faults of the lists.
+        UsageError: a folder or sample list is missing, the segments cannot be read, or no sample has a video.
     """
     if not videos.is_dir():
         raise UsageError(f"--videos {videos}: no such folder")
@@ -97,13 +97,14 @@ def make_plan(
     _find_videos(plan, rule)
     if not plan.wanted:
         raise UsageError(
-            f"--videos {videos}: no video of {len(plan.rows):,} listed samples; a video is named as its sample, "
-            f"such as {plan.rows[0].sample}.mp4, in any folder below, or cut from a whole one (docs/extraction.md)"
+            f"--videos {videos}: no video of {len(plan.rows):,} listed samples; name videos after samples "
+            f"({plan.rows[0].sample}.mp4, in any folder), or cut clips of whole ones (docs/extraction.md)"
         )
     return plan
 
 
 def _find_videos(plan: Plan, rule: Rule | None) -> None:
+    """Fill ``listed``, ``wanted`` and ``rows`` of the plan."""
     by_name = _video_files(plan.videos)
     by_folded: dict[str, list[Path]] = {}
     for name, paths in by_name.items():
@@ -114,6 +115,7 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
 
     for split in SPLITS:
         for sample, label in sorted(plan.lists.splits[split].kept().items(), key=lambda item: (item[1], item[0])):
+            # The sample's own video, or else the whole video that the rule cuts it from.
             plan.listed.append(sample)
             found = named(sample)
             cut = rule(sample) if rule and not found else None
@@ -123,6 +125,8 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
                 whole = f", nor of the whole video {cut.video}" if cut else ""
                 plan.rows.append(ProblemRow(sample, "", f"no video of this name{whole}", left_out=True))
                 continue
+
+            # A segment without a span leaves the sample out; other faults are noted.
             file = _shown(plan, found[0])
             if cut is not None and cut.span is None:
                 plan.rows.append(ProblemRow(sample, file, cut.problem, left_out=True))
@@ -132,7 +136,8 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
                 others += f" and {len(found) - 1 - SHOWN:,} more" if len(found) - 1 > SHOWN else ""
                 plan.rows.append(ProblemRow(sample, file, f"not read, of the same name: {others}", left_out=False))
             if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
-                other = f"the segment is annotated as {cut.label!r}, the sample is listed as {plan.lists.names[label]!r}"
+                other = f"the segment is annotated as {cut.label!r}"
+                other += f", the sample is listed as {plan.lists.names[label]!r}"
                 plan.rows.append(ProblemRow(sample, file, other, left_out=False))
             plan.wanted.append(Wanted(sample, split, label, found[0], cut.span if cut else None))
 
@@ -146,7 +151,7 @@ def _shown(plan: Plan, path: Path) -> str:
 
 
 def _video_files(folder: Path) -> Mapping[str, list[Path]]:
-    """File name without its end -> files, in the order of their paths. A folder that links lead to again is searched once."""
+    """File name without extension -> files, by path. A folder that links lead to again is searched once."""
     found: dict[str, list[Path]] = {}
     searched = set()
     for base, folders, names in os.walk(folder, followlinks=True):

@@ -1,6 +1,7 @@
-"""What was extracted of each video: a file of its own, written in one step, so that a killed extraction goes on.
+"""The result of each video: a file written atomically, so that a killed extraction can resume.
 
-A file holds the features of a video, or why there are none, and what it was made from. It counts as long as that is the same.
+A file holds the features of a video, or why there are none, and what they were made from. It is used for as
+long as that is unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from benchmark.data.importing.staging import SegmentedRows
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.errors import UsageError
 from benchmark.extract.media.segments import Span
-from benchmark.system.files import OutsideError, SourceFile, outside_reason, partial_prefix, raise_outside, unchanged
+from benchmark.system.files import (
+    OutsideError,
+    SourceFile,
+    outside_reason,
+    partial_prefix,
+    raise_outside,
+    unchanged,
+)
 from benchmark.system.locks import Locks
 
 CHUNK_ROWS = 16
@@ -33,38 +41,38 @@ CHUNK_ROWS = 16
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one video."""
+    """How the extraction of one video ended. The field names are those of the file."""
 
     sample: str
     source: SourceFile
     problem: str | None = None
     """Why there are no features."""
     notes: tuple[str, ...] = ()
-    """What was odd and did not prevent them."""
+    """Faults that did not prevent them."""
     steps: Mapping[str, int] | None = None
-    """Steps by modality; None where there are no features."""
+    """Time steps by modality; None if there are no features."""
     peaks: Mapping[str, float] | None = None
     """Largest absolute value by modality."""
     without_sound: str | None = None
-    """For a video without sound: what was done about it."""
+    """For a video without audio: how it was treated, ``skip`` or ``zeros``."""
     span: Span | None = None
-    """What the sample is of the video; None for all of it."""
+    """The seconds of the video that are the sample; None for the whole video."""
     attempts: int = 0
-    """Times that it failed in a way that may not last: it is tried again. 0 where this is what it stays at."""
+    """How often it failed for a reason that may pass, so that it is tried again; 0 if this is final."""
     deaths: int = 0
-    """Times that its process died."""
+    """How often its process died."""
 
 
 class NotFinite(ValueError):
-    """Features of a video are not finite, as from sound that is not: it would be so again."""
+    """Features of a video are not finite, for example because its audio is not; they would be so again."""
 
 
 class VideoFeatures:
-    """The features of a video while they are computed: they go to the disk, batch by batch.
+    """Writes the features of a video to the disk, batch by batch, while they are computed.
 
     Args:
         file: where they are written.
-        step: is called after each batch.
+        step: called after each batch.
     """
 
     def __init__(self, file: h5py.File, step: Callable[[], None]) -> None:
@@ -73,10 +81,10 @@ class VideoFeatures:
         self.peaks = dict.fromkeys(MODALITIES, 0.0)
 
     def append(self, modality: str, features: Floats) -> None:
-        """Further steps ``[n, dim]``.
+        """Add time steps ``[n, dim]``.
 
         Raises:
-            NotFinite: they are not.
+            NotFinite: they are not finite.
         """
         if not np.isfinite(features).all():
             raise NotFinite(f"{modality} features are not finite")
@@ -93,7 +101,7 @@ class VideoFeatures:
         return len(self._file[modality]) if modality in self._file else 0
 
     def cut(self, steps: int) -> None:
-        """Keep the first steps of both modalities."""
+        """Keep the first time steps of both modalities."""
         for modality in MODALITIES:
             self._file[modality].resize(steps, 0)
 
@@ -104,12 +112,13 @@ class VideoFeatures:
 
 
 class ResultFolder:
-    """The files of one extraction.
+    """The result files of one extraction.
 
     Args:
-        folder: where they lie.
-        identity: all that decides features besides the video; a file of another identity does not count.
-        without_sound: what is done about videos without sound; only their own files depend on it.
+        folder: where they are stored.
+        identity: all that determines the features, except the video. A file with another identity is not
+            used.
+        without_sound: how videos without audio are treated; only their own files depend on it.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], without_sound: str) -> None:
@@ -121,16 +130,18 @@ class ResultFolder:
         return self.folder / f"{quote(sample, safe='')}.h5"
 
     def read(self, sample: str, video: Path, root: Path, span: Span | None = None) -> Outcome | None:
-        """What became of a video, where that is known and still holds. That it failed holds whatever the video is now.
+        """The recorded outcome of a video, or None if there is none for the video as it is now.
+
+        Failures that are tried again are returned even if the video has changed.
 
         Args:
             sample: its id.
             video: its file as it is now.
             root: the folder that paths are relative to.
-            span: what the sample is of the video.
+            span: the seconds of the video that are the sample.
 
         Raises:
-            OutsideError, Unavailable: the file is there and cannot be read, though it may be sound.
+            OutsideError, Unavailable: the result file exists and cannot be read, though it may be intact.
         """
         path = self.path(sample)
         try:
@@ -143,6 +154,9 @@ class ResultFolder:
         except (OSError, MemoryError, KeyError, ValueError, RuntimeError) as error:
             raise_outside(error, path)
             return None
+
+        # It holds for the same identity, video, span and, if the video has no audio, the same treatment of
+        # that.
         source = SourceFile(**recorded["outcome"].pop("source"))
         same = recorded["identity"] == self.identity and source.path == video.relative_to(root).as_posix()
         same = same and recorded["outcome"]["without_sound"] in (None, self.without_sound)
@@ -155,20 +169,21 @@ class ResultFolder:
 
     @contextmanager
     def alone(self, number: int, of: int, samples: Collection[str]) -> Iterator[None]:
-        """Hold a share of the videos, and remove what killed processes left of them.
+        """Lock a shard, so that no other process extracts it, and remove what killed processes left of it.
 
         Args:
-            number: of the share, from 1 on.
-            of: how many shares there are.
-            samples: of the share.
+            number: of the shard, from 1.
+            of: how many shards there are.
+            samples: of the shard.
 
         Raises:
-            UsageError: a living process holds it, or one of another number of shares; or the folder cannot be written.
+            UsageError: a process extracts it, or a shard of another count; or the folder cannot be written.
         """
         locks, name = Locks(self.folder), f"extraction-{number}-of-{of}"
         try:
             held = locks.hold(name)
-            others = [path.stem for path in self.folder.glob("extraction-*.lock") if not path.stem.endswith(f"-of-{of}")]
+            locked = (path.stem for path in self.folder.glob("extraction-*.lock"))
+            others = [stem for stem in locked if not stem.endswith(f"-of-{of}")]
         except (OSError, NotImplementedError) as error:  # the latter: the file system has no locks
             raise self._not_written(error) from None
         if held is None:
@@ -195,7 +210,7 @@ class ResultFolder:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         number, of = name.split("-")[1::2]
         what = f"shard {number}/{of} is" if of != "1" else "all videos are"
-        return UsageError(f"{self.folder}: {what} being extracted already ({who}); wait for that to end, or stop it")
+        return UsageError(f"{self.folder}: {what} already being extracted ({who}); wait for it to end, or stop it")
 
     def _remove_partials(self, samples: Collection[str]) -> None:
         prefixes = {partial_prefix(self.path(sample).name) for sample in samples}
@@ -206,19 +221,19 @@ class ResultFolder:
     def _not_written(self, error: Exception) -> UsageError:
         why = getattr(error, "strerror", None) or error
         reason = outside_reason(error, self.folder)
-        fix = reason.fix if reason else "fix that, then repeat the command"
-        return UsageError(f"{self.folder}: cannot be written ({why}); {fix}: it continues where it stopped")
+        fix = reason.fix if reason else "fix this, then repeat the command"
+        return UsageError(f"{self.folder}: cannot be written ({why}); {fix}: it resumes where it stopped")
 
     @contextmanager
     def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
-        """A new file, which is there once the block has ended well.
+        """A new result file, which appears once the block has ended without an error.
 
         Args:
-            sample: whose.
-            alive: is called now and then, while features are computed.
+            sample: its id.
+            alive: called now and then while features are computed.
 
         Raises:
-            UsageError: it cannot be written; an ``OSError`` of the block means that too.
+            UsageError: it cannot be written, which is also how an ``OSError`` of the block is read.
         """
         try:
             with new_hdf5(self.path(sample)) as (f, check):
@@ -236,7 +251,7 @@ class ResultFolder:
 
 
 class ResultSequences(SegmentedRows):
-    """Features of videos; a slice reads them from the files of their videos."""
+    """The feature sequences of videos, one after another; a slice is read from the result files."""
 
     def __init__(self, results: ResultFolder, modality: str, outcomes: Sequence[Outcome], dim: int) -> None:
         self._paths = [results.path(outcome.sample) for outcome in outcomes]

@@ -1,12 +1,11 @@
-"""The features of ``stamps`` computed again: Debian's package of pictures and recordings, and the packaged encoders.
+"""Compute the features of ``stamps`` again, from Debian's package of images and recordings.
 
-Which pictures and recordings belong to the data set, their classes, groups and the split of the classes are what
-``datasets/stamps/stamps.npz`` says; the features in it are not looked at but to compare.
+``datasets/stamps/stamps.npz`` lists the images, recordings, classes, groups and class split. Its features are
+only used for comparison.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from benchmark.data.built.stamps import ARRAYS
+from benchmark.data.built.stamps import ARRAYS, dequantised
 from benchmark.data.importing.importing import Progress
 from benchmark.data.store import Floats
 from benchmark.errors import UsageError
@@ -30,49 +29,49 @@ from benchmark.extract.networks.sentences import sentence_vectors
 from benchmark.extract.networks.squeezenet import prepare
 from benchmark.extract.sets.packaged import Packaged
 from benchmark.extract.weights_files import given_files, read_weights
-from benchmark.system.files import replacing
+from benchmark.system.files import fingerprint, replacing
 
 PACKAGE_FOLDER = Path("usr/share/tuxpaint/stamps")
-"""Of the pictures and recordings in Debian's package ``tuxpaint-stamps-default``."""
+"""Folder of the images and recordings in Debian's package ``tuxpaint-stamps-default``."""
 SVG_PIXELS = 320
 MARGIN = 1.06
-"""Side of the square that a picture is laid on, over its longer side."""
+"""Side of the square that an image is placed on, relative to its longer side."""
 VIEWS = ((1.0, 0.5, 0.5), (0.75, 0.5, 0.5), (0.6, 0.35, 0.4), (0.6, 0.65, 0.6))
-"""Side and centre of each view as fractions of the square; a mirrored whole is the last view."""
+"""Side and centre of each view, as fractions of the square; the last view is the mirrored square."""
 STEPS = 8
-"""Of a recording: the first ones are kept."""
+"""The first time steps of a recording are kept."""
 SHORTEST = 16_000
-"""Samples: a shorter recording is followed by silence up to here."""
+"""Samples: a shorter recording is padded with silence."""
 AGREEMENT = 0.99
-"""Correlation from which on features count as the same."""
+"""Lowest correlation at which features count as the same."""
 SOUND_ENDS = (".ogg", ".wav")
 BYTE_MAX = 255
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far features that were computed again are the shipped ones."""
+    """How far the new features agree with the shipped ones."""
 
     features: str
     values: int
     correlation: float
-    """Over all values, each dimension less its mean."""
+    """Over all values, with the mean of each dimension subtracted."""
     lowest: float
-    """Of a row: a view, a step of sound, a class name."""
+    """The lowest of a row: a view, a time step of audio, or a class name."""
 
 
 def rebuild(sources: Path, shipped: Path, target: Path, progress: Progress) -> list[Agreement]:
-    """Compute all features and write them as ``stamps.npz`` is written.
+    """Compute all features, and write them in the form of ``stamps.npz``.
 
     Args:
-        sources: the folder ``stamps`` of Debian's package, or the one that the package was unpacked in.
+        sources: the folder ``stamps`` of Debian's package, or the folder that the package was unpacked in.
         shipped: ``datasets/stamps/stamps.npz``.
         target: the file to write.
-        progress: told what is done, how much, of how much.
+        progress: called with what is done, how much of it, and of how much.
 
     Raises:
-        UsageError: a picture or recording is missing or damaged, there are others than the data set has, or a program, a
-            library or weights are not installed.
+        UsageError: images or recordings are missing, damaged or other ones than those of the dataset; or a
+            program, library or weights are not installed.
     """
     folder = _stamps_folder(sources)
     with np.load(shipped, allow_pickle=False) as arrays:
@@ -86,7 +85,7 @@ def rebuild(sources: Path, shipped: Path, target: Path, progress: Progress) -> l
     kept = _as_shipped(lengths, np.diff(z["audio_offset"]), recordings)
     found = {"visual": views, "audio": steps[kept]}
     agreements = [
-        *(_agreement(name, values, _dequantised(z, name)) for name, values in found.items()),
+        *(_agreement(name, values, dequantised(z, name)) for name, values in found.items()),
         _agreement("text_minilm", vectors, z["text_minilm"].astype(np.float32)),
     ]
     for name, values in found.items():
@@ -105,8 +104,8 @@ def _stamps_folder(sources: Path) -> Path:
         if (folder / "animals").is_dir():
             return folder
     raise UsageError(
-        f"--from-sources {sources}: has no stamps of Tux Paint; install Debian's package tuxpaint-stamps-default and give "
-        f"/{PACKAGE_FOLDER}, or unpack it and give the folder"
+        f"--from-sources {sources}: has no stamps of Tux Paint; install Debian's package "
+        f"tuxpaint-stamps-default and give /{PACKAGE_FOLDER}, or unpack it and give the folder"
     )
 
 
@@ -114,50 +113,50 @@ def _recordings(folder: Path, z: Mapping[str, NDArray[Any]]) -> list[Path]:
     """The recording of each sample.
 
     Raises:
-        UsageError: the folder has other recordings of these pictures than the data set has samples.
+        UsageError: the recordings of these images are not those of the dataset's samples.
     """
-    pictures, languages = [str(path) for path in z["image_path"]], [str(name) for name in z["languages"]]
-    samples = [(pictures[i], languages[lang]) for i, lang in zip(z["sample_image"], z["sample_lang"], strict=True)]
-    found = _descriptions(folder, pictures, languages)
+    images, languages = [str(path) for path in z["image_path"]], [str(name) for name in z["languages"]]
+    rows = zip(z["sample_image"], z["sample_lang"], strict=True)
+    samples = [(images[image], languages[language]) for image, language in rows]
+    found = _descriptions(folder, images, languages)
     if samples != list(found):
         missing, others = sorted(set(samples) - set(found)), sorted(set(found) - set(samples))
         example = " ".join((missing or others or samples)[0])
         raise UsageError(
-            f"{folder}: {len(missing):,} recordings are missing and {len(others):,} are there besides, among them {example}; "
-            f"{_VERSION}"
+            f"{folder}: {len(missing):,} recordings are missing and {len(others):,} are unexpected, "
+            f"among them {example}; {_VERSION}"
         )
     return list(found.values())
 
 
-def _descriptions(folder: Path, pictures: Sequence[str], languages: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Picture and language -> recording, of those that are the same file only the first one."""
+def _descriptions(folder: Path, images: Sequence[str], languages: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """Image and language -> recording; of identical files only the first one."""
     found: dict[tuple[str, str], Path] = {}
     seen: set[str] = set()
-    for picture, language in product(pictures, languages):
-        stem = f"{picture}_desc" if language == "en" else f"{picture}_desc_{language}"
+    for image, language in product(images, languages):
+        stem = f"{image}_desc" if language == "en" else f"{image}_desc_{language}"
         path = next((path for end in SOUND_ENDS if (path := folder / f"{stem}{end}").is_file()), None)
         if path is None:
             continue
-        with open(path, "rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        sha = fingerprint(path, folder).sha256
         if sha not in seen:
-            found[picture, language] = path
+            found[image, language] = path
         seen.add(sha)
     return found
 
 
-def _views(folder: Path, pictures: Sequence[str], extractor: Extractor, progress: Progress) -> Floats:
-    """``[P, 5, 512]``."""
+def _views(folder: Path, images: Sequence[str], extractor: Extractor, progress: Progress) -> Floats:
+    """Features of the views of all images, ``[P, 5, 512]``."""
     found = []
-    for i, picture in enumerate(pictures):
-        progress("pictures", i, len(pictures))
-        prepared = np.stack([prepare(view) for view in _cut(_on_square(_open(folder, picture)))])
+    for i, image in enumerate(images):
+        progress("images", i, len(images))
+        prepared = np.stack([prepare(view) for view in _cut(_on_square(_open(folder, image)))])
         found.append(extractor.video(prepared[:, None]))
     return np.stack(found)
 
 
-def _open(folder: Path, picture: str) -> Image.Image:
-    png, svg = folder / f"{picture}.png", folder / f"{picture}.svg"
+def _open(folder: Path, name: str) -> Image.Image:
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     try:
         if png.is_file():
             return Image.open(png)
@@ -165,32 +164,31 @@ def _open(folder: Path, picture: str) -> Image.Image:
         command = ["rsvg-convert", "--width", size, "--height", size, "--keep-aspect-ratio", str(svg)]
         return Image.open(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout))
     except FileNotFoundError:
-        raise UsageError(
-            "rsvg-convert: drawings are rastered by it, and it is not installed: apt-get install librsvg2-bin"
-        ) from None
+        raise UsageError("rsvg-convert converts the SVG files and is missing: apt-get install librsvg2-bin") from None
     except (subprocess.CalledProcessError, UnidentifiedImageError, OSError):
-        raise UsageError(f"{folder / picture}: has no picture of this name that can be read (.png, .svg); {_VERSION}") from None
+        raise UsageError(f"{folder / name}: no readable image of this name (.png, .svg); {_VERSION}") from None
 
 
-def _on_square(picture: Image.Image) -> Image.Image:
-    """A picture in the middle of a white square."""
-    picture = picture.convert("RGBA")
-    side = int(MARGIN * max(picture.size))
+def _on_square(image: Image.Image) -> Image.Image:
+    """The image in the middle of a white square."""
+    image = image.convert("RGBA")
+    side = int(MARGIN * max(image.size))
     square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square.convert("RGB")
 
 
 def _cut(square: Image.Image) -> Iterator[NDArray[np.uint8]]:
     pixels, side = np.asarray(square), square.width
-    for part, x, y in VIEWS:
-        left, top, right, bottom = (int(edge * side) for edge in (x - part / 2, y - part / 2, x + part / 2, y + part / 2))
+    for size, x, y in VIEWS:
+        edges = (x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+        left, top, right, bottom = (int(edge * side) for edge in edges)
         yield pixels[top:bottom, left:right]
     yield pixels[:, ::-1]
 
 
 def _steps(recordings: Sequence[Path], extractor: Extractor, progress: Progress) -> tuple[Floats, list[int]]:
-    """The steps of all recordings ``[steps, 96]``, and how many of them each has; windows of several are computed at once."""
+    """Features of the time steps of all recordings, ``[steps, 96]``, and the number of steps of each."""
     lengths: list[int] = []
 
     def cut() -> Iterator[NDArray[Any]]:
@@ -204,7 +202,7 @@ def _steps(recordings: Sequence[Path], extractor: Extractor, progress: Progress)
 
 
 def _first_windows(path: Path, spec: Sound) -> Iterator[NDArray[Any]]:
-    """The windows of a recording, of which no more is decoded than they need."""
+    """The first windows of a recording; the rest is not decoded."""
     needed = spec.window + (STEPS - 1) * spec.hop
     blocks, length = [np.zeros(0)], 0
     try:
@@ -220,31 +218,26 @@ def _first_windows(path: Path, spec: Sound) -> Iterator[NDArray[Any]]:
 
 
 def _as_shipped(lengths: Sequence[int], shipped: NDArray[Any], recordings: Sequence[Path]) -> NDArray[np.bool_]:
-    """Which steps are kept: a recording may have one more than was shipped, where a resampler had lost its end.
+    """Which time steps are kept: a recording may have one more, which another resampler had cut off.
 
     Raises:
-        UsageError: a recording has fewer steps, or more than one more.
+        UsageError: a recording has fewer, or more than one more.
     """
     more = np.array(lengths) - shipped
     wrong = np.flatnonzero((more < 0) | (more > 1))
     if len(wrong):
         i = wrong[0]
-        raise UsageError(f"{recordings[i]}: has {lengths[i]} steps of sound, where {shipped[i]} are shipped; {_VERSION}")
+        raise UsageError(f"{recordings[i]}: has {lengths[i]} time steps, where {shipped[i]} are shipped; {_VERSION}")
     return np.concatenate([np.arange(length) < n for length, n in zip(lengths, shipped, strict=True)])
 
 
 def _quantised(name: str, values: Floats) -> dict[str, NDArray[Any]]:
-    """Bytes with the least value and the range of each dimension, as ``data/built/stamps.py`` reads them."""
+    """Bytes, with the minimum and range of each dimension, as ``data/built/stamps.py`` reads them."""
     axes = tuple(range(values.ndim - 1))
     low = values.min(axes, keepdims=True)
     span = values.max(axes, keepdims=True) - low
     scaled = (values - low) / np.where(span > 0, span, 1) * BYTE_MAX
     return {name: np.round(scaled).astype(np.uint8), f"{name}_min": low, f"{name}_range": span}
-
-
-def _dequantised(z: Mapping[str, NDArray[Any]], name: str) -> Floats:
-    values: Floats = z[f"{name}_min"] + z[name].astype(np.float32) / BYTE_MAX * z[f"{name}_range"]
-    return values
 
 
 def _agreement(name: str, found: Floats, shipped: Floats) -> Agreement:

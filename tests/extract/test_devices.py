@@ -83,7 +83,7 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(c
     said = command("--decoders", "3", code=1)
     assert (said["extracted"], set(FeatureStore(command.store).tables().ids)) == (9, set(others))
     (row,) = (row for row in said["problems"] if row["file"])
-    what = "its process died (exit code -11), as it did before; left out as long as its file is the same"
+    what = "its process died (exit code -11), as before; left out until its file changes"
     assert (row["sample"], row["what"]) == (deadly, what)
     command.tiny.write_text(plain)
     assert command(code=1)["resumed"] == 9
@@ -101,7 +101,7 @@ def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_ca
     said = command(code=1)
     assert said["extracted"] == 8
     (row,) = (row for row in said["problems"] if row["file"])
-    what = "its process died (exit code -9: killed, for example by the system for want of memory)"
+    what = "its process died (exit code -9: killed, for example by the system when memory ran out)"
     assert row["what"] == f"{what} (2 times); tried again next time"
     command.tiny.write_text(plain)
     again = command()
@@ -118,7 +118,7 @@ def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch:
     assert set(FeatureStore(command.store).tables().ids) == set(others)
     (row,) = (row for row in said["problems"] if row["file"])
     assert row["sample"] == hanging
-    assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as it did before")
+    assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as before")
 
 
 @slow
@@ -204,7 +204,7 @@ def test_no_process_outlives_the_command_and_the_next_one_goes_on(
     said = child.stderr.read()
     child.stderr.close()
     assert "Traceback" not in said
-    assert ("the same command goes on" in said) == (how is signal.SIGINT)
+    assert ("repeat the command to resume" in said) == (how is signal.SIGINT)
     command.tiny.write_text(plain)
     digest = command()["digest"]
     command.store.unlink()
@@ -213,7 +213,7 @@ def test_no_process_outlives_the_command_and_the_next_one_goes_on(
 
 def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path: Path) -> None:
     results = ResultFolder(tmp_path, {"weights": "others"}, "skip")
-    with pytest.raises(UsageError, match="changed after the command was given"):
+    with pytest.raises(UsageError, match="changed while the command ran"):
         ExtractionSpec("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
 
 

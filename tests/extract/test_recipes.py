@@ -204,7 +204,7 @@ def test_activitynet(recipe: Recipe) -> None:
     assert recipe.extract(segments=file) == 1
     check(recipe, {sample: second for sample, second in begins.items() if sample[:11] != absent[:11]})
     rows = recipe.rows()
-    assert rows[behind] == "no picture from 300 s to 310 s: its pictures end at 4.5 s"
+    assert rows[behind] == "no frame from 300 s to 310 s: its frames end at 4.5 s"
     assert rows[absent].startswith("activity_net.v1-3.min.json has no segment")
 
 

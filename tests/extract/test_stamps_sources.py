@@ -109,14 +109,14 @@ def test_a_step_more_than_shipped_is_left_out_and_a_step_fewer_is_refused() -> N
     kept = stamps_sources._as_shipped([3, 4], np.array([3, 3]), recordings)
     assert kept.tolist() == [True] * 6 + [False]
     for lengths in ([3, 2], [3, 5]):
-        with pytest.raises(UsageError, match=r"b\.ogg: has \d steps of sound, where 3 are shipped"):
+        with pytest.raises(UsageError, match=r"b\.ogg: has \d time steps, where 3 are shipped"):
             stamps_sources._as_shipped(lengths, np.array([3, 3]), recordings)
 
 
 def test_bytes_hold_features_to_half_a_step() -> None:
     values = np.random.default_rng(0).normal(size=(20, 5, 7)).astype(np.float32)
     values[:, :, 0] = 3  # a dimension that never changes
-    again = stamps_sources._dequantised(stamps_sources._quantised("visual", values), "visual")
+    again = stamps_sources.dequantised(stamps_sources._quantised("visual", values), "visual")
     assert (np.abs(again - values) < np.ptp(values, axis=(0, 1)) / 255 * 0.51 + 1e-6).all()
     assert stamps_sources._agreement("visual", again, values).correlation > 0.999
     assert stamps_sources._agreement("visual", again[::-1], values).correlation < 0.5

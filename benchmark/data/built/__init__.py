@@ -1,1 +1,1 @@
-"""Datasets that the project builds itself."""
+"""Build the datasets that need no download."""

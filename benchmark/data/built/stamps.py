@@ -1,7 +1,7 @@
-"""The shipped data set ``stamps``: quantised features -> splits without leaks -> feature store.
+"""Build the shipped dataset ``stamps``: quantised features -> splits without leaks -> feature file.
 
-Belongs here: reading ``datasets/stamps/stamps.npz`` and dividing it into splits. Which data set is built when, and where
-the store lies, is ``locate.py``.
+This module reads ``datasets/stamps/stamps.npz`` and divides it into splits. ``locate.py`` decides when
+datasets are built and where their feature files are stored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from benchmark.system.streams import Purpose, stream
 
 ARRAYS = "stamps.npz"
 BUILDER_VERSION = 1
-"""Part of the provenance: raise it when the same source would give other contents."""
+"""Part of the provenance: increase it when the same source would give other contents."""
 TEST_FRACTION = 0.2
-"""Samples of a class seen in stage 2 that test it."""
+"""Fraction of the samples of each class trained in stage 2 that test it."""
 VALIDATION_FRACTION = 0.1
-"""Samples of a seen class, its test samples apart, that validate in stage 1."""
+"""Fraction of the other samples of each seen class that validate in stage 1."""
 SEEN, VALIDATION_UNSEEN, TEST_UNSEEN = 0, 1, 2
 """Values of ``class_split`` in the source."""
 
@@ -42,7 +42,7 @@ class StampsSource:
     views: Floats
     """``[P, 5, 512]`` float32: five views of each image."""
     audio: Floats
-    """``[steps, 96]`` float32, all samples one after the other."""
+    """``[steps, 96]`` float32: the time steps of all samples, one after another."""
     audio_offsets: Ints
     """``[N + 1]``."""
     labels: Ints
@@ -50,7 +50,7 @@ class StampsSource:
     images: Ints
     """``[N]`` rows of ``views``."""
     groups: Ints
-    """``[N]``: images that share a sound or are twins have one group."""
+    """``[N]``: images that share a recording or are near duplicates have the same group."""
     languages: list[str]
     """``[N]`` language codes."""
     class_names: list[str]
@@ -60,9 +60,13 @@ class StampsSource:
     vectors: Floats
     """``[C, 384]`` float32, in the order of ``class_names``."""
 
+    def sample_id(self, i: int) -> str:
+        """Group, image, sample and language of the sample ``i``."""
+        return f"g{self.groups[i]:04d}_i{self.images[i]:04d}_s{i:05d}_{self.languages[i]}"
+
 
 def stamps_provenance(card: Card, source_dir: Path) -> dict[str, Any]:
-    """What determines the contents of the store: the source's sha256, the builder and what the card says of it.
+    """All that determines the contents of the feature file: the source's sha256, the builder and its options.
 
     Raises:
         UsageError: the source is missing.
@@ -90,29 +94,29 @@ def _content(path: Path) -> bytes:
 
 
 def build_stamps(card: Card, source_dir: Path, target: Path) -> None:
-    """Build the feature store of ``stamps`` from its shipped arrays, atomically.
+    """Build the feature file of ``stamps`` from its shipped arrays, atomically.
 
     Args:
         card: names, and the counts that the result must have.
         source_dir: the folder with ``stamps.npz``.
-        target: the store to write.
+        target: the file to write.
 
     Raises:
-        UsageError: the source is missing or damaged, or the result has other counts than the card says.
+        UsageError: the source is missing or damaged, or the counts are not those of the dataset config.
     """
     provenance = stamps_provenance(card, source_dir)
     if card.builder_options:
-        raise UsageError(f"data set {card.name!r}: builder_options: the builder 'stamps' has none; remove them from the card")
+        raise UsageError(f"dataset {card.name!r}: the builder 'stamps' has no builder_options; remove them")
     content = stamps_content(card, read_source(source_dir / ARRAYS), provenance)
     _check_counts(card, content)
     write_store(target, content)
 
 
 def read_source(path: Path) -> StampsSource:
-    """Read and dequantise the arrays (``min + value / 255 * range``), classes in the order of their sorted names.
+    """Read and dequantise the arrays, with classes in the order of their names. Pickles are never loaded.
 
     Raises:
-        UsageError: not a readable ``.npz`` file, or arrays are missing. Pickled objects are never loaded.
+        UsageError: the file cannot be read as ``.npz``, or arrays are missing.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -120,7 +124,7 @@ def read_source(path: Path) -> StampsSource:
         return _source(z)
     except (OSError, MemoryError, ValueError, KeyError, IndexError, BadZipFile) as error:
         raise_outside(error, path)
-        raise UsageError(f"{path}: damaged ({error}); it ships with the project, restore it from the repository") from None
+        raise UsageError(f"{path}: damaged ({error}); restore it from the project's repository") from None
 
 
 def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:
@@ -129,8 +133,8 @@ def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:
     rank[order] = np.arange(len(order))
     images = z["sample_image"].astype(np.int64)
     return StampsSource(
-        views=_dequantised(z["visual"], z["visual_min"], z["visual_range"]),
-        audio=_dequantised(z["audio"], z["audio_min"], z["audio_range"]),
+        views=dequantised(z, "visual"),
+        audio=dequantised(z, "audio"),
         audio_offsets=z["audio_offset"].astype(np.int64),
         labels=rank[z["sample_class"]],
         images=images,
@@ -142,16 +146,19 @@ def _source(z: Mapping[str, NDArray[Any]]) -> StampsSource:
     )
 
 
-def _dequantised(values: NDArray[Any], low: NDArray[Any], span: NDArray[Any]) -> Floats:
-    return low.astype(np.float32) + values.astype(np.float32) * (span.astype(np.float32) / np.float32(255))
+def dequantised(z: Mapping[str, NDArray[Any]], name: str) -> Floats:
+    """The array ``name`` of the source as float32: ``min + value / 255 * range``, by dimension."""
+    low, span = z[f"{name}_min"].astype(np.float32), z[f"{name}_range"].astype(np.float32)
+    return low + z[name].astype(np.float32) * (span / np.float32(255))
 
 
 def divide(source: StampsSource) -> Splits:
-    """The split of each sample, ``[N]`` rows of ``SPLITS``: every class divided by its groups, never by sample.
+    """The split of each sample, ``[N]`` rows of ``SPLITS``. Each class is divided by group, not by sample.
 
-    Seen classes go into stage 1 training, stage 1 validation (seen) and stage 2 test (seen); validation-unseen classes
-    into stage 1 validation (unseen) and, because stage 2 trains on them, stage 2 test (seen); test-unseen classes go
-    whole into stage 2 test (unseen). A group of two classes is divided in each class on its own.
+    Seen classes are divided into stage 1 training, stage 1 validation (seen) and stage 2 test (seen).
+    Validation-unseen classes go to stage 1 validation (unseen) and, since stage 2 trains on them, to stage 2
+    test (seen). Test-unseen classes go to stage 2 test (unseen). A group with two classes is divided in each
+    class separately.
 
     Raises:
         ValueError: a class has fewer groups than splits.
@@ -186,7 +193,7 @@ def _divide_class(groups: Ints, kept: str, wanted: Mapping[str, float], rng: np.
 
 
 def _take(left: list[int], sizes: Ints, target: float, most: int) -> list[int]:
-    """Groups whose samples come near ``target``: at least one, at most ``most``, in the given random order."""
+    """The first groups with about ``target`` samples in total: at least one group, at most ``most``."""
     taken = [left[0]]
     total = int(sizes[left[0]])
     for i in left[1:]:
@@ -197,7 +204,8 @@ def _take(left: list[int], sizes: Ints, target: float, most: int) -> list[int]:
 
 
 def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, Any]) -> StoreContent:
-    """All that the store holds, samples sorted by split and, within a split, in the order of the source."""
+    """The contents of the feature file: samples by split, and within a split in the order of the source."""
+    # Samples by split, each with the rows of its time steps in the source.
     splits = divide(source)
     order = np.argsort(splits, kind="stable")
     labels = source.labels[order]
@@ -212,11 +220,11 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
         features=card.default_features,
         generated=card.kind == "generated",
         class_names=source.class_names,
-        class_splits={split: np.unique(labels[splits[order] == p]).tolist() for p, split in enumerate(SPLITS)},
+        class_splits={name: np.unique(labels[splits[order] == p]).tolist() for p, name in enumerate(SPLITS)},
         vector_names=source.class_names,
         vectors=source.vectors,
         own_vector=range(len(source.class_names)),
-        ids=[f"g{source.groups[i]:04d}_i{source.images[i]:04d}_s{i:05d}_{source.languages[i]}" for i in order],
+        ids=[source.sample_id(i) for i in order],
         labels=labels,
         splits=splits[order],
         audio=ModalityContent(source.audio.shape[1], source.audio[audio_rows], audio_offsets),
@@ -229,7 +237,7 @@ def _check_counts(card: Card, content: StoreContent) -> None:
     _, expected = card.feature_set(None)
     samples = np.bincount(content.splits, minlength=len(SPLITS))
     wrong = [
-        f"{split}: {kind} {found}, card {wanted[split]}"
+        f"{split}: {kind} {found}, config {wanted[split]}"
         for p, split in enumerate(SPLITS)
         for kind, wanted, found in (
             ("samples", expected.samples, int(samples[p])),
@@ -242,5 +250,5 @@ def _check_counts(card: Card, content: StoreContent) -> None:
         wrong.append(f"audio, video and text dimensions: {dims}")
     if wrong:
         raise UsageError(
-            f"data set {card.name!r}: source and card differ; correct datasets/{card.name}.yaml\n" + "\n".join(wrong)
+            f"dataset {card.name!r}: source and config differ; correct datasets/{card.name}.yaml\n" + "\n".join(wrong)
         )

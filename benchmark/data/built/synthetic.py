@@ -1,15 +1,17 @@
-"""Generated data whose truth is known: what tells classes apart, and what word vectors say of it, are settings.
+"""Generate synthetic data whose classes differ, and whose text embeddings predict them, as settings say.
 
-Every class has a code of binary attributes, y in {-1, +1}^K. Word vectors are a linear image of the code, so an unseen
-class can be recognised from the attributes that it shares with seen ones. The code shows in the features through four
-channels, each with a strength and a subspace of its own:
+Every class has a code of binary attributes, y in {-1, +1}^K. Text embeddings are a linear map of the code, so
+that an unseen class can be recognised from the attributes that it shares with seen ones. The features hold
+the code in four channels, each with its own strength and subspace:
 
-- audio, video: a vector that is constant over the steps, a linear image of y;
+- audio, video: a vector that is constant over the time steps, a linear map of y;
 - joint: random signs r in audio and r * y in video. Each is independent of the class; their product is y;
-- order: for each attribute a step +b and a mirrored step -b, in this order for +1 and in the other for -1. The set of
-  steps is the same for all classes, so means (and any other statistic that ignores order) say nothing.
+- order: for each attribute a time step +b and a mirrored one -b, in this order for +1 and in the other for
+-1. The set
+  of time steps is the same for all classes, so means (and all statistics that ignore order) hold no
+  information.
 
-The data of a call are held in memory whole (about three times the larger modality at the peak).
+All data are held in memory, about three times the larger modality at the peak.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from benchmark.system.reading import Fields
 from benchmark.system.streams import Purpose, stream
 
 BUILDER_VERSION = 2
-"""Part of the provenance: raise it when the same settings would give other contents."""
+"""Part of the provenance: increase it when the same settings would give other contents."""
 MAX_DRAWS = 1000
 
 Steps = tuple[int, int]
@@ -38,7 +40,7 @@ Values = NDArray[np.float32]
 
 
 class SyntheticConfig(Fields):
-    """Settings of the generator. Unknown keys and impossible values are errors."""
+    """Settings of synthetic data. Unknown keys and impossible values are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -55,35 +57,35 @@ class SyntheticConfig(Fields):
     val_unseen_samples: int = Field(10, ge=1)
     test_seen_samples: int = Field(6, ge=1)
     test_unseen_samples: int = Field(10, ge=1)
-    audio_steps: Steps = Field((12, 20), description="fewest and most steps of a sample")
-    video_steps: Steps = Field((12, 16), description="fewest and most steps of a sample")
-    audio_signal: float = Field(0.6, ge=0, description="how far audio alone tells classes apart, in units of an attribute")
-    video_signal: float = Field(0.8, ge=0, description="how far video alone tells classes apart")
-    joint_signal: float = Field(0.0, ge=0, description="how far only audio and video together tell classes apart")
-    order_signal: float = Field(0.0, ge=0, description="how far only the order of the steps tells classes apart")
+    audio_steps: Steps = Field((12, 20), description="fewest and most time steps of a sample")
+    video_steps: Steps = Field((12, 16), description="fewest and most time steps of a sample")
+    audio_signal: float = Field(0.6, ge=0, description="how far audio alone distinguishes classes, in units of an attribute")
+    video_signal: float = Field(0.8, ge=0, description="how far video alone distinguishes classes")
+    joint_signal: float = Field(0.0, ge=0, description="how far only both modalities together do so")
+    order_signal: float = Field(0.0, ge=0, description="how far only the order of the time steps does so")
     text_predictiveness: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="probability that an attribute of the features is the word vector's; else drawn anew",
+        description="probability that features have an attribute of the text embedding, else drawn again",
     )
     seen_bias: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="how far audio and video channels of unseen classes are drawn to their nearest seen class",
+        description="how far the audio and video of unseen classes are moved to their nearest seen class",
     )
-    noise: float = Field(1.0, ge=0, description="deviation of a sample's attributes in each channel, and of each step's values")
+    noise: float = Field(1.0, ge=0, description="deviation of each sample's attributes and each step's values")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.classes > 2**self.attributes:
-            raise ValueError(f"{self.classes} classes need more than {self.attributes} binary attributes; raise `attributes`")
+            raise ValueError(f"{self.classes} classes for {self.attributes} attributes: raise `attributes`")
         for name, (fewest, most) in (("audio_steps", self.audio_steps), ("video_steps", self.video_steps)):
             if not 1 <= fewest <= most:
                 raise ValueError(f"{name}: 1 <= fewest <= most must hold, got {fewest}, {most}")
             if self.order_signal > 0 and fewest < 2 * self.attributes:
-                raise ValueError(f"{name}: order_signal needs two steps for each attribute, at least {2 * self.attributes}")
+                raise ValueError(f"{name}: order_signal needs two steps per attribute: {2 * self.attributes}")
         return self
 
     @property
@@ -100,31 +102,31 @@ class SyntheticConfig(Fields):
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the generator knows of the classes; C classes, K attributes."""
+    """The true codes of the classes; C classes, K attributes."""
 
     class_splits: Mapping[str, list[int]]
     word_codes: Values
-    """``[C, K]`` codes of which word vectors are the image."""
+    """``[C, K]`` codes that make the text embeddings."""
     codes: Values
     """``[C, K]`` codes that make the features."""
     biased: Values
-    """``[C, K]`` codes of the audio and video channels: ``codes``, those of unseen classes drawn to seen ones."""
+    """``[C, K]`` codes of the audio and video channels: ``codes``, with unseen classes moved to seen ones."""
 
 
 @dataclass(frozen=True)
 class _Channels:
-    """What a modality shows of N samples before noise, in attribute space; strengths are already in it."""
+    """The signal of a modality for N samples, in attribute space, scaled by the strengths, without noise."""
 
     own: Values
     """``[N, K]`` channel of this modality alone."""
     joint: Values
-    """``[N, K]`` channel that tells only with the other modality's."""
+    """``[N, K]`` channel that is informative only together with the other modality's."""
     order: Values
     """``[N, K]`` channel of temporal order."""
 
 
 def synthetic_config(card: Card, overrides: Mapping[str, Any] | None = None) -> SyntheticConfig:
-    """The generator's settings: dimensions from the card's feature set, then its ``builder_options``, then overrides.
+    """Settings: the dimensions of the feature set, ``builder_options`` of the dataset config, then overrides.
 
     Raises:
         UsageError: an unknown or impossible setting; all are listed.
@@ -134,11 +136,11 @@ def synthetic_config(card: Card, overrides: Mapping[str, Any] | None = None) -> 
     try:
         return SyntheticConfig.model_validate({**dims, **card.builder_options, **(overrides or {})})
     except ValidationError as error:
-        raise UsageError(validation_message(error, f"data set {card.name!r}: generator settings")) from None
+        raise UsageError(validation_message(error, f"dataset {card.name!r}: settings of synthetic data")) from None
 
 
 def synthetic_provenance(card: Card, config: SyntheticConfig) -> dict[str, Any]:
-    """What determines the contents of the store: the builder and all its settings."""
+    """All that determines the contents of the feature file: the builder and its settings."""
     return {
         "builder": "synthetic",
         "builder_version": BUILDER_VERSION,
@@ -151,7 +153,7 @@ def synthetic_provenance(card: Card, config: SyntheticConfig) -> dict[str, Any]:
 
 
 def build_synthetic(card: Card, target: Path, **overrides: Any) -> None:
-    """Generate the data of a card, with overridden settings, and write the feature store atomically.
+    """Generate the data of a dataset config, with overridden settings, and write the feature file atomically.
 
     Raises:
         UsageError: an unknown or impossible setting; all are listed.
@@ -167,13 +169,13 @@ def synthetic_content(
     features: str = "native",
     provenance: Mapping[str, Any] | None = None,
 ) -> StoreContent:
-    """Generated data, all a function of the settings; samples sorted by split, then class.
+    """Synthetic data, which the settings determine completely; samples sorted by split, then class.
 
     Args:
         config: the settings; ``config.seed`` determines everything random.
-        dataset: name of the data set in the store.
-        features: name of the feature set in the store.
-        provenance: recorded in the store.
+        dataset: name of the dataset in the feature file.
+        features: name of the feature set in the feature file.
+        provenance: recorded in the feature file.
     """
     rng = stream(Purpose.SYNTHETIC_CLASSES, config.seed)
     truth = _truth(config, rng)
@@ -200,7 +202,8 @@ def synthetic_content(
 
 
 def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
-    """Class ids are dealt to the groups at random, so that no code can count on their order."""
+    """Draw the codes. Class ids are divided at random, so that nothing can rely on their order."""
+    # Divide the classes, and draw a distinct code for each.
     order = rng.permutation(config.classes)
     seen, val_unseen, test_unseen = (
         sorted(group.tolist()) for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
@@ -209,6 +212,8 @@ def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
     numbers = rng.choice(2**config.attributes, size=config.classes, replace=False)
     word_codes = _signs(numbers, config.attributes)
     codes = _feature_codes(word_codes, config.text_predictiveness, rng)
+
+    # Move unseen classes towards the nearest class that is seen in their stage.
     biased = codes.copy()
     for unseen, known in ((val_unseen, seen), (test_unseen, seen + val_unseen)):
         nearest = np.array(known)[np.argmax(codes[unseen] @ codes[known].T, axis=1)]
@@ -223,7 +228,7 @@ def _signs(numbers: Ints, attributes: int) -> Values:
 
 
 def _feature_codes(word_codes: Values, predictiveness: float, rng: np.random.Generator) -> Values:
-    """``word_codes`` with each attribute drawn anew with probability ``1 - predictiveness``; no two classes alike."""
+    """``word_codes``, each attribute drawn again with probability ``1 - predictiveness``; all rows differ."""
     if predictiveness == 1:
         return word_codes.copy()
     n, k = word_codes.shape
@@ -243,7 +248,7 @@ def _feature_codes(word_codes: Values, predictiveness: float, rng: np.random.Gen
 
 
 def _directions(rng: np.random.Generator, rows: int, dim: int) -> Values:
-    """``[rows, dim]`` random directions of length sqrt(dim / rows), orthogonal where ``dim`` allows it."""
+    """``[rows, dim]`` random directions of length sqrt(dim / rows), orthogonal if ``dim`` allows it."""
     directions = rng.standard_normal((rows, dim))
     if rows <= dim:
         directions = np.linalg.qr(directions.T)[0].T
@@ -260,7 +265,7 @@ def _samples(config: SyntheticConfig, class_splits: Mapping[str, list[int]]) -> 
 
 
 def _channels(config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator) -> tuple[_Channels, _Channels]:
-    """What audio and video show of the samples."""
+    """The signals of audio and of video for the samples."""
     codes, biased = truth.codes[labels], truth.biased[labels]
     signs = 2 * rng.integers(0, 2, size=codes.shape).astype(np.float32) - 1
     joint, order = np.float32(config.joint_signal), np.float32(config.order_signal) * codes
@@ -273,11 +278,14 @@ def _channels(config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.rand
 def _modality(
     config: SyntheticConfig, channels: _Channels, dim: int, steps: Steps, rng: np.random.Generator
 ) -> ModalityContent:
-    """Frames ``[total steps, dim]`` float32 of all samples of one modality."""
+    """Time steps ``[total steps, dim]`` float32 of all samples of one modality."""
+    # One subspace for each channel, and a number of time steps for each sample.
     k, n = config.attributes, len(channels.own)
     own, joint, order = np.split(_directions(rng, 3 * k, dim) * np.float32(np.sqrt(3)), 3)
     lengths = rng.integers(steps[0], steps[1] + 1, size=n)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    # What is constant over the time steps of a sample, then noise of each time step, then the order.
     noise = np.float32(config.noise)
     nuisance = noise * rng.standard_normal((2, n, k), dtype=np.float32)
     constant = (channels.own + nuisance[0]) @ own + (channels.joint + nuisance[1]) @ joint
@@ -290,16 +298,17 @@ def _modality(
 
 
 def _add_order(frames: Values, offsets: Ints, values: Values, directions: Values, rng: np.random.Generator) -> None:
-    """Add for each attribute ``+value * direction`` at a step of the first half and the negative at the mirrored step.
+    """For each attribute, add ``+value * direction`` in the first half, and the negative mirrored in time.
 
-    An attribute has a step pair of its own in each sample, drawn at random, so that the set of steps of a sample is the
-    same for each sign of each attribute.
+    Each attribute has its own random pair of time steps in each sample, so that the set of time steps of a
+    sample is the same for both signs of an attribute.
     """
+    # Random distinct time steps of the first half of each sample: those with the smallest keys.
     halves = np.diff(offsets) // 2
     keys = rng.random((len(halves), int(halves.max())))
     keys[np.arange(keys.shape[1]) >= halves[:, None]] = np.inf
-    slots = np.argsort(keys, axis=1)[:, : len(directions)]
+    steps = np.argsort(keys, axis=1)[:, : len(directions)]
     for a, direction in enumerate(directions):
         pulse = values[:, a, None] * direction
-        frames[offsets[:-1] + slots[:, a]] += pulse
-        frames[offsets[1:] - 1 - slots[:, a]] -= pulse
+        frames[offsets[:-1] + steps[:, a]] += pulse
+        frames[offsets[1:] - 1 - steps[:, a]] -= pulse

@@ -1,1 +1,1 @@
-"""Videos and sound."""
+"""Decode videos and audio, and prepare them for networks."""

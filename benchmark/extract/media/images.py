@@ -1,4 +1,4 @@
-"""Images as networks take them: resized, cropped, scaled to 0-1, normalised."""
+"""Prepare images for networks: resize, scale to 0-1, normalise."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from benchmark.errors import UsageError
 try:
     from PIL import Image
 except ImportError:
-    raise UsageError("images are resized with Pillow, which is not installed: pip install 'gzsl-bench[extract]'") from None
+    raise UsageError("Pillow resizes the images and is not installed: pip install -c constraints.txt -e '.[extract]'") from None
 
 Pixels = NDArray[np.uint8]
 Prepared = NDArray[np.float32]
 
 
 def smooth_resize(image: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear, with smoothing where it shrinks, as torchvision resizes a PIL image; ``[height, width, 3]``."""
+    """Resize to ``[height, width, 3]``: bilinear, with smoothing, as torchvision does for PIL images."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> Prepared:
-    """``[H, W, 3]`` of 0-255 -> ``[3, H, W]``: scaled to 0-1, less the mean, by the standard deviation of each channel."""
+    """``[H, W, 3]`` of 0-255 -> ``[3, H, W]``: scaled to 0-1, then normalised by channel."""
     scaled = (image.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     prepared: Prepared = np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
     return prepared
 
 
 def short_side(prepared: Prepared, size: int) -> Prepared:
-    """``[3, H, W]`` with the shorter side brought to ``size``: bilinear, without smoothing."""
+    """Resize ``[3, H, W]`` so that the shorter side is ``size``: bilinear, without smoothing."""
     height, width = prepared.shape[1:]
     if min(height, width) == size:
         return prepared

@@ -1,8 +1,9 @@
-"""Resampling of sound, block by block: the filter with which the published features were made.
+"""Resample audio block by block, with the filter of the published features.
 
-That is ``kaiser_best`` of resampy 0.4, a windowed sinc read from a table with linear interpolation. Which table entries it
-reads is part of the result (the step through the table is a whole number), so the weights are taken the same way here; scipy
-does the filtering. Source: J. O. Smith, Digital audio resampling, ccrma.stanford.edu/~jos/resample.
+The filter is ``kaiser_best`` of resampy 0.4: a windowed sinc, read from a table with linear interpolation.
+The step through the table is a whole number, which affects the result, so the weights are read in the same
+way here. scipy does the filtering. Source: J. O. Smith, Digital audio resampling,
+ccrma.stanford.edu/~jos/resample.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from numpy.typing import NDArray
 from scipy.signal import upfirdn
 
 ZEROS, ROLL_OFF, BETA, ENTRIES = 50, 0.917347, 12.9846, 2**13
-"""Zero crossings on a side, cut-off as a fraction of half the rate, shape of the window, table entries a crossing."""
+"""Zero crossings on each side, cut-off relative to half the rate, window shape, table entries a crossing."""
 
 
 class Resampler:
-    """Takes a waveform in blocks, gives it back at another rate; the same numbers however it is cut into blocks.
+    """Converts a waveform that comes in blocks to another rate. The result does not depend on the blocks.
 
     Args:
-        rate: samples a second that come.
-        wanted: samples a second that go.
+        rate: samples a second of the input.
+        wanted: samples a second of the output.
     """
 
     def __init__(self, rate: int, wanted: int) -> None:
         common = math.gcd(rate, wanted)
         self.up, self.down = wanted // common, rate // common
-        self._left = 0  # position in the waveform of the first sample that is kept
+        self._left = 0  # position in the waveform of the first kept sample
         self._kept: NDArray[np.float64] = np.zeros(0)
         self._taken = 0
         self._given = 0
 
     def push(self, block: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """The samples ``[n]`` that are certain now that ``block`` has come."""
+        """The output samples ``[n]`` that no later block can change."""
         if self.up == self.down:
             return block.astype(np.float64)
         self._kept = np.concatenate([self._kept, block])
@@ -45,18 +46,18 @@ class Resampler:
         return self._give(max(self._given, certain))
 
     def end(self) -> NDArray[np.float64]:
-        """The remaining samples: the waveform is taken to be followed by silence."""
+        """The remaining output samples, as if silence followed."""
         if self.up == self.down:
             return np.zeros(0)
         self._kept = np.concatenate([self._kept, np.zeros(_reach(self.up, self.down) + self.down)])
         return self._give(self._taken * self.up // self.down)
 
     def _give(self, end: int) -> NDArray[np.float64]:
-        """Samples from the last given one up to ``end``; what no later one needs is forgotten."""
+        """Output samples up to ``end``. Input that no later sample needs is dropped."""
         if end <= self._given:
             return np.zeros(0)
         weights, lead = _filter(self.up, self.down)
-        start = self._left * self.up // self.down  # a whole number: what is kept begins at a multiple of `down`
+        start = self._left * self.up // self.down  # exact: the kept input begins at a multiple of `down`
         filtered = upfirdn(weights, self._kept, self.up, self.down)
         out: NDArray[np.float64] = filtered[lead + self._given - start : lead + end - start]
         self._given = end
@@ -67,13 +68,14 @@ class Resampler:
 
 
 def _reach(up: int, down: int) -> int:
-    """Samples on either side that a sample is made from."""
+    """Input samples on each side of an output sample that affect it."""
     return math.ceil(ZEROS / min(1.0, up / down)) + 1
 
 
 @cache
 def _filter(up: int, down: int) -> tuple[NDArray[np.float64], int]:
-    """Weights at ``up`` times the rate, and the number of outputs that come before the first one."""
+    """Weights at ``up`` times the input rate, and the number of outputs before the first one."""
+    # The table of the windowed sinc, and the slopes between its entries.
     table = ROLL_OFF * np.sinc(ROLL_OFF * np.linspace(0, ZEROS, ENTRIES * ZEROS + 1))
     table *= np.kaiser(2 * ENTRIES * ZEROS + 1, BETA)[ENTRIES * ZEROS :]
     scale = min(1.0, up / down)
@@ -82,8 +84,10 @@ def _filter(up: int, down: int) -> tuple[NDArray[np.float64], int]:
     step = int(scale * ENTRIES)
     reach = _reach(up, down)
     centre = reach * up
+
+    # The weights of each phase: outputs that are phase / up samples after an input.
     weights = np.zeros(2 * centre + 1)
-    for phase in range(up):  # outputs that lie phase / up samples behind an input
+    for phase in range(up):
         fraction = scale * phase / up
         for distance, sign, first in ((fraction, 1, phase), (scale - fraction, -1, up - phase)):
             entry = int(distance * ENTRIES)

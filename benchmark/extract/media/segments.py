@@ -1,4 +1,4 @@
-"""Which seconds of a whole video a sample is: by an annotation file, or by the sample's name. Nothing is decoded here."""
+"""Find the seconds of a whole video that are a sample, by an annotation file or by the sample's id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_ERRORS = 3
 
 
 class Span(NamedTuple):
-    """Seconds of a video, counted from its beginning; the end does not belong to it."""
+    """Seconds of a video, counted from its beginning, without the end."""
 
     start: float
     end: float
@@ -27,19 +27,19 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """What a sample is of a whole video."""
+    """The piece of a whole video that is a sample."""
 
     video: str
-    """Name of the whole video, without its end."""
+    """Name of the whole video, without extension."""
     span: Span | None
     problem: str = ""
     """Why there is no span."""
     label: str = ""
-    """The class that the annotation file gives the segment."""
+    """The class of the segment in the annotation file."""
 
 
 Rule = Callable[[str], Cut | None]
-"""From a sample id to what it is of a whole video; None where the id says nothing of the kind."""
+"""Sample id -> its piece of a whole video; None if the id does not name one."""
 
 
 class _Segment(BaseModel):
@@ -52,13 +52,13 @@ class _Video(BaseModel):
 
 
 class _Annotations(BaseModel):
-    """What is read of the form in which ActivityNet publishes its annotations."""
+    """The fields that are read of ActivityNet's annotation format."""
 
     database: dict[str, _Video]
 
 
 def named_clips(card: Card) -> Rule | None:
-    """The rule of a card whose sample ids say the second at which a clip starts: its ``grouping`` and ``overlap_seconds``."""
+    """The rule of a dataset whose sample ids hold the start of a clip (``grouping``, ``overlap_seconds``)."""
     seconds = card.overlap_seconds
     if seconds is None:
         return None
@@ -72,13 +72,14 @@ def named_clips(card: Card) -> Rule | None:
 
 
 def annotated_segments(path: Path) -> Rule:
-    """The rule of ``<video>_<k>``: the k-th annotated segment of the video, counted from 0 in the order of the file.
+    """The rule for ids ``<video>_<k>``: the k-th annotated segment of a video, from 0, in the file's order.
 
     Args:
-        path: JSON: ``{"database": {video: {"annotations": [{"segment": [start, end], "label": class}, ...]}, ...}}``.
+        path: JSON: ``{"database": {video: {"annotations": [{"segment": [start, end], "label": class}, ...]},
+            ...}}``.
 
     Raises:
-        UsageError: the file cannot be read, or is not of that form.
+        UsageError: the file cannot be read, or has another form.
     """
     try:
         database = _Annotations.model_validate_json(path.read_bytes()).database
@@ -90,7 +91,7 @@ def annotated_segments(path: Path) -> Rule:
         more = f"\nand {len(lines) - SHOWN_ERRORS:,} more" if len(lines) > SHOWN_ERRORS else ""
         form = '{"database": {VIDEO: {"annotations": [{"segment": [START, END], "label": CLASS}]}}}, in seconds'
         shown = "\n".join(lines[:SHOWN_ERRORS])
-        raise UsageError(f"{shown}{more}\nfetch the file again, or mend it; its form is {form}") from None
+        raise UsageError(f"{shown}{more}\ndownload the file again, or fix it; its form is {form}") from None
 
     def rule(sample: str) -> Cut | None:
         found = re.fullmatch(r"(.+)_(\d+)", sample)
@@ -101,7 +102,11 @@ def annotated_segments(path: Path) -> Rule:
             return Cut(video, None, f"{path.name} has no video {video}")
         segments = database[video].annotations
         if k >= len(segments):
-            return Cut(video, None, f"{path.name} has no segment {k} of {video}: it has {len(segments)}, counted from 0")
+            return Cut(
+                video,
+                None,
+                f"{path.name} has no segment {k} of {video}: it has {len(segments)}, counted from 0",
+            )
         start, end = segments[k].segment
         if not 0 <= start < end:
             return Cut(video, None, f"{path.name}: segment {k} of {video} is from {start:g} s to {end:g} s")

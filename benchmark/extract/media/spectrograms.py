@@ -1,6 +1,6 @@
-"""Spectrograms of sound as the published networks were trained on: log-mel patches (VGGish), log filterbanks (SeLaVi).
+"""Spectrograms as the published networks were trained on: log-mel patches (VGGish), log filterbanks (SeLaVi).
 
-Waveforms are mono and have their network's rate; ``resampling.py`` brings them to it. Computed in float64.
+Waveforms are mono, at the rate of their network (``resampling.py``). Computed in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PREEMPHASIS = 0.97
 
 
 def log_mel_patches(waveform: Waveform) -> NDArray[np.float32]:
-    """Log-mel patches of VGGish, without overlap; what is left over at the end is dropped.
+    """Log-mel patches of VGGish, without overlap; an incomplete last one is dropped.
 
     Args:
         waveform: ``[samples]`` at 16 kHz, in -1 to 1.
@@ -46,7 +46,7 @@ def _mel(hertz: Any) -> Any:
 
 @cache
 def _mel_bands() -> NDArray[np.float64]:
-    """Triangles in mel, ``[frequencies, bands]``; the constant part of a window belongs to none."""
+    """Triangles in mel, ``[frequencies, bands]``; frequency 0 belongs to none."""
     frequencies = _mel(np.linspace(0, MEL_RATE / 2, MEL_FFT // 2 + 1))
     edges = np.linspace(_mel(MEL_LOW), _mel(MEL_HIGH), MEL_BANDS + 2)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -58,14 +58,14 @@ def _mel_bands() -> NDArray[np.float64]:
 
 
 def log_filterbank(waveform: Waveform, filters: int = BANK_FILTERS) -> NDArray[np.float32]:
-    """Log filterbank energies of one second, as the package python_speech_features computes them (rectangular windows).
+    """Log filterbank energies of one second, as python_speech_features computes them (rectangular windows).
 
     Args:
         waveform: ``[44100]`` at 44.1 kHz, in units of 16-bit samples.
         filters: triangles between 0 and 22.05 kHz.
 
     Returns:
-        ``[filters, windows]``; a filter without energy has the log of the smallest step of float64.
+        ``[filters, windows]``; a filter without energy has the log of float64's epsilon.
     """
     emphasised = np.append(waveform[:1], waveform[1:] - PREEMPHASIS * waveform[:-1])
     windows = np.lib.stride_tricks.sliding_window_view(emphasised, BANK_WINDOW)[::BANK_HOP]
@@ -76,7 +76,7 @@ def log_filterbank(waveform: Waveform, filters: int = BANK_FILTERS) -> NDArray[n
 
 @cache
 def _bank(filters: int) -> NDArray[np.float64]:
-    """Triangles between whole frequencies of the transform, ``[frequencies, filters]``; low ones may be empty."""
+    """Triangles between frequencies of the transform, ``[frequencies, filters]``; low ones may be empty."""
     top = 2595 * np.log10(1 + BANK_RATE / 2 / 700)
     hertz = 700 * (10 ** (np.linspace(0, top, filters + 2) / 2595) - 1)
     edges = np.floor((BANK_FFT + 1) * hertz / BANK_RATE).astype(int)

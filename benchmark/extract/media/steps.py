@@ -1,4 +1,4 @@
-"""Cutting frames and sound into what becomes a step of a sequence, a few of them at a time."""
+"""Cut frames into clips and audio into windows, each of which becomes a time step, a few at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def clips(frames: Iterable[Array], length: int, *, pad: bool) -> Iterator[Array]
     Args:
         frames: prepared frames, all of one shape.
         length: frames of a clip.
-        pad: fill the last clip with zeros; else what is left over is dropped.
+        pad: fill the last clip with zeros; else the remaining frames are dropped.
     """
     for clip in batches(frames, length):
         if len(clip) == length:
@@ -27,9 +27,9 @@ def clips(frames: Iterable[Array], length: int, *, pad: bool) -> Iterator[Array]
 
 
 def windows(blocks: Iterable[Array], length: int, hop: int) -> Iterator[Array]:
-    """Windows ``[length]`` of a waveform that comes in blocks, one every ``hop`` samples; what is left over is dropped."""
+    """Windows ``[length]`` of a waveform in blocks, one every ``hop`` samples; the rest is dropped."""
     kept: Array = np.zeros(0)
-    skip = 0  # samples to drop before the next window, where windows lie apart
+    skip = 0  # samples to drop before the next window, if there are gaps between windows
     for block in blocks:
         kept = np.concatenate([kept, block])
         while len(kept) >= skip + length:

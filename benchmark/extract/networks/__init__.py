@@ -1,1 +1,1 @@
-"""Networks that features are computed by."""
+"""The networks that compute features."""

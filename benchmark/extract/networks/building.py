@@ -1,4 +1,4 @@
-"""Building a network: its names and shapes alone, with weights for trials, or with those of a file."""
+"""Build a network: its names and shapes only, with random weights, or with those of a file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 SEED = 0
-"""Weights for trials are drawn from it, so that they are the same in every process."""
+"""Random weights are drawn with this seed, so that they are the same in every process."""
 
 
 def random_state(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The state dict of a network with weights that keep the size of what passes through its ReLUs."""
+    """A random state dict, with weights that keep the scale of activations through ReLUs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = build()
@@ -23,20 +23,20 @@ def random_state(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
 
 
 def skeleton(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """Names, shapes and kinds of a network's state dict; no memory is taken for it."""
+    """Names, shapes and types of a network's state dict, without memory for the values."""
     with torch.device("meta"):
         return build().state_dict()
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the weights of products and convolutions in the type that autocast would turn them into at each call."""
+    """Convert the weights of linear layers and convolutions once, which autocast would do at each call."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             module.to(dtype)
 
 
 def network(build: Callable[[], nn.Module], state: Mapping[str, Tensor], device: str) -> nn.Module:
-    """The network with its weights, ready to compute."""
+    """A network with weights, in evaluation mode."""
     with torch.device("meta"):
         built = build()
     built.load_state_dict(state, assign=True)

@@ -1,7 +1,8 @@
-"""C3D: clips of 16 frames to 4096 numbers.
+"""C3D: 4096-dimensional features of clips of 16 frames.
 
-Source: Tran et al., Learning spatiotemporal features with 3D convolutional networks, ICCV 2015, arXiv 1412.0767. The names in
-the state dict are those of the published PyTorch port of the weights trained on Sports-1M.
+Source: Tran et al., Learning spatiotemporal features with 3D convolutional networks, ICCV 2015, arXiv
+    1412.0767. The
+names in the state dict are those of the published PyTorch port of the weights trained on Sports-1M.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class C3d(nn.Module):
         self.conv5b = _convolution(512, 512)
         self.fc6 = nn.Linear(8192, DIM)
         self.fc7 = nn.Linear(DIM, DIM)
-        self.fc8 = nn.Linear(DIM, SPORTS_1M_CLASSES)  # not used: the published weights have it
+        self.fc8 = nn.Linear(DIM, SPORTS_1M_CLASSES)  # not used, but in the published weights
         self.relu = nn.ReLU()
         self.first_pool = nn.MaxPool3d((1, 2, 2))
         self.pool = nn.MaxPool3d(2)

@@ -1,7 +1,9 @@
-"""R(2+1)D-18: clips to 512 numbers.
+"""R(2+1)D-18: 512-dimensional features of clips.
 
-Source: Tran et al., A closer look at spatiotemporal convolutions for action recognition, CVPR 2018, arXiv 1711.11248. The names
-in the state dict are those of torchvision's ``r2plus1d_18``, whose weights SeLaVi publishes, without the last layer.
+Source: Tran et al., A closer look at spatiotemporal convolutions for action recognition, CVPR 2018, arXiv
+    1711.11248.
+The names in the state dict are those of torchvision's ``r2plus1d_18`` without the last layer, as SeLaVi
+publishes it.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ class R2plus1d18(nn.Module):
 
 
 class _FactorisedBlock(nn.Module):
-    """A residual block of two convolutions, each split into one over space and one over time."""
+    """A residual block of two convolutions, each factorised into one over space and one over time."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        middle = inputs * outputs * 27 // (inputs * 9 + 3 * outputs)  # as many weights as an unsplit convolution
+        middle = inputs * outputs * 27 // (inputs * 9 + 3 * outputs)  # as many weights as one 3D convolution
         self.conv1 = nn.Sequential(_factorised(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU())
         self.conv2 = nn.Sequential(_factorised(outputs, outputs, middle, 1), nn.BatchNorm3d(outputs))
         self.relu = nn.ReLU()

@@ -1,7 +1,9 @@
-"""ResNet-9 on spectrograms: one residual block a stage, one input channel.
+"""ResNet-9 for spectrograms: one residual block per stage, one input channel.
 
-Source: He et al., Deep residual learning for image recognition, CVPR 2016, arXiv 1512.03385, as SeLaVi (arXiv 2006.13662) uses
-it for sounds. The names in the state dict are those of torchvision's ResNets, without the last layer.
+Source: He et al., Deep residual learning for image recognition, CVPR 2016, arXiv 1512.03385, as used for
+    audio by
+SeLaVi (arXiv 2006.13662). The names in the state dict are those of torchvision's ResNets, without the last
+layer.
 """
 
 from __future__ import annotations

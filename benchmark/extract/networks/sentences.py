@@ -1,4 +1,4 @@
-"""Class names as vectors: the sentence encoder all-MiniLM-L6-v2, run by sentence-transformers.
+"""Class embeddings by the sentence encoder all-MiniLM-L6-v2, run by sentence-transformers.
 
 Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019, arXiv 1908.10084; model card
 huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
@@ -6,7 +6,6 @@ huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from benchmark.data.importing.places import ListPlaces, official_places, officia
 from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 from benchmark.extract.packages import Package
+from benchmark.system.files import fingerprint
 
 DIM = 384
 MINILM = Package(
@@ -31,21 +31,20 @@ MINILM = Package(
 
 
 def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors of class names, divided by their norm, ``[N, 384]``.
+    """Embeddings of class names, divided by their norms, ``[N, 384]``.
 
     Raises:
-        UsageError: the library or the package with the weights is not installed, or the package holds other weights.
+        UsageError: the library or the package of the weights is not installed, or it holds other weights.
     """
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise UsageError(
-            "class names are encoded by sentence-transformers, which is not installed: pip install 'gzsl-bench[encoders]'"
+            "sentence-transformers encodes class names and is not installed: pip install -c constraints.txt -e '.[encoders]'"
         ) from None
     path = MINILM.path()
-    with open(path, "rb") as file:
-        MINILM.check(path, hashlib.file_digest(file, "sha256").hexdigest())
+    MINILM.check(path, fingerprint(path, path.parent).sha256)
     disable_progress_bar()
     encoder = SentenceTransformer(str(path.parent), device="cpu", local_files_only=True)
     vectors: NDArray[np.float32] = encoder.encode(list(names), normalize_embeddings=True, show_progress_bar=False)
@@ -53,19 +52,19 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
 
 
 def write_class_vectors(card: Card, lists: Path, target: Path) -> int:
-    """Write the vectors of a data set's manual class names as word vectors are published: a dict in a ``.npy`` file.
+    """Write the embeddings of a dataset's manual class names in the published form, a dict in a ``.npy``.
 
     Args:
-        card: the data set.
-        lists: folder in the official layout, of which the class name table is read.
+        card: the dataset.
+        lists: folder in the official layout, whose class name table is read.
         target: the file to write.
 
     Returns:
-        How many names there are.
+        The number of names.
 
     Raises:
         ImportProblems: the table is missing or broken.
-        UsageError: as ``sentence_vectors``.
+        UsageError: as for ``sentence_vectors``.
     """
     names = manual_names(ListPlaces(official_root(card, lists), "", official_places(card), []))
     write_word_vectors(target, names, sentence_vectors(names))

@@ -1,7 +1,9 @@
-"""Google's speech embedding: 0.78 s of sound to 96 numbers. The only place that imports LiteRT.
+"""Google's speech embedding: 96-dimensional features of 0.78 s of audio. No other module imports LiteRT.
 
-Source: Lin et al., Training keyword spotters with limited and synthesized speech data, ICASSP 2020, arXiv 2002.01322, in the
-form of github.com/dscripka/openWakeWord: one network makes a log-mel spectrogram, another one the embedding.
+Source: Lin et al., Training keyword spotters with limited and synthesized speech data, ICASSP 2020, arXiv
+    2002.01322,
+in the form of github.com/dscripka/openWakeWord: one network computes a log-mel spectrogram, another the
+embedding.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from benchmark.errors import UsageError
 DIM = 96
 RATE = 16_000
 FRAMES, BANDS = 76, 32
-"""Of the spectrogram that an embedding is made from."""
+"""Size of the spectrogram that an embedding is computed from."""
 FRAME, FRAME_HOP = 512, 160
-"""Samples of a frame of the spectrogram, and between the beginnings of two."""
+"""Samples of a frame of the spectrogram, and between the beginnings of two frames."""
 WINDOW = FRAME + (FRAMES - 1) * FRAME_HOP
-"""Samples of a step."""
+"""Samples of a time step."""
 HOP = 8 * FRAME_HOP
-"""Samples between the beginnings of two steps: 80 ms."""
+"""Samples between the beginnings of two time steps: 80 ms."""
 
 
 class SpeechEmbedding:
-    """Both networks, ready to compute.
+    """Both networks, one after the other.
 
     Args:
         melspectrogram: content of ``melspectrogram.tflite``.
@@ -43,19 +45,19 @@ class SpeechEmbedding:
     def __call__(self, waveforms: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Windows ``[N, 12512]`` in -1 to 1 -> ``[N, 96]``."""
         spectra = self._melspectrogram((waveforms * 2**15).astype(np.float32))
-        scaled = spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2  # as the embedding was trained
+        scaled = spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2  # as in the training of the embedding
         return self._embedding(scaled.astype(np.float32)).reshape(len(waveforms), DIM)
 
 
 class _Network:
-    """A network in LiteRT's form, for any number of inputs at once."""
+    """A LiteRT network, for any number of inputs."""
 
     def __init__(self, content: bytes) -> None:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
             raise UsageError(
-                "the speech embedding runs in LiteRT, which is not installed: pip install 'gzsl-bench[encoders]'"
+                "LiteRT runs the speech embedding and is not installed: pip install -c constraints.txt -e '.[encoders]'"
             ) from None
         self._interpreter: Any = Interpreter(model_content=content, num_threads=1)
         self._input: Any = self._interpreter.get_input_details()[0]["index"]

@@ -1,7 +1,8 @@
-"""SqueezeNet 1.1: an image to 512 numbers.
+"""SqueezeNet 1.1: 512-dimensional features of an image.
 
-Source: Iandola et al., SqueezeNet, 2016, arXiv 1602.07360; version 1.1 of github.com/forresti/SqueezeNet. The names in the
-state dict are those of the Keras port, with a dot for its stroke.
+Source: Iandola et al., SqueezeNet, 2016, arXiv 1602.07360; version 1.1 of github.com/forresti/SqueezeNet. The
+    names in the
+state dict are those of the Keras port, with dots instead of slashes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from benchmark.untrusted.arrays import load_pickle
 
 DIM = 512
 SIZE = 227
-"""Pixels of a side of the image that the network takes."""
+"""Side of the network's input in pixels."""
 BGR_MEAN = (103.939, 116.779, 123.68)
-"""Of ImageNet, blue first."""
+"""Mean of ImageNet, blue first."""
 
 
 class Fire(nn.Module):
@@ -67,10 +68,10 @@ def prepare(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def read_keras_weights(path: Path) -> dict[str, Tensor]:
-    """A pickled dict of layer -> (kernel ``[h, w, in, out]``, bias ``[out]``) as a state dict; nothing of the file is run.
+    """Read a pickled dict of layer -> (kernel ``[h, w, in, out]``, bias ``[out]``) safely, as a state dict.
 
     Raises:
-        UsageError: it is damaged, asks for more than arrays, or holds something else.
+        UsageError: the file is damaged, refused as unsafe, or holds something else.
     """
     content = load_pickle(path)
     state: dict[str, Tensor] = {}
@@ -82,7 +83,7 @@ def read_keras_weights(path: Path) -> dict[str, Tensor]:
             turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
             state[f"{layer.replace('/', '.')}.{name}"] = torch.from_numpy(np.ascontiguousarray(turned, np.float32))
     if not state:
-        raise UsageError(f"{path}: holds no dict of layers with their kernels and biases; fetch it again")
+        raise UsageError(f"{path}: holds no dict of layers with kernels and biases; download it again")
     return state
 
 

@@ -1,7 +1,9 @@
-"""VGGish: log-mel patches to 128 numbers, and the principal components that turn those into bytes.
+"""VGGish: 128-dimensional features of log-mel patches, and their conversion to bytes by principal components.
 
-Source: Hershey et al., CNN architectures for large-scale audio classification, ICASSP 2017, arXiv 1609.09430. The names in the
-state dict are those of the published PyTorch port. The log-mel patches come from ``extract/media/spectrograms.py``.
+Source: Hershey et al., CNN architectures for large-scale audio classification, ICASSP 2017, arXiv 1609.09430.
+    The
+names in the state dict are those of the published PyTorch port. ``extract/media/spectrograms.py`` computes
+the patches.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 
 DIM = 128
 CHANNELS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0)
-"""Maps of each convolution; 0 is a pooling."""
+"""Channels of each convolution; 0 is a pooling."""
 CLIP = 2.0
-"""Components beyond this are cut off before they become bytes."""
+"""Components are clipped to this absolute value before they become bytes."""
 
 
 class Vggish(nn.Module):
@@ -34,21 +36,26 @@ class Vggish(nn.Module):
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.fc = nn.Sequential(
-            nn.Linear(6 * 4 * size, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, DIM), nn.ReLU()
+            nn.Linear(6 * 4 * size, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, DIM),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.features(x)
-        embedding: Tensor = self.fc(maps.permute(0, 2, 3, 1).flatten(1))  # channels last, as the original network has them
+        embedding: Tensor = self.fc(maps.permute(0, 2, 3, 1).flatten(1))  # channels last, as in the original network
         return embedding
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """Principal components of the published embeddings, and their turning into bytes.
+    """Projects embeddings onto published principal components, and converts the result to bytes.
 
     Args:
-        components: ``[128, 128]`` float32, a component a row.
+        components: ``[128, 128]`` float32, one component per row.
         means: ``[128, 1]`` float32.
     """
 
@@ -56,7 +63,7 @@ class Postprocessing:
     means: NDArray[np.float32]
 
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Embeddings ``[N, 128]`` -> ``[N, 128]`` of 0 to 255."""
+        """Embeddings ``[N, 128]`` -> ``[N, 128]`` in 0 to 255."""
         projected = np.dot(self.components, embeddings.T - self.means).T
         scaled: NDArray[np.float32] = (np.clip(projected, -CLIP, CLIP) + CLIP) * (255 / (2 * CLIP))
         return scaled.astype(np.uint8)

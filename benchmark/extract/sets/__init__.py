@@ -1,1 +1,1 @@
-"""The extractors that ship with the project, one file each, found by their place."""
+"""The extractors that ship with the project, one file each, found by being in this folder."""

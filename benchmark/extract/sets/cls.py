@@ -1,7 +1,8 @@
-"""Feature set ``cls``: VGGish with its post-processing for sound, C3D for pictures.
+"""Feature set ``cls``: VGGish with its post-processing for audio, C3D for frames.
 
-As the published extraction describes it (AVCA-GZSL, TCAF-GZSL): sound at 16 kHz, a step per 0.96 s; pictures at 25 a second, a
-step per 16 of them, resized to 128 x 171 and cropped to 112 x 112. What it did besides are quirks.
+As in the descriptions of the published extraction (AVCA-GZSL, TCAF-GZSL): audio at 16 kHz, a time step per
+0.96 s; frames at 25 a second, a time step per 16 frames, resized to 128 x 171 and cropped to 112 x 112. What
+the published code did differently are its quirks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmark.extract.networks.vggish import Postprocessing, Vggish
 
 HEIGHT, WIDTH, CROP = 128, 171, 112
 TOP, LEFT = 8, 30
-"""Of the crop."""
+"""Corner of the crop."""
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 NETWORKS = {"vggish": Vggish, "c3d": C3d}
 COMPONENTS, MEANS = "pca_eigen_vectors", "pca_means"
@@ -44,7 +45,10 @@ class Cls(Extractor):
     quirks = frozenset({"bgr", "inverted", "own_rate", "sixteen_bit"})
     weights_files = (
         WeightsFile(
-            "vggish", "pytorch_vggish.pth", "VGGish", "github.com/tcvrick/audioset-vggish-tensorflow-to-pytorch (releases)"
+            "vggish",
+            "pytorch_vggish.pth",
+            "VGGish",
+            "github.com/tcvrick/audioset-vggish-tensorflow-to-pytorch (releases)",
         ),
         WeightsFile(
             "vggish_pca",

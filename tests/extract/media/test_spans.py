@@ -114,7 +114,7 @@ def test_a_picture_that_lasts_is_seen_from_the_start_of_a_span_to_the_next_one(t
 def test_a_span_that_begins_behind_the_end_is_unreadable(tmp_path: Path, end: str) -> None:
     path = write_video(tmp_path / f"v.{end}", replace(TELLS, seconds=4, sound="aac"))
     for start in (4.1, 10.0):
-        with pytest.raises(UnreadableVideo, match=rf"no picture from {start:g} s to 30 s: its pictures end at 4.0 s"):
+        with pytest.raises(UnreadableVideo, match=rf"no frame from {start:g} s to 30 s: its frames end at 4.0 s"):
             shown(path, 25, Span(start, 30.0))
         assert len(heard(path, Span(start + 0.1, 30.0))) == 0
 
@@ -123,7 +123,7 @@ def test_a_span_before_the_first_picture_is_unreadable(tmp_path: Path) -> None:
     times = [3 + i / 25 for i in range(75)]
     path = write_video(tmp_path / "v.mkv", replace(TELLS, times=times, sound="pcm_s16le"))
     for rate in (25, None):
-        with pytest.raises(UnreadableVideo, match=r"no picture from 0\.5 s to 2 s: its pictures begin at 3\.0 s"):
+        with pytest.raises(UnreadableVideo, match=r"no frame from 0\.5 s to 2 s: its frames begin at 3\.0 s"):
             shown(path, rate, Span(0.5, 2.0))
     found, notes = shown(path, 25, Span(2.0, 4.0))
     assert found == pytest.approx([*[3.0] * 25, *(3 + np.arange(25) / 25)], abs=0.02)
