@@ -43,7 +43,7 @@ def test_calls_have_one_shape_and_the_last_is_filled_up_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_videos_side_by_side_get_their_own_features_in_order(threads: int) -> None:
+def test_videos_in_parallel_get_their_own_features_in_order(threads: int) -> None:
     network = Network()
     calls = Calls({"video": network, "audio": network}, ROWS, kept=6)
 
@@ -107,7 +107,7 @@ def test_of_a_video_no_more_steps_wait_than_are_kept() -> None:
     assert (done, most) == (100, 8)
 
 
-def test_a_video_that_fails_leaves_the_others_going_on() -> None:
+def test_a_video_that_fails_does_not_stop_the_others() -> None:
     calls = Calls({"video": Network()}, ROWS, kept=8)
 
     def broken() -> Iterator[np.ndarray]:

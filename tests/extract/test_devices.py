@@ -73,7 +73,7 @@ def test_a_video_whose_process_dies_is_tried_again_alone(command: Command, tmp_p
 
 @slow
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_goes_on(command: Command, before: int) -> None:
+def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_continues(command: Command, before: int) -> None:
     deadly, *others = command.video_set.samples
     plain = command.tiny.read_text()
     write_video(command.video_set.files[deadly], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
@@ -122,7 +122,7 @@ def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch:
 
 
 @slow
-def test_a_long_video_that_goes_on_is_not_taken_for_one_that_hangs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_video_that_continues_is_not_taken_for_one_that_hangs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
     command.video_set.seconds = 20.0
     sample = next(iter(command.video_set.samples))
@@ -177,7 +177,7 @@ if __name__ == "__main__":
 
 @slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_the_command_and_the_next_one_goes_on(
+def test_no_process_outlives_the_command_and_the_next_one_continues(
     command: Command, tmp_path: Path, how: signal.Signals
 ) -> None:
     begun, plain = tmp_path / "begun", command.tiny.read_text()

@@ -1,4 +1,4 @@
-"""Extractors and their weights: shapes, preparation of pictures, quirks, and what files are refused."""
+"""Extractors and their weights: shapes, preparation of frames, quirks, and what files are refused."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from benchmark.extract.weights_files import given_files, read_file, read_weights
 
 
 def unbuilt(kind: type[Extractor], *quirks: str) -> Any:
-    """An extractor without its networks: enough to prepare pictures."""
+    """An extractor without its networks: enough to prepare frames."""
     extractor = object.__new__(kind)
     Extractor.__init__(extractor, {}, frozenset(quirks), "cpu")
     return extractor
 
 
-def picture(height: int = 240, width: int = 320) -> np.ndarray:
+def frame(height: int = 240, width: int = 320) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -66,29 +66,29 @@ def test_only_the_networks_change_their_precision() -> None:
     assert 0 < np.abs(found - wanted).max() < 2e-2
 
 
-def test_cls_prepares_a_picture_as_the_published_transforms_do() -> None:
-    resized = np.asarray(Image.fromarray(picture()).resize((171, 128), Image.Resampling.BILINEAR), np.float32)
+def test_cls_prepares_a_frame_as_the_published_transforms_do() -> None:
+    resized = np.asarray(Image.fromarray(frame()).resize((171, 128), Image.Resampling.BILINEAR), np.float32)
     wanted = resized[8:120, 30:142] / 255
     for channel, (mean, std) in enumerate([(0.43216, 0.22803), (0.394666, 0.22145), (0.37645, 0.216989)]):
-        found = unbuilt(Cls).prepare(picture())[channel]
+        found = unbuilt(Cls).prepare(frame())[channel]
         np.testing.assert_allclose(found, (wanted[:, :, channel] - mean) / std, atol=1e-5)
 
 
 def test_quirks_of_cls_turn_the_channels_round_and_wrap_the_values() -> None:
     plain = unbuilt(Cls)
-    np.testing.assert_array_equal(unbuilt(Cls, "bgr").prepare(picture()), plain.prepare(picture()[:, :, ::-1]))
-    wrapped = ((256 - picture().astype(int)) % 256).astype(np.uint8)
-    np.testing.assert_array_equal(unbuilt(Cls, "inverted").prepare(picture()), plain.prepare(wrapped))
+    np.testing.assert_array_equal(unbuilt(Cls, "bgr").prepare(frame()), plain.prepare(frame()[:, :, ::-1]))
+    wrapped = ((256 - frame().astype(int)) % 256).astype(np.uint8)
+    np.testing.assert_array_equal(unbuilt(Cls, "inverted").prepare(frame()), plain.prepare(wrapped))
 
 
-def test_the_quirk_of_the_own_rate_takes_pictures_as_they_come() -> None:
+def test_the_quirk_of_the_own_rate_takes_frames_as_they_come() -> None:
     assert unbuilt(Cls).timing.rate == 25
     assert unbuilt(Cls, "own_rate").timing.rate is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (112, 200), (112, 112), (100, 60)])
 def test_main_brings_the_short_side_to_112_and_crops_the_centre(height: int, width: int) -> None:
-    prepared = unbuilt(Main).prepare(picture(height, width))
+    prepared = unbuilt(Main).prepare(frame(height, width))
     assert prepared.shape == (3, 112, 112)
     bright = unbuilt(Main).prepare(np.full((height, width, 3), 255, np.uint8))
     np.testing.assert_allclose(bright, 0.55 / 0.225, rtol=1e-5)
@@ -105,7 +105,7 @@ def test_random_weights_give_features_of_the_named_sizes(kind: Any, audio: int, 
     extractor = kind(weights.states, frozenset(), "cpu")
     rng = np.random.default_rng(0)
     sounds = extractor.audio(rng.uniform(-0.5, 0.5, (2, kind.sound.window)))
-    clips = np.stack([[extractor.prepare(picture())] * video[0]])
+    clips = np.stack([[extractor.prepare(frame())] * video[0]])
     assert (sounds.shape, sounds.dtype) == ((2, audio), np.float32)
     assert not np.array_equal(sounds[0], sounds[1])
     features = extractor.video(clips.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Which videos are found for the samples of lists: with names as the three published data sets have them."""
+"""Which videos are found for the samples of lists: with names as the three published datasets have them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.extract.extraction import Shard
 from benchmark.extract.plan import make_plan
 
 LISTS = "avgzsl_benchmark_datasets"
-NAMES = {  # data set -> a listed sample, and the file that its publisher or the usual download makes of it
+NAMES = {  # dataset -> a listed sample, and the file that its publisher or the usual download makes of it
     "ucf": ("v_HandStandPushups_g01_c01", "UCF-101/HandstandPushups/v_HandStandPushups_g01_c01.avi"),
     "vggsound": ("-8lzdlqUtJQ_000061", "train/-8lzdlqUtJQ_000061.mp4"),
     "activitynet": ("-IkL9Kq9zfQ_0", "-IkL9Kq9zfQ_0.mkv"),
@@ -81,7 +81,7 @@ def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Pa
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)
 
 
-def test_a_split_without_sample_list_is_told(video_set: VideoSet) -> None:
+def test_a_split_without_sample_list_is_reported(video_set: VideoSet) -> None:
     (video_set.lists / "class-split" / "tiny_split" / "stage_1_val_seen.csv").unlink()
     with pytest.raises(ImportProblems, match="stage_1_val_seen") as caught:
         make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None)

@@ -17,7 +17,7 @@ from benchmark.data.store import FeatureStore
 from benchmark.running import planning
 
 STEPS = {"cls": ((2, 3, 4), (3, 4)), "main": ((2,), (2,))}
-"""Steps of sound and pictures that 2.1 seconds may have; codecs add a little sound."""
+"""Time steps of audio and video that 2.1 seconds may have; codecs add a little audio."""
 
 
 def give(words: list[object]) -> int:

@@ -1,4 +1,4 @@
-"""A real film with sound through the packaged encoders, and through the networks of ``cls`` with random weights."""
+"""A real film with audio through the packaged encoders, and through the networks of ``cls`` with random weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "audio", "pictures"), [("packaged", (55, 58), (10, 11)), ("cls", (5, 5), (8, 9))])
+@pytest.mark.parametrize(("features", "audio", "frames"), [("packaged", (55, 58), (10, 11)), ("cls", (5, 5), (8, 9))])
 def test_a_real_film_becomes_features(
-    video: Path, tmp_path: Path, features: str, audio: tuple[int, int], pictures: tuple[int, int]
+    video: Path, tmp_path: Path, features: str, audio: tuple[int, int], frames: tuple[int, int]
 ) -> None:
     if features == "packaged":
         encoders()
@@ -39,7 +39,7 @@ def test_a_real_film_becomes_features(
     steps = outcome.steps
     assert steps is not None
     assert audio[0] <= steps["audio"] <= audio[1]
-    assert pictures[0] <= steps["video"] <= pictures[1]
+    assert frames[0] <= steps["video"] <= frames[1]
     with h5py.File(results.path("film")) as file:
         for modality, dim in (("audio", kind.audio_dim), ("video", kind.video_dim)):
             values = file[modality][:]

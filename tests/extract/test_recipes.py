@@ -1,6 +1,6 @@
-"""The recipes of docs/datasets.md, tried on generated videos that are named as the real ones are, with the published lists.
+"""The recipes of docs/datasets.md, tried on synthetic videos with the names of the real ones, and with the published lists.
 
-An extractor that reads what the videos tell stands in for the networks: of each sample the features say which seconds they are.
+An extractor that reads times from the videos replaces the networks: the features of each sample are its seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmark.extract.extractor import Clip, Extractor, Sound, register
 
 @register
 class Reads(Extractor):
-    """Reads the time off pictures and sound of `clock`, in features of the size of cls."""
+    """Reads the time from frames and audio of `clock`, in features of the size of cls."""
 
     name, title, version = "cls", "Reads the time", 1
     audio_dim, video_dim, audio_seconds, video_seconds = 128, 4096, 0.96, 0.64
@@ -55,7 +55,7 @@ class Reads(Extractor):
 
     def video(self, clips):
         whole, fraction = np.round((clips[:, 0, 0, 0, 0] - 20) / 10), (clips[:, 0, 1, 0, 0] - 20) / 200
-        return self._wide(whole + fraction, self.video_dim)  # seconds of the first picture
+        return self._wide(whole + fraction, self.video_dim)  # seconds of the first frame
 
     def _wide(self, seconds, dim):
         return np.pad(seconds[:, None], ((0, 0), (0, dim - 1))).astype(np.float32)
@@ -63,7 +63,7 @@ class Reads(Extractor):
 
 
 class Recipe:
-    """The published lists of a data set, a folder for its videos, and its commands in the guide."""
+    """The published lists of a dataset, a folder for its videos, and its commands in the guide."""
 
     def __init__(self, name: str, shared: Path, root: Path) -> None:
         self.name, self.root, self.videos = name, root, root / "videos"
@@ -109,7 +109,7 @@ class Recipe:
             return {row["sample"]: row["what"] for row in csv.DictReader(file)}
 
     def begins(self, sample: str) -> tuple[float, float]:
-        """Seconds at which the sound and the pictures of a sample begin in its video, by what its features say."""
+        """Seconds at which the audio and the frames of a sample begin in its video, by its features."""
         with h5py.File(self.results / f"{sample}.h5") as f:
             return float(f["audio"][0, 0]) - 0.48, float(f["video"][0, 0])
 
@@ -173,7 +173,7 @@ def test_vggsound(recipe: Recipe) -> None:
     check(recipe, begins)
     with h5py.File(recipe.store) as f:
         assert set(np.diff(f["audio/offsets"][:])) == {10}
-        assert set(np.diff(f["video/offsets"][:])) == {16}  # of 250 pictures, the last one padded
+        assert set(np.diff(f["video/offsets"][:])) == {16}  # of 250 frames, the last one padded
     store = [recipe.name, "--features", "cls", "--data-root", recipe.root / "data"]
     assert give("data", "verify", *store) == 2  # nearly all classes are without a sample
     assert give("data", "audit", *store, "--out", recipe.root / "audit") == 0

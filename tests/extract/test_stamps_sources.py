@@ -26,7 +26,7 @@ SHIPPED = CARDS_DIR / "stamps" / ARRAYS
 
 
 def folder_of(root: Path, *recordings: str) -> tuple[Path, dict[str, Any]]:
-    """A folder as the package unpacks with recordings of one picture, and arrays that want two of them."""
+    """A folder as the package unpacks with recordings of one image, and arrays that need two of them."""
     folder = root / PACKAGE_FOLDER
     (folder / "animals").mkdir(parents=True)
     for name in recordings:
@@ -40,13 +40,13 @@ def folder_of(root: Path, *recordings: str) -> tuple[Path, dict[str, Any]]:
     return folder, arrays
 
 
-def test_samples_are_the_recordings_of_each_picture(tmp_path: Path) -> None:
+def test_samples_are_the_recordings_of_each_image(tmp_path: Path) -> None:
     folder, arrays = folder_of(tmp_path, "", "_ca")
     found = stamps_sources._recordings(stamps_sources._stamps_folder(tmp_path), arrays)
     assert found == [folder / "animals" / "cat_desc_ca.ogg", folder / "animals" / "cat_desc.ogg"]
 
 
-def test_a_recording_that_stands_twice_counts_once_and_may_be_a_wav_file(tmp_path: Path) -> None:
+def test_a_recording_that_is_there_twice_counts_once_and_may_be_a_wav_file(tmp_path: Path) -> None:
     folder, arrays = folder_of(tmp_path, "", "_ca")
     (folder / "animals" / "cat_desc_ca.ogg").rename(folder / "animals" / "cat_desc_ca.wav")
     for name in ("dog_desc.ogg", "dog_desc_ca.ogg"):
@@ -62,12 +62,12 @@ def test_other_recordings_than_those_of_the_data_set_are_refused(tmp_path: Path)
         stamps_sources._recordings(folder, arrays)
 
 
-def test_a_folder_without_stamps_is_refused_with_what_mends_it(tmp_path: Path) -> None:
+def test_a_folder_without_stamps_is_refused_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tuxpaint-stamps-default"):
         rebuild(tmp_path, SHIPPED, tmp_path / "x.npz", lambda *_: None)
 
 
-def test_pictures_lie_on_white_and_are_cut_into_five_views() -> None:
+def test_images_are_placed_on_white_and_are_cut_into_five_views() -> None:
     square = stamps_sources._on_square(Image.new("RGBA", (100, 50), (0, 0, 0, 255)))
     assert square.size == (106, 106)
     pixels = np.asarray(square)
@@ -78,7 +78,7 @@ def test_pictures_lie_on_white_and_are_cut_into_five_views() -> None:
     np.testing.assert_array_equal(views[4], views[0][:, ::-1])
 
 
-def test_a_picture_with_transparent_parts_is_white_there(tmp_path: Path) -> None:
+def test_transparent_parts_of_an_image_are_white(tmp_path: Path) -> None:
     (tmp_path / "animals").mkdir()
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "animals" / "cat.png")
     square = stamps_sources._on_square(stamps_sources._open(tmp_path, "animals/cat"))
@@ -122,7 +122,7 @@ def test_bytes_hold_features_to_half_a_step() -> None:
     assert stamps_sources._agreement("visual", again[::-1], values).correlation < 0.5
 
 
-def test_generated_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         app.main(["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)])
     assert ended.value.code == 2

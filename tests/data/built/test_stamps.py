@@ -1,4 +1,4 @@
-"""What the shipped data set promises: no leak, the splits of its card, its licence beside it, something to learn."""
+"""What the shipped dataset promises: no leak, the splits of its config, its licence, something to learn."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_class_of_a_split_has_samples_and_no_other_class_has(store: Featur
         assert set(store.tables().labels[store.tables().splits == p]) == set(store.tables().class_splits[split])
 
 
-def test_no_group_stands_in_two_splits_of_a_class(card: Card, store: FeatureStore) -> None:
+def test_no_group_is_in_two_splits_of_a_class(card: Card, store: FeatureStore) -> None:
     assert card.grouping is not None
     split_of: dict[tuple[int, str], set[int]] = {}
     for sample, label, split in zip(store.tables().ids, store.tables().labels, store.tables().splits, strict=True):
@@ -82,7 +82,7 @@ def test_the_division_is_near_the_intended_fractions(source: StampsSource) -> No
     assert largest_share < 0.4
 
 
-def test_sample_ids_are_unique_and_carry_group_picture_and_language(store: FeatureStore) -> None:
+def test_sample_ids_are_unique_and_hold_group_image_and_language(store: FeatureStore) -> None:
     assert len(set(store.tables().ids)) == len(store.tables().ids)
     assert all(re.fullmatch(r"g\d{4}_i\d{4}_s\d{5}_[a-z]{2}(_[A-Z]{2})?", i) for i in store.tables().ids)
 
@@ -99,11 +99,11 @@ def test_a_sample_keeps_its_frames_label_and_word_vector(source: StampsSource, s
     for row in (0, 500, len(samples.labels) - 1):
         numbers = re.match(r"g(\d+)_i(\d+)_s(\d+)_", samples.ids[row])
         assert numbers is not None
-        _, picture, i = map(int, numbers.groups())
+        _, image, i = map(int, numbers.groups())
         frames = {m: (d.frames, d.offsets) for m, d in (("audio", samples.audio), ("video", samples.video))}
         for name, expected in (
             ("audio", source.audio[source.audio_offsets[i] : source.audio_offsets[i + 1]]),
-            ("video", source.views[picture]),
+            ("video", source.views[image]),
         ):
             array, offsets = frames[name]
             assert array is not None
@@ -164,12 +164,12 @@ def test_a_card_with_other_counts_is_refused(card: Card, tmp_path: Path) -> None
     features = card.features["native"]
     samples = {**features.samples, "stage_1_train": 1}
     wrong = card.model_copy(update={"features": {"native": features.model_copy(update={"samples": samples})}})
-    with pytest.raises(UsageError, match="stage_1_train: samples 2297, card 1"):
+    with pytest.raises(UsageError, match="stage_1_train: samples 2297, config 1"):
         build_stamps(wrong, tmp_path, tmp_path / "x.h5")
 
 
-def test_pictures_predict_word_vectors_of_unseen_classes_above_chance(store: FeatureStore) -> None:
-    """Ridge regression of pooled pictures to word vectors, trained on stage 2's training splits."""
+def test_images_predict_class_embeddings_of_unseen_classes_above_chance(store: FeatureStore) -> None:
+    """Ridge regression of pooled views to class embeddings, trained on stage 2's training splits."""
     development, test = store.development("corrected"), store.open_test("corrected")
     text = development.classes.text(development.samples.labels)
     predicted = _ridge(np.asarray(development.samples.video.means), text, np.asarray(test.samples.video.means))
@@ -192,7 +192,7 @@ def _ridge(x: Floats, y: Floats, new: Floats, penalty: float = 0.1) -> Floats:
 
 
 def _accuracy(predicted: Floats, labels: Ints, text: Floats, classes: Ints) -> float:
-    """Mean over classes of the fraction whose nearest word vector is the right one."""
+    """Mean over classes of the fraction whose nearest class embedding is the right one."""
     distances = ((predicted[:, None] - text[None]) ** 2).sum(axis=-1)
     right = classes[distances.argmin(axis=1)] == labels
     return float(np.mean([right[labels == c].mean() for c in classes]))

@@ -1,4 +1,4 @@
-"""What generated data promise: each setting does what it says and nothing else, and the truth is known."""
+"""What synthetic data promise: each setting does what it is for and nothing else, and the truth is known."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def half_differences(content: StoreContent) -> Floats:
 
 
 def unseen_accuracy(content: StoreContent, x: Floats, penalty: float = 0.1) -> float:
-    """Per-class accuracy among unseen classes of ridge regression to word vectors, trained on the development splits."""
+    """Per-class accuracy among unseen classes of ridge regression to class embeddings, trained on the development splits."""
     text, labels = np.asarray(content.vectors), content.labels
     train, test = content.splits < 3, content.splits == SPLITS.index("stage_2_test_unseen")
     classes = np.asarray(content.class_splits["stage_2_test_unseen"])
@@ -103,7 +103,7 @@ def accuracy(predicted: Floats, labels: Ints, text: Floats, classes: Ints) -> fl
 
 
 def average(probe: Any, **settings: Any) -> float:
-    """Unseen accuracy of a probe over several generated data sets."""
+    """Unseen accuracy of a probe over several synthetic datasets."""
     contents = [generated(seed, **settings) for seed in SEEDS]
     return float(np.mean([unseen_accuracy(content, probe(content)) for content in contents]))
 
@@ -119,14 +119,14 @@ def test_a_modality_alone_tells_classes_apart_where_its_signal_is_on(signal: str
     assert at_chance(average(lambda c: means(getattr(c, other)), **{signal: 1.0}))
 
 
-def test_a_joint_signal_is_told_by_the_pair_and_by_neither_modality_alone() -> None:
+def test_a_joint_signal_is_in_the_pair_and_in_neither_modality_alone() -> None:
     assert at_chance(average(lambda c: means(c.audio), joint_signal=1.0))
     assert at_chance(average(lambda c: means(c.video), joint_signal=1.0))
     assert at_chance(average(both, joint_signal=1.0))
     assert average(products, joint_signal=1.0) > 0.8
 
 
-def test_an_order_signal_is_told_by_the_order_and_by_no_set_of_steps() -> None:
+def test_an_order_signal_is_in_the_order_and_in_no_set_of_steps() -> None:
     assert at_chance(average(both, order_signal=1.0))
     assert at_chance(average(second_moments, order_signal=1.0))
     assert average(half_differences, order_signal=1.0) > 0.8
@@ -168,7 +168,7 @@ def test_word_vectors_that_predict_nothing_leave_seen_classes_distinct() -> None
     assert np.mean(nearest == labels[test]) > 0.9
 
 
-def test_seen_bias_draws_unseen_samples_to_seen_classes() -> None:
+def test_seen_bias_moves_unseen_samples_to_seen_classes() -> None:
     def taken_for_seen(bias: float) -> float:
         fractions = []
         for seed in SEEDS:
@@ -258,7 +258,7 @@ def test_any_size_gives_a_complete_store(
     assert len(np.unique(np.round(content.vectors, 4), axis=0)) == sum(counts) or dims[2] < 4
 
 
-def test_impossible_settings_are_refused_with_the_setting_that_mends_them(card: Card) -> None:
+def test_impossible_settings_are_refused_with_the_setting_that_fixes_them(card: Card) -> None:
     with pytest.raises(ValidationError, match="raise `attributes`"):
         SyntheticConfig(attributes=3)
     with pytest.raises(ValidationError, match="at least 12"):

@@ -32,7 +32,7 @@ CODECS = {
 
 
 def decoded(path: Path, rate: int | None = 25) -> tuple[list[float], list[str]]:
-    """Mean brightness of each picture, and notes."""
+    """Mean brightness of each frame, and notes."""
     notes: list[str] = []
     return [float(p.mean()) for p in read_frames(path, rate, notes.append)], notes
 
@@ -42,7 +42,7 @@ def heard(path: Path, rate: int = 16_000) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_any_rate_becomes_25_pictures_a_second_at_their_times(tmp_path: Path, name: str) -> None:
+def test_any_rate_becomes_25_frames_a_second_at_their_times(tmp_path: Path, name: str) -> None:
     found, notes = decoded(write_video(tmp_path / name, CODECS[name]))
     assert abs(len(found) - 50) <= 1
     assert notes == []
@@ -50,11 +50,11 @@ def test_any_rate_becomes_25_pictures_a_second_at_their_times(tmp_path: Path, na
     assert np.abs(np.array(found) - wanted).max() < 7  # a level of 2 a tenth of a second, and what the codec loses
 
 
-def test_without_a_rate_pictures_come_as_they_are(tmp_path: Path) -> None:
+def test_without_a_rate_frames_come_as_they_are(tmp_path: Path) -> None:
     assert len(decoded(write_video(tmp_path / "v.mp4", Clip(rate=30)), None)[0]) == 60
 
 
-def test_a_variable_rate_repeats_a_picture_until_the_next_one(tmp_path: Path) -> None:
+def test_a_variable_rate_repeats_a_frame_until_the_next_one(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.08, 1.0, 1.04, 1.08]
     found, _ = decoded(write_video(tmp_path / "v.mkv", Clip(times=times, sound=None)))
     assert 27 <= len(found) <= 29
@@ -69,7 +69,7 @@ def test_times_that_leap_end_a_video_instead_of_filling_hours(tmp_path: Path) ->
     assert notes[0].startswith("video breaks off: its times jump by 5000 s")
 
 
-def test_a_last_picture_that_would_last_for_hours_is_shown_once(tmp_path: Path) -> None:
+def test_a_last_frame_that_would_last_for_hours_is_shown_once(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", Clip(times=[0.0, 0.04, 0.12], sound=None, options={"bf": "0"}))
     content = bytearray(path.read_bytes())
     place = content.index(b"stts") + 8
@@ -78,7 +78,7 @@ def test_a_last_picture_that_would_last_for_hours_is_shown_once(tmp_path: Path) 
     assert 3 <= len(decoded(path)[0]) <= 5
 
 
-def test_pictures_of_joined_files_follow_each_other(tmp_path: Path) -> None:
+def test_frames_of_joined_files_follow_each_other(tmp_path: Path) -> None:
     parts = [write_video(tmp_path / f"{i}.ts", Clip(seconds=3, begins=3 * i, sound="mp2")) for i in range(3)]
     path = tmp_path / "v.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -123,7 +123,7 @@ def test_leaps_that_take_longer_than_the_file_end_it(tmp_path: Path, says: bool)
 
 @pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
 def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tuple[int, int]) -> None:
-    """The white corner of the stored picture is turned by so many degrees, counted against the clock."""
+    """The white corner of the stored frame is turned counter-clockwise by so many degrees."""
 
     def picture(seconds: float) -> np.ndarray:
         stored = np.zeros((48, 64, 3), np.uint8)
@@ -139,7 +139,7 @@ def test_rotated_videos_come_upright(tmp_path: Path, rotation: int, corner: tupl
 
 
 @pytest.mark.parametrize("name", [name for name in CODECS if CODECS[name].sound])
-def test_sound_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, name: str) -> None:
+def test_audio_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, name: str) -> None:
     clip = CODECS[name]
     path = write_video(tmp_path / name, clip)
     assert has_audio(path)
@@ -152,7 +152,7 @@ def test_sound_is_the_mean_of_the_channels_at_the_wanted_rate(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("count", [1, 6, 8, 9, 16])
-def test_sound_of_any_number_of_channels(tmp_path: Path, count: int) -> None:
+def test_audio_of_any_number_of_channels(tmp_path: Path, count: int) -> None:
     levels = np.arange(count * 1000) * 30_000 // (count * 1000)
     with wave.open(str(tmp_path / "v.wav"), "wb") as file:
         file.setparams((count, 2, 16_000, 0, "NONE", ""))
@@ -161,7 +161,7 @@ def test_sound_of_any_number_of_channels(tmp_path: Path, count: int) -> None:
     np.testing.assert_allclose(heard(tmp_path / "v.wav"), expected, atol=1e-7)
 
 
-def test_sound_of_seven_and_one_channels_in_aac(tmp_path: Path) -> None:
+def test_audio_of_seven_and_one_channels_in_aac(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", Clip(seconds=1, layout="7.1"))
     found = heard(path)
     assert len(found) >= 16_000
@@ -178,7 +178,7 @@ def test_sixteen_bits_are_rounded_channel_by_channel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rounded * 2**16, np.round(rounded * 2**16))
 
 
-def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
+def test_audio_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=1.0))
     notes: list[str] = []
     wave = np.concatenate(list(read_audio(path, 16_000, notes.append)))
@@ -188,7 +188,7 @@ def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
     assert notes == ["audio begins 1.0 s late"]
 
 
-def test_pictures_that_begin_late_are_the_first_one_until_then(tmp_path: Path) -> None:
+def test_frames_that_begin_late_are_the_first_one_until_then(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(times=[1 + i / 25 for i in range(25)], sound="pcm_s16le"))
     found, notes = decoded(path)
     assert found == pytest.approx([40.0] * 25 + [40 + 20 * i / 25 for i in range(25)], abs=7)
@@ -196,7 +196,7 @@ def test_pictures_that_begin_late_are_the_first_one_until_then(tmp_path: Path) -
     assert len(heard(path)) == 32_000
 
 
-def test_pictures_and_sound_of_a_recording_that_begins_between_keyframes_keep_in_step(tmp_path: Path) -> None:
+def test_frames_and_audio_of_a_recording_that_begins_between_keyframes_keep_in_step(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.ts", Clip(seconds=5, sound="mp2", options={"g": "50"}))
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 2 // 188 * 188 :])
@@ -207,7 +207,7 @@ def test_pictures_and_sound_of_a_recording_that_begins_between_keyframes_keep_in
 
 
 @pytest.mark.parametrize("delay", [0.08, 700.0])
-def test_sound_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(tmp_path: Path, delay: float) -> None:
+def test_audio_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(tmp_path: Path, delay: float) -> None:
     notes: list[str] = []
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=delay))
     assert sum(map(len, read_audio(path, 16_000, notes.append))) == 32_000
@@ -215,7 +215,7 @@ def test_sound_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes
     assert (late in notes) == (delay > 1)
 
 
-def test_a_silent_video_has_pictures_and_no_sound(tmp_path: Path) -> None:
+def test_a_silent_video_has_frames_and_no_sound(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", Clip(sound=None))
     assert not has_audio(path)
     assert len(heard(path)) == 0
@@ -231,7 +231,7 @@ def test_an_empty_or_foreign_file_is_unreadable(tmp_path: Path, content: bytes) 
             read()
 
 
-def test_a_file_without_pictures_is_unreadable(tmp_path: Path) -> None:
+def test_a_file_without_frames_is_unreadable(tmp_path: Path) -> None:
     import av
 
     path = tmp_path / "v.mp4"
@@ -256,9 +256,7 @@ def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(10, "0.1"), (5, "0.2")])
-def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged(
-    tmp_path: Path, rate: int, seconds: str
-) -> None:
+def test_frames_that_last_less_than_half_a_place_are_too_short_and_not_damaged(tmp_path: Path, rate: int, seconds: str) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(times=[0.0], sound="pcm_s16le"))
     told = f"too short: its frames last 0.04 s, less than half of the {seconds} s of one frame"
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
@@ -269,7 +267,7 @@ def test_pictures_that_last_less_than_half_a_place_are_too_short_and_not_damaged
     assert len(decoded(path, None)[0]) == 1
 
 
-def test_a_span_between_two_pictures_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
+def test_a_span_between_two_frames_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound=None))
     with pytest.raises(UnreadableVideo, match=r"^too short: no frame from 1\.01 s to 1\.03 s, in which none begins$"):
         list(read_frames(path, None, lambda note: None, Span(1.01, 1.03)))
@@ -282,7 +280,7 @@ def test_a_span_between_two_pictures_is_too_short_and_not_behind_the_end(tmp_pat
         *((0.15, ["audio ends after 0.06 s of 0.21 s"]), (0.102, ["audio ends after 0.1 s of 0.2 s"])),
     ],
 )
-def test_a_short_stream_is_not_said_to_end_early_for_want_of_a_picture(lacks: float, told: list[str]) -> None:
+def test_a_short_stream_is_not_noted_to_end_early_for_lack_of_a_frame(lacks: float, told: list[str]) -> None:
     class Stream:
         duration, time_base, type = 21, 0.01, "audio"
 
@@ -312,7 +310,7 @@ def test_a_video_that_the_system_cannot_read_is_not_called_damaged(
 
 @pytest.mark.parametrize("end", ["ts", "flv"])
 def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, end: str) -> None:
-    """Sound behind more pictures than ffmpeg reads to find the streams of a file."""
+    """Audio after more frames than ffmpeg reads to find the streams of a file."""
 
     def noise(seconds: float) -> np.ndarray:
         return np.random.default_rng(round(seconds * 1000)).integers(0, 255, (720, 1280, 3), np.uint8)
@@ -325,14 +323,14 @@ def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, en
         path.write_bytes(b"".join(part.read_bytes() for part in [parts[0], parts[1], parts[0]]))
     else:
         content = write_video(path, replace(silent, codec="flv", sound="libmp3lame", sound_delay=0.16)).read_bytes()
-        path.write_bytes(content[:4] + b"\1" + content[5:])  # the header says: no sound
+        path.write_bytes(content[:4] + b"\1" + content[5:])  # the header has no audio stream
     assert not has_audio(path)
     found, notes = decoded(path, None)
     assert len(found) == (15 if end == "ts" else 5)
-    assert notes in ([], ["video ends after 0.2 s of 0.4 s"])  # the sound of the other one lasts so long
+    assert notes in ([], ["video ends after 0.2 s of 0.4 s"])  # the audio of the other one is that long
 
 
-def test_decoding_of_damaged_videos_can_break_off_at_any_picture(tmp_path: Path) -> None:
+def test_decoding_of_damaged_videos_can_break_off_at_any_frame(tmp_path: Path) -> None:
     script = PROJECT / "tests" / "support" / "damaged_videos.py"
     path = os.pathsep.join(sys.path)
     answer = subprocess.run(

@@ -121,9 +121,9 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(
 
 
 def test_squeezenet_gives_512_numbers_and_takes_blue_first() -> None:
-    picture = np.zeros((40, 40, 3), np.uint8)
-    picture[:, :, 2] = 200
-    prepared = prepare(picture)
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, :, 2] = 200
+    prepared = prepare(image)
     assert prepared.shape == (3, 227, 227)
     np.testing.assert_allclose(prepared[:, 100, 100], (200 - 103.939, -116.779, -123.68), rtol=1e-5)
     with torch.inference_mode():
@@ -132,12 +132,12 @@ def test_squeezenet_gives_512_numbers_and_takes_blue_first() -> None:
     assert pooled.std() > 0
 
 
-def test_the_middle_square_of_a_picture_is_taken() -> None:
+def test_the_central_square_of_a_frame_is_used() -> None:
     extractor = object.__new__(Packaged)
-    picture = np.zeros((20, 60, 3), np.uint8)
-    picture[:, 20:40] = 255
-    assert extractor.prepare(picture).min() > 255 - 124
-    assert extractor.prepare(picture.transpose(1, 0, 2)).min() > 255 - 124
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255
+    assert extractor.prepare(image).min() > 255 - 124
+    assert extractor.prepare(image.transpose(1, 0, 2)).min() > 255 - 124
 
 
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
