@@ -1,4 +1,4 @@
-"""Network calls: of one shape, filled with steps of several videos, and the same features however that happens."""
+"""Network calls have one shape, mix time steps of videos, and do not change features by that."""
 
 from __future__ import annotations
 

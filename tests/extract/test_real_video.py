@@ -1,4 +1,4 @@
-"""A real film with audio through the packaged encoders, and through the networks of ``cls`` with random weights."""
+"""A real film through the packaged encoders, and through the networks of ``cls`` with random weights."""
 
 from __future__ import annotations
 

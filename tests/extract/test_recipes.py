@@ -1,6 +1,7 @@
-"""The recipes of docs/datasets.md, tried on synthetic videos with the names of the real ones, and with the published lists.
+"""The recipes of docs/datasets.md, with the published lists and synthetic videos under the real names.
 
-An extractor that reads times from the videos replaces the networks: the features of each sample are its seconds.
+An extractor that reads times from the videos replaces the networks: the features of each sample are its
+seconds.
 """
 
 from __future__ import annotations

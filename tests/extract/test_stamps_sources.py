@@ -1,4 +1,4 @@
-"""Computing the features of ``stamps`` again: what is looked at, what is refused, and that the result is what is shipped."""
+"""Computing the features of ``stamps`` again: what is read or refused, and the agreement with the shipped."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_a_recording_that_is_there_twice_counts_once_and_may_be_a_wav_file(tmp_p
     assert [path.name for path in found] == ["cat_desc_ca.wav", "cat_desc.ogg"]
 
 
-def test_other_recordings_than_those_of_the_data_set_are_refused(tmp_path: Path) -> None:
+def test_other_recordings_than_those_of_the_dataset_are_refused(tmp_path: Path) -> None:
     folder, arrays = folder_of(tmp_path, "_ca")
-    with pytest.raises(UsageError, match=r"1 recordings are missing and 0 are there besides, among them animals/cat en"):
+    with pytest.raises(UsageError, match=r"1 recordings are missing and 0 are unexpected, among them animals/cat en"):
         stamps_sources._recordings(folder, arrays)
 
 

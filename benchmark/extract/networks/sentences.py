@@ -40,9 +40,7 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError:
-        raise UsageError(
-            "sentence-transformers encodes class names and is not installed: pip install -c constraints.txt -e '.[encoders]'"
-        ) from None
+        raise UsageError("sentence-transformers is not installed: pip install -c constraints.txt -e '.[encoders]'") from None
     path = MINILM.path()
     MINILM.check(path, fingerprint(path, path.parent).sha256)
     disable_progress_bar()

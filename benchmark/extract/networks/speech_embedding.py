@@ -56,9 +56,7 @@ class _Network:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
-            raise UsageError(
-                "LiteRT runs the speech embedding and is not installed: pip install -c constraints.txt -e '.[encoders]'"
-            ) from None
+            raise UsageError("LiteRT is not installed: pip install -c constraints.txt -e '.[encoders]'") from None
         self._interpreter: Any = Interpreter(model_content=content, num_threads=1)
         self._input: Any = self._interpreter.get_input_details()[0]["index"]
         self._output: Any = self._interpreter.get_output_details()[0]["index"]

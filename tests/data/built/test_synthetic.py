@@ -77,7 +77,7 @@ def half_differences(content: StoreContent) -> Floats:
 
 
 def unseen_accuracy(content: StoreContent, x: Floats, penalty: float = 0.1) -> float:
-    """Per-class accuracy among unseen classes of ridge regression to class embeddings, trained on the development splits."""
+    """Accuracy by class, among unseen classes, of ridge regression from development splits to text."""
     text, labels = np.asarray(content.vectors), content.labels
     train, test = content.splits < 3, content.splits == SPLITS.index("stage_2_test_unseen")
     classes = np.asarray(content.class_splits["stage_2_test_unseen"])

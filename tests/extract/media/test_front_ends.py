@@ -83,7 +83,7 @@ def test_the_log_filterbank_follows_its_definition(filters: int) -> None:
 
 
 PUBLISHED_SIZES = [(R2plus1d18, 31_505_325 - 513 * 400, "layer4.1.conv2.0.3.weight"), (ResNet9, 4_899_520, "layer4.0.bn2.bias")]
-"""Parameters of torchvision's networks without their last layers; ResNet-9's first convolution has one channel, not three."""
+"""Parameters of torchvision's networks without the last layer; ResNet-9 has one input channel, not three."""
 
 
 @pytest.mark.parametrize(("network", "parameters", "last"), PUBLISHED_SIZES)

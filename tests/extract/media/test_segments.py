@@ -87,7 +87,7 @@ def test_sample_ids_of_vggsound_say_where_a_clip_begins() -> None:
 
 
 def segmented(made: VideoSet, file: Path, *, empty: bool = False) -> dict[str, Any]:
-    """Turn each sample of the set into the second segment of a whole video, ``v_<id>``, and give the annotations."""
+    """Make each sample the second segment of a whole video, ``v_<id>``; returns the annotations."""
     annotations = {}
     for number, (sample, (_, name)) in enumerate(list(made.samples.items())):
         made.files.pop(sample).unlink()

