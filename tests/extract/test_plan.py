@@ -77,7 +77,7 @@ def test_of_many_files_of_one_name_a_few_are_named(video_set: VideoSet) -> None:
 
 
 def test_a_folder_without_any_listed_video_is_refused(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no video of [\d,]+ listed samples; a video is named as its sample"):
+    with pytest.raises(UsageError, match=r"no video of [\d,]+ listed samples; name videos after samples"):
         make_plan(load_cards()["ucf"], "cls", tmp_path, shared / "official" / LISTS / "UCF", None)
 
 
