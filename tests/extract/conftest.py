@@ -1,4 +1,4 @@
-"""A cheap extractor as a plug-in, and a small data set of real videos with its lists."""
+"""A cheap extractor as a plug-in, and a small dataset of real videos with its lists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written_video_set(tmp_path_factory: pytest.TempPathFactory) -> VideoSet:
 
 @pytest.fixture
 def video_set(written_video_set: VideoSet, tmp_path: Path) -> VideoSet:
-    """Nine videos of four classes, lists and word vectors, in a folder of the test's own."""
+    """Nine videos of four classes, lists and class embeddings, in a folder of the test's own."""
     return written_video_set.copied(tmp_path / "set")
 
 

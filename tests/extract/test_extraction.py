@@ -37,7 +37,7 @@ def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> 
     assert set(store.tables().ids) == command.video_set.samples.keys()
     for sample, split, label in zip(store.tables().ids, store.tables().splits, store.tables().labels, strict=True):
         assert (SPLITS[split], store.tables().class_names[label]) == command.video_set.samples[sample]
-    with h5py.File(command.store) as f:  # 1.1 s: two steps of sound, two or three of pictures, the last one padded
+    with h5py.File(command.store) as f:  # 1.1 s: two time steps of audio, two or three of video, the last one padded
         assert set(np.diff(f["audio/offsets"][:])) == {2}
         assert set(np.diff(f["video/offsets"][:])) <= {2, 3}
 
@@ -69,7 +69,9 @@ def test_word_vectors_come_from_a_given_model(command: Command) -> None:
     assert (again["resumed"], again["digest"] == said["digest"]) == (9, False)
 
 
-def test_vectors_that_cannot_be_read_are_told_before_any_video(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vectors_that_cannot_be_read_are_reported_before_any_video(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     command("--vectors", command.data.parent / "wiki.bin", code=2)
     assert "no such file" in capsys.readouterr().err
     command("--vectors", Model(["archery"], quantised=True).write(command.data.parent / "wiki.bin"), code=2)
@@ -77,7 +79,7 @@ def test_vectors_that_cannot_be_read_are_told_before_any_video(command: Command,
     assert not command.results.exists()
 
 
-def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_reported_and_stop_nothing(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     made = command.video_set
     extra = {
         f"v_Archery_g00_c{i}": ("stage_1_train", "Archery") for i in ("silent", "empty", "foreign", "short", "cut", "missing")
@@ -96,10 +98,10 @@ def test_problems_are_told_and_stop_nothing(command: Command, capsys: pytest.Cap
     write_video(made.videos / "zz" / f"{doubled}.mp4", Clip(seconds=0.3))
     said = command(code=1)
     told = command.problems()
-    assert told[silent] == ("no sound", True)
+    assert told[silent] == ("no audio", True)
     assert told[empty][0].startswith("cannot be opened")
     assert told[foreign][0].startswith("cannot be opened")
-    assert told[short] == ("too short: audio of less than one step", True)
+    assert told[short] == ("too short: audio shorter than one time step", True)
     assert "ends after" in told[cut][0]
     assert not told[cut][1]
     assert told[missing] == ("no video of this name", True)
@@ -119,13 +121,13 @@ def test_silent_videos_get_zero_sound_if_the_user_says_so(command: Command) -> N
     sample = next(iter(command.video_set.samples))
     command.video_set.write_video(sample, ".mp4", Clip(sound=None))
     said = command("--no-sound", "zeros")
-    assert command.problems() == {sample: ("no sound: zero sound instead", False)}
+    assert command.problems() == {sample: ("no audio: silence instead", False)}
     assert len(FeatureStore(command.store).tables().ids) == 9
     with h5py.File(command.results / f"{sample}.h5") as f:
         np.testing.assert_array_equal(f["audio"][:], np.zeros((len(f["video"]), 2)))
     skipped = command(code=1)
     assert (skipped["extracted"], skipped["resumed"]) == (1, 8)  # the others do not depend on it
-    assert command.problems()[sample] == ("no sound", True)
+    assert command.problems()[sample] == ("no audio", True)
     assert command.problems()["stage_1_train/Archery"] == ("class without samples", True)
     assert command("--no-audio", "zeros")["digest"] == said["digest"]
 
@@ -229,7 +231,7 @@ def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command
         assert set(written["fps"]) == {0 if more else 10}  # 0: each video has its own
         with h5py.File(command.results / f"{sample}.h5") as f:
             features[len(more)] = f["audio"][:], f["video"][:]
-    assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 pictures at 10 a second, 33 at the video's own rate
+    assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 frames at 10 a second, 33 at the video's own rate
     difference = np.abs(features[0][0] - features[1][0]).max()
     assert 0 < difference < 1e-4
     assert FeatureStore(command.store).provenance["published_quirks"] == ["own_rate", "sixteen_bit"]
@@ -241,12 +243,12 @@ def test_the_precision_decides_features_and_is_recorded(command: Command, capsys
     assert command("--precision", "bfloat16", "--device", "cpu")["extracted"] == 9
     assert FeatureStore(command.store).provenance["precision"] == "bfloat16"
     command("--precision", "float16", "--device", "cpu", code=2)
-    assert "a CPU is no faster with it" in capsys.readouterr().err.replace("\n", " ")
+    assert "no faster on a CPU" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(("extractor", "named"), [(Main, []), (Main, ["bgr"])])
 def test_published_preprocessing_is_refused_where_there_is_none(extractor: type[Extractor], named: list[str]) -> None:
-    with pytest.raises(UsageError, match="leave the option out"):
+    with pytest.raises(UsageError, match="omit the option"):
         chosen_quirks(extractor, named, "ucf")
 
 

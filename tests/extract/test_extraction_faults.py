@@ -88,7 +88,7 @@ def test_a_file_that_an_extractor_misses_is_no_fault_of_the_results(command: Com
     assert command.problems()[bad] == (what, True)
 
 
-def test_a_full_disk_is_told_in_a_line_and_leaves_nothing_behind(
+def test_a_full_disk_is_reported_in_a_line_and_leaves_nothing_behind(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ignored: list[object] = []

@@ -54,7 +54,7 @@ with ResultFolder(Path(sys.argv[2]), {}, "skip").writing("long") as (file, featu
 
 
 def steps_and_peak(extractor: str, clip: Clip, folder: Path) -> tuple[int, int, float]:
-    """Steps of sound and of pictures of a video, and the most memory in MB that a process of its own took."""
+    """Time steps of audio and video, and the peak memory in MB of a separate process."""
     path = write_video(folder / f"{clip.seconds:g}.mkv", clip)
     command = [sys.executable, "-c", extractor + LONG, str(path), str(folder / "results")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -73,7 +73,7 @@ def test_a_video_of_ten_minutes_takes_no_more_memory_than_a_short_one(tmp_path: 
         assert video == -(-seconds * 25 // 16)
         peaks.append(peak)
     print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 25  # its sound is 38 MB as floats, its pictures at 25 a second 3,456 MB
+    assert peaks[1] < peaks[0] + 25  # its audio is 38 MB as floats, its frames at 25 a second 3,456 MB
 
 
 @pytest.mark.slow
@@ -87,4 +87,4 @@ def test_nor_does_it_with_real_networks(tmp_path: Path) -> None:
         assert video == 2 * seconds
         peaks.append(peak)
     print(f"peak {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
-    assert peaks[1] < peaks[0] + 40  # its prepared pictures are 490 MB, its sound 51 MB as floats
+    assert peaks[1] < peaks[0] + 40  # its prepared frames are 490 MB, its audio 51 MB as floats

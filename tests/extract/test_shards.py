@@ -37,7 +37,7 @@ def test_each_shard_has_a_table_of_problems_of_its_own(command: Command, capsys:
         assert command.problems(f"problems-{number}-of-2.csv").keys() == {sample}
     assert not (command.results / "problems.csv").exists()
     command("--merge", code=1)
-    assert "7 videos extracted and 2 left out, 9 of them by earlier calls" in " ".join(capsys.readouterr().out.split())
+    assert "7 videos extracted and 2 left out, 9 of them by earlier runs" in " ".join(capsys.readouterr().out.split())
     assert command.problems().keys() >= {first, second}
 
 
@@ -46,14 +46,14 @@ def test_two_calls_do_not_work_on_the_same_videos(command: Command, capsys: pyte
     with held.alone(2, 3, []):
         command("--shard", "2/3", code=2)
         said = " ".join(capsys.readouterr().err.split())
-        assert f"shard 2/3 is being extracted already (process {os.getpid()} on " in said
-        assert said.endswith("wait for that to end, or stop it")
+        assert f"shard 2/3 is already being extracted (process {os.getpid()} on " in said
+        assert said.endswith("wait for it to end, or stop it")
         command(code=2)
-        assert "shard 2/3 is being extracted already" in " ".join(capsys.readouterr().err.split())
+        assert "shard 2/3 is already being extracted" in " ".join(capsys.readouterr().err.split())
         assert command("--shard", "1/3")["extracted"] == 3
     with held.alone(1, 1, []):
         command("--shard", "2/3", code=2)
-        assert "all videos are being extracted already" in " ".join(capsys.readouterr().err.split())
+        assert "all videos are already being extracted" in " ".join(capsys.readouterr().err.split())
     assert command()["extracted"] == 6
 
 
@@ -82,11 +82,11 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     codes = [command("--shard", f"{i}/2", code=code)["extracted"] for i, code in ((1, 1), (2, 0))]
     assert codes == [4, 4]
     said = " ".join(capsys.readouterr().out.split())
-    assert "shard 1/2 is done but for 1 videos that failed in a way that may not last: the same command tries them" in said
+    assert "shard 1/2 is done except that 1 videos failed for a reason that may pass: repeat the command to try them" in said
     merged = command("--merge", code=1)
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
     why = "cannot be read: a link to nowhere.mp4, which is not there; mount its disk, or remove the link"
     assert (what, left_out) == (f"{why}; tried again next time", True)
     assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys() - {bad}
-    assert "without --merge, tries them again" in " ".join(capsys.readouterr().out.split())
+    assert "repeat the command, without --merge, to try them again" in " ".join(capsys.readouterr().out.split())

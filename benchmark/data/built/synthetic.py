@@ -85,7 +85,7 @@ class SyntheticConfig(Fields):
             if not 1 <= fewest <= most:
                 raise ValueError(f"{name}: 1 <= fewest <= most must hold, got {fewest}, {most}")
             if self.order_signal > 0 and fewest < 2 * self.attributes:
-                raise ValueError(f"{name}: order_signal needs at least {2 * self.attributes} steps, two an attribute")
+                raise ValueError(f"{name}: order_signal needs at least {2 * self.attributes} time steps")
         return self
 
     @property

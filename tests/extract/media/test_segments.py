@@ -61,7 +61,7 @@ def test_the_number_of_a_segment_is_its_place_in_the_file(tmp_path: Path) -> Non
         (b'{"database": {"a": {"annotations": [{"segment": [1, NaN]}]}}}', "database.a.annotations.0.segment.1"),
     ],
 )
-def test_a_file_of_another_form_is_refused_with_place_and_mend(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_of_another_form_is_refused_with_place_and_fix(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="download the file again, or fix it") as caught:
@@ -101,7 +101,7 @@ def segmented(made: VideoSet, file: Path, *, empty: bool = False) -> dict[str, A
     return annotations
 
 
-def test_segments_become_a_store_and_are_told_where_they_are_not_there(
+def test_segments_become_a_store_and_are_reported_if_they_are_missing(
     command: Command,
     tmp_path: Path,
 ) -> None:
@@ -133,7 +133,7 @@ def test_segments_become_a_store_and_are_told_where_they_are_not_there(
     assert told[f"{third}_1"] == (f"a.json has no segment 1 of {third}: it has 1, counted from 0", True)
 
 
-def test_a_video_of_its_own_comes_first_and_other_labels_are_told(video_set: VideoSet, tmp_path: Path) -> None:
+def test_a_video_of_its_own_comes_first_and_other_labels_are_reported(video_set: VideoSet, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     annotations = segmented(video_set, file, empty=True)
     first, second, third, *_ = annotations

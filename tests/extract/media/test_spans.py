@@ -16,7 +16,7 @@ from benchmark.extract.media.decode import UnreadableVideo, read_audio, read_fra
 from benchmark.extract.media.segments import Span
 
 TELLS = Clip(seconds=9, picture=clock, rise=100.0, options={"g": "60"})
-"""Pictures and sound say their time; there is a keyframe every 60 pictures."""
+"""Frames and audio encode their time; there is a keyframe every 60 frames."""
 LOSSLESS = {
     "h264.mov": replace(TELLS, sound="pcm_s16le", options={"g": "60", "qp": "0"}),
     "ffv1.mkv": replace(TELLS, codec="ffv1", sound="pcm_s16le", sound_rate=16_000, rate=50),
@@ -31,14 +31,14 @@ LOSSY = {
     "raw.h264": replace(TELLS, sound=None),
 }
 LATE = {"mpeg4.avi": (0.04, 1105 / 44_100), "h264.ts": (481 / 44_100, 481 / 44_100)}
-"""Seconds by which our encoders' pictures and sound stand late in the file, which does not say so."""
+"""Seconds by which the frames and audio of our encoders are late, without a record of it in the file."""
 SPAN = Span(3.48, 6.2)
 
 
 def shown(path: Path, rate: int | None, span: Span | None = None) -> tuple[np.ndarray, list[str]]:
-    """The times that the pictures say, and notes."""
+    """The times of the frames, and notes."""
     notes: list[str] = []
-    return np.array([shown_time(picture) for picture in read_frames(path, rate, notes.append, span)]), notes
+    return np.array([shown_time(frame) for frame in read_frames(path, rate, notes.append, span)]), notes
 
 
 def heard(path: Path, span: Span | None = None, rate: int = 16_000) -> np.ndarray:
@@ -69,26 +69,26 @@ def test_a_span_is_what_a_file_cut_there_holds(tmp_path: Path, name: str) -> Non
         expected = list(read_frames(cut, rate, lambda note: None))
         found = list(read_frames(whole, rate, lambda note: None, SPAN))
         np.testing.assert_array_equal(found, expected[: len(found)])
-        assert 0 <= len(expected) - len(found) <= 1  # 27.2 pictures at 10 a second
-    expected_sound, found_sound = heard(cut), heard(whole, SPAN)
-    assert len(found_sound) == len(expected_sound) == round(length * 16_000)
-    np.testing.assert_allclose(found_sound, expected_sound, atol=1e-4)  # the last bit of the encoder's sine
+        assert 0 <= len(expected) - len(found) <= 1  # 27.2 frames at 10 a second
+    expected_audio, found_audio = heard(cut), heard(whole, SPAN)
+    assert len(found_audio) == len(expected_audio) == round(length * 16_000)
+    np.testing.assert_allclose(found_audio, expected_audio, atol=1e-4)  # the last bit of the encoder's sine
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_pictures_and_sound_of_a_span_stand_at_their_times(tmp_path: Path, name: str) -> None:
+def test_frames_and_audio_of_a_span_stand_at_their_times(tmp_path: Path, name: str) -> None:
     """Also where the times of a file begin elsewhere than at 0 (``.ts``), and where it has none (``.h264``)."""
     whole = write_video(tmp_path / name, LOSSY[name])
-    late_pictures, late_sound = LATE.get(name, (0.0, 0.0))
+    late_frames, late_audio = LATE.get(name, (0.0, 0.0))
     for span in (SPAN, Span(0.3, 1.5), Span(5.017, 8.9)):
         times, notes = shown(whole, 25, span)
         assert len(times) == round((span.end - span.start) * 25)
-        assert np.abs(times + late_pictures - span.start - np.arange(len(times)) / 25).max() < 0.05
+        assert np.abs(times + late_frames - span.start - np.arange(len(times)) / 25).max() < 0.05
         assert notes == []
         if LOSSY[name].sound:
             wave = heard(whole, span)
             assert abs(len(wave) - (span.end - span.start) * 16_000) <= 1
-            content = span.start - late_sound + np.arange(len(wave)) / 16_000
+            content = span.start - late_audio + np.arange(len(wave)) / 16_000
             exact = 0.375 * np.sin(2 * np.pi * (440 + 50 * content) * content)
             assert best_shift(wave, exact) <= 32  # 2 ms: some encoders and times of containers are not more exact
 
@@ -99,7 +99,7 @@ def best_shift(wave: np.ndarray, exact: np.ndarray, most: int = 400) -> int:
     return abs(int(np.argmax(products)) - most)
 
 
-def test_a_picture_that_lasts_is_seen_from_the_start_of_a_span_to_the_next_one(tmp_path: Path) -> None:
+def test_a_frame_that_lasts_is_seen_from_the_start_of_a_span_to_the_next_one(tmp_path: Path) -> None:
     times = [*np.arange(0, 2.01, 0.04), 5.0, 5.04, 5.08, 8.0, 8.04]
     path = write_video(tmp_path / "v.mkv", replace(TELLS, times=times, sound=None))
     found, notes = shown(path, 25, Span(3.0, 7.0))
@@ -119,7 +119,7 @@ def test_a_span_that_begins_behind_the_end_is_unreadable(tmp_path: Path, end: st
         assert len(heard(path, Span(start + 0.1, 30.0))) == 0
 
 
-def test_a_span_before_the_first_picture_is_unreadable(tmp_path: Path) -> None:
+def test_a_span_before_the_first_frame_is_unreadable(tmp_path: Path) -> None:
     times = [3 + i / 25 for i in range(75)]
     path = write_video(tmp_path / "v.mkv", replace(TELLS, times=times, sound="pcm_s16le"))
     for rate in (25, None):
@@ -138,7 +138,7 @@ def test_a_span_that_ends_behind_the_end_has_what_there_is_and_says_so(tmp_path:
     assert len(heard(path, Span(2.0, 6.0))) == 32_000
 
 
-def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
+def test_audio_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mov", replace(TELLS, sound="pcm_s16le", sound_delay=2.0))
     wave = heard(path, Span(0.5, 3.5))
     assert len(wave) == 48_000
@@ -148,7 +148,7 @@ def test_sound_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "vp8.webm", "mpeg4.avi"])
-def test_what_lies_before_and_behind_a_span_is_not_decoded(tmp_path: Path, name: str, frames_decoded: dict[str, int]) -> None:
+def test_what_is_before_and_after_a_span_is_not_decoded(tmp_path: Path, name: str, frames_decoded: dict[str, int]) -> None:
     path = write_video(tmp_path / name, replace(LOSSY[name], seconds=30))
     span = Span(24.0, 26.0)
     assert len(list(read_frames(path, 25, lambda note: None, span))) == 50
@@ -157,6 +157,6 @@ def test_what_lies_before_and_behind_a_span_is_not_decoded(tmp_path: Path, name:
     assert frames_decoded["audio"] < 400  # of 1150 or more
 
 
-def test_a_span_of_less_than_a_picture_has_one(tmp_path: Path) -> None:
+def test_a_span_of_less_than_a_frame_has_one(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", TELLS)
     assert shown(path, 25, Span(3.0, 3.01))[0] == pytest.approx([3.0], abs=0.02)
