@@ -1,6 +1,7 @@
-"""What a tested model looks like, for figures and tables that explain its results: none of it changes a number.
+"""Inspects a tested model for figures and tables: recall, confusion, embedding map, cost. It changes no
+result.
 
-All of it is computed on the evaluation set that the protocol opened; nothing here reads a store.
+Everything is computed on the evaluation set that the protocol opened. Nothing here reads a feature file.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ MAP_SAMPLES = 400
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Some test samples and all classes in the space in which they are compared."""
+    """Some test samples and all classes in the space where they are compared."""
 
     samples: Floats
-    """``[M, d]`` embeddings of the samples in the reported output. If that output has none of its own, because it combines
-    distances of others, those of the other outputs side by side."""
+    """``[M, d]`` embeddings of the samples by the reported output. If it has no embeddings, because it
+    combines distances of other outputs, those of the other outputs are concatenated."""
     labels: Ints
     """``[M]`` class ids."""
     classes: Floats
-    """``[C, d]`` embeddings of ``class_ids``, repeated for outputs side by side; ``[0, d]`` where a method compares samples and
-    classes in spaces of different widths."""
+    """``[C, d]`` embeddings of ``class_ids``, repeated for concatenated outputs; ``[0, d]`` if samples and
+    classes have different widths."""
     class_ids: Ints
     seen_ids: Ints
     """Ids of the seen classes."""
@@ -50,35 +51,38 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What explains the results of a tested model."""
+    """What ``inspect`` found out about a tested model. ``running/`` records it, and reports show it."""
 
     recall: Sequence[Mapping[str, Any]]
-    """A row per class: name, group, recall, recall within its group, samples; of unseen classes also the training class with
-    the most similar word vector, and the cosine of the two vectors as they are used."""
+    """A row per class: name, group (seen or unseen), recall, recall within its group, samples. Unseen classes
+    also have the training class with the most similar class embedding, and the cosine of the two."""
     groups: Mapping[str, Any]
-    """Right answers for each group of test samples (``group_counts``)."""
+    """Correct predictions for each group of clips (``group_counts``)."""
     confusion: Sequence[Mapping[str, Any]]
-    """Unseen samples with unseen classes as the only candidates: ``true`` and ``predicted`` class, ``count`` > 0."""
+    """Unseen samples with the unseen classes as the only candidates: ``true`` and ``predicted`` class,
+    ``count``."""
     embedding: EmbeddingMap | None
-    """Of some test samples, if asked for."""
+    """Of some test samples; None if it was not requested."""
     cost: Mapping[str, float]
-    """``parameters``, ``flops_per_sample`` (``cost``)."""
+    """``parameters``, ``flops_per_sample`` (function ``cost``)."""
     class_names: Mapping[int, str]
     failed: Mapping[str, str]
-    """What could not be computed, with the reason: it is empty above."""
+    """What could not be computed, with the reason; the field above is empty then."""
 
 
 def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
-    """Look at a tested model. What fails is left out and named.
+    """Inspect a tested model. What fails is omitted and listed in ``Inspection.failed``.
 
     Args:
-        found: the results, which do not change.
-        with_map: whether embeddings of test samples are wanted.
+        found: results of the test; they do not change.
+        with_map: whether to embed test samples for a map.
     """
     opened = found.opened
     experiment, method, data, nearest, exact = opened.experiment, opened.method, opened.data, opened.nearest, opened.exact
     names, size = opened.section.classes.names, experiment.settings.train.eval_batch_size
-    beside = Beside(lambda text: None)  # told by who logs the results
+    beside = Beside(lambda text: None)  # whoever logs the results reports the failures
+
+    # Each item is computed on its own: a failure must not cost the other items.
     recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
     groups: dict[str, Any] = {}
     with beside(Artifact.GROUPS):
@@ -97,14 +101,14 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
 
 
 def nearest_seen(seen: Floats, unseen: Floats) -> tuple[Ints, NDArray[np.float64]]:
-    """For each unseen class the most similar seen one: its row, and the cosine of the two word vectors.
+    """The most similar seen class of each unseen class, by the cosine of their class embeddings.
 
     Args:
-        seen: word vectors ``[S, D_w]``.
-        unseen: word vectors ``[U, D_w]``.
+        seen: class embeddings ``[S, D_w]``.
+        unseen: class embeddings ``[U, D_w]``.
 
     Returns:
-        ``[U]`` rows of ``seen`` (the lower one at a tie) and ``[U]`` cosines; 0 for a vector of zeros.
+        ``[U]`` rows of ``seen`` (the lower one at a tie), and ``[U]`` cosines; 0 for a vector of zeros.
     """
     cosines = np.asarray(_directions(unseen) @ _directions(seen).T, np.float64)
     rows = cosines.argmax(1)
@@ -118,9 +122,10 @@ def _directions(vectors: Floats) -> NDArray[np.float64]:
 
 
 def unseen_confusion(nearest: Nearest) -> list[tuple[int, int, int]]:
-    """Unseen samples by class and by the nearest of the unseen classes: (true id, predicted id, samples), ascending.
+    """Counts of unseen samples by class and nearest unseen class: (true id, predicted id, samples),
+    ascending.
 
-    Pairs without a sample are left out.
+    Pairs without a sample are omitted.
     """
     pairs = np.stack([nearest.label, nearest.unseen_class], 1)[~nearest.is_seen]
     found, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -128,21 +133,24 @@ def unseen_confusion(nearest: Nearest) -> list[tuple[int, int, int]]:
 
 
 def balanced_rows(labels: Ints, is_seen: NDArray[np.bool_], limit: int, seed: int) -> Ints:
-    """A draw of samples without replacement, as equal over classes as their sizes allow; ascending.
+    """Draw samples without replacement, as balanced over classes as their sizes allow; ascending.
 
-    Unseen samples fill at least half of the limit, where there are so many; seen ones get what is left.
+    Unseen samples fill at least half of the limit if there are enough. Seen samples fill the rest.
 
     Args:
         labels: ``[N]`` class ids.
-        is_seen: ``[N]``.
-        limit: how many samples at most.
-        seed: of the draw, which depends on nothing else.
+        is_seen: ``[N]`` whether the class is seen.
+        limit: maximum number of samples.
+        seed: of the draw.
     """
+    # In each class the samples get turns 0, 1, 2, ... in random order.
     order = stream(Purpose.MAPPED_SAMPLES, seed).permutation(len(labels))
     turn = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         mine = order[labels[order] == label]
         turn[mine] = np.arange(len(mine))
+
+    # Take all samples of turn 0, then those of turn 1, and so on.
     by_turn = order[np.argsort(turn[order], kind="stable")]
     unseen, seen = by_turn[~is_seen[by_turn]], by_turn[is_seen[by_turn]]
     kept = unseen[: max(limit - limit // 2, limit - len(seen))]
@@ -150,11 +158,11 @@ def balanced_rows(labels: Ints, is_seen: NDArray[np.bool_], limit: int, seed: in
 
 
 def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows: Ints, batch_size: int) -> EmbeddingMap:
-    """Embeddings of some samples and of all classes by a trained method, float32.
+    """Embed some samples and all classes with a trained method, in float32.
 
     Args:
         rows: of ``data.samples``.
-        batch_size: samples that are embedded at a time.
+        batch_size: how many samples are embedded at once.
     """
     parts: list[Tensor] = []
     with _looking_at(method) as device:
@@ -172,23 +180,24 @@ def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows
 
 
 def _compared(embeddings: Embeddings, output: str) -> list[Tensor]:
-    """The embeddings that the distances of an output are made of."""
+    """The embeddings from which the distances of an output are computed."""
     return [embeddings.outputs[output]] if output in embeddings.outputs else list(embeddings.outputs.values())
 
 
 def parameter_count(method: Method) -> int:
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
 def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> float | None:
-    """Floating-point operations to embed a test sample, over one batch of samples that are drawn at random.
+    """Floating-point operations per test sample to embed one batch of randomly drawn samples.
 
-    Matrix products, convolutions and attention count, a multiply-add as 2; nothing else does, recurrent layers neither.
-    Sequence methods take the lengths of the batch, padding included where they compute on it.
+    It counts matrix products, convolutions and attention, a multiply-add as 2, and nothing else (no recurrent
+    layers). For sequence methods it depends on the lengths in the batch, and includes padding if they compute
+    on it.
 
     Returns:
-        None where a method cannot be counted.
+        None if the operations of the method cannot be counted.
     """
     rows = stream(Purpose.COUNTED_SAMPLES, seed).permutation(data.rows)[:batch_size]
     counter = FlopCounterMode(display=False, custom_mapping=cpu_attention())
@@ -197,12 +206,13 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
         fused = torch.backends.mha.get_fastpath_enabled()
         trained = [p for p in method.parameters() if p.requires_grad]
         try:
-            for parameter in trained:  # the counter follows gradients, and stumbles over views of parameters that have none
+            # The counter follows gradients, and fails at views of parameters without one.
+            for parameter in trained:
                 parameter.requires_grad_(False)
             torch.backends.mha.set_fastpath_enabled(False)  # fused layers are opaque to the counter
             with counter:
                 method.embed(batch)
-        except Exception:  # a method that works may still be compiled or dispatch in ways that the counter cannot follow
+        except Exception:  # the counter cannot follow every method, for example a compiled one
             return None
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
@@ -212,7 +222,7 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
 
 
 def cpu_attention() -> dict[Any, Any]:
-    """The CPU's attention kernel, which the counter does not know by itself."""
+    """How to count the attention kernel of the CPU, which torch's counter does not include."""
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
     def count(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
@@ -223,7 +233,7 @@ def cpu_attention() -> dict[Any, Any]:
 
 @contextmanager
 def _looking_at(method: Method) -> Iterator[torch.device]:
-    """Evaluation mode without gradients on the method's device; mode and all random states are as before afterwards."""
+    """Evaluation mode without gradients; gives the device, and restores mode and random states afterwards."""
     was_training, states = method.training, random_states()
     method.eval()
     try:
@@ -235,25 +245,27 @@ def _looking_at(method: Method) -> Iterator[torch.device]:
 
 
 def cost(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> Mapping[str, float]:
-    """``parameters`` that are trained and, where they can be counted, ``flops_per_sample`` of embedding."""
+    """Number of trainable ``parameters``, and ``flops_per_sample`` of embedding if it can be counted."""
     flops = flops_per_sample(method, data, rules, batch_size, seed)
     return {Metric.PARAMETERS: float(parameter_count(method))} | ({} if flops is None else {Metric.FLOPS: flops})
 
 
 def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
-    """The test samples of an embedding map: the same for all methods."""
+    """The rows of the test samples of an embedding map, the same for all methods."""
     labels = data.samples.labels[data.rows]
     rows: Ints = data.rows[balanced_rows(labels, np.isin(labels, data.seen_ids), MAP_SAMPLES, seed)]
     return rows
 
 
 def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool) -> list[dict[str, Any]]:
-    """``Inspection.recall``: each class of the test splits with what its samples gave, by class id."""
+    """The rows of ``Inspection.recall``: one per class of the test splits, by class id."""
+    # The training class that is most similar to each unseen class.
     table = section.classes
     trained = np.unique(np.concatenate([table.splits[split] for split in DEVELOPMENT_SPLITS]))
     unseen = table.splits[TEST_UNSEEN]
     rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
     similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
+
     found = []
     for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
         name, cosine = similar.get(c, (None, None))
@@ -266,12 +278,15 @@ def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool)
 def group_counts(
     experiment: Experiment, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
 ) -> dict[str, Any]:
-    """Right answers for each group of test samples: the samples of a class that come from one source (the card's rule).
+    """Correct predictions for each group of clips: the samples of a class from the same source video.
 
     Returns:
-        ``grouping``, the card's rule (None: each sample is its own group), and ``classes`` by class id: ``class`` (name),
-        ``group`` (seen or unseen), and lists with an entry for each group, in the order of the groups' names: ``samples``, and
-        how many of them are right among all classes at ``beta`` (``gzsl``) and among seen or unseen ones (``own_group``).
+        ``grouping``: the rule of the dataset config; None if each sample is its own group.
+        ``classes``: by class id, with ``class`` (name), ``group`` (seen or unseen), and lists with an entry
+            per group of
+        clips, in the order of their names: ``samples``, and how many of them are correct among all classes at
+            ``beta``
+        (``gzsl``) and among seen or unseen classes only (``own_group``).
     """
     right, own = nearest.right(beta, exact=exact)
     names = np.array(groups_of(experiment.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)

@@ -1,7 +1,28 @@
-"""All that the author of a method reads: the base class, what it is given, what it gives back, and how it registers.
+"""All that the author of a method reads: the base class, its inputs, its results, and how it is registered.
 
-Nothing here knows about datasets, modes, tuning or tracking. A method sees the word vectors of its training classes and
-batches of features; class names, the division into seen and unseen, and labels of other splits never reach it.
+The life cycle of a method. The protocol (``protocol/stages.py``) does these steps in each of its two stages,
+with a new model each time. B samples, T time steps, C classes, D features, d the size of the embedding space,
+and D_w the size of a class embedding as it is given:
+
+1. ``__init__(config, spec)`` builds the model. The random state is seeded before, and the model is moved to
+   its device afterwards.
+2. ``fit(data, loop)`` trains it. By default that is ``loop.run(self, data)`` (``protocol/training.py``),
+   which does this in each epoch:
+
+   a. For each batch, in training mode: ``loss(batch, classes)`` returns scalars, of which ``total`` is
+      minimised by ``optimizer()``. Then ``after_step(batch)`` is called without gradients, unless mode
+      ``corrected`` omits it.
+   b. Validation, in evaluation mode without gradients: ``embed_classes(text)`` maps ``[C, D_w]`` to
+      ``[C, d]`` once. For each block of samples, ``embed(batch)`` returns ``[B, d]`` per output, and
+      ``distances(embeddings, classes)`` returns ``[B, C]`` per output. ``reported_output`` names the output
+      that selects the epoch.
+
+3. Stage 2 then tests its last model: the same calls as in validation, on the test splits.
+
+A method never learns which dataset, mode or search it runs in. It gets the class embeddings of its training
+classes and batches of features. Class names, the division into seen and unseen classes, and labels of other
+splits never reach it. ``protocol/border.py`` checks what each hook returns; a mistake fails the job with a
+message.
 """
 
 from __future__ import annotations
@@ -44,13 +65,14 @@ __all__ = [
 
 Inputs = Literal["sequence", "mean"]
 Use = Literal["unseen_names"]
-"""What a transductive method may see while it trains: embeddings of the unseen classes."""
+"""What a transductive method may use in training: the class embeddings of the unseen classes."""
 
 
 class MethodConfig(Fields):
-    """Settings of a method; subclass it as ``Config`` inside the method. Unknown keys and wrong types are errors.
+    """Hyperparameters of a method. Subclass it as ``Config`` inside the method.
 
-    The optimiser settings live here because every published method has its own.
+    Unknown keys and wrong types are errors. The hyperparameters of the optimiser are here because every
+    published method has its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -62,30 +84,32 @@ class MethodConfig(Fields):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a method must know of a feature set to build its parameters."""
+    """Sizes of a feature set, from which a method builds its parameters."""
 
     audio_dim: int
     video_dim: int
     text_dim: int
     audio_seconds: float
-    """Seconds between two audio steps."""
+    """Seconds between two audio time steps."""
     video_seconds: float
-    """Seconds between two video steps."""
+    """Seconds between two video time steps."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of the training split, in the order in which ``Batch.label`` counts them."""
+    """The training classes, in the order in which ``Batch.label`` counts them."""
 
     text: Tensor
-    """Word vectors, ``[C, D_w]``."""
+    """Class embeddings, ``[C, D_w]``."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples, ready to use: cut, padded, scaled, with masks and times already decided by the protocol.
+    """A batch of samples, ready to use: the protocol has cut, padded and scaled them.
 
-    Sequence methods get ``[B, T, D]`` features with masks and times; mean methods get ``[B, D]`` and None for those.
+    It is made by ``protocol/batching.py`` and given to ``loss``, ``embed`` and ``after_step``. Sequence
+    methods get ``[B, T, D]`` features with masks and times. Mean methods get ``[B, D]`` features, and None
+    for masks and times.
     """
 
     audio: Tensor
@@ -93,19 +117,21 @@ class Batch:
     video: Tensor
     """``[B, T_v, D_v]`` zero-padded, or ``[B, D_v]``."""
     audio_mask: Tensor | None = None
-    """``[B, T_a]`` bool, True where the step is real."""
+    """``[B, T_a]`` bool, True where the time step is real and not padding."""
     video_mask: Tensor | None = None
     audio_times: Tensor | None = None
-    """``[B, T_a]`` position of each step on the time axis (seconds, or step numbers if the protocol says so)."""
+    """``[B, T_a]`` position of each time step: seconds, or the index of the step if the protocol asks for
+    it."""
     video_times: Tensor | None = None
     label: Tensor | None = None
     """``[B]`` rows of ``Classes.text``; None in evaluation."""
     text: Tensor | None = None
-    """``[B, D_w]`` word vectors of the labels; None in evaluation."""
+    """``[B, D_w]`` class embeddings of the labels; None in evaluation."""
     negative: Batch | None = None
-    """For methods with ``needs_negatives``: one sample of another class for each sample."""
+    """One sample of another class for each sample, if the method has ``needs_negatives``."""
     padding_in_statistics: bool = True
-    """Whether padded steps pass through the per-step encoders and so enter BatchNorm statistics (published behaviour)."""
+    """Whether padded time steps enter the BatchNorm statistics of per-step encoders, as in the published
+    code."""
 
     def __len__(self) -> int:
         return self.audio.shape[0]
@@ -120,12 +146,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a batch of samples in the space of the class embeddings, one or more outputs of each sample."""
+    """What ``Method.embed`` returns: one or more embeddings of each sample, in the space of the classes."""
 
     outputs: Mapping[str, Tensor]
     """Output name -> ``[B, d]``."""
     gate: Tensor | None = None
-    """``[B]`` weight of the second modality, for methods that gate two outputs in ``distances``."""
+    """``[B]`` weight of the second modality, for methods whose ``distances`` choose between two outputs."""
 
     def __new__(cls, *_: Any, **given: Any) -> Embeddings:
         if "views" in given:
@@ -140,79 +166,83 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known of one finished epoch; epochs count from 0."""
+    """Losses and validation metrics of one finished epoch; epochs count from 0."""
 
     epoch: int
     losses: Mapping[str, float]
-    """Mean of each part over the epoch's batches."""
+    """Mean of each loss over the epoch's batches."""
     validation: Mapping[str, float]
-    """Validation metrics (fractions) and the beta they hold at."""
+    """Validation metrics (fractions), and the beta at which they hold."""
     lr: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A finished training."""
+    """What ``Method.fit`` returns. The protocol takes the epoch and beta of stage 1 from it."""
 
     history: Sequence[EpochRecord]
     best_epoch: int
-    """Epoch with the highest validation HM, the first such; the last epoch if all have HM 0."""
+    """The first epoch with the highest validation HM; the last epoch if all have HM 0."""
     best_calibration: Mapping[str, Any]
-    """What the validation of that epoch chose."""
+    """``Validation.calibration`` of that epoch."""
 
 
 class Batches(Protocol):
-    """Batches over the training splits of a stage."""
+    """Batches of the training splits of a stage (``protocol.batching.TrainingBatches``)."""
 
     @property
     def classes(self) -> Classes:
         """The training classes."""
 
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
-        """The batches of an epoch, the same whenever it is repeated."""
+        """The batches of an epoch. The same arguments always give the same batches."""
 
     def at_evaluation_times(self, batch: Batch) -> Batch:
-        """A batch with the positions that evaluation uses, for ``Method.after_step``."""
+        """A training batch with the times that evaluation uses, for ``Method.after_step``."""
 
 
 class Listener(Protocol):
-    """Hears of progress; may stop the loop by raising."""
+    """Is called with the progress of training; it stops the loop by raising an exception."""
 
     def on_batch(self, epoch: int, batch: int, loss: float) -> None:
-        """After each optimiser step."""
+        """Called after each optimiser step."""
 
     def on_note(self, text: str) -> None:
-        """Something that the user should know."""
+        """Called with a message for the user."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """After each epoch, once its checkpoint is written; for epochs of an earlier process, at once on resume."""
+        """Called after each epoch, once its checkpoint is written. A resumed job first repeats its earlier
+        epochs."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Result of scoring a model on the validation splits."""
+    """Scores of a model on the validation splits, from ``TrainingData.validate``."""
 
     metrics: Mapping[str, float]
+    """Fractions, ``hm`` among them."""
     calibration: Mapping[str, Any]
+    """The beta chosen on these samples."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a method may train on and be selected by: batches of this stage's training splits, and a function that scores it.
+    """What ``fit`` is given to train on: batches of this stage's training splits, and a function that scores
+    the model.
 
-    It holds no sample of another split. A method that declares it in ``@register(uses=...)`` may ask for the embeddings of
-    unseen classes; of any other method the request fails.
+    The protocol makes it for each stage, and it holds no sample of another split.
     """
 
     method: type[Method]
     batches: Batches
     validate: Callable[[Method], Validation]
     embeddings_of_unseen: Callable[[], Classes] | None = None
-    """Given to methods that declare ``unseen_names`` only."""
+    """None unless the method declares ``unseen_names``."""
 
     def unseen_classes(self) -> Classes:
-        """Word vectors of the classes that are unseen in this stage: of validation in stage 1, of the test in stage 2.
+        """Class embeddings of the unseen classes of this stage: of validation in stage 1, of the test in
+        stage 2.
 
         Raises:
             JobError: the method does not declare ``unseen_names``.
@@ -226,27 +256,28 @@ class TrainingData:
 
 
 class TrainSettings(Protocol):
-    """The settings of training that a loop of its own needs; ``docs/settings.md`` has them all."""
+    """The training settings that a method's own loop needs (``TrainConfig`` in ``settings/schema.py`` has
+    all)."""
 
     @property
     def epochs(self) -> int:
-        """Epochs at most."""
+        """Number of epochs, at most."""
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch."""
+        """Samples per batch."""
 
 
 class TrainingLoop(Protocol):
-    """The loop that all methods share."""
+    """The training loop that all methods share (``protocol.training.Loop``)."""
 
     @property
     def train(self) -> TrainSettings:
-        """Settings of training."""
+        """Training settings."""
 
     @property
     def seed(self) -> int:
@@ -258,7 +289,7 @@ class TrainingLoop(Protocol):
 
     @property
     def listener(self) -> Listener:
-        """Hears of progress; a loop of its own calls ``on_epoch`` after each epoch."""
+        """Is called with the progress. A method's own loop calls ``on_epoch`` after each epoch."""
 
     @property
     def extra_pass(self) -> bool:
@@ -266,26 +297,32 @@ class TrainingLoop(Protocol):
 
     @property
     def replay(self) -> Sequence[float] | None:
-        """Learning rate of each epoch in stage 2 of mode ``corrected``, else None."""
+        """Learning rate of each epoch, in stage 2 of mode ``corrected``; otherwise None."""
 
     def run(self, method: Method, data: TrainingData) -> FitResult:
-        """Train: epochs, schedule, selection by validation HM, checkpoints, exact resume."""
+        """Train a method: epochs, learning-rate schedule, selection by validation HM, checkpoints, exact
+        resume."""
 
 
 class Method(nn.Module, ABC):
-    """Base class of all methods. See ``docs/add-a-method.md`` for a complete example."""
+    """Base class of all methods.
+
+    Subclass it and decorate the subclass with ``@register``. The protocol builds and calls it as the module's
+    docstring describes. ``docs/add-a-method.md`` has a complete example.
+    """
 
     Config: type[MethodConfig] = MethodConfig
     reported_output: ClassVar[str] = "joint"
-    """The output whose numbers stand in the tables and whose validation HM selects the epoch."""
+    """The output whose results are reported, and whose validation HM selects the epoch."""
     needs_negatives: ClassVar[bool] = False
-    """Whether ``loss`` wants ``batch.negative``."""
+    """Whether ``loss`` needs ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
-    """Fields of ``Config`` that mode ``corrected`` sets, for defects that sit in the published method itself."""
+    """Fields of ``Config`` that mode ``corrected`` sets, for known deviations of the published method
+    itself."""
     published_class: ClassVar[str] = ""
-    """Class name in the file names of the checkpoints that the authors' code writes; empty where there are none."""
+    """Class name in the file names of the authors' checkpoints; empty if there are none."""
 
-    # filled in by @register
+    # Set by @register.
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
@@ -301,35 +338,43 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """Scalar losses of a training batch; ``"total"`` is minimised, every entry is logged."""
+        """Scalar losses of a training batch by name. ``"total"`` is minimised, and every entry is logged."""
 
     @abstractmethod
     def embed(self, batch: Batch) -> Embeddings:
-        """Embeddings of a batch, in evaluation mode and without gradients; must not depend on padding."""
+        """Embeddings of a batch, each output ``[B, d]``.
+
+        Called in evaluation mode without gradients. An embedding must depend on its own sample alone: neither
+        on padding nor on the other samples of the batch.
+        """
 
     @abstractmethod
     def embed_classes(self, text: Tensor) -> Tensor:
-        """Class embeddings ``[C, d]`` of word vectors ``[C, D_w]``."""
+        """Classes in the space of the samples, ``[C, d]``, from class embeddings ``[C, D_w]``."""
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
-        """Distance of every sample to every class, output name -> ``[B, C]``; smaller is nearer. Default: Euclidean."""
+        """Distances of every sample to every class, output name -> ``[B, C]``; smaller is nearer.
+
+        Default: the Euclidean distance of each output to ``classes`` ``[C, d]``.
+        """
         return {output: euclidean(x, classes) for output, x in embeddings.outputs.items()}
 
     def after_step(self, batch: Batch) -> None:
-        """Called after each optimiser step, in training mode and without gradients. Default: nothing.
+        """Called after each optimiser step, in training mode without gradients. Default: nothing.
 
-        The batch has the positions of evaluation. Published TCAF and AVCA pass the batch through the model once more
-        here, which moves their BatchNorm statistics; mode ``corrected`` does not call it.
+        The batch has the times of evaluation. Published TCAF and AVCA pass it through the model again here,
+        which changes their BatchNorm statistics. Mode ``corrected`` does not call it.
         """
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser; Adam with the configured rate and decay by default."""
+        """The optimiser, called once per training. Default: Adam with the configured rate and decay."""
         fused = next(self.parameters()).device.type in ("cpu", "cuda")
         return torch.optim.Adam(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused)
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Settings from the arguments that the authors' code stores beside a checkpoint (``args.pkl``).
+        """Hyperparameters from the arguments that the authors' code stores beside a checkpoint
+        (``args.pkl``).
 
         Raises:
             ValueError: the arguments ask for a variant that is not implemented.
@@ -338,7 +383,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a published checkpoint under our names.
+        """The state dict of a published checkpoint with our names.
 
         Raises:
             ValueError: tensors are missing or left over; the message names them.
@@ -346,48 +391,59 @@ class Method(nn.Module, ABC):
         raise ValueError(f"{cls.title} reads no published checkpoints")
 
     def fit(self, data: TrainingData, loop: TrainingLoop) -> FitResult:
-        """Train on ``data``. Override only for a method that needs a loop of its own (a generative one, say)."""
+        """Train on ``data``. Override it only if the method needs its own loop, for example a generative
+        one."""
         return loop.run(self, data)
 
 
 def euclidean(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances ``[N, C]`` of rows of ``x`` ``[N, d]`` and ``y`` ``[C, d]``, without the cancellation of the
-    matrix-product form, so that near ties are decided by the embeddings and not by rounding."""
+    """Euclidean distances ``[N, C]`` of the rows of ``x`` ``[N, d]`` and ``y`` ``[C, d]``.
+
+    They are computed without the cancellation of the matrix-product form. So the embeddings decide near ties,
+    not rounding.
+    """
     return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 NAME, LONGEST_NAME = re.compile(r"[a-z][a-z0-9_]*"), 64
 RESERVED = ("all", "data", "train", "lengths", "protocol", "tuning")
-"""Names that ``--methods`` and ``--set`` give another meaning."""
+"""Names that have another meaning in ``--methods`` and ``--set``."""
 HOOKS = ("__init__", "loss", "embed", "embed_classes", "distances", "after_step", "optimizer", "fit")
-"""What the harness calls of a method."""
+"""The functions of a method that the harness calls."""
 REGISTERED: dict[str, type[Method]] = {}
-"""Methods by name, in the order in which their files were read."""
+"""Methods by name, in the order in which their files were imported."""
 
 M = TypeVar("M", bound=Method)
 
 
 def register(
-    name: str, *, title: str, paper: str, bibtex: str, inputs: Inputs, note: str = "", uses: tuple[Use, ...] = ()
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    bibtex: str,
+    inputs: Inputs,
+    note: str = "",
+    uses: tuple[Use, ...] = (),
 ) -> Callable[[type[M]], type[M]]:
-    """Class decorator that makes a method known to the benchmark.
+    """Class decorator that registers a method with the benchmark.
 
     Args:
         name: short name for the command line, lower case, unique.
         title: name in tables.
         paper: where the method was published (authors, title, venue, year).
-        bibtex: reference for a paper's bibliography.
-        inputs: ``"sequence"`` for frame features, ``"mean"`` for their temporal means.
+        bibtex: BibTeX entry of that paper.
+        inputs: ``"sequence"`` for features per time step, ``"mean"`` for their temporal means.
         note: what a reader of the tables must know, such as "our adaptation".
-        uses: what the method asks for in training beyond the training classes (``TrainingData.unseen_classes``); empty for
-            an inductive method. Tables say it, and other requests fail.
+        uses: what the method uses in training beyond the training classes (``TrainingData.unseen_classes``).
+            Empty for an inductive method. Tables show it.
 
     Raises:
-        ValueError: a name of other than lower-case letters, digits and underscores, a name that is taken, or anything else
-            that is not as it must be; all of it is named with what is expected.
+        ValueError: an invalid value, or a name that is taken. The message lists all problems with what is
+            expected.
     """
     declared = {"title": title, "paper": paper, "bibtex": bibtex, "note": note}
-    problems = [f"name={name!r}: use lower-case letters, digits and underscores, a letter first, {LONGEST_NAME} at most"]
+    problems = [f"name={name!r}: use lower-case letters, digits and underscores, letter first, {LONGEST_NAME} at most"]
     if isinstance(name, str) and NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
         problems = [f"name={name!r}: means something else on the command line; choose another"] if name in RESERVED else []
     problems += [f"{key}={value!r}: must be a text" for key, value in declared.items() if not isinstance(value, str)]
@@ -418,7 +474,7 @@ def register(
 
 
 def _class_problems(cls: Any) -> Iterator[str]:
-    """What keeps a class from being a method."""
+    """What is wrong with a class that is to be a method, a message for each problem."""
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         yield f"decorate a subclass of Method, not {cls!r}"
         return
@@ -446,7 +502,8 @@ def _class_problems(cls: Any) -> Iterator[str]:
     try:
         cls.Config.model_validate(dict(corrected))
     except ValidationError as error:
-        for wrong in (e for e in error.errors() if e["loc"] and e["type"] != "missing"):  # search spaces may give the rest
+        # A search space may give a missing value, so that is no error here.
+        for wrong in (e for e in error.errors() if e["loc"] and e["type"] != "missing"):
             name = wrong["loc"][0]
             yield (
                 f"corrected_settings[{name!r}]: {wrong['msg']}"
@@ -456,12 +513,12 @@ def _class_problems(cls: Any) -> Iterator[str]:
 
 
 def _can_take(cls: type[Method], hook: str, count: int) -> bool:
-    """Whether a hook can be called with as many arguments, ``self`` among them, as ``Method`` says."""
+    """Whether a hook can be called with ``count`` arguments, ``self`` included."""
     bound = isinstance(inspect.getattr_static(cls, hook), (staticmethod, classmethod))
     try:
         inspect.signature(getattr(cls, hook)).bind(*range(count - bound))
     except TypeError:
         return False
-    except ValueError:  # it is not written in Python and does not say
+    except ValueError:  # not written in Python, so it has no signature
         pass
     return True

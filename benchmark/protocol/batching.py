@@ -1,6 +1,7 @@
-"""Batches: class-balanced sampling, cutting, padding, masks, times and scaling, as the protocol's switches say.
+"""Makes batches: class-balanced sampling, cutting, padding, masks, times and scaling.
 
-Everything that differs between the modes in what a method is given happens here, so that methods never ask.
+All differences between the modes in a method's inputs are made here, by the protocol flags. So a method never
+needs the mode.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FeatureRules:
-    """How stored features become the inputs of a method."""
+    """How stored features become the inputs of a method.
+
+    ``Experiment.rules`` makes them. Training batches and evaluation use the same rules.
+    """
 
     inputs: Inputs
     audio_seconds: float
@@ -38,7 +42,7 @@ class FeatureRules:
 
     @classmethod
     def of(cls, inputs: Inputs, card: FeatureSetCard, lengths: LengthConfig, protocol: ProtocolConfig) -> FeatureRules:
-        """The rules of a feature set under a protocol."""
+        """The rules for a feature set, from its config, the length settings and the protocol flags."""
 
         def scale(modality: Any) -> float:
             paper = protocol.audio_scale == "paper" and modality.published_scale is not None
@@ -47,44 +51,52 @@ class FeatureRules:
         return cls(inputs, card.audio.seconds, card.video.seconds, scale(card.audio), scale(card.video), lengths, protocol)
 
     def audio_length(self, video_length: int) -> int:
-        """Audio steps beside ``video_length`` video steps, where sequences are cut to one length."""
+        """Audio time steps that belong to ``video_length`` video time steps, if sequences are cut to one
+        length."""
         if self.protocol.length_rule == "paper":
             return max(1, round(video_length * self.video_seconds * self.audio_seconds))
         return max(1, round(video_length * self.video_seconds / self.audio_seconds))
 
     def audio_start(self, video_start: Ints) -> Ints:
-        """Audio step at which the cut of a video that starts at ``video_start`` starts."""
+        """Audio time step at the same time as the video time step ``video_start``, ``[B]``."""
         start: Ints = np.rint(video_start * (self.video_seconds / self.audio_seconds)).astype(np.int64)
         return start
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """What is taken of each sample of a batch: first step and number of steps, and the padded length."""
+    """Which time steps are taken of each sample of a batch, and the common length after padding."""
 
     start: Ints
+    """``[B]`` first time step."""
     length: Ints
+    """``[B]`` number of time steps."""
     padded: int
 
 
 def plan_cuts(
     rules: FeatureRules, audio_lengths: Ints, video_lengths: Ints, *, training: bool, rng: np.random.Generator | None
 ) -> tuple[Cuts, Cuts]:
-    """Where the sequences of a batch are cut: audio and video, ``[B]`` each.
+    """Where to cut the sequences of a batch: the cuts of audio and of video.
 
-    With length ``max`` nothing is cut. With length n, video is cut or padded to n steps and audio to m steps, the number that
-    ``rules.audio_length`` gives for n. In training the video's cut starts at random (or in the centre), in evaluation in the
-    centre, at half of its surplus over n, rounded down. ``protocol.length_rule`` decides the rest:
+    With length ``max`` nothing is cut. With length n, video is cut or padded to n time steps, and audio to
+    m = ``rules.audio_length(n)``. The surplus is the number of video time steps beyond n. In evaluation the
+    video's cut starts at half of the surplus, rounded down; in training at random or there too
+    (``lengths.train_cut``). ``protocol.length_rule`` decides the rest:
 
-    - ``corrected``: a random start is uniform over 0 to the surplus. The audio's cut starts where the video's does. It is
-      shorter than m if the audio ends first, and keeps at least one step.
-    - ``paper``: a random start is uniform over 0 to the surplus - 1, and 0 if there is no surplus. The audio's cut starts
-      where the video's does, but early enough to keep m steps. An audio of m steps or fewer is kept whole.
+    - ``corrected``: a random start is uniform over 0 to the surplus. The audio's cut starts at the same time
+      as the video's. It is shorter than m if the audio ends first, and has at least one time step.
+    - ``paper``: a random start is uniform over 0 to the surplus - 1, and 0 if there is no surplus. The
+      audio's cut starts at the same time as the video's, but early enough to have m time steps. Audio of m
+      time steps or fewer is kept whole.
     """
+    # Without a length, only pad to the longest of the batch.
     wanted = rules.lengths.train if training else rules.lengths.test
     if wanted == "max":
         zeros = np.zeros_like(audio_lengths)
         return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(zeros, video_lengths, int(video_lengths.max()))
+
+    # Where the video's cut starts.
     published = rules.protocol.length_rule == "paper"
     surplus = np.maximum(video_lengths - wanted, 0)
     if training and rules.lengths.train_cut == "random":
@@ -93,6 +105,8 @@ def plan_cuts(
         video_start = rng.integers(0, np.maximum(surplus, 1) if published else surplus + 1)
     else:
         video_start = surplus // 2
+
+    # The audio's cut starts at the same time, but not after ``latest``.
     audio_wanted = rules.audio_length(wanted)
     latest = np.maximum(audio_lengths - audio_wanted, 0) if published else audio_lengths - 1
     audio_start = np.minimum(rules.audio_start(video_start), latest)
@@ -103,7 +117,7 @@ def plan_cuts(
 
 
 def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]:
-    """Frames ``[B, T, D]`` with zeros after the end, and the mask ``[B, T]``."""
+    """Features ``[B, T, D]`` with zeros after the end, and the mask ``[B, T]``."""
     if data.frames is None or data.offsets is None:
         raise ValueError("no sequences")
     mask = np.arange(cuts.padded) < cuts.length[:, None]
@@ -115,9 +129,10 @@ def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]
 
 
 def _normalise(x: Tensor, *, over_time: bool) -> None:
-    """Divide ``[B, T, D]`` by the Euclidean norm over its steps or over its channels, in place.
+    """Divide ``[B, T, D]`` by the Euclidean norm over time or over channels, in place.
 
-    Over steps a sample at a time, which stays in the processor's cache; torch's own norm is fast over channels alone.
+    Over time it does a sample at a time, which fits into the processor's cache; torch's norm is fast over
+    channels only.
     """
     if not over_time:
         x /= torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_(min=1e-12)
@@ -127,7 +142,7 @@ def _normalise(x: Tensor, *, over_time: bool) -> None:
 
 
 def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> Tensor:
-    """Positions ``[B, T]``: step numbers, or seconds from the start of the cut or of the sample."""
+    """Times ``[B, T]``: indices of time steps or seconds, from the start of the cut or of the sample."""
     start = cuts.start if from_cut else np.zeros_like(cuts.start)
     steps = start[:, None] + np.arange(cuts.padded)
     return torch.from_numpy((steps * (1.0 if index_only else seconds)).astype(np.float32))
@@ -136,10 +151,10 @@ def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> T
 def make_batch(
     samples: Samples, rows: Ints, rules: FeatureRules, *, training: bool, rng: np.random.Generator | None = None
 ) -> Batch:
-    """Features of ``rows`` as a method gets them, without labels.
+    """The features of ``rows`` as a method gets them, without labels.
 
     Args:
-        training: whether training lengths and times hold, or those of evaluation.
+        training: whether to use the lengths and times of training, or those of evaluation.
         rng: draws the random cuts.
     """
     if rules.inputs == "mean":
@@ -147,15 +162,21 @@ def make_batch(
             torch.from_numpy(np.asarray(samples.audio.means[rows], np.float32)),
             torch.from_numpy(np.asarray(samples.video.means[rows], np.float32)),
         )
+
+    # Cut and pad.
     audio_cuts, video_cuts = plan_cuts(
         rules, samples.audio.lengths[rows], samples.video.lengths[rows], training=training, rng=rng
     )
     audio, audio_mask = _padded(samples.audio, rows, audio_cuts)
     video, video_mask = _padded(samples.video, rows, video_cuts)
+
+    # Scale and normalise.
     for x, scale in ((audio, rules.audio_scale), (video, rules.video_scale)):
         if scale != 1:
             x /= scale
     _normalise(video, over_time=rules.protocol.video_norm == "paper")
+
+    # The published code has real times in training only, and they restart with each cut.
     real = rules.protocol.evaluation_times == "corrected"
     times = {"index_only": not training and not real, "from_cut": real}
     return Batch(
@@ -170,7 +191,7 @@ def make_batch(
 
 
 def with_evaluation_times(batch: Batch, rules: FeatureRules) -> Batch:
-    """A training batch with the positions that evaluation uses, for the published extra pass."""
+    """A training batch with the times of evaluation, for the extra forward pass of the published code."""
     if batch.audio_times is None or batch.video_times is None or rules.protocol.evaluation_times == "corrected":
         return batch
 
@@ -184,8 +205,9 @@ def with_evaluation_times(batch: Batch, rules: FeatureRules) -> Batch:
 class ClassBalanced:
     """Draws samples: a class uniformly, then one of its samples uniformly, with replacement.
 
-    Positives, negatives and cuts have random streams of their own that depend on seed and epoch alone. So all methods with
-    one batch size train on the same samples, and an epoch can be repeated without knowing the ones before it.
+    Positives, negatives and cuts each have their own random stream, which depends on seed and epoch only. So
+    all methods with the same batch size train on the same samples, and an epoch can be repeated without those
+    before it.
     """
 
     rows: Ints
@@ -197,7 +219,7 @@ class ClassBalanced:
 
     @classmethod
     def over(cls, samples: Samples, rows: Ints) -> ClassBalanced:
-        """A sampler over ``rows``; its classes are those that occur."""
+        """A sampler over ``rows`` and the classes that occur there."""
         labels = samples.labels[rows]
         order = np.argsort(labels, kind="stable")
         class_ids, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -214,7 +236,8 @@ class ClassBalanced:
         return self._draw(labels, rng), labels
 
     def negatives(self, labels: Ints, seed: int, epoch: int) -> tuple[Ints, Ints]:
-        """For each positive label a sample of a uniformly drawn other class: rows and labels in the shape of ``labels``.
+        """A sample of another class, uniformly drawn, for each label: rows and labels in the shape of
+        ``labels``.
 
         Raises:
             ValueError: there is only one class.
@@ -227,7 +250,8 @@ class ClassBalanced:
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each drawn by a thread while the one before is used: a slow disk then seldom holds up the steps."""
+    """The same batches, each drawn in a thread while the one before is used, so that steps seldom wait for
+    the disk."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -237,7 +261,8 @@ def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """All batches that a stage trains on."""
+    """The batches that a stage trains on. ``stages.training_data`` makes it, and ``Loop`` draws an epoch at a
+    time."""
 
     samples: Samples
     sampler: ClassBalanced
@@ -246,7 +271,7 @@ class TrainingBatches:
     negatives: bool
 
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
-        """The batches of an epoch, the same whenever it is repeated."""
+        """The batches of an epoch. The same arguments always give the same batches."""
         rows, labels = self.sampler.epoch(seed, epoch, batches, size)
         cut_rng = stream(Purpose.CUTS, seed, epoch)
         other = self.sampler.negatives(labels, seed, epoch) if self.negatives else None
@@ -257,7 +282,7 @@ class TrainingBatches:
             yield batch
 
     def at_evaluation_times(self, batch: Batch) -> Batch:
-        """A batch with the positions that evaluation uses, for the published extra pass."""
+        """A batch with the times of evaluation, for the extra forward pass of the published code."""
         return with_evaluation_times(batch, self.rules)
 
     def _labelled(self, rows: Ints, labels: Ints, rng: np.random.Generator) -> Batch:

@@ -1,6 +1,6 @@
-"""Checks what a method gives back, once, where it enters the harness.
+"""Checks what the functions of a method return, where it enters the harness.
 
-Each error names the method, its file, what was expected and what came.
+Each error names the method, its file, what was expected, and what it got.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from benchmark.method import Validation
 
 METRIC_NAME, NAME_RULE = re.compile(r"\w[\w\-. :]{0,99}"), "names of letters, digits, spaces and _ - . :, 100 at most"
-"""Names that MLflow takes for a metric."""
+"""Names that MLflow accepts for a metric."""
 FRAMES = "frames_behind"
-"""Attribute of an error that came through a ``seal.Window``: where it arose, in words."""
+"""Attribute of an error that came through a ``seal.Window``: the frames where it was raised, as text."""
 
 
 def file_of(method: type[Method]) -> str:
-    """The file that a method is written in, shortened where it lies in the project; its module where there is no file."""
+    """The source file of a method, relative to the project if it is inside; its module if there is no
+    file."""
     try:
         path = Path(inspect.getsourcefile(method) or method.__module__)
     except TypeError:
@@ -42,7 +43,8 @@ def file_of(method: type[Method]) -> str:
 
 
 def place_of(error: BaseException, method: type[Method]) -> str:
-    """Where in a method's own file an error arose: ``loss, methods/tcaf.py:71``; empty where no frame is of that file."""
+    """The place in a method's own file where an error was raised, ``loss, methods/tcaf.py:71``; empty if
+    elsewhere."""
     try:
         own = inspect.getsourcefile(method)
     except TypeError:
@@ -53,7 +55,7 @@ def place_of(error: BaseException, method: type[Method]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a few words."""
+    """A value in a few words, for messages."""
     if isinstance(value, Tensor):
         kind = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
         where = " without storage (device meta)" if value.is_meta else ""
@@ -70,7 +72,7 @@ def _refuse(method: type[Method], hook: str, expected: str, got: str) -> JobErro
 
 
 def _is_plain(x: Any) -> TypeGuard[Tensor]:
-    """Whether something is a dense tensor of real numbers."""
+    """Whether a value is a dense tensor of real numbers."""
     return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex() and not x.is_meta
 
 
@@ -81,24 +83,24 @@ def _check_names(method: type[Method], hook: str, names: Iterable[Any]) -> None:
 
 
 def checked_model(method: Method) -> Method:
-    """A method that was built.
+    """Check a method after ``__init__``.
 
     Raises:
         JobError: it has no parameters.
     """
     if next(method.parameters(), None) is None:
         raise JobError(
-            f"{type(method).title} ({file_of(type(method))}): has no parameters; __init__ must call super().__init__ and set "
-            "at least one module or nn.Parameter as an attribute"
+            f"{type(method).title} ({file_of(type(method))}): has no parameters; __init__ must call "
+            "super().__init__ and set at least one module or nn.Parameter as an attribute"
         )
     return method
 
 
 def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
-    """What ``loss`` returned.
+    """Check the result of ``loss``.
 
     Raises:
-        JobError: it is no dict of scalar tensors with ``total``, or ``total`` leads to no parameter.
+        JobError: it is no dict of scalar tensors with ``total``, or ``total`` depends on no parameter.
     """
     cls, hook = type(method), "loss"
     if not isinstance(losses, Mapping) or "total" not in losses:
@@ -115,10 +117,11 @@ def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
 
 
 def checked_optimizer(method: Method, optimizer: Any) -> torch.optim.Optimizer:
-    """What ``optimizer`` returned.
+    """Check the result of ``optimizer``.
 
     Raises:
-        JobError: it is no optimiser, needs a closure, or moves something that is no parameter of the method.
+        JobError: it is no optimiser, needs a closure, or changes tensors that are no parameters of the
+            method.
     """
     cls, hook = type(method), "optimizer"
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -134,10 +137,10 @@ def checked_optimizer(method: Method, optimizer: Any) -> torch.optim.Optimizer:
 
 
 def checked_embeddings(method: Method, embeddings: Any, size: int) -> Embeddings:
-    """What ``embed`` returned for a batch of ``size`` samples.
+    """Check the result of ``embed`` for a batch of ``size`` samples.
 
     Raises:
-        JobError: it is no ``Embeddings``, or an output or the gate has not a row per sample.
+        JobError: it is no ``Embeddings``, or an output or the gate does not have a row per sample.
     """
     cls, hook = type(method), "embed"
     if not isinstance(embeddings, Embeddings):
@@ -155,7 +158,7 @@ def checked_embeddings(method: Method, embeddings: Any, size: int) -> Embeddings
 
 
 def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
-    """What ``embed_classes`` returned for ``count`` classes.
+    """Check the result of ``embed_classes`` for ``count`` classes.
 
     Raises:
         JobError: it is no tensor with a row per class.
@@ -166,14 +169,15 @@ def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
 
 
 def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) -> None:
-    """Look whether the default ``distances`` can compare samples and classes.
+    """Check that the default ``distances`` can compare samples and classes.
 
     Raises:
-        JobError: an output is not as wide as the class embeddings, or lies on another device.
+        JobError: an output is not as wide as the class embeddings, or is on another device.
     """
     if type(method).distances is not Method.distances:
         return
-    expected = f"as many columns as embed_classes, [{next(iter(embeddings.outputs.values())).shape[0]}, {classes.shape[-1]}]"
+    samples = len(next(iter(embeddings.outputs.values())))
+    expected = f"as many columns as embed_classes, [{samples}, {classes.shape[-1]}]"
     for name, x in embeddings.outputs.items():
         if x.dim() != 2 or classes.dim() != 2 or x.shape[1] != classes.shape[1] or not x.shape[1]:
             got = f"{shown(x)} and classes {list(classes.shape)}; or override distances"
@@ -183,10 +187,11 @@ def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) ->
 
 
 def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
-    """What ``distances`` returned for ``size`` samples and ``count`` classes, as plain tensors.
+    """Check the result of ``distances`` for ``size`` samples and ``count`` classes; returns plain tensors.
 
     Raises:
-        JobError: it is no dict of tensors ``[size, count]``, lacks the reported output, or holds values that are not finite.
+        JobError: it is no dict of tensors ``[size, count]``, lacks the reported output, or has values that
+            are not finite.
     """
     cls, hook = type(method), "distances"
     if not isinstance(distances, Mapping) or method.reported_output not in distances:
@@ -203,16 +208,16 @@ def checked_distances(method: Method, distances: Any, size: int, count: int) -> 
 
 
 def _plain(x: Tensor) -> Tensor:
-    """A tensor without the code of a subclass, which would go on to run where distances are compared with labels."""
+    """A plain tensor: the code of a tensor subclass must not run where distances meet labels."""
     with torch._C.DisableTorchFunctionSubclass():
         return Tensor.as_subclass(Tensor.detach(x), Tensor)
 
 
 class Trained:
-    """Sees whether a method is what ``fit`` trained.
+    """Finds out whether ``fit`` trained the method that it was called on.
 
     Args:
-        method: as it was built, before ``fit``.
+        method: a new model, before ``fit``.
     """
 
     def __init__(self, method: Method) -> None:
@@ -220,7 +225,7 @@ class Trained:
         self._before = {name: x if is_lazy(x) else x.detach().clone() for name, x in _values(method).items()}
 
     def watching(self, validate: Callable[[Method], Validation]) -> Callable[[Method], Validation]:
-        """``validate``, which takes down whether it was asked about the method."""
+        """``validate``, which also records whether the method itself was validated."""
 
         def watched(method: Method) -> Validation:
             self._validated |= method is self._method
@@ -229,17 +234,17 @@ class Trained:
         return watched
 
     def check(self) -> None:
-        """Look at the method after ``fit``.
+        """Compare the method after ``fit`` with what it was.
 
         Raises:
-            JobError: nothing of it changed, and nobody asked how good it is: another model was trained, or none.
+            JobError: it did not change and was never validated, so another model was trained, or none.
         """
         after = _values(self._method)
         if not self._validated and all(name in after and _same(x, after[name]) for name, x in self._before.items()):
             cls = type(self._method)
             raise JobError(
-                f"{cls.title} ({file_of(cls)}): fit trained another model or none: no parameter of self changed and self was "
-                "never validated; train self, as loop.run(self, data) does"
+                f"{cls.title} ({file_of(cls)}): fit trained another model or none: no parameter of self "
+                "changed and self was never validated; train self, as loop.run(self, data) does"
             )
 
 
@@ -252,17 +257,20 @@ def _same(x: Tensor, y: Tensor) -> bool:
 
 
 def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
-    """What ``fit`` returned.
+    """Check the result of ``fit``.
 
     Args:
-        epochs: that were asked for.
+        epochs: how many epochs were requested.
 
     Raises:
-        JobError: it is no ``FitResult`` of one to ``epochs`` epochs with a best one among them and its calibration.
+        JobError: it is no ``FitResult`` of one to ``epochs`` epochs, or its best epoch or calibration is
+            invalid.
     """
     cls, hook = type(method), "fit"
     if not isinstance(result, FitResult):
         raise _refuse(cls, hook, "the FitResult of loop.run, or one of its own", shown(result))
+
+    # An epoch record for each epoch, with the numbers that the protocol reads.
     history = result.history
     if not isinstance(history, Sequence) or not history or not all(isinstance(r, EpochRecord) for r in history):
         raise _refuse(cls, f"{hook}: history", "an EpochRecord for each epoch, at least one", shown(history))
@@ -272,6 +280,8 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
         numbers = record.validation.get("hm") if isinstance(record.validation, Mapping) else None, record.lr
         if not all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
             raise _refuse(cls, f"{hook}: history[{i}]", "validation metrics with 'hm', and a learning rate", shown(record))
+
+    # The best epoch, and the beta that was chosen there.
     if not isinstance(result.best_epoch, int) or not 0 <= result.best_epoch < len(history):
         raise _refuse(cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch))
     chosen = result.best_calibration

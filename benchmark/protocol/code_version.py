@@ -1,4 +1,5 @@
-"""The digest of the code that decides numbers: this folder, a few modules beside it, and the method's own files."""
+"""The digest of the code that determines results: this folder, a few other modules, and the method's
+files."""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ from benchmark.registry import METHODS_DIR, source_file
 
 PROTOCOL = Path(__file__).parent
 BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping", "system/streams")
-"""Modules outside this folder that decide numbers too."""
+"""Modules outside this folder that determine results too."""
 
 
 @cache
 def code_version(method: type[Method]) -> str:
-    """Digest of the code that decides a method's numbers: all of ``protocol/``, ``BESIDE``, and the files of its classes with
-    what these import from ``methods/``.
+    """The digest of the code that determines a method's results. Keys of jobs contain it.
 
-    It is computed once in a process, so that editing a file while jobs run does not name them by code that they did not run.
+    It covers ``protocol/``, ``BESIDE``, the files of the method's classes, and what these import from
+    ``methods/``. It is computed once per process, so a file that is edited while jobs run does not change
+    their keys.
     """
     files = {*PROTOCOL.glob("*.py"), *(PROTOCOL.parent / f"{name}.py" for name in BESIDE)}
     left = [source_file(base) for base in method.__mro__ if issubclass(base, Method) and base is not Method]
@@ -37,7 +39,7 @@ def code_version(method: type[Method]) -> str:
 
 @cache
 def _imported(path: Path) -> list[Path]:
-    """Files of ``methods/`` that a file imports."""
+    """The files of ``methods/`` that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

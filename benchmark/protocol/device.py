@@ -1,4 +1,4 @@
-"""Devices and precision."""
+"""Chooses devices and precision."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def method_device(method: Method) -> torch.device:
 
 
 def choose_device(name: str, precision: str = "float32") -> torch.device:
-    """The device of a setting: ``auto`` takes CUDA where there is one.
+    """The device of ``train.device``; ``auto`` is CUDA if available, otherwise the CPU.
 
     Raises:
-        UsageError: the device is not there, or it is a CPU and is to train in float16.
+        UsageError: the device is unavailable, or it is a CPU and the precision is float16.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,16 +35,16 @@ def choose_device(name: str, precision: str = "float32") -> torch.device:
 
 
 def autocast_for(train: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
-    """Mixed precision as a context; nothing for float32."""
+    """The context of mixed precision; it does nothing for float32."""
     if train.precision == "float32":
         return nullcontext
     return partial(torch.autocast, choose_device(train.device, train.precision).type, dtype=getattr(torch, train.precision))
 
 
 def slow_precision(train: TrainConfig) -> str | None:
-    """What to tell the user where reduced precision makes training slower; None where it does not."""
+    """A message if reduced precision makes training slower on this machine; otherwise None."""
     if train.precision == "float32" or choose_device(train.device, train.precision).type != "cpu":
         return None
     if torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
-    return f"train.precision={train.precision}: this processor has no instructions for it; float32 is many times as fast here"
+    return f"train.precision={train.precision}: slow on this processor; float32 is many times as fast"

@@ -1,8 +1,9 @@
 """From distances to S, U, HM, ZSL, AUSUC, per-class recall and the seen-unseen curve.
 
-Adding beta to the distances of the seen classes moves a sample from its nearest seen class to its nearest unseen class
-exactly when beta exceeds ``gap = unseen distance - seen distance``. So the two nearest classes of each sample hold all that
-any beta can decide: the published grid and the exact curve come from the same four arrays, and no ``[N, C]`` matrix is kept.
+Calibrated stacking adds beta to the distances of the seen classes. A sample moves from its nearest seen class
+to its nearest unseen class exactly when beta exceeds ``gap = unseen distance - seen distance``. So the two
+nearest classes of each sample determine the results at every beta. The published grid and the exact curve
+come from the same four arrays, and no ``[N, C]`` matrix is kept.
 """
 
 from __future__ import annotations
@@ -30,43 +31,49 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 GRID: Floats = torch.linspace(0, 3, 16).numpy()
-"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit: ``np.arange`` would round 1.8 and 2.6 otherwise."""
+"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit. ``np.arange`` would round 1.8 and 2.6
+differently."""
 ROUNDING = 1e-12
-"""Harmonic means that differ by less are the same."""
-
+"""Harmonic means that differ by less are equal."""
 
 CHECKED = 1000
-"""Samples that a test scores a second time, at most; half of the samples where they are fewer."""
+"""Samples that a test scores a second time, at most; half of a smaller evaluation set."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far distances of one sample may differ when they are computed beside other samples."""
+    """How far the distances of a sample may differ when they are computed in another batch.
+
+    The tolerance is ``of_spread`` times the standard deviation of all distances plus ``of_size`` times the
+    largest one.
+    """
 
     of_spread: float
-    """Share of the standard deviation of all distances, which is added to ..."""
     of_size: float
-    """... this share of the largest distance."""
     samples: float
-    """Share of samples that may differ by more: rounding can carry a sample over a threshold (CJME's gate)."""
+    """Fraction of samples that may differ by more: rounding can move a sample over a threshold (CJME's
+    gate)."""
 
 
 FULL, REDUCED = Rounding(1e-3, 2e-6, 0.01), Rounding(5e-2, 5e-3, 0.05)
-"""Of float32, and of bfloat16 and float16. With a large share of the size a constant that a method adds to all distances would
-hide a change. Measured with the six methods, trained or not: at most 4e-7 of the size in float32. In bfloat16 all of the error,
-for 95 % of the samples, is below 5e-3 of the size."""
+"""Tolerances of float32, and of bfloat16 and float16.
+
+``of_size`` is small, because a constant that a method adds to all distances would otherwise hide a change.
+Measured with the six methods, trained or not: at most 4e-7 of the size in float32; in bfloat16 below 5e-3 of
+the size for 95 % of the samples.
+"""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Results at one beta, as fractions."""
+    """Results at one beta, as fractions. ``Nearest`` computes them."""
 
     seen: float
     """S: mean over seen classes of per-class recall."""
     unseen: float
     """U: mean over unseen classes of per-class recall."""
     zsl: float
-    """Mean per-class recall on unseen samples among unseen classes only."""
+    """Mean over unseen classes of per-class recall, with the unseen classes as the only candidates."""
     beta: float
 
     @property
@@ -75,23 +82,26 @@ class Scores:
         return harmonic_mean(self.seen, self.unseen)
 
     def as_dict(self) -> dict[str, float]:
-        """The metrics under their stable names."""
+        """The metrics by the names that are recorded."""
         return {"seen": self.seen, "unseen": self.unseen, "hm": self.hm, "zsl": self.zsl}
 
 
 def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b), 0 where both are 0."""
+    """2ab / (a + b); 0 if both are 0."""
     return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each sample of an evaluation set its nearest seen and its nearest unseen class, in one output."""
+    """The nearest seen and the nearest unseen class of each sample, by the distances of one output.
+
+    ``nearest_classes`` makes one per output, in each validation and in the test. All metrics come from it.
+    """
 
     label: Ints
-    """``[N]`` class ids."""
+    """``[N]`` class ids of the samples."""
     is_seen: NDArray[np.bool_]
-    """``[N]`` whether the sample's own class is a seen one."""
+    """``[N]`` whether the sample's class is seen."""
     seen_distance: Floats
     seen_class: Ints
     unseen_distance: Floats
@@ -99,10 +109,12 @@ class Nearest:
 
     @classmethod
     def of(cls, distances: Floats, class_ids: Ints, seen_ids: Ints, label: Ints) -> Nearest:
-        """From distances ``[N, C]`` to classes ``class_ids`` ``[C]`` (ascending, so that ties go to the lower id).
+        """Reduce distances ``[N, C]`` to classes ``class_ids`` ``[C]``, which ascend: a tie goes to the lower
+        id.
 
         Raises:
-            ValueError: ids not ascending, no seen or no unseen class, a label that is no class, or a distance not finite.
+            ValueError: ids that do not ascend, no seen or no unseen class, a label that is no class, or a
+                distance that is not finite.
         """
         if np.any(np.diff(class_ids) <= 0):
             raise ValueError("class ids must be ascending")
@@ -115,8 +127,11 @@ class Nearest:
             sample, column = np.argwhere(~np.isfinite(distances))[0]
             raise ValueError(
                 f"the distance of a sample of class id {label[sample]} to class id {class_ids[column]} is "
-                f"{distances[sample, column]}; distances must be finite: the embeddings are broken, or too large for float32"
+                f"{distances[sample, column]}; distances must be finite "
+                "(the embeddings are broken, or too large for float32)"
             )
+
+        # The first minimum of each group of columns: the lower id at a tie.
         columns, rows = (np.flatnonzero(seen), np.flatnonzero(~seen)), np.arange(len(label))
         best = [c[distances[:, c].argmin(1)] for c in columns]
         return cls(
@@ -130,22 +145,26 @@ class Nearest:
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Nearest]) -> Nearest:
-        """Blocks of samples as one."""
+        """Join blocks of samples."""
         return cls(**{name: np.concatenate([vars(b)[name] for b in blocks]) for name in vars(blocks[0])})
 
     def keep(self, samples: NDArray[np.bool_] | Ints) -> Nearest:
-        """Some of the samples: those where ``samples`` ``[N]`` is True, or those that it names, in its order."""
+        """Some of the samples: a mask ``[N]``, or indices, whose order is kept."""
         return Nearest(**{name: values[samples] for name, values in vars(self).items()})
 
     def predict(self, beta: float, *, exact: bool = False) -> Ints:
-        """Predicted class ids at a beta, lower id at a tie. The sum is float32 as in published code, float64 if ``exact``."""
+        """Predicted class ids ``[N]`` at a beta, the lower id at a tie.
+
+        Args:
+            exact: add beta in float64; otherwise in float32, as in the published code.
+        """
         dtype = np.dtype(np.float64 if exact else np.float32)
         shifted = self.seen_distance.astype(dtype) + np.asarray(beta, dtype)
         tie = (shifted == self.unseen_distance) & (self.seen_class < self.unseen_class)
         return np.where((shifted < self.unseen_distance) | tie, self.seen_class, self.unseen_class)
 
     def _weights(self) -> Doubles:
-        """``[N]``: what a correct sample adds to S (seen) or U (unseen)."""
+        """``[N]``: how much a correct prediction of each sample adds to S (seen) or U (unseen)."""
         weight = np.zeros(len(self.label))
         for group in (self.is_seen, ~self.is_seen):
             _, index, counts = np.unique(self.label[group], return_inverse=True, return_counts=True)
@@ -167,17 +186,22 @@ class Nearest:
         )
 
     def best_on_grid(self, grid: Floats = GRID) -> Scores:
-        """Scores at the grid's beta with the highest HM; the first maximum wins."""
+        """Scores at the beta of the grid with the highest HM, the first one at a tie."""
         weight = self._weights()
         return max((self._scores(float(beta), weight) for beta in grid), key=lambda s: s.hm)
 
     def right(self, beta: float, *, exact: bool = False) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """``[N]`` each: whether a sample is right among all classes at ``beta``, and among seen or unseen ones, as it is."""
+        """Whether each sample is classified correctly, ``[N]`` twice.
+
+        The first is among all classes at ``beta``. The second is among the seen classes for a seen sample,
+        and among the unseen classes for an unseen one.
+        """
         own = np.where(self.is_seen, self.seen_class, self.unseen_class)
         return self.predict(beta, exact=exact) == self.label, own == self.label
 
     def recall(self, beta: float, *, exact: bool = False) -> dict[int, tuple[float, float, int]]:
-        """Class id -> recall among all classes at ``beta``, recall among the classes of its own group, samples."""
+        """Class id -> recall among all classes at ``beta``, recall among seen or unseen classes only,
+        samples."""
         right, own = self.right(beta, exact=exact)
         table = {}
         for c in np.unique(self.label):
@@ -192,27 +216,30 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Curve:
-    """S and U as step functions of beta, every state once, in the order of rising beta.
+    """S and U as step functions of beta: each state once, in the order of increasing beta.
 
     Chao et al., An empirical study and analysis of generalized zero-shot learning, ECCV 2016.
     """
 
     beta: Doubles
-    """``[K]`` a beta at which state k holds: a breakpoint itself, or the middle between two."""
+    """``[K]`` a beta at which state k holds: a breakpoint, or the middle between two."""
     seen: Doubles
     unseen: Doubles
 
     @classmethod
     def of(cls, nearest: Nearest) -> Curve:
-        """All states that any beta can bring about."""
+        """All states that occur at some beta."""
+        # Each sample changes sides at its gap. There S loses its weight, or U gains it, if it is classified
+        # correctly.
         gap = nearest.unseen_distance.astype(np.float64) - nearest.seen_distance.astype(np.float64)
         weight = nearest._weights()
         breaks, index = np.unique(gap, return_inverse=True)
         leaves_seen = -weight * (nearest.is_seen & (nearest.seen_class == nearest.label))
         joins_unseen = weight * (~nearest.is_seen & (nearest.unseen_class == nearest.label))
-        at_tie = nearest.unseen_class < nearest.seen_class  # at the breakpoint itself the lower id has the sample
+        at_tie = nearest.unseen_class < nearest.seen_class  # at the breakpoint itself the lower id wins
         size = len(breaks)
 
+        # Two states per breakpoint: at the breakpoint itself, and after it.
         def states(change: Doubles, start: float) -> Doubles:
             at = np.bincount(index[at_tie], change[at_tie], size)
             after = np.bincount(index[~at_tie], change[~at_tie], size)
@@ -237,16 +264,16 @@ class Curve:
         return float(np.trapezoid(self.seen, self.unseen))
 
     def best_hm(self) -> float:
-        """The highest HM between the breakpoints, which ``best_beta`` reaches."""
+        """The highest HM between the breakpoints: the HM at ``best_beta``."""
         return float(self.hm[::2].max())
 
     def best_beta(self) -> float:
-        """The middle of the best interval: of all betas that reach the highest HM the widest interval, of equally wide ones
-        the lowest.
+        """The middle of the widest interval of betas with the highest HM; the lowest of equally wide ones.
 
-        An interval lies between two betas at which S or U changes. One such beta alone is none: which samples are right there
-        depends on the order of class ids. So the result does not, if no two seen nor two unseen classes tie for a sample. The
-        intervals without an end on one side have HM 0; if that is the highest, the result is 0, no calibration.
+        An interval is between two betas at which S or U changes. A single such beta is no interval, because
+        there the order of class ids decides which samples are correct. So the result does not depend on that
+        order, unless two seen or two unseen classes tie for a sample. The two unbounded intervals have HM 0.
+        If 0 is the highest HM, the result is 0: no calibration.
         """
         hm, seen, unseen = self.hm[::2], self.seen[::2], self.unseen[::2]  # between the breakpoints
         if hm.max() <= ROUNDING:
@@ -258,21 +285,22 @@ class Curve:
         return float((ends[best] + ends[best + 1]) / 2)
 
     def thinned(self, points: int = 500) -> Curve:
-        """At most about ``points`` states, for tables and pictures; the ends are kept."""
+        """About ``points`` states at most, both ends included, for tables and figures."""
         keep = np.unique(np.linspace(0, len(self.beta) - 1, points).astype(int))
         return Curve(self.beta[keep], self.seen[keep], self.unseen[keep])
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Samples to evaluate among seen and unseen classes."""
+    """Samples to classify among seen and unseen classes. ``stages.evaluation_set`` makes it for validation
+    and test."""
 
     samples: Samples
     rows: Ints
     seen_ids: Ints
     unseen_ids: Ints
     text: Floats
-    """Word vectors ``[C, D_w]`` of ``class_ids``."""
+    """Class embeddings ``[C, D_w]`` of ``class_ids``."""
     seed: int = 0
     """Fixes the order in which samples are embedded."""
 
@@ -292,20 +320,25 @@ def nearest_classes(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     check: bool = False,
 ) -> dict[str, Nearest]:
-    """Nearest seen and unseen classes of all samples, per output, a block of samples at a time.
+    """Embed all samples in blocks, and find their nearest seen and unseen classes by each output.
 
-    The method gets the samples in an order that ``data.seed`` fixes, so that neighbours in a block say nothing of each other's
-    class. Results are in the order of ``data.rows``.
+    The method gets the samples in a random order that ``data.seed`` fixes, so the other samples of a block
+    reveal nothing of a sample's class. Results are in the order of ``data.rows``.
 
     Args:
-        check: whether a random part of the samples is embedded and scored again beside other samples.
+        check: embed and score some samples again among others, and compare.
 
     Raises:
-        JobError: the method returned something wrong, or (with ``check``) its distances depend on the samples beside.
+        JobError: the method returned something wrong, or (with ``check``) its distances depend on the other
+            samples of a block.
     """
+    # Draw the order, and the samples that are scored again.
     rng = stream(Purpose.EVALUATION_ORDER, data.seed)
     order = rng.permutation(len(data.rows))
     again = rng.permutation(len(data.rows))[: min(CHECKED, -(-len(data.rows) // 2))] if check else order[:0]
+
+    # Score the blocks. Only the two nearest classes are kept, and all distances of the samples to be
+    # compared.
     kept: dict[str, list[Floats]] = {}
     blocks: dict[str, list[Nearest]] = {}
     with _evaluating(method) as device:
@@ -319,8 +352,10 @@ def nearest_classes(
                 block = Nearest.of(distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]])
                 blocks.setdefault(output, []).append(block)
                 kept.setdefault(output, []).append(distances[checked])
+
+        # Score some samples again, and compare in the order in which ``kept`` has them.
         if check:
-            first = order[np.isin(order, again)]  # as they stand in ``kept``
+            first = order[np.isin(order, again)]
             before = {output: np.concatenate(parts) for output, parts in kept.items()}
             _compare(method, before, first, again, score, batch_size, FULL if autocast is nullcontext else REDUCED)
     back: Ints = np.argsort(order)
@@ -329,7 +364,7 @@ def nearest_classes(
 
 @contextmanager
 def _evaluating(method: Method) -> Iterator[torch.device]:
-    """Evaluation mode on the method's device; its mode is as before afterwards."""
+    """Evaluation mode; gives the method's device, and restores the mode afterwards."""
     was_training = method.training
     method.eval()
     try:
@@ -339,7 +374,7 @@ def _evaluating(method: Method) -> Iterator[torch.device]:
 
 
 def _embedded_classes(method: Method, data: EvaluationSet, device: torch.device) -> Tensor:
-    text = torch.tensor(data.text, device=device)  # a copy, which the method may change
+    text = torch.tensor(data.text, device=device)  # a copy: the method may change it
     return checked_classes(method, method.embed_classes(text), len(data.class_ids))
 
 
@@ -351,7 +386,7 @@ def _distances(
     autocast: Callable[[], AbstractContextManager[Any]],
     places: Ints,
 ) -> dict[str, Floats]:
-    """Distances ``[B, C]`` by output, in full precision whatever that of the embeddings.
+    """Distances ``[B, C]`` by output, in full precision also if the embeddings are in reduced precision.
 
     Args:
         places: ``[B]`` indices into ``data.rows``.
@@ -368,8 +403,8 @@ def _distances(
 def _check_outputs(method: Method, first: Iterable[str], now: Iterable[str]) -> None:
     if set(first) != set(now):
         raise JobError(
-            f"{method.title} ({file_of(type(method))}): distances must return the same outputs for every batch, "
-            f"got {', '.join(first)}, then {', '.join(now)}"
+            f"{method.title} ({file_of(type(method))}): distances must return the same outputs for every "
+            f"batch, got {', '.join(first)}, then {', '.join(now)}"
         )
 
 
@@ -382,14 +417,14 @@ def _compare(
     batch_size: int,
     rounding: Rounding,
 ) -> None:
-    """Score some samples again, in another order and in smaller blocks, and compare.
+    """Score some samples again, in another order and in smaller blocks, and compare the distances.
 
     Args:
-        before: distances ``[P, C]`` by output of the same samples, in the order ``order``.
-        order, again: ``[P]`` indices of these samples, as they came before and as they come now.
+        before: distances ``[P, C]`` of these samples by output, in the order ``order``.
+        order, again: ``[P]`` indices of these samples, in their first order and in the new one.
 
     Raises:
-        JobError: more differ than rounding explains.
+        JobError: more distances differ than rounding explains.
     """
     size = max(1, min(batch_size, len(again)) // 2)
     blocks = [score(again[start : start + size]) for start in range(0, len(again), size)]
@@ -403,24 +438,26 @@ def _compare(
         differing = int((difference > rounding.of_spread * spread + rounding.of_size * largest).sum())
         if differing > 1 + rounding.samples * len(again):
             raise JobError(
-                f"{method.title} ({file_of(type(method))}): distances (output {output!r}) of {differing} of {len(again)} "
-                f"samples change with the samples that are embedded beside them, by up to {difference.max():.3g} where all "
-                f"distances have a standard deviation of {spread:.3g}; embed and distances must look at each sample alone"
+                f"{method.title} ({file_of(type(method))}): distances (output {output!r}) of {differing} of "
+                f"{len(again)} samples change with the other samples of a batch, by up to "
+                f"{difference.max():.3g} (standard deviation of all distances: {spread:.3g}); "
+                "embed and distances must look at each sample alone"
             )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The beta that stage 1 chose on validation; stage 2 applies it unchanged."""
+    """The beta that stage 1 chose on the validation splits. Stage 2 applies it unchanged."""
 
     beta: float
     rule: str
     """``grid`` (published) or ``exact``."""
     per_output: Mapping[str, float]
+    """The best beta of each output."""
 
     @classmethod
     def choose(cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_outputs: bool) -> Calibration:
-        """The beta of the highest HM: of the reported output, or (published) the mean over the outputs."""
+        """The beta with the highest HM: that of the reported output, or (published) the mean over outputs."""
         per_output = {
             output: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta))
             for output, x in nearest.items()

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite."""
+"""Finds losses and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.protocol.border import file_of
 
 
 def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[str, float]:
-    """Loss parts as numbers.
+    """The losses as numbers.
 
     Raises:
         JobError: one of them is not finite.
@@ -25,20 +25,21 @@ def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[
     if broken:
         shown = ", ".join(f"{n} = {values[n]}" for n in names)
         raise JobError(
-            f"loss {' and '.join(repr(n) for n in broken)} is not finite in epoch {epoch}, batch {batch} ({shown}); "
-            "a smaller learning rate or precision=float32 may mend it"
+            f"loss {' and '.join(map(repr, broken))} is not finite in epoch {epoch}, batch {batch} "
+            f"({shown}); try a smaller learning rate or train.precision=float32"
         )
     return values
 
 
 def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
-    """Look for gradients that are not finite.
+    """Check that there are gradients and that they are finite.
 
     Args:
-        losses: computes the loss parts of the batch again, to find out which of them broke.
+        losses: computes the losses of the batch again, to find out which of them has the broken gradient.
 
     Raises:
-        JobError: names the parameters, the loss parts, epoch and batch; or there is no gradient at all.
+        JobError: a gradient is not finite (the message names parameters, losses, epoch and batch), or there
+            is none.
     """
     named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
     if not named:
@@ -50,12 +51,13 @@ def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[],
         parts = " and ".join(repr(n) for n in broken_parts(method, losses()))
         raise JobError(
             f"gradient of {', '.join(broken[:3])} is not finite in epoch {epoch}, batch {batch}"
-            f"{f' (of loss {parts})' if parts else ''}; a smaller learning rate or precision=float32 may mend it"
+            f"{f' (of loss {parts})' if parts else ''}; "
+            "try a smaller learning rate or train.precision=float32"
         )
 
 
 def broken_parts(method: Method, losses: Mapping[str, Tensor]) -> list[str]:
-    """Loss parts whose own gradients are not finite; the total is named only where no part is."""
+    """The losses whose own gradients are not finite; the total only if no other one is."""
     parameters = [p for p in method.parameters() if p.requires_grad]
 
     def breaks(loss: Tensor) -> bool:

@@ -12,14 +12,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed all random generators that a method may draw from: torch on all devices, numpy's global one, Python's."""
+    """Seed all generators that a method may draw from: torch on all devices, numpy's global one, Python's."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def random_states() -> dict[str, Any]:
-    """States of those generators, in plain types that are loaded without unpickling objects."""
+    """The states of these generators, in plain types that load without unpickling objects."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     name, keys, *rest = np.random.get_state(legacy=True)
     numpy = [name, np.asarray(keys).tolist(), *rest]
@@ -27,7 +27,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Take up random states again."""
+    """Restore the states of the generators."""
     torch.set_rng_state(states["torch"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), *rest))
@@ -37,6 +37,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 def derive_seed(base: int, dataset: str, repetition: int) -> int:
-    """Seed of a repetition: the same for both stages and all methods, and unmoved by what else is run."""
+    """The seed of a repetition: the same for both stages and all methods, independent of what else is run."""
     digest = hashlib.sha256(f"{base}/{dataset}/{repetition}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

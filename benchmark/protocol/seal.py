@@ -1,8 +1,8 @@
-"""Keeps apart what a method is given while it trains from what scores it and records it.
+"""Separates a method in training from the data that score it and from the record of the run.
 
-``fit(data, loop)`` runs in the job's own thread. Validation data and the listener, which leads to the tracking store and to the
-plan of the run, are local variables of a second thread. What the method holds of them is a ``Window``: a queue through which it
-asks, and no reference to anything behind it.
+``fit(data, loop)`` runs in the job's thread. The validation data and the listener, which has references to
+the tracking store and the plan of the run, are local variables of a second thread. The method only has a
+``Window``: a queue for requests to that thread, without a reference to anything behind it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from benchmark.protocol.border import FRAMES
 Handlers = Mapping[str, Callable[..., Any]]
 Answer = tuple[Any, BaseException | None]
 Request = tuple[str, tuple[Any, ...], SimpleQueue[Answer] | None]
-"""Name of a handler, its arguments, and where an answer is waited for, if it is."""
+"""Name of a handler, its arguments, and the queue for the answer if one is expected."""
 CLOSING_SECONDS = 10.0
-"""How long the end of the second thread is waited for after an interruption."""
+"""How long to wait for the end of the second thread after an interruption."""
 
 
 class Window:
-    """What a method's side holds of the other side.
+    """The method's only access to the second thread.
+
+    ``sealed`` makes it. The method uses it through ``TrainingData.validate``, ``unseen_classes`` and the
+    listener.
 
     Args:
-        requests: what the other side answers, one after the other.
-        answering: identifies the thread of the other side.
+        requests: queue of requests, which the second thread answers one after the other.
+        answering: identifier of the second thread.
     """
 
     def __init__(self, requests: SimpleQueue[Request | None], answering: int) -> None:
@@ -41,32 +44,32 @@ class Window:
         self._lock, self._closed = Lock(), False
 
     def ask(self, name: str, *arguments: Any) -> Any:
-        """Have a handler called and return what it returns.
+        """Call a handler in the second thread and return its result.
 
         Raises:
-            JobError: training is over, or the other side itself asks, which cannot answer meanwhile.
-            BaseException: what the handler raised, without its frames, whose text is a note of it.
+            JobError: training is over, or the second thread itself asks, which cannot answer meanwhile.
+            BaseException: what the handler raised, without its frames; their text is added as a note.
         """
         if get_ident() == self._answering:
-            raise JobError(f"{name}: cannot be asked for by what validation calls (embed, distances); ask in fit or loss")
-        answers: SimpleQueue[Answer] = SimpleQueue()  # of this request alone: an interrupted one leaves none to the next
+            raise JobError(f"{name}: cannot be called in validation (embed, distances); call it in fit or loss")
+        answers: SimpleQueue[Answer] = SimpleQueue()  # for this request only: an interrupted one leaves no answer to the next
         if not self._put((name, arguments, answers)):
-            raise JobError(f"{name}: can be asked for in fit only, not once training is over")
+            raise JobError(f"{name}: can be called in fit only, not after training")
         value, error = answers.get()
         if error is not None:
             raise error
         return value
 
     def tell(self, name: str, *arguments: Any) -> None:
-        """Have a handler called and go on. What it raises is raised by the next ``ask``."""
+        """Call a handler in the second thread without waiting. The next ``ask`` raises what it raised."""
         self._put((name, arguments, None))
 
     def close(self) -> None:
-        """Let the other side end once it has answered, and refuse further requests."""
+        """End the second thread after its last answer, and refuse further requests."""
         self._put(None)
 
     def _put(self, request: Request | None) -> bool:
-        """Whether a request was taken: after the last one, None, there is nobody to answer."""
+        """Whether a request was accepted. None is the last request; nothing is answered after it."""
         with self._lock:
             if self._closed:
                 return False
@@ -93,11 +96,15 @@ class SealedListener(Listener):
 
 @contextmanager
 def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingData, Listener]]:
-    """Training data and a listener that do the same and lead to nothing behind them.
+    """Training data and a listener for the method, without references to validation data and the original
+    listener.
+
+    ``stages.py`` trains every method inside this context.
 
     Raises:
-        BaseException: what ``listener`` raised to stop the training, also where the method took no notice of it.
+        BaseException: what ``listener`` raised to stop the training, even if the method caught it.
     """
+    # What the second thread may be asked.
     handlers: dict[str, Callable[..., Any]] = {
         "on_batch": listener.on_batch,
         "on_note": listener.on_note,
@@ -106,13 +113,18 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
     }
     if data.embeddings_of_unseen is not None:
         handlers["unseen_classes"] = data.embeddings_of_unseen
+
+    # Hand the handlers over through the queue: arguments of a thread could be found through its object.
     requests: SimpleQueue[Any] = SimpleQueue()
     stops: SimpleQueue[BaseException] = SimpleQueue()
     taken = Event()
-    requests.put(handlers)  # not as arguments of the thread, whose object can be found
+    requests.put(handlers)
     other_side = Thread(target=_answer_all, args=(requests, taken, stops), daemon=True)
     other_side.start()
     taken.wait()
+
+    # Replace everything that leads to the second thread by the window, and drop the originals from this
+    # frame.
     window = Window(requests, other_side.ident or 0)
     given = replace(
         data,
@@ -120,12 +132,14 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
         embeddings_of_unseen=None if data.embeddings_of_unseen is None else partial(window.ask, "unseen_classes"),
     )
     del handlers, data, listener
+
+    # Run ``fit``. What stopped the training takes precedence over what the method made of it.
     patience: float | None = CLOSING_SECONDS
     try:
         yield given, SealedListener(window)
         patience = None
     except Exception:
-        if stops.empty():  # else what stopped the training counts, and not what the method made of it
+        if stops.empty():
             raise
     finally:
         window.close()
@@ -135,7 +149,8 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
 
 
 def _answer_all(requests: SimpleQueue[Any], taken: Event, stops: SimpleQueue[BaseException]) -> None:
-    """Call handlers until the window closes. Once one has raised, every further request gets the same error."""
+    """Call handlers until the window closes. After a handler has raised, every further request gets its
+    error."""
     handlers: Handlers = requests.get()
     taken.set()
     stop: BaseException | None = None
@@ -145,8 +160,8 @@ def _answer_all(requests: SimpleQueue[Any], taken: Event, stops: SimpleQueue[Bas
         if stop is None:
             try:
                 value = handlers[name](*arguments)
-            except BaseException as error:  # whatever it is, it belongs to the thread that asked
-                kept = vars(error)  # a class of errors may refuse that attributes are set
+            except BaseException as error:  # every exception belongs to the thread that asked
+                kept = vars(error)  # some exception classes refuse to set attributes
                 kept["__notes__"] = [*kept.get("__notes__", ()), "".join(traceback.format_exception(error))]
                 kept[FRAMES] = traceback.extract_tb(error.__traceback__)
                 _without_frames(error)
@@ -154,11 +169,11 @@ def _answer_all(requests: SimpleQueue[Any], taken: Event, stops: SimpleQueue[Bas
                 stop = error
         if answers is not None:
             answers.put((value, stop))
-        request = arguments = answers = value = None  # nothing is kept for the next request
+        request = arguments = answers = value = None  # keep no reference while waiting for the next request
 
 
 def _without_frames(error: BaseException) -> None:
-    """Remove the frames of an error and of all that it came from: they lead to local variables of this side."""
+    """Remove the frames of an error and of its causes: they lead to local variables of the second thread."""
     found: dict[int, BaseException] = {}
     left: list[BaseException | None] = [error]
     while left:

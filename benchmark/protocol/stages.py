@@ -1,7 +1,8 @@
-"""The protocol: what each stage trains and is tested on, how the epoch and beta are chosen, and when test data are opened.
+"""The two stages of the protocol: training, the choice of epoch and beta, and the test.
 
-Stage 1 trains on the training split and chooses epoch and beta on the validation splits. Stage 2 trains afresh on both for as
-many epochs, and its last model is tested with that beta. Only this module opens the test splits, once per final model.
+Stage 1 trains on the training split, and chooses epoch and beta on the validation splits. Stage 2 trains a
+new model on training and validation splits for as many epochs. Its last model is tested with that beta. Only
+this module opens the test splits, once per final model.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ Stage = Literal[1, 2]
 TRAIN, VAL_SEEN, VAL_UNSEEN = "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen"
 TEST_SEEN, TEST_UNSEEN = "stage_2_test_seen", "stage_2_test_unseen"
 TEST_ACCESSES = "test_openings"
-"""File in a job's folder that counts how often the test splits were opened."""
+"""File in a job's folder that counts the test-set accesses."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A method with its settings on a data set: all that both stages share."""
+    """A method with its settings, data and seed: all that both stages share.
+
+    ``running/jobs.py`` makes it for a job (``Job.experiment``), ``running/evaluate.py`` for given weights.
+    """
 
     method: type[Method]
     settings: Settings
@@ -48,11 +52,11 @@ class Experiment:
     store: FeatureStore
     seed: int
     dataset: Card
-    """The data set's card, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
+    """The dataset config, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
 
     @property
     def rules(self) -> FeatureRules:
-        """How features become inputs."""
+        """How stored features become the inputs of the method."""
         return FeatureRules.of(self.method.inputs, self.card, self.settings.lengths, self.settings.protocol)
 
     @property
@@ -60,18 +64,18 @@ class Experiment:
         return self.settings.protocol
 
     def development(self, splits: Sequence[str] = DEVELOPMENT_SPLITS) -> Section:
-        """Training and validation splits, or some of them."""
+        """The training and validation splits, or some of them."""
         sequences = self.method.inputs == "sequence"
         return self.store.development(self.protocol.text_alignment, self.seed, splits=splits, sequences=sequences)
 
     @property
     def spec(self) -> Spec:
-        """Sizes of the features."""
+        """Sizes of the features, for building the method."""
         audio, video = self.card.audio.seconds, self.card.video.seconds
         return Spec(self.store.audio_dim, self.store.video_dim, self.store.text_dim, audio, video)
 
     def build(self) -> Method:
-        """A fresh model on its device; the seed fixes its weights and every later random draw."""
+        """A new model on its device. The seed fixes its weights and all random draws that follow."""
         torch.set_num_threads(self.settings.train.threads)
         device = choose_device(self.settings.train.device)
         seed_everything(self.seed)
@@ -80,7 +84,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class StageOne:
-    """What stage 1 hands to stage 2."""
+    """What ``stage_one`` chose, for ``stage_two`` and for the record of the job."""
 
     best_epoch: int
     calibration: Calibration
@@ -90,7 +94,7 @@ class StageOne:
     """Learning rate of each epoch."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types, for the record of the run."""
+        """The same in plain types, for the record of the job."""
         return {
             "best_epoch": self.best_epoch,
             "calibration": calibration_dict(self.calibration),
@@ -107,7 +111,7 @@ class StageOne:
 
 @dataclass(frozen=True)
 class Opened:
-    """A tested model, the test data and what it scored on them, for ``inspection.py``."""
+    """A tested model, the test data and its distances on them, for ``inspection.py``."""
 
     experiment: Experiment
     method: Method
@@ -116,12 +120,13 @@ class Opened:
     nearest: Nearest
     """Of the reported output."""
     exact: bool
-    """Whether beta was chosen exactly, rather than on the published grid."""
+    """Whether beta was chosen exactly instead of on the published grid."""
 
 
 @dataclass(frozen=True)
 class StageTwo:
-    """Results on the test splits."""
+    """Results on the test splits. ``test`` makes them, ``running/worker.py`` and ``running/evaluate.py``
+    record them."""
 
     metrics: Mapping[str, float]
     """seen, unseen, hm, zsl, ausuc as fractions, of the reported output."""
@@ -129,23 +134,23 @@ class StageTwo:
     """The same for each output."""
     beta: float
     best_possible: Mapping[str, float]
-    """HM and beta if beta were chosen on the test data: a bound, never a result."""
+    """HM and beta if beta were chosen on the test data (oracle beta): an upper bound, never a result."""
     curve: Curve
     disjoint: Mapping[str, float]
-    """With ``protocol.seen_test=group_disjoint`` what ``without_shared_groups`` gives; else empty."""
+    """Result of ``without_shared_groups``; empty unless ``protocol.seen_test=group_disjoint``."""
     epochs: int
     test_openings: int
-    """How often the test splits were opened for this model: once, and once more for each interruption while testing."""
+    """Test-set accesses of this model: one, and another one for each interruption during the test."""
     opened: Opened
 
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
-    """A calibration as plain types."""
+    """A calibration in plain types."""
     return {"beta": calibration.beta, "rule": calibration.rule, "per_output": dict(calibration.per_output)}
 
 
 def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
-    """Samples of two splits, to be recognised among the classes of both.
+    """Samples of a seen and an unseen split, to be classified among the classes of both.
 
     Args:
         seed: fixes the order in which samples are embedded.
@@ -156,12 +161,15 @@ def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: i
 
 
 def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
-    """Batches over the splits that a stage trains on, and validation as every epoch sees it."""
+    """What the method is given in a stage: training batches, and a function that validates the model."""
+    # Batches of what the stage trains on.
     section = experiment.development((TRAIN,) if stage == 1 else DEVELOPMENT_SPLITS)
     sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
-    samples = replace(section.samples, ids=())  # ids name classes, and batches have no use for them
+    samples = replace(section.samples, ids=())  # ids contain class names, and batches do not need them
     batches = TrainingBatches(samples, sampler, classes, experiment.rules, experiment.method.needs_negatives)
+
+    # Validation is the same in both stages; in stage 2 these samples are trained on too.
     data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed)
     unseen = partial(embeddings_of_unseen, experiment, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
     return TrainingData(
@@ -173,14 +181,14 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
 
 
 def embeddings_of_unseen(experiment: Experiment, split: str) -> Classes:
-    """Word vectors of a split's classes, for transductive methods; no sample is read."""
+    """Class embeddings of a split's classes, for transductive methods. No sample is read."""
     return Classes(
         torch.from_numpy(experiment.store.class_embeddings(split, experiment.protocol.text_alignment, experiment.seed))
     )
 
 
 def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method) -> Validation:
-    """Score a model on validation data and choose beta on it."""
+    """Score a model on the validation data and choose beta on them."""
     nearest = embed_and_rank(settings, rules, data, method)
     protocol, output = settings.protocol, method.reported_output
     exact = protocol.calibration == "corrected"
@@ -193,20 +201,25 @@ def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, metho
 def embed_and_rank(
     settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, *, check: bool = False
 ) -> dict[str, Nearest]:
-    """Nearest classes per output, in the precision of training.
+    """Nearest classes by output, in the precision of training.
 
     Args:
-        check: whether a split is scored again beside other samples (``evaluation.nearest_classes``).
+        check: as of ``evaluation.nearest_classes``.
     """
     train = settings.train
     return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
 
 
 def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener) -> StageOne:
-    """Train on the training split; choose epoch and beta on validation.
+    """Train on the training split; choose epoch and beta on the validation splits.
+
+    Args:
+        folder: of the job, for checkpoints.
+        key: of the job; checkpoints of another key are refused.
+        listener: is called with the progress.
 
     Raises:
-        JobError: the method returned something wrong, or the test splits were opened while it trained.
+        JobError: the method returned something wrong, or test data were opened during training.
     """
     options = {"keep_best": True, "extra_pass": experiment.protocol.extra_bn_pass == "paper"}
     with counting_test_accesses(partial(count_access, folder)):
@@ -216,11 +229,13 @@ def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener
 
 
 def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
-    """Train afresh on training and validation splits for (best epoch + 1) epochs; test the last model with stage 1's beta.
+    """Train a new model on training and validation splits for (best epoch + 1) epochs; test it with stage 1's
+    beta.
 
     Raises:
-        JobError: the method returned something wrong, or the test splits were opened while it trained.
+        JobError: the method returned something wrong, or test data were opened during training.
     """
+    # The length of the training and, in mode corrected, its learning rates come from stage 1.
     epochs = first.best_epoch + 1
     replayed = experiment.protocol.stage2_schedule == "corrected"
     train = experiment.settings.train.model_copy(update={"epochs": epochs})
@@ -229,6 +244,8 @@ def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, l
         "extra_pass": experiment.protocol.extra_bn_pass == "paper",
         "replay": list(first.rates[:epochs]) if replayed else None,
     }
+
+    # The weights are safe on disk before the test data are opened.
     with counting_test_accesses(partial(count_access, folder)):
         method, _ = _trained(experiment, 2, folder, listener, train, key=key, **options)
         save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
@@ -239,15 +256,18 @@ def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, l
 def _trained(
     experiment: Experiment, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
 ) -> tuple[Method, FitResult]:
-    """A fresh model after ``fit``, which is given nothing that leads to validation data, test data or the run's record.
+    """Build a model and call its ``fit``, which gets no reference to validation data, test data or the run's
+    record.
 
     Args:
-        options: of the loop.
+        options: of ``Loop``.
 
     Raises:
-        JobError: ``fit`` returned something wrong, or the test splits were opened meanwhile.
+        JobError: ``fit`` returned something wrong, or test data were opened meanwhile.
     """
     before = test_accesses(folder)
+
+    # Everything that the method gets of validation and listener goes through a window (``seal.py``).
     with sealed(training_data(experiment, stage), listener) as (data, sealed_listener):
         loop = Loop(train, seed=experiment.seed, folder=folder, listener=sealed_listener, **options)
         method = experiment.build()
@@ -255,11 +275,14 @@ def _trained(
         result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
         result = checked_fit(method, result, train.epochs)
         trained.check()
+
+    # A method that reads the feature file itself is found by the count of accesses.
     opened = test_accesses(folder) - before
     if opened:
+        cls = experiment.method
         raise JobError(
-            f"{experiment.method.title} ({file_of(experiment.method)}): the test data were opened while it trained "
-            f"({opened} times); a method learns from what fit(data, loop) is given"
+            f"{cls.title} ({file_of(cls)}): the test data were opened while it trained ({opened} times); "
+            "a method learns from what fit(data, loop) is given"
         )
     return method, result
 
@@ -267,12 +290,13 @@ def _trained(
 def evaluate_weights(
     first: Experiment, model_a: Method, final: Experiment, model_b: Method, epochs: int
 ) -> tuple[Validation, StageTwo]:
-    """What trained models are worth: beta from stage 1's model on validation, then stage 2's model tested with it.
+    """Evaluate trained models: choose beta with stage 1's model on validation, and test stage 2's model with
+    it.
 
     Args:
-        first, model_a: the model trained on the training split, and its experiment.
-        final, model_b: the model trained on training and validation splits, and its experiment.
-        epochs: that the latter was trained for.
+        first, model_a: the experiment of the model that was trained on the training split, and the model.
+        final, model_b: the same of the model that was trained on training and validation splits.
+        epochs: how many epochs ``model_b`` was trained for.
     """
     section = first.development((VAL_SEEN, VAL_UNSEEN))
     opened: list[None] = []
@@ -283,34 +307,38 @@ def evaluate_weights(
 
 
 def count_access(folder: Path) -> None:
-    """Note in the job's folder that the test splits are being opened."""
+    """Count a test-set access in the job's folder."""
     accesses = test_accesses(folder) + 1
     with replacing(folder / TEST_ACCESSES) as temporary:
         temporary.write_text(str(accesses), encoding="utf-8")
 
 
 def test_accesses(folder: Path) -> int:
-    """How often the test splits were opened for a job so far, before interruptions too."""
+    """Test-set accesses of a job so far, those before interruptions included."""
     file = folder / TEST_ACCESSES
     return int(file.read_text(encoding="utf-8")) if file.exists() else 0
 
 
 def open_test(experiment: Experiment) -> Section:
-    """The sealed test splits."""
+    """The test splits; the access is counted."""
     return experiment.store.open_test(
         experiment.protocol.text_alignment, experiment.seed, sequences=experiment.method.inputs == "sequence"
     )
 
 
 def test(experiment: Experiment, method: Method, calibration: Calibration, epochs: int) -> StageTwo:
-    """Open the test splits and score a final model at a beta chosen elsewhere.
+    """Open the test splits and score a final model with the beta that stage 1 chose.
 
     Raises:
-        JobError: the method returned something wrong, or its distances depend on the samples beside.
+        JobError: the method returned something wrong, or its distances depend on the other samples of a
+            batch.
     """
+    # Embed and rank all test samples once; ``check`` finds methods that mix the samples of a batch.
     section = open_test(experiment)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, experiment.seed)
     nearest = embed_and_rank(experiment.settings, experiment.rules, data, method, check=True)
+
+    # Every result follows from the nearest classes, without another forward pass.
     beta, exact, output = calibration.beta, calibration.rule == "exact", experiment.method.reported_output
     curve = nearest[output].curve()
     outputs = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
@@ -330,11 +358,12 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
 def without_shared_groups(
     experiment: Experiment, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
 ) -> dict[str, float]:
-    """Results without the test-seen samples that have a relative in training (same group of the card's rule).
+    """Results without the test-seen samples whose group (``grouping`` of the dataset config) is in training
+    too.
 
     Returns:
-        ``samples`` and ``classes`` that remain and, where any does, ``seen`` (mean over those classes) and ``hm`` with the
-        same U; fractions. Empty unless ``protocol.seen_test=group_disjoint``.
+        The numbers of remaining ``samples`` and ``classes``. If any remain, also ``seen`` (mean over those
+        classes) and ``hm`` with the same U; fractions. Empty unless ``protocol.seen_test=group_disjoint``.
     """
     if experiment.protocol.seen_test != "group_disjoint":
         return {}

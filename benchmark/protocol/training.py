@@ -1,6 +1,7 @@
-"""The one training loop of all methods: epochs, schedule, selection, checkpoints, exact resume.
+"""The training loop of all methods: epochs, learning-rate schedule, selection, checkpoints, exact resume.
 
-What is validated, and how, is the protocol's affair: the loop is given a function that scores the model.
+The loop gets a function that scores the model. It does not know what is validated or how (``stages.py``
+does).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 @dataclass
 class LoopState:
-    """All that changes from epoch to epoch besides the model, its optimiser and the random states."""
+    """What changes from epoch to epoch, besides the model, its optimiser and the random states."""
 
     history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = -1
@@ -45,21 +46,21 @@ class LoopState:
 
     @property
     def best_hm(self) -> float:
-        """Validation HM of the best epoch so far; minus infinity before the first one."""
+        """Validation HM of the best epoch so far; minus infinity before the first epoch."""
         return self.history[self.best_epoch].validation["hm"] if self.best_epoch >= 0 else -math.inf
 
 
 class Loop:
-    """Trains a method.
+    """Trains a method. ``stages.py`` makes one per stage and hands it to ``Method.fit``, which calls ``run``.
 
     Args:
         train: epochs, batches, precision.
-        seed: of the batches; the model's own random state is torch's.
-        folder: where checkpoints go; they are kept until the caller removes them.
-        key: names the settings; a checkpoint of another key is not taken up.
-        listener: hears of batches and epochs.
-        keep_best: whether the weights of the best epoch are kept as ``best.pt``.
-        extra_pass: whether ``Method.after_step`` is called.
+        seed: of the batches; a model draws from torch's own random state.
+        folder: for checkpoints; the caller removes them.
+        key: of the job; a checkpoint of another key is refused.
+        listener: is called after each batch and epoch.
+        keep_best: whether to keep the weights of the best epoch as ``best.pt``.
+        extra_pass: whether to call ``Method.after_step``.
         replay: learning rate of each epoch, instead of the plateau schedule.
     """
 
@@ -85,7 +86,7 @@ class Loop:
 
     @property
     def previous(self) -> Path:
-        """The checkpoint of the epoch before, for the case that the last one cannot be read."""
+        """The checkpoint of the epoch before, in case the last one cannot be read."""
         return self.folder / PREVIOUS
 
     @property
@@ -96,17 +97,23 @@ class Loop:
         """Train to the last epoch, from the last checkpoint if there is one.
 
         Raises:
-            JobError: a loss or a gradient is not finite; the epoch, batch and part are named.
+            JobError: a loss or a gradient is not finite; the message names the epoch, the batch and the loss.
+            UsageError: there is a checkpoint of other settings.
         """
+        # Everything with a state that a checkpoint has to restore.
         optimizer = checked_optimizer(method, method.optimizer())
         scaler = torch.amp.GradScaler(enabled=self.train.precision == "float16" and method_device(method).type == "cuda")
         plateau = ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
         parts = {"model": method, "optimizer": optimizer, "scaler": scaler, "plateau": plateau}
         if slow := slow_precision(self.train):
             self.listener.on_note(slow)
+
+        # Continue after the last finished epoch; the listener hears of the earlier ones again.
         state = self._resume(parts)
         for record in state.history:
             self.listener.on_epoch(record)
+
+        # Train, validate, select, schedule, save.
         for epoch in range(len(state.history), self.train.epochs):
             started = time.perf_counter()
             if self.replay is not None:
@@ -130,16 +137,21 @@ class Loop:
         scaler: torch.amp.GradScaler,
         epoch: int,
     ) -> dict[str, float]:
+        """Train one epoch; returns the mean of each loss."""
         method.train()
         device = method_device(method)
         classes = type(data.batches.classes)(data.batches.classes.text.to(device))
         sums: dict[str, float] = {}
         size = self.train.batches_per_epoch
         for i, batch in enumerate(ahead(data.batches.epoch(self.seed, epoch, size, self.train.batch_size))):
+            # Forward pass.
             batch = batch.to(device)
             losses_of = partial(self._losses, method, batch, classes)
             losses = losses_of()
             values = finite_losses(losses, epoch, i)
+
+            # Backward pass. Gradients are checked, except while the scaler itself skips steps that overflow
+            # float16.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
             if scaler.is_enabled():
@@ -148,8 +160,10 @@ class Loop:
                 check_gradients(method, epoch, i, losses_of)
             scaler.step(optimizer)
             scaler.update()
-            if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale was small enough, so it is not float16's range
+            if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale is small enough: not float16's fault
                 check_gradients(method, epoch, i, losses_of)
+
+            # The published code passes the batch through the model again.
             if self.extra_pass:
                 with torch.no_grad(), self.autocast():
                     method.after_step(data.batches.at_evaluation_times(batch))
@@ -164,6 +178,7 @@ class Loop:
         return checked_losses(method, losses)
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
+        """Add a record, and keep the epoch if it is better than all before it."""
         better = record.validation["hm"] > state.best_hm or state.best_hm == 0  # as published: HM 0 keeps no epoch
         state.history.append(record)
         if better:
@@ -172,6 +187,7 @@ class Loop:
                 save_atomically(self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()})
 
     def _save(self, parts: Mapping[str, Any], state: LoopState) -> None:
+        """Write the checkpoint, and keep the one before it."""
         content = {
             "key": self.key,
             "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -183,6 +199,7 @@ class Loop:
         save_atomically(self.checkpoint, content)
 
     def _resume(self, parts: Mapping[str, Any]) -> LoopState:
+        """Restore all states from the last readable checkpoint; a new state if there is none."""
         content = self._read(self.checkpoint) or self._read(self.previous)
         if content is None:
             return LoopState()
@@ -193,20 +210,20 @@ class Loop:
         return LoopState(**{**saved, "history": [EpochRecord(**r) for r in saved["history"]]})
 
     def _read(self, file: Path) -> dict[str, Any] | None:
-        """A checkpoint; None where there is none that can be read."""
+        """The content of a checkpoint; None if it is missing or damaged."""
         if not file.is_file():
             return None
         try:
-            with zipfile.ZipFile(file) as archive:  # torch does not compare the checksums
+            with zipfile.ZipFile(file) as archive:  # torch does not check the checksums
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile("wrong checksum")
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             key = content["key"]
         except Exception as error:  # a damaged file fails in many ways
-            raise_outside(error, file)  # what passes is no reason to start again from an earlier epoch
+            raise_outside(error, file)  # a passing fault is no reason to start from an earlier epoch
             raise_unreadable(file)
             self.listener.on_note(
-                f"{file} cannot be read ({type(error).__name__}); going on from an earlier checkpoint, if any"
+                f"{file} cannot be read ({type(error).__name__}); continues from an earlier checkpoint, if any"
             )
             return None
         if key != self.key:
@@ -221,12 +238,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """Write with torch.save; the old file stays until the new one is complete. A full disk is waited for.
+    """Write a file atomically with torch.save. If the disk is full, it waits for space.
 
     Raises:
         Unavailable: the disk stays full.
     """
-    buffer = io.BytesIO()  # torch's own writing to a full disk fails without saying why
+    buffer = io.BytesIO()  # torch itself fails on a full disk without a reason
     torch.save(content, buffer)
 
     def write() -> None:
@@ -237,6 +254,6 @@ def save_atomically(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished job (the best and the final weights stay)."""
+    """Remove the checkpoints of a finished job; the best and the final weights stay."""
     for name in (CHECKPOINT, PREVIOUS):
         (folder / name).unlink(missing_ok=True)

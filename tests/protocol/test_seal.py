@@ -250,9 +250,9 @@ def test_a_search_from_the_listener_finds_no_store_and_the_numbers_are_honest(be
     ("name", "body", "told"),
     [
         ("collecting", COLLECTING, "the test data were opened while it trained"),
-        ("neighbours", NEIGHBOURS, "change with the samples that are embedded beside them"),
-        ("statistics", STATISTICS, "change with the samples that are embedded beside them"),
-        ("growing", GROWING, "change with the samples that are embedded beside them"),
+        ("neighbours", NEIGHBOURS, "change with the other samples of a batch"),
+        ("statistics", STATISTICS, "change with the other samples of a batch"),
+        ("growing", GROWING, "change with the other samples of a batch"),
     ],
 )
 def test_an_attack_ends_in_an_error_that_names_the_method(
@@ -295,7 +295,7 @@ def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_beh
     for change in (constant, neighbours):
         monkeypatch.setattr(method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()})
         for size in (7, 256):
-            with pytest.raises(JobError, match="beside them") if change is neighbours else nullcontext():
+            with pytest.raises(JobError, match="other samples of a batch") if change is neighbours else nullcontext():
                 nearest_classes(method, data, experiment.rules, batch_size=size, check=True)
 
 

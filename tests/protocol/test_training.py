@@ -217,7 +217,7 @@ def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_p
     loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
     with pytest.raises(JobError, match=r"gradient of .* is not finite in epoch 0, batch 0") as error:
         model.fit(data, loop)
-    assert f"(of loss {parts[0]!r}); a smaller learning rate" in str(error.value)
+    assert f"(of loss {parts[0]!r}); try a smaller learning rate" in str(error.value)
 
 
 @pytest.mark.parametrize("broken_batches", [5, 1000])
