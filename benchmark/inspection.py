@@ -173,10 +173,10 @@ def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows
             parts.append(torch.cat([x.flatten(1) for x in outputs], 1).float().cpu())
     samples = torch.cat(parts).numpy()
     wide = torch.cat([classes] * len(outputs), 1).float().cpu().numpy()
-    kept, width = (wide, data.class_ids), samples.shape[1]
+    class_ids, width = data.class_ids, samples.shape[1]
     if wide.shape[1] != width:
-        kept = (np.empty((0, width), np.float32), np.empty(0, np.int64))
-    return EmbeddingMap(samples, data.samples.labels[rows], *kept, data.seen_ids)
+        wide, class_ids = np.empty((0, width), np.float32), np.empty(0, np.int64)
+    return EmbeddingMap(samples, data.samples.labels[rows], wide, class_ids, data.seen_ids)
 
 
 def _compared(embeddings: Embeddings, output: str) -> list[Tensor]:

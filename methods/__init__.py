@@ -1,5 +1,5 @@
 """The compared methods: one file each, found by their ``@register`` line.
 
-``blocks.py`` holds layers and ``losses.py`` loss terms that several methods share. Nothing here knows a data set or a
-mode; a method imports ``benchmark.method``, these two files and torch.
+Several methods share the layers of ``blocks.py`` and the loss terms of ``losses.py``. No method depends on a
+dataset or a mode. A method imports ``benchmark.method``, these two files and torch.
 """

@@ -1,4 +1,4 @@
-"""Attention fusion of audio and video, adapted to audio-visual generalised zero-shot learning.
+"""Attention fusion of audio and video. Our adaptation to audio-visual generalised zero-shot learning.
 
 Tokens as in TCAF (``blocks.TokenStage``). Two unimodal branches
 
@@ -8,9 +8,9 @@ are mixed by a gate per output dimension:
 
     z = sigmoid(Linear([a, v])),   theta_o = z * a + (1 - z) * v        (all ``[B, d]``)
 
-Loss: the TCAF loss of theta_o, of a and of v, with one sample decoder for the three; the word terms count in each.
-Evaluated by Euclidean distance of theta_o to theta_w = W_proj(w). No code of the adapted version was ever published:
-this is our adaptation.
+Loss: the TCAF loss of theta_o, of a and of v, with one sample decoder for the three. Each includes the terms
+of the class embeddings. Evaluated by Euclidean distance of theta_o to theta_w = W_proj(w). No code of an
+adaptation was published: this is our own.
 
 Reference: Fayek, Kumar: Large scale audiovisual learning of sounds with weakly labeled data, IJCAI 2020,
 arXiv:2006.01595.

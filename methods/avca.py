@@ -17,8 +17,8 @@ With T the triplet loss (margin 1) and n the sample of another class, the loss i
 
 Evaluated by Euclidean distance of theta_v ``[B, d]`` to theta_w.
 
-Reference: Mercea, Riesch, Koepke, Akata: Audio-visual generalised zero-shot learning with cross-modal attention and
-language, CVPR 2022, arXiv:2203.03598.
+Reference: Mercea, Riesch, Koepke, Akata: Audio-visual generalised zero-shot learning with cross-modal
+attention and language, CVPR 2022, arXiv:2203.03598.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ PUBLISHED_BLOCKS = {
 
 @dataclass(frozen=True)
 class Pass:
-    """Everything the loss needs of one pass; audio and video ``[B, .]``."""
+    """Everything that the loss needs of one forward pass, ``[B, .]`` each."""
 
     phi_a: Tensor
     phi_v: Tensor
@@ -95,8 +95,8 @@ class Pass:
 @register(
     "avca",
     title="AVCA",
-    paper="Mercea, Riesch, Koepke, Akata: Audio-visual generalised zero-shot learning with cross-modal attention and "
-    "language, CVPR 2022",
+    paper="Mercea, Riesch, Koepke, Akata: Audio-visual generalised zero-shot learning with cross-modal "
+    "attention and language, CVPR 2022",
     bibtex=BIBTEX,
     inputs="mean",
 )
@@ -121,7 +121,7 @@ class Avca(Method):
         momentum: float = Field(0.99, gt=0, le=1, description="BatchNorm momentum of the last layer of two-layer blocks")
         margin: float = Field(1.0, gt=0, description="margin of the triplet losses")
         first_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the samples")
-        second_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the words")
+        second_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the classes")
 
     reported_output = "video"
     needs_negatives = True
@@ -147,7 +147,7 @@ class Avca(Method):
         self.video_reconstruction = Projection(c.embedding_dim, c.dim, dropout=c.decoder_dropout)
 
     def cross_attend(self, phi_a: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodings ``[B, dim]`` of audio and video with what they gathered from each other added."""
+        """Encodings ``[B, dim]`` of audio and video, plus what each gathered from the other."""
         phi = torch.stack([phi_a, phi_v], dim=1)
         x = phi + self.get_buffer("position")
         for layer in self.layers:
@@ -161,7 +161,8 @@ class Avca(Method):
         return self.audio_projection(a), self.video_projection(v)
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """Parts ``triplet``, ``reconstruction``, ``regression`` and ``cross`` as in the module's text."""
+        """Losses ``triplet``, ``reconstruction``, ``regression`` and ``cross`` as in the module's
+        docstring."""
         text = text_of(batch)
         positive, negative = self._pass_pair(batch, text)
         p, n, c = positive, negative, self.config
@@ -190,7 +191,10 @@ class Avca(Method):
         return {"total": torch.stack(list(parts.values())).sum(), **parts}
 
     def _pass_pair(self, batch: Batch, text: Tensor) -> tuple[Pass, Pass]:
-        """Positives and negatives, apart, in the published order: it decides what BatchNorm statistics see when."""
+        """Forward passes of positives and negatives.
+
+        They are separate and in the published order, because the order decides the BatchNorm statistics.
+        """
         other = negative_of(batch)
         pair = (batch, other)
         phi_a, phi_v = zip(*((self.audio_encoder(x.audio), self.video_encoder(x.video)) for x in pair), strict=True)
@@ -201,14 +205,25 @@ class Avca(Method):
         theta_a = [self.audio_projection(x) for x in a]
         rho_a = [self.decoder(x) for x in theta_a]
         rho_v = [self.decoder(x) for x in theta_v]
-        columns = (phi_a, phi_v, theta_a, theta_v, theta_w, rho_w, rho_a, rho_v)
-        positive, negative = (Pass(*(column[i] for column in columns)) for i in range(2))
+        positive, negative = (
+            Pass(
+                phi_a=phi_a[i],
+                phi_v=phi_v[i],
+                theta_a=theta_a[i],
+                theta_v=theta_v[i],
+                theta_w=theta_w[i],
+                rho_w=rho_w[i],
+                rho_a=rho_a[i],
+                rho_v=rho_v[i],
+            )
+            for i in range(2)
+        )
         return positive, negative
 
     def _reconstruct(self, positive: Pass) -> tuple[Tensor, Tensor]:
         """Encodings decoded from theta_a and theta_v, ``[B, dim]`` each."""
         phi_v, phi_a = self.video_reconstruction(positive.theta_v), self.audio_reconstruction(positive.theta_a)
-        if self.training:  # the published pass projects them again: no loss, but it moves running statistics
+        if self.training:  # no loss uses this; as published, it changes the running statistics
             with torch.no_grad():
                 self.audio_projection(phi_a)
                 self.video_projection(phi_v)
@@ -225,7 +240,7 @@ class Avca(Method):
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
-        """The published embedding pass of the positives, which moves running statistics once more."""
+        """Embed the positives again, as published, which changes the running statistics."""
         self.sample_embeddings(batch)
         self.word_projection(text_of(batch))
 
@@ -255,4 +270,4 @@ class Avca(Method):
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
         settings = published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES)
-        return cls.Config(**settings, plateau=True)  # the published code has its schedule whatever ``lr_scheduler`` is
+        return cls.Config(**settings, plateau=True)  # the published code ignores ``lr_scheduler``

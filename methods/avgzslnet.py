@@ -1,9 +1,11 @@
-"""AVGZSLNet: embeddings that a shared decoder must be able to turn back into word vectors.
+"""AVGZSLNet: embeddings from which a shared decoder reconstructs the class embeddings.
 
     a = f_a(x_a), v = f_v(x_v), t = f_t(w)      Linear, BN, ReLU, dropout, Linear to ``[B, d]``
-    dec(x) = normalised f_dec(x)                Linear, BN, ReLU, dropout, Linear, L2-normalised to ``[B, D_w]``
+    dec(x) = normalised f_dec(x)                Linear, BN, ReLU, dropout, Linear, L2-normalised to ``[B,
+    D_w]``
 
-With T the triplet loss, n the sample of another class and L2 the mean Euclidean distance, the loss is the sum of
+With T the triplet loss, n the sample of another class and L2 the mean Euclidean distance, the loss is the sum
+of
 
 - ``reconstruction``: L2(dec(t), w) + L2(dec(a), w) + L2(dec(v), w)
   + T(dec(t), dec(a), dec(a_n)) + T(dec(t), dec(v), dec(v_n));
@@ -11,8 +13,8 @@ With T the triplet loss, n the sample of another class and L2 the mean Euclidean
 
 Evaluated by audio distance + video distance (output ``both``) to the f_t of the classes.
 
-Reference: Mazumder, Singh, Parida, Namboodiri: AVGZSLNet: audio-visual generalized zero-shot learning by reconstructing
-label features from multi-modal embeddings, WACV 2021, arXiv:2005.13402.
+Reference: Mazumder, Singh, Parida, Namboodiri: AVGZSLNet: audio-visual generalized zero-shot learning by
+reconstructing label features from multi-modal embeddings, WACV 2021, arXiv:2005.13402.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ PUBLISHED_BLOCKS = {
     inputs="mean",
 )
 class AvgzslNet(Method):
-    """Embeddings regularised by reconstructing the word vector."""
+    """Embeddings regularised by reconstructing the class embedding."""
 
     class Config(MethodConfig):
         """Defaults: the published settings."""
@@ -96,16 +98,16 @@ class AvgzslNet(Method):
         self.decoder = Perceptron(c.embedding_dim, c.decoder_hidden, spec.text_dim, dropout=c.decoder_dropout)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Unit word vectors ``[B, D_w]`` from embeddings ``[B, d]``."""
+        """Class embeddings of length 1, ``[B, D_w]``, from embeddings ``[B, d]``."""
         return functional.normalize(self.decoder(x), dim=-1)
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """Parts ``reconstruction`` and ``triplet`` as in the module's text."""
+        """Losses ``reconstruction`` and ``triplet`` as in the module's docstring."""
         other, margin, w = negative_of(batch), self.config.margin, text_of(batch)
         a, a_n = self.audio_net(batch.audio), self.audio_net(other.audio)
         v, v_n = self.video_net(batch.video), self.video_net(other.video)
         t, t_n = self.text_net(w), self.text_net(text_of(other))
-        # apart and in the published order, which decides the decoder's running statistics
+        # Separate and in the published order, which decides the decoder's running statistics.
         dec_a, dec_v, dec_t, dec_a_n, dec_v_n = (self.decode(x) for x in (a, v, t, a_n, v_n))
         decoded = distance_to(w, dec_t) + distance_to(w, dec_a) + distance_to(w, dec_v)
         decoded = decoded + triplet(dec_t, dec_a, dec_a_n, margin) + triplet(dec_t, dec_v, dec_v_n, margin)

@@ -1,6 +1,7 @@
-"""Building blocks that several methods share: projections, attention, the token stage, and the frame around a fusion.
+"""Building blocks that several methods share: projections, attention, the token stage, and a base class for
+fusion.
 
-Losses stand in ``losses.py``; what only one method uses stands in that method's file.
+Shared losses are in ``losses.py``. What only one method uses is in its file.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ __all__ = [
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, with cheaper draws on the CPU (docs/performance.md).
+    """torch's dropout, with cheaper random draws on the CPU (docs/performance.md).
 
-    An element gets 16 random bits, so that the probability is rounded to a multiple of 2^-16; the scale is that of the rounded
-    one, and the expectation stays exact.
+    Each element gets 16 random bits, so the probability is rounded to a multiple of 2^-16. The scale belongs
+    to the rounded probability, and the expectation is exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` of any shape; in training with elements dropped and the others scaled."""
+        """``x`` of any shape; in training some elements are dropped and the others scaled."""
         dropped = round(self.p * 2**16)
         if not self.training or x.device.type != "cpu" or self.inplace or not 0 < dropped < 2**16:
             return super().forward(x)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = torch.ge(bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False))  # 1 or 0, of the type of x
+        kept = torch.ge(bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False))  # 1 or 0, in x's type
         return x * kept.mul_(2**16 / (2**16 - dropped))
 
 
@@ -65,8 +66,8 @@ class Projection(nn.Sequential):
         inputs, outputs: widths; maps ``[N, inputs]`` to non-negative ``[N, outputs]``.
         hidden: width of the hidden layer, None for a single layer.
         dropout: probability, after every ReLU.
-        momentum: of the *last* BatchNorm of a two-layer block only; all others keep 0.1. That is how the published
-            AVCA applies its setting.
+        momentum: of the *last* BatchNorm of a two-layer block only; all others have 0.1. The published AVCA
+            applies its setting in this way.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Projection(nn.Sequential):
 
 
 class Perceptron(nn.Sequential):
-    """Network of CJME and AVGZSLNet: Linear, BatchNorm, ReLU, Dropout, Linear, and a last ReLU where asked for.
+    """Network of CJME and AVGZSLNet: Linear, BatchNorm, ReLU, Dropout, Linear, and an optional last ReLU.
 
     Maps ``[N, inputs]`` to ``[N, outputs]``.
     """
@@ -93,31 +94,36 @@ class Perceptron(nn.Sequential):
 
 @dataclass(frozen=True)
 class Groups:
-    """Sequences of a first token and steps, sorted by length, in groups that are padded to their own longest one.
+    """Sequences of a first token and time steps, sorted by length, in groups that are padded to their longest
+    one.
 
-    Their tokens are rows ``[R, D]``: those of the first sequence of the first group, padded, then those of the second, ...
+    Their tokens are rows ``[R, D]``: those of the first sequence of the first group, padded, then those of
+    the second, and so on.
     """
 
     rows: Tensor
-    """``[R]``: for each row its place among all first tokens, then all real steps of a modality, then those of the next.
-    Padded rows repeat the first token of their sequence: what they become is read by nobody."""
+    """``[R]``: the index of each row among all first tokens, then all real time steps of the first modality,
+    then those of the next. Padded rows repeat the first token of their sequence; their results are unused."""
     shapes: Sequence[tuple[int, int]]
-    """Sequences and tokens of each, of every group."""
+    """Of each group: the number of sequences, and of tokens per sequence."""
     kinds: Sequence[Tensor]
-    """``[n, L]`` for each group: 0 for the first token, 1, 2, ... for the steps of a modality, ``PADDED``."""
+    """``[n, L]`` of each group: 0 for the first token, 1, 2, ... for the modality of a time step,
+    ``PADDED``."""
     firsts: Tensor
-    """``[B]`` rows of the first tokens."""
+    """``[B]`` rows of the first tokens, sorted by length."""
     back: Tensor
-    """``[B]`` places of the batch's samples among ``firsts``."""
+    """``[B]`` indices of the batch's samples in ``firsts``."""
 
     @classmethod
     def of(cls, *masks: Tensor, size: int | None = None) -> Groups:
-        """Of a first token for each sample and the real steps of several modalities, from their masks ``[B, T]``.
+        """Groups of sequences with a first token and the real time steps of several modalities.
 
         Args:
-            size: sequences of a group; by default few on the CPU, where attention to padded tokens costs time, and all
-                elsewhere, where many small pieces do.
+            masks: ``[B, T]`` of each modality, True for real time steps.
+            size: sequences per group. Default: few on the CPU, where attention to padded tokens is slow; all
+                elsewhere, where many small groups are slow.
         """
+        # The length of each sequence, and the index and kind of each of its tokens.
         batch, device = len(masks[0]), masks[0].device
         counts = [mask.sum(1) for mask in masks]
         length = 1 + torch.stack(counts).sum(0)
@@ -131,10 +137,14 @@ class Groups:
             rows = torch.where(inside, before + (count.cumsum(0) - count)[:, None] + step, rows)
             kinds = torch.where(inside, kind, kinds)
             begin, before = begin + count, before + int(count.sum())
+
+        # Sort by length and divide into groups.
         order = length.argsort(stable=True)
         groups = torch.split(order, size or (GROUP if device.type == "cpu" else batch))
         longest = [int(length[group[-1]]) for group in groups]
         shapes = [(len(group), n) for group, n in zip(groups, longest, strict=True)]
+
+        # The row at which each sequence starts.
         starts = torch.tensor([n for count, n in shapes for _ in range(count)]).cumsum(0)
         firsts = torch.cat([starts.new_zeros(1), starts[:-1]]).to(device)
         pieces = [(group, n) for group, n in zip(groups, longest, strict=True)]
@@ -147,7 +157,7 @@ class Groups:
         )
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """Rows ``[R, D]`` as ``[n, L, D]`` for each group."""
+        """Split rows ``[R, D]`` into ``[n, L, D]`` of each group."""
         parts = torch.split(x, [n * length for n, length in self.shapes])
         return [part.view(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)]
 
@@ -155,11 +165,12 @@ class Groups:
 PADDED = -1
 """The kind of a padded token."""
 GROUP = 8
-"""Sequences of a group on the CPU."""
+"""Sequences per group on the CPU."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases in query, key and value; scale dim_head^-0.5; output Linear and dropout."""
+    """Multi-head attention without biases in query, key and value; scale dim_head^-0.5; output Linear and
+    dropout."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, dropout: float) -> None:
         super().__init__()
@@ -171,20 +182,22 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """What the queries ``x`` ``[B, Q, dim]`` gather from ``context`` ``[B, K, dim]`` (default: from themselves).
+        """Attention of the queries ``x`` ``[B, Q, dim]`` to ``context`` ``[B, K, dim]`` (default: to
+        themselves).
 
-        ``mask`` is bool, ``[B, Q, K]`` or ``[B, 1, K]``, True where a query sees a key; no row may be all False.
+        ``mask`` is bool, ``[B, Q, K]`` or ``[B, 1, K]``, True if a query attends to a key. No row may be all
+        False.
         """
         context = x if context is None else context
         out: Tensor = self.dropout(self.out(self._gather(self.query(x), self.key(context), self.value(context), mask)))
         return out
 
     def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
-        """``forward`` of groups of sequences, rows ``[R, dim]``, that attend to themselves.
+        """Self-attention of groups of sequences, rows ``[R, dim]``.
 
         Args:
-            masks: ``[n, L, L]`` for each group.
-            first_only: whether only the first token of each sequence is wanted, ``[B, dim]``.
+            masks: ``[n, L, L]`` of each group.
+            first_only: return only the first token of each sequence, ``[B, dim]``.
         """
         if first_only:
             gathered = self._gather_to_firsts(x, groups, masks)
@@ -195,10 +208,11 @@ class Attention(nn.Module):
         return out
 
     def _gather_to_firsts(self, x: Tensor, groups: Groups, masks: Sequence[Tensor]) -> Tensor:
-        """``[B, heads * dim_head]`` for the first tokens, without keys and values of all tokens.
+        """Attention of the first tokens, ``[B, heads * dim_head]``, without the keys and values of all
+        tokens.
 
-        A head's score of a token x, q . K x, is (K^T q) . x, and the weighted sum of all V x is V times that of all x: so the
-        heads of a first token are the queries of one attention to the tokens themselves.
+        A head scores a token x with q . K x = (K^T q) . x, and the weighted sum of all V x is V times that of
+        all x. So the heads of a first token are the queries of one attention to the tokens themselves.
         """
         of_heads = (self.heads, -1, x.shape[1])
         key, value = self.key.weight.view(of_heads), self.value.weight.view(of_heads)
@@ -209,13 +223,15 @@ class Attention(nn.Module):
         return torch.einsum("bhd,hkd->bhk", sums, value).flatten(1)
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Values ``[B, K, heads * dim_head]`` by the queries ``[B, Q, ...]``."""
+        """Attention of queries ``[B, Q, heads * dim_head]`` to keys and values ``[B, K, heads *
+        dim_head]``."""
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
         return self._attend(q, k, v, None if mask is None else mask.unsqueeze(1)).transpose(1, 2).flatten(2)
 
     @staticmethod
     def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
-        """Torch's attention, on the CPU never in 16 bits, whose backward takes ten times as long there."""
+        """Torch's attention, on the CPU in 32 bits: the backward pass in 16 bits takes ten times as long
+        there."""
         if q.device.type == "cpu" and q.dtype.itemsize == 2:
             with torch.autocast("cpu", enabled=False):
                 return Attention._attend(q.float(), k.float(), v.float(), mask, scale)
@@ -249,7 +265,8 @@ class TransformerLayer(nn.Module):
         return out
 
     def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
-        """The same of groups of sequences, ``[R, dim]`` to ``[R, dim]``, or to ``[B, dim]``; as in ``Attention.grouped``."""
+        """The same for groups of sequences, ``[R, dim]`` to ``[R, dim]`` or ``[B, dim]``, as
+        ``Attention.grouped``."""
         gathered = self.attention.grouped(self.norms[0](x), groups, masks, first_only=first_only)
         x = (x.index_select(0, groups.firsts) if first_only else x) + gathered
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
@@ -258,27 +275,29 @@ class TransformerLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One modality as a sequence of tokens, packed: only the real steps are there."""
+    """The tokens of one modality, packed: without padding."""
 
     x: Tensor
-    """``[M, dim]``: the real steps of the first sample, then those of the second, ..."""
+    """``[M, dim]``: the real time steps of the first sample, then those of the second, and so on."""
     mask: Tensor
-    """``[B, T]`` bool, True where the step is real."""
+    """``[B, T]`` bool, True for real time steps."""
 
     def padded(self) -> Tensor:
-        """``[B, T, dim]`` with zeros at padded steps."""
+        """``[B, T, dim]`` with zeros at padded time steps."""
         return self.x.new_zeros(*self.mask.shape, self.x.shape[-1]).index_put((self.mask,), self.x)
 
     def mean(self) -> Tensor:
-        """Temporal mean over the real steps, ``[B, dim]``; zeros for a sample without any."""
+        """Mean over the real time steps, ``[B, dim]``; zeros for a sample without any."""
         return self.padded().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1).to(self.x.dtype)
 
 
 def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
-    """Apply a per-step network to the real steps of ``[B, T, D]``: packed, ``[M, outputs]``.
+    """Apply a per-step network to the real time steps of ``[B, T, D]``; returns them packed, ``[M,
+    outputs]``.
 
-    In training with ``padding_in_statistics`` the padded steps, which are zeros, pass too and enter BatchNorm statistics
-    (published behaviour). Of zeros the first Linear gives its bias, so that only the layers behind it compute them.
+    In training with ``padding_in_statistics``, the padded time steps pass through the network too and enter
+    the BatchNorm statistics, as published. They are zeros, for which the first Linear returns its bias. So
+    only the other layers compute them.
     """
     index = mask.flatten().nonzero().squeeze(1)
     real = x.flatten(0, 1).index_select(0, index)
@@ -294,11 +313,11 @@ def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statis
 
 
 class TokenStage(nn.Module):
-    """Encoded steps and their times to tokens (TCAF).
+    """Makes tokens of encoded time steps and their times (TCAF).
 
-    token = Linear_modality([features, position + modality + padding]), then dropout. The position of time t is a learnt
-    Linear of the Fourier features [sin, cos](2 pi [t, t] M) with a fixed random M ``[2, size / 2]`` ~ N(0, scale^2). The
-    padding embedding stands at padded steps alone, which nothing reads.
+    token = Linear_modality([features, position + modality + padding]), then dropout. The position of time t
+    is a learnt Linear of the Fourier features [sin, cos](2 pi [t, t] M) with a fixed random M ``[2, size /
+    2]`` ~ N(0, scale^2). Only padded time steps have the padding embedding, and their tokens are unused.
     """
 
     def __init__(self, dim: int, *, size: int, scale: float, dropout: float) -> None:
@@ -312,24 +331,27 @@ class TokenStage(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, audio: Tokens, audio_times: Tensor, video: Tokens, video_times: Tensor) -> tuple[Tokens, Tokens]:
-        """Tokens of both modalities from their encoded steps and times ``[B, T]``."""
+        """Tokens of both modalities from their encoded time steps and times ``[B, T]``."""
         return (
             self._tokens(audio, audio_times, self.audio, self.modality[0]),
             self._tokens(video, video_times, self.video, self.modality[1]),
         )
 
     def _tokens(self, steps: Tokens, times: Tensor, projection: nn.Module, modality: Tensor) -> Tokens:
-        # element-wise, not a matrix product: reduced precision in 2 pi t M would destroy the phases
+        # Element-wise, not a matrix product: reduced precision in 2 pi t M would destroy the phases.
         frequencies = self.get_buffer("frequencies")
         turns = (2 * math.pi * times[steps.mask].to(frequencies.dtype)).unsqueeze(-1)
         phase = turns * frequencies[0] + turns * frequencies[1]
         position = self.position(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        extra = (position + modality + 0.0 * self.padding).to(steps.x.dtype)  # no real step has it; Adam decays it all the same
+        # No real time step has the padding embedding; the product gives it a gradient, so that Adam decays it
+        # as published.
+        extra = (position + modality + 0.0 * self.padding).to(steps.x.dtype)
         return Tokens(self.dropout(projection(torch.cat([steps.x, extra], dim=-1))), steps.mask)
 
 
 class SequenceConfig(MethodConfig):
-    """Settings of TCAF's input stage, head and training, which its sequence baselines share (cls features, UCF)."""
+    """Hyperparameters of TCAF's input stage, head and training; its sequence baselines share them (UCF, cls
+    features)."""
 
     lr: float = Field(7e-5, gt=0, le=1, description="learning rate of Adam")
     weight_decay: float = Field(1e-5, ge=0, le=1, description="L2 penalty of Adam")
@@ -346,7 +368,8 @@ class SequenceConfig(MethodConfig):
 
 
 class SequenceMethod(Method):
-    """TCAF without its fusion: encoders, token stage, word side, decoders and loss. A subclass says how to fuse.
+    """TCAF without its fusion: encoders, token stage, class projection, decoders and loss. A subclass adds
+    the fusion.
 
     A_enc, V_enc: P(D, h_e, dim) per step; W_proj: P(D_w, d); D_o: P(d, h_d, D_w); D_w: P(d, D_w).
     """
@@ -366,7 +389,7 @@ class SequenceMethod(Method):
 
     @abstractmethod
     def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:
-        """Embeddings to train, name -> ``[B, d]``; ``"joint"`` is the one that is evaluated."""
+        """Embeddings that the loss trains, name -> ``[B, d]``; ``"joint"`` is evaluated."""
 
     def sample_projection_of(self, inputs: int) -> Projection:
         """O_proj: P(inputs, h_d, d)."""
@@ -374,10 +397,10 @@ class SequenceMethod(Method):
         return Projection(inputs, c.embedding_dim, hidden=c.decoder_hidden, dropout=c.decoder_dropout)
 
     def sample_embeddings(self, batch: Batch) -> dict[str, Tensor]:
-        """Encode, make tokens and fuse a batch of sequences.
+        """Encode a batch of sequences, make tokens and fuse them.
 
         Raises:
-            ValueError: the batch holds temporal means.
+            ValueError: the batch has temporal means.
         """
         masks, times = (batch.audio_mask, batch.video_mask), (batch.audio_times, batch.video_times)
         if masks[0] is None or masks[1] is None or times[0] is None or times[1] is None:
@@ -388,7 +411,8 @@ class SequenceMethod(Method):
         return self.fuse(*self.token_stage(audio, times[0], video, times[1]))
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """The TCAF loss and its parts, summed over the trained embeddings; with several, also each one's total."""
+        """The TCAF loss and its terms, summed over the trained embeddings; if there are several, also each
+        total."""
         text, label = text_of(batch), labels_of(batch)
         embeddings = self.sample_embeddings(batch)
         decoded = [self.sample_decoder(x) for x in embeddings.values()]
@@ -411,15 +435,16 @@ class SequenceMethod(Method):
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
-        """Pass the batch once more, which moves the running statistics of encoders and projections, not of decoders."""
+        """Embed the batch again, which changes the running statistics of encoders and projections, not of
+        decoders."""
         self.sample_embeddings(batch)
         self.word_projection(text_of(batch))
 
 
 def text_of(batch: Batch) -> Tensor:
-    """Word vectors of a training batch, ``[B, D_w]``. Raises ValueError if it has none."""
+    """Class embeddings of a training batch, ``[B, D_w]``. Raises ValueError if it has none."""
     if batch.text is None:
-        raise ValueError("the batch has no word vectors (Batch.text); a loss needs a training batch")
+        raise ValueError("the batch has no class embeddings (Batch.text); a loss needs a training batch")
     return batch.text
 
 
@@ -442,7 +467,8 @@ BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
 
 
 def module_names(published: str, ours: str, layers: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Published to our names of a module's tensors; ``layers`` maps a layer inside it to the tensors of that layer."""
+    """Published name -> our name of a module's tensors; ``layers`` maps each of its layers to the layer's
+    tensors."""
     return {f"{published}.{layer}.{x}": f"{ours}.{layer}.{x}" for layer, tensors in layers.items() for x in tensors}
 
 
@@ -452,11 +478,11 @@ TWO_LAYERS = {**PERCEPTRON_LAYERS, "5": BATCH_NORM}
 
 
 def rename_published(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """A published state dict under our names.
+    """A published state dict with our names.
 
     Args:
         state: tensors by published name.
-        names: published name -> our name, for every tensor that must be there.
+        names: published name -> our name of every required tensor.
 
     Raises:
         ValueError: tensors are missing or left over; the message names them.
@@ -471,12 +497,12 @@ def published_settings(args: Mapping[str, Any], fields: Mapping[str, str], fixed
     """Config fields from the arguments stored beside a published checkpoint.
 
     Args:
-        args: the stored arguments; names that are not asked for are ignored.
-        fields: our field -> published argument; arguments that were not stored leave our default.
-        fixed: published switches and the only value of each that we implement.
+        args: the stored arguments; other names are ignored.
+        fields: our field -> published argument; an argument that is not stored has our default.
+        fixed: published options, each with the only value that we implement.
 
     Raises:
-        ValueError: a switch has a value that we do not implement.
+        ValueError: an option has a value that we do not implement.
     """
     wrong = {name: args[name] for name, value in fixed.items() if name in args and args[name] != value}
     if wrong:

@@ -5,17 +5,18 @@
 
 With T the triplet loss and n the sample of another class, the loss is the sum of
 
-- ``triplet``: mean of (1 - alpha_i) T_j(t, a, a_n) + alpha_i T_j(t, v, v_n), over all pairs (i, j) as published
-  (``pairing="outer"``: a defect, alpha of one sample weights the triplets of all) or over i = j (``"sample"``);
+- ``triplet``: mean of (1 - alpha_i) T_j(t, a, a_n) + alpha_i T_j(t, v, v_n). As published it is over all
+  pairs (i, j) (``pairing="outer"``), a known deviation: alpha of one sample weights the triplets of all.
+  ``"sample"``: over i = j;
 - ``alignment``: MSE(a, v);
-- ``attention``: MSE(alpha, s), where s in {0, 1/2, 1} says which modality is surer of the class, by the entropies H of
-  softmax(a C^T) and softmax(v C^T) over the training classes C = f_t(text): 0 where H_v - H_a > 0.1, 1 where
-  H_a - H_v > 0.1, 1/2 otherwise.
+- ``attention``: MSE(alpha, s), where s in {0, 1/2, 1} is the modality with the lower entropy H of softmax(a
+  C^T) and softmax(v C^T) over the training classes C = f_t(text): 0 (audio) if H_v - H_a > 0.1, 1 (video) if
+  H_a - H_v > 0.1, otherwise 1/2.
 
-Evaluated by (1 - h) * audio distance + h * video distance (output ``both``), h = 1 where alpha >= 1/2, else 0.
+Evaluated by (1 - h) * audio distance + h * video distance (output ``both``), h = 1 if alpha >= 1/2, else 0.
 
-Reference: Parida, Matiyali, Guha, Sharma: Coordinated joint multimodal embeddings for generalized audio-visual
-zero-shot classification and retrieval of videos, WACV 2020, arXiv:1910.08732.
+Reference: Parida, Matiyali, Guha, Sharma: Coordinated joint multimodal embeddings for generalized
+audio-visual zero-shot classification and retrieval of videos, WACV 2020, arXiv:1910.08732.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from methods.losses import triplet
 
 BIBTEX = """@inproceedings{parida2020cjme,
   author    = {Parida, Kranti Kumar and Matiyali, Neeraj and Guha, Tanaya and Sharma, Gaurav},
-  title     = {Coordinated Joint Multimodal Embeddings for Generalized Audio-Visual Zero-shot Classification and
-               Retrieval of Videos},
+  title     = {Coordinated Joint Multimodal Embeddings for Generalized Audio-Visual Zero-shot Classification
+               and Retrieval of Videos},
   booktitle = {IEEE Winter Conference on Applications of Computer Vision (WACV)},
   year      = {2020},
 }"""
@@ -67,8 +68,8 @@ PUBLISHED_BLOCKS = {
 @register(
     "cjme",
     title="CJME",
-    paper="Parida, Matiyali, Guha, Sharma: Coordinated joint multimodal embeddings for generalized audio-visual "
-    "zero-shot classification and retrieval of videos, WACV 2020",
+    paper="Parida, Matiyali, Guha, Sharma: Coordinated joint multimodal embeddings for generalized "
+    "audio-visual zero-shot classification and retrieval of videos, WACV 2020",
     bibtex=BIBTEX,
     inputs="mean",
 )
@@ -107,20 +108,25 @@ class Cjme(Method):
         return torch.sigmoid(logit).squeeze(-1)
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """Parts ``triplet``, ``alignment`` and ``attention`` as in the module's text."""
+        """Losses ``triplet``, ``alignment`` and ``attention`` as in the module's docstring."""
+        # Embeddings of the samples, their negatives and their classes.
         other, margin = negative_of(batch), self.config.margin
         a, a_n = self.audio_net(batch.audio), self.audio_net(other.audio)
         v, v_n = self.video_net(batch.video), self.video_net(other.video)
         t = self.text_net(text_of(batch))
-        if self.training:  # no loss needs the negatives' words; their published pass moves running statistics
+        if self.training:  # no loss uses the negatives' classes; as published, they change the running statistics
             with torch.no_grad():
                 self.text_net(text_of(other))
+
+        # Triplets, weighted by the modality attention.
         alpha = self.modality_attention(batch)
         near_a, near_v = triplet(t, a, a_n, margin, reduction="none"), triplet(t, v, v_n, margin, reduction="none")
         if self.config.pairing == "outer":  # the mean over all pairs is a product of means
             triplets = (1 - alpha).mean() * near_a.mean() + alpha.mean() * near_v.mean()
         else:
             triplets = ((1 - alpha) * near_a + alpha * near_v).mean()
+
+        # The attention learns which modality is surer of the class.
         with torch.no_grad():
             surer = surer_modality(a, v, self.text_net(classes.text), self.config.entropy_margin)
         parts = {
@@ -144,7 +150,7 @@ class Cjme(Method):
         """Euclidean distances ``[B, C]`` of the outputs, and ``both``: that of the gated modality.
 
         Raises:
-            ValueError: the embeddings carry no gate.
+            ValueError: the embeddings have no gate.
         """
         if embeddings.gate is None:
             raise ValueError("CJME's distances need the gate that its embed() returns")
@@ -164,7 +170,8 @@ class Cjme(Method):
 
 
 def surer_modality(audio: Tensor, video: Tensor, classes: Tensor, margin: float) -> Tensor:
-    """s ``[B]``: 0 where audio is surer of the class by more than ``margin`` nats, 1 where video is, else 1/2.
+    """s ``[B]``: 0 if the entropy of audio is lower by more than ``margin`` nats, 1 if that of video is, else
+    1/2.
 
     Args:
         audio, video: embeddings ``[B, d]``.

@@ -1,15 +1,16 @@
-"""Perceiver: learnt latents that gather from audio and video tokens, adapted to generalised zero-shot learning.
+"""Perceiver: learnt latents attend to audio and video tokens. Our adaptation to generalised zero-shot
+learning.
 
-Tokens as in TCAF (``blocks.TokenStage``). M learnt latents ``[M, dim]`` pass K blocks with weights of their own, all
-pre-norm and with residuals:
+Tokens as in TCAF (``blocks.TokenStage``). M learnt latents ``[M, dim]`` pass through K blocks, each with its
+own weights, all pre-norm and with residuals:
 
     l <- l + CrossAttention(LN(l), LN(tokens)),   l <- l + GEGLU(LN(l)),
     l <- l + SelfAttention(LN(l)),                l <- l + GEGLU(LN(l))
 
     theta_o = O_proj(LN(mean over latents)),   O_proj: P(dim, h_d, d)
 
-Loss and training: TCAF's. Evaluated by Euclidean distance of theta_o ``[B, d]`` to theta_w = W_proj(w). No code of the
-adapted version was ever published: this is our adaptation.
+Loss and training: TCAF's. Evaluated by Euclidean distance of theta_o ``[B, d]`` to theta_w = W_proj(w). No
+code of an adaptation was published: this is our own.
 
 Reference: Jaegle et al.: Perceiver: general perception with iterative attention, ICML 2021, arXiv:2103.03206.
 """
@@ -86,7 +87,8 @@ class PerceiverBlock(nn.Module):
         self.own_feed_forward = GatedFeedForward(c.dim, c.mlp_factor * c.dim, c.dropout)
 
     def forward(self, latents: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Latents ``[B, M, dim]`` after a look at tokens ``[B, N, dim]``; ``mask`` ``[B, 1, N]`` marks the real ones."""
+        """Update latents ``[B, M, dim]`` from tokens ``[B, N, dim]``; ``mask`` ``[B, 1, N]`` is True for real
+        tokens."""
         x = latents + self.cross(self.norms[0](latents), self.token_norm(tokens), mask)
         x = x + self.cross_feed_forward(self.norms[1](x))
         x = x + self.own(self.norms[2](x))
@@ -95,7 +97,8 @@ class PerceiverBlock(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """GEGLU: Linear to two halves x and g, x * GELU(g), dropout, Linear, dropout (Shazeer, arXiv:2002.05202)."""
+    """GEGLU: Linear to two halves x and g, x * GELU(g), dropout, Linear, dropout (Shazeer,
+    arXiv:2002.05202)."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()

@@ -1,15 +1,16 @@
-"""TCAF: temporal cross-attention of audio and video steps.
+"""TCAF: temporal cross-attention of audio and video time steps.
 
-Tokens of both modalities (``blocks.TokenStage``) follow a learnt class token through L pre-norm layers. A step sees the
-steps of the *other* modality and the class token; the class token sees all:
+A learnt class token and the tokens of both modalities (``blocks.TokenStage``) pass through L pre-norm layers.
+A time step attends to the time steps of the *other* modality and to the class token. The class token attends
+to all:
 
     x <- x + MHA(LN(x)),  x <- x + FF(LN(x))   (one LN for both),   theta_o = O_proj(x[class])
 
 with O_proj: P(dim, h_d, d). Loss: ``losses.tcaf_losses``. Shapes: tokens ``[B, 1 + T_a + T_v, dim]``,
 theta_o ``[B, d]``. Evaluated by Euclidean distance of theta_o to theta_w = W_proj(w).
 
-Reference: Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot learning,
-ECCV 2022, arXiv:2207.09966.
+Reference: Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot
+learning, ECCV 2022, arXiv:2207.09966.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Tcaf(SequenceMethod):
         dim_head: int = Field(64, ge=1, description="width of a head")
         mlp_dim: int = Field(128, ge=1, description="hidden width of the feed-forwards")
         dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the transformer layers")
-        sees: Sees = Field("cross", description="which steps a step attends to: the other modality, its own, or all")
+        sees: Sees = Field("cross", description="what a time step attends to: the other modality, its own, or all")
 
     published_class = "Multimodal_Sequence_Transformer"
 
@@ -121,12 +122,12 @@ class Tcaf(SequenceMethod):
         *layers, last = cast(list[TransformerLayer], list(self.layers))
         for layer in layers:
             x = layer.grouped(x, groups, masks)
-        first = last.grouped(x, groups, masks, first_only=True)  # only the class token is read
+        first = last.grouped(x, groups, masks, first_only=True)  # only the class token is used
         return {"joint": self.sample_projection(first.index_select(0, groups.back))}
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a published checkpoint under our names.
+        """The state dict of a published checkpoint with our names.
 
         Raises:
             ValueError: tensors are missing or left over, or the two stored copies of the token stage differ.
@@ -153,9 +154,14 @@ class Tcaf(SequenceMethod):
 
 
 def attention_mask(kinds: Tensor, sees: Sees) -> Tensor:
-    """Which token sees which, bool ``[B, N, N]``, from their kinds ``[B, N]``: 0 class token, 1 audio, 2 video, ``PADDED``.
+    """Which token attends to which, bool ``[B, N, N]``.
 
-    Nobody sees padded tokens. These see what others of their kind would see, so that no row is empty; nobody reads them.
+    No token attends to padded tokens. Padded tokens attend to others, so that no row is empty; their results
+    are unused.
+
+    Args:
+        kinds: ``[B, N]``: 0 for the class token, 1 for audio, 2 for video, ``PADDED``.
+        sees: as in ``Tcaf.Config``.
     """
     queries, keys = kinds[:, :, None], kinds[:, None, :]
     same, with_class = queries == keys, (queries == 0) | (keys == 0)
@@ -164,7 +170,7 @@ def attention_mask(kinds: Tensor, sees: Sees) -> Tensor:
 
 
 def _published_names(depth: int) -> dict[str, str]:
-    """Published name -> our name of all tensors, the token stage under its second published name."""
+    """Published name -> our name of all tensors; the token stage by its second published name."""
     names = {"cls_token": "class_token"}
     two = {"A_enc": "audio_encoder", "V_enc": "video_encoder", "O_proj": "sample_projection", "D_o": "sample_decoder"}
     one = {"W_proj": "word_projection", "D_w": "word_decoder"}

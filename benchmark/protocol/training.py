@@ -222,9 +222,7 @@ class Loop:
         except Exception as error:  # a damaged file fails in many ways
             raise_outside(error, file)  # a passing fault is no reason to start from an earlier epoch
             raise_unreadable(file)
-            self.listener.on_note(
-                f"{file} cannot be read ({type(error).__name__}); continues from an earlier checkpoint, if any"
-            )
+            self.listener.on_note(f"{file} cannot be read ({type(error).__name__}); an earlier one is used, if any")
             return None
         if key != self.key:
             raise UsageError(f"{file}: belongs to other settings ({key}); remove it")
