@@ -1,4 +1,5 @@
-"""What jobs log of a tested model, for figures and tables: right on cases worked out by hand, and without any effect."""
+"""What jobs log of a tested model for figures and tables: correct on cases by hand, and without any
+effect."""
 
 from __future__ import annotations
 
@@ -52,9 +53,9 @@ def test_the_nearest_seen_class_is_that_of_the_highest_cosine_whatever_the_lengt
 def test_confusion_counts_unseen_samples_among_unseen_classes_only() -> None:
     distances = np.array(
         [
-            [0.1, 0.9, 0.2, 0.8],  # a sample of seen class 0: no matter
-            [0.0, 0.9, 0.2, 0.8],  # of unseen class 2, nearest to a seen class, but 2 among the unseen
-            [0.5, 0.9, 0.8, 0.2],  # of 2, taken for 3
+            [0.1, 0.9, 0.2, 0.8],  # a sample of seen class 0, not counted
+            [0.0, 0.9, 0.2, 0.8],  # of unseen class 2: nearest to a seen class, but to 2 among the unseen
+            [0.5, 0.9, 0.8, 0.2],  # of 2, predicted as 3
             [0.5, 0.9, 0.8, 0.2],  # again
             [0.5, 0.9, 0.8, 0.2],  # of 3
         ],
@@ -65,17 +66,23 @@ def test_confusion_counts_unseen_samples_among_unseen_classes_only() -> None:
     assert unseen_confusion(nearest) == [(2, 2, 1), (2, 3, 2), (3, 3, 1)]
 
 
-def test_right_answers_are_counted_by_class_and_source_in_whatever_order_samples_come() -> None:
-    """Two clips of g01 and one of g02 in each class; a group is counted in each class by itself."""
+def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_samples() -> None:
+    """Two clips of g01 and one of g02 in each class. A group is counted in each class separately."""
     ids = [f"v_{name}_g{group}_c01" for name in ("Run", "Swim", "Fly") for group in ("01", "02")] + ["v_Run_g01_c02", "odd"]
     labels = np.array([0, 0, 1, 1, 2, 2, 0, 2])
     distances = np.array(
         [
-            [0.1, 0.9, 0.5], [0.8, 0.1, 0.5], [0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.1, 0.9, 0.2], [0.8, 0.9, 0.2],
-            [0.1, 0.9, 0.5], [0.8, 0.9, 0.2],
+            [0.1, 0.9, 0.5],
+            [0.8, 0.1, 0.5],
+            [0.9, 0.1, 0.5],
+            [0.9, 0.1, 0.5],
+            [0.1, 0.9, 0.2],
+            [0.8, 0.9, 0.2],
+            [0.1, 0.9, 0.5],
+            [0.8, 0.9, 0.2],
         ],
         np.float32,
-    )  # fmt: skip
+    )
     nearest = Nearest.of(distances, np.array([0, 1, 2]), np.array([0, 1]), labels)
     section = SimpleNamespace(classes=SimpleNamespace(names={0: "run", 1: "swim", 2: "fly"}))
     experiment = SimpleNamespace(dataset=load_cards()["ucf"])
@@ -115,7 +122,7 @@ def test_a_draw_is_balanced_over_classes_and_unseen_classes_come_first() -> None
 
 
 @pytest.mark.parametrize(("limit", "counts"), [(1000, [5, 2]), (7, [5, 2]), (6, [4, 2]), (1, [0, 1])])
-def test_a_draw_takes_what_there_is(limit: int, counts: list[int]) -> None:
+def test_a_draw_of_few_samples_takes_all(limit: int, counts: list[int]) -> None:
     labels = np.repeat([0, 1], [5, 2])
 
     rows = balanced_rows(labels, labels == 0, limit, seed=0)
@@ -211,7 +218,7 @@ def test_a_method_that_cannot_be_counted_has_no_count(tested: tuple[EvaluationSe
     assert flops_per_sample(Uncountable(Config(), spec), data, rules, 16, seed=0) is None
 
 
-def test_looking_at_a_method_changes_neither_its_mode_nor_a_random_state(
+def test_inspecting_a_method_changes_neither_its_mode_nor_a_random_state(
     tested: tuple[EvaluationSet, FeatureRules, Spec],
 ) -> None:
     data, rules, spec = tested
@@ -300,7 +307,7 @@ def test_the_logged_map_is_bounded_rounded_and_holds_all_classes(bench: Bench) -
     assert digits.str.lstrip("0").str.len().max() <= 4
 
 
-def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_the_same_with_and_without_inspection(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf", seeds=2)
     bench.run(call)
     with monkeypatch.context() as patch:
@@ -318,7 +325,7 @@ def test_results_are_the_same_with_and_without_it(bench: Bench, other: Bench, mo
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process")
-def test_the_peak_of_memory_is_that_of_the_job_and_not_of_what_was_before_it() -> None:
+def test_the_memory_peak_is_that_of_the_job_alone() -> None:
     code = """
 import numpy
 from benchmark.running.memory import peak_memory_mb, restart_peak_memory
@@ -330,7 +337,7 @@ del ones
 restart_peak_memory()
 print(first, high, peak_memory_mb())
 """
-    ones = np.ones(600 * 2**17)  # 600 MiB of the process that starts it
+    ones = np.ones(600 * 2**17)  # 600 MiB of the parent process
     answer = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     first, high, last = map(float, answer.stdout.split())
     assert first < ones.nbytes / 2**20

@@ -1,4 +1,5 @@
-"""A seventh method is one file and one YAML: it is listed, runs, is tuned, and passes the contract tests."""
+"""A new method is one Python file and one YAML file: it is listed, runs, is tuned, and passes the contract
+tests."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from benchmark.method import RESERVED
 from benchmark.settings.resolve import SECTIONS
 
 METHOD = '''
-"""Ridge-like baseline: a linear map of both means to the word vectors."""
+"""Ridge-like baseline: a linear map of both means to the class embeddings."""
 import torch
 from torch.nn import functional
 from benchmark.method import Embeddings, Field, Method, MethodConfig, register
@@ -94,7 +95,7 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
         ("train.epochs: {type: float, low: 1, high: 9}", r"search\.train\.epochs: between low and high: .*integer"),
     ],
 )
-def test_a_range_with_values_that_the_method_refuses_is_told_before_anything_runs(
+def test_a_range_with_values_that_the_method_refuses_is_reported_before_anything_runs(
     bench: Bench, plugin: Path, searched: str, says: str
 ) -> None:
     plugin.with_suffix(".yaml").write_text(f"method: linear\nsearch: {{{searched}}}\n")
@@ -125,7 +126,7 @@ def test_values_that_do_not_fit_together_fail_their_trial_alone(bench: Bench, pl
     assert "dropout wants another rate" in told[0].error
 
 
-def test_a_plugin_that_registers_nothing_or_cannot_be_read_says_so(tmp_path: Path) -> None:
+def test_a_plugin_that_registers_nothing_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     empty, broken = tmp_path / "empty.py", tmp_path / "broken.py"
     empty.write_text("x = 1\n")
     broken.write_text("import nowhere\n")
@@ -135,7 +136,7 @@ def test_a_plugin_that_registers_nothing_or_cannot_be_read_says_so(tmp_path: Pat
         registry.load([broken])
 
 
-def test_a_name_cannot_be_taken_twice(tmp_path: Path) -> None:
+def test_a_name_cannot_be_registered_twice(tmp_path: Path) -> None:
     thief = tmp_path / "thief.py"
     thief.write_text(METHOD.replace('"linear"', '"tcaf"'))
     with pytest.raises(UsageError, match=r"method name 'tcaf' is taken by methods\.tcaf"):
@@ -168,9 +169,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_plugin_that_ends_the_process_is_an_error_of_its_own(
-    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plugin_that_ends_the_process_is_an_error(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     code, reason = ENDINGS[kind]
     path = tmp_path / "train.py"
     path.write_text(f"{METHOD.replace('linear', 'begun')}\n{code}\n")
@@ -184,7 +183,7 @@ def test_a_plugin_that_ends_the_process_is_an_error_of_its_own(
     assert "begun" not in registry.REGISTERED
 
 
-def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_plugin_changes_of_the_process_is_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "busy.py"
     path.write_text(
         METHOD.replace('"linear"', '"busy"') + "import logging, os, sys, warnings\n"
@@ -207,7 +206,7 @@ def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path: Path, capsys
         ("from benchmark.errors import Terminated\nraise Terminated(1)", Terminated),
     ],
 )
-def test_interrupts_from_outside_are_none_of_the_plugins(tmp_path: Path, code: str, error: type[BaseException]) -> None:
+def test_interrupts_from_outside_are_not_blamed_on_a_plugin(tmp_path: Path, code: str, error: type[BaseException]) -> None:
     path = tmp_path / "slow.py"
     path.write_text(code)
     with pytest.raises(error):
@@ -226,7 +225,7 @@ def test_a_plugin_that_wraps_the_output_leaves_it_open(tmp_path: Path) -> None:
 
 @pytest.fixture
 def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of methods in place of the shipped one."""
+    """A folder of methods instead of the shipped one."""
     import methods as package
 
     folder = tmp_path / "methods"
@@ -238,7 +237,7 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
+def test_files_that_are_no_methods_do_not_stop_others(methods: Path) -> None:
     (methods / "exits.py").write_text("import sys\nsys.exit('not now')\n")
     (methods / "fine_one.py").write_text(METHOD.replace('"linear"', '"fine_one"'))
     (methods / "fine_one (copy).py").write_text(METHOD.replace('"linear"', '"fine_one"'))
@@ -253,7 +252,7 @@ def test_files_of_methods_that_are_none_stop_no_other(methods: Path) -> None:
     assert "rename it" in found.broken["fine_one (copy)"]
 
 
-def test_all_methods_cannot_be_named_beside_one() -> None:
+def test_all_methods_cannot_be_combined_with_one() -> None:
     with pytest.raises(UsageError, match="--methods all,cjme: all stands alone; write --methods all"):
         registry.load().select("all,cjme")
 
@@ -327,9 +326,7 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         ("class Linear(Method):", "class Linear(torch.nn.Module):", "decorate a subclass of Method, not"),
     ],
 )
-def test_what_a_method_declares_wrongly_is_refused_with_its_file_and_what_is_expected(
-    plugin: Path, old: str, new: str, told: str
-) -> None:
+def test_a_wrong_declaration_is_refused_with_its_file_and_what_is_expected(plugin: Path, old: str, new: str, told: str) -> None:
     plugin.write_text(METHOD.replace(old, new))
     with pytest.raises(UsageError, match=rf"--plugin .*linear\.py: ValueError: .*{told}"):
         registry.load([plugin])

@@ -1,4 +1,5 @@
-"""What every registered method must keep; a new method is picked up by itself (plug-ins through GZSL_CONTRACT_PLUGINS)."""
+"""The contract of every registered method; new methods are included (plug-ins through
+GZSL_CONTRACT_PLUGINS)."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.parametrize("name", FOUND.methods)
 
 
 SIZES = load_cards()["stamps"].sizes
-"""Small settings of the methods that have some, for speed; others are tested with their defaults."""
+"""Small hyperparameters for speed; other methods are tested with their defaults."""
 
 
 def build(name: str, seed: int = 0) -> Method:
@@ -73,7 +74,7 @@ def training_batch(method: Method, size: int = 12, seed: int = 2) -> Batch:
     return replace(batch, negative=labelled((label + 1) % CLASSES)) if method.needs_negatives else batch
 
 
-def test_loss_is_a_finite_total_with_its_parts(name: str) -> None:
+def test_losses_are_finite_and_have_a_total(name: str) -> None:
     method = build(name)
     losses = method.loss(training_batch(method), Classes(text()))
     assert "total" in losses
@@ -109,7 +110,7 @@ def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: s
 
 
 def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> None:
-    """Blocks of other sizes and in another order give every sample the same distances: it is looked at by itself."""
+    """The distances of a sample depend neither on the size of the blocks nor on the order."""
     method = build(name).eval()
     batch = one(method.inputs, 300, torch.Generator().manual_seed(7))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(8))
@@ -127,14 +128,14 @@ def rows_of(batch: Batch, rows: Tensor) -> Batch:
     return Batch(**{name: x[rows] for name, x in vars(batch).items() if isinstance(x, Tensor)})
 
 
-def test_training_lowers_the_loss_and_tells_the_classes_apart(name: str) -> None:
-    """At one learning rate of three, since a step that suits a linear map makes CJME forget again what it learnt."""
+def test_training_lowers_the_loss_and_separates_the_classes(name: str) -> None:
+    """With one of three learning rates: a rate that suits a linear map is too high for CJME."""
     ended = [trained(name, lr) for lr in (2e-3, 5e-4, 1e-2)]
     assert any(last < first and right > 2 / CLASSES for first, last, right in ended), ended
 
 
 def trained(name: str, lr: float) -> tuple[float, float, float]:
-    """Loss of the first and of the last five of forty steps, and the share of a batch that is right after them."""
+    """Losses of the first and of the last five of forty steps, and the accuracy on a batch after them."""
     method = build(name).train()
     optimizer = torch.optim.Adam(method.parameters(), lr=lr)
     totals = []
@@ -152,7 +153,7 @@ def trained(name: str, lr: float) -> tuple[float, float, float]:
 
 @torch.no_grad()
 def share_right(method: Method, batch: Batch) -> float:
-    """Share of a batch that is nearest to its own class."""
+    """Fraction of a batch whose nearest class is correct."""
     method.eval()
     distances = method.distances(method.embed(batch), method.embed_classes(text()))[method.reported_output]
     method.train()

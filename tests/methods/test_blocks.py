@@ -1,4 +1,4 @@
-"""Shared blocks, and what holds for every method built from them."""
+"""Shared blocks, and properties of every method built from them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert not torch.equal(y, dropout(x))
     dropped = y == 0
     assert torch.allclose(y[~dropped], torch.tensor(2 / 0.7), rtol=1e-4)
-    for share in (dropped.float().mean(0), dropped.float().mean(1)):  # 5 deviations of a share of 301 and more
+    for share in (dropped.float().mean(0), dropped.float().mean(1)):  # 5 standard deviations
         assert (share - 0.3).abs().max() < 0.133
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.007)
     y.sum().backward()
@@ -174,7 +174,7 @@ def test_groups_hold_sequences_of_like_lengths_and_all_of_their_tokens() -> None
 
     groups = Groups.of(audio, video, size=2)
 
-    assert groups.shapes == [(2, 5), (2, 6)]  # of lengths 2 and 5, then 5 and 6
+    assert groups.shapes == [(2, 5), (2, 6)]  # lengths 2 and 5, then 5 and 6
     assert [k.tolist() for k in groups.kinds] == [
         [[0, 2, PADDED, PADDED, PADDED], [0, 1, 1, 1, 2]],
         [[0, 1, 1, 2, 2, PADDED], [0, 1, 2, 2, 2, 2]],
@@ -188,7 +188,7 @@ def test_groups_hold_sequences_of_like_lengths_and_all_of_their_tokens() -> None
 
 @pytest.mark.parametrize("padding_in_statistics", [True, False])
 def test_encoding_steps_gives_what_a_network_over_all_steps_gives(padding_in_statistics: bool) -> None:
-    """Padded steps pass the layers behind the first one, or none of them."""
+    """Padded time steps pass through all layers but the first, or through none."""
     torch.manual_seed(0)
     encoder = Projection(3, 4, hidden=5, dropout=0.4).train()
     plain = Projection(3, 4, hidden=5, dropout=0.4).train()
@@ -246,11 +246,11 @@ def test_mean_of_tokens_counts_real_steps_only() -> None:
 
 
 @pytest.mark.parametrize(("published", "rows"), [(True, 6), (False, 4)])
-def test_padded_steps_enter_statistics_only_where_the_batch_says_so(published: bool, rows: int) -> None:
+def test_padded_steps_enter_statistics_only_if_the_batch_allows_it(published: bool, rows: int) -> None:
     encoder = Projection(1, 1).train()
     nn.init.ones_(encoder[0].weight)
     nn.init.zeros_(encoder[0].bias)
-    encoder[1].momentum = None  # the running mean is then the mean of all rows seen
+    encoder[1].momentum = None  # then the running mean is the mean of all rows
     x, mask = torch.tensor([1.0, 2, 0, 3, 6, 0]).view(2, 3, 1), torch.tensor([[True, True, False]] * 2)
 
     encode_steps(encoder, x, mask, padding_in_statistics=published)
@@ -259,7 +259,7 @@ def test_padded_steps_enter_statistics_only_where_the_batch_says_so(published: b
 
 
 @pytest.mark.parametrize("name", SEQUENCE_METHODS)
-def test_embeddings_depend_neither_on_padding_nor_on_company(name: str) -> None:
+def test_embeddings_depend_neither_on_padding_nor_on_other_samples(name: str) -> None:
     model = build(name).eval()
     with torch.no_grad():
         expected = model.embed(sequences()).outputs["joint"]

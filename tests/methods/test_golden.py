@@ -1,8 +1,8 @@
 """Our methods against numbers computed by the published implementations (mode ``paper``, dropout 0).
 
-Published numbers in float64, where there are any, are compared in float64. Those in float32 are rounded themselves, so ours
-are computed in float64 and in float32, and the nearer ones count: float64 has no rounding of its own, and float32 may have the
-published one, bit by bit, where both take sums in the same order.
+Published numbers in float64, if there are any, are compared in float64. Those in float32 are rounded, so ours
+are computed in float64 and in float32, and the nearer ones count. float64 has almost no rounding, and float32
+may have exactly the published rounding if both take sums in the same order.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class Golden:
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     precisions: tuple[torch.dtype, ...]
-    """In which our numbers are computed; the nearer ones count."""
+    """In which we compute; the nearer results count."""
     precision: torch.dtype = torch.float64
 
     def each(self) -> list[Golden]:
-        """The same in each precision."""
+        """This golden in each precision."""
 
         def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
             return {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
@@ -87,12 +87,12 @@ class Golden:
         published: Mapping[str, Tensor],
         wider: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        """Ours as ``ours`` computes them, in one precision at least and each tensor by itself.
+        """Compare our tensors with the published ones. Each must agree in at least one precision.
 
         Args:
-            ours: gives our numbers in the precision of its argument.
-            published: the same names.
-            wider: (relative, absolute) bounds of names that have not ``BOUND``.
+            ours: computes our tensors by name, in the precision of its argument.
+            published: tensors with the same names.
+            wider: (relative, absolute) bounds of the names for which ``BOUND`` does not hold.
         """
         computed = [ours(golden) for golden in self.each()]
         assert all(numbers.keys() == published.keys() for numbers in computed)
@@ -109,7 +109,7 @@ class Golden:
     def model(self, state: dict[str, Tensor]) -> Method:
         cls: Any = METHODS[self.name]
         settings = cls.published_config({ARGUMENT_NAMES.get(k, k): v for k, v in self.config.items()})
-        if self.name == "avca":  # hard-coded in the published code, so not among its arguments
+        if self.name == "avca":  # hard-coded in the published code, not an argument
             sizes = {x: self.config[f"transformer_{x}"] for x in ("heads", "dim_head", "mlp_dim")}
             settings = settings.model_copy(update=sizes)
         spec = Spec(self.config["input_size_audio"], self.config["input_size_video"], 300, 0.96, 0.64)
@@ -121,7 +121,7 @@ class Golden:
         return Classes(self.data["class_text"])
 
     def batch(self, prefix: str, *, seconds: bool) -> Batch:
-        """A stored batch. Sequences are stored raw; the means need no scaling."""
+        """A stored batch. Sequences are stored unscaled; means need no scaling."""
         d = self.data
         label = d[f"{prefix}label"]
         kwargs: dict[str, Any] = {"label": label, "text": d["class_text"][label]}
@@ -139,8 +139,9 @@ class Golden:
 
 
 CHAOTIC = {"tcaf"}
-"""Here a relative change of the weights by 1e-7 (float32 rounding) is enough to move the losses of later steps
-by up to 5e-4 (relative), running variances by 4e-4 and up to 1 % of the elements of a weight by more than 1e-4."""
+"""Methods that amplify rounding. A relative change of the weights by 1e-7 (float32) changes losses of later
+steps by up to 5e-4 (relative), running variances by 4e-4, and up to 1 % of the elements of a weight by more
+than 1e-4."""
 
 
 def arrays(path: Path) -> dict[str, Tensor]:
@@ -209,7 +210,7 @@ def test_avca_also_embeds_the_audio_as_published() -> None:
 
     golden = load("avca")
     published = {"theta_a": golden.data["embed_theta_a"]}
-    golden.assert_same(ours, published, {"theta_a": TWICE})  # float32 rounding alone is up to 1.84 times the bound
+    golden.assert_same(ours, published, {"theta_a": TWICE})  # float32 rounding reaches 1.84 times the bound
 
 
 def test_cjme_attention_equals_the_published_one() -> None:
@@ -223,7 +224,7 @@ def test_cjme_attention_equals_the_published_one() -> None:
     golden.assert_same(ours, {"alpha": golden.data["embed_attention"].squeeze(-1)})
 
 
-def test_tcaf_losses_equal_the_published_ones_part_by_part() -> None:
+def test_each_tcaf_loss_equals_the_published_one() -> None:
     @torch.no_grad()
     def ours(golden: Golden) -> Mapping[str, Tensor]:
         model = golden.model(golden.before).eval()
@@ -238,7 +239,8 @@ def test_tcaf_losses_equal_the_published_ones_part_by_part() -> None:
 
 @cache
 def train(name: str, precision: torch.dtype) -> tuple[Method, Tensor]:
-    """The model after the stored steps, and the losses before each ``[steps, parts]``: total (TCAF: and its parts)."""
+    """The model after the stored steps, and the losses before each step ``[steps, losses]``: total (TCAF: and
+    its terms)."""
     golden = next(g for g in load(name).each() if g.precision == precision)
     model = golden.model(golden.before).train()
     optimizer = model.optimizer()
@@ -255,11 +257,11 @@ def train(name: str, precision: torch.dtype) -> tuple[Method, Tensor]:
 
 
 def undetermined(model: Method) -> set[str]:
-    """Tensors whose course is rounding noise, whoever computes it.
+    """Tensors whose values after training are rounding noise in every implementation.
 
-    A shift that the next BatchNorm removes has gradient zero in exact arithmetic; Adam turns the rounding error that is
-    left into steps of full size. That holds for the bias of every Linear before a BatchNorm and for the last bias of a
-    residual stream that feeds such a Linear. The running mean of that BatchNorm follows.
+    A shift that the next BatchNorm removes has gradient zero in exact arithmetic. Adam turns the remaining
+    rounding error into steps of full size. This holds for the bias of every Linear before a BatchNorm, for
+    the last bias of a residual stream that feeds such a Linear, and for the running mean of that BatchNorm.
     """
     names = set()
     for prefix, block in model.named_modules():
@@ -285,14 +287,14 @@ def test_training_losses_equal_the_published_ones(golden: Golden) -> None:
 
 
 def test_five_training_steps_give_the_published_weights_and_running_statistics(golden: Golden) -> None:
-    """In one precision at least, each tensor by itself."""
+    """Each tensor agrees in at least one precision."""
     stored = METHODS[golden.name].published_state(golden.after)  # type: ignore[attr-defined]
     wrong = [set(wrong_tensors(golden, train(g.name, g.precision)[0], stored)) for g in golden.each()]
     assert not set.intersection(*wrong)
 
 
 def wrong_tensors(golden: Golden, model: Method, stored: Mapping[str, Tensor]) -> Iterator[str]:
-    """Tensors of a trained model that are beyond the bounds."""
+    """Tensors of a trained model outside the bounds."""
     ours = model.state_dict()
     noise, full_steps = undetermined(model), 2 * golden.config["lr"] * golden.config["steps"]
     assert ours.keys() == stored.keys()
@@ -305,7 +307,7 @@ def wrong_tensors(golden: Golden, model: Method, stored: Mapping[str, Tensor]) -
         elif name in noise:
             fine = bool((off <= 1.5 * full_steps * scale).all())
         else:
-            # single elements whose gradient is itself rounding noise may differ, by what Adam can move them
+            # elements whose gradient is rounding noise may differ by what Adam can change
             chaotic = golden.name in CHAOTIC
             tolerance = 1e-3 if chaotic and name.endswith("running_var") else 1e-4
             few = (off <= tolerance * scale).double().mean() >= (0.98 if chaotic else 0.999)

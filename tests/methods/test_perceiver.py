@@ -1,4 +1,4 @@
-"""Perceiver: its blocks by hand, its parameters, and what its latents see."""
+"""Perceiver: its blocks by hand, its parameters, and what its latents attend to."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from methods.perceiver import GatedFeedForward, Perceiver, PerceiverBlock
 
 SPEC = Spec(audio_dim=128, video_dim=4096, text_dim=300, audio_seconds=0.96, video_seconds=0.64)
 TINY = Perceiver.Config(
-    dim=4, embedding_dim=2, encoder_hidden=3, decoder_hidden=3, token_size=2, depth=1, latents=2, heads=2, dim_head=3,
-    mlp_factor=2, dropout=0.0,
-)  # fmt: skip
+    dim=4,
+    embedding_dim=2,
+    encoder_hidden=3,
+    decoder_hidden=3,
+    token_size=2,
+    depth=1,
+    latents=2,
+    heads=2,
+    dim_head=3,
+    mlp_factor=2,
+    dropout=0.0,
+)
 
 
 def heads_by_hand(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

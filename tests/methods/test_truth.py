@@ -1,4 +1,5 @@
-"""Methods on generated data whose truth is known: each does what it is for, and none does what cannot be done."""
+"""Methods on synthetic data with a known truth: each finds the signals it can, and none beats chance without
+one."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ SAMPLES = ["train_samples=40", "test_unseen_samples=30", "seen_bias=0", "noise=0
 
 
 def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
-    """ZSL of a method where only the named signals tell the classes apart."""
+    """ZSL of a method if only the named signals separate the classes."""
     channels = {"audio_signal": 0.0, "video_signal": 0.0, "joint_signal": 0.0, "order_signal": 0.0, **signals}
     data = [*SAMPLES, *(f"{name}={value}" for name, value in channels.items())]
     settings = [*TRAINING, *(f"data.{s}" for s in data), *extra]
@@ -41,21 +42,21 @@ def zsl(method: str, folder: Path, *extra: str, **signals: float) -> float:
 
 
 @pytest.mark.slow
-def test_where_only_the_order_of_steps_tells_a_method_of_means_is_at_chance_and_tcaf_is_not(tmp_path: Path) -> None:
+def test_if_only_the_order_of_time_steps_has_a_signal_only_tcaf_is_above_chance(tmp_path: Path) -> None:
     assert zsl("tcaf", tmp_path / "tcaf", order_signal=2.0) > 3 * CHANCE
     assert zsl("avgzslnet", tmp_path / "avgzslnet", order_signal=2.0) == pytest.approx(CHANCE, abs=0.12)
 
 
 @pytest.mark.parametrize("method", [pytest.param("tcaf", marks=pytest.mark.slow), "avgzslnet", "avca"])
-def test_a_method_recognises_unseen_classes_by_their_word_vectors(tmp_path: Path, method: str) -> None:
+def test_a_method_recognises_unseen_classes_by_their_class_embeddings(tmp_path: Path, method: str) -> None:
     assert zsl(method, tmp_path, video_signal=1.0, audio_signal=1.0) > 3 * CHANCE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", registry.load().methods)
-def test_with_shuffled_word_vectors_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
-    """Other data and another permutation for each seed. A permutation may happen to say something of six classes, so that
-    single results scatter widely; their mean is at chance within three standard errors."""
+def test_with_shuffled_class_embeddings_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
+    """Other data and another permutation for each seed. With six classes a permutation may be informative by
+    chance, so single results scatter widely. Their mean is at chance within three standard errors."""
     values = [
         zsl(method, tmp_path / str(seed), "protocol.text_alignment=shuffled", f"data.seed={seed}", video_signal=1.0)
         for seed in range(5)

@@ -1,4 +1,4 @@
-"""Each published defect switched alone, the group-disjoint test, and what a method may use in training."""
+"""Each protocol flag alone, the group-disjoint test, and what a method may use in training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from benchmark.running.jobs import Plan
 from benchmark.settings.resolve import switches
 
 
-def test_each_row_differs_from_mode_paper_in_its_switch_alone(bench: Bench) -> None:
+def test_each_row_differs_from_mode_paper_in_one_flag_only(bench: Bench) -> None:
     base, *rows, corrected = bench.units(bench.call(methods="cjme", ablate=["all"]))
     paper = base.settings.as_dict()["protocol"]
     assert base.ablation == ""
     assert (corrected.ablation, corrected.mode) == ("all", "corrected")
-    assert {u.ablation for u in rows} == {*switches(base.method)} - {"text_alignment"}  # aligned correctly in these data
+    assert {u.ablation for u in rows} == {*switches(base.method)} - {"text_alignment"}  # these data have no published order
     assert "cjme_pairing" in {u.ablation for u in rows}
     for unit in rows:
         assert {k for k, v in unit.settings.as_dict()["protocol"].items() if v != paper[k]} == {unit.ablation}
@@ -32,7 +32,7 @@ def test_each_row_differs_from_mode_paper_in_its_switch_alone(bench: Bench) -> N
     assert len({u.job(1, 0).key for u in [base, *rows, corrected]}) == len(rows) + 2
 
 
-def test_a_switch_of_a_method_can_be_set_by_itself(bench: Bench) -> None:
+def test_a_flag_of_a_method_can_be_set_alone(bench: Bench) -> None:
     unit = bench.units(bench.call("protocol.cjme_pairing=corrected", methods="cjme"))[0]
     settings = unit.settings.as_dict()
     assert (settings["cjme"]["pairing"], settings["protocol"]["cjme_pairing"]) == ("sample", "corrected")
@@ -50,7 +50,7 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
     difference = hm["calibration"] - hm[""]
     assert effects.loc["calibration", "hm_effect"] == pytest.approx(difference.mean())
     assert effects.loc["calibration", "hm_effect_std"] == pytest.approx(difference.std(ddof=1))
-    assert len(results.test) == 2  # rows with a switch stay out of the other tables
+    assert len(results.test) == 2  # rows of an ablation are in no other table
     table = next(t for t in build_tables(results) if t.name == "ablation")
     assert next(iter(table.cells["Corrected"])) == "none: mode paper"
 
@@ -70,13 +70,13 @@ def test_an_ablation_that_compares_something_else_is_refused(bench: Bench, optio
         bench.units(bench.call(methods="cjme", **options))
 
 
-def test_relatives_are_found_by_the_first_group_of_the_rule(bench: Bench) -> None:
+def test_clips_of_one_source_are_found_by_the_first_group_of_the_rule(bench: Bench) -> None:
     card = bench.units(bench.call(methods="cjme"))[0].card.model_copy(update={"grouping": r"^(.+_g\d+)_c\d+$"})
     found = shares_group(card, ["v_a_g01_c01", "v_a_g02_c01", "odd"], ["v_a_g01_c07", "v_b_g02_c01", "odd"])
     assert found.tolist() == [True, False, True]
 
 
-def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) -> None:
+def test_the_group_disjoint_test_drops_only_related_seen_samples(bench: Bench) -> None:
     call = bench.call("train.epochs=1", methods="cjme")
     unit = bench.units(call)[0]
     with pytest.raises(UsageError, match="no grouping rule"):
@@ -88,7 +88,7 @@ def test_the_group_disjoint_test_drops_related_seen_samples_alone(bench: Bench) 
     is_seen = np.isin(section.samples.labels[data.rows], data.seen_ids)
     first = np.flatnonzero(is_seen)[0]
     kept_id = section.samples.ids[data.rows[first]]
-    card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all but one sample are one group
+    card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all samples but one are one group
     experiment = replace(experiment, settings=settings, dataset=card)
     nearest = stages.embed_and_rank(experiment.settings, experiment.rules, data, experiment.build())["both"]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
@@ -131,12 +131,12 @@ def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_pa
         assert asked == [(len(splits[split]), dim) for split in ("stage_1_val_unseen", "stage_2_test_unseen")]
         assert "Transductive: Asking" in build_tables(collect(bench.tracker))[0].caption
         stage_two = bench.tracker.find(kind="job", stage="2")[0]
-        assert bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1  # names are no samples
+        assert bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1  # class embeddings are no samples
     else:
         assert "asks for unseen_names in training" in result.failed[0].error
 
 
-def test_an_inductive_method_is_not_handed_what_it_is_tested_on(bench: Bench) -> None:
+def test_an_inductive_method_does_not_get_the_unseen_classes(bench: Bench) -> None:
     experiment = bench.units(bench.call(methods="cjme"))[0].job(2, 0).experiment()
     data = stages.training_data(experiment, 1)
     assert data.embeddings_of_unseen is None

@@ -1,4 +1,4 @@
-"""Batches: what is drawn, how it is cut and padded, which times it carries, how it is scaled."""
+"""Batches: which samples are drawn, how they are cut, padded and scaled, and which times they have."""
 
 from __future__ import annotations
 
@@ -84,13 +84,14 @@ def test_video_is_normalised_over_time_as_published_or_over_channels() -> None:
 
 
 @pytest.mark.parametrize(("video", "audio"), [(60, 37), (300, 184)])
-def test_published_audio_length_beside_a_fixed_video_length(video: int, audio: int) -> None:
+def test_published_audio_length_for_a_fixed_video_length(video: int, audio: int) -> None:
     assert rules().audio_length(video) == audio
     assert rules(length_rule="corrected").audio_length(video) == round(video * VIDEO_S / AUDIO_S)
 
 
 def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> dict[tuple[int, int, int, int], int]:
-    """(first audio step, audio steps kept, first video step, video steps kept) -> how often, over 4,000 samples."""
+    """(first audio step, number of audio steps, first video step, number of video steps) -> count, over 4,000
+    samples."""
     lengths = (np.full(4000, audio), np.full(4000, video))
     a, v = plan_cuts(rule, *lengths, training=training, rng=np.random.default_rng(0) if training else None)
     kept, counts = np.unique(np.stack([a.start, a.length, v.start, v.length], 1), axis=0, return_counts=True)
@@ -100,11 +101,11 @@ def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> d
 @pytest.mark.parametrize(
     ("video", "audio", "starts"),
     [
-        (10, 9, {0: 0}),  # nothing is cut, and so audio begins where the video does
-        (11, 9, {0: 0}),  # one step too many: the published draw never takes the second start
+        (10, 9, {0: 0}),  # nothing is cut, so audio starts with the video
+        (11, 9, {0: 0}),  # one step too many: the published code never draws the second start
         (14, 9, {0: 0, 1: 1, 2: 1, 3: 2}),
-        (16, 7, {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}),  # audio has one step to spare
-        (16, 6, dict.fromkeys(range(6), 0)),  # all audio, wherever the video begins
+        (16, 7, {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}),  # audio has one step more than needed
+        (16, 6, dict.fromkeys(range(6), 0)),  # all audio, wherever the video starts
         (16, 2, dict.fromkeys(range(6), 0)),
     ],
 )
@@ -135,7 +136,7 @@ def test_corrected_cuts_take_every_start_and_the_audio_of_the_same_moment() -> N
     found = outcomes(rule, 14, 9, training=True)
     assert set(found) == {(0, 7, 0, 10), (1, 7, 1, 10), (1, 7, 2, 10), (2, 7, 3, 10), (3, 6, 4, 10)}
     assert [n / 4000 for n in found.values()] == pytest.approx([1 / 5] * 5, abs=0.03)
-    assert set(outcomes(rule, 30, 3, training=False)) == {(2, 1, 10, 10)}  # audio is over before the cut: a step is left
+    assert set(outcomes(rule, 30, 3, training=False)) == {(2, 1, 10, 10)}  # audio ends before the cut: one step is kept
 
 
 def test_fixed_lengths_are_padded_up_to_the_wanted_steps() -> None:
@@ -146,7 +147,8 @@ def test_fixed_lengths_are_padded_up_to_the_wanted_steps() -> None:
 
 @pytest.mark.parametrize("kind", ["centre", "random"])
 def test_fixed_cuts_equal_those_of_the_published_collator(shared: Path, kind: str) -> None:
-    """Centre cuts one by one; of random cuts every outcome, none else, and each equally often."""
+    """Compares centre cuts one by one. Of random cuts it compares the set of outcomes and their
+    frequencies."""
     cases = json.loads((shared / "golden" / "fixed_cuts" / "expected.json").read_text())[kind]
     assert cases
     for case in cases:
@@ -240,7 +242,7 @@ def test_negatives_are_of_another_class_and_uniform_over_the_others() -> None:
     assert counts[1:] / counts.sum() == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
-def test_an_epoch_is_the_same_whenever_it_is_drawn_and_whoever_asks() -> None:
+def test_an_epoch_is_the_same_each_time_it_is_drawn() -> None:
     data = samples([2] * 12, [3] * 12, [i % 3 for i in range(12)])
     sampler, classes = ClassBalanced.over(data, np.arange(12)), Classes(torch.eye(3))
     plain = TrainingBatches(data, sampler, classes, rules(), negatives=False)
@@ -260,7 +262,7 @@ def test_an_epoch_is_the_same_whenever_it_is_drawn_and_whoever_asks() -> None:
     assert not torch.equal(next(plain.epoch(5, 4, 4, 8)).label, again[0].label)  # type: ignore[arg-type]
 
 
-def test_batches_are_drawn_one_ahead_in_their_order_and_a_fault_of_theirs_is_raised() -> None:
+def test_batches_are_drawn_one_ahead_in_order_and_their_errors_are_raised() -> None:
     drawn: list[int] = []
 
     def batches() -> Iterator[Any]:
@@ -278,7 +280,7 @@ def test_batches_are_drawn_one_ahead_in_their_order_and_a_fault_of_theirs_is_rai
     assert drawn == [0, 1, 2]
 
 
-def test_no_thread_is_left_where_training_breaks_off() -> None:
+def test_no_thread_is_left_if_training_is_interrupted() -> None:
     threads = threading.active_count()
 
     def train() -> None:

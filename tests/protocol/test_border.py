@@ -1,4 +1,5 @@
-"""What a method gives back is checked: each mistake is told with method, file, what was expected and what came."""
+"""The results of a method's functions are checked: an error names method, file, what was expected and what it
+got."""
 
 from __future__ import annotations
 
@@ -121,8 +122,8 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (lambda method: border.checked_optimizer(method, torch.optim.LBFGS(method.parameters())), "no closure, got an LBFGS"),
         (lambda method: border.checked_optimizer(method, None), "optimizer must return a torch.optim.Optimizer, got None"),
     ],
-)  # fmt: skip
-def test_a_mistake_of_a_method_is_told_with_what_was_expected_and_what_came(
+)
+def test_a_mistake_of_a_method_is_reported_with_what_was_expected_and_got(
     method: Method, check: Callable[[Method], Any], told: str
 ) -> None:
     with pytest.raises(JobError) as error:
@@ -131,7 +132,7 @@ def test_a_mistake_of_a_method_is_told_with_what_was_expected_and_what_came(
     assert told in str(error.value)
 
 
-def test_what_is_right_passes(method: Method) -> None:
+def test_valid_results_pass(method: Method) -> None:
     for check in (
         loss({"total": TOTAL, "part 1": torch.zeros(())}),
         embed(Embeddings(JOINT, torch.zeros(3))),
@@ -143,7 +144,7 @@ def test_what_is_right_passes(method: Method) -> None:
 
 
 class Watching(torch.Tensor):
-    """A tensor whose arrays would see the labels that predictions are compared with."""
+    """A tensor whose code would see the labels that predictions are compared with."""
 
     def float(self) -> torch.Tensor:
         raise AssertionError("code of the method runs")
@@ -153,7 +154,7 @@ class Watching(torch.Tensor):
         raise AssertionError("code of the method runs")
 
 
-def test_distances_lose_the_code_of_their_class(method: Method) -> None:
+def test_distances_lose_the_code_of_their_tensor_class(method: Method) -> None:
     own = torch.Tensor._make_subclass(Watching, torch.ones(3, 5))
     checked = border.checked_distances(method, {"both": own}, 3, 5)["both"]
     assert type(checked) is torch.Tensor
@@ -201,8 +202,8 @@ OF_STAGE_1 = """
         ("speechless", SPEECHLESS, "Speechless: its text cannot be shown, KeyError (Trial: loss, "),
         ("leaves", "    def loss(self, batch, classes):\n        raise SystemExit(3)", "SystemExit: 3 (Trial: loss, "),
     ],
-)  # fmt: skip
-def test_the_job_fails_with_the_message_and_the_other_method_goes_on(
+)
+def test_the_job_fails_with_the_message_and_the_other_method_continues(
     bench: Bench, tmp_path: Path, name: str, body: str, told: str
 ) -> None:
     files = [plugin(tmp_path, name, body, "import copy"), plugin(tmp_path, f"fine_{name}")]

@@ -1,4 +1,4 @@
-"""Evaluation: the fast exact method against a plain loop over samples, classes and betas, and against published numbers."""
+"""Evaluation against a plain loop over samples, classes and betas, and against published numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from benchmark.protocol.evaluation import GRID, Calibration, Nearest, harmonic_m
 def brute_force(
     distances: np.ndarray, class_ids: np.ndarray, seen: set[int], labels: np.ndarray, beta: float
 ) -> tuple[float, float, float]:
-    """S, U, ZSL by the definition: shift seen distances, take the first smallest, average recall over classes."""
+    """S, U and ZSL by definition: add beta to seen distances, take the first minimum, average recall over
+    classes."""
     right: dict[int, list[bool]] = {}
     right_zsl: dict[int, list[bool]] = {}
     for row, label in zip(distances, labels, strict=True):
@@ -37,7 +38,7 @@ def brute_force(
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Distances on a coarse exact grid, so that ties of every kind are common and no sum is rounded."""
+    """Distances on a coarse exact grid: ties of every kind are common, and no sum is rounded."""
     n, c = draw(st.integers(1, 12)), draw(st.integers(2, 6))
     distances = draw(arrays(np.float32, (n, c), elements=st.integers(0, 24).map(lambda i: i / 4)))
     class_ids = np.sort(draw(st.lists(st.integers(0, 30), min_size=c, max_size=c, unique=True)))
@@ -74,7 +75,8 @@ def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarra
 
 
 def middle_of_the_best_interval(case: tuple[np.ndarray, ...]) -> float:
-    """By the definition: score between all differences of distances, join neighbours of one S and U, take the widest best."""
+    """By definition: score between all gaps, join neighbours with equal S and U, take the widest best
+    interval."""
     distances, ids, seen, labels = case
     ends = sorted({float(a - b) for row in distances.astype(float) for a in row for b in row})
     joined: list[tuple[float, float, tuple[float, float]]] = []
@@ -100,7 +102,8 @@ def test_best_beta_is_the_middle_of_the_widest_interval_with_the_best_hm(case: t
 
 @st.composite
 def renumbered(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """A case and the same one with other class ids. Seen and unseen distances tie often, those of one group never."""
+    """A case, and the same with other class ids. Seen and unseen distances often tie, those within a group
+    never."""
     n, s, u = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rows = [[draw(st.permutations(range(8)))[:size] for size in (s, u)] for _ in range(n)]
     distances = np.array([[*a, *b] for a, b in rows], np.float32) / 4
@@ -122,8 +125,9 @@ def test_best_beta_does_not_depend_on_the_order_of_class_ids(pair: tuple[tuple[n
     assert first == second
 
 
-def test_best_beta_of_samples_that_tie_is_no_knife_edge() -> None:
-    """A seen and two unseen samples change sides at 1: at 1 itself all, none or some are right, as class ids will have it."""
+def test_best_beta_of_tied_samples_is_not_at_the_tie() -> None:
+    """A seen and two unseen samples change sides at 1. At 1 itself the class ids decide which ones are
+    correct."""
     gaps = np.array([1, 1.5, 0, 1, 1], np.float32)
     at_1 = set()
     for seen, near_seen, near_unseen in ((1, 2, 0), (1, 0, 2), (0, 1, 2), (2, 1, 0)):
@@ -132,22 +136,22 @@ def test_best_beta_of_samples_that_tie_is_no_knife_edge() -> None:
         distances[range(5), [near_seen] * 2 + [near_unseen] * 3] = 2 + gaps
         nearest = Nearest.of(distances, np.arange(3), np.array([seen]), np.array([seen] * 2 + [near_unseen] * 3))
         at_1.add(round(nearest.at(1.0, exact=True).hm, 2))
-        assert nearest.curve().best_beta() == 1.25  # above 1 the unseen ones are right, up to 1.5 one of the two seen ones
+        assert nearest.curve().best_beta() == 1.25  # correct: above 1 the unseen ones, up to 1.5 one of two seen ones
     assert at_1 == {1.0, 0.4, 0.5, 0.67}
 
 
 @pytest.mark.parametrize(
     ("gaps_seen", "gaps_unseen", "expected"),
     [
-        ([4.0], [1.0], 2.5),  # all right from 1 to 4
+        ([4.0], [1.0], 2.5),  # all correct from 1 to 4
         ([4.0], [1.0, 9.0], 2.5),
-        ([2.0, 8.0], [1.0, 3.0], 5.5),  # all right from 3 to 8 only
-        ([1.0], [2.0], 0.0),  # never both right: HM is 0 at every beta
+        ([2.0, 8.0], [1.0, 3.0], 5.5),  # all correct only from 3 to 8
+        ([1.0], [2.0], 0.0),  # never both correct: HM is 0 at every beta
         ([-1.0], [-3.0], -2.0),
     ],
 )
 def test_best_beta_of_hand_made_gaps(gaps_seen: list[float], gaps_unseen: list[float], expected: float) -> None:
-    """A gap is the beta above which a sample goes to the unseen class."""
+    """A gap is the beta above which a sample is assigned to the unseen class."""
     gaps = np.array([*gaps_seen, *gaps_unseen], np.float32)
     distances = np.stack([10 - gaps / 2, 10 + gaps / 2], 1)
     labels = np.repeat([0, 1], [len(gaps_seen), len(gaps_unseen)])
@@ -169,7 +173,7 @@ def test_exact_calibration_is_never_below_the_grid() -> None:
     assert nearest.curve().hm.max() >= nearest.best_on_grid().hm
 
 
-def test_grid_has_the_very_bits_of_the_published_one() -> None:
+def test_grid_equals_the_published_one_bit_by_bit() -> None:
     """``torch.linspace(0, 3, 16)`` in float32."""
     bits = (
         "00000000 3e4ccccd 3ecccccd 3f19999a 3f4ccccd 3f800000 3f99999a 3fb33333 3fcccccd 3fe66666 40000000 400ccccd "

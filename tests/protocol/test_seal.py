@@ -1,4 +1,4 @@
-"""The seal: what a method is given leads to no data but its own, and attacks end in an error or in honest numbers."""
+"""The seal: a method can reach only its own data, and attacks end in an error or in honest results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Trial(Method):
         return self.map(torch.cat([audio, video], 1))
 
     def loss(self, batch, classes):
-        return {{"total": functional.cross_entropy(-torch.cdist(self.joint(batch), classes.text), batch.label)}}
+        distances = torch.cdist(self.joint(batch), classes.text)
+        return {{"total": functional.cross_entropy(-distances, batch.label)}}
 
     def embed(self, batch):
         return Embeddings({{"joint": self.joint(batch)}})
@@ -149,13 +150,15 @@ def refuse_things(found: Sequence[Any], tables: Tables, path: Path) -> None:
 
 
 def refuse_values(held: Sequence[bytes], store: FeatureStore, tables: Tables, trained: Sequence[str]) -> None:
-    """No feature of a sample outside the splits trained on, and no embedding of a class outside them."""
+    """No features of samples and no embeddings of classes outside the splits that are trained on."""
     with h5py.File(store.path) as f:
         arrays = [f[m][a][:] for m in ("audio", "video") for a in ("means", "frames")]
         lengths = [f[m]["offsets"][:] for m in ("audio", "video") for _ in range(2)]
     outside = [split for split in SPLITS if split not in trained]
     sealed_rows = np.flatnonzero(np.isin(tables.splits, [SPLITS.index(split) for split in outside]))
-    sealed_rows = np.unique(sealed_rows[np.linspace(0, len(sealed_rows) - 1, 24).astype(int)])  # the first and last too
+    sealed_rows = np.unique(
+        sealed_rows[np.linspace(0, len(sealed_rows) - 1, 24).astype(int)]
+    )  # the first and the last included
     whole = b"|".join(held)
     for array, offsets in zip(arrays, lengths, strict=True):
         rows = sealed_rows if len(array) == len(tables.ids) else offsets[sealed_rows]
@@ -174,8 +177,8 @@ def refuse_labels(held: Sequence[bytes], tables: Tables, trained: Sequence[str])
             assert tables.labels[tables.splits == index].tobytes() not in whole, split
 
 
-def test_pages_that_are_mapped_beside_the_training_samples_would_be_noticed(bench: Bench) -> None:
-    """The control: an array of numpy's own map of the file is found to hold test values and to name the file."""
+def test_pages_mapped_next_to_the_training_samples_would_be_found(bench: Bench) -> None:
+    """The control: in an array of numpy's own map of the file, test values and the file's name are found."""
     unit = bench.units(bench.call(methods="cjme"))[0]
     tables = unit.store.tables()
     with h5py.File(unit.store.path) as f:
@@ -280,7 +283,7 @@ def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(b
 
 
 def neighbours(x: torch.Tensor) -> torch.Tensor:
-    """The distances of each sample together with those of the samples beside it, behind a large constant."""
+    """The distances of each sample mixed with those of the other samples, plus a large constant."""
     return 1e5 + (x + x.roll(1, 0) + x.roll(2, 0))
 
 
@@ -309,7 +312,7 @@ def test_a_few_samples_can_be_checked(bench: Bench, samples: int, size: int) -> 
     assert {len(nearest.label) for nearest in found.values()} == {samples}
 
 
-def test_a_method_may_change_the_word_vectors_that_it_is_given(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_may_change_the_class_embeddings_that_it_gets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = bench.units(bench.call(methods="avca"))[0].job(1, 0).experiment()
     method = experiment.build()
     data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)

@@ -66,7 +66,7 @@ def test_an_error_comes_back_without_frames_and_with_their_text() -> None:
 
 
 @pytest.mark.parametrize("where", ["epoch", "batch"])
-def test_a_method_that_takes_no_notice_of_a_stop_is_stopped_all_the_same(where: str) -> None:
+def test_a_method_that_ignores_a_stop_is_still_stopped(where: str) -> None:
     def go_on_regardless() -> None:
         with sealed(given(lambda method: Validation({}, {})), Stopping(where)) as (data, listener):
             listener.on_batch(0, 0, 1.0)
@@ -95,14 +95,14 @@ def test_what_a_method_makes_of_a_stop_does_not_hide_it() -> None:
 
 
 class Frozen(Exception):
-    """Refuses that attributes are set."""
+    """Refuses to set attributes."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(name)
 
 
-def test_no_error_that_a_stop_came_of_keeps_its_frames() -> None:
-    """Not its cause, nor what was being handled beside the cause, nor the errors of a group."""
+def test_no_cause_of_a_stop_keeps_its_frames() -> None:
+    """Neither its cause, nor the context of the cause, nor the errors of a group."""
 
     def fail(error: BaseException) -> BaseException:
         with pytest.raises(type(error)) as raised:
@@ -132,8 +132,8 @@ def test_an_error_that_refuses_attributes_comes_back_too() -> None:
         data.validate(None)  # type: ignore[arg-type]
 
 
-def test_what_validation_calls_cannot_wait_for_the_other_side() -> None:
-    """``embed`` that asks for a validation or tells of an epoch would wait for itself."""
+def test_what_validation_calls_cannot_wait_for_the_second_thread() -> None:
+    """If ``embed`` requested a validation or reported an epoch, it would wait for itself."""
     told = []
 
     def validate(ask: Any) -> Validation:
@@ -150,15 +150,15 @@ def test_what_validation_calls_cannot_wait_for_the_other_side() -> None:
 
 @pytest.fixture
 def interrupts() -> Iterator[None]:
-    """Ctrl-C interrupts this process, whatever other tests made of that."""
+    """Ctrl-C interrupts this process, also if other tests changed its handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupted_request_leaves_its_answer_to_nobody() -> None:
-    """Ctrl-C while a validation runs, which the method takes no notice of."""
+def test_an_interrupted_request_leaves_no_answer_to_the_next() -> None:
+    """Ctrl-C while a validation runs; the method ignores it."""
     main = threading.get_ident()
 
     def validate(name: Any) -> Validation:
@@ -173,7 +173,7 @@ def test_an_interrupted_request_leaves_its_answer_to_nobody() -> None:
         assert data.validate("second").metrics == {"second": 1.0}  # type: ignore[arg-type]
 
 
-def test_what_is_told_at_the_end_is_heard_however_slow_the_listener_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_messages_reach_a_slow_listener(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
 
     class Slow(QuietListener):
@@ -188,7 +188,7 @@ def test_what_is_told_at_the_end_is_heard_however_slow_the_listener_is(monkeypat
     assert heard == ["first", "second"]
 
 
-def test_no_thread_nor_validation_data_are_left_after_a_training() -> None:
+def test_no_thread_and_no_validation_data_are_left_after_training() -> None:
     class Held:
         def __call__(self, method: Method) -> Validation:
             return Validation({}, {})
@@ -203,7 +203,7 @@ def test_no_thread_nor_validation_data_are_left_after_a_training() -> None:
     assert threading.active_count() == before
 
 
-def test_after_training_nothing_can_be_asked_for() -> None:
+def test_after_training_nothing_can_be_requested() -> None:
     with sealed(given(lambda method: Validation({}, {})), QuietListener()) as (data, listener):
         pass
     with pytest.raises(JobError, match="in fit only"):

@@ -25,7 +25,7 @@ from benchmark.tracking.tracker import Tracker
 
 
 def noisy_copy(data: Path, seed: int) -> None:
-    """The synthetic data with test features, test labels and test classes' vectors replaced by noise."""
+    """The synthetic data with noise in place of test features, test labels and embeddings of test classes."""
     card = load_cards()["synthetic"]
     config = synthetic_config(card, {})
     content = synthetic_content(config)
@@ -54,7 +54,7 @@ def noisy_copy(data: Path, seed: int) -> None:
 
 
 def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
-    """Everything that was decided before a test split was opened: trials, epochs, betas, losses of all epochs."""
+    """Everything that is decided before a test-set access: trials, epochs, betas, losses of all epochs."""
     call = bench.call(methods="cjme,tcaf", trials=3, seeds=1)
     result = bench.run(call)
     assert not result.failed
@@ -76,7 +76,7 @@ def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(bench: Bench, o
     noisy = decisions(other, other.tracker)
     assert clean == noisy
     test_hm = [{r.metrics["test/hm"] for r in b.tracker.find(kind="job", stage="2", status="FINISHED")} for b in (bench, other)]
-    assert test_hm[0] != test_hm[1]  # the noise was really there
+    assert test_hm[0] != test_hm[1]  # the noise was used
 
 
 def test_development_data_hold_no_test_sample_and_no_test_class(tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_stage_two_trains_on_the_union_for_one_epoch_more_than_the_best_index(be
     assert union.classes.text.shape[0] == 22
 
 
-def test_seeds_depend_on_base_data_set_and_repetition_alone() -> None:
+def test_seeds_depend_on_base_dataset_and_repetition_only() -> None:
     seeds = {derive_seed(b, d, r) for b in (42, 43) for d in ("ucf", "vggsound") for r in range(50)}
     assert len(seeds) == 200
     assert derive_seed(42, "ucf", 0) == derive_seed(42, "ucf", 0)
 
 
 @pytest.mark.parametrize("switch", ["evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm"])
-def test_each_switch_changes_the_numbers_of_a_sequence_method(bench: Bench, switch: str) -> None:
+def test_each_flag_changes_the_results_of_a_sequence_method(bench: Bench, switch: str) -> None:
     for value in ("paper", "corrected"):
         bench.run(bench.call(f"protocol.{switch}={value}", methods="tcaf", stages="1"))
     for run in bench.tracker.find(kind="job"):
@@ -150,12 +150,12 @@ def test_each_switch_changes_the_numbers_of_a_sequence_method(bench: Bench, swit
     assert histories[0] != histories[1]
 
 
-def test_calibration_switches_change_the_beta_and_nothing_before_it(bench: Bench) -> None:
+def test_calibration_flags_change_the_beta_and_nothing_before_it(bench: Bench) -> None:
     for switch in ("calibration", "beta_output"):
         for value in ("paper", "corrected"):
             bench.run(bench.call(f"protocol.{switch}={value}", methods="cjme", stages="1"))
     runs = bench.tracker.find(kind="job")
-    assert len(runs) == 3  # both switches share the job in which all is as published
+    assert len(runs) == 3  # both flags share the job with all flags as published
     records = {
         (r.params["protocol.calibration"], r.params["protocol.beta_output"]): bench.tracker.read_json(r.run_id, "result.json")
         for r in runs
@@ -176,14 +176,14 @@ def test_stage_two_replays_the_rates_of_stage_one_if_corrected(bench: Bench, sch
         .job(2, 0)
         .experiment()
     )
-    rates = [0.01, 0.003, 0.002]  # as no schedule on training data would cut them
+    rates = [0.01, 0.003, 0.002]  # not what a plateau schedule gives
     heard = Rates()
     stage_two(experiment, StageOne(2, Calibration(0.5, "grid", {"both": 0.5}), {}, rates), bench.runs / "second", "k", heard)
     assert heard.rates == (rates if schedule == "corrected" else [0.01] * 3)
 
 
 class Rates(QuietListener):
-    """Keeps the learning rate of each epoch."""
+    """Records the learning rate of each epoch."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -192,7 +192,7 @@ class Rates(QuietListener):
         self.rates.append(record.lr)
 
 
-def test_mode_corrected_switches_everything_and_the_method_too(bench: Bench) -> None:
+def test_mode_corrected_sets_all_flags_and_those_of_the_method(bench: Bench) -> None:
     unit = bench.units(bench.call(methods="cjme", mode="corrected"))[0]
     protocol = unit.settings.protocol.model_dump()
     assert {v for k, v in protocol.items() if k not in ("text_alignment", "seen_test")} == {"corrected"}
@@ -203,7 +203,7 @@ def test_mode_corrected_switches_everything_and_the_method_too(bench: Bench) -> 
     assert not bench.run(bench.call(methods="cjme", mode="corrected")).failed
 
 
-def test_shuffled_word_vectors_are_a_permutation_that_the_seed_fixes(tmp_path: Path) -> None:
+def test_shuffled_class_embeddings_are_a_permutation_that_the_seed_fixes(tmp_path: Path) -> None:
     store = open_or_build(load_cards()["synthetic"], None, tmp_path)
     rows = store.tables().vector_rows("shuffled", 3)
     assert sorted(rows) == sorted(store.tables().vector_rows("corrected"))
@@ -211,7 +211,7 @@ def test_shuffled_word_vectors_are_a_permutation_that_the_seed_fixes(tmp_path: P
     assert (rows != store.tables().vector_rows("shuffled", 4)).any()
 
 
-def test_distances_are_computed_in_full_precision_whatever_that_of_training_is(
+def test_distances_are_in_full_precision_whatever_the_precision_of_training(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = bench.units(bench.call("train.precision=bfloat16", methods="avca"))[0].job(1, 0).experiment()

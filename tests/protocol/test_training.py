@@ -1,4 +1,4 @@
-"""The loop: exact resume, selection, schedule, broken numbers."""
+"""The training loop: exact resume, selection, schedule, values that are not finite."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from benchmark.protocol.training import Loop
 
 
 class Stop(Exception):
-    """Stands for a process that ends."""
+    """Simulates the end of the process."""
 
 
 class Recorder:
-    """Keeps the epochs; ends the process after some batches if asked to."""
+    """Records the epochs; can end the process after some batches."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[EpochRecord] = []
@@ -73,9 +73,7 @@ def numbers(records: list[EpochRecord]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("method", ["tcaf", "avca"])
 @pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
-def test_a_stopped_training_resumes_to_the_very_same_numbers(
-    bench: Bench, tmp_path: Path, method: str, stop_after: int
-) -> None:
+def test_a_stopped_training_resumes_to_equal_results(bench: Bench, tmp_path: Path, method: str, stop_after: int) -> None:
     undisturbed = Recorder()
     model, result = fit(experiment(bench, method), tmp_path / "whole", undisturbed)
     with pytest.raises(Stop):
@@ -93,7 +91,7 @@ def test_a_stopped_training_resumes_to_the_very_same_numbers(
 
 
 class Drawing(Recorder):
-    """Notes what numpy's and Python's generators give, as a method that uses them would see it."""
+    """Records draws of numpy's and Python's generators, as a method would see them."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__(stop_after)
@@ -127,8 +125,10 @@ def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench
     ("hms", "kept"),
     [([0.0, 0.0, 0.0, 0.0], 3), ([0.0, 0.0, 0.2, 0.0], 2), ([0.0, 0.3, 0.3, 0.0], 1), ([0.2, 0.1, 0.2, 0.2], 0)],
 )
-def test_an_hm_of_zero_gives_way_to_every_later_epoch(bench: Bench, tmp_path: Path, hms: list[float], kept: int) -> None:
-    """As in the published code: otherwise the first of the highest is kept."""
+def test_an_epoch_with_hm_zero_is_replaced_by_every_later_one(
+    bench: Bench, tmp_path: Path, hms: list[float], kept: int
+) -> None:
+    """As in the published code. Otherwise the first epoch with the highest HM is kept."""
     its = experiment(bench, "cjme", "train.epochs=4")
     data = with_validation(stages.training_data(its, 1), hms)
     loop = Loop(its.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=True, extra_pass=True)
@@ -168,7 +168,7 @@ def test_rates_can_be_replayed(bench: Bench, tmp_path: Path) -> None:
     assert [r.lr for r in recorder.records] == pytest.approx([0.1, 0.02, 0.003])
 
 
-def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_epoch_batch_and_loss(bench: Bench, tmp_path: Path) -> None:
     job = experiment(bench, "cjme")
     model = job.build()
     plain, calls = model.loss, 0
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_a_number_names_epoch_batch_and_part(bench: Bench, tm
         model.fit(data, loop)
 
 
-def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_names_the_parameter(bench: Bench, tmp_path: Path) -> None:
     job = experiment(bench, "cjme")
     model = job.build()
     name, parameter = next(iter(model.named_parameters()))
@@ -199,7 +199,7 @@ def test_a_gradient_that_is_not_a_number_names_the_parameter(bench: Bench, tmp_p
         model.fit(data, loop)
 
 
-def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_path: Path) -> None:
+def test_a_broken_gradient_names_the_loss_that_broke_it(bench: Bench, tmp_path: Path) -> None:
     job = experiment(bench, "cjme")
     model = job.build()
     plain = model.loss
@@ -221,7 +221,7 @@ def test_a_broken_gradient_names_the_loss_part_that_broke_it(bench: Bench, tmp_p
 
 
 @pytest.mark.parametrize("broken_batches", [5, 1000])
-def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_mends_them(
+def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_helps(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_batches: int
 ) -> None:
     scaler = torch.amp.GradScaler("cpu")
@@ -263,7 +263,7 @@ def test_mixed_precision_trains_and_validates(bench: Bench, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("supported", "notes"), [(True, 0), (False, 1)])
-def test_a_user_is_told_where_reduced_precision_is_the_slower_one(
+def test_a_note_reports_reduced_precision_that_is_slower(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool, notes: int
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
@@ -292,7 +292,7 @@ def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) 
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
-def test_a_checkpoint_that_cannot_be_read_for_now_does_not_send_the_training_back(
+def test_a_checkpoint_that_is_unreadable_for_a_while_does_not_lose_epochs(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     with pytest.raises(Stop):
