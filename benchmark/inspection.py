@@ -1,5 +1,4 @@
-"""Inspects a tested model for figures and tables: recall, confusion, embedding map, cost. It changes no
-result.
+"""Inspects a tested model for figures and tables; it changes no result.
 
 Everything is computed on the evaluation set that the protocol opened. Nothing here reads a feature file.
 """
@@ -122,8 +121,7 @@ def _directions(vectors: Floats) -> NDArray[np.float64]:
 
 
 def unseen_confusion(nearest: Nearest) -> list[tuple[int, int, int]]:
-    """Counts of unseen samples by class and nearest unseen class: (true id, predicted id, samples),
-    ascending.
+    """Counts of unseen samples: (class, nearest unseen class, samples), ids ascending.
 
     Pairs without a sample are omitted.
     """

@@ -212,8 +212,7 @@ class Listener(Protocol):
         """Called with a message for the user."""
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Called after each epoch, once its checkpoint is written. A resumed job first repeats its earlier
-        epochs."""
+        """Called after each epoch, once its checkpoint is written. On resume, earlier epochs come again."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +227,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What ``fit`` is given to train on: batches of this stage's training splits, and a function that scores
-    the model.
+    """What ``fit`` gets: batches of this stage's training splits, and a function that scores the model.
 
     The protocol makes it for each stage, and it holds no sample of another split.
     """
@@ -241,8 +239,7 @@ class TrainingData:
     """None unless the method declares ``unseen_names``."""
 
     def unseen_classes(self) -> Classes:
-        """Class embeddings of the unseen classes of this stage: of validation in stage 1, of the test in
-        stage 2.
+        """Class embeddings of this stage's unseen classes: of validation in stage 1, of the test in stage 2.
 
         Raises:
             JobError: the method does not declare ``unseen_names``.
@@ -256,8 +253,7 @@ class TrainingData:
 
 
 class TrainSettings(Protocol):
-    """The training settings that a method's own loop needs (``TrainConfig`` in ``settings/schema.py`` has
-    all)."""
+    """The training settings for a method's own loop; ``settings/schema.py`` has all of them."""
 
     @property
     def epochs(self) -> int:
@@ -300,8 +296,7 @@ class TrainingLoop(Protocol):
         """Learning rate of each epoch, in stage 2 of mode ``corrected``; otherwise None."""
 
     def run(self, method: Method, data: TrainingData) -> FitResult:
-        """Train a method: epochs, learning-rate schedule, selection by validation HM, checkpoints, exact
-        resume."""
+        """Train: epochs, learning-rate schedule, selection by validation HM, checkpoints, exact resume."""
 
 
 class Method(nn.Module, ABC):
@@ -373,8 +368,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        """Hyperparameters from the arguments that the authors' code stores beside a checkpoint
-        (``args.pkl``).
+        """Hyperparameters from the arguments beside an authors' checkpoint (``args.pkl``).
 
         Raises:
             ValueError: the arguments ask for a variant that is not implemented.
@@ -391,8 +385,7 @@ class Method(nn.Module, ABC):
         raise ValueError(f"{cls.title} reads no published checkpoints")
 
     def fit(self, data: TrainingData, loop: TrainingLoop) -> FitResult:
-        """Train on ``data``. Override it only if the method needs its own loop, for example a generative
-        one."""
+        """Train on ``data``. Override it only if the method needs its own loop."""
         return loop.run(self, data)
 
 

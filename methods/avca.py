@@ -161,8 +161,7 @@ class Avca(Method):
         return self.audio_projection(a), self.video_projection(v)
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """Losses ``triplet``, ``reconstruction``, ``regression`` and ``cross`` as in the module's
-        docstring."""
+        """Losses ``triplet``, ``reconstruction``, ``regression``, ``cross``; see the module's docstring."""
         text = text_of(batch)
         positive, negative = self._pass_pair(batch, text)
         p, n, c = positive, negative, self.config

@@ -1,5 +1,4 @@
-"""Building blocks that several methods share: projections, attention, the token stage, and a base class for
-fusion.
+"""Building blocks that several methods share: projections, attention, tokens, a base class for fusion.
 
 Shared losses are in ``losses.py``. What only one method uses is in its file.
 """
@@ -94,8 +93,7 @@ class Perceptron(nn.Sequential):
 
 @dataclass(frozen=True)
 class Groups:
-    """Sequences of a first token and time steps, sorted by length, in groups that are padded to their longest
-    one.
+    """Sequences of a first token and time steps, in groups of similar length, each padded to its longest.
 
     Their tokens are rows ``[R, D]``: those of the first sequence of the first group, padded, then those of
     the second, and so on.
@@ -169,8 +167,7 @@ GROUP = 8
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases in query, key and value; scale dim_head^-0.5; output Linear and
-    dropout."""
+    """Multi-head attention, no biases in query, key and value, scale dim_head^-0.5; Linear and dropout."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, dropout: float) -> None:
         super().__init__()
@@ -182,8 +179,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attention of the queries ``x`` ``[B, Q, dim]`` to ``context`` ``[B, K, dim]`` (default: to
-        themselves).
+        """Attention of queries ``x`` ``[B, Q, dim]`` to ``context`` ``[B, K, dim]``, by default themselves.
 
         ``mask`` is bool, ``[B, Q, K]`` or ``[B, 1, K]``, True if a query attends to a key. No row may be all
         False.
@@ -208,8 +204,7 @@ class Attention(nn.Module):
         return out
 
     def _gather_to_firsts(self, x: Tensor, groups: Groups, masks: Sequence[Tensor]) -> Tensor:
-        """Attention of the first tokens, ``[B, heads * dim_head]``, without the keys and values of all
-        tokens.
+        """Attention of the first tokens, ``[B, heads * dim_head]``, without keys and values of all tokens.
 
         A head scores a token x with q . K x = (K^T q) . x, and the weighted sum of all V x is V times that of
         all x. So the heads of a first token are the queries of one attention to the tokens themselves.
@@ -223,15 +218,13 @@ class Attention(nn.Module):
         return torch.einsum("bhd,hkd->bhk", sums, value).flatten(1)
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of queries ``[B, Q, heads * dim_head]`` to keys and values ``[B, K, heads *
-        dim_head]``."""
+        """Attention of queries ``[B, Q, E]`` to keys and values ``[B, K, E]``, E = heads * dim_head."""
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
         return self._attend(q, k, v, None if mask is None else mask.unsqueeze(1)).transpose(1, 2).flatten(2)
 
     @staticmethod
     def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
-        """Torch's attention, on the CPU in 32 bits: the backward pass in 16 bits takes ten times as long
-        there."""
+        """Torch's attention, on the CPU in 32 bits: 16 bits take ten times as long in the backward pass."""
         if q.device.type == "cpu" and q.dtype.itemsize == 2:
             with torch.autocast("cpu", enabled=False):
                 return Attention._attend(q.float(), k.float(), v.float(), mask, scale)
@@ -265,8 +258,7 @@ class TransformerLayer(nn.Module):
         return out
 
     def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
-        """The same for groups of sequences, ``[R, dim]`` to ``[R, dim]`` or ``[B, dim]``, as
-        ``Attention.grouped``."""
+        """The same for groups of sequences, ``[R, dim]`` to ``[R, dim]`` or ``[B, dim]``."""
         gathered = self.attention.grouped(self.norms[0](x), groups, masks, first_only=first_only)
         x = (x.index_select(0, groups.firsts) if first_only else x) + gathered
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
@@ -292,8 +284,7 @@ class Tokens:
 
 
 def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
-    """Apply a per-step network to the real time steps of ``[B, T, D]``; returns them packed, ``[M,
-    outputs]``.
+    """Apply a per-step network to the real time steps of ``[B, T, D]``; packed result ``[M, outputs]``.
 
     In training with ``padding_in_statistics``, the padded time steps pass through the network too and enter
     the BatchNorm statistics, as published. They are zeros, for which the first Linear returns its bias. So
@@ -350,8 +341,7 @@ class TokenStage(nn.Module):
 
 
 class SequenceConfig(MethodConfig):
-    """Hyperparameters of TCAF's input stage, head and training; its sequence baselines share them (UCF, cls
-    features)."""
+    """Hyperparameters that TCAF shares with its sequence baselines (defaults: UCF, cls features)."""
 
     lr: float = Field(7e-5, gt=0, le=1, description="learning rate of Adam")
     weight_decay: float = Field(1e-5, ge=0, le=1, description="L2 penalty of Adam")
@@ -368,8 +358,7 @@ class SequenceConfig(MethodConfig):
 
 
 class SequenceMethod(Method):
-    """TCAF without its fusion: encoders, token stage, class projection, decoders and loss. A subclass adds
-    the fusion.
+    """TCAF without its fusion, which a subclass adds: encoders, tokens, projections, decoders, loss.
 
     A_enc, V_enc: P(D, h_e, dim) per step; W_proj: P(D_w, d); D_o: P(d, h_d, D_w); D_w: P(d, D_w).
     """
@@ -411,8 +400,7 @@ class SequenceMethod(Method):
         return self.fuse(*self.token_stage(audio, times[0], video, times[1]))
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
-        """The TCAF loss and its terms, summed over the trained embeddings; if there are several, also each
-        total."""
+        """The TCAF loss and its terms, summed over the trained embeddings, with each total if several."""
         text, label = text_of(batch), labels_of(batch)
         embeddings = self.sample_embeddings(batch)
         decoded = [self.sample_decoder(x) for x in embeddings.values()]
@@ -435,8 +423,7 @@ class SequenceMethod(Method):
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
-        """Embed the batch again, which changes the running statistics of encoders and projections, not of
-        decoders."""
+        """Embed the batch again: it changes the running statistics, except those of the decoders."""
         self.sample_embeddings(batch)
         self.word_projection(text_of(batch))
 
@@ -467,8 +454,7 @@ BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
 
 
 def module_names(published: str, ours: str, layers: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Published name -> our name of a module's tensors; ``layers`` maps each of its layers to the layer's
-    tensors."""
+    """Published name -> our name of a module's tensors; ``layers`` maps layers to their tensors."""
     return {f"{published}.{layer}.{x}": f"{ours}.{layer}.{x}" for layer, tensors in layers.items() for x in tensors}
 
 

@@ -170,8 +170,7 @@ class Cjme(Method):
 
 
 def surer_modality(audio: Tensor, video: Tensor, classes: Tensor, margin: float) -> Tensor:
-    """s ``[B]``: 0 if the entropy of audio is lower by more than ``margin`` nats, 1 if that of video is, else
-    1/2.
+    """s ``[B]``: 0 if audio has less entropy by more than ``margin`` nats, 1 if video has, else 1/2.
 
     Args:
         audio, video: embeddings ``[B, d]``.

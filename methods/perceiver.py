@@ -1,5 +1,4 @@
-"""Perceiver: learnt latents attend to audio and video tokens. Our adaptation to generalised zero-shot
-learning.
+"""Perceiver: learnt latents attend to audio and video tokens. Our adaptation to zero-shot learning.
 
 Tokens as in TCAF (``blocks.TokenStage``). M learnt latents ``[M, dim]`` pass through K blocks, each with its
 own weights, all pre-norm and with residuals:
@@ -87,8 +86,7 @@ class PerceiverBlock(nn.Module):
         self.own_feed_forward = GatedFeedForward(c.dim, c.mlp_factor * c.dim, c.dropout)
 
     def forward(self, latents: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Update latents ``[B, M, dim]`` from tokens ``[B, N, dim]``; ``mask`` ``[B, 1, N]`` is True for real
-        tokens."""
+        """Update latents ``[B, M, dim]`` from tokens ``[B, N, dim]``; ``mask`` ``[B, 1, N]``: real tokens."""
         x = latents + self.cross(self.norms[0](latents), self.token_norm(tokens), mask)
         x = x + self.cross_feed_forward(self.norms[1](x))
         x = x + self.own(self.norms[2](x))
@@ -97,8 +95,7 @@ class PerceiverBlock(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """GEGLU: Linear to two halves x and g, x * GELU(g), dropout, Linear, dropout (Shazeer,
-    arXiv:2002.05202)."""
+    """GEGLU: x * GELU(g) of a Linear's halves, dropout, Linear, dropout (Shazeer, arXiv:2002.05202)."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""What jobs log of a tested model for figures and tables: correct on cases by hand, and without any
-effect."""
+"""What jobs log of a tested model: correct on cases by hand, and without effect on results."""
 
 from __future__ import annotations
 

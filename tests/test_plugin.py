@@ -1,5 +1,4 @@
-"""A new method is one Python file and one YAML file: it is listed, runs, is tuned, and passes the contract
-tests."""
+"""A new method is a Python file and a YAML file: it is listed, runs, is tuned, meets the contract."""
 
 from __future__ import annotations
 

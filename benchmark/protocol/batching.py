@@ -51,8 +51,7 @@ class FeatureRules:
         return cls(inputs, card.audio.seconds, card.video.seconds, scale(card.audio), scale(card.video), lengths, protocol)
 
     def audio_length(self, video_length: int) -> int:
-        """Audio time steps that belong to ``video_length`` video time steps, if sequences are cut to one
-        length."""
+        """Number of audio time steps that belong to ``video_length`` video time steps."""
         if self.protocol.length_rule == "paper":
             return max(1, round(video_length * self.video_seconds * self.audio_seconds))
         return max(1, round(video_length * self.video_seconds / self.audio_seconds))
@@ -236,8 +235,7 @@ class ClassBalanced:
         return self._draw(labels, rng), labels
 
     def negatives(self, labels: Ints, seed: int, epoch: int) -> tuple[Ints, Ints]:
-        """A sample of another class, uniformly drawn, for each label: rows and labels in the shape of
-        ``labels``.
+        """Rows and labels of samples of other classes, drawn uniformly, in the shape of ``labels``.
 
         Raises:
             ValueError: there is only one class.
@@ -250,8 +248,7 @@ class ClassBalanced:
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each drawn in a thread while the one before is used, so that steps seldom wait for
-    the disk."""
+    """The same batches, each drawn in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -261,8 +258,7 @@ def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """The batches that a stage trains on. ``stages.training_data`` makes it, and ``Loop`` draws an epoch at a
-    time."""
+    """The batches that a stage trains on, made by ``stages.training_data`` and drawn by ``Loop``."""
 
     samples: Samples
     sampler: ClassBalanced

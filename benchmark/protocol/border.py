@@ -32,8 +32,7 @@ FRAMES = "frames_behind"
 
 
 def file_of(method: type[Method]) -> str:
-    """The source file of a method, relative to the project if it is inside; its module if there is no
-    file."""
+    """The source file of a method, relative to the project if inside; its module if there is none."""
     try:
         path = Path(inspect.getsourcefile(method) or method.__module__)
     except TypeError:
@@ -43,8 +42,7 @@ def file_of(method: type[Method]) -> str:
 
 
 def place_of(error: BaseException, method: type[Method]) -> str:
-    """The place in a method's own file where an error was raised, ``loss, methods/tcaf.py:71``; empty if
-    elsewhere."""
+    """Where in a method's own file an error was raised, ``loss, methods/tcaf.py:71``; else empty."""
     try:
         own = inspect.getsourcefile(method)
     except TypeError:

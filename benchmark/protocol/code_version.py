@@ -1,5 +1,4 @@
-"""The digest of the code that determines results: this folder, a few other modules, and the method's
-files."""
+"""The digest of the code that determines results."""
 
 from __future__ import annotations
 

@@ -109,8 +109,7 @@ class Nearest:
 
     @classmethod
     def of(cls, distances: Floats, class_ids: Ints, seen_ids: Ints, label: Ints) -> Nearest:
-        """Reduce distances ``[N, C]`` to classes ``class_ids`` ``[C]``, which ascend: a tie goes to the lower
-        id.
+        """Reduce distances ``[N, C]`` to ``class_ids`` ``[C]``, which ascend, so ties go to the lower id.
 
         Raises:
             ValueError: ids that do not ascend, no seen or no unseen class, a label that is no class, or a
@@ -200,8 +199,7 @@ class Nearest:
         return self.predict(beta, exact=exact) == self.label, own == self.label
 
     def recall(self, beta: float, *, exact: bool = False) -> dict[int, tuple[float, float, int]]:
-        """Class id -> recall among all classes at ``beta``, recall among seen or unseen classes only,
-        samples."""
+        """Class id -> recall among all classes, recall among seen or unseen ones, samples."""
         right, own = self.right(beta, exact=exact)
         table = {}
         for c in np.unique(self.label):
@@ -292,8 +290,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Samples to classify among seen and unseen classes. ``stages.evaluation_set`` makes it for validation
-    and test."""
+    """Samples to classify among seen and unseen classes, made by ``stages.evaluation_set``."""
 
     samples: Samples
     rows: Ints

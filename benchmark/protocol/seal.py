@@ -96,8 +96,7 @@ class SealedListener(Listener):
 
 @contextmanager
 def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingData, Listener]]:
-    """Training data and a listener for the method, without references to validation data and the original
-    listener.
+    """Training data and a listener without references to validation data and the given listener.
 
     ``stages.py`` trains every method inside this context.
 
@@ -149,8 +148,7 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
 
 
 def _answer_all(requests: SimpleQueue[Any], taken: Event, stops: SimpleQueue[BaseException]) -> None:
-    """Call handlers until the window closes. After a handler has raised, every further request gets its
-    error."""
+    """Call handlers until the window closes. Once one has raised, all later requests get its error."""
     handlers: Handlers = requests.get()
     taken.set()
     stop: BaseException | None = None

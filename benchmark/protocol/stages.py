@@ -125,8 +125,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class StageTwo:
-    """Results on the test splits. ``test`` makes them, ``running/worker.py`` and ``running/evaluate.py``
-    record them."""
+    """Results on the test splits, made by ``test`` and recorded by ``running/``."""
 
     metrics: Mapping[str, float]
     """seen, unseen, hm, zsl, ausuc as fractions, of the reported output."""
@@ -229,8 +228,7 @@ def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener
 
 
 def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
-    """Train a new model on training and validation splits for (best epoch + 1) epochs; test it with stage 1's
-    beta.
+    """Train on training and validation splits for (best epoch + 1) epochs; test with stage 1's beta.
 
     Raises:
         JobError: the method returned something wrong, or test data were opened during training.
@@ -256,8 +254,7 @@ def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, l
 def _trained(
     experiment: Experiment, stage: Stage, folder: Path, listener: Listener, train: TrainConfig, **options: Any
 ) -> tuple[Method, FitResult]:
-    """Build a model and call its ``fit``, which gets no reference to validation data, test data or the run's
-    record.
+    """Build a model and call ``fit``, without references to validation or test data or the record.
 
     Args:
         options: of ``Loop``.
@@ -290,8 +287,7 @@ def _trained(
 def evaluate_weights(
     first: Experiment, model_a: Method, final: Experiment, model_b: Method, epochs: int
 ) -> tuple[Validation, StageTwo]:
-    """Evaluate trained models: choose beta with stage 1's model on validation, and test stage 2's model with
-    it.
+    """Choose beta with stage 1's trained model on validation; test stage 2's model with it.
 
     Args:
         first, model_a: the experiment of the model that was trained on the training split, and the model.
@@ -358,8 +354,7 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
 def without_shared_groups(
     experiment: Experiment, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
 ) -> dict[str, float]:
-    """Results without the test-seen samples whose group (``grouping`` of the dataset config) is in training
-    too.
+    """Results without the test-seen samples whose group is in the training data too.
 
     Returns:
         The numbers of remaining ``samples`` and ``classes``. If any remain, also ``seen`` (mean over those

@@ -1,5 +1,4 @@
-"""The contract of every registered method; new methods are included (plug-ins through
-GZSL_CONTRACT_PLUGINS)."""
+"""The contract of every registered method and of plug-ins in GZSL_CONTRACT_PLUGINS."""
 
 from __future__ import annotations
 

@@ -239,8 +239,7 @@ def test_each_tcaf_loss_equals_the_published_one() -> None:
 
 @cache
 def train(name: str, precision: torch.dtype) -> tuple[Method, Tensor]:
-    """The model after the stored steps, and the losses before each step ``[steps, losses]``: total (TCAF: and
-    its terms)."""
+    """The model after the stored steps, and the losses before each step, ``[steps, losses]``."""
     golden = next(g for g in load(name).each() if g.precision == precision)
     model = golden.model(golden.before).train()
     optimizer = model.optimizer()

@@ -1,5 +1,4 @@
-"""Methods on synthetic data with a known truth: each finds the signals it can, and none beats chance without
-one."""
+"""Methods on synthetic data with a known truth: each finds its signals, none beats chance without."""
 
 from __future__ import annotations
 

@@ -90,8 +90,7 @@ def test_published_audio_length_for_a_fixed_video_length(video: int, audio: int)
 
 
 def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> dict[tuple[int, int, int, int], int]:
-    """(first audio step, number of audio steps, first video step, number of video steps) -> count, over 4,000
-    samples."""
+    """Counts of (first audio step, audio steps, first video step, video steps) over 4,000 samples."""
     lengths = (np.full(4000, audio), np.full(4000, video))
     a, v = plan_cuts(rule, *lengths, training=training, rng=np.random.default_rng(0) if training else None)
     kept, counts = np.unique(np.stack([a.start, a.length, v.start, v.length], 1), axis=0, return_counts=True)
@@ -147,8 +146,7 @@ def test_fixed_lengths_are_padded_up_to_the_wanted_steps() -> None:
 
 @pytest.mark.parametrize("kind", ["centre", "random"])
 def test_fixed_cuts_equal_those_of_the_published_collator(shared: Path, kind: str) -> None:
-    """Compares centre cuts one by one. Of random cuts it compares the set of outcomes and their
-    frequencies."""
+    """Compares centre cuts one by one, of random cuts the set of outcomes and their frequencies."""
     cases = json.loads((shared / "golden" / "fixed_cuts" / "expected.json").read_text())[kind]
     assert cases
     for case in cases:

@@ -1,5 +1,4 @@
-"""The results of a method's functions are checked: an error names method, file, what was expected and what it
-got."""
+"""The results of a method are checked: an error names method, file, what was expected and got."""
 
 from __future__ import annotations
 

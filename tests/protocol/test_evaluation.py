@@ -20,8 +20,7 @@ from benchmark.protocol.evaluation import GRID, Calibration, Nearest, harmonic_m
 def brute_force(
     distances: np.ndarray, class_ids: np.ndarray, seen: set[int], labels: np.ndarray, beta: float
 ) -> tuple[float, float, float]:
-    """S, U and ZSL by definition: add beta to seen distances, take the first minimum, average recall over
-    classes."""
+    """S, U and ZSL by definition: add beta, take the first minimum, average recall over classes."""
     right: dict[int, list[bool]] = {}
     right_zsl: dict[int, list[bool]] = {}
     for row, label in zip(distances, labels, strict=True):
@@ -75,8 +74,7 @@ def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarra
 
 
 def middle_of_the_best_interval(case: tuple[np.ndarray, ...]) -> float:
-    """By definition: score between all gaps, join neighbours with equal S and U, take the widest best
-    interval."""
+    """By definition: score between all gaps, join equal neighbours, take the widest best interval."""
     distances, ids, seen, labels = case
     ends = sorted({float(a - b) for row in distances.astype(float) for a in row for b in row})
     joined: list[tuple[float, float, tuple[float, float]]] = []
@@ -102,8 +100,7 @@ def test_best_beta_is_the_middle_of_the_widest_interval_with_the_best_hm(case: t
 
 @st.composite
 def renumbered(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """A case, and the same with other class ids. Seen and unseen distances often tie, those within a group
-    never."""
+    """A case, and the same with other class ids. Only a seen and an unseen distance may tie."""
     n, s, u = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rows = [[draw(st.permutations(range(8)))[:size] for size in (s, u)] for _ in range(n)]
     distances = np.array([[*a, *b] for a, b in rows], np.float32) / 4
@@ -126,8 +123,7 @@ def test_best_beta_does_not_depend_on_the_order_of_class_ids(pair: tuple[tuple[n
 
 
 def test_best_beta_of_tied_samples_is_not_at_the_tie() -> None:
-    """A seen and two unseen samples change sides at 1. At 1 itself the class ids decide which ones are
-    correct."""
+    """A seen and two unseen samples change sides at 1, where class ids decide which are correct."""
     gaps = np.array([1, 1.5, 0, 1, 1], np.float32)
     at_1 = set()
     for seen, near_seen, near_unseen in ((1, 2, 0), (1, 0, 2), (0, 1, 2), (2, 1, 0)):
