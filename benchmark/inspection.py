@@ -58,8 +58,7 @@ class Inspection:
     groups: Mapping[str, Any]
     """Correct predictions for each group of clips (``group_counts``)."""
     confusion: Sequence[Mapping[str, Any]]
-    """Unseen samples with the unseen classes as the only candidates: ``true`` and ``predicted`` class,
-    ``count``."""
+    """Unseen samples among unseen classes only: ``true`` and ``predicted`` class, ``count``."""
     embedding: EmbeddingMap | None
     """Of some test samples; None if it was not requested."""
     cost: Mapping[str, float]
@@ -191,8 +190,7 @@ def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, b
     """Floating-point operations per test sample to embed one batch of randomly drawn samples.
 
     It counts matrix products, convolutions and attention, a multiply-add as 2, and nothing else (no recurrent
-    layers). For sequence methods it depends on the lengths in the batch, and includes padding if they compute
-    on it.
+    layers). For sequence methods it depends on the lengths in the batch, with padding if they compute on it.
 
     Returns:
         None if the operations of the method cannot be counted.
@@ -281,10 +279,8 @@ def group_counts(
     Returns:
         ``grouping``: the rule of the dataset config; None if each sample is its own group.
         ``classes``: by class id, with ``class`` (name), ``group`` (seen or unseen), and lists with an entry
-            per group of
-        clips, in the order of their names: ``samples``, and how many of them are correct among all classes at
-            ``beta``
-        (``gzsl``) and among seen or unseen classes only (``own_group``).
+        for each group of clips, in the order of their names: ``samples``, and how many of them are correct
+        among all classes at ``beta`` (``gzsl``) and among seen or unseen classes only (``own_group``).
     """
     right, own = nearest.right(beta, exact=exact)
     names = np.array(groups_of(experiment.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)

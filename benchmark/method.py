@@ -4,14 +4,12 @@ The life cycle of a method. The protocol (``protocol/stages.py``) does these ste
 with a new model each time. B samples, T time steps, C classes, D features, d the size of the embedding space,
 and D_w the size of a class embedding as it is given:
 
-1. ``__init__(config, spec)`` builds the model. The random state is seeded before, and the model is moved to
-   its device afterwards.
-2. ``fit(data, loop)`` trains it. By default that is ``loop.run(self, data)`` (``protocol/training.py``),
-   which does this in each epoch:
+1. ``__init__(config, spec)`` builds the model, after the random state was seeded.
+2. ``fit(data, loop)`` trains it on its device. By default that is ``loop.run(self, data)``
+   (``protocol/training.py``), which does this in each epoch:
 
    a. For each batch, in training mode: ``loss(batch, classes)`` returns scalars, of which ``total`` is
-      minimised by ``optimizer()``. Then ``after_step(batch)`` is called without gradients, unless mode
-      ``corrected`` omits it.
+      minimised by ``optimizer()``. Mode ``paper`` then calls ``after_step(batch)`` without gradients.
    b. Validation, in evaluation mode without gradients: ``embed_classes(text)`` maps ``[C, D_w]`` to
       ``[C, d]`` once. For each block of samples, ``embed(batch)`` returns ``[B, d]`` per output, and
       ``distances(embeddings, classes)`` returns ``[B, C]`` per output. ``reported_output`` names the output
@@ -21,8 +19,7 @@ and D_w the size of a class embedding as it is given:
 
 A method never learns which dataset, mode or search it runs in. It gets the class embeddings of its training
 classes and batches of features. Class names, the division into seen and unseen classes, and labels of other
-splits never reach it. ``protocol/border.py`` checks what each hook returns; a mistake fails the job with a
-message.
+splits never reach it. ``protocol/border.py`` checks what each hook returns; a mistake fails the job.
 """
 
 from __future__ import annotations
@@ -120,8 +117,7 @@ class Batch:
     """``[B, T_a]`` bool, True where the time step is real and not padding."""
     video_mask: Tensor | None = None
     audio_times: Tensor | None = None
-    """``[B, T_a]`` position of each time step: seconds, or the index of the step if the protocol asks for
-    it."""
+    """``[B, T_a]`` position of each time step: seconds, or indices if the protocol asks for them."""
     video_times: Tensor | None = None
     label: Tensor | None = None
     """``[B]`` rows of ``Classes.text``; None in evaluation."""
@@ -130,8 +126,7 @@ class Batch:
     negative: Batch | None = None
     """One sample of another class for each sample, if the method has ``needs_negatives``."""
     padding_in_statistics: bool = True
-    """Whether padded time steps enter the BatchNorm statistics of per-step encoders, as in the published
-    code."""
+    """Whether padded time steps enter BatchNorm statistics of per-step encoders, as published."""
 
     def __len__(self) -> int:
         return self.audio.shape[0]
@@ -312,8 +307,7 @@ class Method(nn.Module, ABC):
     needs_negatives: ClassVar[bool] = False
     """Whether ``loss`` needs ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
-    """Fields of ``Config`` that mode ``corrected`` sets, for known deviations of the published method
-    itself."""
+    """Fields of ``Config`` that mode ``corrected`` sets, for known deviations of the published method."""
     published_class: ClassVar[str] = ""
     """Class name in the file names of the authors' checkpoints; empty if there are none."""
 
@@ -392,8 +386,7 @@ class Method(nn.Module, ABC):
 def euclidean(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distances ``[N, C]`` of the rows of ``x`` ``[N, d]`` and ``y`` ``[C, d]``.
 
-    They are computed without the cancellation of the matrix-product form. So the embeddings decide near ties,
-    not rounding.
+    Without the cancellation of the matrix-product form, so that rounding does not decide near ties.
     """
     return torch.cdist(x.float(), y.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -432,8 +425,7 @@ def register(
             Empty for an inductive method. Tables show it.
 
     Raises:
-        ValueError: an invalid value, or a name that is taken. The message lists all problems with what is
-            expected.
+        ValueError: an invalid value, or a name that is taken. The message lists all problems.
     """
     declared = {"title": title, "paper": paper, "bibtex": bibtex, "note": note}
     problems = [f"name={name!r}: use lower-case letters, digits and underscores, letter first, {LONGEST_NAME} at most"]

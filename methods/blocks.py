@@ -105,8 +105,7 @@ class Groups:
     shapes: Sequence[tuple[int, int]]
     """Of each group: the number of sequences, and of tokens per sequence."""
     kinds: Sequence[Tensor]
-    """``[n, L]`` of each group: 0 for the first token, 1, 2, ... for the modality of a time step,
-    ``PADDED``."""
+    """``[n, L]`` of each group: 0 for the first token, 1, 2, ... for a modality, ``PADDED``."""
     firsts: Tensor
     """``[B]`` rows of the first tokens, sorted by length."""
     back: Tensor
@@ -334,8 +333,7 @@ class TokenStage(nn.Module):
         turns = (2 * math.pi * times[steps.mask].to(frequencies.dtype)).unsqueeze(-1)
         phase = turns * frequencies[0] + turns * frequencies[1]
         position = self.position(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        # No real time step has the padding embedding; the product gives it a gradient, so that Adam decays it
-        # as published.
+        # No real time step has the padding embedding; the product lets Adam decay it as published.
         extra = (position + modality + 0.0 * self.padding).to(steps.x.dtype)
         return Tokens(self.dropout(projection(torch.cat([steps.x, extra], dim=-1))), steps.mask)
 

@@ -63,8 +63,7 @@ def distance_to(target: Tensor, x: Tensor) -> Tensor:
     """Mean Euclidean distance of the rows of ``x`` ``[B, d]`` to those of ``target`` ``[B, d]``.
 
     Values and gradients are those of the published code, a plain square root of the sum of squares, except
-    for equal rows. Their gradient is zero here. In the published code it is NaN, which would end the
-    training.
+    for equal rows. Their gradient is zero here. In the published code it is NaN and ends the training.
     """
     distances: Tensor = torch.linalg.vector_norm(x - target, dim=1)
     return distances.mean()

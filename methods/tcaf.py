@@ -1,8 +1,7 @@
 """TCAF: temporal cross-attention of audio and video time steps.
 
 A learnt class token and the tokens of both modalities (``blocks.TokenStage``) pass through L pre-norm layers.
-A time step attends to the time steps of the *other* modality and to the class token. The class token attends
-to all:
+A time step attends to the time steps of the *other* modality and to the class token, which attends to all:
 
     x <- x + MHA(LN(x)),  x <- x + FF(LN(x))   (one LN for both),   theta_o = O_proj(x[class])
 
@@ -156,8 +155,8 @@ class Tcaf(SequenceMethod):
 def attention_mask(kinds: Tensor, sees: Sees) -> Tensor:
     """Which token attends to which, bool ``[B, N, N]``.
 
-    No token attends to padded tokens. Padded tokens attend to others, so that no row is empty; their results
-    are unused.
+    No token attends to padded tokens. Padded tokens attend to others, so no row is empty; their results are
+    unused.
 
     Args:
         kinds: ``[B, N]``: 0 for the class token, 1 for audio, 2 for video, ``PADDED``.

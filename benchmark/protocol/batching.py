@@ -1,7 +1,7 @@
 """Makes batches: class-balanced sampling, cutting, padding, masks, times and scaling.
 
-All differences between the modes in a method's inputs are made here, by the protocol flags. So a method never
-needs the mode.
+All differences between the modes in a method's inputs are made here, by the protocol flags. So no method
+needs it.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]
 def _normalise(x: Tensor, *, over_time: bool) -> None:
     """Divide ``[B, T, D]`` by the Euclidean norm over time or over channels, in place.
 
-    Over time it does a sample at a time, which fits into the processor's cache; torch's norm is fast over
-    channels only.
+    Over time it does a sample at a time, to use the processor's cache; torch's norm is fast over channels
+    only.
     """
     if not over_time:
         x /= torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_(min=1e-12)
@@ -205,8 +205,7 @@ class ClassBalanced:
     """Draws samples: a class uniformly, then one of its samples uniformly, with replacement.
 
     Positives, negatives and cuts each have their own random stream, which depends on seed and epoch only. So
-    all methods with the same batch size train on the same samples, and an epoch can be repeated without those
-    before it.
+    all methods with the same batch size train on the same samples, and any epoch can be repeated alone.
     """
 
     rows: Ints

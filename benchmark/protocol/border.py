@@ -118,8 +118,7 @@ def checked_optimizer(method: Method, optimizer: Any) -> torch.optim.Optimizer:
     """Check the result of ``optimizer``.
 
     Raises:
-        JobError: it is no optimiser, needs a closure, or changes tensors that are no parameters of the
-            method.
+        JobError: it is no optimiser, needs a closure, or changes tensors that are no parameters.
     """
     cls, hook = type(method), "optimizer"
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -188,8 +187,7 @@ def checked_distances(method: Method, distances: Any, size: int, count: int) -> 
     """Check the result of ``distances`` for ``size`` samples and ``count`` classes; returns plain tensors.
 
     Raises:
-        JobError: it is no dict of tensors ``[size, count]``, lacks the reported output, or has values that
-            are not finite.
+        JobError: it is no dict of tensors ``[size, count]``, lacks the reported output, or is not finite.
     """
     cls, hook = type(method), "distances"
     if not isinstance(distances, Mapping) or method.reported_output not in distances:
@@ -261,8 +259,7 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
         epochs: how many epochs were requested.
 
     Raises:
-        JobError: it is no ``FitResult`` of one to ``epochs`` epochs, or its best epoch or calibration is
-            invalid.
+        JobError: it is no ``FitResult`` of one to ``epochs`` epochs, or its best epoch or beta is invalid.
     """
     cls, hook = type(method), "fit"
     if not isinstance(result, FitResult):

@@ -20,8 +20,7 @@ def code_version(method: type[Method]) -> str:
     """The digest of the code that determines a method's results. Keys of jobs contain it.
 
     It covers ``protocol/``, ``BESIDE``, the files of the method's classes, and what these import from
-    ``methods/``. It is computed once per process, so a file that is edited while jobs run does not change
-    their keys.
+    ``methods/``. It is computed once per process, so editing a file does not change the keys of running jobs.
     """
     files = {*PROTOCOL.glob("*.py"), *(PROTOCOL.parent / f"{name}.py" for name in BESIDE)}
     left = [source_file(base) for base in method.__mro__ if issubclass(base, Method) and base is not Method]

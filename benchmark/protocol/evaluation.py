@@ -31,8 +31,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 GRID: Floats = torch.linspace(0, 3, 16).numpy()
-"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit. ``np.arange`` would round 1.8 and 2.6
-differently."""
+"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit. ``np.arange`` would round some differently."""
 ROUNDING = 1e-12
 """Harmonic means that differ by less are equal."""
 
@@ -45,14 +44,13 @@ class Rounding:
     """How far the distances of a sample may differ when they are computed in another batch.
 
     The tolerance is ``of_spread`` times the standard deviation of all distances plus ``of_size`` times the
-    largest one.
+    largest.
     """
 
     of_spread: float
     of_size: float
     samples: float
-    """Fraction of samples that may differ by more: rounding can move a sample over a threshold (CJME's
-    gate)."""
+    """Fraction of samples that may differ by more: rounding may flip a threshold (CJME's gate)."""
 
 
 FULL, REDUCED = Rounding(1e-3, 2e-6, 0.01), Rounding(5e-2, 5e-3, 0.05)
@@ -227,8 +225,7 @@ class Curve:
     @classmethod
     def of(cls, nearest: Nearest) -> Curve:
         """All states that occur at some beta."""
-        # Each sample changes sides at its gap. There S loses its weight, or U gains it, if it is classified
-        # correctly.
+        # Each sample changes sides at its gap. If it is correct, S loses or U gains its weight there.
         gap = nearest.unseen_distance.astype(np.float64) - nearest.seen_distance.astype(np.float64)
         weight = nearest._weights()
         breaks, index = np.unique(gap, return_inverse=True)
@@ -334,8 +331,7 @@ def nearest_classes(
     order = rng.permutation(len(data.rows))
     again = rng.permutation(len(data.rows))[: min(CHECKED, -(-len(data.rows) // 2))] if check else order[:0]
 
-    # Score the blocks. Only the two nearest classes are kept, and all distances of the samples to be
-    # compared.
+    # Score the blocks. Only the nearest classes are kept, and the distances to be compared.
     kept: dict[str, list[Floats]] = {}
     blocks: dict[str, list[Nearest]] = {}
     with _evaluating(method) as device:

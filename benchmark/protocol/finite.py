@@ -38,8 +38,7 @@ def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[],
         losses: computes the losses of the batch again, to find out which of them has the broken gradient.
 
     Raises:
-        JobError: a gradient is not finite (the message names parameters, losses, epoch and batch), or there
-            is none.
+        JobError: a gradient is not finite (the message says of what and where), or there is none.
     """
     named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
     if not named:

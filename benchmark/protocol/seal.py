@@ -31,8 +31,7 @@ CLOSING_SECONDS = 10.0
 class Window:
     """The method's only access to the second thread.
 
-    ``sealed`` makes it. The method uses it through ``TrainingData.validate``, ``unseen_classes`` and the
-    listener.
+    ``sealed`` makes it. The method uses it through ``TrainingData`` and the listener.
 
     Args:
         requests: queue of requests, which the second thread answers one after the other.
@@ -122,8 +121,7 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
     other_side.start()
     taken.wait()
 
-    # Replace everything that leads to the second thread by the window, and drop the originals from this
-    # frame.
+    # Replace everything that leads to the second thread by the window, and drop the originals.
     window = Window(requests, other_side.ident or 0)
     given = replace(
         data,

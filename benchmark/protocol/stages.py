@@ -326,8 +326,7 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
     """Open the test splits and score a final model with the beta that stage 1 chose.
 
     Raises:
-        JobError: the method returned something wrong, or its distances depend on the other samples of a
-            batch.
+        JobError: the method returned something wrong, or its distances depend on other samples of a batch.
     """
     # Embed and rank all test samples once; ``check`` finds methods that mix the samples of a batch.
     section = open_test(experiment)

@@ -1,7 +1,6 @@
 """The training loop of all methods: epochs, learning-rate schedule, selection, checkpoints, exact resume.
 
-The loop gets a function that scores the model. It does not know what is validated or how (``stages.py``
-does).
+The loop gets a function that scores the model. ``stages.py`` decides what is validated and how.
 """
 
 from __future__ import annotations
@@ -150,8 +149,7 @@ class Loop:
             losses = losses_of()
             values = finite_losses(losses, epoch, i)
 
-            # Backward pass. Gradients are checked, except while the scaler itself skips steps that overflow
-            # float16.
+            # Backward pass. Gradients are checked, unless the scaler itself skips float16 overflows.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
             if scaler.is_enabled():
