@@ -66,7 +66,7 @@ def test_published_weights_give_the_numbers_of_a_plain_evaluation(
     shown = capsys.readouterr().out
     assert all(f"{value:.2f}" in shown for value in numbers.values())
     assert "published weights" in shown
-    assert "generated data" in shown
+    assert "synthetic data" in shown
 
 
 @pytest.mark.parametrize("method", CLASS_OF)
