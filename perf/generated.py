@@ -88,7 +88,7 @@ def experiment_on(store: FeatureStore, method: str, **train: Any) -> Experiment:
     """
     found, card = registry.load(), load_cards()["ucf"]
     chosen = found.get(method)
-    changed = {"protocol": {"text_alignment": "corrected"}, "train": train}
+    changed = {"protocol": {"text_alignment": "by_name"}, "train": train}
     settings = resolve(chosen, found.search_space(chosen), card, store.features, "corrected", changed)
     return Experiment(chosen, settings, card.features[store.features], store, seed=0, dataset=card)
 

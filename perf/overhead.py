@@ -243,7 +243,7 @@ def tcaf_on_ucf(
     run = BenchmarkRun(methods="tcaf", dataset="synthetic", stages="1", trials=1, settings=settings)
     unit = make_plan(run, registry.load(), data).units[0]
     short = {"epochs": epochs, "batches_per_epoch": batches}
-    changed = {"protocol": {"text_alignment": "corrected"}, "tcaf": dict(small), "train": short}
+    changed = {"protocol": {"text_alignment": "by_name"}, "tcaf": dict(small), "train": short}
     space, card = registry.load().search_space(unit.method), load_cards()["ucf"]
     return replace(unit, settings=resolve(unit.method, space, card, "cls", "paper", changed))
 

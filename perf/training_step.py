@@ -99,7 +99,7 @@ class Bench:
         """A method on synthetic features, whose store is created in the folder."""
         cards = load_cards()
         store = open_or_build(cards["synthetic"], None, folder, overrides=SIZES[features])
-        overrides = {"protocol": {"text_alignment": "corrected"}, "train": {"precision": precision}}
+        overrides = {"protocol": {"text_alignment": "by_name"}, "train": {"precision": precision}}
         settings = resolve(method, space, cards["ucf"], features, mode, overrides)
         return cls(
             Experiment(method, settings, cards["ucf"].features[features], store, 0, cards["ucf"]),

@@ -56,6 +56,7 @@ def test_a_feature_file_has_its_samples_and_digest(earlier: Path) -> None:
 
 def test_a_report_of_its_runs_has_the_same_numbers(earlier: Path) -> None:
     write_report(tracker_of(earlier), earlier / "report")
+    assert set(pd.read_csv(earlier / "report" / "full.csv")["alignment"]) == {"by_name"}
     for name in ("gzsl", "zsl", "comparisons", "intervals"):
         before, now = (pd.read_csv(folder / f"{name}.csv") for folder in (earlier / "expected", earlier / "report"))
         numbers = list(before.select_dtypes("number"))
@@ -96,6 +97,8 @@ def test_its_weights_give_the_numbers_of_their_job(earlier: Path, capsys: pytest
 def test_its_switches_have_their_names_of_today(earlier: Path) -> None:
     jobs = tracker_of(earlier).find(kind="job")
     assert {job.params["protocol.beta_output"] for job in jobs} == {"paper"}
+    assert {job.params["protocol.text_alignment"] for job in jobs} == {"by_name"}
+    assert {run.tags["alignment"] for run in tracker_of(earlier).find(kind="method")} == {"by_name"}
     assert not any("view" in name for job in jobs for name in job.params)
     assert parse_overrides(["protocol.beta_view=corrected"], {}) == {"protocol": {"beta_output": "corrected"}}
     assert BenchmarkRun(ablate=["beta_view", "calibration"]).ablate == ["beta_output", "calibration"]

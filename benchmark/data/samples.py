@@ -19,7 +19,7 @@ TEST_SPLITS = ("stage_2_test_seen", "stage_2_test_unseen")
 SPLITS = DEVELOPMENT_SPLITS + TEST_SPLITS
 """Splits in the order of their samples in a store. ``stage_2_train`` is the union of the first three."""
 
-Alignment = Literal["official", "corrected", "shuffled"]
+Alignment = Literal["official", "by_name", "shuffled"]
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
@@ -106,7 +106,7 @@ class Tables:
         """For each class id the row of ``vectors`` that it gets.
 
         - ``official``: row k of the vectors sorted by name for class id k, as in the published code.
-        - ``corrected``: each class its own vector.
+        - ``by_name``: each class its own vector.
         - ``shuffled``: a negative control, in which class names carry no information: own vectors are
           permuted at random. Development classes and the others are permuted separately, so no test class
           influences training.
@@ -118,7 +118,7 @@ class Tables:
             if len(self.vector_names) != len(self.class_names):
                 raise UsageError(
                     f"{len(self.vector_names)} word vectors for {len(self.class_names)} classes "
-                    "have no official order; use protocol.text_alignment=corrected"
+                    "have no official order; use protocol.text_alignment=by_name"
                 )
             return np.arange(len(self.class_names), dtype=np.int64)
         if alignment == "shuffled":

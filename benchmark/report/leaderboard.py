@@ -23,6 +23,7 @@ from benchmark.report.results.collect import distinct, records
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.table import NOTHING, mean_and_deviation
 from benchmark.system.shipped_files import program
+from benchmark.tracking.schema import current_alignment
 
 PAGE, RESULTS = "index.html", "full.csv"
 METRICS = ("S", "U", "HM", "ZSL")
@@ -206,7 +207,9 @@ def _entries(source: Source) -> list[Entry]:
     if file.name not in source.files:
         return []
     frame = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={m: [""] for m in _numbers()})
-    units = {tuple(str(u.get(n)) for n in (*PLACE, "method")): u for u in source.facts.get("units", [])}
+    frame["alignment"] = frame["alignment"].map(current_alignment)
+    facts = [{**u, "alignment": current_alignment(u.get("alignment"))} for u in source.facts.get("units", [])]
+    units = {tuple(str(u.get(n)) for n in (*PLACE, "method")): u for u in facts}
     data = source.facts.get("data", {})
     entries = []
     for row in records(frame):

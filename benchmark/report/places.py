@@ -40,7 +40,7 @@ class Place:
     alignment: str
     slot: str
     title: str
-    """``Stamps (native), mode paper, corrected text, default settings``."""
+    """``Stamps (native), mode paper, by_name text, default settings``."""
     series: Sequence[Series]
 
     @property

@@ -127,8 +127,9 @@ def _ablations(run: BenchmarkRun, base: Unit, make: Callable[..., Unit], overrid
     state = base.settings.as_dict()["protocol"]
     units = []
     for switch in switches(base.method):
-        if (switch in wanted or ALL_SWITCHES in wanted) and state[switch] not in ("corrected", "shuffled"):
-            changed = {**overrides, "protocol": {**overrides.get("protocol", {}), switch: "corrected"}}
+        if (switch in wanted or ALL_SWITCHES in wanted) and state[switch] in ("paper", "official"):
+            value = "by_name" if switch == "text_alignment" else "corrected"
+            changed = {**overrides, "protocol": {**overrides.get("protocol", {}), switch: value}}
             units.append(replace(make("paper", changed), ablation=switch))
     if ALL_SWITCHES in wanted:
         units.append(replace(make("corrected", overrides), ablation=ALL_SWITCHES))

@@ -36,7 +36,7 @@ def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
     """The value of each protocol switch in a mode. Datasets without a published order are always aligned by name."""
     values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES}
     values["mode"] = mode
-    values["text_alignment"] = "official" if mode == "paper" and published_order else "corrected"
+    values["text_alignment"] = "official" if mode == "paper" and published_order else "by_name"
     return values
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from benchmark.system.reading import Fields
-from benchmark.tracking.schema import Budget
+from benchmark.tracking.schema import Budget, current_alignment
 
 Mode = Literal["paper", "corrected"]
 Switch = Literal["paper", "corrected"]
@@ -44,8 +44,10 @@ class ProtocolConfig(Fields):
     """The published protocol, with a switch for each of its defects (``docs/protocol.md``)."""
 
     mode: Mode = "paper"
-    text_alignment: Literal["official", "corrected", "shuffled"] = Field(
-        "official", description="official: rows as published code uses them; shuffled: a control without meaning"
+    text_alignment: Annotated[Literal["official", "by_name", "shuffled"], BeforeValidator(current_alignment)] = Field(
+        "official",
+        description="official: class embeddings by row, as in published code; by_name: each class has its own; "
+        "shuffled: a control, classes have embeddings of others",
     )
     evaluation_times: Switch = Field(
         "paper", description="paper: positions 0, 1, 2, ... at evaluation; times restart after cuts"

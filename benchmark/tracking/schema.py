@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class Kind:
@@ -133,13 +134,24 @@ RENAMED_SWITCHES = {"beta_view": "beta_output"}
 def current_params(params: Mapping[str, str]) -> dict[str, str]:
     """The logged settings of a run under the names of this version."""
     renamed = {f"protocol.{old}": f"protocol.{new}" for old, new in RENAMED_SWITCHES.items()}
-    return {renamed.get(name, name): value for name, value in params.items()}
+    return _with_alignment({renamed.get(name, name): value for name, value in params.items()}, "protocol.text_alignment")
 
 
+RENAMED_ALIGNMENTS = {"corrected": "by_name"}
+"""Old value -> value of the text alignments that earlier versions called otherwise."""
 RENAMED_TAGS = {"alias": "preset"}
 """Tags with another name in stores of version 0.1: that name -> ours."""
 
 
 def current_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags of a run under the names of this version."""
-    return {RENAMED_TAGS.get(name, name): value for name, value in tags.items()}
+    return _with_alignment({RENAMED_TAGS.get(name, name): value for name, value in tags.items()}, "alignment")
+
+
+def current_alignment(value: Any) -> Any:
+    """A text alignment under the name of this version; anything else as it is."""
+    return RENAMED_ALIGNMENTS.get(value, value) if isinstance(value, str) else value
+
+
+def _with_alignment(values: dict[str, str], name: str) -> dict[str, str]:
+    return {**values, name: current_alignment(values[name])} if name in values else values

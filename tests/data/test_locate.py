@@ -101,7 +101,7 @@ def test_a_damaged_store_is_built_again_with_a_warning(
 
 def test_an_opened_store_stays_readable_while_it_is_built_again(cards: dict[str, Card], tmp_path: Path) -> None:
     card = cards["synthetic"]
-    samples = open_or_build(card, None, tmp_path).development("corrected").samples
+    samples = open_or_build(card, None, tmp_path).development("by_name").samples
     before = np.array(samples.audio.means)
     open_or_build(card.model_copy(update={"builder_options": {**card.builder_options, "seed": 9}}), None, tmp_path)
     np.testing.assert_array_equal(samples.audio.means, before)

@@ -106,7 +106,7 @@ def test_what_is_written_is_read(
     assert (store.dataset, store.features, store.generated) == ("tiny", "native", True)
     assert (store.tables().class_names, store.tables().ids) == (list(written.class_names), list(written.ids))
     assert store.provenance == written.provenance
-    dev, test = store.development("corrected"), store.open_test("corrected")
+    dev, test = store.development("by_name"), store.open_test("by_name")
     n = len(dev.samples.labels)
     assert n == int((written.splits < len(DEVELOPMENT_SPLITS)).sum())
     for section, rows in ((dev, slice(0, n)), (test, slice(n, None))):
@@ -132,7 +132,7 @@ def test_means_are_sums_of_float64_in_the_order_of_the_steps(tmp_path: Path, dty
     written = content([(1, 40), (300, 2), (9, 9)], [0, 1, 3])
     write_store(tmp_path / "store.h5", written, dtype)
     store = FeatureStore(tmp_path / "store.h5")
-    for section in (store.development("corrected"), store.open_test("corrected")):
+    for section in (store.development("by_name"), store.open_test("by_name")):
         for data in (section.samples.audio, section.samples.video):
             assert data.frames is not None
             assert data.offsets is not None
@@ -144,7 +144,7 @@ def test_float16_stays_float16_in_memory_and_is_the_same_as_mapped(tmp_path: Pat
     write_store(tmp_path / "half.h5", content([(3, 4), (2, 5)], [0, 3]), "float16")
     mapped, held = (FeatureStore(tmp_path / "half.h5", in_memory=held) for held in (False, True))
     for name in ("audio", "video"):
-        a, b = (getattr(store.development("corrected").samples, name) for store in (mapped, held))
+        a, b = (getattr(store.development("by_name").samples, name) for store in (mapped, held))
         assert b.frames.dtype == np.float16
         assert isinstance(root_of(a.frames), ctypes.Array), "no mmap object, which leads back to the file"
         assert root_of(b.frames) is b.frames
@@ -171,7 +171,7 @@ def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.
     path = tmp_path_factory.getbasetemp() / "sealed.h5"
     write_store(path, written)
     store = FeatureStore(path)
-    section = store.development("corrected")
+    section = store.development("by_name")
     n = int((written.splits < len(DEVELOPMENT_SPLITS)).sum())
     assert n < len(written.ids)
     for name in ("audio", "video"):
@@ -195,7 +195,7 @@ def test_each_run_of_splits_holds_its_own_samples_and_pages_alone(tmp_path: Path
     write_store(tmp_path / "tiny.h5", written)
     store = FeatureStore(tmp_path / "tiny.h5")
     for splits in (DEVELOPMENT_SPLITS[:1], DEVELOPMENT_SPLITS[1:], DEVELOPMENT_SPLITS):
-        section = store.development("corrected", splits=splits)
+        section = store.development("by_name", splits=splits)
         rows = np.isin(written.splits, [SPLITS.index(split) for split in splits])
         assert list(section.samples.ids) == [written.ids[i] for i in np.flatnonzero(rows)]
         assert section.samples.labels.tolist() == written.labels[rows].tolist()
@@ -205,7 +205,7 @@ def test_each_run_of_splits_holds_its_own_samples_and_pages_alone(tmp_path: Path
                 assert not any(b"".join(beside(array)))
     for splits in (TEST_SPLITS, DEVELOPMENT_SPLITS[::2], DEVELOPMENT_SPLITS[::-1]):
         with pytest.raises(ValueError, match=r"in their order|not in"):
-            store.development("corrected", splits=splits)
+            store.development("by_name", splits=splits)
 
 
 def test_whoever_opens_the_test_splits_is_counted(tmp_path: Path) -> None:
@@ -213,11 +213,11 @@ def test_whoever_opens_the_test_splits_is_counted(tmp_path: Path) -> None:
     inner: list[int] = []
     outer: list[int] = []
     with counting_test_accesses(lambda: outer.append(1)):
-        FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
+        FeatureStore(tmp_path / "tiny.h5").open_test("by_name")
         with counting_test_accesses(lambda: inner.append(1)):
-            FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
-            FeatureStore(tmp_path / "tiny.h5").development("corrected")
-    FeatureStore(tmp_path / "tiny.h5").open_test("corrected")
+            FeatureStore(tmp_path / "tiny.h5").open_test("by_name")
+            FeatureStore(tmp_path / "tiny.h5").development("by_name")
+    FeatureStore(tmp_path / "tiny.h5").open_test("by_name")
     assert (len(inner), len(outer)) == (1, 2)
 
 
@@ -226,7 +226,7 @@ def test_a_store_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "tiny.h5")
     write_store(tmp_path / "tiny.h5", standard(seed=1))
     with pytest.raises(UsageError, match="was replaced by another store"):
-        store.development("corrected")
+        store.development("by_name")
 
 
 def _change(split: str) -> Callable[[StoreContent], StoreContent]:

@@ -47,7 +47,7 @@ def test_videos_are_extracted_trained_on_and_reported(
     assert set(store.tables().ids) == made.samples.keys() - {silent, broken}
     assert verify_store(store.path, made.card()) == []
     assert (store.audio_dim, store.video_dim) == ((128, 4096) if features == "cls" else (512, 512))
-    samples = [section.samples for section in (store.development("corrected"), store.open_test("corrected"))]
+    samples = [section.samples for section in (store.development("by_name"), store.open_test("by_name"))]
     for modality, steps in zip(("audio", "video"), STEPS[features], strict=True):
         values = [getattr(s, modality) for s in samples]
         assert {int(n) for v in values for n in v.lengths} <= set(steps)

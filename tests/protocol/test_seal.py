@@ -209,7 +209,7 @@ SEARCHING = """
         return super().fit(data, loop)
 
     def cheat(self, store):
-        section = store.open_test("corrected")
+        section = store.open_test("by_name")
         self.stolen = section.samples.labels
 """
 COLLECTING = """
@@ -217,7 +217,7 @@ COLLECTING = """
         stores = [thing for thing in gc.get_objects() if type(thing).__name__ == "FeatureStore"]
         for store in stores:
             if store.path.exists():  # not one of an earlier test
-                store.open_test("corrected")
+                store.open_test("by_name")
         return super().fit(data, loop)
 """
 NEIGHBOURS = """

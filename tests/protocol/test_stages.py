@@ -81,7 +81,7 @@ def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(bench: Bench, o
 
 def test_development_data_hold_no_test_sample_and_no_test_class(tmp_path: Path) -> None:
     store = open_or_build(load_cards()["synthetic"], None, tmp_path)
-    section = store.development("corrected")
+    section = store.development("by_name")
     n = sum(store.counts[split] for split in DEVELOPMENT_SPLITS)
     for modality in (section.samples.audio, section.samples.video):
         assert modality.offsets is not None
@@ -199,14 +199,14 @@ def test_mode_corrected_sets_all_flags_and_those_of_the_method(bench: Bench) -> 
     assert unit.settings.as_dict()["cjme"]["pairing"] == "sample"
     paper = bench.units(bench.call(methods="cjme"))[0].settings
     assert paper.as_dict()["cjme"]["pairing"] == "outer"
-    assert paper.protocol.text_alignment == "corrected"  # no published order in these data
+    assert paper.protocol.text_alignment == "by_name"  # no published order in these data
     assert not bench.run(bench.call(methods="cjme", mode="corrected")).failed
 
 
 def test_shuffled_class_embeddings_are_a_permutation_that_the_seed_fixes(tmp_path: Path) -> None:
     store = open_or_build(load_cards()["synthetic"], None, tmp_path)
     rows = store.tables().vector_rows("shuffled", 3)
-    assert sorted(rows) == sorted(store.tables().vector_rows("corrected"))
+    assert sorted(rows) == sorted(store.tables().vector_rows("by_name"))
     assert (rows == store.tables().vector_rows("shuffled", 3)).all()
     assert (rows != store.tables().vector_rows("shuffled", 4)).any()
 

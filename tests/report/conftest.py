@@ -35,7 +35,7 @@ class FakeUnit:
     dataset: str = "stamps"
     features: str = "native"
     mode: str = "paper"
-    alignment: str = "corrected"
+    alignment: str = "by_name"
     variant: str = "default"
     scores: Sequence[tuple[float, float] | None] = ((0.4, 0.2), (0.5, 0.3))
     """S and U of each seed, fractions; None: the job failed in stage 1."""

@@ -36,7 +36,7 @@ from benchmark.report.write import Report, write_report
 from benchmark.tracking.schema import Artifact
 
 KINDS = ("curve", "scores", "training", "recall", "embedding", "confusion")
-STAMPS = "stamps-native-paper-corrected-untuned"
+STAMPS = "stamps-native-paper-by_name-untuned"
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published"}
 
 
@@ -107,7 +107,7 @@ def test_an_older_store_gives_a_report_that_says_what_is_left_out(store: Any, un
     assert {f"curve-{STAMPS}.png", f"scores-{STAMPS}.png"} <= names
     assert not [n for n in names if n.startswith(("training", "recall", "embedding", "confusion", "cost"))]
     for what in ("Training curves", "Recall by nearest seen class", "Embedding map", "Confusion of unseen classes"):
-        assert f"{what}, Stamps (native), mode paper, corrected text, default settings: AVCA, TCAF (not logged" in text
+        assert f"{what}, Stamps (native), mode paper, by_name text, default settings: AVCA, TCAF (not logged" in text
 
 
 def test_a_method_without_data_is_left_out_of_its_figure_alone(store: Any, unit: Any) -> None:
@@ -146,7 +146,7 @@ def test_scores_have_t_intervals_and_published_values_where_comparable(store: An
 
 
 def test_a_published_value_of_another_protocol_is_not_in_the_figure(store: Any, unit: Any) -> None:
-    store.call([unit(**{**UCF, "alignment": "corrected"})])
+    store.call([unit(**{**UCF, "alignment": "by_name"})])
 
     (place,) = places_of(*(lambda r: (r, r.test))(collect(store.tracker)))
 

@@ -43,7 +43,7 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(store: Any, 
     assert board.page == tmp_path / "site" / "index.html"
     assert (tmp_path / "site" / ".nojekyll").is_file()
     page = site_of(tmp_path / "site")
-    rows = cells(page, "Stamps, features native: mode paper, corrected text")
+    rows = cells(page, "Stamps, features native: mode paper, by_name text")
     assert [row[:3] for row in rows] == [["TCAF", "1", "50.00 ± 0.00"], ["AVCA", "2", "20.00 ± 0.00"]]
     assert [(row[6], row[7], row[11]) for row in rows] == [
         ("old, 1970-01-12 13:46", "20.00 ± 0.00", "new, 1970-01-24 03:33"),
@@ -57,6 +57,20 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(store: Any, 
         assert {p.name: p.read_bytes() for p in (tmp_path / "site" / name).iterdir() if p.name != "manifest.json"} == mine
 
 
+def test_reports_of_version_0_1_compete_though_they_name_the_alignment_otherwise(store: Any, unit: Any, tmp_path: Path) -> None:
+    old = report(store, tmp_path / "old", [unit(scores=[(0.4, 0.4)])], 1_000_000)
+    new = report(store, tmp_path / "new", [unit(scores=[(0.2, 0.2)], epochs=9)], 2_000_000)
+    for name, written in (("full.csv", ",{},"), ("manifest.json", '"alignment": "{}"')):
+        text, now = (old / name).read_text(), written.format("by_name")
+        assert now in text
+        (old / name).write_text(text.replace(now, written.format("corrected")))
+
+    write_leaderboard([old, new], tmp_path / "site")
+
+    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name text")
+    assert (row[0], row[2].split()[0], row[7].split()[0]) == ("TCAF", "40.00", "20.00")
+
+
 def test_results_on_other_data_do_not_compete(store: Any, unit: Any, tmp_path: Path) -> None:
     one = report(store, tmp_path / "one", [unit(digest="aaaa1111x", epochs=2)], 1)
     two = report(store, tmp_path / "two", [unit(digest="bbbb2222x", epochs=3)], 2)
@@ -65,7 +79,7 @@ def test_results_on_other_data_do_not_compete(store: Any, unit: Any, tmp_path: P
 
     page = site_of(tmp_path / "site")
     for digest in ("aaaa1111", "bbbb2222"):
-        assert len(cells(page, f"Stamps, features native: mode paper, corrected text, data {digest}")) == 1
+        assert len(cells(page, f"Stamps, features native: mode paper, by_name text, data {digest}")) == 1
 
 
 def test_released_weights_are_listed_and_do_not_compete(store: Any, unit: Any, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from benchmark.report.parallel import side_by_side
 from benchmark.report.results.published import method_number, method_order
 from benchmark.report.write import write_report
 
-STEM = "curve-stamps-native-paper-corrected-untuned"
+STEM = "curve-stamps-native-paper-by_name-untuned"
 
 
 def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, tmp_path: Path) -> None:

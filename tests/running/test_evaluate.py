@@ -136,7 +136,7 @@ def test_the_corrected_protocol_gives_each_class_its_own_vector(place: Place) ->
     order = [sorted(MANUAL).index(name) for name in MANUAL]
     own = Data(place.data.samples, place.data.text[order])
     expected = plain_evaluation("avca", SMALL, *states, own)
-    found = place.evaluate(*folders, "--set", "protocol.text_alignment=corrected")
+    found = place.evaluate(*folders, "--set", "protocol.text_alignment=by_name")
     assert found == {name: round(value, 2) for name, value in expected.items()}
     assert found != place.evaluate(*folders)
     assert place.evaluate(*folders, "--mode", "corrected")["beta"] == 0  # no beta gives an HM above 0

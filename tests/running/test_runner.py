@@ -46,7 +46,7 @@ def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Be
         final.tags
     )
     assert final.params["avca.dim"] == "16"
-    assert final.params["protocol.text_alignment"] == "corrected"
+    assert final.params["protocol.text_alignment"] == "by_name"
     files = {f.path for f in bench.tracker.client.list_artifacts(final.run_id)}
     assert {"config.yaml", "result.json", "recall.csv", "curve.csv", "curve.png", "identity.json"} <= files
     inputs = bench.tracker.client.get_run(final.run_id).inputs.dataset_inputs

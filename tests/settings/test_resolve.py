@@ -72,8 +72,10 @@ def test_a_wrong_override_is_named_with_the_near_ones(text: str, message: str) -
 
 def test_mode_paper_is_official_only_where_an_order_was_published() -> None:
     assert protocol_for("paper", published_order=True)["text_alignment"] == "official"
-    assert protocol_for("paper", published_order=False)["text_alignment"] == "corrected"
-    assert set(protocol_for("corrected", published_order=True).values()) == {"corrected"}
+    assert protocol_for("paper", published_order=False)["text_alignment"] == "by_name"
+    corrected = protocol_for("corrected", published_order=True)
+    assert {name for name, value in corrected.items() if value != "corrected"} == {"text_alignment"}
+    assert corrected["text_alignment"] == "by_name"
     assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields) - {"seen_test"}
 
 
@@ -85,6 +87,17 @@ def test_settings_are_read_again_from_what_they_recorded() -> None:
     )
     with pytest.raises(UsageError, match=r"searched settings of TCAF: epochs: .*greater than or equal to 1"):
         found.with_values(tcaf, {"train.epochs": 0})
+
+
+def test_the_text_alignment_of_version_0_1_is_read_by_its_name_of_today() -> None:
+    now, before = (settings("avca", f"protocol.text_alignment={name}") for name in ("by_name", "corrected"))
+    assert before == now
+    record = now.as_dict()
+    assert record["protocol"]["text_alignment"] == "by_name"
+    record["protocol"]["text_alignment"] = "corrected"
+    assert Settings.validated(METHODS.get("avca"), record, "record", published=True) == now
+    with pytest.raises(UsageError, match="'official', 'by_name' or 'shuffled'"):
+        settings("avca", "protocol.text_alignment=paper")
 
 
 def test_a_search_space_reports_all_its_errors_at_once(tmp_path: Path) -> None:

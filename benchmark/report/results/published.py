@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError
 from benchmark.report.results.released import RELEASED
 from benchmark.system.reading import YAML_SUFFIXES, Fields, files_in, read_documents
 from benchmark.system.shipped_files import shipped
+from benchmark.tracking.schema import current_alignment
 
 log = logging.getLogger(__name__)
 PUBLISHED_DIR = shipped("reports", "published")
@@ -56,7 +57,7 @@ class PublishedTable(Fields):
     url: str | None = None
     origin: Origin
     features: str
-    alignment: Literal["official", "corrected"]
+    alignment: Annotated[Literal["official", "by_name"], BeforeValidator(current_alignment)]
     mode: Literal["paper", "corrected"]
     seeds: int = Field(ge=1)
     results: dict[str, dict[str, Numbers]] = Field(description="data set -> method -> numbers")

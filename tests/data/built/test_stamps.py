@@ -94,7 +94,7 @@ def test_two_builds_have_one_digest(card: Card, store: FeatureStore, tmp_path: P
 
 
 def test_a_sample_keeps_its_frames_label_and_word_vector(source: StampsSource, store: FeatureStore) -> None:
-    section = store.open_test("corrected")
+    section = store.open_test("by_name")
     samples = section.samples
     for row in (0, 500, len(samples.labels) - 1):
         numbers = re.match(r"g(\d+)_i(\d+)_s(\d+)_", samples.ids[row])
@@ -170,7 +170,7 @@ def test_a_card_with_other_counts_is_refused(card: Card, tmp_path: Path) -> None
 
 def test_images_predict_class_embeddings_of_unseen_classes_above_chance(store: FeatureStore) -> None:
     """Ridge regression of pooled views to class embeddings, trained on stage 2's training splits."""
-    development, test = store.development("corrected"), store.open_test("corrected")
+    development, test = store.development("by_name"), store.open_test("by_name")
     text = development.classes.text(development.samples.labels)
     predicted = _ridge(np.asarray(development.samples.video.means), text, np.asarray(test.samples.video.means))
 

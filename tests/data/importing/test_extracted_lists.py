@@ -119,7 +119,7 @@ def test_bytes_of_vggish_become_numbers(folder: Folder, tmp_path: Path) -> None:
     in_one_list(elements, tmp_path / "extracted")
     take(folder, tmp_path / "extracted" / "ucf_features_no_averaged", tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    assert np.unique(store.open_test("corrected").samples.audio.means).tolist() == [200]
+    assert np.unique(store.open_test("by_name").samples.audio.means).tolist() == [200]
 
 
 def test_an_import_that_is_done_is_not_done_again(folder: Folder, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def take(folder: Folder, target: Path, **options: Any) -> ImportReport:
 
 
 def frames_of(store: FeatureStore, modality: str, sample: str) -> np.ndarray[Any, Any]:
-    section = store.open_test("corrected") if "stage_2" in sample else store.development("corrected")
+    section = store.open_test("by_name") if "stage_2" in sample else store.development("by_name")
     data = getattr(section.samples, modality)
     i = list(section.samples.ids).index(sample)
     return np.asarray(data.frames[data.offsets[i] : data.offsets[i + 1]])
@@ -87,12 +87,12 @@ def test_class_names_with_commas_keep_their_samples_and_vector(folder: Folder, t
     assert report.splits["stage_1_train"].listed == 12
 
 
-def test_official_alignment_takes_rows_by_manual_name_and_corrected_each_its_own(folder: Folder, tmp_path: Path) -> None:
+def test_alignment_official_takes_rows_by_manual_name_and_by_name_each_class_its_own(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     vectors = np.load(folder.text, allow_pickle=True).item()
     archery = store.tables().class_names.index("Archery")
-    official, corrected = (store.development(a).classes.vectors[archery] for a in ("official", "corrected"))
+    official, corrected = (store.development(a).classes.vectors[archery] for a in ("official", "by_name"))
     np.testing.assert_array_equal(corrected, vectors["zz archery"])
     np.testing.assert_array_equal(official, vectors[sorted(vectors)[archery]])
     assert not np.array_equal(official, corrected)
@@ -140,11 +140,11 @@ def test_the_means_form_gives_the_means_of_the_sequences(folder: Folder, tmp_pat
     assert (a.has_sequences, b.has_sequences) == (True, False)
     assert a.tables().ids == b.tables().ids
     for open_section in (FeatureStore.development, FeatureStore.open_test):
-        x, y = (open_section(store, "corrected").samples for store in (a, b))
+        x, y = (open_section(store, "by_name").samples for store in (a, b))
         np.testing.assert_allclose(x.audio.means, y.audio.means, atol=1e-6)
         np.testing.assert_allclose(x.video.means, y.video.means, atol=1e-6)
     with pytest.raises(UsageError, match="temporal means only"):
-        _ = b.development("corrected").samples.audio.lengths
+        _ = b.development("by_name").samples.audio.lengths
 
 
 def test_auto_takes_means_where_there_are_no_sequences(folder: Folder, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_auto_takes_means_where_there_are_no_sequences(folder: Folder, tmp_path:
 def test_float16_halves_the_frames_and_the_means_are_of_what_is_stored(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "single.h5")
     take(folder, tmp_path / "half.h5", dtype="float16")
-    a, b = (FeatureStore(tmp_path / f"{name}.h5").development("corrected").samples for name in ("single", "half"))
+    a, b = (FeatureStore(tmp_path / f"{name}.h5").development("by_name").samples for name in ("single", "half"))
     assert a.audio.frames is not None
     assert b.audio.frames is not None
     assert (str(a.audio.frames.dtype), str(b.audio.frames.dtype)) == ("float32", "float16")

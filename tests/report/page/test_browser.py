@@ -14,7 +14,7 @@ from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.write import write_report
 
 pytestmark = pytest.mark.slow
-PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "corrected"}
+PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "by_name"}
 VISIBLE = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent !== null).length"
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);

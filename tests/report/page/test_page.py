@@ -16,7 +16,7 @@ from benchmark.report.page.page import MLFLOW_UI, number_of
 from benchmark.report.write import write_report
 
 EVIL = "<script>alert(1)</script>"
-PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "corrected"}
+PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "by_name"}
 
 
 def page_of(store: Any, folder: Path, **options: Any) -> Element:

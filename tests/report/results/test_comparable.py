@@ -26,8 +26,8 @@ def section_notes(table: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"mode": "corrected", "alignment": "corrected"}, "mode corrected, text alignment corrected"),
-        ({"alignment": "corrected"}, "text alignment corrected"),
+        ({"mode": "corrected", "alignment": "by_name"}, "mode corrected, text alignment by_name"),
+        ({"alignment": "by_name"}, "text alignment by_name"),
         ({"alignment": "shuffled"}, "text alignment shuffled"),
         ({"kind": "generated"}, "generated data"),
         ({"variant": "user-set"}, "user-set settings"),
@@ -61,7 +61,7 @@ def test_a_published_number_stands_in_the_comparable_row_of_its_method(store: An
     """Even where that is not the first one, and for each method by itself."""
     calls = [
         store.call([unit(**UCF), unit(method="avca", **{**UCF, "variant": "user-set"})]),
-        store.call([unit(**{**UCF, "mode": "corrected", "alignment": "corrected"})]),
+        store.call([unit(**{**UCF, "mode": "corrected", "alignment": "by_name"})]),
         store.call([unit(**{**UCF, "variant": "user-set"}, params={"tcaf.lr": "1"})]),
     ]
 
@@ -71,13 +71,13 @@ def test_a_published_number_stands_in_the_comparable_row_of_its_method(store: An
     assert published == {
         ("AVCA", "user-set", "paper, official text"): "41.34§",
         ("TCAF", "published", "paper, official text"): "50.78",
-        ("TCAF", "published", "corrected, corrected text"): "",
+        ("TCAF", "published", "corrected, by_name text"): "",
         ("TCAF", "user-set", "paper, official text"): "",
     }
 
 
 def test_published_numbers_compete_with_each_other_whatever_rows_they_stand_in(store: Any, unit: Any) -> None:
-    store.call([unit(**UCF), unit(method="avca", **{**UCF, "mode": "corrected", "alignment": "corrected"})])
+    store.call([unit(**UCF), unit(method="avca", **{**UCF, "mode": "corrected", "alignment": "by_name"})])
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
@@ -86,7 +86,7 @@ def test_published_numbers_compete_with_each_other_whatever_rows_they_stand_in(s
 
 
 def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, unit: Any) -> None:
-    other = {**UCF, "alignment": "corrected"}
+    other = {**UCF, "alignment": "by_name"}
     calls = [
         store.call([unit(method="avca", scores=[(0.3, 0.2)], **UCF), unit(scores=[(0.4, 0.3)], **UCF)]),
         store.call([unit(method="avca", scores=[(0.9, 0.8)], **other), unit(scores=[(0.5, 0.4)], **other)]),
@@ -100,11 +100,11 @@ def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, u
         found = list(zip(table.cells["Method"], table.cells["Protocol"], table.bold[column], strict=True))
         assert found == [
             ("AVCA", "paper, official text", False),
-            ("AVCA", "paper, corrected text", True),
+            ("AVCA", "paper, by_name text", True),
             ("TCAF", "paper, official text", True),
-            ("TCAF", "paper, corrected text", False),
+            ("TCAF", "paper, by_name text", False),
         ]
-        assert "text alignment corrected and official" in table.caption
+        assert "text alignment by_name and official" in table.caption
         assert "the column Protocol marks the rows" in table.caption
         assert "Bold: best of a column for each protocol" in table.caption
 
@@ -131,12 +131,12 @@ def test_settings_of_the_user_are_not_averaged_with_published_ones(store: Any, u
 
 
 def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(store: Any, unit: Any, tmp_path: Any) -> None:
-    store.call([unit(**UCF), unit(**{**UCF, "mode": "corrected", "alignment": "corrected"})])
+    store.call([unit(**UCF), unit(**{**UCF, "mode": "corrected", "alignment": "by_name"})])
 
     write_report(store.tracker, tmp_path)
 
     frame = pd.read_csv(tmp_path / "gzsl.csv", keep_default_na=False)
-    assert list(frame["published_differs_in"]) == ["", "mode corrected, text alignment corrected"]
+    assert list(frame["published_differs_in"]) == ["", "mode corrected, text alignment by_name"]
 
 
 AVX2, AVX512 = ("AVX2", "mkl + openblas Haswell"), ("AVX512", "mkl + openblas SkylakeX")

@@ -67,6 +67,13 @@ def test_what_users_report_is_not_taken_for_published() -> None:
     assert published.source.origin == "paper"
 
 
+def test_a_text_alignment_is_read_by_its_earlier_name(tmp_path: Path) -> None:
+    head = "paper: P\nshort: P\ntable: T\norigin: paper\nfeatures: f\nmode: paper\nseeds: 1\nresults: {}\n"
+    (tmp_path / "a.yaml").write_text(f"{head}alignment: corrected\n---\n{head}alignment: by_name\n")
+
+    assert [table.alignment for table in load_published(tmp_path)] == ["by_name", "by_name"]
+
+
 def test_a_papers_number_is_preferred_to_any_other(tmp_path: Path) -> None:
     for name, origin, value in (("a", "second-hand", 1.0), ("b", "paper", 2.0), ("c", "readme", 3.0)):
         (tmp_path / f"{name}.yaml").write_text(

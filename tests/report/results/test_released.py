@@ -89,7 +89,7 @@ def test_tests_of_the_same_weights_under_other_settings_have_rows_of_their_own(s
 def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(store: Any, unit: Any) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF, params={"train.precision": "32"}), (0.6, 0.3))
-    corrected = {**UCF, "mode": "corrected", "alignment": "corrected"}
+    corrected = {**UCF, "mode": "corrected", "alignment": "by_name"}
     store.released(unit(**corrected, params={"train.precision": "16"}), (0.5, 0.3))
 
     table = tables_of(collect(store.tracker))["modes"]
@@ -99,7 +99,7 @@ def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(
 
 def test_modes_of_different_weights_are_not_paired(store: Any, unit: Any) -> None:
     store.call([unit(**UCF)])
-    corrected = {**UCF, "mode": "corrected", "alignment": "corrected"}
+    corrected = {**UCF, "mode": "corrected", "alignment": "by_name"}
     store.released(unit(**UCF), (0.6, 0.3))
     store.released(unit(**corrected), (0.5, 0.3), weights="cccc3333dddd4444")
     assert "modes" not in tables_of(collect(store.tracker))
@@ -126,7 +126,7 @@ def test_released_weights_are_comparable_where_their_settings_are_known_to_be_th
 def test_both_modes_of_released_weights_are_paired(store: Any, unit: Any) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF), (0.6, 0.3))
-    store.released(unit(**{**UCF, "mode": "corrected", "alignment": "corrected"}), (0.5, 0.3))
+    store.released(unit(**{**UCF, "mode": "corrected", "alignment": "by_name"}), (0.5, 0.3))
 
     table = tables_of(collect(store.tracker))["modes"]
 

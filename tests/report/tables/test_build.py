@@ -123,15 +123,15 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
         [
             unit(method=m, mode=mode, alignment=a, scores=[(s, 0.2)], **common)
             for m, s in (("tcaf", 0.4), ("avca", 0.3))
-            for mode, a in (("paper", "official"), ("corrected", "corrected"))
+            for mode, a in (("paper", "official"), ("corrected", "by_name"))
         ]
     )
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
     marks = list(zip(table.cells["Method"], table.cells["Protocol"], strict=True))
-    assert marks == [(m, p) for m in ("AVCA", "TCAF") for p in ("paper, official text", "corrected, corrected text")]
-    assert row(table, Method="TCAF", Protocol="corrected, corrected text")["HM published"] == ""
+    assert marks == [(m, p) for m in ("AVCA", "TCAF") for p in ("paper, official text", "corrected, by_name text")]
+    assert row(table, Method="TCAF", Protocol="corrected, by_name text")["HM published"] == ""
     assert list(table.bold["S ours"]) == [False, False, True, True]
     assert "Modes paper and corrected" in table.caption
 
@@ -147,7 +147,7 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
     table = tables_of(collect(store.tracker))["gzsl"]
 
     for part in (
-        "Mode paper, text alignment corrected, features native.",
+        "Mode paper, text alignment by_name, features native.",
         "n = 2 seeds",
         "Tuning budget: 3 trials",
         "8 epochs × 40 batches of 64 (TCAF)",

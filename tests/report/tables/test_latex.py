@@ -115,7 +115,7 @@ def compile_tex(folder: Path, file: str) -> str:
 @pytest.mark.slow
 def test_the_document_of_a_report_compiles_and_nothing_sticks_out(store: Any, unit: Any, tmp_path: Path) -> None:
     ucf = {"dataset": "ucf", "features": "main", "variant": "published", "trials": 3, "caption": ODD}
-    paper, corrected = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "corrected"}
+    paper, corrected = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "by_name"}
     units = [unit(method=m, tuned=[(0.5, 0.3), (0.4, 0.3)], **ucf, **p) for m in (ODD, "perceiver") for p in (paper, corrected)]
     store.call([*units, unit(dataset="vggsound", features="main", scores=[(0.4, 0.2), None], **corrected), unit()])
 

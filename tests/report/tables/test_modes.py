@@ -15,7 +15,7 @@ from benchmark.report.tables.means import ablation_effects
 from benchmark.report.write import write_report
 
 PAPER = {"mode": "paper", "alignment": "official"}
-CORRECTED = {"mode": "corrected", "alignment": "corrected"}
+CORRECTED = {"mode": "corrected", "alignment": "by_name"}
 
 
 def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(store: Any, unit: Any, tmp_path: Any) -> None:
@@ -34,7 +34,7 @@ def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(store: Any, u
     differences = [-10, 10, -20]
     assert cells["S difference"] == f"{statistics.mean(differences):.2f} ± {statistics.stdev(differences):.2f}"
     assert cells["ZSL difference"] == "-6.00 ± 26.15", "of 6, 12 and -36"
-    assert (cells["Text"], cells["Seeds"]) == ("official → corrected", "3")
+    assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "3")
     assert not table.bold.to_numpy().any()
     for part in ("seed by seed", "corrected − paper in percentage points", "sums the effects of all switches"):
         assert part in table.caption

@@ -68,7 +68,7 @@ def test_data_that_nobody_published_on_have_no_references(store: Any, unit: Any,
 
 
 def test_long_tables_are_kept_off_the_screen(store: Any, unit: Any) -> None:
-    store.call([unit(tuned=[(0.5, 0.3)], trials=2, **UCF), unit(**{**UCF, "mode": "corrected", "alignment": "corrected"})])
+    store.call([unit(tuned=[(0.5, 0.3)], trials=2, **UCF), unit(**{**UCF, "mode": "corrected", "alignment": "by_name"})])
 
     shown = {t.name: t.screen for t in build_tables(collect(store.tracker))}
 
