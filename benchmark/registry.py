@@ -1,8 +1,8 @@
 """Finds methods: files of ``methods/``, installed entry points, and files given with ``--plugin``.
 
-A file that cannot be imported does not stop the others: it stays listed with its reason. Code of others is contained while it
-is imported: it cannot end this process (except by ``os._exit``) nor change its arguments, its folder, its warnings or torch's
-default type.
+A file that cannot be imported does not stop the others: it is listed with the reason. While a method's file
+is imported, it cannot end this process (except by ``os._exit``) nor change its arguments, working folder,
+warnings or torch's default dtype.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
 SHARED_FILES = ("__init__", "blocks", "losses")
 ENTRY_POINTS = "gzsl_bench.methods"
 _replaced: list[object] = []
-"""Streams that code of others put in place of the standard ones: they would close those if they were collected."""
+"""Streams with which method files replaced the standard ones, which would close if these were collected."""
 LONGEST_OUTPUT = 2_000
-"""Characters of what a file printed before it ended the process, at most."""
+"""Most characters shown of the output of a file that tried to end the process."""
 
 
 @dataclass
 class Registry:
-    """Known methods, and files that could not be read with the reason."""
+    """The known methods, and the reason for each file that cannot be imported."""
 
     methods: dict[str, type[Method]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Registry:
         """The method of a name.
 
         Raises:
-            UsageError: unknown (near names are given) or broken (the reason is given).
+            UsageError: it is unknown (similar names are given) or cannot be imported (the reason is given).
         """
         if name in self.methods:
             return self.methods[name]
@@ -59,10 +59,10 @@ class Registry:
         raise UsageError(f"unknown method {name!r}: {near(name, self.methods)}")
 
     def select(self, names: str) -> list[type[Method]]:
-        """Methods of a comma-separated list, or all of them for ``all``.
+        """The methods of a comma-separated list, or all for ``all``.
 
         Raises:
-            UsageError: an unknown name, or ``all`` while a method is broken.
+            UsageError: a name is unknown, or it is ``all`` and a method cannot be imported.
         """
         if names == "all":
             if self.broken:
@@ -73,11 +73,11 @@ class Registry:
         if not wanted:
             raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
         if "all" in wanted:
-            raise UsageError(f"--methods {names}: all stands alone; write --methods all")
+            raise UsageError(f"--methods {names}: all cannot be combined with names; write --methods all")
         return [self.get(name) for name in wanted]
 
     def search_space(self, method: type[Method]) -> SearchSpace:
-        """The search space of a method: the file beside its own file, else that in ``search_spaces/``, else an empty one.
+        """The search space of a method: beside its file, else in ``search_spaces/``, else an empty one.
 
         Raises:
             UsageError: the file has errors (all are listed), or there are two files.
@@ -92,10 +92,10 @@ class Registry:
 
 
 def named_once(names: str, option: str) -> list[str]:
-    """The names of a list with commas.
+    """The names of a comma-separated list.
 
     Raises:
-        UsageError: one is given twice.
+        UsageError: a name is given twice.
     """
     wanted = [n.strip() for n in names.split(",") if n.strip()]
     for i, name in enumerate(wanted):
@@ -105,7 +105,7 @@ def named_once(names: str, option: str) -> list[str]:
 
 
 def load(plugins: Sequence[Path] = ()) -> Registry:
-    """Read all methods.
+    """Import all methods.
 
     Raises:
         UsageError: a ``--plugin`` file is missing, cannot be imported, or registers nothing.
@@ -115,7 +115,7 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
         if path.stem in SHARED_FILES:
             continue
         if not path.is_file() or not path.stem.isidentifier():
-            fault = "no Python module can have this name; rename it" if path.is_file() else "is no file that can be read"
+            fault = "no Python module can have this name; rename it" if path.is_file() else "is not a readable file"
             registry.broken[path.stem] = f"{path}: {fault}"
         elif reason := attempt(partial(importlib.import_module, f"methods.{path.stem}")):
             registry.broken[path.stem] = reason
@@ -129,17 +129,17 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
 
 
 def attempt(read: Callable[[], object]) -> str:
-    """Import code of others; why it failed, or nothing.
+    """Import a method's file; returns why that failed, or an empty text.
 
-    What it prints is shown on stderr, or is part of the reason. What it registered before it failed is forgotten.
+    Its output is shown on stderr or is part of the reason. If it fails, its registrations are undone.
     """
     before = dict(REGISTERED)
     with _contained() as printed:
         try:
             read()
-        except (KeyboardInterrupt, Terminated):  # the user's, or the system's
+        except (KeyboardInterrupt, Terminated):  # by the user or the system
             raise
-        except BaseException as error:  # also SystemExit, as of argparse; a stranger's file may fail in any way
+        except BaseException as error:  # SystemExit too, which argparse raises: a file may fail in any way
             REGISTERED.clear()
             REGISTERED.update(before)
             reason = f"{type(error).__name__}: {words_of(error)}"
@@ -147,14 +147,14 @@ def attempt(read: Callable[[], object]) -> str:
                 return reason
             said = "".join(printed)[-LONGEST_OUTPUT:].strip()
             printed.clear()
-            return f"ended at import ({reason}): what a script does must stand below if __name__ == '__main__'" + (
+            return f"ended at import ({reason}): put what a script does below if __name__ == '__main__'" + (
                 f"; it printed:\n{indent(said, '  ')}" if said else ""
             )
     return ""
 
 
 class _Held:
-    """A stream that keeps what is written until it is released; whoever holds it then writes to the real one."""
+    """A stream that keeps what is written; once released, it writes to the real one."""
 
     def __init__(self, stream: TextIO | None, kept: list[str]) -> None:
         self._stream, self._kept = stream, kept
@@ -172,7 +172,7 @@ class _Held:
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the stream open: it is not of whoever imports."""
+        """Do nothing: the real stream does not belong to the imported file."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -180,10 +180,10 @@ class _Held:
 
 @contextmanager
 def _contained() -> Iterator[list[str]]:
-    """While entered, code of others runs: what it changes of this process is put back, and what it prints is kept.
+    """Run a method's file: restore what it changes of this process and keep its output.
 
     Yields:
-        What it prints; what is left of it at the end goes to stderr.
+        Its output; what is left of it at the end goes to stderr.
     """
     arguments, words, dtype = sys.argv, list(sys.argv), torch.get_default_dtype()
     try:
@@ -218,7 +218,7 @@ def _load_plugin(path: Path) -> None:
 
 
 def import_file(path: Path) -> str:
-    """Import a ``--plugin`` file once and give the name of its module.
+    """Import a ``--plugin`` file once; returns the name of its module.
 
     Raises:
         UsageError: it is missing or cannot be imported.
@@ -241,5 +241,5 @@ def import_file(path: Path) -> str:
 
 
 def source_file(method: type[Method]) -> Path:
-    """The file in which a method stands."""
+    """The file that defines a method."""
     return Path(str(sys.modules[method.__module__].__file__))

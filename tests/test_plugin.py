@@ -175,7 +175,7 @@ def test_a_plugin_that_ends_the_process_is_an_error(tmp_path: Path, kind: str, c
     with pytest.raises(UsageError) as error:
         registry.load([path])
     message = str(error.value)
-    assert message.startswith(f"--plugin {path}: ended at import ({reason}): what a script does must stand below if __name__")
+    assert message.startswith(f"--plugin {path}: ended at import ({reason}): put what a script does below if __name__")
     assert ("it printed:" in message) == (kind in ("argparse", "sys.exit"))
     assert ("the following arguments are required: --data" in message) == (kind == "argparse")
     assert "usage" not in "".join(capfd.readouterr()), "the text of argparse looks like ours"
@@ -252,7 +252,7 @@ def test_files_that_are_no_methods_do_not_stop_others(methods: Path) -> None:
 
 
 def test_all_methods_cannot_be_combined_with_one() -> None:
-    with pytest.raises(UsageError, match="--methods all,cjme: all stands alone; write --methods all"):
+    with pytest.raises(UsageError, match="--methods all,cjme: all cannot be combined with names; write --methods all"):
         registry.load().select("all,cjme")
 
 

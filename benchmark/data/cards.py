@@ -1,4 +1,4 @@
-"""Dataset cards: what a YAML file in ``datasets/`` says of a data set, checked. No features are read here."""
+"""Dataset configs: the YAML files of ``datasets/``, checked. No features are read here."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ CARDS_DIR = shipped("datasets")
 
 
 class ModalityCard(Fields):
-    """One modality of a feature set."""
+    """The config of one modality of a feature set."""
 
     extractor: str
     dim: int = Field(gt=0)
-    seconds: float = Field(gt=0, description="seconds between two steps; 1 where the index is the time")
+    seconds: float = Field(gt=0, description="seconds between two time steps; 1 if the index is the time")
     scale: float = Field(1.0, gt=0, description="features are divided by this")
-    published_scale: float | None = Field(None, gt=0, description="what published code divides by, where it differs")
+    published_scale: float | None = Field(None, gt=0, description="what published code divides by, if it differs")
 
 
 SPLITS_OF_LISTS = (
-    "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen", "stage_2_train", "stage_2_test_seen", "stage_2_test_unseen"
+    "stage_1_train", "stage_1_val_seen", "stage_1_val_unseen",
+    "stage_2_train", "stage_2_test_seen", "stage_2_test_unseen",
 )  # fmt: skip
 
 
@@ -40,11 +41,11 @@ def _listed(split: str) -> str:
 
 Split = Annotated[str, AfterValidator(_listed)]
 Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
-"""What the published extraction of some features did besides what is described of it (docs/extraction.md)."""
+"""A known deviation of the published extraction of features from its description (docs/extraction.md)."""
 
 
 class FeatureSetCard(Fields):
-    """One feature set of a data set, with the counts that its published lists have."""
+    """The config of a feature set, with the counts of its published lists."""
 
     description: str
     audio: ModalityCard
@@ -56,7 +57,7 @@ class FeatureSetCard(Fields):
 
 
 class OfficialLayout(Fields):
-    """Where the published folder keeps things."""
+    """The names of files in the published folder."""
 
     folder: str
     names_file: str
@@ -64,41 +65,43 @@ class OfficialLayout(Fields):
 
 
 class Preset(Fields):
-    """Settings that a name such as ``demo`` stands for in place of the defaults. All are visible in the results."""
+    """Settings that replace defaults under a name such as ``demo``. All are visible in the results."""
 
     train: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(0, ge=0)
     searched: list[str] | None = Field(
-        None, description="names of the settings that studies search; None, or none of a method's: all of its search space"
+        None, description="settings to search; None, or none that a method has: all of its search space"
     )
     seeds: int = Field(1, ge=1)
 
 
 class Card(Fields):
-    """A data set: names, feature sets, where it comes from, how to get it."""
+    """A dataset config: names, feature sets, origin, how to get the dataset, settings for it."""
 
     name: Name
     title: str
     kind: Literal["published", "real", "generated"]
     description: str
-    caption: str = Field("", description="what a table's caption must say of these data")
-    published_order: bool = Field(False, description="whether an official text alignment exists, which mode paper uses")
+    caption: str = Field("", description="note on the dataset in captions of tables")
+    published_order: bool = Field(False, description="whether there is an official text alignment, which mode paper uses")
     default_features: str
     features: dict[Name, FeatureSetCard]
     official: OfficialLayout | None = None
-    grouping: str | None = Field(None, description="regular expression; its first group in a sample id is the leak group")
+    grouping: str | None = Field(None, description="regular expression; its first group in a sample id names the group")
     overlap_seconds: float | None = Field(
-        None, gt=0, description="length of a clip, where the second group of `grouping` is the second at which it starts"
+        None, gt=0, description="length of a clip, if the second group of `grouping` is its start in seconds"
     )
-    obtain: str = Field("", description="what to fetch or extract, shown when the features are missing")
+    obtain: str = Field("", description="how to get the features, shown when they are missing")
     licence: str = ""
-    builder: Literal["stamps", "synthetic"] | None = Field(None, description="built at first use, without a download")
-    builder_options: dict[str, Any] = Field(default_factory=dict)
-    sizes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method settings for these data")
-    search: dict[str, dict[str, dict[str, Any] | None]] = Field(
-        default_factory=dict, description="method -> setting -> search range for these data; null: not searched"
+    builder: Literal["stamps", "synthetic"] | None = Field(
+        None, description="builds the features at first use, without a download"
     )
-    train: dict[str, Any] = Field(default_factory=dict, description="training settings for these data")
+    builder_options: dict[str, Any] = Field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method settings for this dataset")
+    search: dict[str, dict[str, dict[str, Any] | None]] = Field(
+        default_factory=dict, description="method -> setting -> search range for this dataset; null: not searched"
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="training settings for this dataset")
     presets: dict[Name, Preset] = Field(default_factory=dict, description="other names, each with its own settings")
 
     @model_validator(mode="before")
@@ -114,9 +117,8 @@ class Card(Fields):
     @model_validator(mode="after")
     def _has_its_default_features(self) -> Self:
         if self.default_features not in self.features:
-            raise ValueError(
-                f"default_features: no feature set {self.default_features!r}: {near(self.default_features, self.features)}"
-            )
+            name = self.default_features
+            raise ValueError(f"default_features: no feature set {name!r}: {near(name, self.features)}")
         return self
 
     @model_validator(mode="after")
@@ -126,20 +128,20 @@ class Card(Fields):
         except re.error as error:
             raise ValueError(f"grouping is no regular expression: {error}") from None
         if self.grouping is not None and groups < 1:
-            raise ValueError("grouping needs a group in parentheses: what the samples of one source have in common")
+            raise ValueError("grouping needs a group in parentheses: what the clips of one source video have in common")
         if self.overlap_seconds is not None and groups < 2:
-            raise ValueError("overlap_seconds needs a second group in grouping: the second at which a clip starts")
+            raise ValueError("overlap_seconds needs a second group in grouping: the start of a clip in seconds")
         return self
 
     def feature_set(self, features: str | None) -> tuple[str, FeatureSetCard]:
         """The named feature set, or the default one.
 
         Raises:
-            UsageError: there is no such feature set; the known ones are named.
+            UsageError: there is no such feature set; the known ones are listed.
         """
         name = features or self.default_features
         if name not in self.features:
-            raise UsageError(f"data set {self.name!r} has no feature set {name!r}: {near(name, self.features)}")
+            raise UsageError(f"dataset {self.name!r} has no feature set {name!r}: {near(name, self.features)}")
         return name, self.features[name]
 
 
@@ -151,11 +153,11 @@ class BrokenCard:
     reason: str
     """Names the file; a line for each error."""
     names: Sequence[str]
-    """What it may be asked for: the name that it gives, or its file's, then its presets."""
+    """Names that refer to it: that in the file, that of the file, then its presets."""
 
 
 class Cards(dict[str, Card]):
-    """Cards by name, and the files that cannot be used."""
+    """Dataset configs by name, and the files that cannot be used."""
 
     def __init__(self, cards: Mapping[str, Card], broken: Sequence[BrokenCard] = ()) -> None:
         super().__init__(cards)
@@ -163,10 +165,10 @@ class Cards(dict[str, Card]):
 
 
 def load_cards(folder: Path = CARDS_DIR) -> Cards:
-    """All cards of a folder by name.
+    """Read all dataset configs of a folder, by name.
 
-    A file that is not YAML, or has unknown or wrong fields, does not stop the others. Of two cards of one name, the one whose
-    file has that name counts.
+    A file that is not YAML, or has unknown or wrong fields, does not stop the others. Of two configs with one
+    name, the one whose file has that name counts.
     """
     found: dict[str, dict[Path, Card]] = {}
     broken = []
@@ -174,7 +176,7 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
         names = [path.stem]
         try:
             if path.exists() and not path.is_file():  # reading a pipe would wait without end
-                raise UsageError(f"{path}: is no file that can be read")
+                raise UsageError(f"{path}: is not a readable file")
             written = read_fields(path)
             presets = [*_texts(written.get("presets")), *_texts(written.get("aliases"))]
             names = [*_texts([written.get("name")]), *names, *presets]
@@ -204,7 +206,8 @@ def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:
     """The dataset config of a name or preset, and the preset (an empty one for a dataset's name).
 
     Raises:
-        UsageError: no config has the name (near ones are named), its file cannot be used, or two configs have the preset.
+        UsageError: no config has the name (similar names are given), its file cannot be used, or two configs
+            have the preset.
     """
     if name in cards:
         return cards[name], Preset()
@@ -216,7 +219,7 @@ def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:
     broken = cards.broken if isinstance(cards, Cards) else ()
     for each in broken:
         if name in each.names:
-            raise UsageError(f"data set {name!r} cannot be used: {each.reason}")
+            raise UsageError(f"dataset {name!r} cannot be used: {each.reason}")
     known = [*cards, *(preset for card in cards.values() for preset in card.presets)]
     unread = "".join(f"\nnot read: {each.reason}" for each in broken)
-    raise UsageError(f"unknown data set {name!r}: {near(name, known)}{unread}")
+    raise UsageError(f"unknown dataset {name!r}: {near(name, known)}{unread}")

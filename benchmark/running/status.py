@@ -127,7 +127,7 @@ def study_state(unit: Unit, stores: Existing) -> StudyState:
 
     # Trials: those that ended, and those that were started and may still run.
     past = record.past if record else ()
-    begun = {number: locks.is_held(number) for number in (record.begun if record else ())}
+    begun = {number: locks.is_held(number) for number in (record.started if record else ())}
     count = Counter(trial.state for trial in past)
     running = sum(begun.values())
     trials = unit.tuning.trials

@@ -1,1 +1,1 @@
-"""Settings and where they come from."""
+"""The settings of methods and benchmark runs, and their sources."""

@@ -33,7 +33,7 @@ def own_switches(method: type[Method]) -> dict[str, str]:
 
 
 def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
-    """The value of each protocol switch in a mode. Datasets without a published order are always aligned by name."""
+    """The value of each switch in a mode. Datasets without a published order are always aligned by name."""
     values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES}
     values["mode"] = mode
     values["text_alignment"] = "official" if mode == "paper" and published_order else "by_name"
@@ -59,7 +59,7 @@ class Settings:
         """Settings from plain values.
 
         Args:
-            layers: section -> field -> value, as ``as_dict`` returns them. A field that is missing has its default.
+            layers: section -> field -> value, as ``as_dict`` returns them. Missing fields have their default.
             place: where the values come from, for messages.
 
         Raises:
@@ -82,7 +82,7 @@ class Settings:
             raise UsageError(validation_message(error, place)) from None
 
     def as_dict(self, mode: Literal["json", "python"] = "json") -> dict[str, dict[str, Any]]:
-        """Section -> field -> value, complete and in plain types. The method's own switches are in ``protocol`` too."""
+        """Section -> field -> value, complete. The method's own switches are in ``protocol`` too."""
         own = {
             f"{self.method}_{setting}": "corrected" if getattr(self.config, setting) == value else "paper"
             for setting, value in self.corrections.items()
@@ -104,7 +104,7 @@ class Settings:
         return {**self.config.model_dump(), **train}
 
     def with_values(self, method: type[Method], values: Mapping[str, Any]) -> Settings:
-        """The same settings with other values of searched fields (``lr`` of the method, ``train.batch_size``, ...).
+        """The same settings with other hyperparameters (``lr`` of the method, ``train.batch_size``, ...).
 
         Raises:
             UsageError: the method or training does not accept them together.
@@ -126,10 +126,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -> dict[str, dict[str, Any]]:
-    """``section.field=value`` texts of ``--set`` as section -> field -> value, checked.
+    """Parse and check the texts of ``--set``, ``section.field=value``, into section -> field -> value.
 
     Raises:
-        UsageError: not of that form, or an unknown section, field or value; near names are given.
+        UsageError: a text has another form, or an unknown section, field or value; similar names are given.
     """
     models: dict[str, type[BaseModel]] = {**SECTIONS, **{name: cls.Config for name, cls in methods.items()}}
     own = [name for method in methods.values() for name in own_switches(method)]

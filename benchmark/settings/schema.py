@@ -1,7 +1,7 @@
 """The settings of a benchmark run and their defaults, typed and validated.
 
-Later sources win: the default here, the published value for the dataset (``search_spaces/``), ``sizes`` and ``train`` of the
-dataset config, the preset, mode ``corrected``, tuned values, ``--set``.
+Later sources win: the default here, the published value for the dataset (``search_spaces/``), ``sizes`` and
+``train`` of the dataset config, the preset, mode ``corrected``, tuned values, ``--set``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ Length = Literal["max"] | Annotated[int, Field(ge=1, le=100_000)]
 
 
 class TrainConfig(Fields):
-    """How long and on what a method trains."""
+    """How long and on which device a method trains."""
 
     epochs: int = Field(50, ge=1, le=10_000)
     batches_per_epoch: int = Field(300, ge=1, le=1_000_000)
     batch_size: int = Field(64, ge=2, le=65_536, description="BatchNorm needs at least two samples")
     eval_batch_size: int = Field(
-        256, ge=1, le=65_536, description="samples embedded at once; changes no result beyond rounding"
+        256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="float16 and bfloat16: autocast")
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads of torch; part of the result, since it changes rounding")
+    threads: int = Field(
+        1, ge=1, le=1024, description="CPU threads of torch; they change rounding, so they are part of the job"
+    )
 
 
 class LengthConfig(Fields):
-    """How sequences are brought to one length: padded to the longest of the batch, or cut and padded to n video steps."""
+    """How sequences get one length: padded to the batch's longest, or cut and padded to n video steps."""
 
     train: Length = "max"
     test: Length = "max"
@@ -41,13 +43,13 @@ class LengthConfig(Fields):
 
 
 class ProtocolConfig(Fields):
-    """The published protocol, with a switch for each of its defects (``docs/protocol.md``)."""
+    """The published protocol, with a switch for each of its known deviations (``docs/protocol.md``)."""
 
     mode: Mode = "paper"
     text_alignment: Annotated[Literal["official", "by_name", "shuffled"], BeforeValidator(current_alignment)] = Field(
         "official",
-        description="official: class embeddings by row, as in published code; by_name: each class has its own; "
-        "shuffled: a control, classes have embeddings of others",
+        description="official: class embeddings by row, as in published code; by_name: each class has its "
+        "own; shuffled: a control, classes have embeddings of others",
     )
     evaluation_times: Switch = Field(
         "paper", description="paper: positions 0, 1, 2, ... at evaluation; times restart after cuts"
@@ -55,15 +57,15 @@ class ProtocolConfig(Fields):
     extra_bn_pass: Switch = Field(
         "paper", description="paper: a second forward pass moves BatchNorm statistics after each step"
     )
-    padding_in_bn: Switch = Field("paper", description="paper: padded steps enter the encoders' BatchNorm statistics")
+    padding_in_bn: Switch = Field("paper", description="paper: padded time steps enter the encoders' BatchNorm statistics")
     video_norm: Switch = Field(
         "paper", description="paper: video sequences are L2-normalised over time; corrected: over channels"
     )
     audio_scale: Switch = Field("paper", description="paper: audio sequences are divided by 255 in every feature set")
     length_rule: Switch = Field(
         "paper",
-        description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio cut where the video is "
-        "(s: seconds a step)",
+        description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio and video "
+        "cut at the same time (s: seconds per time step)",
     )
     beta_output: Switch = Field(
         "paper",
@@ -72,37 +74,37 @@ class ProtocolConfig(Fields):
     )
     calibration: Switch = Field("paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
     stage2_schedule: Switch = Field(
-        "paper", description="paper: plateau on data trained on; corrected: replays stage 1's rates"
+        "paper", description="paper: plateau on the training data; corrected: the learning rates of stage 1 again"
     )
     seen_test: Literal["published", "group_disjoint"] = Field(
-        "published", description="group_disjoint: also reports S and HM without test-seen samples whose group is trained on"
+        "published", description="group_disjoint: also reports S and HM without test-seen samples of groups in training"
     )
 
 
 class TuningConfig(Fields):
-    """Search for settings on the validation splits."""
+    """Hyperparameter search on the validation splits."""
 
     trials: int | None = Field(
         0,
         ge=0,
         le=100_000,
-        description="finished trials in all, published settings included; 0: no tuning; null: timeout alone",
+        description="finished trials in total, including trial 0; 0: no tuning; null: only the timeout",
     )
-    timeout: float | None = Field(None, gt=0, description="seconds of trials in all after which no further one starts")
+    timeout: float | None = Field(None, gt=0, description="total seconds of trials after which no further trial starts")
     pruner: Literal["median", "hyperband", "none"] = "median"
     startup_trials: int = Field(5, ge=1, description="random trials before the sampler learns, and before anything is pruned")
     warmup_epochs: int = Field(3, ge=0, description="epochs before a trial may be pruned")
     parallel: int = Field(
-        1, ge=1, le=1000, description="trials that may run at once, each drawn without the results of the others"
+        1, ge=1, le=1000, description="trials that may run in parallel, each drawn without the results of the others"
     )
     seed: int = Field(0, ge=0)
 
     @property
     def searches(self) -> bool:
-        """Whether there is a study at all."""
+        """Whether there is a study."""
         return self.trials != 0
 
     @property
     def budget(self) -> Budget:
-        """What a study may use up."""
+        """The budget of a study."""
         return Budget(self.trials, self.timeout)

@@ -1,4 +1,4 @@
-"""The files of ``search_spaces/``: published settings of a method, and the ranges that are searched."""
+"""The files of ``search_spaces/``: published settings of a method and the ranges to search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEARCH_SPACES_DIR = shipped("search_spaces")
 
 
 class Range(Fields):
-    """What a searched setting may become."""
+    """The range of a hyperparameter."""
 
     type: Literal["float", "int", "categorical"]
     low: float | None = None
@@ -40,24 +40,25 @@ class Range(Fields):
         return self
 
     def samples(self) -> dict[str, Any]:
-        """What a setting must accept to be searched, by name: both ends and a value between them, or all choices."""
+        """Values that the setting must accept, by name: both ends and one between, or all choices."""
         if self.type == "categorical":
             return {f"choices[{i}]": choice for i, choice in enumerate(self.choices or [])}
         low, high = self.low or 0.0, self.high or 0.0
         if self.type == "int":
             return {"low": low, "high": high}
-        between = min(high, low + self.step) if self.step else low + (high - low) / math.e  # no whole number by chance
+        # Divided by e, so that the value is not a whole number by chance.
+        between = min(high, low + self.step) if self.step else low + (high - low) / math.e
         return {"low": low, "high": high, "between low and high": between}
 
     def contains(self, value: Any) -> bool:
-        """Whether a value can be drawn from the range (steps apart)."""
+        """Whether a value is in the range, whatever its step."""
         if self.type == "categorical":
             return value in (self.choices or [])
         return isinstance(value, (int, float)) and (self.low or 0) <= value <= (self.high or 0)
 
 
 class PublishedSettings(Fields):
-    """Settings of a paper for one data set and feature set."""
+    """The settings of a paper for one feature set of a dataset."""
 
     config: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
@@ -80,8 +81,8 @@ def load_search_space(path: Path, method: type[Method]) -> SearchSpace:
     """Read the search space of a method and check it against its Config.
 
     Raises:
-        UsageError: all errors of the file at once: YAML, unknown fields, ranges that do not hold the published value or that
-            hold values which the method does not accept.
+        UsageError: the file has errors, all of which are listed: YAML, unknown fields, ranges without the
+            published value, ranges with values that the method does not accept.
     """
     try:
         space = SearchSpace.model_validate(read_fields(path))
@@ -111,16 +112,16 @@ def _search_space_problems(space: SearchSpace, method: type[Method]) -> Iterable
                     yield validation_message(error, place)
             for key, value in published.config.items():
                 if key in space.search and not space.search[key].contains(value):
-                    yield f"{place}.config.{key}: the published value {value!r} lies outside the search range"
+                    yield f"{place}.config.{key}: the published value {value!r} is outside the search range"
 
 
 def range_problems(place: str, ranges: Mapping[str, Range], method: type[Method]) -> Iterable[str]:
-    """What is wrong with search ranges: unknown settings, and ends or choices that the method or training does not accept.
+    """The errors of search ranges: unknown settings, and values that the method or training does not accept.
 
     Each value is tried alone. Values that do not fit together fail their trial.
 
     Args:
-        place: where the ranges stand, for the messages.
+        place: where the ranges are from, for messages.
     """
     fields = [*method.Config.model_fields, *(f"train.{name}" for name in TrainConfig.model_fields)]
     for key, searched in ranges.items():
@@ -138,5 +139,6 @@ def range_problems(place: str, ranges: Mapping[str, Range], method: type[Method]
                     owner = "training" if model is TrainConfig else method.title
                     yield (
                         f"{place}.{key}: {which}: {wrong[0]} (got {value!r}); "
-                        f"search only values that {owner} accepts for {name!r}, or change the limits of its Config"
+                        f"search only values that {owner} accepts for {name!r}, "
+                        "or change the limits of its Config"
                     )

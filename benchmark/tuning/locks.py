@@ -1,4 +1,4 @@
-"""Who works on which trial of a study."""
+"""Locks of a study: which process works on which trial."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from benchmark.system.locks import Locks
 
 @dataclass(frozen=True)
 class StudyLocks:
-    """Who works on which trial of a study.
+    """The locks of a study, which say which process works on which trial.
+
+    A task of a hyperparameter search makes them and passes them to ``Study.run`` or ``Study.help``.
 
     Args:
-        locks: of the runs folder.
-        study: its name.
+        locks: locks of the runs folder.
+        study: name of the study.
     """
 
     locks: Locks
@@ -26,11 +28,11 @@ class StudyLocks:
         return f"studies/{hashlib.sha256(self.study.encode()).hexdigest()[:16]}"
 
     def alone(self) -> AbstractContextManager[object]:
-        """Hold the study, for as long as it takes to choose a trial."""
+        """Hold the study while a trial is chosen."""
         return self.locks.alone(self._name)
 
     def hold(self, trial: int) -> AbstractContextManager[object] | None:
-        """A trial, held already and until its end; None where another living process holds it."""
+        """Hold a trial until it ends; None if another living process holds it."""
         return self.locks.hold(f"{self._name}-{trial}")
 
     def is_held(self, trial: int) -> bool:
@@ -38,5 +40,5 @@ class StudyLocks:
         return self.locks.is_held(f"{self._name}-{trial}")
 
     def pause(self) -> None:
-        """Wait a little for the trials of others."""
+        """Wait a little for the trials of other processes."""
         self.locks.pause()

@@ -10,21 +10,21 @@ import optuna
 from optuna.trial import TrialState
 
 SECONDS = "seconds"
-"""User attribute of a trial: what its epochs took."""
+"""User attribute of a trial: seconds that its epochs took."""
 ERROR = "error"
 """User attribute of a trial: why it failed."""
 FEWEST_TRIALS = 5
-"""Finished trials that importances need at least, and twice as many as there are parameters."""
+"""Complete trials that importances need at least; also twice as many as there are parameters."""
 EVALUATOR = "fANOVA (Hutter, Hoos and Leyton-Brown, ICML 2014), 64 trees of depth 64 at most"
 
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a study found."""
+    """The result of a study."""
 
     study: str
     best_values: Mapping[str, Any]
-    """Searched settings of the best trial; empty if that is trial 0, the published or default settings."""
+    """Hyperparameters of the best trial; empty for trial 0, which has the published or default ones."""
     best_number: int
     best_hm: float
     """Its validation HM, fraction."""
@@ -32,11 +32,11 @@ class TuningResult:
     pruned: int
     failed: int
     start_hm: float | None
-    """Validation HM of the starting settings, trial 0, fraction; None where that was not finished."""
+    """Validation HM of trial 0, fraction; None if it did not complete."""
     trials: int | None
-    """Budget: told trials wanted in all; None where the seconds alone bound them."""
+    """Budget: finished trials in total; None if only the seconds are limited."""
     timeout: float | None
-    """Budget: seconds of trials after which no further one started."""
+    """Budget: seconds of trials after which no further trial started."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -45,49 +45,49 @@ class TuningResult:
 
 @dataclass(frozen=True)
 class PastTrial:
-    """A trial that is over."""
+    """A trial that has ended."""
 
     number: int
     state: Literal["complete", "pruned", "failed"]
     hm: float | None
-    """Highest validation HM, fraction; None where no epoch was reported."""
+    """Highest validation HM, fraction; None if no epoch was reported."""
     seconds: float
-    """What its epochs took, validation included."""
+    """Seconds that its epochs took, including validation."""
     epochs: int
     """Epochs reported."""
     values: Mapping[str, Any]
-    """Searched settings."""
+    """Hyperparameters."""
     start: bool
-    """Whether it is trial 0, which has the starting settings."""
+    """Whether it is trial 0, which has the published or default hyperparameters."""
     error: str = ""
     """Why it failed."""
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as it stands."""
+    """The present state of a study."""
 
     past: Sequence[PastTrial]
-    begun: Sequence[int]
-    """Trials that are not over, whether somebody works on them or not."""
+    started: Sequence[int]
+    """Trials that have not ended, whether a process works on them or not."""
     used_up: bool
-    """Whether no further trial is to be started, provided that those that are begun succeed."""
+    """Whether no further trial starts if the started ones succeed."""
     result: TuningResult | None
-    """What it found; None where it is not over, or gave nothing."""
+    """The result; None if the study is not over or failed."""
     failure: str
-    """Why it gives nothing; empty where it does or may."""
+    """Why it has no result; empty if it has or may get one."""
 
 
 @dataclass(frozen=True)
 class Importances:
-    """Which of the searched settings decide the validation HM, or why that cannot be said."""
+    """How much each hyperparameter decides the validation HM, or why that is unknown."""
 
     trials: int
-    """Finished trials that they are made from; pruned ones tell too little."""
+    """Complete trials that they are from. Pruned ones are left out: their HM is of an early epoch."""
     values: Mapping[str, float]
-    """Setting -> share of the variance that single settings explain; they sum to 1. Empty where there is a reason."""
+    """Hyperparameter -> share of the explained variance (sum 1). Empty if there is a reason."""
     reason: str
-    """Why there are none; empty where there are."""
+    """Why there are none; empty if there are."""
     seed: int
     evaluator: str = EVALUATOR
 
@@ -98,34 +98,41 @@ STATES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
     TrialState.FAIL: "failed",
 }
 
-
-TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
-"""What counts for the budget."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of the trials that count for the budget."""
 
 
 def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
     reported = trial.intermediate_values
     hm = trial.value if trial.state == TrialState.COMPLETE else max(reported.values(), default=None)
-    state, number = STATES[trial.state], trial.number
-    error = str(trial.user_attrs.get(ERROR, ""))
-    return PastTrial(number, state, hm, _seconds(trial), len(reported), dict(trial.params), number == 0, error)
+    return PastTrial(
+        number=trial.number,
+        state=STATES[trial.state],
+        hm=hm,
+        seconds=_seconds(trial),
+        epochs=len(reported),
+        values=dict(trial.params),
+        start=trial.number == 0,
+        error=str(trial.user_attrs.get(ERROR, "")),
+    )
 
 
 def _seconds(trial: optuna.trial.FrozenTrial) -> float:
-    """What a trial took; of one that ended and did not say, the time from its start to its end."""
-    told = float(trial.user_attrs.get(SECONDS, 0.0))
-    if told or trial.duration is None or trial.state == TrialState.FAIL:  # a lost trial may be told days later
-        return told
+    """Seconds that a trial took: those that it recorded, else the time from its start to its end."""
+    recorded = float(trial.user_attrs.get(SECONDS, 0.0))
+    # A trial whose process is gone may be marked as failed days later, so its duration says nothing.
+    if recorded or trial.duration is None or trial.state == TrialState.FAIL:
+        return recorded
     return trial.duration.total_seconds()
 
 
 def _spent(study: optuna.Study) -> float:
-    """Seconds of all trials that are over, failed ones included."""
+    """Seconds of all trials that have ended, failed ones included."""
     return sum(_seconds(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES)))
 
 
 def _no_importances(hms: Sequence[float], parameters: int) -> str:
-    """Why importances cannot be told from finished trials with these HMs; empty where they can."""
+    """Why there are no importances from complete trials with these HMs; empty if there are."""
     fewest = max(FEWEST_TRIALS, 2 * parameters)
     if parameters < 2:
         return "a single setting is searched"

@@ -1,9 +1,10 @@
-"""Optuna, and the only place that imports it: studies on the validation splits.
+"""Hyperparameter searches with Optuna on the validation splits.
 
-A study is reproducible, also where it is interrupted and where several processes work on it. The sampler is seeded anew for
-each trial from the study's seed and the trial's number. It and the pruner see the trials before that one as they ended, but of
-the last ``parallel - 1``, which may still run, the settings alone. An interrupted trial is carried on as the same trial.
-Budgets are totals over all calls, so that they are equal for methods of which one was interrupted and another was not.
+A study is reproducible, even if it is interrupted or several processes work on it. For each trial the sampler
+is seeded again from the study's seed and the trial's number. Sampler and pruner see the results of the trials
+before it, except the last ``parallel - 1``: these may still run, so only their hyperparameters count. An
+interrupted trial continues as the same trial. Budgets are totals over all benchmark runs, so they are equal
+for methods of which only one was interrupted.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from benchmark.system.patience import disk_is_full, patiently, why_closed
 from benchmark.system.redaction import hide
 from benchmark.tuning.results import (
     ERROR,
+    FINISHED,
     STATES,
-    TOLD,
     Importances,
     PastTrial,
     StudyRecord,
@@ -43,24 +44,24 @@ from benchmark.tuning.trial import Pruned, Trial, _distribution, _Handle, _patie
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 FAILURES_PER_TRIAL = 2
-"""A study gives up after this many failed trials for each wanted one; without a number of these, for each told one."""
+"""A study gives up after this many failed trials per trial of its budget (per finished one if it has none)."""
 FORGIVEN = "forgiven_failures"
-"""User attribute of a study: failed trials that no longer count, because the user asked to try again."""
+"""User attribute of a study: failed trials that no longer count, because the user asked for a retry."""
 LAST_TABLE = "alembic_version"
-"""Gets its row when Optuna has made all tables of a database."""
+"""The table that gets its row after Optuna has created all tables of a database."""
 
 
-class Turns(Protocol):
-    """Who works on what of a study, where several processes do."""
+class TrialLocks(Protocol):
+    """Which process works on which trial of a study (``StudyLocks``)."""
 
     def alone(self) -> AbstractContextManager[object]:
-        """Hold the study for as long as it takes to choose the next trial."""
+        """Hold the study while the next trial is chosen."""
 
     def hold(self, trial: int) -> AbstractContextManager[object] | None:
-        """A trial, held already and until its end; None where another living process holds it."""
+        """Hold a trial until it ends; None if another living process holds it."""
 
     def pause(self) -> None:
-        """Wait a little for the trials of others.
+        """Wait a little for the trials of other processes.
 
         Raises:
             KeyboardInterrupt: the user asked to stop.
@@ -68,7 +69,7 @@ class Turns(Protocol):
 
 
 class NoOthers:
-    """One process alone works on a study."""
+    """Locks of a study on which only this process works."""
 
     def alone(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -77,65 +78,71 @@ class NoOthers:
         return nullcontext()
 
     def pause(self) -> None:
-        raise AssertionError("nobody is there to wait for")
+        raise AssertionError("there is no other process to wait for")
 
 
 NO_OTHERS = NoOthers()
 _Held = tuple[int, AbstractContextManager[object]]
 _Next = _Held | Literal["blocked", "last", "over"]
-"""A trial that is held, or why there is none: it waits for others, none is left to start, or all are over as well."""
+"""A held trial, or why there is none: blocked by other trials, the last ones run, or all are over."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A search: its name, ranges, starting point and budget."""
+    """A hyperparameter search: its name, ranges, starting point and budget.
+
+    ``running.studies.study_of`` makes it. Each process that searches calls ``run`` or ``help``.
+    """
 
     name: str
     storage: str
     ranges: Mapping[str, Range]
     start: Mapping[str, Any]
-    """Values of the published or default settings: trial 0."""
+    """Published or default hyperparameters: trial 0."""
     config: TuningConfig
 
-    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns = NO_OTHERS) -> TuningResult:
-        """Run trials until the budget is used up, and wait for those of other processes.
+    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks = NO_OTHERS) -> TuningResult:
+        """Run trials until the budget is used up, then wait for those of other processes.
 
         Args:
-            objective: trains with the values and returns the best validation HM, fraction.
-            turns: who does which trial.
+            objective: trains with these hyperparameters and returns the best validation HM, fraction.
+            locks: which process works on which trial.
 
         Raises:
             UsageError: the storage cannot be opened.
-            JobError: too many trials failed, or none finished.
+            JobError: too many trials failed, or none completed.
         """
-        self._run(objective, turns, to_the_end=True)
+        self._run(objective, locks, to_the_end=True)
         return _patiently(lambda: self._result(self._load()))
 
-    def help(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns) -> None:
-        """Run trials of a study that another process runs to its end, as long as there is one to start.
+    def help(self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks) -> None:
+        """Run trials of a study that another process runs to its end, until none is left to start.
 
         Raises:
             UsageError: the storage cannot be opened.
         """
-        with suppress(JobError):  # the other process tells
-            self._run(objective, turns, to_the_end=False)
+        with suppress(JobError):  # the other process reports it
+            self._run(objective, locks, to_the_end=False)
 
-    def _run(self, objective: Callable[[Trial, Mapping[str, Any]], float], turns: Turns, *, to_the_end: bool) -> None:
+    def _run(self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks, *, to_the_end: bool) -> None:
         study = _patiently(self._open)
         while True:
-            with turns.alone():
-                found = _patiently(lambda: self._next(study, turns))
+            # Choose a trial while no other process does.
+            with locks.alone():
+                found = _patiently(lambda: self._next(study, locks))
+            # No trial to run: return, or wait for trials of other processes.
             if found == "over" or (found == "last" and not to_the_end):
                 return
             if isinstance(found, str):
-                turns.pause()
+                locks.pause()
                 continue
+            # Run it, while the lock shows other processes that this one lives.
             number, held = found
             with held:
                 self._do(study, number, objective)
 
     def is_over(self) -> bool:
-        """Whether its budget is used up and nothing runs."""
+        """Whether the budget is used up and no trial runs."""
         try:
             study = self._load()
         except KeyError:
@@ -143,20 +150,20 @@ class Study:
         return self._used_up(study) and not _count(study, TrialState.RUNNING) and _count(study, TrialState.COMPLETE) > 0
 
     def _used_up(self, study: optuna.Study) -> bool:
-        """Whether no further trial is to be started, provided that those that run succeed."""
-        begun = _count(study, *TOLD, TrialState.RUNNING)
+        """Whether no further trial starts if those that run succeed."""
+        started = _count(study, *FINISHED, TrialState.RUNNING)
         wanted = math.inf if self.config.trials is None else self.config.trials
-        return begun >= wanted or _spent(study) >= (self.config.timeout or math.inf)
+        return started >= wanted or _spent(study) >= (self.config.timeout or math.inf)
 
-    def blame(self, reason: str, turns: Turns) -> Mapping[str, Any] | None:
-        """Fail a trial whose process is gone, because the trial is what kills processes.
+    def blame(self, reason: str, locks: TrialLocks) -> Mapping[str, Any] | None:
+        """Mark an interrupted trial as failed, because the trial is what kills processes.
 
         Returns:
-            Its values; None where no trial was interrupted.
+            Its hyperparameters; None if no trial was interrupted.
         """
         study = _patiently(self._open)
-        with turns.alone():
-            found = _patiently(lambda: _interrupted(study, turns))
+        with locks.alone():
+            found = _patiently(lambda: _interrupted(study, locks))
             if found is None:
                 return None
             number, held = found
@@ -165,7 +172,7 @@ class Study:
             return dict(study.get_trials(deepcopy=False)[number].params)
 
     def forgive(self) -> None:
-        """Let a study that gave up go on: its failed trials stay failed and no longer count."""
+        """Let a study that gave up continue: its failed trials stay failed but no longer count."""
         study = _patiently(self._open)
         if self._gave_up(study):
             _patiently(lambda: study.set_user_attr(FORGIVEN, _count(study, TrialState.FAIL)))
@@ -173,12 +180,12 @@ class Study:
     def _gave_up(self, study: optuna.Study) -> bool:
         failed = _count(study, TrialState.FAIL) - int(study.user_attrs.get(FORGIVEN, 0))
         wanted = self.config.trials
-        if wanted is None:  # bounded by seconds, of which trials that fail at once take none
-            wanted = max(_count(study, *TOLD), self.config.startup_trials)
+        if wanted is None:  # only seconds are limited, and trials that fail immediately take none
+            wanted = max(_count(study, *FINISHED), self.config.startup_trials)
         return failed > FAILURES_PER_TRIAL * wanted
 
     def _check(self, study: optuna.Study) -> None:
-        """Refuse to go on with a study that gave up.
+        """Refuse to continue a study that gave up.
 
         Raises:
             JobError: too many trials failed.
@@ -188,19 +195,19 @@ class Study:
             raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
 
     def finished_trials(self) -> int:
-        """Trials told so far (complete or pruned), 0 if the study does not exist."""
+        """Number of finished trials (complete or pruned); 0 if the study does not exist."""
         try:
-            return _count(self._load(), *TOLD)
+            return _count(self._load(), *FINISHED)
         except KeyError:
             return 0
 
     def past_trials(self) -> list[PastTrial]:
-        """All trials that are over, by number."""
+        """All trials that have ended, by number."""
         study = self._load()
         return [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
 
     def look(self) -> StudyRecord | None:
-        """The study as it stands; None where it was not begun. Nothing is created.
+        """The present state of the study; None if it was not started. Nothing is created.
 
         Raises:
             UsageError: the storage cannot be opened.
@@ -212,17 +219,17 @@ class Study:
         except KeyError:
             return None
         past = [_past(t) for t in study.get_trials(deepcopy=False, states=tuple(STATES))]
-        begun = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        started = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         used_up, result, failure = self._used_up(study), None, ""
         try:
             self._check(study)
-            result = self._result(study) if used_up and not begun else None
+            result = self._result(study) if used_up and not started else None
         except JobError as error:
             failure = str(error)
-        return StudyRecord(past, begun, used_up, result, failure)
+        return StudyRecord(past, started, used_up, result, failure)
 
     def importances(self) -> Importances:
-        """Importances of the searched settings, seeded by the study's seed."""
+        """Importances of the hyperparameters, seeded by the study's seed."""
         study = self._load()
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         reason = _no_importances([t.value or 0.0 for t in finished], len(self.ranges))
@@ -233,7 +240,7 @@ class Study:
         return Importances(len(finished), {k: float(v) for k, v in found.items()}, reason, self.config.seed)
 
     def _load(self) -> optuna.Study:
-        """The study as it stands.
+        """The recorded study.
 
         Raises:
             KeyError: it does not exist.
@@ -245,10 +252,11 @@ class Study:
         return optuna.create_study(study_name=self.name, storage=storage, direction="maximize", load_if_exists=True)
 
     def _view(self, study: optuna.Study, number: int) -> optuna.Study:
-        """What the sampler and the pruner see when a trial is drawn and while it runs; in memory."""
+        """A study in memory with what the sampler and the pruner of a trial may see."""
         view = optuna.create_study(
             study_name=self.name, direction="maximize", pruner=self._pruner(), sampler=self._sampler(number)
         )
+        # Of trials that may still run, only the hyperparameters are visible: results would depend on timing.
         before = study.get_trials(deepcopy=False)[:number]
         known = max(0, number - self.config.parallel + 1)
         view.add_trials([*before[:known], *(_running(t.params, t.distributions) for t in before[known:])])
@@ -259,7 +267,7 @@ class Study:
             seed=(self.config.seed * 1_000_003 + number) % 2**31,
             n_startup_trials=self.config.startup_trials,
             multivariate=True,
-            constant_liar=True,  # keeps away from trials that still run
+            constant_liar=True,  # draws away from trials that still run
         )
 
     def _pruner(self) -> optuna.pruners.BasePruner:
@@ -270,25 +278,29 @@ class Study:
             return pruners.HyperbandPruner(min_resource=max(1, self.config.warmup_epochs))
         return pruners.NopPruner()
 
-    def _next(self, study: optuna.Study, turns: Turns) -> _Next:
-        """The trial to do next: an interrupted one, or else one that is drawn now.
+    def _next(self, study: optuna.Study, locks: TrialLocks) -> _Next:
+        """The trial to run next: an interrupted one, else a new one.
 
         Raises:
             JobError: too many trials failed.
         """
-        interrupted = _interrupted(study, turns)
+        # An interrupted trial comes first: later trials build on its result.
+        interrupted = _interrupted(study, locks)
         if interrupted is not None:
             return interrupted
         self._check(study)
+        # Start none beyond the budget.
         trials = study.get_trials(deepcopy=False)
         running = [t.number for t in trials if t.state == TrialState.RUNNING]
         if self._used_up(study):
             return "last" if running else "over"
+        # Wait for trials whose results the next one is drawn from.
         number = len(trials)
         if any(other <= number - self.config.parallel for other in running):
             return "blocked"
+        # Draw and record it.
         study.add_trial(self._draw(study, number))
-        held = turns.hold(number)
+        held = locks.hold(number)
         return "blocked" if held is None else (number, held)
 
     def _draw(self, study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
@@ -313,7 +325,7 @@ class Study:
     def _result(self, study: optuna.Study) -> TuningResult:
         complete, pruned, failed = (_count(study, state) for state in STATES)
         if complete == 0:
-            raise JobError(f"study {self.name}: no trial finished")
+            raise JobError(f"study {self.name}: no trial completed")
         best, start = study.best_trial, study.get_trials(deepcopy=False)[0]
         return TuningResult(
             study=self.name,
@@ -330,7 +342,7 @@ class Study:
 
 
 def open_storage(uri: str) -> optuna.storages.RDBStorage:
-    """An Optuna storage; a SQLite file and tables are created, safely also by several processes at once.
+    """Open an Optuna storage. A SQLite file and tables are created, also safely by several processes.
 
     Raises:
         UsageError: it cannot be opened.
@@ -353,15 +365,15 @@ def _opened(uri: str) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(uri, engine_kwargs=options)
 
 
-def _interrupted(study: optuna.Study, turns: Turns) -> _Held | None:
-    """A trial that runs by the record, but is held by nobody; it is held now."""
+def _interrupted(study: optuna.Study, locks: TrialLocks) -> _Held | None:
+    """A trial that is recorded as running but held by no process; it is held now."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        held = turns.hold(trial.number)
+        held = locks.hold(trial.number)
         if held is None:
             continue
         if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
             return trial.number, held
-        with held:  # ended between the two looks
+        with held:  # it ended between the two queries
             pass
     return None
 
@@ -373,7 +385,7 @@ def _fail(study: optuna.Study, number: int, reason: str) -> None:
 
 
 def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:
-    """End a trial; an end that arrived although the connection broke is left as it is."""
+    """Record the end of a trial, unless a broken connection delivered it before."""
 
     def tell() -> None:
         if not study.trials[number].state.is_finished():

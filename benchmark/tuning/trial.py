@@ -12,9 +12,7 @@ from benchmark.errors import Unavailable
 from benchmark.settings.search_space import Range
 from benchmark.system.databases import is_unavailable
 from benchmark.system.patience import patiently
-from benchmark.tuning.results import (
-    SECONDS,
-)
+from benchmark.tuning.results import SECONDS
 
 T = TypeVar("T")
 
@@ -24,25 +22,27 @@ class Pruned(Exception):
 
 
 class Trial(Protocol):
-    """What the objective sees of a trial."""
+    """A trial as the objective sees it."""
 
     number: int
 
     def report(self, epoch: int, hm: float, seconds: float = 0.0) -> None:
-        """Report the validation HM of an epoch, and what it took.
+        """Report the validation HM (fraction) and the seconds of an epoch.
 
         Raises:
-            Pruned: the trial is not worth going on with.
+            Pruned: the pruner stops the trial.
         """
 
 
 class _Handle:
-    """A trial as the objective sees it; epochs reported before an interruption are not reported again.
+    """A recorded trial. Epochs that were reported before an interruption are not reported again.
+
+    ``Study`` makes it for each trial that it runs.
 
     Args:
-        study: where it is recorded.
-        number: of the trial.
-        view: the trials before it, for the pruner.
+        study: study that records the trial.
+        number: number of the trial.
+        view: study in memory with the trials before it, for the pruner.
     """
 
     def __init__(self, study: optuna.Study, number: int, view: optuna.Study) -> None:
@@ -67,27 +67,27 @@ class _Handle:
             raise Pruned
 
     def _keep_notes(self) -> None:
-        """Record what the pruner noted about the trial (rungs of successive halving), for the trials after it."""
+        """Record the pruner's notes (rungs of successive halving), which later trials need."""
         for key, value in self._seen.storage.get_trial_system_attrs(self._seen._trial_id).items():
             self._trial.storage.set_trial_system_attr(self._trial._trial_id, key, value)
 
     def note_seconds(self) -> None:
-        """Record what the epochs took."""
+        """Record the seconds that the epochs took."""
         self._trial.set_user_attr(SECONDS, self.seconds)
 
 
 def _patiently(action: Callable[[], T]) -> T:
-    """Ask the storage for something of a study that is there.
+    """Access an existing study in the storage; wait if the storage does not answer.
 
     Raises:
-        Unavailable: it does not answer, or the study was deleted meanwhile.
+        Unavailable: the storage still does not answer, or the study was deleted meanwhile.
     """
     try:
         return _waited(action)
     except KeyError as error:
         raise Unavailable(
-            f"a study was deleted from the Optuna storage while this command worked on it ({error}); repeat the command, which "
-            "begins the study again and finds finished trials done"
+            f"a study was deleted from the Optuna storage while this command worked on it ({error}); "
+            "repeat the command: it starts the study again and reuses finished trials"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Trained weights and the files that hold them: tensors read without trust, and weights of ours with their record.
+"""Reads trained weights that this benchmark wrote, with their record.
 
-Ours lie in a folder with ``config.json`` and one of ``model.safetensors`` (exported), ``best.pt``, ``final.pt``. Those of the
-published code are read in ``published.py``. What weights are worth is measured elsewhere (``protocol.evaluate_weights``).
+They are in a folder with ``config.json`` and one of ``model.safetensors`` (exported), ``best.pt`` and
+``final.pt``. ``published.py`` reads those of the published code. ``protocol.stages.evaluate_weights`` tests both.
 """
 
 from __future__ import annotations
@@ -36,37 +36,40 @@ Origin = Literal["published", "ours"]
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained weights of one stage with all that is needed to use them."""
+    """Trained weights of one stage, with all that is needed to use them.
+
+    ``read_own`` and ``published.read_pair`` make them for the command ``evaluate``.
+    """
 
     file: Path
     record: Path
-    """File beside them that says what they are: ``args.pkl`` or ``config.json``."""
+    """File beside them that describes them: ``args.pkl`` or ``config.json``."""
     origin: Origin
     method: type[Method]
     config: MethodConfig
     lengths: LengthConfig
     state: Mapping[str, Tensor]
-    """Under our names."""
+    """State dict with the parameter names of our methods."""
     epochs: int
     """Epochs trained."""
     seed: int
     dataset: str
-    """As the run names it: a data set's folder (published) or card (ours); empty where it does not say."""
+    """As the run names it: a folder of the published code, or a dataset config; empty if it names none."""
     features: str
     dims: Mapping[str, int]
-    """Feature sizes that the run names: ``audio``, ``video``."""
+    """Feature sizes that the run recorded: ``audio``, ``video``."""
     training: Mapping[str, Any]
-    """Settings of the section ``train`` that the run names."""
+    """Settings of the section ``train`` that the run recorded."""
     recorded: Settings | None = None
-    """All settings of the job, for weights of ours."""
+    """All settings of the job; None for published weights."""
     data_digest: str = ""
-    """Digest of the data that weights of ours were trained on."""
+    """Digest of the data that our weights were trained on."""
 
     def check(self, spec: Spec) -> None:
-        """See whether the weights fit the method on features of these sizes; no memory is taken for the model.
+        """Check that the weights fit the method on features of these sizes; the model takes no memory.
 
         Raises:
-            UsageError: tensors are missing, left over, of another kind or size, or hold impossible values; they are named.
+            UsageError: tensors are missing, unknown, of another dtype or shape, or hold impossible values.
         """
         try:
             with torch.device("meta"):
@@ -80,7 +83,7 @@ class Weights:
 
 
 def digest_of(*weights: Weights) -> str:
-    """16 hexadecimal digits that name weights by the content of their files, those that say what they are included."""
+    """16 hexadecimal digits of the content of weights files and of the files that describe them."""
     sha = hashlib.sha256()
     for each in weights:
         for path in (each.file, each.record):
@@ -94,10 +97,10 @@ def digest_of(*weights: Weights) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of the published code: ``epoch``, ``model`` (a state dict) and more; nothing of it is run.
+    """Read a checkpoint of the published code without running code: ``epoch``, ``model`` (a state dict), more.
 
     Raises:
-        UsageError: it is missing, damaged, asks for objects that no checkpoint needs, or lacks one of the two.
+        UsageError: it is missing or damaged, has objects that no checkpoint needs, or lacks one of the two.
     """
     loaded = load_tensors(path)
     content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
@@ -110,7 +113,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class _Record(BaseModel):
-    """``config.json`` beside weights of ours, as far as it is needed to use them."""
+    """The fields of ``config.json`` that are needed to use our weights."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -125,11 +128,12 @@ class _Record(BaseModel):
 
 
 def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> Weights:
-    """Weights of ours.
+    """Read weights that a job of this benchmark wrote.
 
     Raises:
-        UsageError: the record or the weights are missing, damaged or incomplete, or of another stage or an unknown method.
-        Unavailable: they cannot be read for another reason, which may pass.
+        UsageError: the record or the weights are missing, damaged or incomplete, or of another stage or an
+            unknown method.
+        Unavailable: they cannot be read for a reason that may pass.
     """
     path = folder / CONFIG
     try:
@@ -179,8 +183,7 @@ def _own_state(file: Path) -> Mapping[str, Tensor]:
 
 
 def _recorded_settings(path: Path, method: type[Method], record: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Settings as a job recorded them (``Settings.as_dict``)."""
-
+    """The settings that a job recorded (``Settings.as_dict``)."""
     missing = [name for name in (method.name, "train", "lengths", "protocol") if name not in record]
     if missing:
         raise UsageError(f"{path}: the settings lack {', '.join(missing)}")
@@ -188,13 +191,13 @@ def _recorded_settings(path: Path, method: type[Method], record: Mapping[str, Ma
 
 
 def write_weights_record(folder: Path, identity: Mapping[str, Any], key: str, result: Mapping[str, Any]) -> None:
-    """Write beside a job's weights what is needed to use them (``published.read_pair``): identity, epochs, results.
+    """Write the record that ``read_own`` reads beside a job's weights: identity, epochs, results.
 
     Args:
-        folder: of the job.
-        identity: of the job.
-        key: of the job.
-        result: of stage 1 (with ``best_epoch``) or of stage 2 (with ``epochs``).
+        folder: the job's folder.
+        identity: the job's identity.
+        key: the job's key.
+        result: the result of stage 1 (with ``best_epoch``) or of stage 2 (with ``epochs``).
     """
     epochs = result["best_epoch"] + 1 if "best_epoch" in result else result["epochs"]
     record = {**identity, "job_key": key, "epochs": epochs, "result": result}

@@ -1,8 +1,9 @@
-"""Run folders of the published code bases (and what their authors distribute) as weights of our methods.
+"""Reads run folders of the published code, also those that its authors distribute, as weights of our methods.
 
-Such a folder has ``args.pkl`` and, in stage A (trained for selection), ``<Class>_score.pt``; in stage B (trained on all
-training data) ``checkpoints/<Class>_score_ckpt_<epoch>.pt``. The ``epoch`` that stage A's file holds, minus one, names stage
-B's file. Nothing of them is run: arguments go through a restricted unpickler, tensors through ``weights_only``.
+Each folder has ``args.pkl``. That of stage A (trained for selection) has ``<Class>_score.pt``, that of stage B
+(trained on all training data) ``checkpoints/<Class>_score_ckpt_<epoch>.pt``. The ``epoch`` in stage A's file,
+minus one, gives the name of stage B's file. No code of them runs: a restricted unpickler reads arguments, and
+``weights_only`` reads tensors.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from benchmark.weights.own import CONFIG, Origin, Weights, load_checkpoint, read
 ARGUMENTS = "args.pkl"
 SCORE = "_score"
 TRAINING = {"epochs": "epochs", "batches_per_epoch": "n_batches", "batch_size": "bs"}
-"""Our setting of the section ``train`` -> stored argument."""
+"""Setting of the section ``train`` -> stored argument."""
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]]) -> tuple[Weights, Weights]:
-    """The weights of both stages of one training.
+    """Read the weights of both stages of one training, published or ours.
 
     Args:
         stage_a: folder of the run that selects epoch and beta (stage 1).
@@ -37,8 +38,8 @@ def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]])
         methods: known methods by name.
 
     Raises:
-        UsageError: a folder is neither form, a file is missing, damaged or refused, stages are swapped, or the folders are of
-            different methods or forms.
+        UsageError: a folder has neither form, a file is missing, damaged or refused, stages are swapped, or
+            the folders are of different methods or forms.
     """
     kinds = [_kind(folder, option) for folder, option in ((stage_a, "--stage-a"), (stage_b, "--stage-b"))]
     if kinds[0] != kinds[1]:
@@ -60,10 +61,10 @@ def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]])
 
 
 def _check_same_training(first: Weights, final: Weights) -> None:
-    """Refuse two stages of ours that belong to different trainings.
+    """Refuse two stages of ours that are of different trainings.
 
     Raises:
-        UsageError: they differ in seed, data set, feature set or settings.
+        UsageError: they differ in seed, dataset, feature set or settings.
     """
     facts = [
         {
@@ -89,13 +90,13 @@ def _kind(folder: Path, option: str) -> Origin:
     if (folder / CONFIG).is_file():
         return "ours"
     raise UsageError(
-        f"{option} {folder}: neither {ARGUMENTS} (a run folder of the published code) nor {CONFIG} (a folder of runs/jobs/ or "
-        "of the command export) is in it"
+        f"{option} {folder}: has neither {ARGUMENTS} (a run folder of the published code) nor {CONFIG} "
+        "(a folder of runs/jobs/ or of the command export)"
     )
 
 
 class _Arguments(BaseModel):
-    """What is read of the stored arguments here; a method reads its settings by itself."""
+    """The stored arguments that are read here; ``Method.published_config`` reads those of the method."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -115,10 +116,10 @@ class _Arguments(BaseModel):
     batch_seqlen_test_trim: str = "centre"
 
     def lengths(self) -> LengthConfig:
-        """How the run brought sequences to one length.
+        """The lengths to which the run cut and padded sequences.
 
         Raises:
-            ValueError: a way of cutting, or a distance, that the published evaluation does not have.
+            ValueError: the run has a cut or a distance that the published evaluation does not have.
         """
         if "squared" in (self.distance_fn or "").lower():
             raise ValueError(
@@ -139,7 +140,7 @@ class _Arguments(BaseModel):
 
 
 def _read_arguments(folder: Path) -> tuple[dict[str, Any], _Arguments]:
-    """The stored arguments: all plain ones for the method, and those that are read here, checked."""
+    """The stored arguments: all that are plain, for the method, and those that are read here, checked."""
     path = folder / ARGUMENTS
     stored = {k: v.item() if isinstance(v, np.generic) else v for k, v in load_arguments(path).items()}
     plain = {k: v for k, v in stored.items() if v is None or isinstance(v, str | bool | int | float)}
@@ -174,7 +175,7 @@ def _read_published(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Met
 
 
 def _scored(folder: Path, methods: Mapping[str, type[Method]]) -> tuple[type[Method], Path]:
-    """The method and the kept weights of a published stage A."""
+    """The method and the selected weights of a published stage A."""
     known = {m.published_class: m for m in methods.values() if m.published_class}
     files = sorted(folder.glob(f"*{SCORE}.pt"))
     if len(files) != 1:

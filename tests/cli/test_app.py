@@ -117,7 +117,7 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
     ("arguments", "message"),
     [
         (["--methods", "tcaff"], "unknown method 'tcaff': did you mean 'tcaf'"),
-        (["--dataset", "stamp"], "unknown data set 'stamp': did you mean 'stamps'"),
+        (["--dataset", "stamp"], "unknown dataset 'stamp': did you mean 'stamps'"),
         (["--dataset", "synthetic", "--features", "cls"], "no feature set 'cls'"),
         (["--dataset", "synthetic", "--set", "train.epochz=1"], "did you mean 'epochs'"),
         (["--dataset", "synthetic", "--mode", "papper"], "mode"),

@@ -178,10 +178,10 @@ def break_a_card(folder: Path, kind: str) -> str:
     file = folder / "bad.yaml"
     if kind == "folder":
         file.mkdir()
-        return "is no file that can be read"
+        return "is not a readable file"
     if kind == "pipe":
         os.mkfifo(file)
-        return "is no file that can be read"
+        return "is not a readable file"
     if kind == "link":
         file.symlink_to(folder / "nowhere")
         return "No such file"
@@ -209,15 +209,15 @@ def test_a_broken_card_stops_only_what_needs_it(tmp_path: Path, kind: str) -> No
     cards = load_cards(tmp_path)
     assert list(cards) == ["one"]
     assert [b.names[0] for b in cards.broken] == ["bad"]
-    with pytest.raises(UsageError, match=rf"(?s)data set 'bad' cannot be used: .*bad\.yaml: .*{told}|bad\.yaml.*{told}"):
+    with pytest.raises(UsageError, match=rf"(?s)dataset 'bad' cannot be used: .*bad\.yaml: .*{told}|bad\.yaml.*{told}"):
         find_card("bad", cards)
-    with pytest.raises(UsageError, match=r"(?s)unknown data set 'baad'.*not read: .*bad\.yaml"):
+    with pytest.raises(UsageError, match=r"(?s)unknown dataset 'baad'.*not read: .*bad\.yaml"):
         find_card("baad", cards)
 
 
 def test_a_preset_of_a_broken_config_leads_to_its_reason(tmp_path: Path) -> None:
     write(tmp_path, "one", kind="imaginary", presets={"quick": {}})
-    with pytest.raises(UsageError, match=r"data set 'quick' cannot be used: .*one\.yaml: kind"):
+    with pytest.raises(UsageError, match=r"dataset 'quick' cannot be used: .*one\.yaml: kind"):
         find_card("quick", load_cards(tmp_path))
 
 

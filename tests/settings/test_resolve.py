@@ -109,7 +109,7 @@ def test_a_search_space_reports_all_its_errors_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError) as error:
         load_search_space(path, METHODS.get("tcaf"))
-    for part in ("expected 'tcaf'", "layers", "epochs", "lies outside the search range", "no such setting; "):
+    for part in ("expected 'tcaf'", "layers", "epochs", "is outside the search range", "no such setting; "):
         assert part in str(error.value), part
 
 

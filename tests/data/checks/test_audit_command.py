@@ -56,7 +56,7 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
         (["ucf", "--text", "vectors.npy"], "give the folder too, --from DIR"),
         (["stamps", "--from", "."], "has no official layout"),
         (["ucf", "--from", "nowhere"], "has class-split/"),
-        (["nothing"], "unknown data set"),
+        (["nothing"], "unknown dataset"),
         (["synthetic", "--out", "/dev/null/out"], "cannot be written"),
     ],
 )
