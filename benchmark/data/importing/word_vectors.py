@@ -62,8 +62,8 @@ def check_vectors_file(path: Path) -> Path:
 def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     """Read vectors ``[D]`` float32 of names, divided by their norms.
 
-    ``.bin``: fastText's ``get_word_vector`` of the whole name, spaces included. ``.vec``: that of the name, else
-    the mean of the unit vectors of its words, as fastText does for sentences. ``.npy``: all that it has.
+    ``.bin``: fastText's ``get_word_vector`` of the whole name, spaces included. ``.vec``: that of the name,
+    else the mean of the unit vectors of its words, as fastText does for sentences. ``.npy``: all that it has.
 
     Args:
         path: a file that ``check_vectors_file`` has passed.

@@ -1,4 +1,4 @@
-"""The audit: misaligned vectors, leakage, oddities, counts and feature values are found, counted, told and written."""
+"""An audit finds, counts and writes misaligned embeddings, leakage, oddities, counts and feature values."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_without_a_published_order_the_classes_are_aligned_correctly(tmp_path: P
     assert not audit.alignment.classes
 
 
-def test_word_vectors_are_looked_for_beside_the_data_sets_or_named(folder: Folder) -> None:
+def test_word_vectors_are_looked_for_beside_the_datasets_or_named(folder: Folder) -> None:
     expected = audit_folder(folder).alignment
     for place in (folder.root, folder.parent, folder.parent.parent):
         target = place / "w2v_features" / folder.text.name
@@ -102,7 +102,7 @@ def test_word_vectors_are_looked_for_beside_the_data_sets_or_named(folder: Folde
     assert audit_lists(card_of(folder), "cls", folder.root, named).alignment == expected
 
 
-def test_missing_word_vectors_are_told_and_the_rest_is_audited(folder: Folder) -> None:
+def test_missing_word_vectors_are_reported_and_the_rest_is_audited(folder: Folder) -> None:
     folder.text.unlink()
     audit = audit_folder(folder)
     assert audit.alignment.reason.endswith("; --text FILE names the file of the word vectors")
@@ -171,8 +171,8 @@ def test_where_the_rule_fits_no_id_relatives_are_unknown_and_that_is_a_problem(t
     sentences, (table, _) = (s := audit_sections(audit)[1]).sentences, s.tables
     others = sum(2 * len(CLASS_SPLITS[split]) for split in DEVELOPMENT_SPLITS)
     assert sentences[1] == (
-        "Unknown how many of 2 test-unseen samples share their source with a training or validation sample; the grouping rule "
-        f"does not match 2 of their ids and {others} of the ids of training and validation."
+        "Unknown how many of 2 test-unseen samples share their source with a training or validation sample; "
+        f"the grouping rule does not match 2 of their ids and {others} of the ids of training and validation."
     )
     assert {row[table.columns.index("related")] for row in table.rows} == {None}
     assert {pair["related"] for pair in audit_json(audit, [])["leakage"]["pairs"]} == {None}
@@ -184,12 +184,12 @@ def test_ids_that_the_rule_does_not_fit_are_counted_beside_the_relatives(tmp_pat
     audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5", samples))
     assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {"note"}
     assert audit_sections(audit)[1].sentences[1] == (
-        "0 of 2 test-unseen samples (0.0 %) share their source with a training or validation sample; the grouping rule does "
-        "not match 1 of their ids and 1 of the ids of training and validation."
+        "0 of 2 test-unseen samples (0.0 %) share their source with a training or validation sample; "
+        "the grouping rule does not match 1 of their ids and 1 of the ids of training and validation."
     )
 
 
-def test_without_a_rule_the_audit_says_so(tmp_path: Path) -> None:
+def test_without_a_rule_the_audit_reports_that(tmp_path: Path) -> None:
     audit = audit_store(own_card(), make_store(tmp_path / "own.h5"))
     assert "no grouping rule" in audit.leakage.reason
     with pytest.raises(UsageError, match="write `grouping` in its dataset config"):
@@ -222,13 +222,13 @@ def oddities(audit: Audit, kind: str) -> list[tuple[str, str, int]]:
     return [(o.place, o.what, o.count) for o in audit.oddities if o.kind == kind]
 
 
-def test_names_that_differ_in_case_only_are_told_with_their_files(folder: Folder) -> None:
+def test_names_that_differ_in_case_only_are_reported_with_their_files(folder: Folder) -> None:
     (found,) = oddities(audit_folder(folder), "name differs in upper and lower case")
     assert found[1:] == ("HandStandPushups, the class is HandstandPushups", 8)
     assert "class-split/cls_split/stage_1_train.txt, class-split/cls_split/stage_1_train.csv" in found[0]
 
 
-def test_listed_samples_of_unlisted_classes_are_told_by_class(folder: Folder) -> None:
+def test_listed_samples_of_unlisted_classes_are_reported_by_class(folder: Folder) -> None:
     assert oddities(audit_folder(folder), DROPPED) == [("stage_2_test_unseen", "Gliding", 4)]
 
 
@@ -242,7 +242,7 @@ def test_samples_listed_twice_or_in_two_splits_are_problems(folder: Folder) -> N
     assert {o.severity for o in audit.oddities if o.kind in ("sample listed twice", "sample in two splits")} == {"problem"}
 
 
-def test_a_split_without_a_sample_list_is_told_and_not_compared(folder: Folder) -> None:
+def test_a_split_without_a_sample_list_is_reported_and_not_compared(folder: Folder) -> None:
     (folder.lists / "stage_2_test_seen.csv").unlink()
     audit = audit_folder(folder)
     assert [place for place, _, _ in oddities(audit, "no sample list")] == ["stage_2_test_seen"]
@@ -266,7 +266,7 @@ def test_an_unseen_class_that_is_trained_on_and_classes_without_samples_are_prob
     assert oddities(audit, "class without samples") == [("stage_2_test_unseen", "cat", 1)]
 
 
-def test_counts_stand_against_those_of_the_card_with_the_union_of_training(folder: Folder) -> None:
+def test_counts_are_compared_with_the_dataset_config_with_the_union_of_training(folder: Folder) -> None:
     def differing(audit: Audit) -> list[str]:
         return [count.split for count in audit.counts if not count.as_expected]
 
@@ -295,7 +295,7 @@ def test_a_store_has_the_same_findings_as_the_lists_that_it_was_imported_with(fo
     assert store.statistics is not None
 
 
-def test_a_store_without_a_record_of_its_lists_says_what_is_not_known(folder: Folder, tmp_path: Path) -> None:
+def test_a_feature_file_without_a_record_of_its_lists_has_unknown_findings(folder: Folder, tmp_path: Path) -> None:
     target = tmp_path / "tiny.h5"
     import_official(card_of(folder), "cls", folder.parent, target)
     with h5py.File(target, "r+") as f:

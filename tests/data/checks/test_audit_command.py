@@ -1,4 +1,4 @@
-"""``data audit`` as a user meets it: built data sets, JSON, wrong usage, and what is known of the published lists."""
+"""The command ``data audit``: built datasets, JSON, wrong usage, and known facts of the published lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.cli.app import main
 
 @pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs ``data audit`` with everything in a folder of its own: exit code, standard output and errors."""
+    """Runs ``data audit`` in its own folder: exit code, standard output and errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         places = ["--data-root", str(tmp_path / "data"), "--reports-dir", str(tmp_path / "reports")]
@@ -26,7 +26,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 
 @pytest.mark.parametrize("dataset", ["stamps", "synthetic"])
-def test_data_sets_that_are_built_are_audited_at_first_use(
+def test_datasets_that_are_built_are_audited_at_first_use(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path, dataset: str
 ) -> None:
     code, text, _ = command(dataset)
@@ -60,7 +60,7 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
         (["synthetic", "--out", "/dev/null/out"], "cannot be written"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_mends_it(
+def test_wrong_usage_ends_with_2_and_names_a_fix(
     command: Callable[..., tuple[int, str, str]], arguments: list[str], told: str
 ) -> None:
     code, _, error = command(*arguments)

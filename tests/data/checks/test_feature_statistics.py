@@ -1,4 +1,4 @@
-"""Statistics of feature values: those of the whole arrays, whatever the blocks; copies are found and named."""
+"""Statistics of feature values equal those of the whole arrays, whatever the blocks; copies are named."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def check_split(found: SplitStatistics, frames: list[Any], seconds: float | None
         assert found.seconds == [seconds * n for n in found.lengths]
 
 
-def test_copies_are_named_with_split_and_class_and_told_from_silence(tmp_path: Path) -> None:
+def test_copies_are_named_with_split_and_class_and_kept_apart_from_silence(tmp_path: Path) -> None:
     samples = default_samples()
     samples[-1] = (*samples[-1][:3], samples[0][3], samples[0][4])
     samples[4] = (*samples[4][:3], np.zeros((2, 2)), samples[4][4])

@@ -1,4 +1,4 @@
-"""What the extraction scripts wrote becomes the same store as the split folder does; faults of all files are told at once."""
+"""Output of the extraction scripts is imported to the same feature file as the split folder."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_form_becomes_the_store_of_the_split_folder(
     assert report.splits == official.splits
     assert report.form == "sequences"
     told = {note.kind: note.count for note in report.notes}
-    assert told["samples that no list names, not read"] == 1 + 4  # the class that the class list leaves out
+    assert told["samples that no list names, not read"] == 1 + 4  # the class that the class list omits
     assert not (tmp_path / "tiny.h5.import").exists()
 
 
@@ -159,7 +159,7 @@ extracted_lists.import_extracted(card, "cls", *map(Path, sys.argv[2:5]), progres
 
 
 @pytest.mark.parametrize(("stop", "resumed"), [("reading files 3", 3), ("writing the store 0", 5)])
-def test_a_killed_import_carries_on_to_the_same_store(
+def test_a_killed_import_continues_to_the_same_store(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, resumed: int
 ) -> None:
     place, target = tmp_path / "extracted", tmp_path / "tiny.h5"
@@ -249,7 +249,7 @@ FAULTS: dict[str, tuple[str, Callable[[list[Element]], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(
+def test_a_fault_is_reported_with_place_and_fix_and_nothing_is_imported(
     folder: Folder, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -264,7 +264,7 @@ def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(
     assert not Path("canary").exists()
 
 
-def test_faults_of_all_files_and_lists_are_told_at_once(folder: Folder, tmp_path: Path) -> None:
+def test_faults_of_all_files_and_lists_are_reported_together(folder: Folder, tmp_path: Path) -> None:
     place = tmp_path / "extracted"
     elements = elements_of(folder)
     in_one_list(elements, place)
@@ -279,8 +279,8 @@ def test_faults_of_all_files_and_lists_are_told_at_once(folder: Folder, tmp_path
         take(folder, place, tmp_path / "tiny.h5")
     kinds = {problem.kind: problem for problem in caught.value.problems}
     assert kinds.keys() == {
-        "missing word vectors", "missing sample list", "refused pickle", "unreadable file", "another kind of file",
-        "wrong structure", "duplicate sample id", "class without samples",
+        "missing word vectors", "missing sample list", "refused pickle", "unreadable file",
+        "another kind of file", "wrong structure", "duplicate sample id", "class without samples",
     }  # fmt: skip
     assert kinds["missing sample list"].fix == FIXES["missing sample list"]
     assert (kinds["unreadable file"].count, kinds["unreadable file"].what.split(":")[0]) == (1, "b")
@@ -295,7 +295,7 @@ def test_a_place_without_files_is_refused(folder: Folder, tmp_path: Path, path: 
         take(folder, tmp_path / path, tmp_path / "tiny.h5")
 
 
-def test_the_command_imports_and_tells(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_imports_and_reports(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "load_cards", lambda: {"tiny": folder.card()})
     in_one_list(elements_of(folder), tmp_path / "extracted")
     words = ["data", "import", "tiny", "--from", folder.parent, "--extracted", tmp_path / "extracted", "--data-root", tmp_path]
@@ -358,7 +358,7 @@ def test_what_the_taker_raises_is_passed_on(tmp_path: Path) -> None:
         read_list(path, take)
 
 
-def test_a_missing_file_and_a_truncated_one_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_truncated_one_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="no such file; check the path"):
         read(tmp_path / "nowhere")
     path = tmp_path / "list"

@@ -1,4 +1,4 @@
-"""Pickled tensors that are none, or that claim more than their file has, are refused, and nothing of them runs."""
+"""Pickled tensors that are none, or that claim more than their file has, are refused and run nothing."""
 
 from __future__ import annotations
 

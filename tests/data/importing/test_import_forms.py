@@ -1,4 +1,4 @@
-"""Class files, lists and names of other forms than the published ones are read to the same feature file, or named."""
+"""Class files, lists and names of other forms than the published ones are imported, or named."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_accents_join_however_they_are_encoded(folder: Folder, tmp_path: Path, l
     assert (name in tables.class_names, sample in tables.ids, manual in tables.vector_names) == (True, True, True)
 
 
-def test_a_class_with_a_slash_is_read_from_the_folder_that_its_name_says(folder: Folder, tmp_path: Path) -> None:
+def test_a_class_with_a_slash_is_read_from_the_folder_in_its_name(folder: Folder, tmp_path: Path) -> None:
     rename(folder, "deep/Fencing")
     for form in ("sequences", "means"):
         digest(folder, tmp_path / f"{form}.h5", form=form)
@@ -123,7 +123,7 @@ def test_a_class_file_on_a_disk_that_is_not_mounted_is_named(folder: Folder, tmp
     assert found.what.endswith(f"(a link to {tmp_path}/disk/Archery.pkl, which is not there: mount its disk)")
 
 
-def test_a_list_with_a_column_twice_is_told(folder: Folder, tmp_path: Path) -> None:
+def test_a_list_with_a_column_twice_is_reported(folder: Folder, tmp_path: Path) -> None:
     path = folder.lists / "stage_1_train.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename,label, filename"), encoding="utf-8")
     assert "has the column 'filename' twice" in problem(folder, tmp_path / "tiny.h5").what

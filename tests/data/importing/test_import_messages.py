@@ -1,4 +1,4 @@
-"""An import names files of another kind, broken lists and values, and reasons outside the files, each with a fix."""
+"""Imports name files of another kind, broken lists and values, and outside reasons, each with a fix."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_file_that_the_system_cannot_read_is_not_called_damaged(
 
 
 @pytest.mark.parametrize("form", ["sequences", "means"])
-def test_an_error_that_nobody_foresaw_is_told_as_such(
+def test_an_error_that_nobody_foresaw_is_reported_as_such(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     def fail(*arguments: object, **options: object) -> Any:
@@ -171,7 +171,7 @@ def test_an_error_that_nobody_foresaw_is_told_as_such(
     assert "unforeseen ZeroDivisionError: of the reader" in found.what
 
 
-def test_two_fixes_of_one_kind_are_told_apart(folder: Folder, tmp_path: Path) -> None:
+def test_two_fixes_of_one_kind_are_kept_apart(folder: Folder, tmp_path: Path) -> None:
     folder.path(*ARCHERY).write_bytes(KINDS["gzip"][0])
     folder.path("video", "stage_1_train", "Archery").write_bytes(KINDS["page"][0])
     with pytest.raises(ImportProblems) as caught:
@@ -183,7 +183,7 @@ def test_two_fixes_of_one_kind_are_told_apart(folder: Folder, tmp_path: Path) ->
 # Values
 
 
-def test_numbers_beyond_float32_are_told_apart_from_infinite_ones_without_a_warning(folder: Folder, tmp_path: Path) -> None:
+def test_numbers_beyond_float32_differ_from_infinite_ones_without_a_warning(folder: Folder, tmp_path: Path) -> None:
     rewrite(folder, lambda x, ids: {"features": [a.astype("f8") * 1e300 for a in x], "video_names": ids})
     assert problem(folder, tmp_path / "tiny.h5").kind == "too large for float32"
     rewrite(folder, lambda x, ids: {"features": [a * np.inf for a in x], "video_names": ids})
@@ -309,7 +309,7 @@ def test_word_vectors_of_another_size_point_to_the_card(folder: Folder, tmp_path
 # The store in which an import ends
 
 
-def test_an_import_into_a_store_that_another_program_writes_to_is_refused_at_once(folder: Folder, tmp_path: Path) -> None:
+def test_an_import_into_a_store_that_another_program_writes_to_is_refused_immediately(folder: Folder, tmp_path: Path) -> None:
     digest(folder, tmp_path / "tiny.h5")
     before = (tmp_path / "tiny.h5").stat().st_ino
     with h5py.File(tmp_path / "tiny.h5", "r+"), pytest.raises(Unavailable, match="another program has it open for writing"):

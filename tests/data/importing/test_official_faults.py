@@ -1,4 +1,4 @@
-"""Faults of a folder in the official layout: all are told at once, by place and mend, and nothing of it runs."""
+"""Faults of a folder in the official layout: all are reported together, with place and fix; none runs."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_every_kind_of_fault_is_tried_here_or_there() -> None:
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_fault_is_told_with_place_and_mend_and_nothing_is_imported(folder: Folder, tmp_path: Path, kind: str) -> None:
+def test_a_fault_is_reported_with_place_and_fix_and_nothing_is_imported(folder: Folder, tmp_path: Path, kind: str) -> None:
     FAULTS[kind](folder)
     with pytest.raises(ImportProblems) as caught:
         take(folder, tmp_path / "tiny.h5", dtype="float16")
@@ -230,7 +230,7 @@ def test_malicious_word_vectors_are_refused(folder: Folder, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fault", ["truncated", "huge", "linked", "vector"])
-def test_faulty_means_are_told(folder: Folder, tmp_path: Path, fault: str) -> None:
+def test_faulty_means_are_reported(folder: Folder, tmp_path: Path, fault: str) -> None:
     path = folder.means / "audio" / "stage_1_train" / "Archery.h5"
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:1500])
@@ -248,7 +248,7 @@ def test_faulty_means_are_told(folder: Folder, tmp_path: Path, fault: str) -> No
     assert len(caught.value.problems) == 1
 
 
-def test_a_mended_folder_imports_and_reads_only_what_was_mended(folder: Folder, tmp_path: Path) -> None:
+def test_a_fixed_folder_imports_and_reads_only_what_was_fixed(folder: Folder, tmp_path: Path) -> None:
     digest = take(folder, tmp_path / "whole.h5").digest
     path = folder.path("audio", "stage_1_train", COMMA)
     whole = path.read_bytes()
@@ -260,21 +260,21 @@ def test_a_mended_folder_imports_and_reads_only_what_was_mended(folder: Folder, 
     assert (report.digest, report.resumed) == (digest, 14)
 
 
-def test_a_folder_that_is_not_there_is_told_with_how_to_obtain_it(folder: Folder, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_reported_with_how_to_obtain_it(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)no folder in the official layout.*Fetch them from nowhere"):
         import_official(folder.card(), "cls", tmp_path / "nowhere", tmp_path / "tiny.h5")
 
 
-def test_features_that_are_not_there_are_told_with_where_they_were_looked_for(folder: Folder, tmp_path: Path) -> None:
+def test_features_that_are_not_there_are_reported_with_where_they_were_looked_for(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)main_features_non_averaged.*main_features/.*Fetch them from nowhere"):
         import_official(folder.card(), "main", folder.root, tmp_path / "tiny.h5")
 
 
-def test_a_card_without_official_layout_is_told(folder: Folder, tmp_path: Path) -> None:
+def test_a_dataset_without_official_layout_is_refused(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no official layout"):
         import_official(folder.card().model_copy(update={"official": None}), "cls", folder.root, tmp_path / "tiny.h5")
 
 
-def test_two_imports_to_one_file_do_not_run_at_once(folder: Folder, tmp_path: Path) -> None:
+def test_two_imports_to_one_file_do_not_run_together(folder: Folder, tmp_path: Path) -> None:
     with FileLock(tmp_path / ".tiny.h5.import.lock"), pytest.raises(UsageError, match="another import"):
         take(folder, tmp_path / "tiny.h5")

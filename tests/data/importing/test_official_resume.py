@@ -1,4 +1,4 @@
-"""Imports that are killed carry on to the same store, and a large one stays within its memory."""
+"""Killed imports continue to the same feature file, and a large one stays within its memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ import benchmark.data.importing.staging as staging
 from benchmark.data.cards import Card
 from benchmark.data.importing.official_layout import import_official
 
-card, source, target, stop = Card.model_validate_json(Path(sys.argv[1]).read_text()), *map(Path, sys.argv[2:4]), sys.argv[4]
+card = Card.model_validate_json(Path(sys.argv[1]).read_text())
+source, target, stop = *map(Path, sys.argv[2:4]), sys.argv[4]
 
 def wait(place):
     if place == stop:
@@ -54,8 +55,9 @@ staging.os.fsync = fsync
 import_official(card, "cls", source, target, progress=lambda what, done, total: wait(f"{what} {done}"))
 print("ended", flush=True)
 """
-# Where the child is killed -> classes that are resumed. Three syncs for each class: audio, video, journal; the first of all is
-# the journal's header. A line that was written survives SIGKILL, synced or not. The last sync is the store's.
+# Where the child is killed -> classes that are resumed. Each class has three syncs: audio, video, journal.
+# The first sync of all is the journal's header, the last that of the feature file. A written line survives
+# SIGKILL, synced or not.
 STOPS = {
     "before sync 1": 0,
     "before sync 2": 0,
@@ -89,7 +91,7 @@ def kill_at(folder: Folder, target: Path, stop: str) -> None:
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_killed_import_carries_on_to_the_same_digest(folder: Folder, tmp_path: Path, stop: str) -> None:
+def test_a_killed_import_continues_to_the_same_digest(folder: Folder, tmp_path: Path, stop: str) -> None:
     undisturbed = take(folder, tmp_path / "undisturbed.h5")
     target = tmp_path / "killed.h5"
     kill_at(folder, target, stop)
@@ -195,7 +197,7 @@ def write_big_folder(root: Path) -> int:
 
 @pytest.fixture
 def big_tmp(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is emptied at once; pytest would keep nine gigabytes of three runs."""
+    """A folder that is removed immediately; pytest would keep nine gigabytes of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
@@ -224,7 +226,8 @@ def test_a_hundred_thousand_samples_import_in_two_gigabytes_killed_once(big_tmp:
     _, digest, resumed, found = lines[-2].split()
     peak_mb = max(peak_of_killed, int(lines[-1].split()[1])) / 1024
     seconds = time.monotonic() - started
-    print(f"{size / 1e9:.2f} GB, peak {peak_mb:.0f} MB, {killed - started:.1f} s to the kill, {seconds:.1f} s, digest {digest}")
+    spent = f"{killed - started:.1f} s to the kill, {seconds:.1f} s"
+    print(f"{size / 1e9:.2f} GB, peak {peak_mb:.0f} MB, {spent}, digest {digest}")
     assert (int(found), int(resumed) >= 150) == (100_500, True)
     assert peak_mb < LIMIT_MB < size / 2**20
     assert not (tmp_path / "big.h5.import").exists()

@@ -1,4 +1,4 @@
-"""Word vectors of class names from fastText models, text files and arrays: the right numbers, little memory, clear refusals."""
+"""Word vectors from fastText models, text files and arrays: right numbers, little memory, clear refusals."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_matrix_is_not_read_as_a_whole(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    np.testing.assert_allclose(found["w7"], unit(model.matrix[7]), rtol=1e-6)  # its n-grams lie in the hole: zeros
+    np.testing.assert_allclose(found["w7"], unit(model.matrix[7]), rtol=1e-6)  # its n-grams are in the hole: zeros
     assert "ice hockey" not in found
     assert peak < 2**20
 
@@ -130,7 +130,7 @@ def _cut(share: float) -> Callable[[bytes], bytes]:
         (Model(WORDS, pruned=2**60), bytes, "truncated fastText model"),
     ],
 )
-def test_what_is_no_whole_model_is_refused_by_name_and_mend(
+def test_what_is_no_whole_model_is_refused_with_name_and_fix(
     tmp_path: Path, model: Model, spoil: Callable[[bytes], bytes], message: str
 ) -> None:
     path = tmp_path / "m.bin"
@@ -168,7 +168,7 @@ def test_a_text_file_gives_names_their_own_vector_or_the_mean_of_their_words(tmp
     [
         ("", "first line must be the count of words and the dimension, but is b''"),
         ("the 0.1 0.2\n", "first line must be"),
-        ("3 2\nthe 1 2\nice 1 2\n", "truncated: 2 words, its first line says 3; fetch it again"),
+        ("3 2\nthe 1 2\nice 1 2\n", "truncated: 2 words instead of the 3 of its first line; fetch it again"),
         ("2 2\nthe 1 2\nice 1\n", "line 3: no word and 2 numbers"),
         ("1 2\nice 1 x\n", "line 2: no word and 2 numbers"),
     ],
@@ -230,7 +230,7 @@ def test_an_import_is_done_again_only_where_the_vectors_differ(folder: Folder, t
     assert len({first.digest, other.digest, layout.digest}) == 3
 
 
-def test_names_out_of_vocabulary_are_told_all_at_once(folder: Folder, tmp_path: Path) -> None:
+def test_names_out_of_vocabulary_are_reported_together(folder: Folder, tmp_path: Path) -> None:
     path = Model(["Diving", "bowling"], minn=0, maxn=0, buckets=0).write(tmp_path / "wiki.bin")
     with pytest.raises(ImportProblems) as raised:
         take(folder, tmp_path / "s.h5", path)
