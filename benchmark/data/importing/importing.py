@@ -177,7 +177,7 @@ class Layout(ABC):
 
 
 def base_identity(card: Card, features: str, dtype: Dtype, generated: bool, lists: ClassLists) -> dict[str, Any]:
-    """The split of the identity that imports and extractions share; ``store_content`` reads it."""
+    """Return what the identities of imports and extractions share; ``store_content`` reads it."""
     given = {"word_vectors": lists.vectors_record} if lists.vectors_record else {}
     return {"card": card.name, "features": features, "dtype": dtype, "generated": generated, **given}
 
@@ -232,9 +232,9 @@ def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
         **layout.records([source for entry in staged for source in entry.sources]),
         "list_oddities": [asdict(found) for found in list_oddities(layout.lists)],
     }
-    plan.progress("writing the store", 0, 1)
+    plan.progress("writing the feature file", 0, 1)
     write_store(plan.target, _staged_content(layout, staged, staging, provenance), plan.dtype)
-    plan.progress("writing the store", 1, 1)
+    plan.progress("writing the feature file", 1, 1)
     staging.remove()
     return FeatureStore(plan.target)
 

@@ -158,7 +158,7 @@ extracted_lists.import_extracted(card, "cls", *map(Path, sys.argv[2:5]), progres
 """
 
 
-@pytest.mark.parametrize(("stop", "resumed"), [("reading files 3", 3), ("writing the store 0", 5)])
+@pytest.mark.parametrize(("stop", "resumed"), [("reading files 3", 3), ("writing the feature file 0", 5)])
 def test_a_killed_import_continues_to_the_same_store(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, resumed: int
 ) -> None:

@@ -67,9 +67,9 @@ STOPS = {
     "before sync 16": 5,
     "reading classes 1": 1,
     "reading classes 14": 14,
-    "writing the store 0": 15,
+    "writing the feature file 0": 15,
     "before sync 47": 15,
-    "writing the store 1": 15,
+    "writing the feature file 1": 15,
 }
 
 
@@ -97,7 +97,7 @@ def test_a_killed_import_continues_to_the_same_digest(folder: Folder, tmp_path: 
     kill_at(folder, target, stop)
     report = take(folder, target)
     assert report.digest == undisturbed.digest
-    if stop == "writing the store 1":
+    if stop == "writing the feature file 1":
         assert report.already
     else:
         assert report.resumed == STOPS[stop]
