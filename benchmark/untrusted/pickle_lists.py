@@ -50,7 +50,7 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
             raise passed.error from None
     if type(content) is not list:
         what = f"holds no list but {type(content).__name__}"
-        raise UnreadableFile(path, what, "see the user guide for what a file holds", "wrong structure")
+        raise UnreadableFile(path, what, "docs/data.md describes the content of each file", "wrong structure")
 
 
 class _Passed(BaseException):

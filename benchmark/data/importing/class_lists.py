@@ -300,7 +300,7 @@ def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, fin
     for name in sorted(vectors):
         if len(vectors[name]) != text_dim:
             wrong = True
-            fix = f"give vectors of {text_dim} numbers (--vectors FILE), or correct text_dim in the dataset config"
+            fix = f"give vectors of {text_dim} numbers (--vectors FILE), or correct the config's text_dim"
             findings.problem("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
         elif not np.isfinite(vectors[name]).all():
             fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
