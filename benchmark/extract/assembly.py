@@ -83,20 +83,22 @@ def assemble(
         UsageError: a split has no sample, a value is too large for float16, another process writes this file,
             or the disk is full.
     """
+    # Each split needs samples; classes without any are only reported.
     kept = [w for w in plan.wanted if w.sample in outcomes and outcomes[w.sample].problem is None]
     counts = {split: sum(w.split == split for w in kept) for split in SPLITS}
     empty = [split for split, count in counts.items() if not count]
     if empty:
         raise UsageError(f"{target}: not written: {', '.join(empty)} would have no sample; extract more videos")
+    rows = _classes_without_samples(plan, kept)
     _check_range([outcomes[w.sample] for w in kept], dtype)
     provenance = _provenance(plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated)
-    rows = _classes_without_samples(plan, kept)
 
     def modality(name: str) -> ModalityContent:
         dim = results.identity["dims"][name]
         frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
         return ModalityContent(dim, frames=frames, offsets=frames.offsets)
 
+    # A current feature file is not written again.
     with only_import(target, "the feature file takes as much as the results of its videos"):
         store = current_store(target, provenance)
         if store is None:

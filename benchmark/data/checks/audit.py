@@ -245,6 +245,7 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     Raises:
         UsageError: no such folder, feature set or file, or the folder has no lists of that feature set.
     """
+    # Find the lists and the word vectors.
     name, feature_set = card.feature_set(features)
     root = official_root(card, source)
     if text is not None and not text.is_file():
@@ -254,6 +255,8 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     folder = places.split_file(SPLITS[0], "txt").parent
     if not folder.is_dir():
         raise UsageError(f"{root}: no lists of feature set {name!r}: looked for {places.shown(folder)}")
+
+    # Read them; samples of unlisted classes are not used.
     findings = FindingLog("lists")
     lists = read_lists(places, feature_set.text_dim, findings)
     samples: dict[str, SplitSamples | None] = dict.fromkeys(SPLITS)

@@ -162,10 +162,14 @@ def _leakage(audit: Audit) -> AuditSection:
     title, found, card = "Leakage between splits", audit.leakage, audit.material.card
     if found.reason:
         return AuditSection(title, [_sentence(found.reason)], [])
+
+    # The headline is leakage into the test splits; then the rules.
     sentences = [_leak_sentence(leak) for leak in found.leaks if leak.split.startswith("stage_2") and len(leak.against) > 1]
     sentences.append(f"Same source: ids with the same first group of {card.grouping}")
     if card.overlap_seconds is not None:
         sentences.append(f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart.")
+
+    # One table of counts, and one with every sample that has relatives.
     rows = [
         (leak.rule, leak.split, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
         for leak in found.leaks
@@ -176,34 +180,13 @@ def _leakage(audit: Audit) -> AuditSection:
         for leak in found.leaks
         for s in leak.related
     ]  # fmt: skip
-    return AuditSection(
-        title,
-        sentences,
-        [
-            AuditTable(
-                "leakage",
-                (
-                    "rule",
-                    "split",
-                    "against",
-                    "samples",
-                    "related",
-                    "share (%)",
-                    "same class",
-                    "sources",
-                    "unfit ids",
-                    "example",
-                ),
-                rows,
-                _same("rule", "split", "against", "samples", "related", "share (%)", "same class", "sources"),
-            ),
-            AuditTable(
-                "leaking_samples",
-                ("rule", "split", "against", "sample", "class", "source", "relatives", "relative", "its split", "its class"),
-                listed,
-            ),
-        ],
-    )
+    shown = ("rule", "split", "against", "samples", "related", "share (%)", "same class", "sources")
+    sample = ("sample", "class", "source", "relatives", "relative", "its split", "its class")
+    tables = [
+        AuditTable("leakage", (*shown, "unfit ids", "example"), rows, _same(*shown)),
+        AuditTable("leaking_samples", (*shown[:3], *sample), listed),
+    ]
+    return AuditSection(title, sentences, tables)
 
 
 def _leak_sentence(leak: Leak) -> str:

@@ -94,7 +94,7 @@ class ImportPlan:
 
 
 @dataclass(frozen=True)
-class SplitCount:
+class ImportedSplit:
     """Counts of one split: in its lists, in its files, and expected by the dataset config."""
 
     classes: int
@@ -119,7 +119,7 @@ class ImportReport:
     """The feature file was current: nothing was done."""
     resumed: int
     """Classes of splits, or extracted files, that an earlier, interrupted import had read."""
-    splits: Mapping[str, SplitCount]
+    splits: Mapping[str, ImportedSplit]
     notes: Sequence[Finding]
 
 
@@ -340,7 +340,7 @@ def current_store(target: Path, identity: Mapping[str, Any]) -> FeatureStore | N
 
 def _split_counts(
     feature_set: FeatureSetCard, lists: ClassLists, found: Mapping[str, int], findings: FindingLog
-) -> dict[str, SplitCount]:
+) -> dict[str, ImportedSplit]:
     """Count each split. Fewer samples than listed, and counts other than the expected ones, are notes."""
     counts = {}
     for split in SPLITS:
@@ -348,7 +348,7 @@ def _split_counts(
         listed = None if listing.samples is None else len(listing.kept())
         expected_classes, expected = feature_set.classes.get(split), feature_set.samples.get(split)
         dropped = len(listing.samples or {}) - (listed or 0)
-        counts[split] = SplitCount(len(listing.classes), expected_classes, listed, dropped, n, expected)
+        counts[split] = ImportedSplit(len(listing.classes), expected_classes, listed, dropped, n, expected)
         if listed is not None and n < listed:
             findings.note("fewer samples than listed", f"{split}: {n:,} of {listed:,}", listed - n)
         if expected is not None and (listed if listed is not None else n) != expected:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_store import make_store
 
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
@@ -240,6 +241,15 @@ def test_what_changes_a_store_is_imported_again(folder: Folder, tmp_path: Path, 
     assert not again.already
     assert (again.digest == first.digest) == (change in ("force", "damaged store"))
     assert take(folder, target, **{k: v for k, v in options.items() if k != "force"}).already
+
+
+def test_a_file_that_was_not_imported_is_replaced_with_a_warning(
+    folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_store(tmp_path / "tiny.h5")
+    assert not take(folder, tmp_path / "tiny.h5").already
+    assert "not a feature file of an importer ('importer'); it will be replaced" in caplog.text
+    assert FeatureStore(tmp_path / "tiny.h5").dataset == "tiny"
 
 
 # The published lists
