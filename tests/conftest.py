@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
@@ -68,6 +69,11 @@ def _same_methods() -> Iterator[None]:
 def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SQLite files with the tables of MLflow and of Optuna, made once: MLflow's migrations take seconds."""
     folder = tmp_path_factory.mktemp("tables")
+    tracking._load_mlflow(server=False)  # or it prints what it does
+    from mlflow.store.db import utils
+
+    # MLflow reads seventy files for it whenever a store is opened.
+    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     MAKE_TRACKING(sqlite_uri(folder / "mlflow.db"), "none", folder.as_uri(), {})
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("DELETE FROM experiments WHERE name = 'none'")

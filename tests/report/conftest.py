@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -187,21 +186,11 @@ class FakeStore:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs; making one takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("store")
-    Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    with sqlite3.connect(folder / "mlflow.db") as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(scope="session")
-def new_store(empty_store: Path) -> Callable[[Path], FakeStore]:
+def new_store(mlflow_template: Path) -> Callable[[Path], FakeStore]:
     """Makes a store in a folder."""
 
     def make(folder: Path) -> FakeStore:
-        shutil.copy(empty_store, folder / "mlflow.db")
+        shutil.copy(mlflow_template, folder / "mlflow.db")
         return FakeStore(Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts"))
 
     return make
