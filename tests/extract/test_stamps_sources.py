@@ -14,9 +14,8 @@ from support.needs import encoders
 from support.tiny import need
 
 from benchmark.cli import app
-from benchmark.data.built.stamps import ARRAYS, build_stamps
-from benchmark.data.cards import CARDS_DIR, load_cards
-from benchmark.data.store import FeatureStore
+from benchmark.data.built.stamps import ARRAYS
+from benchmark.data.cards import CARDS_DIR
 from benchmark.errors import UsageError
 from benchmark.extract import stamps_sources
 from benchmark.extract.sets.packaged import Packaged
@@ -168,10 +167,9 @@ def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: 
     agreements = rebuild(stamps, some, target, lambda *_: None)
     assert {a.features for a in agreements} == {"visual", "audio", "text_minilm"}
     assert {a.features: a.correlation for a in agreements if a.correlation <= 0.99} == {}
-    card = load_cards()["stamps"]
-    for source in (some, target):
-        build_stamps(card, source.parent, source.parent / "store.h5")
-    rebuilt, shipped = (FeatureStore(file.parent / "store.h5") for file in (target, some))
-    assert rebuilt.tables().ids == shipped.tables().ids
-    assert np.array_equal(rebuilt.tables().splits, shipped.tables().splits)
-    assert np.array_equal(rebuilt.tables().labels, shipped.tables().labels)
+    with np.load(target, allow_pickle=False) as rebuilt, np.load(some, allow_pickle=False) as shipped:
+        assert rebuilt.files == shipped.files
+        for name in shipped.files:
+            assert (rebuilt[name].dtype, rebuilt[name].shape) == (shipped[name].dtype, shipped[name].shape), name
+            if not name.startswith(("visual", "audio", "text_minilm")) or name == "audio_offset":
+                np.testing.assert_array_equal(rebuilt[name], shipped[name])
