@@ -16,8 +16,8 @@ from benchmark.data.checks.verify import verify_store
 from benchmark.data.store import FeatureStore
 from benchmark.running import planning
 
-STEPS = {"cls": ((2, 3, 4), (3, 4)), "main": ((2,), (2,))}
-"""Time steps of audio and video that 2.1 seconds may have; codecs add a little audio."""
+STEPS = {"cls": ((1, 2, 3), (1, 2)), "main": ((1, 2), (1, 2))}
+"""Time steps of audio and video that 1.1 seconds may have; codecs add a little audio."""
 
 
 def give(words: list[object]) -> int:
@@ -31,7 +31,7 @@ def give(words: list[object]) -> int:
 def test_videos_are_extracted_trained_on_and_reported(
     features: str, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = VideoSet(tmp_path / "set", each=2, seconds=2.1)
+    made = VideoSet(tmp_path / "set", each=2, seconds=1.1)
     made.write()
     silent, broken = "v_Archery_g00_c01", "v_Bowling_g00_c01"
     made.write_video(silent, ".mp4", Clip(sound=None))

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmark.report import write
+from benchmark.report.sections import Picture, ReportFigure
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
@@ -212,3 +214,14 @@ def store(new_store: Callable[[Path], FakeStore], tmp_path: Path) -> FakeStore:
 def unit() -> type[FakeUnit]:
     """Makes units; test files cannot import this file."""
     return FakeUnit
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without painted figures, each of which takes half a second; their numbers are written."""
+
+    def save(figure: ReportFigure, folder: Path) -> Picture:
+        figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+        return Picture(b"<svg/>", 1, 1)
+
+    monkeypatch.setattr(write, "save_figure", save)

@@ -16,6 +16,8 @@ from benchmark.report.write import write_report
 from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.tracking.tracker import RunRecord
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
 
 
