@@ -1,4 +1,4 @@
-"""Tests trained weights from folders, and exports ours: the work of the commands ``evaluate`` and ``export``."""
+"""Tests trained weights from folders, for the command ``evaluate``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from benchmark.tracking.tracker import Tracker
 from benchmark.weights.own import Weights, digest_of
 
 TRAINING_ALONE = ("epochs", "batches_per_epoch", "batch_size")
-"""Settings of training that an evaluation has no use for."""
+"""Settings of training without effect on an evaluation."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What trained weights are worth on a data set."""
+    """The test of trained weights on a dataset."""
 
     first: Weights
     final: Weights
@@ -38,9 +38,9 @@ class Evaluation:
     result: StageTwo
     explained: Inspection
     notes: Sequence[str]
-    """What a reader must know: other data than trained on, differing arguments."""
+    """What a reader must know: the data differ from the training's, or arguments differ between the stages."""
     published_settings: bool
-    """Whether the weights have the settings that were published for these data."""
+    """Whether the weights have the published settings for these data."""
     run_id: str = ""
 
     def numbers(self) -> dict[str, float]:
@@ -49,8 +49,11 @@ class Evaluation:
         return {**metrics, "beta": round(self.result.beta, 2)}
 
     def disjoint(self) -> dict[str, float]:
-        """The same without related test-seen samples (``protocol.seen_test=group_disjoint``): samples and classes that remain,
-        S and HM in percent where any does; empty where it was not asked for."""
+        """The same without test-seen samples whose group is trained on (``protocol.seen_test=group_disjoint``).
+
+        Returns:
+            ``samples`` and ``classes`` that remain, ``seen`` and ``hm`` in percent if any does; empty in other protocols.
+        """
         found = self.result.disjoint
         return {name: round(100 * value, 2) if name in ("seen", "hm") else value for name, value in found.items()}
 
@@ -64,7 +67,7 @@ def evaluate(
     overrides: Mapping[str, Mapping[str, Any]],
     space: SearchSpace,
 ) -> Evaluation:
-    """Choose beta with stage A's model on validation and test stage B's model.
+    """Choose beta with stage A's model on the validation splits, and test stage B's model.
 
     Args:
         pair: weights of both stages.
@@ -74,8 +77,9 @@ def evaluate(
         space: search space of the method, for its published settings.
 
     Raises:
-        UsageError: the weights are of another data set, feature set or size, or ``overrides`` change settings of the weights.
+        UsageError: the weights are for another dataset, feature set or size, or ``overrides`` change their settings.
     """
+    # Both stages must fit the data and each other.
     first, final = pair
     for weights in pair:
         _check_data(weights, card, features, store)
@@ -85,6 +89,8 @@ def evaluate(
     ]
     for weights, experiment in zip(pair, experiments, strict=True):
         weights.check(experiment.spec)
+
+    # Load them, then evaluate as a benchmark run does.
     models: list[Method] = []
     for weights, experiment in zip(pair, experiments, strict=True):
         models.append(experiment.build())
@@ -129,12 +135,12 @@ def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore
 
 
 def _settings(weights: Weights, card: Card, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """The settings of the weights under the protocol that is asked for."""
+    """The settings of the weights, under the protocol that is asked for."""
     fixed = [f"{s}.{k}" for s, values in overrides.items() for k in values if s not in ("protocol", "train", "data")]
     fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
     if fixed:
         raise UsageError(
-            f"--set {', '.join(fixed)}: that is fixed by the weights; protocol.* and train.device, .threads, ... may be set"
+            f"--set {', '.join(fixed)}: cannot be changed for trained weights; protocol.* and train.device, .threads, ... can"
         )
     recorded = weights.recorded
     if recorded is not None and mode is None:
@@ -204,7 +210,7 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
     beside = Beside(notes.append)
     with beside(Artifact.IDENTITY):
         tracker.log_json(run_id, identity, Artifact.IDENTITY)
-    with beside("the data set's registration"):
+    with beside("the dataset's registration"):
         tracker.log_dataset(
             run_id,
             name=f"{card.name}-{features}",

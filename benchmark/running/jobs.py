@@ -33,17 +33,17 @@ ALL_SWITCHES = "all"
 
 @dataclass(frozen=True)
 class Unit:
-    """A method on a data set in a mode: what a study tunes and a row of a table shows."""
+    """A method on a dataset in a mode: a row of a table. ``planning.make_plan`` makes it; a study tunes it."""
 
     method: type[Method]
     ranges: Mapping[str, Range]
-    """What a study searches."""
+    """Search ranges of its hyperparameters."""
     card: Card
     features: str
     preset: str | None
     """The preset that was asked for, such as ``demo``."""
     data_settings: Mapping[str, Any]
-    """Settings of generated data that differ from the card's."""
+    """Settings of synthetic data that differ from the dataset config."""
     store: FeatureStore
     mode: Mode
     settings: Settings
@@ -54,19 +54,19 @@ class Unit:
     repetitions: Sequence[int]
     base_seed: int
     ablation: str = ""
-    """The one switch that an ablation corrects, or ``all`` for mode corrected beside it; empty outside ablations."""
+    """The protocol flag that an ablation corrects; ``all`` for mode corrected; empty outside ablations."""
 
     @property
     def title(self) -> str:
-        """``TCAF · ucf/cls · paper``, in an ablation with the switch that is corrected."""
+        """``TCAF · ucf/cls · paper``, in an ablation with the corrected flag."""
         switch = f" with {self.ablation} corrected" if self.ablation not in ("", ALL_SWITCHES) else ""
         return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}"
 
     @property
     def variant(self) -> str:
-        """What the untuned settings are: a paper's, defaults for these data, or changed with ``--set``.
+        """Kind of the untuned settings: of a paper, defaults for these data, or changed with ``--set``.
 
-        Epochs, batches and protocol switches stand in the captions and do not count as changed settings.
+        Epochs, batches and protocol flags are listed in captions and do not count as changed settings.
         """
         if self.user_set:
             return "user-set"
@@ -77,7 +77,7 @@ class Unit:
         return Job(self, stage, repetition, settings or self.settings)
 
     def identity(self) -> dict[str, Any]:
-        """What the unit is, in words."""
+        """The names that identify the unit."""
         return {
             "dataset": self.card.name,
             "features": self.features,
@@ -89,7 +89,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one repetition of a method with all settings resolved."""
+    """One stage of one repetition of a unit, with all settings resolved. A worker runs it; its key names it everywhere."""
 
     unit: Unit
     stage: Stage
@@ -105,7 +105,7 @@ class Job:
         """Everything that can change a number; the key is its hash."""
         store, settings = self.unit.store, self.settings.as_dict()
         if self.stage == 1:
-            del settings["protocol"]["seen_test"]  # which test samples count is nothing to stage 1
+            del settings["protocol"]["seen_test"]  # stage 1 does not depend on which test samples count
         return {
             **({"grouping": self.unit.card.grouping} if self.stage == 2 else {}),  # which test samples belong together
             "settings": settings,
@@ -140,7 +140,7 @@ class Job:
         return replace(self, stage=1)
 
     def experiment(self) -> Experiment:
-        """The job as the protocol wants it."""
+        """The job as the protocol takes it."""
         features = self.unit.card.features[self.unit.features]
         return Experiment(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
 

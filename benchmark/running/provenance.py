@@ -1,4 +1,4 @@
-"""What is written beside results so that a reader knows where they come from: tags, environment, revision, memory."""
+"""Where results come from: tags of runs, environment, processor and revision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROJECT = PACKAGE.parent
 
 
 def unit_tags(unit: Unit) -> dict[str, str]:
-    """Tags that say what a run is, for people, the UI's filters and the reporter."""
+    """Tags that describe a unit: people, MLflow's filters and the report read them."""
     lengths = unit.settings.lengths
     return {
         **unit.identity(),
@@ -62,16 +62,16 @@ def environment() -> dict[str, str]:
 
 
 GIT_SECONDS = 10.0
-"""How long git may take for an answer, on a slow network disk for example."""
+"""How long git may take to answer, for example on a slow network disk."""
 
 
 @cache
 def processor() -> dict[str, str]:
-    """What decides how this machine's CPU rounds.
+    """The parts of this machine's CPU and libraries that decide rounding.
 
     Returns:
-        ``cpu_capability``: the instruction set that torch uses, as ``AVX2``. ``blas``: the linear algebra libraries of torch
-        and numpy, with the processor that their kernels are for if they name one, as ``mkl + openblas Haswell``.
+        ``cpu_capability``: the instruction set that torch uses, such as ``AVX2``. ``blas``: the linear algebra libraries
+        of torch and numpy, with the processor of their kernels if they name it, such as ``mkl + openblas Haswell``.
     """
     loaded = {
         f"{x['internal_api']} {x.get('architecture') or ''}".strip() for x in threadpool_info() if x["user_api"] == "blas"
@@ -84,7 +84,7 @@ def processor() -> dict[str, str]:
 
 @cache
 def git_revision() -> str:
-    """Revision of the project, with ``+changes`` where files differ; ``unknown`` with the reason where git does not give it.
+    """Revision of the project, with ``+changes`` if files differ; ``unknown`` with the reason if git does not answer.
 
     The checkout may belong to another user: its code runs already, so git may read it.
     """
@@ -105,7 +105,7 @@ class _Answer(NamedTuple):
 
 
 def _git(*words: str) -> _Answer:
-    """Ask git about the project's own folder, whatever repository the environment names; nothing is changed."""
+    """Ask git about the project's own folder, whatever repository the environment names; change nothing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     options = ["-c", f"safe.directory={PROJECT}", "-c", "core.fsmonitor=false"]  # the latter would run a program

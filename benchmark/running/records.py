@@ -91,7 +91,7 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
     with beside(Artifact.IDENTITY):
         tracker.log_json(run_id, job.identity(), Artifact.IDENTITY)
     store = job.unit.store
-    with beside("the data set's registration"):
+    with beside("the dataset's registration"):
         tracker.log_dataset(
             run_id,
             name=f"{job.unit.card.name}-{job.unit.features}",
