@@ -283,7 +283,7 @@ def group_counts(
         among all classes at ``beta`` (``gzsl``) and among seen or unseen classes only (``own_group``).
     """
     right, own = nearest.right(beta, exact=exact)
-    names = np.array(groups_of(experiment.dataset, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    names = np.array(groups_of(experiment.card, [data.samples.ids[row] for row in data.rows]), dtype=object)
     found = []
     for c in np.unique(nearest.label):
         mask = nearest.label == c
@@ -291,4 +291,4 @@ def group_counts(
         counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
         row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
         found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
-    return {"grouping": experiment.dataset.grouping, "classes": found}
+    return {"grouping": experiment.card.grouping, "classes": found}

@@ -46,11 +46,13 @@ def samples_of(gigabytes: float, features: str) -> int:
 
 def generate(path: Path, features: str, samples: int, dtype: Literal["float32", "float16"] = "float32") -> FeatureStore:
     """Write a store with about this many samples."""
-    random, card, sizes = np.random.default_rng(0), load_cards()["ucf"].features[features], SIZES[features]
+    random, feature_set, sizes = np.random.default_rng(0), load_cards()["ucf"].features[features], SIZES[features]
     groups = np.split(np.arange(48), [30, 42])
     classes = (groups[0], groups[0], groups[1], np.arange(42), groups[2])
-    total = sum(card.samples[split] for split in SPLITS)
-    counts = [max(len(ids), round(samples * card.samples[split] / total)) for split, ids in zip(SPLITS, classes, strict=True)]
+    total = sum(feature_set.samples[split] for split in SPLITS)
+    counts = [
+        max(len(ids), round(samples * feature_set.samples[split] / total)) for split, ids in zip(SPLITS, classes, strict=True)
+    ]
     labels = [np.sort(np.resize(ids, n)) for ids, n in zip(classes, counts, strict=True)]
     names = [f"class {i:02d}" for i in range(48)]
     content = StoreContent(
@@ -60,7 +62,7 @@ def generate(path: Path, features: str, samples: int, dtype: Literal["float32", 
         class_names=names,
         class_splits={split: ids.tolist() for split, ids in zip(SPLITS, classes, strict=True)},
         vector_names=names,
-        vectors=random.standard_normal((48, card.text_dim), np.float32),
+        vectors=random.standard_normal((48, feature_set.text_dim), np.float32),
         own_vector=range(48),
         ids=[f"sample_{i:09d}" for i in range(sum(counts))],
         labels=np.concatenate(labels),
@@ -90,7 +92,7 @@ def experiment_on(store: FeatureStore, method: str, **train: Any) -> Experiment:
     chosen = found.get(method)
     changed = {"protocol": {"text_alignment": "by_name"}, "train": train}
     settings = resolve(chosen, found.search_space(chosen), card, store.features, "corrected", changed)
-    return Experiment(chosen, settings, card.features[store.features], store, seed=0, dataset=card)
+    return Experiment(chosen, settings, card.features[store.features], store, seed=0, card=card)
 
 
 def forget(path: Path) -> None:

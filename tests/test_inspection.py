@@ -84,7 +84,7 @@ def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_sam
     )
     nearest = Nearest.of(distances, np.array([0, 1, 2]), np.array([0, 1]), labels)
     section = SimpleNamespace(classes=SimpleNamespace(names={0: "run", 1: "swim", 2: "fly"}))
-    experiment = SimpleNamespace(dataset=load_cards()["ucf"])
+    experiment = SimpleNamespace(card=load_cards()["ucf"])
     order, found = np.array([6, 3, 0, 7, 5, 1, 2, 4]), []
     for rows in (np.arange(8), order):
         data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=rows)
@@ -93,7 +93,7 @@ def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_sam
 
     assert found[0] == found[1]
     assert found[0] == {
-        "grouping": experiment.dataset.grouping,
+        "grouping": experiment.card.grouping,
         "classes": [
             {"class": "run", "group": "seen", "samples": [2, 1], "gzsl": [2, 0], "own_group": [2, 0]},
             {"class": "swim", "group": "seen", "samples": [1, 1], "gzsl": [1, 1], "own_group": [1, 1]},
@@ -102,7 +102,7 @@ def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_sam
     }, "an id that does not fit the rule is its own group"
     assert "g01" not in json.dumps(found[0]["classes"]), "no names of sources"
     data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=np.arange(8))
-    alone = SimpleNamespace(dataset=experiment.dataset.model_copy(update={"grouping": None, "overlap_seconds": None}))
+    alone = SimpleNamespace(card=experiment.card.model_copy(update={"grouping": None, "overlap_seconds": None}))
     single = group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
     assert single["grouping"] is None
     assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]

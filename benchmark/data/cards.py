@@ -17,7 +17,7 @@ from benchmark.system.shipped_files import shipped
 CARDS_DIR = shipped("datasets")
 
 
-class ModalityCard(Fields):
+class ModalityConfig(Fields):
     """The config of one modality of a feature set."""
 
     extractor: str
@@ -44,12 +44,12 @@ Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
 """A known deviation of the published extraction of features from its description (docs/extraction.md)."""
 
 
-class FeatureSetCard(Fields):
+class FeatureSetConfig(Fields):
     """The config of a feature set, with the counts of its published lists."""
 
     description: str
-    audio: ModalityCard
-    video: ModalityCard
+    audio: ModalityConfig
+    video: ModalityConfig
     text_dim: int = Field(gt=0)
     classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
     samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
@@ -85,7 +85,7 @@ class Card(Fields):
     caption: str = Field("", description="note on the dataset in captions of tables")
     published_order: bool = Field(False, description="whether there is an official text alignment, which mode paper uses")
     default_features: str
-    features: dict[Name, FeatureSetCard]
+    features: dict[Name, FeatureSetConfig]
     official: OfficialLayout | None = None
     grouping: str | None = Field(None, description="regular expression; its first group in a sample id names the group")
     overlap_seconds: float | None = Field(
@@ -133,7 +133,7 @@ class Card(Fields):
             raise ValueError("overlap_seconds needs a second group in grouping: the start of a clip in seconds")
         return self
 
-    def feature_set(self, features: str | None) -> tuple[str, FeatureSetCard]:
+    def feature_set(self, features: str | None) -> tuple[str, FeatureSetConfig]:
         """The named feature set, or the default one.
 
         Raises:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.cards import FeatureSetCard
+from benchmark.data.cards import FeatureSetConfig
 from benchmark.data.store import ModalityData, Samples
 from benchmark.method import Batch, Classes, Inputs
 from benchmark.settings.schema import LengthConfig, ProtocolConfig
@@ -41,14 +41,15 @@ class FeatureRules:
     protocol: ProtocolConfig
 
     @classmethod
-    def of(cls, inputs: Inputs, card: FeatureSetCard, lengths: LengthConfig, protocol: ProtocolConfig) -> FeatureRules:
+    def of(cls, inputs: Inputs, feature_set: FeatureSetConfig, lengths: LengthConfig, protocol: ProtocolConfig) -> FeatureRules:
         """The rules for a feature set, from its config, the length settings and the protocol flags."""
 
         def scale(modality: Any) -> float:
             paper = protocol.audio_scale == "paper" and modality.published_scale is not None
             return float(modality.published_scale if paper else modality.scale)
 
-        return cls(inputs, card.audio.seconds, card.video.seconds, scale(card.audio), scale(card.video), lengths, protocol)
+        audio, video = feature_set.audio, feature_set.video
+        return cls(inputs, audio.seconds, video.seconds, scale(audio), scale(video), lengths, protocol)
 
     def audio_length(self, video_length: int) -> int:
         """Number of audio time steps that belong to ``video_length`` video time steps."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmark.data.cards import Card, FeatureSetCard
+from benchmark.data.cards import Card, FeatureSetConfig
 from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_SPLITS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
@@ -48,16 +48,16 @@ class Experiment:
 
     method: type[Method]
     settings: Settings
-    card: FeatureSetCard
+    feature_set: FeatureSetConfig
     store: FeatureStore
     seed: int
-    dataset: Card
+    card: Card
     """The dataset config, whose grouping rule ``protocol.seen_test=group_disjoint`` needs."""
 
     @property
     def rules(self) -> FeatureRules:
         """How stored features become the inputs of the method."""
-        return FeatureRules.of(self.method.inputs, self.card, self.settings.lengths, self.settings.protocol)
+        return FeatureRules.of(self.method.inputs, self.feature_set, self.settings.lengths, self.settings.protocol)
 
     @property
     def protocol(self) -> ProtocolConfig:
@@ -71,7 +71,7 @@ class Experiment:
     @property
     def spec(self) -> Spec:
         """Sizes of the features, for building the method."""
-        audio, video = self.card.audio.seconds, self.card.video.seconds
+        audio, video = self.feature_set.audio.seconds, self.feature_set.video.seconds
         return Spec(self.store.audio_dim, self.store.video_dim, self.store.text_dim, audio, video)
 
     def build(self) -> Method:
@@ -362,7 +362,7 @@ def without_shared_groups(
     if experiment.protocol.seen_test != "group_disjoint":
         return {}
     trained = experiment.development().samples.ids
-    related = shares_group(experiment.dataset, [data.samples.ids[row] for row in data.rows], trained)
+    related = shares_group(experiment.card, [data.samples.ids[row] for row in data.rows], trained)
     kept = nearest.keep(~(nearest.is_seen & related))
     counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}
     if not counts["samples"]:

@@ -89,7 +89,7 @@ def test_the_group_disjoint_test_drops_only_related_seen_samples(bench: Bench) -
     first = np.flatnonzero(is_seen)[0]
     kept_id = section.samples.ids[data.rows[first]]
     card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all samples but one are one group
-    experiment = replace(experiment, settings=settings, dataset=card)
+    experiment = replace(experiment, settings=settings, card=card)
     nearest = stages.embed_and_rank(experiment.settings, experiment.rules, data, experiment.build())["both"]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
     unseen = nearest.at(0.5).unseen

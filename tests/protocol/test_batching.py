@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.cards import FeatureSetCard, ModalityCard
+from benchmark.data.cards import FeatureSetConfig, ModalityConfig
 from benchmark.data.store import ModalityData, Samples
 from benchmark.method import Classes
 from benchmark.protocol.batching import (
@@ -213,11 +213,11 @@ def test_corrected_times_are_seconds_of_the_sample_after_cuts_too() -> None:
 
 
 def test_published_audio_scale_holds_for_every_feature_set() -> None:
-    modality_card = ModalityCard(extractor="x", dim=4, seconds=1, scale=1, published_scale=255)
-    card = FeatureSetCard(description="", audio=modality_card, video=modality_card, text_dim=3)
+    modality = ModalityConfig(extractor="x", dim=4, seconds=1, scale=1, published_scale=255)
+    feature_set = FeatureSetConfig(description="", audio=modality, video=modality, text_dim=3)
     lengths = LengthConfig()
-    assert FeatureRules.of("sequence", card, lengths, ProtocolConfig()).audio_scale == 255
-    assert FeatureRules.of("sequence", card, lengths, ProtocolConfig(audio_scale="corrected")).audio_scale == 1
+    assert FeatureRules.of("sequence", feature_set, lengths, ProtocolConfig()).audio_scale == 255
+    assert FeatureRules.of("sequence", feature_set, lengths, ProtocolConfig(audio_scale="corrected")).audio_scale == 1
 
 
 def test_classes_are_drawn_uniformly_whatever_their_size() -> None:

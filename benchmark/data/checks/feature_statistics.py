@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import h5py
 import numpy as np
 
-from benchmark.data.cards import FeatureSetCard
+from benchmark.data.cards import FeatureSetConfig
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.importing import Progress
 from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, Floats, Ints, Tables
@@ -137,12 +137,12 @@ class _Reading:
     """Hash of the content of each sample."""
 
 
-def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: Progress) -> FeatureStatistics:
+def feature_statistics(store: FeatureStore, feature_set: FeatureSetConfig, progress: Progress) -> FeatureStatistics:
     """Compute statistics in one pass over all features.
 
     Args:
         store: of sequences or of means.
-        features: feature-set config, for the seconds between two time steps.
+        feature_set: feature-set config, for the seconds between two time steps.
         progress: called with (what, samples done, samples in all).
 
     Raises:
@@ -155,7 +155,7 @@ def feature_statistics(store: FeatureStore, features: FeatureSetCard, progress: 
     except (OSError, MemoryError) as error:
         raise_outside(error, store.path)
         raise DamagedStore(f"{store.path}: damaged ({error!s:.150}); build or import it again") from None
-    seconds = {"audio": features.audio.seconds, "video": features.video.seconds}
+    seconds = {"audio": feature_set.audio.seconds, "video": feature_set.video.seconds}
     copies = {modality: _copies(tables, readings[modality].digests) for modality in MODALITIES}
     splits = [
         _summary(tables, split, modality, readings[modality], seconds[modality], copies[modality])

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 from filelock import Timeout
 
-from benchmark.data.cards import Card, FeatureSetCard
+from benchmark.data.cards import Card, FeatureSetConfig
 from benchmark.data.importing.class_lists import ClassLists, read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, ImportProblems
 from benchmark.data.importing.oddities import list_oddities
@@ -85,7 +85,7 @@ class ImportPlan:
     progress: Progress = lambda what, done, total: None
 
     @property
-    def feature_set(self) -> FeatureSetCard:
+    def feature_set(self) -> FeatureSetConfig:
         return self.card.features[self.features]
 
     @property
@@ -339,7 +339,7 @@ def current_store(target: Path, identity: Mapping[str, Any]) -> FeatureStore | N
 
 
 def _split_counts(
-    feature_set: FeatureSetCard, lists: ClassLists, found: Mapping[str, int], findings: FindingLog
+    feature_set: FeatureSetConfig, lists: ClassLists, found: Mapping[str, int], findings: FindingLog
 ) -> dict[str, ImportedSplit]:
     """Count each split. Fewer samples than listed, and counts other than the expected ones, are notes."""
     counts = {}
