@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tracking.runs import RunRecord
+from benchmark.tracking.tracker import Tracker
 
 
 def times_done(runs: Iterable[RunRecord]) -> Counter[tuple[str, ...]]:

@@ -35,7 +35,7 @@ from benchmark.protocol.batching import FeatureRules
 from benchmark.protocol.evaluation import EvaluationSet, Nearest
 from benchmark.protocol.randomness import random_states
 from benchmark.protocol.stages import TEST_SEEN, TEST_UNSEEN, evaluation_set
-from benchmark.report.results.collect import artifact_frame
+from benchmark.report.results.artifacts import artifact_frame
 from benchmark.tracking.schema import Artifact
 
 

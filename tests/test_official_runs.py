@@ -15,7 +15,8 @@ from benchmark.cli import app
 from benchmark.registry import load
 from benchmark.settings.resolve import switches
 from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tracking.runs import RunRecord
+from benchmark.tracking.tracker import Tracker
 
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""

@@ -1,4 +1,4 @@
-"""What figures of a report share, and seen-unseen curves: by matplotlib's object interface, without display or global state."""
+"""Draws seen-unseen curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.figures.style import FAINT, GREY, Axes, Figure, MaxNLocator, colour_of, dash_of, heading, marker_of, plain
+from benchmark.figures.style import (
+    COLOURS,
+    FAINT,
+    GREY,
+    MARKERS,
+    Axes,
+    Figure,
+    MaxNLocator,
+    colour_of,
+    dash_of,
+    heading,
+    marker_of,
+    plain,
+)
 
 UNSEEN_AXIS = "Unseen accuracy U (%)"
 SEEN_AXIS = "Seen accuracy S (%)"
@@ -17,37 +30,36 @@ SEEN_AXIS = "Seen accuracy S (%)"
 
 @dataclass(frozen=True)
 class MethodCurve:
-    """A method's seen-unseen curve, with the point that its calibration chose."""
+    """A method's seen-unseen curve, with the point that calibration chose."""
 
     title: str
     points: pd.DataFrame
-    """Columns beta, seen, unseen; accuracies are fractions."""
+    """Columns ``beta``, ``seen``, ``unseen``; accuracies are fractions."""
     chosen: tuple[float, float]
     """Unseen and seen accuracy at the calibrated beta, fractions."""
     style: int
     """Number of the method; the same number always gets the same colour and marker."""
 
 
-def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str, style: int = 0) -> Figure:
-    """The seen-unseen curve of one model.
+def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: float, title: str) -> Figure:
+    """Draw the seen-unseen curve of one model.
 
     Args:
         points: columns ``beta``, ``seen``, ``unseen``; accuracies are fractions.
         chosen: unseen and seen accuracy at the calibrated beta, fractions.
         beta: the calibrated beta.
         title: heading of the figure.
-        style: number of the method.
     """
     figure, axes = _figure(title, width=5.2)
     seen, unseen = 100 * points["seen"].to_numpy(float), 100 * points["unseen"].to_numpy(float)
     hm = _harmonic_mean(seen, unseen)
     best = int(hm.argmax())
     u, s = 100 * chosen[0], 100 * chosen[1]
-    axes.plot(unseen, seen, color=colour_of(style), linewidth=1.8, label="all β", zorder=3)
+    axes.plot(unseen, seen, color=COLOURS[0], linewidth=1.8, label="all β", zorder=3)
     at = f"HM {float(_harmonic_mean(np.array([s]), np.array([u]))[0]):.2f} %"
-    look: dict[str, Any] = {"color": colour_of(style), "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
-    axes.plot([u], [s], marker_of(style), label=f"calibrated, β = {beta:.3g}: {at}", zorder=5, **look)
-    label = f"highest on the curve, β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
+    look: dict[str, Any] = {"color": COLOURS[0], "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
+    axes.plot([u], [s], MARKERS[0], label=f"chosen on validation, β = {beta:.3g}: {at}", zorder=5, **look)
+    label = f"oracle (upper bound), β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
     axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
@@ -55,14 +67,15 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
 
 
 def best_of(points: pd.DataFrame) -> int:
-    """Row of the point of a curve with the highest harmonic mean; the first of several."""
+    """Row of the point with the highest harmonic mean; the first of several."""
     return int(_harmonic_mean(points["seen"].to_numpy(float), points["unseen"].to_numpy(float)).argmax())
 
 
 def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
-    """The seen-unseen curves of several methods on one data set.
+    """Draw the seen-unseen curves of several methods on one dataset.
 
-    A filled marker is the point that a method's calibration chose, a hollow diamond the highest harmonic mean of its curve.
+    A filled marker is the point that calibration chose, a hollow diamond the highest harmonic mean of the
+    curve.
     """
     figure, axes = _figure(title, width=7.2)
     for curve in curves:
@@ -70,7 +83,7 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
         colour, dash, best = colour_of(curve.style), dash_of(curve.style), best_of(curve.points)
         chosen = (np.array([100 * curve.chosen[0]]), np.array([100 * curve.chosen[1]]))
         highest = float(_harmonic_mean(seen, unseen)[best])
-        label = f"{curve.title}\nHM {_harmonic_mean(*chosen)[0]:.1f} %, best {highest:.1f} %"
+        label = f"{curve.title}\nHM {_harmonic_mean(*chosen)[0]:.1f} %, oracle {highest:.1f} %"
         axes.plot(unseen, seen, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
         axes.plot(
             *chosen,
@@ -90,7 +103,7 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
         max(100 * max(c.chosen[1], float(c.points["seen"].max())) for c in curves),
     )
     axes.plot([], [], "o", color=GREY, markersize=8, label="chosen β (validation)")
-    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="best β of the curve (test)")
+    axes.plot([], [], "D", markersize=6.5, mfc="white", mec=GREY, mew=1.5, label="oracle β (upper bound)")
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False, handlelength=2.6, labelspacing=0.8)
     return figure
 
@@ -104,7 +117,7 @@ def _figure(title: str, width: float) -> tuple[Figure, Axes]:
 
 
 def _frame(axes: Axes, unseen: float, seen: float) -> None:
-    """Axes from 0 to a little above the curves, and faint lines of equal harmonic mean."""
+    """Set axes from 0 to a little above the curves, and draw faint lines of equal harmonic mean."""
     right, top = (max(1.0, 1.06 * value) for value in (unseen, seen))
     axes.set(xlim=(0, right), ylim=(0, top), xlabel=UNSEEN_AXIS, ylabel=SEEN_AXIS)
     u, s = np.meshgrid(np.linspace(0, right, 200), np.linspace(0, top, 200))
@@ -112,7 +125,7 @@ def _frame(axes: Axes, unseen: float, seen: float) -> None:
     levels = [level for level in MaxNLocator(6).tick_values(0, float(hm.max())) if 0 < level < hm.max()]
     if levels:
         axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
-    for level in levels:  # where a line leaves on the right, clear of the curves
+    for level in levels:  # at the right end of the line, away from the curves
         at = level * right / (2 * right - level)
         axes.annotate(f"HM {level:g}", (right, at), (2, 0), textcoords="offset points", fontsize=6.5, va="center", color=GREY)
 

@@ -1,4 +1,4 @@
-"""Embeddings in two dimensions, for the maps of a report: jobs lay out and log theirs, reports do it where a job did not."""
+"""Computes maps of embeddings in two dimensions. Jobs log theirs; reports compute those of earlier jobs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 STEPS = 500
-"""Of t-SNE: half of them with exaggerated attraction, as its authors advise. A change of the settings here needs another
-number in ``Artifact.EMBEDDING_MAP`` (``tracking/schema.py``), so that reports compute the maps of earlier jobs again."""
+"""Steps of t-SNE, half of them with early exaggeration, as its authors advise. If settings here change,
+change the number in ``Artifact.EMBEDDING_MAP`` (``tracking/schema.py``) too, so that reports compute the maps
+of earlier jobs again."""
 
 
 def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """Embeddings in two dimensions by t-SNE: columns ``kind``, ``class``, ``group``, ``x``, ``y`` (three decimals).
+    """Map embeddings to two dimensions by t-SNE.
 
     Args:
-        frame: ``embedding.csv``: columns ``kind``, ``class``, ``group``, ``e0``, ``e1``, ...
+        frame: columns ``kind``, ``class``, ``group``, ``e0``, ``e1``, ... (``Artifact.EMBEDDING``).
 
     Returns:
-        None where there is nothing to see: fewer than three embeddings, all the same, or a value that is no number.
+        Columns ``kind``, ``class``, ``group``, ``x``, ``y`` (three decimals); None if there are fewer than
+        three embeddings, if all are the same, or if a value is not finite.
     """
     values = frame.filter(regex=r"^e\d+$").to_numpy(np.float64)
     if len(values) < 3 or not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
@@ -28,11 +30,11 @@ def flat_map(frame: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def _tsne(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    from sklearn.manifold import TSNE  # a second to import
+    from sklearn.manifold import TSNE  # the import takes a second
     from threadpoolctl import threadpool_limits
 
     start = "pca" if min(values.shape) > 1 else "random"
     perplexity = min(30.0, (len(values) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init=start, learning_rate="auto", max_iter=STEPS, random_state=0)
-    with threadpool_limits(1):  # sums do not depend on the number of cores then, and busy machines are not waited for
+    with threadpool_limits(1):  # results do not depend on the number of cores, and busy cores do not delay it
         return np.asarray(tsne.fit_transform(values), np.float64)

@@ -1,6 +1,6 @@
-"""Figures that explain results: bars with intervals, training curves, recall of classes, embeddings, confusion.
+"""Draws results: bars with intervals, training curves, recall of classes, embeddings, confusion.
 
-What is drawn comes from ``explain.py``. In percent, as ``curves.py``; a panel per method where methods would cover each other.
+Figures are in percent. ``report/explain.py`` makes their data.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from benchmark.figures.style import (
     plain,
 )
 
-LOSS_AXIS = "Training loss (no unit)"
+LOSS_AXIS = "Training loss"
 HM_AXIS = "Validation HM (%)"
-EPOCH_AXIS = "Epoch (number)"
-COSINE_AXIS = "Cosine to the nearest seen class (no unit)"
+EPOCH_AXIS = "Epoch"
+COSINE_AXIS = "Cosine to the nearest seen class"
 RECALL_AXIS = "Recall among all classes (%)"
-MAP_AXES = ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)")
-PREDICTED_AXIS, TRUE_AXIS = "Predicted class (name)", "True class (name)"
+MAP_AXES = ("t-SNE dimension 1", "t-SNE dimension 2")
+PREDICTED_AXIS, TRUE_AXIS = "Predicted class", "True class"
 PANELS_A_ROW = 3
 COLOURED_CLASSES = 2 * len(COLOURS)
-"""Unseen classes that a map tells apart; more would not be told apart by anybody."""
+"""Unseen classes with a colour and marker of their own in a map; nobody could distinguish more."""
 LOGARITHMIC_FROM = 30
-"""Ratio of the largest loss to the smallest from which their axis is logarithmic."""
+"""The axis of losses is logarithmic if the largest is this many times the smallest."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Bar:
 
     mean: float
     low: float
-    """Ends of its interval; NaN with one seed."""
+    """Lower end of its interval; NaN with one seed."""
     high: float
     published: float
-    """NaN where there is none to compare with."""
+    """NaN if there is no comparable number."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,20 @@ class Bars:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a panel or a curve shows of a method."""
+    """The data of a method in a panel or curve."""
 
     title: str
     style: int
     data: pd.DataFrame
-    """Columns as the figure says; accuracies are fractions."""
+    """Columns as the function for the figure requires; accuracies are fractions."""
 
 
 def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str) -> Figure:
-    """A panel of bars for each metric, with intervals of means over seeds, and published values as diamonds.
+    """Draw a panel of bars for each metric, with intervals of the means over seeds and published values as
+    diamonds.
 
     Args:
-        titles: of the metrics, by their names in ``Bars.values``.
+        titles: titles of the metrics, by their names in ``Bars.values``.
     """
     figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(methods)), dpi=150, layout="constrained")
     heading(figure, title)
@@ -91,7 +92,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         for y, bar in zip(at, bars, strict=True):
             if np.isfinite(bar.low):
                 ends = np.clip([bar.low, bar.high], 0, 100)
-                for colour, width in (("white", 2.0), ("black", 1.1)):  # an edge, for dark bars
+                for colour, width in (("white", 2.0), ("black", 1.1)):  # a white edge, visible on dark bars
                     axes.plot(ends, [y, y], color=colour, linewidth=width, marker="|", markersize=7, mew=width, zorder=4)
                 if ends[1] > right:
                     axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
@@ -107,7 +108,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
                 va="center",
                 color=GREY,
             )
-        axes.set(xlabel=f"{name} (%)", ylabel="Method (name)", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
+        axes.set(xlabel=f"{name} (%)", ylabel="Method", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
         axes.set_yticks(at, [m.title for m in methods])
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
         axes.label_outer()
@@ -124,7 +125,8 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
 
 
 def _right_end(bars: Sequence[Bar]) -> float:
-    """Where an axis ends: behind the intervals, unless these are so wide that the bars would vanish."""
+    """The right end of an axis: beyond the intervals, unless these are so wide that the bars would be
+    tiny."""
     values = np.array([[b.mean, b.published] for b in bars])
     longest = max(1.0, float(np.nanmax(values)))
     highs = [b.high for b in bars if np.isfinite(b.high)]
@@ -132,10 +134,11 @@ def _right_end(bars: Sequence[Bar]) -> float:
 
 
 def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
-    """Training loss and validation HM by epoch: means over seeds, and the range of the seeds as a band.
+    """Draw training loss and validation HM by epoch: means over seeds, with the range of the seeds as a band.
 
     Args:
-        methods: columns ``epoch`` (from 1), and ``_mean``, ``_low`` and ``_high`` of ``loss`` and ``hm`` (fraction).
+        methods: columns ``epoch`` (from 1), and ``_mean``, ``_low`` and ``_high`` of ``loss`` and ``hm``
+            (fraction).
     """
     figure = Figure(figsize=(9.6, 4.0), dpi=150, layout="constrained")
     heading(figure, title)
@@ -163,10 +166,11 @@ def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
 
 
 def recall_figure(methods: Sequence[Drawn], title: str) -> Figure:
-    """Recall of unseen classes by how near a training class their word vector is, a point per class.
+    """Draw the recall of unseen classes by their similarity to the nearest training class, a panel per
+    method.
 
     Args:
-        methods: columns ``nearest_seen_cosine`` and ``gzsl`` (fraction); their titles say the correlation.
+        methods: columns ``nearest_seen_cosine`` and ``gzsl`` (fraction).
     """
     figure, panels = _panels(len(methods), 2.9, 2.7, title)
     low, high = _span(pd.concat([m.data["nearest_seen_cosine"] for m in methods]))
@@ -183,7 +187,7 @@ def recall_figure(methods: Sequence[Drawn], title: str) -> Figure:
 
 
 def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
-    """Test samples and class embeddings in two dimensions: unseen classes in colour, seen ones grey.
+    """Draw test samples and class embeddings in two dimensions: unseen classes in colour, seen ones grey.
 
     Args:
         methods: columns ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), ``x`` and ``y``.
@@ -200,6 +204,7 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
                 frame["x"][seen], frame["y"][seen], mark, color=FAINT, markersize=grey_size, mec="white", mew=0.3, zorder=2
             )
             axes.plot(rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3)
+
             for i, name in enumerate(shown):
                 mine = frame[frame["class"] == name]
                 look: dict[str, Any] = {"color": colour_of(i), "markersize": size, "mec": "black", "mew": edge}
@@ -207,26 +212,28 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
         axes.set_title(method.title, fontsize=8.5, loc="left")
         axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
         axes.margins(0.05)
+
+    # legend, in as many columns as fit
     handles = [
         Line2D([], [], marker=_class_marker(i), color=colour_of(i), linestyle="", markersize=5.5, label=_short(name))
         for i, name in enumerate(shown)
     ]
     handles += _map_legend(pd.concat([m.data for m in methods]), shown)
-    widest = 0.5 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches of an entry
+    widest = 0.5 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches per entry
     columns = max(1, int(figure.get_figwidth() / widest))
     figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=columns)
     return figure
 
 
 def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
-    """What grey points and large ones are, where there are any."""
+    """Legend entries of grey and of large markers."""
     others = set(data.loc[data["group"] == "unseen", "class"]) - set(shown)
     classes = data[data["kind"] == "class"]
     look: dict[str, Any] = {"linestyle": "", "mec": "white", "mew": 0.3}
     entries = []
     if others:
         entries.append(
-            Line2D([], [], marker="o", color=GREY, markersize=5.5, label=f"{len(others)} more unseen classes", **look)
+            Line2D([], [], marker="o", color=GREY, markersize=5.5, label=f"{len(others)} further unseen classes", **look)
         )
     entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
     if len(classes):
@@ -237,7 +244,7 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
 
 
 def coloured_classes(data: pd.DataFrame) -> list[str]:
-    """Unseen classes that a map tells apart: those with the most samples in it, by name."""
+    """Unseen classes with a colour of their own in a map: those with the most samples, by name."""
     samples = data[(data["kind"] == "sample") & (data["group"] == "unseen")]
     counts = samples["class"].value_counts()
     ranked = sorted(counts.index, key=lambda name: (-counts[name], name))
@@ -245,18 +252,19 @@ def coloured_classes(data: pd.DataFrame) -> list[str]:
 
 
 def _class_marker(number: int) -> str:
-    """Classes of one colour have different markers."""
+    """The marker of a class; classes of the same colour have different markers."""
     return MARKERS[number // len(COLOURS) % len(MARKERS)]
 
 
 def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
-    """Share of the samples of each unseen class that are taken for each unseen class, a heat map per method.
+    """Draw the confusion matrix of the unseen classes, a panel per method.
 
-    Classes are named once where neighbours have the same ones: on the left of a row of panels, below a column of them.
+    Neighbouring panels with the same classes name them once, on the left and below.
 
     Args:
-        methods: a square frame each: true classes as index, predicted ones as columns, rows that sum to 1.
+        methods: square frames: true classes as index, predicted ones as columns; rows sum to 1.
     """
+    # size of fonts and panels, by the number of classes and the length of their names
     size = max(len(m.data) for m in methods)
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
     longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
@@ -265,6 +273,8 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     side, room = max(2.2, 0.115 * size) + 0.45, 0.3 + 0.6 * font * longest / 72
     width, height = (side + room / (count if alike else 1) for count in (across, down))
     figure, panels = _panels(len(methods), width, height, title, columns=across)
+
+    # a matrix per method, with numbers if there is room
     for i, (axes, method) in enumerate(zip(panels, methods, strict=True)):
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
@@ -279,6 +289,7 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
                 colour = "white" if shares[row, column] > 55 else "black"
                 text = f"{shares[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+
     bar = figure.colorbar(
         image, ax=list(panels), location="right", shrink=min(0.6, 6 / figure.get_figheight()), aspect=30, pad=0.02
     )
@@ -288,7 +299,8 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
 
 
 def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any) -> None:
-    """The name of each class, or nothing where a neighbour has them: most of a figure's time goes into names."""
+    """Label an axis with class names, or with nothing if the neighbour has them: drawing names takes most of
+    the time."""
     if named:
         axis.set_ticks(range(len(names)), [_short(name) for name in names], **look)
     else:
@@ -296,12 +308,12 @@ def _name_classes(axis: Axis, names: Sequence[str], *, named: bool, **look: Any)
 
 
 def _short(name: str, limit: int = 26) -> str:
-    """A class name for an axis."""
+    """A class name, shortened for an axis."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _panels(count: int, width: float, height: float, title: str, columns: int = PANELS_A_ROW) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of a size in inches, row by row."""
+    """A figure with panels of a given size in inches, row by row."""
     across = min(columns, count)
     rows = -(-count // across)
     figure = Figure(figsize=(max(5.6, width * across), height * rows + 0.7), dpi=150, layout="constrained")
@@ -315,7 +327,7 @@ def _panels(count: int, width: float, height: float, title: str, columns: int = 
 
 
 def _span(values: pd.Series) -> tuple[float, float]:
-    """A range a little wider than the values."""
+    """A range slightly wider than that of the values."""
     low, high = float(values.min()), float(values.max())
     room = max(0.02, 0.06 * (high - low))
     return low - room, high + room

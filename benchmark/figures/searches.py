@@ -1,4 +1,5 @@
-"""Figures of searches of settings: trials of one, the best so far of several, importances. In percent, as ``curves.py``."""
+"""Draws hyperparameter searches: trials of one, best values so far of several, importances. Figures are in
+percent."""
 
 from __future__ import annotations
 
@@ -7,14 +8,25 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmark.figures.style import GREY, Axes, Figure, MaxNLocator, colour_of, dash_of, heading, marker_of, plain
+from benchmark.figures.style import (
+    COLOURS,
+    GREY,
+    Axes,
+    Figure,
+    MaxNLocator,
+    colour_of,
+    dash_of,
+    heading,
+    marker_of,
+    plain,
+)
 
 HM_AXIS = "Validation HM (%)"
-TRIAL_AXIS = "Trial (number)"
-TOLD_AXIS = "Finished and pruned trials (number)"
+TRIAL_AXIS = "Trial"
+FINISHED_AXIS = "Finished trials, including pruned ones"
 TIME_AXIS = "Training and validation time of the trials"
-IMPORTANCE_AXIS = "Importance (% of the variance that single settings explain)"
-SETTING_AXIS = "Searched setting (name)"
+IMPORTANCE_AXIS = "Importance (% of the variance that each hyperparameter explains alone)"
+SETTING_AXIS = "Hyperparameter"
 PANELS_A_ROW = 3
 
 
@@ -24,7 +36,7 @@ class SearchCurve:
 
     title: str
     points: pd.DataFrame
-    """A row per trial: ``told``, ``seconds_so_far``, ``best_so_far`` (validation HM, fraction), and more."""
+    """Result of ``best_so_far``."""
     style: int
     """Number of the method; the same number always gets the same colour and marker."""
 
@@ -35,36 +47,39 @@ class Panel:
 
     title: str
     values: Mapping[str, float]
-    """Setting -> fraction."""
+    """Hyperparameter -> fraction."""
     style: int = 0
 
 
 def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with what the study had used up and found after each.
+    """Trials with the cost and the best result of the study so far.
 
-    Columns: those of ``trials.csv``; ``told``, finished and pruned trials so far; ``seconds_so_far`` of all trials;
-    ``best_so_far``, the highest validation HM of a finished trial, fraction, missing before the first.
+    Returns:
+        The columns of ``trials``; ``finished``: finished trials so far, including pruned ones;
+        ``seconds_so_far`` of all trials; ``best_so_far``: the highest validation HM of a finished trial, a
+        fraction, missing before the first.
     """
-    finished = trials["value"].where(trials["state"] == "complete").astype(float)
+    values = trials["value"].where(trials["state"] == "complete").astype(float)
     return trials.assign(
-        told=(trials["state"] != "failed").cumsum(),
+        finished=(trials["state"] != "failed").cumsum(),
         seconds_so_far=trials["seconds"].cumsum(),
-        best_so_far=finished.cummax().ffill(),
+        best_so_far=values.cummax().ffill(),
     )
 
 
-def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
-    """The trials of one study: validation HM of each, the best so far; pruned and failed ones and the start are marked.
+def history_figure(trials: pd.DataFrame, title: str) -> Figure:
+    """Draw the trials of one study: validation HM of each and the best so far, with pruned and failed trials
+    marked.
 
     Args:
-        trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and ``seconds``.
-        style: number of the method.
+        trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and
+            ``seconds``.
     """
     figure, axes = _figure(title, 6.4, 4.0)
     hm = 100 * trials["value"].astype(float)
     complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
     best = 100 * best_so_far(trials)["best_so_far"]
-    colour = colour_of(style)
+    colour = COLOURS[0]
     axes.plot(trials["number"], best, color=colour, linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
     shown = complete & ~trials["start"]
     axes.plot(trials["number"][shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
@@ -85,7 +100,7 @@ def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
         )
     start = trials["start"] & complete
     if start.any():
-        label = "starting settings"
+        label = "untuned settings"
         axes.plot(
             trials["number"][start], hm[start], "D", mfc="none", mec="black", mew=1.5, markersize=9, label=label, zorder=5
         )
@@ -96,7 +111,7 @@ def history_figure(trials: pd.DataFrame, title: str, style: int = 0) -> Figure:
 
 
 def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
-    """The best validation HM so far of several methods, by trials and by the time that these took."""
+    """Draw the best validation HM so far of several methods, by number of trials and by time."""
     figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
     heading(figure, title)
     by_trials, by_seconds = figure.subplots(1, 2, sharey=True)
@@ -108,14 +123,14 @@ def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
             "linestyle": dash_of(curve.style),
             "marker": marker_of(curve.style),
         }
-        risen = found["best_so_far"].diff().fillna(1).gt(0).to_numpy().nonzero()[0].tolist()
-        for axes, along in ((by_trials, found["told"]), (by_seconds, found["seconds_so_far"] / seconds)):
+        rises = found["best_so_far"].diff().fillna(1).gt(0).to_numpy().nonzero()[0].tolist()
+        for axes, along in ((by_trials, found["finished"]), (by_seconds, found["seconds_so_far"] / seconds)):
             label = curve.title if axes is by_trials else None
             axes.plot(
-                along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6, markersize=6, markevery=risen,
+                along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6, markersize=6, markevery=rises,
                 markeredgecolor="white", markeredgewidth=0.6, label=label, **style,
             )  # fmt: skip
-    for axes, label in ((by_trials, TOLD_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
+    for axes, label in ((by_trials, FINISHED_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
         axes.set(xlabel=label, ylabel=HM_AXIS if axes is by_trials else "")
         axes.set_xlim(left=0)
         plain(axes)
@@ -125,11 +140,7 @@ def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
 
 
 def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
-    """Importances of the searched settings, a panel per method, the most important on top.
-
-    Args:
-        title: says what made them.
-    """
+    """Draw the importances of hyperparameters, a panel per method, the most important at the top."""
     columns = min(PANELS_A_ROW, len(panels))
     rows = -(-len(panels) // columns)
     tallest = max(len(p.values) for p in panels)
@@ -151,7 +162,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
 
 
 def _time_unit(longest: float) -> tuple[str, float]:
-    """A unit in which a number of seconds is read at ease, and its length in seconds."""
+    """A readable unit for a number of seconds, and its length in seconds."""
     return ("h", 3600) if longest > 7200 else ("min", 60) if longest > 300 else ("s", 1)
 
 

@@ -1,8 +1,8 @@
-"""matplotlib as figures need it: its own defaults, no display, whatever the user's settings are. Nothing else imports it.
+"""Imports matplotlib with its own defaults, whatever the user's settings are. Only this module imports it.
 
-Figures are objects of their own, drawn by Agg (PNG) or as SVG, so that no backend is chosen. What could reach them from outside
-are ``MPLBACKEND``, ``MATPLOTLIBRC`` and files ``matplotlibrc``, which matplotlib reads while it is imported, and styles that
-other code of the process (a plug-in, a notebook) has set since.
+Figures are drawn by Agg (PNG) or as SVG, without display or backend. Two things from outside could change
+them: the settings that matplotlib reads at import (``MPLBACKEND``, ``MATPLOTLIBRC``, files ``matplotlibrc``),
+and styles that other code of the process (a plug-in, a notebook) has set.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ FILE = "matplotlibrc"
 
 @contextmanager
 def _unread_settings() -> Iterator[None]:
-    """While matplotlib is imported: it reads no settings but its own, so that wrong ones cannot stop it.
+    """Let matplotlib read only its own settings while it is imported; invalid ones of the user could make it
+    fail.
 
-    A file in the working directory comes before all variables, so the directory is changed where there is one.
+    A file in the working directory takes precedence over variables, so the directory is changed if there is
+    one.
     """
     spec = find_spec("matplotlib")
     if "matplotlib" in sys.modules or spec is None or spec.origin is None:
@@ -44,7 +46,7 @@ def _unread_settings() -> Iterator[None]:
         os.environ.update(before)
 
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its list of fonts is no concern of a benchmark's user
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no messages on where it caches fonts
 with _unread_settings():
     import matplotlib
     from matplotlib.axes import Axes
@@ -72,13 +74,14 @@ __all__ = [
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Within it figures are made and written with matplotlib's defaults; what was set before holds again afterwards."""
+    """Use matplotlib's defaults for figures that are made and written within; restore the previous style
+    afterwards."""
     with matplotlib.rc_context({name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}):
         yield
 
 
 def drawn(draw: Callable[[], Figure]) -> Figure:
-    """Make a figure with texts as they are written: names may have dollar signs, which are no formulas."""
+    """Make a figure whose texts are literal: dollar signs in names do not begin formulas."""
     figure = draw()
     for text in figure.findobj(Text):
         text.set_parse_math(False)
@@ -86,37 +89,38 @@ def drawn(draw: Callable[[], Figure]) -> Figure:
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which is told apart with any colour vision; its yellow is left out, too pale on white."""
+"""Okabe and Ito's palette, distinguishable with any colour vision; without its yellow, which is too pale on
+white."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FAINT, GREY = "#C4C4C4", "#707070"
 LETTERS = 13.0
-"""Of a heading, to the inch."""
+"""Characters of a heading per inch."""
 
 
 def heading(figure: Figure, title: str) -> None:
-    """Put a title above a figure, in as many lines as its width takes."""
+    """Put a title above a figure, wrapped to its width."""
     room = int(LETTERS * float(figure.get_figwidth()))
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
 
 
 def plain(axes: Axes) -> None:
-    """No frame on top and on the right, small numbers."""
+    """Remove the frame at the top and on the right, and use small tick labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
 
 def colour_of(style: int) -> str:
-    """The colour of the method of this number (its place in tables), in all figures."""
+    """The colour of a method, by its number, in all figures."""
     return COLOURS[style % len(COLOURS)]
 
 
 def dash_of(style: int) -> str | tuple[int, tuple[float, ...]]:
-    """Its dashes, which tell methods of one colour apart."""
+    """The dashes of a method; they distinguish methods of the same colour."""
     return DASHES[style // len(COLOURS) % len(DASHES)]
 
 
 def marker_of(style: int) -> str:
-    """Its marker; methods of one colour have different ones."""
+    """The marker of a method; methods of the same colour have different markers."""
     return MARKERS[(style + style // len(COLOURS)) % len(MARKERS)]

@@ -1,6 +1,7 @@
-"""The folder of a report: its manifest, when it would be the same again, and how new files replace the earlier ones.
+"""The folder of a report: its manifest, how new files replace earlier ones, and when a report would be the
+same again.
 
-Files are replaced one by one and whole; nothing else is touched.
+Each file is replaced atomically; other files in the folder are not touched.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ MANIFEST = "manifest.json"
 
 
 def install(new: Path, folder: Path, first: str, facts: Mapping[str, Any]) -> list[str]:
-    """Move new files into place, ``first`` last, and remove what an earlier call left; returns the names, ``first`` first.
+    """Move new files into place and remove those of an earlier report; returns the names, ``first`` first.
 
     Args:
         new: a folder on the same disk.
-        facts: plain data that the manifest holds beside the list of files.
+        first: the main file, which is moved last.
+        facts: plain data for the manifest, besides the list of files.
     """
     names = sorted((p.name for p in new.iterdir() if p.is_file()), key=lambda name: (name != first, name))
     for name in set(listed_files(folder)) - {*names, MANIFEST}:
@@ -43,13 +45,13 @@ def install(new: Path, folder: Path, first: str, facts: Mapping[str, Any]) -> li
 
 
 def listed_files(folder: Path) -> list[str]:
-    """The files that a folder's manifest lists; plain names only, so that nothing outside can be meant."""
+    """The files in a folder's manifest; only plain names, so that no file outside the folder is named."""
     files = read_manifest(folder).get("files")
     return [n for n in files if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)] if isinstance(files, list) else []
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all files that a folder's manifest lists are there as they were written."""
+    """Whether all files in a folder's manifest exist and are unchanged."""
     digests = read_manifest(folder).get("sha256")
     names = listed_files(folder)
     try:
@@ -64,7 +66,7 @@ def _digest(file: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, empty where there is none that can be read."""
+    """The manifest of a folder; empty if it is missing or damaged."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -73,8 +75,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def facts(tracker: Tracker, results: Results) -> dict[str, Any]:
-    """Plain data: ``made`` (end of the newest run, seconds since the epoch), ``calls``, ``revision``, ``data`` (digests of what
-    was tested, by data set and features) and ``units`` (``UNIT`` with titles, kind of data and tuning budget)."""
+    """What the manifest says of a report, as plain data.
+
+    Returns:
+        ``made`` (end of the newest run, seconds since the epoch), ``calls``, ``revision``, ``data`` (hashes
+        of the test data by dataset and features) and ``units`` (``UNIT`` with titles, whether data are
+        synthetic, tuning budget).
+    """
     runs = [*results.calls, *results.runs.values(), *(w.run for w in results.released)]
     data: dict[str, list[str]] = {}
     if len(results.test):
@@ -106,12 +113,12 @@ DRAWN_BY = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "jinja2")
 
 
 def made_from(results: Results, texts: Iterable[str]) -> str:
-    """A digest of all that a report depends on: results, the runs whose artifacts it shows, texts, and the code that writes it.
+    """A hash of everything that determines a report: results, runs, texts, and the code that writes it.
 
-    Artifacts of finished runs do not change, so that the runs' ids stand for them.
+    Artifacts of finished runs do not change, so the ids of the runs suffice.
 
     Args:
-        texts: those of the report's parts that are made without its figures.
+        texts: all texts of the report without its figures.
     """
     runs = [*results.runs.values(), *(weights.run for weights in results.released)]
     facts = {
@@ -131,17 +138,11 @@ def _unit(unit: UnitFacts) -> list[Any]:
 
 
 def _code() -> bytes:
-    """A digest of the code that reports are written by, with its libraries."""
+    """A hash of the code that writes reports, and of the versions of its libraries."""
     here = Path(__file__).parent
     digest = hashlib.sha256("".join(f"{name} {version(name)}\n" for name in DRAWN_BY).encode())
-    for file in [
-        here.parent / "uncertainty.py",
-        *sorted(
-            f
-            for place in (here, here.parent / "figures")
-            for f in place.rglob("*")
-            if f.suffix in (".py", ".j2", ".css", ".js")
-        ),
-    ]:
+    files = [file for folder in (here, here.parent / "figures") for file in folder.rglob("*")]
+    code = sorted(file for file in files if file.suffix in (".py", ".j2", ".css", ".js"))
+    for file in [here.parent / "uncertainty.py", *code]:
         digest.update(file.read_bytes())
     return digest.digest()

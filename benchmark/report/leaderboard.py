@@ -1,6 +1,7 @@
-"""A site of several reports: the best and the latest result of each method, all results, and the reports themselves.
+"""Writes a static site from several reports: best and latest result of each method, all results, and the
+reports.
 
-It is made of the reports' own files (manifest and ``full.csv``), without a tracking store, and can be served as it is.
+It needs only the reports' own files (manifest and ``full.csv``), not a tracking store.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmark.report.folder import MANIFEST, install, listed_files, read_manife
 from benchmark.report.page.page import PLACE, Cell, Grid, Row, choices, number_of, render
 from benchmark.report.results.collect import distinct, records
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.table import NOTHING, mean_and_deviation
+from benchmark.report.tables.table import NOTHING, mean_and_deviation, protocol_text
 from benchmark.system.shipped_files import program
 from benchmark.tracking.schema import current_alignment
 
@@ -32,10 +33,10 @@ TEXTS = ("dataset", "features", "mode", "alignment", "method", "settings")
 
 @dataclass(frozen=True)
 class Source:
-    """A report that the site shows."""
+    """A report of the site."""
 
     name: str
-    """Its folder in the site."""
+    """Name of its folder in the site."""
     folder: Path
     facts: Mapping[str, Any]
     """``manifest.facts``."""
@@ -49,19 +50,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of a report: a method under some settings on a data set."""
+    """A row of a report: a method with some settings on a dataset."""
 
     source: Source
     row: Mapping[str, Any]
     """A line of ``full.csv``."""
     unit: Mapping[str, Any]
-    """What the manifest says of it; empty where it says nothing."""
+    """The unit in the manifest; empty if it is not there."""
     data: str
-    """Beginning of the digest of the data."""
+    """Start of the hash of the data."""
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Results of the same place compete: ``PLACE`` and the data."""
+        """``PLACE`` and the data: results compete if these are equal."""
         return (*(str(self.row[name]) for name in PLACE), self.data)
 
     @property
@@ -76,12 +77,12 @@ class Entry:
 
     @property
     def released(self) -> bool:
-        """Whether these are weights that others trained: they do not compete with means over seeds."""
+        """Whether these are released weights, which do not compete with means over seeds."""
         return str(self.row["settings"]).split(" ")[0] == RELEASED
 
     @property
     def keys(self) -> dict[str, str]:
-        """``PLACE``, by which readers choose."""
+        """``PLACE``, by which readers filter."""
         return {name: str(self.row[name]) for name in PLACE}
 
 
@@ -95,22 +96,22 @@ class Leaderboard:
 
 
 def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
-    """Write a site of several reports: a page, a copy of each report below it, and ``.nojekyll`` for GitHub Pages.
+    """Write a site of several reports: a page, a copy of each report, and ``.nojekyll`` for GitHub Pages.
 
     Args:
-        folders: of reports, in any order.
-        site: created if need be; reports that an earlier call put there and that are not wanted any more are removed, other
-            files are left alone.
+        folders: folders of reports, in any order.
+        site: created if needed. Reports of an earlier site that are not listed any more are removed, other
+            files are kept.
 
     Raises:
-        UsageError: a folder holds no report, or one without what a leaderboard needs, all of them named; nothing was tested;
-            or the site lies in a report or a report in it. Then the site is left as it was.
+        UsageError: folders without a usable report (all are listed), no test results, or a site inside a
+            report or around one. The site does not change.
     """
     sources = _sources(folders)
     _check_place(sources, site)
     entries = [entry for source in sources for entry in _entries(source)]
     if not entries:
-        raise UsageError("--leaderboard: none of these reports has test results (they have no full.csv)")
+        raise UsageError("--leaderboard: none of these reports has test results (full.csv is missing)")
     earlier = [n for n in read_manifest(site).get("reports", []) if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
     site.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=site) as new:
@@ -131,9 +132,9 @@ def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
 
 
 def _sources(folders: Sequence[Path]) -> list[Source]:
-    """The reports, the newest first."""
+    """The reports, newest first."""
     if not folders:
-        raise UsageError("--leaderboard: name the folders of the reports, for example report --leaderboard reports/a reports/b")
+        raise UsageError("--leaderboard: name the folders of the reports, such as report --leaderboard reports/a reports/b")
     faults = [f"--leaderboard {folder}: {fault}" for folder in folders if (fault := _fault(folder))]
     if faults:
         raise UsageError("\n".join(faults))
@@ -152,27 +153,27 @@ def _sources(folders: Sequence[Path]) -> list[Source]:
 
 
 def _fault(folder: Path) -> str:
-    """Why a folder cannot be shown; empty where it can."""
+    """The reason why a folder cannot be shown; empty if it can."""
     if not folder.is_dir():
         return "no such folder"
     manifest = read_manifest(folder)
     if "reports" in manifest:
-        return "a leaderboard's site, not a report; name the folders of the reports"
+        return "a leaderboard, not a report; name the folders of the reports"
     if not manifest:
-        return f"no report ({MANIFEST} is missing or damaged); write one with: {program()} report"
+        return f"not a report ({MANIFEST} is missing or damaged); write one with: {program()} report"
     facts = manifest.get("report")
     known = isinstance(facts, dict) and isinstance(facts.get("made"), int | float) and isinstance(facts.get("units"), list)
     if not known or PAGE not in listed_files(folder):
         return f"a report of an earlier version; write it again with: {program()} report"
     gone = [name for name in listed_files(folder) if not (folder / name).is_file()]
     if gone:
-        return f"files of the report are gone: {', '.join(gone)}; write it again"
+        return f"files of the report are missing: {', '.join(gone)}; write it again"
     missing = _missing_columns(folder / RESULTS) if RESULTS in listed_files(folder) else []
     return f"{RESULTS} has no column {', '.join(missing)}; write the report again" if missing else ""
 
 
 def _missing_columns(file: Path) -> list[str]:
-    """Columns that a leaderboard needs and a file of results has not."""
+    """Columns that a leaderboard needs but a file of results does not have."""
     try:
         columns = set(pd.read_csv(file, nrows=0))
     except ValueError:
@@ -185,16 +186,16 @@ def _check_place(sources: Sequence[Source], site: Path) -> None:
     for source in sources:
         if place == source.folder or place in source.folder.parents or source.folder in place.parents:
             raise UsageError(
-                f"--out {site}: the site and the report {source.folder} cannot lie in one another; name another folder"
+                f"--out {site}: the site and the report {source.folder} must not contain each other; choose another folder"
             )
     if site.exists() and not site.is_dir():
-        raise UsageError(f"--out {site}: is a file; name a folder")
+        raise UsageError(f"--out {site}: is a file; choose a folder")
     if (site / PAGE).exists() and "reports" not in read_manifest(site):
-        raise UsageError(f"--out {site}: holds another page ({PAGE}), which is not overwritten; name another folder")
+        raise UsageError(f"--out {site}: contains another page ({PAGE}), which is not overwritten; choose another folder")
 
 
 def _remove(folder: Path) -> None:
-    """Remove a report that an earlier site had; files that are not of it stay."""
+    """Remove a report of an earlier site; keep other files."""
     for name in [*listed_files(folder), MANIFEST]:
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -202,7 +203,7 @@ def _remove(folder: Path) -> None:
 
 
 def _entries(source: Source) -> list[Entry]:
-    """The rows of a report with a result."""
+    """The rows of a report that have a result."""
     file = source.folder / RESULTS
     if file.name not in source.files:
         return []
@@ -245,7 +246,7 @@ def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
 
 
 def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
-    """The methods of a place, the best first: its best and its latest result."""
+    """The methods that compete, best first, each with its best and its latest result."""
     methods: dict[str, list[Entry]] = {}
     for entry in entries:
         methods.setdefault(entry.row["method"], []).append(entry)
@@ -262,10 +263,10 @@ def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
     head = ["HM", "ZSL", "Settings", "Seeds", "Report"]
     numeric = [True, True, False, False, False]
     first = entries[0]
-    generated = ", generated data" if first.unit.get("generated") else ""
+    generated = ", synthetic data" if first.unit.get("generated") else ""
     title = f"{first.unit.get('dataset_title') or first.row['dataset']}, features {first.row['features']}{generated}: "
-    title += f"mode {first.row['mode']}, {first.row['alignment']} text"
-    title += f", data {first.data or 'of unknown digest'}" if several else ""
+    title += f"mode {protocol_text(first.row)}"
+    title += f", data {first.data or 'of unknown hash'}" if several else ""
     spans = [("", 2), ("Best", len(head)), ("Latest", len(head))]
     return Grid(f"board-{number}", title, spans, ["Method", "Rank", *head, *head], [False, True, *numeric, *numeric], rows)
 
@@ -302,13 +303,13 @@ def _link(source: Source) -> Cell:
 
 
 def _everything(entries: Sequence[Entry]) -> Grid:
-    """A row for each result of each report, the newest first."""
-    heads = ["Method", "Data set", "Protocol", "Settings", *METRICS, "Seeds", "Data", "Revision", "Report"]
+    """A row for each result of each report, newest first."""
+    heads = ["Method", "Dataset", "Protocol", "Settings", *METRICS, "Seeds", "Data", "Revision", "Report"]
     numeric = [name in METRICS for name in heads]
     rows = []
     for e in entries:
         dataset = f"{e.unit.get('dataset_title') or e.row['dataset']}, {e.row['features']}"
-        texts = [e.method, dataset, f"{e.row['mode']}, {e.row['alignment']} text", _settings(e)]
+        texts = [e.method, dataset, protocol_text(e.row), _settings(e)]
         cells = [*(Cell(t, label=i == 0) for i, t in enumerate(texts)), *(_number(e, m) for m in METRICS), Cell(_seeds(e))]
         cells += [Cell(e.data or NOTHING), Cell(str(e.source.facts.get("revision") or NOTHING)[:12])]
         rows.append(Row([*cells, _link(e.source)], e.keys))

@@ -1,4 +1,4 @@
-"""Work on many items at once: figures to save, maps to lay out."""
+"""Works on many items in parallel: figures to save, embedding maps to compute."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 PROCESSES = 4
-"""At most; each takes some 150 MiB."""
+"""At most; each takes about 150 MiB."""
 ITEMS_EACH = 4
-"""Items that a process must have for its start, two seconds, to pay."""
+"""Items per process that make its start (two seconds) worthwhile."""
 
 
-def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """What a function gives for each item, in order; by several processes where items and processors are many enough.
+def in_parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The results of a function for each item, in order; several processes are used if there are enough items
+    and cores.
 
     Args:
-        function: a module's own, which processes can import; it gives the same in each.
+        function: a function of a module, which other processes can import. Its results must not depend on the
+            process.
     """
-    from joblib import Parallel, cpu_count, delayed  # a tenth of a second
+    from joblib import Parallel, cpu_count, delayed  # the import takes a tenth of a second
 
     processes = min(PROCESSES, int(cpu_count()), len(items) // ITEMS_EACH)
     if processes < 2:
         return [function(item) for item in items]
     try:
         return list(Parallel(n_jobs=processes, batch_size=1)(delayed(function)(item) for item in items))
-    except Exception as error:  # a process was killed or could not be started, for example for want of memory
-        logger.warning("working without further processes, since these failed (%s)", reason_of(error))
+    except Exception as error:  # a process was killed or could not start, for example for lack of memory
+        logger.warning("continuing in one process, since further ones failed (%s)", reason_of(error))
         return [function(item) for item in items]

@@ -1,44 +1,35 @@
-"""Writes a report into a folder: markdown, CSV, figures. Every file is replaced whole; those of an earlier report go."""
+"""Writes a report into a folder: Markdown, CSV, LaTeX, figures and a page."""
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from benchmark.figures.curves import MethodCurve, best_of, method_curves_figure
 from benchmark.figures.searches import importances_figure, searches_figure
 from benchmark.report.explain import explain
 from benchmark.report.folder import facts, install, is_whole, listed_files, made_from, read_manifest
 from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
-from benchmark.report.parallel import side_by_side
+from benchmark.report.parallel import in_parallel
+from benchmark.report.results.artifacts import artifact_text
 from benchmark.report.results.choice import Choice
 from benchmark.report.results.collect import (
     DISJOINT,
     METRICS,
-    UNIT,
     Results,
-    artifact_text,
     collect,
-    curve_of,
     digests,
     distinct,
-    records,
-    slot_of,
 )
 from benchmark.report.results.published import published_problems
-from benchmark.report.results.released import RELEASED
-from benchmark.report.sections import Picture, ReportFigure, Section, save_figure
+from benchmark.report.sections import Image, ReportFigure, Section, save_figure
 from benchmark.report.tables.build import ORDER, build_tables
-from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.captions import method_title
 from benchmark.report.tables.cost import costs
 from benchmark.report.tables.latex import latex_files, table_names
 from benchmark.report.tables.means import (
@@ -54,11 +45,12 @@ from benchmark.report.tables.references import references
 from benchmark.report.tables.significance import comparisons, intervals
 from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
 from benchmark.report.tables.table import Table
-from benchmark.system.beside import Beside, Guard, not_written, unguarded
+from benchmark.system.beside import Beside, Guard, not_written
 from benchmark.system.databases import without_password
 from benchmark.system.redaction import link_to
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact, Tag
-from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tracking.tracker import Tracker
 
 PAGE = "index.html"
 VERSIONS = {
@@ -88,19 +80,11 @@ class Report:
     tables: Sequence[Table]
     results: Results
     not_written: Sequence[str] = ()
-    """What could not be made of it, with the reason: ``name: reason``."""
-
-    @property
-    def markdown(self) -> dict[str, list[str]]:
-        """Markdown of the tables by name (``ORDER``)."""
-        texts: dict[str, list[str]] = {}
-        for table in self.tables:
-            texts.setdefault(table.name, []).append(table.markdown())
-        return texts
+    """What could not be written, as ``name: reason``."""
 
     @property
     def failed(self) -> list[str]:
-        """A sentence for each job without a result."""
+        """A sentence for each job that failed or did not run."""
         return failed_jobs(self.results)
 
 
@@ -112,53 +96,64 @@ def write_report(
     choice: Choice | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Write the report of some calls (the newest one if None), with the released weights that were tested on their data.
+    """Write the report of some benchmark runs, with the released weights that were tested on their data.
 
-    A folder that holds just this report already is left as it is. A table, figure or file that cannot be made is left out, and
-    the report says so.
+    The folder does not change if it already holds the same report. A table, figure or file that cannot be
+    made is omitted, and the report lists it.
 
     Args:
         tracker: the store, the only source of results.
-        folder: created if need be; files of an earlier report in it are removed, others are left alone.
-        call_ids: run ids of calls, or their beginnings; ``all`` for every call.
-        mlflow_ui: address to which the page's links to runs lead; the tracking server's if None, or else ``MLFLOW_UI``.
-        choice: the methods, data sets, feature sets and modes that are wanted; all if None.
-        say: tells the user of what could not be made.
+        folder: created if needed. Files of an earlier report are removed, others are kept.
+        call_ids: ids of benchmark runs or unique prefixes; ``all`` for every run; the newest run if None.
+        mlflow_ui: address for the page's links to runs; by default the tracking server's or else
+            ``MLFLOW_UI``.
+        choice: the methods, datasets, feature sets and modes to report; all if None.
+        say: reports to the user what could not be made.
 
     Raises:
-        UsageError: no call, an unknown id or name, no result yet, or an address that is none; then the folder is left as it
-            was.
+        UsageError: there is no benchmark run, an id or name is unknown, there is no result yet, or the
+            address is invalid; the folder does not change.
     """
     address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
     link = run_link(address, tracker.experiment_id)
+
+    # everything but the figures, which take most of the time
     results, beside = collect(tracker, call_ids, choice), Beside(say)
     tables = build_tables(results, beside)
     texts = {**_csv_files(results, tables, beside), **latex_files(tables, beside)}
     provenance, configs = _provenance(tracker, results), _configs(tracker, results)
     stated = [*texts.values(), *(t.markdown() for t in tables), *provenance, *configs.values(), link]
+
+    # the same report is not written again
     inputs = made_from(results, stated)
     if read_manifest(folder).get("made_from") == inputs and is_whole(folder):
         return Report(folder, [folder / name for name in listed_files(folder)], tables, results)
+
+    # write into a temporary folder on the same disk, then move all files into place
     sections = _sections(tracker, results, beside)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         for name, text in texts.items():
             (Path(new) / name).write_text(text, encoding="utf-8")
+
+        # figures, of which some may fail
         figures = [figure for section in sections for figure in section.figures]
-        saved = side_by_side(partial(save_figure, folder=Path(new)), figures)
-        found = {figure.stem: picture for figure, picture in zip(figures, saved, strict=True)}
+        saved = in_parallel(partial(save_figure, folder=Path(new)), figures)
+        found = {figure.stem: image for figure, image in zip(figures, saved, strict=True)}
         beside.note({f"figure {stem}": reason for stem, reason in found.items() if isinstance(reason, str)})
-        pictures = {stem: picture for stem, picture in found.items() if isinstance(picture, Picture)}
-        sections = [s.only(pictures) for s in sections]
+        images = {stem: image for stem, image in found.items() if isinstance(image, Image)}
+        sections = [s.only(images) for s in sections]
+
+        # the page and report.md list what is missing, so they come last
         with beside(PAGE):
             page = report_page(
                 title_of(results),
                 results,
                 dict(zip(table_names(tables), tables, strict=True)),
                 sections,
-                pictures,
+                images,
                 incomplete=_incomplete(results),
-                lost=failed_jobs(results),
+                failed=failed_jobs(results),
                 not_written=[*not_logged(results), *beside.lines()],
                 provenance=provenance,
                 configs=configs,
@@ -174,17 +169,16 @@ def write_report(
 
 
 def _sections(tracker: Tracker, results: Results, guard: Guard) -> list[Section]:
-    """All figures of a report in their sections; those that cannot be made are left out."""
+    """All figures of a report by section; those that cannot be made are omitted."""
     groups, searches = list[StudyGroup](), list[ReportFigure]()
-    with guard("figures of searches"):
+    with guard("figures of hyperparameter searches"):
         groups = study_groups(results)
         searches = [figure for group in groups for figure in study_figures(group)]
-    curves = _curves_section(curve_figures(tracker, results, guard))
-    return [curves, *explain(tracker, results, guard).sections, _searches_section(groups, searches)]
+    return [*explain(tracker, results, guard), _searches_section(groups, searches)]
 
 
 def not_logged(results: Results) -> list[str]:
-    """A sentence for each thing that jobs, searches and calls could not log beside their results."""
+    """A sentence for each item that jobs, searches and benchmark runs could not log beside their results."""
     runs = [*((c.name, c.tags) for c in results.calls), *((u.title, u.tags) for u in results.units)]
     runs += [(_job_title(run), run.tags) for run in results.runs.values()]
     return [f"{title}: {line}" for title, tags in runs for line in not_written(tags)]
@@ -197,17 +191,17 @@ def _job_title(run: RunRecord) -> str:
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
-    """The configuration of each benchmark run that logged one: the options that are not at their defaults."""
+    """The options of each benchmark run that differ from the defaults, if they were logged."""
     files = (Artifact.CONFIG, Artifact.EARLIER_CONFIG)
     found = {
         run.run_id: next(filter(None, (artifact_text(tracker, run.run_id, file) for file in files)), None)
         for run in results.calls
     }
-    return {call: "every option at its default" if text.strip() == "{}" else text for call, text in found.items() if text}
+    return {call: "all options at their defaults" if text.strip() == "{}" else text for call, text in found.items() if text}
 
 
 def _csv_files(results: Results, tables: Sequence[Table], guard: Guard) -> dict[str, str]:
-    """The numbers of the tables, and ``results.csv``, by name of the file."""
+    """The numbers of the tables, and ``results.csv``, by file name."""
 
     def numbers(name: str) -> pd.DataFrame:
         rows = order_rows(summarise(results.validation if name == "validation" else results.test), method_ranks(results))
@@ -240,63 +234,21 @@ def _csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def curve_figures(tracker: Tracker, results: Results, guard: Guard = unguarded) -> list[ReportFigure]:
-    """A figure for each data set, features, mode, alignment and kind of settings: a curve per method, of its first seed."""
-    done = results.test[results.test["state"] == "done"]
-    figures: list[ReportFigure] = []
-    slots = done.assign(slot=done["variant"].map(slot_of))
-    for key, group in slots.groupby([*UNIT[:-1], "slot"], sort=False):
-        place = tuple(map(str, key))
-        with guard(f"Seen-unseen curves, {', '.join(place)}"):
-            figures += _curves_of(tracker, results, place, group)
-    return figures
-
-
-def _curves_of(tracker: Tracker, results: Results, key: Sequence[str], group: pd.DataFrame) -> list[ReportFigure]:
-    dataset, features, mode, alignment, slot = key
-    ranks, curves, points = method_ranks(results), [], []
-    firsts = group.sort_values("repetition", kind="stable").drop_duplicates("method")
-    firsts = firsts.sort_values("method", key=lambda names: names.map(ranks), kind="stable")
-    for row in records(firsts):
-        curve = curve_of(tracker, row["run_id"])
-        if curve is not None and len(curve):
-            title = method_title(results, row["method"])
-            curves.append(MethodCurve(title, curve, (row["unseen"], row["seen"]), ranks[row["method"]]))
-            points.append(_marked(curve, row).assign(method=row["method"], repetition=row["repetition"]))
-    if not curves:
-        return []
-    data = pd.concat(points, ignore_index=True)[["method", "repetition", "beta", "seen", "unseen", "point"]]
-    generated = ", generated data" if "generated" in set(group["kind"]) else ""
-    place = f"{dataset_title(results, dataset)} ({features}{generated}), mode {mode}, {alignment} text"
-    trained = f"{' / '.join(distinct(group['variant']))} settings, seed {firsts['repetition'].iloc[0]}"
-    title = f"{place}\n{'released weights' if slot == RELEASED else trained}"
-    stem = re.sub(r"[^\w.+-]", "-", f"curve-{dataset}-{features}-{mode}-{alignment}-{slot}")
-    keys = dict(zip(UNIT[:-1], (dataset, features, mode, alignment), strict=True))
-    return [ReportFigure(stem, title, partial(method_curves_figure, curves, title), data, keys)]
-
-
-def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
-    """A curve by beta with the column ``point``: ``best`` (highest HM of the curve), a row ``chosen`` (by calibration), or
-    empty."""
-    points = curve.assign(point=np.where(np.arange(len(curve)) == best_of(curve), "best", ""))
-    chosen = pd.DataFrame([{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}])
-    return pd.concat([points, chosen]).sort_values("beta", kind="stable")
-
-
 def study_figures(group: StudyGroup) -> list[ReportFigure]:
-    """The searches of a data set, features and mode, and their importances where there are any."""
+    """Figures of the searches on a dataset, feature set and mode, and of their importances if there are
+    any."""
     title = f"Best validation HM so far: {group.title}"
     drawn = partial(searches_figure, group.curves, title)
     figures = [ReportFigure(f"tuning-{group.stem}", title, drawn, group.searches, group.keys)]
     if group.panels:
-        title = f"Importances of the searched settings: {group.title}"
+        title = f"Hyperparameter importances: {group.title}"
         drawn = partial(importances_figure, group.panels, f"{title}\n{group.evaluator}")
         figures.append(ReportFigure(f"importances-{group.stem}", title, drawn, group.importances, group.keys))
     return figures
 
 
 def failed_jobs(results: Results) -> list[str]:
-    """A sentence for each job without a result."""
+    """A sentence for each job that failed or did not run."""
     return [p.sentence(method_title(results, p.method)) for p in results.problems]
 
 
@@ -308,7 +260,7 @@ def title_of(results: Results) -> str:
 
 def _incomplete(results: Results) -> str:
     unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
-    return "A call still runs or was interrupted; this report holds what is done so far." if unfinished else ""
+    return "A benchmark run is still running or was interrupted; this report has the results so far." if unfinished else ""
 
 
 def report_markdown(
@@ -318,21 +270,21 @@ def report_markdown(
     provenance: Sequence[str],
     not_written: Sequence[str] = (),
 ) -> str:
-    """The whole report as markdown.
+    """The whole report as Markdown.
 
     Args:
-        sections: with the figures.
-        provenance: a line for each fact.
-        not_written: a line for each thing that could not be made or logged.
+        sections: figures with their texts.
+        provenance: one line per fact.
+        not_written: one line for each item that could not be made or logged.
     """
     parts = [f"# {title_of(results)}"]
     if incomplete := _incomplete(results):
         parts.append(f"**Not complete.** {incomplete}")
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
     parts += [text for section in sections for text in section.markdown()]
-    lost = failed_jobs(results)
-    if lost:
-        parts += ["## Jobs without a result", "\n".join(f"- {_one_line(text)}" for text in lost)]
+    failed = failed_jobs(results)
+    if failed:
+        parts += ["## Failed or not run", "\n".join(f"- {_one_line(text)}" for text in failed)]
     if not_written:
         parts += ["## Not written", NOT_WRITTEN_TEXT, "\n".join(f"- {_one_line(text)}" for text in not_written)]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]
@@ -340,31 +292,23 @@ def report_markdown(
     return "\n\n".join(p.strip() for p in parts) + "\n"
 
 
-NOT_WRITTEN_TEXT = "These could not be drawn, computed or written. The results are complete without them."
-
-
-def _curves_section(figures: Sequence[ReportFigure]) -> Section:
-    text = (
-        "Seen and unseen accuracy as the calibration beta varies, first seed of each method. Filled marker: the beta "
-        "chosen on validation. Hollow diamond: the highest harmonic mean of the curve, a bound that no choice on validation "
-        "can exceed, never a result. Grey: lines of equal harmonic mean. The numbers stand beside each figure as CSV."
-    )
-    return Section("Seen-unseen curves", [text], figures)
+NOT_WRITTEN_TEXT = "These items could not be drawn, computed or written. The results themselves are complete."
 
 
 def _searches_section(groups: Sequence[StudyGroup], figures: Sequence[ReportFigure]) -> Section:
     texts = [
-        "Highest validation HM of a finished trial so far, by the number of trials and by what these took; pruned trials "
-        "count in both, failed ones in time only. The first point is that of the starting settings. The trials stand beside "
-        "each figure as CSV; the settings of each trial are in the artifact `trials.csv` of the method's run."
+        "Best validation HM so far, by number of trials and by time. Pruned trials count in both, failed "
+        "ones in time only. The first point is trial 0, with the untuned settings. Each figure has its "
+        f"trials as CSV; their hyperparameters are in the artifact `{Artifact.TRIALS}` of the method's run."
     ]
     if any(group.panels for group in groups):
         texts.append(
-            "Importances: the variance of validation HM over the searched ranges that each setting explains by itself, by a "
-            "random forest over the finished trials, as shares that sum to 100 %. They are rough where trials are few."
+            "Importances: the share of the variance of validation HM that each hyperparameter explains "
+            "alone, estimated by a random forest over the finished trials; shares sum to 100 %. They are "
+            "rough if there are few trials."
         )
     notes = [f"No importances on {g.title}: {'; '.join(g.without)}." for g in groups if g.without]
-    return Section("Searches", texts, figures, notes)
+    return Section("Hyperparameter search", texts, figures, notes)
 
 
 def _one_line(text: str, limit: int = 500) -> str:
@@ -375,11 +319,11 @@ def _one_line(text: str, limit: int = 500) -> str:
 def _files(tables: Sequence[Table]) -> str:
     present = {t.name for t in tables}
     names = [f"`{n}.csv`" for n in ORDER if n in present]
-    lines = [f"- `{PAGE}`: all of it as one page, with tables to sort and the runs of each method"]
-    lines += ["- `report.tex`: all tables for LaTeX, each in a file of its own"] if tables else []
-    lines += [f"- {', '.join(names)}: the numbers of the tables, accuracies in percent, not rounded"] if names else []
+    lines = [f"- `{PAGE}`: the whole report as one page, with sortable tables and the runs of each method"]
+    lines += ["- `report.tex`: all tables for LaTeX; each table also has its own file"] if tables else []
+    lines += [f"- {', '.join(names)}: the numbers of the tables; accuracies in percent, not rounded"] if names else []
     if present & {"full", "validation"}:
-        lines.append("- `results.csv`: a line per job, accuracies as fractions")
+        lines.append("- `results.csv`: one line per job; accuracies as fractions")
     return "\n".join(lines)
 
 
@@ -388,10 +332,11 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for call in results.calls:
         started = datetime.fromtimestamp(call.start, UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines.append(
-            f"Call `{call.run_id}`, first started {started}, {call.status.lower()}: `{call.tags.get(Tag.COMMAND, '?')}`"
+            f"Benchmark run `{call.run_id}`, first started {started}, {call.status.lower()}: "
+            f"`{call.tags.get(Tag.COMMAND, '?')}`"
         )
     if results.choice:
-        lines.append(f"Only a part of what these calls hold: `{results.choice}`")
+        lines.append(f"Only some results of these benchmark runs: `{results.choice}`")
     in_tables = {*results.test["job_key"], *results.validation["job_key"]}
     used = [r for key, r in results.runs.items() if key in in_tables]
     tested = [*used, *(weights.run for weights in results.released)]
@@ -399,22 +344,22 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     versions = (f"{label} {_tag_values(tested, tag)}" for label, tag in VERSIONS.items())
     lines.append(", ".join(versions))
     devices = distinct(r.tags.get(Tag.CUDA_DEVICE, "") for r in tested)
-    lines.append(f"GPU: {', '.join(devices)}" if devices else "No GPU in use")
+    lines.append(f"GPU: {', '.join(devices)}" if devices else "No GPU used")
     frames = [f for f in (results.test, results.validation) if len(f)]
     known = digests(tracker, pd.concat(frames, ignore_index=True)) if frames else {}
     for (dataset, features, split), values in known.items():
         what = "train, validation and test" if split == "test" else "train and validation"
-        lines.append(f"Data digest of {dataset}/{features} ({what}): {', '.join(f'`{v}`' for v in values)}")
+        lines.append(f"Hash of the data {dataset}/{features} ({what}): {', '.join(f'`{v}`' for v in values)}")
     elsewhere = sum(r.parent not in results.method_runs for r in used)
     if elsewhere:
-        lines.append(f"{elsewhere} of {len(used)} jobs were run by another call and reused")
+        lines.append(f"{elsewhere} of {len(used)} jobs were reused from another benchmark run")
     for weights in results.released:
         tags = weights.run.tags
         place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {tags.get(Tag.ALIGNMENT, 'unknown')} text"
-        origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {tags.get(Tag.SOURCE) or 'a place not recorded'}"
+        origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {tags.get(Tag.SOURCE) or 'an unknown folder'}"
         data = f"tested on data `{tags.get(Tag.DATA_DIGEST, '?')}`, run `{weights.run.run_id}`"
         lines.append(f"Released weights of {method_title(results, tags[Tag.METHOD])} on {place}: {origin}, {data}")
-    lines += [f"Published numbers left out: {problem}" for problem in published_problems()]
+    lines += [f"Published numbers omitted: {problem}" for problem in published_problems()]
     return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 
 

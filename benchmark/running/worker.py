@@ -40,8 +40,8 @@ from benchmark.running.tasks import (
 )
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
-from benchmark.tracking.tracker import RunRecord
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.trial import Pruned, Trial
 from benchmark.weights.own import write_weights_record

@@ -1,7 +1,7 @@
-"""Where the artifacts of runs lie: a folder that moves with its SQLite store, so its place is relative to that.
+"""Finds the folder with the artifacts of runs, which moves together with its SQLite store.
 
-MLflow records absolute places. A store of ours also has the experiment's tag ``PLACE``, the artifacts' folder relative to the
-folder of the database; it is absolute where the artifacts are elsewhere on purpose.
+MLflow records absolute paths. Our stores also have the experiment's tag ``PLACE``: the folder of artifacts
+relative to the folder of the database, or an absolute path if the artifacts are elsewhere on purpose.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def place_beside(database: Path, artifacts: Path) -> str:
 def folder_of(
     database: Path, recorded: str, tags: Mapping[str, str], name: str, runs: Callable[[], Sequence[str]]
 ) -> Path | None:
-    """The folder of a SQLite store's artifacts; None where they are not files of this machine.
+    """The folder with the artifacts of a SQLite store; None if they are not files of this machine.
 
     Args:
         database: the SQLite file, where it is now.
-        recorded: the address that MLflow has.
-        tags: of the experiment.
-        name: of the folder of artifacts in a runs folder, for stores that have no tag ``PLACE``.
-        runs: gives the ids of all runs.
+        recorded: the address that MLflow recorded.
+        tags: tags of the experiment.
+        name: name of the folder in a runs folder, for stores without the tag ``PLACE``.
+        runs: returns the ids of all runs.
 
     Raises:
         Unavailable: neither the recorded folder nor one beside the database has artifacts of the runs.
-        OutsideError: a link to the folder leads nowhere.
+        OutsideError: a symbolic link to the folder is broken.
     """
     folder = local_folder(recorded)
     if folder is None:
@@ -54,19 +54,20 @@ def folder_of(
         folder = home / tags[PLACE]
     else:
         ids = runs()
-        if not ids or any((home / name / run_id).is_dir() for run_id in ids):  # it was moved or copied together
+        if not ids or any((home / name / run_id).is_dir() for run_id in ids):  # moved or copied with the database
             folder = home / name
         elif not folder.is_dir():
             raise Unavailable(
-                f"{database}: the artifacts of its runs are neither in {folder} nor in {home / name}; mount their disk, or put "
-                "them into the second folder (if they are lost, make the first one again, and their jobs are done again)"
+                f"{database}: the artifacts of its runs are neither in {folder} nor in {home / name}; mount "
+                "their disk, or move them to the second folder (if they are lost, create the first one, and "
+                "their jobs are run again)"
             )
     check_links(folder)
     return folder
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of a ``file:`` address or a plain path, None for any other."""
+    """The folder of a ``file:`` address or a plain path; None for any other address."""
     parsed = urlparse(uri)
     if parsed.scheme not in ("", "file") or parsed.netloc not in ("", "localhost"):
         return None
@@ -74,12 +75,12 @@ def local_folder(uri: str) -> Path | None:
 
 
 def run_folder(folder: Path, run_id: str) -> Path:
-    """Where MLflow keeps the artifacts of a run."""
+    """The folder in which MLflow keeps the artifacts of a run."""
     return folder / run_id / "artifacts"
 
 
 def put(source: Path, target: Path) -> None:
-    """Copy a file, or the files of a folder, to where artifacts lie; each file is there entirely or as it was before."""
+    """Copy a file, or all files of a folder, to the artifacts; each file is replaced atomically."""
     if source.is_dir():
         for file in source.iterdir():
             put(file, target / file.name)

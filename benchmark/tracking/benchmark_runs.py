@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.errors import UsageError, near
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Kind
-from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tracking.tracker import Tracker
 
 ALL_RUNS = "all"
 

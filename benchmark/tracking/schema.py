@@ -1,7 +1,7 @@
-"""The names in the tracking store, which ``running/`` writes and ``report/`` reads, and the budget of a search.
+"""The names in the tracking store, which ``running/`` writes and ``report/`` reads.
 
-Runs are nested: a benchmark run, below it a run per method, below that a run per job. Stores of earlier versions have these
-names too, so a name that changes here is read as before there.
+Runs are nested: a benchmark run, below it a run per method, below that a run per job. Stores of earlier
+versions have the same names: if one changes here, the old one must still be read.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ class Kind:
 
 
 class Tag:
-    """Names of tags; a run also has ``system.beside.NOT_WRITTEN`` where something beside its result failed."""
+    """Names of tags; one more is ``system.beside.NOT_WRITTEN``, on every kind of run."""
 
     KIND = "kind"
     PARENT = "mlflow.parentRunId"
     DESCRIPTION = "mlflow.note.content"
     """Markdown, which MLflow shows as the description of the run."""
 
-    # a method's run, its jobs, and evaluations
+    # runs of methods, jobs, evaluations
     METHOD, METHOD_TITLE, METHOD_NOTE = "method", "method_title", "method_note"
     METHOD_INPUTS, METHOD_USES = "method_inputs", "method_uses"
-    DATASET, DATASET_TITLE, DATASET_KIND, DATASET_CAPTION = "dataset", "dataset_title", "dataset_kind", "dataset_caption"
+    DATASET, DATASET_TITLE, DATASET_KIND, DATASET_CAPTION = (
+        "dataset",
+        "dataset_title",
+        "dataset_kind",
+        "dataset_caption",
+    )
     FEATURES, MODE, ALIGNMENT, ABLATION = "features", "mode", "alignment", "ablation"
     REDUCED_SIZES, EPOCHS, BATCHES, LENGTHS = "reduced_sizes", "epochs", "batches_per_epoch", "lengths"
     PRESET = "preset"
@@ -51,7 +56,7 @@ class Tag:
     JOB_KEY, STAGE, SEED, REPETITION, BASE_SEED = "job_key", "stage", "seed", "repetition", "base_seed"
     TUNED, VARIANT, TRIAL, STUDY = "tuned", "variant", "trial", "study"
     DESCRIBED, OUTCOME, ERROR, WEIGHTS = "described", "outcome", "error", "weights"
-    """Whether settings and data are logged; done, pruned, failed or lost; why it failed; the file of the weights."""
+    """Whether settings and data are logged; done, pruned, failed or lost; the reason; the file."""
 
     # an evaluation
     ORIGIN, SOURCE, PUBLISHED_SETTINGS = "origin", "source", "published_settings"
@@ -102,7 +107,13 @@ class Artifact:
     """Options that repeat it; what its key is made of; its result; where it failed."""
 
     # stage 2 and evaluations
-    CURVE, CURVE_FIGURE, RECALL, CONFUSION, GROUPS = "curve.csv", "curve.png", "recall.csv", "confusion.csv", "groups.json"
+    CURVE, CURVE_FIGURE, RECALL, CONFUSION, GROUPS = (
+        "curve.csv",
+        "curve.png",
+        "recall.csv",
+        "confusion.csv",
+        "groups.json",
+    )
     EMBEDDING, EMBEDDING_MAP = "embedding.csv", "map-1.csv"
     """Embeddings of some samples; the same in two dimensions, with the number of the layout
     (``figures/embedding_layout.py``): after a change there reports compute the maps of earlier jobs again."""
@@ -117,7 +128,7 @@ class Budget:
     """The budget of a search, over all benchmark runs that share it."""
 
     trials: int | None
-    """Finished and pruned trials; None: only the time is limited. In reports, at least those that the study has."""
+    """Finished and pruned trials; None: only the time is limited. In reports at least those of the study."""
     seconds: float | None
     """Seconds of trials after which no further one starts; None: no such limit."""
 

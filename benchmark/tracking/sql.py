@@ -1,8 +1,8 @@
-"""Reads runs straight from a database of MLflow, in milliseconds where MLflow's client takes minutes.
+"""Reads runs straight from a database of MLflow: milliseconds instead of the minutes that MLflow's client
+takes.
 
-It writes one thing, for which the client has nothing: where artifacts lie that were moved.
-
-Only ``tracker.py`` uses it, for what it would ask the client otherwise.
+It writes only what the client cannot: a new address of artifacts that were moved. Only ``tracker.py`` uses
+it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Engine, Select, bindparam, column, func, literal, select, table, update
+from sqlalchemy import Engine, Select, TableClause, bindparam, column, func, literal, select, table, update
 
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Tag
 
 SHOWN = ("run_uuid", "name", "status", "start_time", "end_time")
@@ -24,23 +25,8 @@ HISTORY = table("metrics", *map(column, ("key", "value", "timestamp", "step", "i
 PLACES = table("runs", column("artifact_uri"), column("experiment_id"))
 EXPERIMENTS = table("experiments", column("artifact_location"), column("experiment_id"))
 FACTS = [RUNS.c[name] for name in SHOWN]
-AT_ONCE = 500
-"""Values in one condition; databases have limits."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A run; times are milliseconds since the epoch."""
-
-    run_id: str
-    name: str
-    status: str
-    start: int
-    end: int | None
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    """Latest value of each."""
+PORTION = 500
+"""Values in one condition at most; databases have limits."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +37,17 @@ class RunTables:
     experiment: int
 
     def fits(self) -> bool:
-        """Whether the tables are those that this module knows; those of another version of MLflow may not be."""
+        """Whether the tables have the columns used here; those of another version of MLflow may not."""
         try:
             with self.engine.connect() as connection:
                 for known in (RUNS, TAGS, PARAMS, METRICS, HISTORY):
                     connection.execute(select(known).limit(0))
-        except Exception:  # whatever it is, MLflow's client can do the same, slower
+        except Exception:  # in any case MLflow's client can do the same, slower
             return False
         return True
 
     def move_artifacts(self, before: str, now: str) -> None:
-        """Record that the folder of artifacts has another address, in one transaction."""
+        """Record a new address of the folder of artifacts, in one transaction."""
         rest = func.substr(PLACES.c.artifact_uri, len(before) + 1)
         inside = func.substr(PLACES.c.artifact_uri, 1, len(before) + 1) == f"{before}/"
         with self.engine.begin() as connection:
@@ -70,9 +56,10 @@ class RunTables:
             runs = update(PLACES).where(PLACES.c.experiment_id == self.experiment, inside)
             connection.execute(runs.values(artifact_uri=literal(now).concat(rest)))
 
-    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Row]:
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[RunRecord]:
         """Active runs with these tags, newest first."""
-        # No index has the values of tags. The tag with the most different values leaves the fewest runs to look at.
+        # The values of tags have no index. The tag with the most distinct values leaves the fewest runs to
+        # search.
         names = sorted(tags, key=lambda name: (name != Tag.JOB_KEY, name != Tag.PARENT))
         query = self._active(status)
         for i, name in enumerate(names):
@@ -87,7 +74,7 @@ class RunTables:
         with self.engine.connect() as connection:
             return self._complete(connection, connection.execute(query).all())
 
-    def by_job_key(self, keys: Iterable[str]) -> dict[str, Row]:
+    def by_job_key(self, keys: Iterable[str]) -> dict[str, RunRecord]:
         """The newest finished run of each job key that has one."""
         found: dict[str, str] = {}
         with self.engine.connect() as connection:
@@ -106,7 +93,7 @@ class RunTables:
         return {key: rows[run_id] for key, run_id in found.items()}
 
     def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
-        """Values by step of metrics of runs, by run and metric; of a step logged twice the later one."""
+        """Values by step of metrics of runs, by run and metric; the later one if a step was logged twice."""
         shown = [HISTORY.c[name] for name in ("run_uuid", "key", "step", "value", "is_nan")]
         query = (
             select(*shown)
@@ -125,21 +112,23 @@ class RunTables:
         query = query if status is None else query.where(RUNS.c.status == status)
         return query.order_by(RUNS.c.start_time.desc(), RUNS.c.run_uuid)
 
-    def _complete(self, connection: Any, facts: Sequence[Any]) -> list[Row]:
-        """Runs with what belongs to them."""
-        values: list[dict[str, dict[str, Any]]] = []
-        for source in (TAGS, PARAMS, METRICS):
-            of: dict[str, dict[str, Any]] = {run_id: {} for run_id, *_ in facts}
-            chosen = [source.c[name] for name in ("run_uuid", "key", "value", "is_nan") if name in source.c]
-            query = select(*chosen).where(source.c.run_uuid.in_(bindparam("runs", expanding=True)))
-            for some in _portions(of):
-                for run_id, key, value, *is_nan in connection.execute(query, {"runs": some}):
-                    of[run_id][key] = float("nan") if any(is_nan) else value
-            values.append(of)
-        return [Row(*fact, *(of[fact[0]] for of in values)) for fact in facts]
+    def _complete(self, connection: Any, facts: Sequence[Any]) -> list[RunRecord]:
+        """Runs with their tags, settings and metrics."""
+        tags, params, metrics = (self._values(connection, source, facts) for source in (TAGS, PARAMS, METRICS))
+        return [RunRecord.of(tuple(fact), tags[fact[0]], params[fact[0]], metrics[fact[0]]) for fact in facts]
+
+    def _values(self, connection: Any, source: TableClause, facts: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Values by key of a table, for each run."""
+        found: dict[str, dict[str, Any]] = {run_id: {} for run_id, *_ in facts}
+        chosen = [source.c[name] for name in ("run_uuid", "key", "value", "is_nan") if name in source.c]
+        query = select(*chosen).where(source.c.run_uuid.in_(bindparam("runs", expanding=True)))
+        for some in _portions(found):
+            for run_id, key, value, *is_nan in connection.execute(query, {"runs": some}):
+                found[run_id][key] = float("nan") if any(is_nan) else value
+        return found
 
 
 def _portions(values: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(dict.fromkeys(values))
-    while some := list(islice(rest, AT_ONCE)):
+    while some := list(islice(rest, PORTION)):
         yield some

@@ -1,7 +1,6 @@
-"""MLflow, and the only place that imports it: the one record of results.
+"""A connection to the tracking store. Only this module imports MLflow.
 
-Runs of a benchmark call are nested: the call, below it a run per method, below that a run per job (a trial, or one stage of
-one seed). What a run means is in its tags; the reporter reads nothing else.
+The names of tags, metrics and artifacts, and how runs are nested, are in ``schema.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -24,7 +22,6 @@ from urllib.parse import urlparse
 from uuid import uuid4
 
 from benchmark.errors import Unavailable, UsageError
-from benchmark.system.beside import NOT_WRITTEN
 from benchmark.system.databases import (
     expect,
     has_rows,
@@ -40,60 +37,44 @@ from benchmark.system.patience import disk_is_full, first_line, patiently, why_c
 from benchmark.system.redaction import hide, hide_values
 from benchmark.system.surroundings import keep_mlflow_settings, refuse_unreadable_mlflow_settings
 from benchmark.tracking.artifacts import PLACE, folder_of, local_folder, place_beside, put, run_folder
-from benchmark.tracking.schema import Kind, Tag, current_params, current_tags
-from benchmark.tracking.sql import Row, RunTables
+from benchmark.tracking.runs import RunRecord, hidden_tags
+from benchmark.tracking.schema import Kind, Tag
+from benchmark.tracking.sql import RunTables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 AS_TRAINING = {"workflowType": "machine_learning"}
-"""In the addresses of MLflow's pages: else they show what is of use for chat models."""
+"""Parameter of the addresses of MLflow's pages; without it they show what is of use for chat models."""
 EXPERIMENT = "gzsl-bench"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    Tag.DESCRIPTION: "A run per benchmark call; below it ([+]) a run per method, below that a run per job: a stage of a "
-    "seed, or a trial of a search. The means of a method over its seeds are the metrics `1 HM`, `2 ZSL`, `3 S` and `4 U` of "
-    "its run, fractions; `tuned` stands behind those with the settings found. The description of a call leads to a comparison "
-    "of its methods, and its report is among its artifacts.",
+    Tag.DESCRIPTION: "A run per benchmark run; below it ([+]) one per method, and below that one per job: a "
+    "stage of a seed, or a trial. The run of a method has its means over seeds as metrics, in fractions: `1 "
+    "HM`, `2 ZSL`, `3 S` and `4 U`, with `tuned` added for the best hyperparameters. The description of a "
+    "benchmark run links to a comparison of its methods, and its report is among its artifacts.",
 }
-TEXT_TAGS = (Tag.COMMAND, Tag.ERROR, NOT_WRITTEN, Tag.DESCRIPTION)
-"""Tags with text for people; all others name things, and are compared."""
 LAST_TABLE = "experiments"
-"""Gets its first row when MLflow has made all tables of a database."""
+"""MLflow writes its first row when it has created all tables of a database."""
 T = TypeVar("T")
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""What MLflow's client waits for by itself; ``system/patience.py`` does the rest, so that training need not stand still."""
+"""How long MLflow's client itself waits. The rest is up to ``system/patience.py``, so that training can
+continue."""
 PAGE = 1000
 BATCH = 900
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run as it stands in the store."""
-
-    run_id: str
-    name: str
-    status: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    """Latest value of each metric, fractions."""
-    start: float
-    """Seconds since the epoch."""
-    end: float | None
-    parent: str | None
 
 
 class Tracker:
     """A connection to a tracking store.
 
     Args:
-        uri: any MLflow tracking address; a SQLite file and tables of a database are created, safely also by several processes
-            at once.
-        artifacts: folder for artifacts of a database (a server has its own place). Those of a SQLite file move with it.
-        address: what to open in place of ``uri``: a copy of it.
+        uri: any MLflow tracking address. A SQLite file and the tables of a database are created if needed;
+            several processes can do so at the same time.
+        artifacts: folder for the artifacts of a database; a server has its own. Those of a SQLite file move
+            with it.
+        address: what to open instead of ``uri``: a copy of it.
 
     Raises:
         UsageError: the store cannot be opened, or its experiment was deleted.
@@ -103,7 +84,7 @@ class Tracker:
     def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, *, address: str | None = None) -> None:
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
         self.address = address or uri
-        """Of what is open: the store, or its copy."""
+        """Address of what is open: the store or its copy."""
         _load_mlflow(server=_is_server(uri))
         from mlflow.exceptions import MlflowException
         from requests import RequestException
@@ -111,16 +92,23 @@ class Tracker:
 
         try:
             patiently(self._open, disk_is_full, f"tracking store {without_password(uri)} cannot be written")
-        except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        except (
+            MlflowException,
+            RequestException,
+            SQLAlchemyError,
+            sqlite3.Error,
+            OSError,
+            ImportError,
+        ) as error:
             reason = why_closed(error)
             if _is_half_made(uri):
-                reason += "; its tables were left half made and hold no run: drop the database and create it again"
+                reason += "; its tables are incomplete and hold no run: drop the database and create it again"
             raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
         self._tables = _tables(self.client, self.experiment_id)
 
     @classmethod
     def existing(cls, uri: str, artifacts: Path) -> Tracker | None:
-        """A connection for reading, None where there is no store: none is made. One that may only be read is read from a copy.
+        """A connection for reading; None if there is no store. A read-only store is read from a copy.
 
         Raises:
             UsageError: the store cannot be opened.
@@ -132,7 +120,7 @@ class Tracker:
 
     @classmethod
     def waiting(cls, uri: str, artifacts: Path) -> Tracker:
-        """A connection to a store that another process has open: it is waited for, and no new one is made in its place.
+        """A connection to a store that exists. If it does not answer, wait for it; never create a new one.
 
         Raises:
             UsageError: the store cannot be opened although it answers.
@@ -156,12 +144,12 @@ class Tracker:
                 try:
                     client.create_experiment(self.experiment, artifact_location=location, tags=tags)
                 except MlflowException as error:
-                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process of a server, at the same moment
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process has just created it
                         raise
                 found = client.get_experiment_by_name(self.experiment)
             if found.lifecycle_stage == "deleted":
                 raise UsageError(self._deleted(found.experiment_id))
-            for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # made by an older version
+            for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # created by an earlier version
                 client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
             self._folder = local_folder(str(found.artifact_location))
             self._moves = False
@@ -170,7 +158,7 @@ class Tracker:
         self.client, self.experiment_id = client, str(found.experiment_id)
 
     def _find_artifacts(self, client: MlflowClient, found: Any, file: Path) -> None:
-        """Take the artifacts from where the SQLite file is now, and correct what MLflow has, for its own pages."""
+        """Find the artifacts beside the SQLite file, and correct the address that MLflow's pages use."""
         tables = _tables(client, str(found.experiment_id))
 
         def runs() -> list[str]:
@@ -187,16 +175,17 @@ class Tracker:
     def _deleted(self, experiment_id: str) -> str:
         uri = without_password(self.uri)
         return (
-            f"experiment {self.experiment!r} of {uri} was deleted; restore it, or give another store (--tracking-uri): "
-            f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment_id}"
+            f"experiment {self.experiment!r} of {uri} was deleted; restore it, or choose another store with "
+            f"--tracking-uri: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x "
+            f"{experiment_id}"
         )
 
     def _do(self, action: Callable[[], T], *, wait: bool = True) -> T:
-        """Ask the store for something; wait for a store that does not answer.
+        """Send a request to the store; wait if it does not answer.
 
         Raises:
-            Unavailable: it does not answer, or did not within ``patience()`` seconds.
-            UsageError: a run or the experiment was deleted meanwhile.
+            Unavailable: it does not answer, with ``wait`` within ``patience()`` seconds.
+            UsageError: a run or the experiment was deleted in the meantime.
         """
         what = _no_answer(self.uri)
         try:
@@ -208,15 +197,16 @@ class Tracker:
                 raise Unavailable(f"{what} ({first_line(error)})") from error
             if _is_deleted(error):
                 raise UsageError(
-                    f"{without_password(self.uri)}: a run was deleted while this command worked on it ({first_line(error)}); "
-                    "repeat the command, which does again what is missing, or restore the run in MLflow's page"
+                    f"{without_password(self.uri)}: a run was deleted while this command used it "
+                    f"({first_line(error)}); rerun the command, which repeats what is missing, or restore "
+                    "the run in MLflow's page"
                 ) from error
             raise
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """Create a run and return its id; one run, also where the store created it and its answer was lost."""
+        """Create a run and return its id. A repeated request does not create a second run."""
         source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "run_benchmark.py"}
-        name, tags = hide(name), _hidden_tags(tags)
+        name, tags = hide(name), hidden_tags(tags)
         all_tags = {"mlflow.runName": name, **source, "opening": uuid4().hex, **tags}
         if parent is not None:
             all_tags[Tag.PARENT] = parent
@@ -244,11 +234,11 @@ class Tracker:
         """Set tags of a run, in one request."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, value) for key, value in _hidden_tags(tags).items()]
+        entries = [RunTag(key, value) for key, value in hidden_tags(tags).items()]
         self._do(lambda: self.client.log_batch(run_id, tags=entries))
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log settings; logging the same values again changes nothing."""
+        """Log settings; logging the same values again has no effect."""
         from mlflow.entities import Param
 
         entries = [Param(key, hide_values(str(value))[:5900]) for key, value in params.items()]
@@ -256,10 +246,10 @@ class Tracker:
             self._do(partial(self.client.log_batch, run_id, params=entries[i : i + 90]))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0, *, wait: bool = True) -> None:
-        """Log metrics at a step, in one call.
+        """Log metrics at a step.
 
         Raises:
-            Unavailable: the store does not answer; at once with ``wait=False``.
+            Unavailable: the store does not answer; raised immediately with ``wait=False``.
         """
         from mlflow.entities import Metric
 
@@ -273,11 +263,11 @@ class Tracker:
         return {m.step for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """All values of a metric by step; of a step logged twice the later one."""
+        """All values of a metric by step; the later one if a step was logged twice."""
         return sorted({m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}.items())
 
     def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
-        """All values of metrics of runs by run and metric, then by step; those that were never logged are missing."""
+        """Values by step of metrics of runs, by run and metric; without metrics that were never logged."""
         ids = list(run_ids)
         if (tables := self._tables) is not None:
             return self._do(lambda: tables.histories(ids, metrics))
@@ -301,7 +291,7 @@ class Tracker:
             figure.savefig(path)
 
     def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
-        """Store files as artifacts in a folder of the run; files of the same names are replaced."""
+        """Store files as artifacts in a folder of the run; replace files of the same name."""
         with tempfile.TemporaryDirectory() as copies:
             for file in files:
                 shutil.copy(file, copies)
@@ -309,7 +299,7 @@ class Tracker:
 
     @contextmanager
     def _new_artifact(self, run_id: str, file: str) -> Iterator[Path]:
-        """A file to write, which is stored as an artifact then."""
+        """Give a file to write, then store it as an artifact."""
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / Path(file).name
             parent = Path(file).parent
@@ -324,7 +314,7 @@ class Tracker:
             self._do(lambda: self.client.log_artifacts(run_id, str(source), folder))
 
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
-        """Register the data set that a run used."""
+        """Register the dataset that a run used."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
@@ -338,7 +328,7 @@ class Tracker:
         log = partial(self.client.log_inputs, run_id, inputs)
         try:
             self._do(log)
-        except MlflowException:  # another process registered the same data set at the same moment: now it is there
+        except MlflowException:  # another process has just registered the same dataset
             time.sleep(0.2)
             self._do(log)
 
@@ -347,15 +337,15 @@ class Tracker:
 
         Raises:
             UsageError: the run has no such artifact.
-            Unavailable: it cannot be read for a reason that may pass.
+            Unavailable: it cannot be read at present.
         """
         lost = f"run {run_id} of {without_password(self.uri)}: artifact {file} cannot be read"
         own = None if self._folder is None else run_folder(self._folder, run_id)
-        if own is not None and (self._moves or own.is_dir()):  # 500 times as fast
+        if own is not None and (self._moves or own.is_dir()):  # 500 times as fast as by the client
             try:
                 return (own / file).read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
-                with suppress(OutsideError):  # it is not there
+                with suppress(OutsideError):  # another error: the file is missing
                     raise_outside(error, own / file)
                 raise UsageError(f"{lost} ({error})") from error
         try:
@@ -372,7 +362,7 @@ class Tracker:
 
         Raises:
             UsageError: the run has no such artifact, or it is not JSON.
-            Unavailable: it cannot be read for a reason that may pass.
+            Unavailable: it cannot be read at present.
         """
         text = self.read_text(run_id, file)
         try:
@@ -382,13 +372,13 @@ class Tracker:
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""
-        return _record(self._do(lambda: self.client.get_run(run_id)))
+        return RunRecord.of_client(self._do(lambda: self.client.get_run(run_id)))
 
     def find(self, *, status: str | None = None, parent: str | None = None, **tags: str) -> list[RunRecord]:
         """Runs with these tags, newest first."""
         if (tables := self._tables) is not None:
             wanted = tags if parent is None else {**tags, Tag.PARENT: parent}
-            return [_record_of(row) for row in self._do(lambda: tables.find(wanted, status))]
+            return self._do(lambda: tables.find(wanted, status))
         conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status is not None:
             conditions.append(f"attributes.status = '{status}'")
@@ -401,7 +391,7 @@ class Tracker:
         while True:
             search = partial(self.client.search_runs, [self.experiment_id], condition, max_results=PAGE)
             page = self._do(partial(search, order_by=["attributes.start_time DESC"], page_token=token))
-            yield from map(_record, page)
+            yield from map(RunRecord.of_client, page)
             token = page.token
             if not token:
                 return
@@ -410,7 +400,7 @@ class Tracker:
         """The newest finished run of each job key that has one."""
         wanted = set(keys)
         if (tables := self._tables) is not None:
-            return {key: _record_of(row) for key, row in self._do(lambda: tables.by_job_key(wanted)).items()}
+            return self._do(lambda: tables.by_job_key(wanted))
         found: dict[str, RunRecord] = {}
         for run in self.find(status="FINISHED", kind=Kind.JOB):
             key = run.tags.get(Tag.JOB_KEY, "")
@@ -419,28 +409,18 @@ class Tracker:
         return found
 
 
-def _hidden_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags without secrets, as they are written."""
-    return {key: hide(value) if key in TEXT_TAGS else hide_values(value) for key, value in tags.items()}
-
-
-def _shown_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as they are read: older versions wrote commands and errors with their secrets."""
-    return current_tags({**tags, **{key: hide(tags[key]) for key in TEXT_TAGS if key in tags}})
-
-
 def _no_answer(uri: str) -> str:
     return f"tracking store {without_password(uri)} does not answer"
 
 
 def _is_deleted(error: Exception) -> bool:
-    """Whether an error says that what was asked for was deleted, or deleted for good."""
+    """Whether an error means that a run or experiment was deleted."""
     code = getattr(error, "error_code", None)
     return code == "RESOURCE_DOES_NOT_EXIST" or (code is not None and "Current state is deleted" in str(error))
 
 
 def _is_half_made(uri: str) -> bool:
-    """Whether the tables of a database are there without what makes them a store; a SQLite file is never left so."""
+    """Whether a database has tables but is no store yet. A SQLite file is never left in this state."""
     known = not _is_server(uri) and sqlite_file(uri) is None
     return known and has_table(uri, LAST_TABLE) and not has_rows(uri, LAST_TABLE)
 
@@ -450,12 +430,12 @@ def _is_server(uri: str) -> bool:
 
 
 def _load_mlflow(*, server: bool) -> None:
-    """Import MLflow, which takes a second, without settings of other programs; it prints nothing of its own."""
+    """Import MLflow (which takes a second) without settings of other programs and without its messages."""
     keep_mlflow_settings(server=server)
     own = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the display shows what jobs do
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # our display shows the progress of jobs
         **HTTP_PATIENCE,
     }
     for variable, value in own.items():
@@ -468,7 +448,7 @@ def _load_mlflow(*, server: bool) -> None:
 
 
 def _make(address: str, experiment: str, artifacts: str, tags: Mapping[str, str]) -> None:
-    """Make a store in a SQLite file, with the experiment."""
+    """Create a store with the experiment in a SQLite file."""
     from mlflow.entities import ExperimentTag
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -481,38 +461,9 @@ def _make(address: str, experiment: str, artifacts: str, tags: Mapping[str, str]
 
 
 def _tables(client: MlflowClient, experiment_id: str) -> RunTables | None:
-    """The tables of a database, None where the store is a server or its tables are not known."""
+    """The tables of the store; None for a server, or if the tables are those of another version of MLflow."""
     engine = getattr(client._tracking_client.store, "engine", None)
     if engine is None or not experiment_id.isdecimal():
         return None
     tables = RunTables(engine, int(experiment_id))
     return tables if tables.fits() else None
-
-
-def _record_of(row: Row) -> RunRecord:
-    return RunRecord(
-        run_id=row.run_id,
-        name=row.name,
-        status=row.status,
-        tags=_shown_tags(row.tags),
-        params=current_params(row.params),
-        metrics=row.metrics,
-        start=row.start / 1000,
-        end=row.end / 1000 if row.end else None,
-        parent=row.tags.get(Tag.PARENT),
-    )
-
-
-def _record(run: Any) -> RunRecord:
-    tags = _shown_tags(run.data.tags)
-    return RunRecord(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=run.info.status,
-        tags=tags,
-        params=current_params(run.data.params),
-        metrics=dict(run.data.metrics),
-        start=run.info.start_time / 1000,
-        end=run.info.end_time / 1000 if run.info.end_time else None,
-        parent=tags.get(Tag.PARENT),
-    )

@@ -105,7 +105,7 @@ def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell)
     assert "0.001 s of trials, then the seeds" in " ".join(shell("run", "--dry-run", *options).split())
     text = " ".join(shell("run", *options).split())
     assert "tuning, 0 trials done of 0.001 s of trials" in text
-    assert "Tuning budget: 0.001 s of trials per method, data set and mode" in text
+    assert "Tuning budget: 0.001 s of trials per method, dataset and mode" in text
 
 
 def test_tune_prints_the_best_settings(shell: Shell) -> None:

@@ -25,9 +25,9 @@ from benchmark.figures.results import (
     scores_figure,
 )
 from benchmark.figures.style import colour_of
+from benchmark.report.comparison import comparisons_of
 from benchmark.report.explain import CLASSES, PANELS, explain, scores_of, square, training_epochs
-from benchmark.report.places import places_of
-from benchmark.report.results.collect import collect
+from benchmark.report.results.collect import Results, collect
 from benchmark.report.sections import ReportFigure, save_figure
 from benchmark.report.tables.cost import costs
 from benchmark.report.tables.means import method_ranks
@@ -69,6 +69,10 @@ def details(store: Any, seen: int = 2, unseen: int = 3, classes: tuple[float, ..
             store.tracker.log_text(run.run_id, points.to_csv(index=False), "embedding.csv")
 
 
+def figures_of(tracker: Any, results: Results) -> list[ReportFigure]:
+    return [figure for section in explain(tracker, results) for figure in section.figures]
+
+
 def check_figures(report: Report, tracker: Any) -> None:
     """Every figure has its three files, and each of its axes says what it shows."""
     names = {f.name for f in report.files}
@@ -79,7 +83,7 @@ def check_figures(report: Report, tracker: Any) -> None:
             assert {f"{stem}.png", f"{stem}.svg", f"{stem}.csv"} <= names
             assert len(pd.read_csv(report.folder / f"{stem}.csv")) > 0
             assert f"({stem}.png)" in report.files[0].read_text()
-    for figure in explain(tracker, report.results).figures:
+    for figure in figures_of(tracker, report.results):
         for axes in figure.draw().axes:
             assert axes.get_ylabel() or len(axes.get_shared_y_axes().get_siblings(axes)) > 1, figure.stem
             assert axes.get_xlabel() or axes.get_label() == "<colorbar>", figure.stem
@@ -91,7 +95,7 @@ def test_a_real_run_gives_every_figure_and_table(bench: Bench, tmp_path: Path) -
     report = write_report(bench.tracker, tmp_path / "report")
 
     check_figures(report, bench.tracker)
-    assert {"recall", "cost"} <= set(report.markdown)
+    assert {"recall", "cost"} <= {t.name for t in report.tables}
     assert {"recall.csv", "cost.csv"} <= {f.name for f in report.files}
     assert "Figures without data" not in report.files[0].read_text()
     assert costs(report.results)[["stage_1_minutes", "parameters", "flops_per_sample"]].gt(0).all(axis=None)
@@ -115,18 +119,18 @@ def test_a_method_without_data_is_left_out_of_its_figure_alone(store: Any, unit:
     details(store)
     store.call([unit(), unit(method="avca")])
 
-    found = explain(store.tracker, collect(store.tracker))
+    sections = explain(store.tracker, collect(store.tracker))
 
-    confusion = next(f for f in found.figures if f.stem.startswith("confusion"))
+    confusion = next(f for s in sections for f in s.figures if f.stem.startswith("confusion"))
     assert set(confusion.data["method"]) == {"tcaf"}
-    assert [s for s in found.left_out if s.startswith("Confusion") and ": AVCA (" in s]
+    assert [s for s in sections[-1].notes if s.startswith("Confusion") and ": AVCA (" in s]
 
 
 def test_released_weights_have_scores_and_no_training(store: Any, unit: Any) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF), (0.5, 0.4))
 
-    stems = [f.stem for f in explain(store.tracker, collect(store.tracker)).figures]
+    stems = [f.stem for f in figures_of(store.tracker, collect(store.tracker))]
 
     assert "scores-ucf-cls-paper-official-released" in stems
 
@@ -134,7 +138,7 @@ def test_released_weights_have_scores_and_no_training(store: Any, unit: Any) -> 
 def test_scores_have_t_intervals_and_published_values_where_comparable(store: Any, unit: Any) -> None:
     store.call([unit(scores=[(0.5, 0.5), (0.3, 0.3), (0.4, 0.4)], **UCF), unit(method="avca", scores=[(0.5, 0.5)], **UCF)])
 
-    (place,) = places_of(*(lambda r: (r, r.test))(collect(store.tracker)))
+    (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
     data = scores_of(place).data.set_index(["method", "metric"])
 
     half = 4.302653 * 0.1 / np.sqrt(3)  # t of 97.5 % with two degrees of freedom, deviation 0.1
@@ -148,7 +152,7 @@ def test_scores_have_t_intervals_and_published_values_where_comparable(store: An
 def test_a_published_value_of_another_protocol_is_not_in_the_figure(store: Any, unit: Any) -> None:
     store.call([unit(**{**UCF, "alignment": "by_name"})])
 
-    (place,) = places_of(*(lambda r: (r, r.test))(collect(store.tracker)))
+    (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
 
     assert scores_of(place).data["published"].isna().all()
 
@@ -192,7 +196,7 @@ def test_a_recall_figure_says_the_rank_correlation(store: Any, unit: Any) -> Non
     store.call([unit()])
     details(store, unseen=4, classes=(0.1, 0.2, 0.4, 0.3))
 
-    figure = next(f for f in explain(store.tracker, collect(store.tracker)).figures if f.stem.startswith("recall"))
+    figure = next(f for f in figures_of(store.tracker, collect(store.tracker)) if f.stem.startswith("recall"))
 
     assert figure.draw().axes[0].get_title(loc="left") == "TCAF\nρ = 0.80, n = 4"
 
@@ -244,7 +248,7 @@ def test_a_map_that_a_job_logged_is_drawn_as_it_is(store: Any, unit: Any) -> Non
     logged = pd.DataFrame({"kind": "sample", "class": list("abc"), "group": "unseen", "x": [1.5, 2, 3], "y": [4.5, 5, 6]})
     store.tracker.log_text(run.run_id, logged.to_csv(index=False), Artifact.EMBEDDING_MAP)
 
-    figures = explain(store.tracker, collect(store.tracker)).figures
+    figures = figures_of(store.tracker, collect(store.tracker))
 
     drawn = next(f for f in figures if f.stem.startswith("embedding"))
     assert drawn.data[["class", "x", "y"]].to_numpy().tolist() == logged[["class", "x", "y"]].to_numpy().tolist()
@@ -256,7 +260,7 @@ def test_many_methods_and_classes_give_more_figures_and_not_larger_ones(store: A
     store.call(units)
     details(store, seen=3, unseen=CLASSES + 20)
 
-    figures = explain(store.tracker, collect(store.tracker)).figures
+    figures = figures_of(store.tracker, collect(store.tracker))
 
     confusions = [f for f in figures if f.stem.startswith("confusion")]
     assert [f.stem for f in confusions] == [f"confusion-{STAMPS}", f"confusion-2-{STAMPS}"]
@@ -274,7 +278,7 @@ def test_a_map_tells_only_so_many_unseen_classes_apart() -> None:
 
     assert len(shown) == COLOURED_CLASSES
     assert "class 60" in shown, "classes with the most samples come first"
-    assert f"{69 - COLOURED_CLASSES} more unseen classes" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert f"{69 - COLOURED_CLASSES} further unseen classes" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
 def test_a_heat_map_names_all_classes() -> None:
@@ -304,7 +308,7 @@ def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, u
     results = collect(store.tracker)
 
     assert method_ranks(results)["tcaf"] == alone
-    bars = scores_of(places_of(results, results.test)[0]).draw().axes[0].patches
+    bars = scores_of(comparisons_of(results, results.test)[0]).draw().axes[0].patches
     assert len({patch.get_facecolor() for patch in bars}) == 3
     assert colour_of(alone) == colour_of(method_ranks(results)["tcaf"])
 

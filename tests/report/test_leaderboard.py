@@ -145,7 +145,7 @@ def test_all_folders_that_are_no_report_are_named_and_nothing_is_written(store: 
 
     lines = str(caught.value).splitlines()
     for line, part in zip(
-        lines, ("no such folder", "no report", "an earlier version", "gone: full.csv", "no column dataset"), strict=True
+        lines, ("no such folder", "not a report", "an earlier version", "missing: full.csv", "no column dataset"), strict=True
     ):
         assert part in line
     assert not (tmp_path / "site").exists()
@@ -155,10 +155,10 @@ def test_a_site_is_no_report_and_lies_outside_of_reports(store: Any, unit: Any, 
     made = report(store, tmp_path / "reports" / "a", [unit()], 1)
     write_leaderboard([made], tmp_path / "site")
 
-    with pytest.raises(UsageError, match="a leaderboard's site"):
+    with pytest.raises(UsageError, match="a leaderboard, not a report"):
         write_leaderboard([tmp_path / "site"], tmp_path / "other")
     for place in (made, made / "site", tmp_path / "reports"):
-        with pytest.raises(UsageError, match="cannot lie in one another"):
+        with pytest.raises(UsageError, match="must not contain each other"):
             write_leaderboard([made], place)
 
 

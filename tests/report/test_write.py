@@ -18,8 +18,7 @@ from benchmark.errors import UsageError
 from benchmark.figures.curves import seen_unseen_figure
 from benchmark.figures.style import COLOURS, colour_of, marker_of
 from benchmark.report import folder as report_folder
-from benchmark.report.parallel import side_by_side
-from benchmark.report.results.published import method_number, method_order
+from benchmark.report.parallel import in_parallel
 from benchmark.report.write import write_report
 
 STEM = "curve-stamps-native-paper-by_name-untuned"
@@ -46,7 +45,7 @@ def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, 
     assert len(report.failed) == 2
     assert report.files[0].name == "report.md"
     assert all(f.is_file() for f in report.files)
-    assert report.markdown["gzsl"][0].startswith("### Generalised zero-shot learning")
+    assert next(t for t in report.tables if t.name == "gzsl").markdown().startswith("### Generalised zero-shot learning")
 
 
 def test_csv_files_hold_the_numbers_not_the_strings(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -120,10 +119,10 @@ def test_other_code_writes_a_report_anew(store: Any, unit: Any, tmp_path: Path, 
 
 def test_several_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
-    many = side_by_side(process_and_square, range(9))
+    many = in_parallel(process_and_square, range(9))
     assert [square for _, square in many] == [n * n for n in range(9)]
     assert os.getpid() not in {process for process, _ in many}
-    assert {process for process, _ in side_by_side(process_and_square, range(7))} == {os.getpid()}, "too few to share"
+    assert {process for process, _ in in_parallel(process_and_square, range(7))} == {os.getpid()}, "too few to share"
 
 
 def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -189,17 +188,6 @@ def test_colours_are_told_apart() -> None:
     assert len({(colour_of(i), marker_of(i)) for i in range(several)}) == several
 
 
-def test_the_figure_of_a_run_has_the_colour_of_its_method() -> None:
-    points = pd.DataFrame({"beta": [0.0, 1.0], "seen": [0.6, 0.0], "unseen": [0.0, 0.4]})
-
-    axes = seen_unseen_figure(points, (0.1, 0.2), 0.4, "title", method_number("tcaf")).axes[0]
-
-    number = method_order().index("tcaf")
-    assert axes.lines[0].get_color() == colour_of(number) != colour_of(0)
-    assert axes.lines[1].get_marker() == marker_of(number)
-    assert method_number("mine") == len(method_order())
-
-
 def test_reporting_imports_no_torch_and_no_method() -> None:
     heavy = "{'torch', 'methods', 'mlflow'}"
     code = f"import sys, benchmark.report.write; print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}))"
@@ -214,4 +202,4 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
     report = write_report(store.tracker, tmp_path / "report")
 
     assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
-    assert set(report.markdown) == {"tuning"}
+    assert {t.name for t in report.tables} == {"tuning"}

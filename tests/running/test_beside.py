@@ -110,7 +110,7 @@ def test_a_search_counts_although_its_figures_and_importances_fail(
     assert len(found.studies) == 1
     assert {e.state for e in found.entries} <= {"done", "reused"}
     report = write_report(bench.tracker, tmp_path)
-    assert "tuning" in report.markdown
+    assert "tuning" in {t.name for t in report.tables}
     text = report.files[0].read_text(encoding="utf-8")
     assert "CJME: tuning-history.png: RuntimeError" in text
     assert "CJME: importances.json: RuntimeError" in text

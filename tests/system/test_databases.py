@@ -451,7 +451,7 @@ def test_an_action_on_a_deleted_run_is_reported_in_a_sentence(tracker: Tracker) 
         lambda: tracker.log_params(run, {"a": 1}), lambda: tracker.reopen(purged), lambda: tracker.get(purged),
         lambda: tracker.log_dataset(run, name="a", digest="b", source="c", context="d"),
     ):  # fmt: skip
-        with pytest.raises(UsageError, match=r"a run was deleted while this command worked on it .*; repeat the command"):
+        with pytest.raises(UsageError, match=r"a run was deleted while this command used it .*; rerun the command"):
             action()
 
 

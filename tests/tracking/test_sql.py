@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from benchmark.errors import UsageError
-from benchmark.tracking.tracker import RunRecord, Tracker
+from benchmark.tracking.runs import RunRecord
+from benchmark.tracking.tracker import Tracker
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""A report as one page that needs nothing beside it: tables to sort, rows to choose, the runs of a method, the figures.
+"""Renders a report as one self-contained HTML page: sortable tables, filters, runs of each method, figures.
 
-The page is made by the templates of ``templates/``. All texts of the store are escaped, and the page's security policy lets
-no other script run and nothing be loaded.
+The page comes from ``templates/``. All texts from the store are escaped. The page's security policy forbids
+other scripts and any loading.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from markupsafe import escape as html_escape
 
 from benchmark.errors import UsageError
 from benchmark.report.page.runs import COLUMNS, LABELLING, Run, method_runs, resolved_settings
-from benchmark.report.results.collect import Results, records
+from benchmark.report.results.collect import Results, records, synthetic
 from benchmark.report.results.released import RELEASED
-from benchmark.report.sections import Picture, Section
-from benchmark.report.tables.captions import dataset_title, method_title
-from benchmark.report.tables.means import LABELS, settings_text, summarise
+from benchmark.report.sections import Image, Section
+from benchmark.report.tables.captions import dataset_title, method_title, settings_text
+from benchmark.report.tables.means import LABELS, summarise
 from benchmark.report.tables.table import Table, mean_and_deviation
 from benchmark.tracking.tracker import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
 MLFLOW_UI = "http://127.0.0.1:5000"
-"""Where MLflow's pages are served if nothing else is said."""
+"""Default address of MLflow's pages."""
 SWITCHES = {"mode": "Mode", "alignment": "Text alignment", "features": "Features"}
-"""What readers choose rows and figures by."""
+"""What readers can filter rows and figures by."""
 PLACE = ["dataset", "features", "mode", "alignment"]
 
 
@@ -43,12 +43,12 @@ class Cell:
 
     text: str
     sort: float | None = None
-    """Its number (a mean), None where it has none."""
+    """Its number (a mean); None if it has none."""
     bold: bool = False
     label: bool = False
     """Whether it names the row."""
     method: str = ""
-    """The method whose runs it opens."""
+    """Method whose runs it opens."""
     link: str = ""
     title: str = ""
 
@@ -76,14 +76,15 @@ class Grid:
 
 
 def number_of(text: str) -> float | None:
-    """The number that a cell's text begins with, such as the mean of ``12.34 ± 0.56``; thousands may be set apart by commas."""
+    """The number at the start of a cell's text, such as the mean of ``12.34 ± 0.56``; commas may separate
+    thousands."""
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("−", "-"))
     found = re.match(r"(?:< )?([+-]?\d+(?:\.\d+)?)", plain)
     return float(found[1]) if found else None
 
 
 def grid(table: Table, name: str, title: str) -> Grid:
-    """A table of a report for a page."""
+    """A table of a report as a table of a page."""
     columns = table.cells.to_numpy().T.tolist()
     numeric = [_numeric(texts) for texts in columns]
     heads = [str(c) for c in table.cells.columns]
@@ -105,23 +106,24 @@ def grid(table: Table, name: str, title: str) -> Grid:
 
 
 def _numeric(texts: Iterable[str]) -> bool:
-    """Whether a column is sorted by number: most of what says something begins with one."""
-    said = [t for t in texts if t not in ("", "–")]
-    return bool(said) and sum(number_of(t) is not None for t in said) > len(said) / 2
+    """Whether a column is sorted by number: most of its texts begin with one."""
+    filled = [t for t in texts if t not in ("", "–")]
+    return bool(filled) and sum(number_of(t) is not None for t in filled) > len(filled) / 2
 
 
 @dataclass(frozen=True)
 class Highlight:
-    """The best of a data set, feature set and protocol."""
+    """The best results on a dataset and feature set under a protocol."""
 
     title: str
     lines: Sequence[tuple[str, str, str]]
-    """What, its value, whose."""
+    """Metric, value, method."""
     keys: Mapping[str, str]
 
 
 def highlights(results: Results) -> list[Highlight]:
-    """The highest HM and ZSL among what was trained here, on the test splits where anything was tested."""
+    """The highest HM and ZSL of methods trained here: test results or, if nothing was tested, validation
+    results."""
     tested = bool((results.test["state"] == "done").any())
     summary = summarise(results.test if tested else results.validation)
     found = []
@@ -135,8 +137,7 @@ def highlights(results: Results) -> list[Highlight]:
                 value = mean_and_deviation(best[metric], best[f"{metric}_std"])
                 who = f"{method_title(results, best['method'])}, {settings_text(best['variant'], best['settings'])}"
                 lines.append((LABELS[metric] if tested else f"Validation {LABELS[metric]}", value, who))
-        generated = ", generated data" if "generated" in set(rows["kind"]) else ""
-        title = f"{dataset_title(results, dataset)}, {features}{generated}: mode {mode}, {alignment} text"
+        title = f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}: mode {mode}, {alignment} text"
         found.append(Highlight(title, lines, dict(zip(PLACE, map(str, key), strict=True))))
     return found
 
@@ -164,18 +165,18 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
 
 
 def run_link(address: str, experiment: str) -> str:
-    """What MLflow's address of a run has before the run's id.
+    """The address of a run in MLflow, without the id at its end.
 
     Raises:
-        UsageError: it is no web address.
+        UsageError: ``address`` is not a web address.
     """
     if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).netloc:
-        raise UsageError(f"--mlflow-ui {address}: no web address; write for example {MLFLOW_UI}")
+        raise UsageError(f"--mlflow-ui {address}: not a web address; write for example {MLFLOW_UI}")
     return f"{address.rstrip('/')}/#/experiments/{experiment}/runs/"
 
 
 def choices(keys: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """The values of each of ``SWITCHES`` that occur."""
+    """The values that occur of each of ``SWITCHES``."""
     known = list(keys)
     return {name: list(dict.fromkeys(k[name] for k in known if k.get(name))) for name in SWITCHES}
 
@@ -185,10 +186,10 @@ def report_page(
     results: Results,
     tables: Mapping[str, Table],
     sections: Sequence[Section],
-    pictures: Mapping[str, Picture],
+    images: Mapping[str, Image],
     *,
     incomplete: str,
-    lost: Sequence[str],
+    failed: Sequence[str],
     not_written: Sequence[str],
     provenance: Sequence[str],
     configs: Mapping[str, str],
@@ -198,12 +199,12 @@ def report_page(
     """The page of a report.
 
     Args:
-        tables: by name of their file.
-        pictures: by stem of their figure.
-        incomplete: a sentence where the report is not complete.
-        lost: a sentence for each job without a result.
-        not_written: a line for each thing that could not be made or logged.
-        configs: text of the configuration of each call.
+        tables: tables by file name.
+        images: images by stem of their figure.
+        incomplete: a sentence if the report is not complete.
+        failed: a sentence for each job that failed or did not run.
+        not_written: a line for each item that could not be made or logged.
+        configs: options of each benchmark run.
         files: the other files of the report.
         link: ``run_link``.
     """
@@ -223,8 +224,8 @@ def report_page(
         methods=methods,
         has_runs={m.method: f"runs-{i}" for i, (m, _) in enumerate(methods)},
         sections=[s for s in sections if s.markdown()],
-        pictures=pictures,
-        lost=lost,
+        images=images,
+        failed=failed,
         not_written=not_written,
         provenance=provenance,
         configs=configs,
@@ -238,8 +239,8 @@ def _counts(results: Results) -> str:
     trained = [j for j in jobs if j["variant"] != RELEASED]
     done = sum(j["state"] == "done" for j in trained)
     methods, sets = len({u.method for u in results.units}), len({u.dataset for u in results.units})
-    parts = [f"{methods} method{'s' * (methods != 1)}", f"{sets} data set{'s' * (sets != 1)}"]
-    return ", ".join([*parts, f"{done} of {len(trained)} jobs with a result" if trained else "released weights alone"])
+    parts = [f"{methods} method{'s' * (methods != 1)}", f"{sets} dataset{'s' * (sets != 1)}"]
+    return ", ".join([*parts, f"{done} of {len(trained)} jobs finished" if trained else "released weights only"])
 
 
 def _data_uri(content: bytes) -> str:
@@ -248,7 +249,7 @@ def _data_uri(content: bytes) -> str:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page by one of the templates, with style and script in it."""
+    """A page from a template, with style and script included."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -258,8 +259,8 @@ def render(template: str, **content: Any) -> str:
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    own = {"style": Markup(style), "script": Markup(script), "policy": policy, "switches": SWITCHES}
-    return environment.get_template(f"{template}.j2").render(**own, **content)
+    shared = {"style": Markup(style), "script": Markup(script), "policy": policy, "switches": SWITCHES}
+    return environment.get_template(f"{template}.j2").render(**shared, **content)
 
 
 def _hash(text: str) -> str:
@@ -267,5 +268,5 @@ def _hash(text: str) -> str:
 
 
 def _code(text: str) -> Markup:
-    """A text in which what stands between backticks is code."""
+    """HTML of a text; text between backticks is code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(html_escape(text))))

@@ -1,4 +1,4 @@
-"""The runs of each method, as a page lists them."""
+"""Lists the runs of each method for the page of a report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from benchmark.report.results.collect import METRICS, Results, records
-from benchmark.report.tables.captions import dataset_title, method_title
-from benchmark.report.tables.means import LABELS, method_ranks, settings_text
-from benchmark.report.tables.table import NOTHING, about
+from benchmark.report.tables.captions import dataset_title, method_title, settings_text
+from benchmark.report.tables.means import LABELS, method_ranks
+from benchmark.report.tables.table import NOTHING, about, protocol_text
 
-LABELLING = ("Data set", "Protocol", "Settings", "Seed", "Stage", "State")
+LABELLING = ("Dataset", "Protocol", "Settings", "Seed", "Stage", "State")
 COLUMNS = (*LABELLING, *LABELS.values(), "beta", "Epochs")
 
 
@@ -25,7 +25,7 @@ class Run:
     """Texts of ``COLUMNS``; accuracies in percent."""
     keys: Mapping[str, str]
     run_id: str
-    """Empty where there is no run."""
+    """Empty if there is no run."""
     error: str
 
 
@@ -39,7 +39,7 @@ class MethodRuns:
 
 
 def method_runs(results: Results) -> list[MethodRuns]:
-    """All jobs of a report by method, in the order of tables: validation before test, ablations last."""
+    """All jobs of a report by method, in the order of tables: validation, test, ablations."""
     switched = results.ablation[results.ablation["ablation"] != ""] if len(results.ablation) else results.ablation
     frames = [f for f in (results.validation, results.test, switched) if len(f)]
     lines = records(pd.concat(frames, ignore_index=True)) if frames else []
@@ -49,14 +49,14 @@ def method_runs(results: Results) -> list[MethodRuns]:
 
 
 def resolved_settings(results: Results) -> dict[str, str]:
-    """All settings of the first job of each method and kind of settings, a line each, by what names that job."""
+    """The settings of the first job of each method and kind of settings, one per line, by the job's name."""
     found: dict[tuple[str, str], tuple[str, str]] = {}
     ranks = method_ranks(results)
     lines = records(pd.concat([f for f in (results.validation, results.test) if len(f)] or [results.test], ignore_index=True))
     for row in sorted(lines, key=lambda r: ranks[r["method"]]):
         known = results.settings.get(row["job_key"] or row["run_id"])
         if known:
-            data = f"{dataset_title(results, row['dataset'])}, {row['features']}, mode {row['mode']}, {row['alignment']} text"
+            data = f"{dataset_title(results, row['dataset'])}, {row['features']}, mode {protocol_text(row)}"
             name = f"{method_title(results, row['method'])}, {settings_text(row['variant'], '')}: {data}"
             text = "\n".join(f"{setting}: {value}" for setting, value in sorted(known.items()))
             found.setdefault((row["method"], row["variant"]), (name, text))

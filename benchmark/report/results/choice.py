@@ -1,4 +1,4 @@
-"""Which part of some calls a report is to hold: methods, data sets, feature sets, modes."""
+"""Selects the methods, datasets, feature sets and modes of a report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from benchmark.errors import UsageError, near
 
 EVERYTHING = {"methods": "all", "mode": "both"}
-"""What an option takes for no choice, as ``run`` does."""
+"""Values of options that select everything, as for ``run``."""
 OPTIONS = {"methods": "method", "dataset": "dataset", "features": "features", "mode": "mode"}
-"""Options of the command line, and what of a job each names."""
+"""Options of the command line, with the field of a job that each selects by."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Names that a report is to hold; of what is empty, all."""
+    """Names to report; an empty field selects everything."""
 
     methods: Sequence[str] = ()
     dataset: Sequence[str] = ()
@@ -25,10 +25,10 @@ class Choice:
 
     @classmethod
     def of(cls, **options: str | None) -> Choice:
-        """The choice of options as they are written: names separated by commas; None for all.
+        """The choice from options of the command line: comma-separated names, or None for all.
 
         Raises:
-            UsageError: an option without a name in it.
+            UsageError: an option contains no name.
         """
         names = {}
         for option, text in options.items():
@@ -36,24 +36,24 @@ class Choice:
                 continue
             names[option] = tuple(name for part in text.split(",") if (name := part.strip()))
             if not names[option]:
-                raise UsageError(f"--{option} {text!r}: no name in it; write for example --{option} A,B or leave it away")
+                raise UsageError(f"--{option} {text!r}: contains no name; write for example --{option} A,B or omit it")
         return cls(**names)
 
     def __bool__(self) -> bool:
         return any(getattr(self, option) for option in OPTIONS)
 
     def __str__(self) -> str:
-        """As options of the command line."""
+        """The options of the command line."""
         return " ".join(f"--{o} {','.join(getattr(self, o))}" for o in OPTIONS if getattr(self, o))
 
     def resolved(self, jobs: Iterable[Mapping[str, str]]) -> Choice:
         """The same choice with the names of datasets for presets.
 
         Args:
-            jobs: what the calls hold: ``method``, ``dataset``, ``features``, ``mode`` and perhaps ``preset`` of each.
+            jobs: ``method``, ``dataset``, ``features``, ``mode`` and, if any, ``preset`` of each job.
 
         Raises:
-            UsageError: a name that no job has, near ones are named; or names that no job has together.
+            UsageError: a name that no job has (similar names are listed), or a combination that no job has.
         """
         held, problems = list(jobs), []
         presets = {job["preset"]: job["dataset"] for job in held if job.get("preset")}
@@ -67,9 +67,9 @@ class Choice:
             raise UsageError("\n".join(problems))
         found = Choice(**chosen)
         if not any(found.has(job) for job in held):
-            raise UsageError(f"{found}: these calls have no job of all of this; leave one of the options away")
+            raise UsageError(f"{found}: no job of these benchmark runs matches all of them; omit an option")
         return found
 
     def has(self, job: Mapping[str, str]) -> bool:
-        """Whether a job is chosen."""
+        """Whether a job is selected."""
         return all(not getattr(self, option) or job[name] in getattr(self, option) for option, name in OPTIONS.items())

@@ -1,4 +1,4 @@
-"""Published numbers: the files of ``reports/published/``, read and checked. All of them are percent."""
+"""Reads and checks the published numbers in ``reports/published/``. All of them are in percent."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from benchmark.tracking.schema import current_alignment
 log = logging.getLogger(__name__)
 PUBLISHED_DIR = shipped("reports", "published")
 ROUNDING = 0.02
-"""Largest distance of a printed HM from the HM of the printed S and U: papers round each by itself."""
+"""Largest difference between a printed HM and the HM of the printed S and U, since papers round all three."""
 
 Origin = Literal["paper", "readme", "second-hand", "user-report"]
 PREFERENCE: tuple[Origin, ...] = ("paper", "readme", "second-hand")
-"""Origins that count as published, the best first. What users report stands in notes and in the table of references."""
+"""Origins that count as published, best first. User reports are in notes and in the table of references
+only."""
 ORIGINS: tuple[Origin, ...] = (*PREFERENCE, "user-report")
 
 
 class Numbers(Fields):
-    """Results of a method on a data set, percent; None where the source does not give it."""
+    """Results of a method on a dataset, in percent; None if the source does not report it."""
 
     seen: float | None = Field(None, ge=0, le=100)
     unseen: float | None = Field(None, ge=0, le=100)
@@ -48,7 +49,7 @@ class Numbers(Fields):
 
 
 class PublishedTable(Fields):
-    """One table of a paper (or of another source), with what its numbers were measured on."""
+    """One table of a paper or another source, with the protocol and features of its numbers."""
 
     paper: str
     short: str = Field(description="as a caption names it")
@@ -60,12 +61,12 @@ class PublishedTable(Fields):
     alignment: Annotated[Literal["official", "by_name"], BeforeValidator(current_alignment)]
     mode: Literal["paper", "corrected"]
     seeds: int = Field(ge=1)
-    results: dict[str, dict[str, Numbers]] = Field(description="data set -> method -> numbers")
+    results: dict[str, dict[str, Numbers]] = Field(description="dataset -> method -> numbers")
 
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of a method on a data set and the table that they stand in."""
+    """Numbers of a method on a dataset, and the table that lists them."""
 
     numbers: Numbers
     source: PublishedTable
@@ -76,17 +77,17 @@ class Published:
         return self.source.origin == "second-hand"
 
 
-def load_published(folder: Path = PUBLISHED_DIR) -> tuple[PublishedTable, ...]:
-    """All published tables of a folder; a file may hold several YAML documents.
+def load_published() -> tuple[PublishedTable, ...]:
+    """All tables in ``PUBLISHED_DIR``; a file may hold several YAML documents.
 
-    A file with an error does not stop the others: ``published_problems`` has it.
+    Files with errors are omitted: ``published_problems`` lists the errors.
     """
-    return _read_published(folder)[0]
+    return _read_published(PUBLISHED_DIR)[0]
 
 
-def published_problems(folder: Path = PUBLISHED_DIR) -> tuple[str, ...]:
-    """What is wrong with the files whose numbers ``load_published`` leaves out, all errors of each."""
-    return _read_published(folder)[1]
+def published_problems() -> tuple[str, ...]:
+    """All errors of the files that ``load_published`` omits."""
+    return _read_published(PUBLISHED_DIR)[1]
 
 
 @cache
@@ -107,7 +108,7 @@ def _read_published(folder: Path) -> tuple[tuple[PublishedTable, ...], tuple[str
         tables += found if not wrong else []
         problems += wrong
     for problem in problems:
-        log.warning("published numbers left out: %s", problem)
+        log.warning("published numbers omitted: %s", problem)
     return tuple(tables), tuple(problems)
 
 
@@ -117,59 +118,47 @@ def _problems(error: ValidationError, path: Path) -> Iterable[str]:
         yield f"{path}: {'.'.join(map(str, place)) or '(file)'}: {e['msg']} (got {str(e['input'])[:80]!r})"
 
 
-def published_for(dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None) -> Published | None:
-    """The published numbers of a method, those of a paper before any other origin; None where there are none."""
-    found = _matching(dataset, features, method, PREFERENCE, tables)
+def published_for(dataset: str, features: str, method: str) -> Published | None:
+    """The published numbers of a method, preferably from a paper; None if there are none."""
+    found = _matching(dataset, features, method, PREFERENCE)
     return min(found, key=lambda p: PREFERENCE.index(p.source.origin)) if found else None
 
 
 def differences(row: Mapping[Any, Any], source: PublishedTable) -> list[str]:
-    """What a row of a summary has otherwise than a published table of the same data set and features.
+    """How a row of a summary differs from a published table of the same dataset and features.
 
-    Only where nothing differs can the two be compared: same mode and text alignment, no switch set against the mode, the real
-    data, and the published settings. Released weights have those of their run folder, which count as the published ones only
-    where their test says so.
+    The two are comparable only if nothing differs: mode, text alignment and protocol switches, real data, and
+    the published settings. Released weights have the settings of their run folder. These count as the
+    published ones only if their evaluation recorded it.
     """
     found = [f"mode {row['mode']}"] if row["mode"] != source.mode else []
     found += [f"text alignment {row['alignment']}"] if row["alignment"] != source.alignment else []
     found += [row["switches"]] if row["switches"] else []
-    found += ["generated data"] if row["kind"] == "generated" else []
+    found += ["synthetic data"] if row["kind"] == "generated" else []
     settings = "settings of the run folder" if row["variant"] == RELEASED else f"{row['variant']} settings"
     return found + ([] if row["as_published"] else [settings])
 
 
-def user_reports_for(
-    dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None
-) -> list[Published]:
-    """What users report of their own training of a published method."""
-    return _matching(dataset, features, method, ("user-report",), tables)
+def user_reports_for(dataset: str, features: str, method: str) -> list[Published]:
+    """Results that users report after training a published method themselves."""
+    return _matching(dataset, features, method, ("user-report",))
 
 
-def all_numbers_for(
-    dataset: str, features: str, method: str, tables: Sequence[PublishedTable] | None = None
-) -> list[Published]:
-    """All numbers of a method whatever their origin, papers first, users' reports last."""
-    found = _matching(dataset, features, method, ORIGINS, tables)
+def all_numbers_for(dataset: str, features: str, method: str) -> list[Published]:
+    """All numbers of a method of any origin, papers first, user reports last."""
+    found = _matching(dataset, features, method, ORIGINS)
     return sorted(found, key=lambda p: ORIGINS.index(p.source.origin))
 
 
-def method_order(tables: Sequence[PublishedTable] | None = None) -> list[str]:
-    """Methods in the order in which published tables list them; the longest table leads."""
-    lists = [list(r) for t in (load_published() if tables is None else tables) for r in t.results.values()]
+def method_order() -> list[str]:
+    """Methods in the order of the published tables; the longest table comes first."""
+    lists = [list(methods) for table in load_published() for methods in table.results.values()]
     return list(dict.fromkeys(name for names in sorted(lists, key=len, reverse=True) for name in names))
 
 
-def method_number(method: str) -> int:
-    """Number of a method in figures of its own runs: its place in published tables, behind all of these where it has none."""
-    order = method_order()
-    return order.index(method) if method in order else len(order)
-
-
-def _matching(
-    dataset: str, features: str, method: str, origins: Sequence[Origin], tables: Sequence[PublishedTable] | None
-) -> list[Published]:
+def _matching(dataset: str, features: str, method: str, origins: Sequence[Origin]) -> list[Published]:
     return [
         Published(table.results[dataset][method], table)
-        for table in (load_published() if tables is None else tables)
+        for table in load_published()
         if table.features == features and table.origin in origins and method in table.results.get(dataset, {})
     ]

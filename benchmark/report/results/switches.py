@@ -1,4 +1,4 @@
-"""What the logged settings of runs say: switches of the protocol that are set, and what tells runs apart."""
+"""Reads the logged settings of runs: which protocol switches are set, and which settings differ."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 PREFIX = "protocol."
 NO_SWITCHES = (f"{PREFIX}seen_test",)
-"""Settings of the protocol that no mode changes."""
+"""Protocol settings that are the same in all modes."""
 
 Logged = Mapping[str, str]
 """Settings of a run."""
 
 
 def switched(settings: Logged) -> list[str]:
-    """Switches that are set against the mode, as ``calibration = corrected``; text alignment is told by itself."""
+    """Protocol switches that differ from the mode, as ``calibration = corrected``, except the text
+    alignment."""
     return [
         f"{name.removeprefix(PREFIX)} = {value}"
         for name, value in settings.items()
@@ -23,18 +24,18 @@ def switched(settings: Logged) -> list[str]:
 
 
 def differing(runs: Iterable[Logged]) -> list[str]:
-    """Names of the settings that are not the same in all runs."""
+    """Names of the settings that differ between runs."""
     known = list(runs)
     return sorted({name for one in known for name in one if any(other.get(name) != one[name] for other in known)})
 
 
 def told_apart(settings: Logged, names: Iterable[str]) -> list[str]:
-    """What a run has for these names, as ``train.epochs=2``."""
+    """A run's values of these settings, as ``train.epochs=2``."""
     return [f"{name}={settings.get(name, 'unset')}" for name in names]
 
 
 def beyond_switches(method: str, runs: Sequence[Logged]) -> list[str]:
-    """Settings that differ between runs of a method and are neither a switch nor what a switch of the method sets."""
+    """Settings that differ between runs of a method and that no protocol switch explains."""
     own = f"{PREFIX}{method}_"
     set_by_switch = {f"{method}.{name.removeprefix(own)}" for one in runs for name in one if name.startswith(own)}
     switches = {name for one in runs for name in one if name.startswith(PREFIX) and name not in NO_SWITCHES}

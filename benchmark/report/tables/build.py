@@ -1,4 +1,4 @@
-"""The tables of a report, as frames of display strings with the best values marked: for markdown and for a terminal alike."""
+"""Builds the tables of a report as frames of text, with the best values marked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import pandas as pd
 from benchmark.report.results.collect import SLOTS, UNIT, Results
 from benchmark.report.results.published import Published, differences, published_for
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.captions import Footnotes, caption_of
+from benchmark.report.tables.captions import Footnotes, caption_of, settings_text
 from benchmark.report.tables.cost import cost_table
 from benchmark.report.tables.means import (
     LABELS,
     PUBLISHED_METRICS,
     method_ranks,
     order_rows,
-    settings_text,
     summarise,
 )
 from benchmark.report.tables.modes import ablation_tables, modes_table
@@ -35,6 +34,7 @@ from benchmark.report.tables.table import (
     cell,
     mean_and_deviation,
     name_ours,
+    protocol_text,
     published_cell,
 )
 from benchmark.system.beside import Guard, unguarded
@@ -43,17 +43,16 @@ ORDER = (
     "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost", "validation", "ablation",
     "tuning", "references",
 )  # fmt: skip
-"""Names of tables as they stand in a report."""
+"""Names of tables in the order of a report."""
 
 
 def build_tables(results: Results, guard: Guard = unguarded) -> list[Table]:
-    """All tables of a report (``ORDER``): those of the test splits; validation where nothing was tested; tuning; references.
+    """Build all tables of a report (``ORDER``); the validation table is for datasets without test results.
 
-    There is one of each for every feature set, so that different features never share a table; of recalls one for each data
-    set, features, mode and alignment.
+    Each feature set has its own tables, and each dataset, mode and alignment has its own table of recalls.
 
     Args:
-        guard: around each table, with its name: what it lets pass ends the others too.
+        guard: encloses each table; it gets the table's name.
     """
     built: list[Table | None] = []
     for name, features, make in _makers(results):
@@ -63,7 +62,7 @@ def build_tables(results: Results, guard: Guard = unguarded) -> list[Table]:
 
 
 Maker = tuple[str, str, Callable[[], Sequence[Table | None]]]
-"""Name of a table, its feature set or nothing, and what makes it."""
+"""Name of a table, its feature set or nothing, and the function that makes it."""
 
 
 def _makers(results: Results) -> Iterator[Maker]:
@@ -89,7 +88,7 @@ def _tests(
     features: str,
     builder: Callable[..., _Builder],
 ) -> dict[str, Callable[[], list[Table | None]]]:
-    """What makes the tables of the test splits of a feature set."""
+    """The functions that make the tables of a feature set's test results."""
     every = cache(lambda: builder(frame=test))
 
     def disjoint() -> list[Table | None]:
@@ -111,7 +110,7 @@ def _tests(
 TITLES = {
     "gzsl": "Generalised zero-shot learning",
     "zsl": "Zero-shot learning",
-    "disjoint": "Seen test samples without a relative in training",
+    "disjoint": "Test-seen samples from sources without training samples",
     "full": "All results",
     "validation": "Validation",
 }
@@ -136,11 +135,13 @@ class _Builder:
         self.protocols: list[tuple[str, str]] = list(protocols)
 
     def wide(self, name: str, metrics: Sequence[str]) -> Table:
-        """Methods as rows; for each data set a column per metric, published beside ours."""
+        """A row per method; for each dataset a column per metric, published and ours."""
         notes = Footnotes(self.results, self.frame)
         row_keys = ["method", "slot", "settings", "mode", "alignment"]
         rows = [group for _, group in order_rows(self.summary, method_ranks(self.results)).groupby(row_keys, sort=False)]
         rows.sort(key=lambda g: self._place(g.iloc[0]))
+
+        # published numbers and ours, for each dataset and metric
         columns = self._label_columns(rows, notes)
         for dataset in self.datasets:
             cells = [g[g["dataset"] == dataset] for g in rows]
@@ -149,12 +150,13 @@ class _Builder:
                 columns += self._published_column(dataset, metric, mine, notes)
                 columns.append(self._our_column(self._header(dataset, metric), dataset, metric, mine))
         columns = name_ours(columns)
+
         several = ("dataset",) if len(self.datasets) > 1 else ()
         table = self._table(name, columns, [self._rivals(g.iloc[0]) for g in rows], notes)
         return replace(table, keys=[about(g.iloc[0], *several) for g in rows])
 
     def full(self, name: str) -> Table:
-        """A row per data set, method and settings with every metric."""
+        """A row per dataset, method and settings, with every metric."""
         notes = Footnotes(self.results, self.frame)
         lines = self._lines()
         columns = self._labels_with_dataset(lines, notes)
@@ -169,7 +171,8 @@ class _Builder:
         return replace(table, screen=name != "full", keys=[about(r) for r in lines])
 
     def disjoint(self, name: str) -> Table:
-        """A row as in the full table: the published split beside its test-seen samples without a relative in training."""
+        """A row as in the full table: all test-seen samples, and those that share no group with a training
+        sample."""
         notes = Footnotes(self.results, self.frame)
         lines = self._lines()
         columns = self._labels_with_dataset(lines, notes)
@@ -190,7 +193,7 @@ class _Builder:
     def _labels_with_dataset(self, lines: Sequence[pd.Series], notes: Footnotes) -> list[Column]:
         columns = self._label_columns([pd.DataFrame([line]) for line in lines], notes)
         if len(self.datasets) > 1:
-            columns.insert(0, Column("Data set", "", [self.dataset_titles.get(r["dataset"], r["dataset"]) for r in lines]))
+            columns.insert(0, Column("Dataset", "", [self.dataset_titles.get(r["dataset"], r["dataset"]) for r in lines]))
         return columns
 
     def _place(self, row: pd.Series) -> tuple[object, ...]:
@@ -202,7 +205,8 @@ class _Builder:
         return (str(row["mode"]), str(row["alignment"]))
 
     def _rivals(self, row: pd.Series) -> tuple[str, ...]:
-        """Rows with the same compete for the best of a column; the one training of released weights does not with our means."""
+        """Rows with equal values compete in a column; released weights, a single training, do not compete
+        with our means."""
         return (*self._protocol(row), "released" if row["slot"] == RELEASED else "ours")
 
     def _label_columns(self, rows: Sequence[pd.DataFrame], notes: Footnotes) -> list[Column]:
@@ -212,7 +216,7 @@ class _Builder:
         columns = [Column("Method", "", titles), Column("Settings", "", settings)]
         if len(self.protocols) > 1:
             alignments = {alignment for _, alignment in self.protocols}
-            texts = [f"{m}, {a} text" if len(alignments) > 1 else m for m, a in map(self._protocol, firsts)]
+            texts = [protocol_text(row) if len(alignments) > 1 else str(row["mode"]) for row in firsts]
             columns.append(Column("Protocol", "", texts))
         return columns
 
@@ -229,12 +233,13 @@ class _Builder:
         return Column(header, dataset, texts, values)
 
     def _published_column(self, dataset: str, metric: str, rows: Sequence[pd.Series | None], notes: Footnotes) -> list[Column]:
-        """The published numbers, once for each method; nothing where no number was published."""
+        """The published numbers, once per method; no column if there are none."""
         if metric not in PUBLISHED_METRICS:
             return []
         methods = {r["method"] for r in rows if r is not None}
         found = {m: published_for(dataset, self.features, m) for m in methods}
-        texts, values = [""] * len(rows), [None] * len(rows)  # type: tuple[list[str], list[float | None]]
+        texts: list[str] = [""] * len(rows)
+        values: list[float | None] = [None] * len(rows)
         for i in _carriers(rows, found):
             row = rows[i]
             source = None if row is None else found[row["method"]]
@@ -259,7 +264,7 @@ class _Builder:
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:
-    """For each method the row that carries its published numbers: its first comparable one, else its first."""
+    """For each method the row that shows its published numbers: the first comparable one, else the first."""
     places: dict[str, tuple[bool, int]] = {}
     for i, row in enumerate(rows):
         if row is not None:

@@ -1,37 +1,39 @@
-"""Captions and footnotes: what a reader must know to judge a number."""
+"""Writes captions and footnotes of tables: what a reader needs to judge the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from benchmark.report.results.collect import UNIT, Problem, Results, UnitFacts, distinct, records
 from benchmark.report.results.published import Published, PublishedTable, differences, published_for, user_reports_for
-from benchmark.report.results.released import RELEASED, place_of
+from benchmark.report.results.released import RELEASED, data_of
 from benchmark.report.tables.studies import budget_sentence
-from benchmark.report.tables.table import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND
+from benchmark.report.tables.table import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND, Column, protocol_text
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Tag
-from benchmark.tracking.tracker import RunRecord
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
-"""Tables with columns of their own for each data set."""
+"""Tables with separate columns for each dataset."""
 TESTED = (*WIDE, "full")
-"""Tables that hold every row of the test splits."""
+"""Tables with every row of the test splits."""
 NAMED_PROBLEMS = 6
-"""Seeds with lost jobs that a caption names; the report lists all of them."""
+"""Seeds with failed jobs that a caption names; the report lists all of them."""
 
 MEANING = {
-    "gzsl": "Mean per-class accuracy in % among all classes: S on seen classes, U on unseen classes, HM their harmonic mean.",
+    "gzsl": "Mean per-class accuracy in % among all classes: S on seen and U on unseen classes, HM their harmonic mean.",
     "zsl": "Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates.",
-    "full": "All but beta, epochs and seeds in %: S, U and HM among all classes, ZSL among unseen classes only, AUSUC the area "
-    "under the seen-unseen curve; beta as chosen on validation; epochs of the final training.",
-    "disjoint": "Mean per-class accuracy in %. Disjoint: without the seen test samples that share a group with a training "
-    "sample (clips of one video or recording, by the rule of the data set's card); S over the samples and classes that "
-    "remain, HM with the same U and beta.",
-    "validation": "Stage 1 only, nothing was tested: results in % on the validation splits, of the kept epoch with the beta "
-    "chosen on the same data, hence optimistic. AUSUC: area under the seen-unseen curve.",
+    "full": "All values in %, except beta, epochs and seeds: S, U and HM among all classes, ZSL among unseen "
+    "classes only, AUSUC the area under the seen-unseen curve. Beta is chosen on validation. Epochs of the final training.",
+    "disjoint": "Mean per-class accuracy in %. Disjoint: without test-seen samples that share a group with a "
+    "training sample (clips from the same source video or recording, by the grouping rule of the dataset config). S "
+    "is over the remaining samples and classes, HM with the same U and beta.",
+    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch and beta are chosen "
+    "on the same data, so the results are optimistic. AUSUC: area under the seen-unseen curve.",
 }
 
 
@@ -49,11 +51,7 @@ def caption_of(
     sentences = [
         MEANING[name],
         *_protocol(units, frame),
-        *(
-            [_uses(trained), seeds_sentence(ours), budget_sentence(trained), _training(trained, results, frame)]
-            if trained
-            else []
-        ),
+        *(_how_trained(results, frame, trained, ours) if trained else []),
         *_data(units),
         *_versions(results, frame),
         processors_sentence(results, frame),
@@ -64,8 +62,12 @@ def caption_of(
     return " ".join(s for s in sentences if s)
 
 
+def _how_trained(results: Results, frame: pd.DataFrame, units: Sequence[UnitFacts], ours: pd.DataFrame) -> list[str]:
+    return [_uses(units), seeds_sentence(ours), budget_sentence(units), _training(units, results, frame)]
+
+
 def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
-    """The facts of the rows of a frame, the newest call's where several have the same."""
+    """The units of the rows of a frame; of equal ones the newest."""
     wanted = set(frame[UNIT].itertuples(index=False, name=None))
     return list({u.key: u for u in reversed(results.units) if u.key in wanted}.values())[::-1]
 
@@ -74,39 +76,41 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
     modes, alignments, features = (
         distinct([*(getattr(u, column) for u in units), *frame[column]]) for column in ("mode", "alignment", "features")
     )
-    marked = "; the column Protocol marks the rows" if len(modes) > 1 or len(alignments) > 1 else ""
+    marked = " (column Protocol)" if len(modes) > 1 or len(alignments) > 1 else ""
     mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
     first = f"{mode}, text alignment {' and '.join(alignments)}, features {', '.join(features)}{marked}."
-    shuffled = " Shuffled class vectors are a control without meaning." if "shuffled" in alignments else ""
+    shuffled = " Shuffled class embeddings: negative control." if "shuffled" in alignments else ""
     known = {u.key for u in units}
     if any(key not in known for key in frame[UNIT].itertuples(index=False, name=None)):
-        shuffled += " Some methods' runs are not in the store any more, and with them titles and settings."
+        shuffled += " The runs of some methods are no longer in the store, so their titles and settings are unknown."
     changed = distinct(frame["switches"])
-    extra = [f"Switched against the mode: {', '.join(changed)}."] if changed else []
+    extra = [f"Non-default protocol switches: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
 
 
 def _uses(units: Sequence[UnitFacts]) -> str:
-    """Which methods see more in training than the training classes."""
+    """Which methods use more than the training classes during training."""
     more = {u.title: u.tag(Tag.METHOD_USES) for u in units if u.tag(Tag.METHOD_USES)}
     if not more:
-        return "All methods are inductive: in training they get the vectors of training classes only."
-    listed = "; ".join(f"{title} ({uses} in training)" for title, uses in more.items())
-    return f"Transductive: {listed}. All others are inductive: in training they get the vectors of training classes only."
+        return "All methods are inductive: only embeddings of training classes are used during training."
+    listed = "; ".join(f"{title} ({uses} during training)" for title, uses in more.items())
+    others = "All others are inductive: only embeddings of training classes are used during training."
+    return f"Transductive: {listed}. {others}"
 
 
 def seeds_sentence(summary: pd.DataFrame) -> str:
-    """Over how many seeds (``seeds`` of ``planned``) the numbers are means."""
+    """The number of seeds (``seeds`` of ``planned``) behind the means."""
     low, high = int(summary["planned"].min()), int(summary["planned"].max())
-    fewer = " (fewer where a job is lost)" if (summary["seeds"] < summary["planned"]).any() else ""
+    fewer = " (fewer where a run failed)" if (summary["seeds"] < summary["planned"]).any() else ""
     if high == 1:
-        return "Ours: n = 1 seed, no deviation."
+        return "Ours: single seed."
     count = str(high) if low == high else f"{low} to {high}"
-    return f"Ours: mean ± standard deviation (n − 1) over n = {count} seeds{fewer}."
+    return f"Ours: mean ± sample standard deviation over {count} seeds{fewer}."
 
 
 def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> str:
-    """How long each method trained: epochs x batches of a size, from the jobs' own settings where there are any."""
+    """Length of each method's training: epochs x batches and their size, from the settings of its jobs if
+    known."""
     lengths: dict[str, dict[str, None]] = {}
     for unit in units:
         mine = frame[(frame[UNIT] == list(unit.key)).all(axis=1) & (frame["variant"] != "tuned")]
@@ -128,44 +132,48 @@ def _data(units: Sequence[UnitFacts]) -> list[str]:
     for dataset in distinct(u.dataset for u in units):
         mine = [u for u in units if u.dataset == dataset]
         text = mine[0].tag(Tag.DATASET_CAPTION)
-        if any(u.generated for u in mine) and "generated data" not in text.lower():
-            text = f"generated data; {text}" if text else "generated data"
+        if any(u.generated for u in mine) and not re.search("(generated|synthetic) data", text.lower()):
+            text = f"synthetic data; {text}" if text else "synthetic data"
         if text:
             sentences.append(f"{mine[0].dataset_title}: {text.rstrip('.')}.")
         reduced = distinct(u.title for u in mine if u.tag(Tag.REDUCED_SIZES) == "true")
         if reduced:
             whose = "all methods" if len(reduced) == len({u.method for u in mine}) else ", ".join(reduced)
-            sentences.append(f"Sizes reduced against the published ones: {whose}.")
+            sentences.append(f"Smaller model sizes than published: {whose}.")
     return sentences
 
 
 def _versions(results: Results, frame: pd.DataFrame) -> list[str]:
-    """Data sets of which several calls had different data: their rows share columns."""
+    """Datasets whose data differ between benchmark runs, though their rows share columns."""
     sentences = []
     for dataset, rows in frame.groupby("dataset", sort=False):
         digests = distinct(results.settings.get(key, {}).get("digest", "") for key in rows["job_key"])
         if len(digests) > 1:
             title = dataset_title(results, str(dataset))
-            sentences.append(f"{title}: the calls had different data (digests {', '.join(digests)}), not comparable.")
+            sentences.append(
+                f"{title}: these runs used different versions of the data (hashes {', '.join(digests)}), so "
+                "rows are not comparable."
+            )
     return sentences
 
 
 def processors_sentence(results: Results, frame: pd.DataFrame) -> str:
-    """That the results of a frame's rows come from processors which round otherwise; empty where one kind computed them all.
+    """A sentence if processors with different rounding computed the results of a frame; else empty.
 
     Args:
-        frame: rows with ``job_key`` and, of released weights, ``run_id``.
+        frame: rows with ``job_key`` or, for released weights, ``run_id``.
     """
     runs = {**results.runs, **{weights.run.run_id: weights.run for weights in results.released}}
     found = [runs.get(row["job_key"]) or runs.get(row["run_id"]) for row in records(frame[["job_key", "run_id"]])]
     kinds = distinct(_processor(run) for run in found if run is not None)
     if len(kinds) < 2:
         return ""
-    return f"Computed by different processors ({'; '.join(kinds)}), whose roundings can move a result as much as another seed."
+    shown = "; ".join(kinds)
+    return f"Computed by different processors ({shown}); rounding can change a result as much as another seed."
 
 
 def _processor(run: RunRecord) -> str:
-    """The GPU of a job that ran on one, else what decides how the CPU rounds."""
+    """The GPU of a job; for a job on the CPU what determines its rounding."""
     if run.params.get("train.device") != "cpu" and (gpu := run.tags.get(Tag.CUDA_DEVICE)):
         return gpu
     recorded = distinct(run.tags.get(name, "") for name in (Tag.CPU_CAPABILITY, Tag.BLAS))
@@ -174,7 +182,7 @@ def _processor(run: RunRecord) -> str:
 
 def _published(summary: pd.DataFrame) -> list[str]:
     sources = {f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary) if not p.second_hand}
-    seeds = "one seed, no deviations" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
+    seeds = "single seed" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
     protocols = " or ".join(distinct(_protocol_text(p.source) for p in sources.values()))
     return [f"Published: {'; '.join(sources)} ({seeds}; {protocols})."] if sources else []
 
@@ -191,7 +199,7 @@ def _published_rows(summary: pd.DataFrame) -> list[Published]:
 def _bold(summary: pd.DataFrame, published: bool, wide: bool) -> str:
     within = []
     if not wide and len(summary["dataset"].unique()) > 1:
-        within.append("data set")
+        within.append("dataset")
     if len(summary[["mode", "alignment"]].drop_duplicates()) > 1:
         within.append("protocol")
     where = f" for each {' and '.join(within)}" if within else ""
@@ -200,12 +208,12 @@ def _bold(summary: pd.DataFrame, published: bool, wide: bool) -> str:
         *(["ours"] if (summary["slot"] != RELEASED).any() else []),
         *(["released weights"] if (summary["slot"] == RELEASED).any() else []),
     ]
-    apart = f", {', '.join(kinds[:-1])} and {kinds[-1]} apart" if len(kinds) > 1 else ""
-    return f"Bold: best of a column{where}{apart}."
+    apart = f"; {', '.join(kinds[:-1])} and {kinds[-1]} compete separately" if len(kinds) > 1 else ""
+    return f"Bold: highest mean per column{where}{apart}."
 
 
 def _lost(results: Results, frame: pd.DataFrame) -> str:
-    """How many jobs have no result, and which."""
+    """The number of jobs that failed or did not run, and their names."""
     place = ["dataset", "features", "mode", "method"]
     mine = set(frame[place].itertuples(index=False, name=None))
     lost = [p for p in results.problems if not p.ablation and (p.dataset, p.features, p.mode, p.method) in mine]
@@ -217,17 +225,39 @@ def _lost(results: Results, frame: pd.DataFrame) -> str:
         stages.setdefault(_seed_name(problem, results), []).append(str(problem.stage))
     names = [f"{name}, stage{'s' * (len(s) > 1)} {' and '.join(s)}" for name, s in stages.items()]
     rest = f"; and {len(names) - NAMED_PROBLEMS} more, listed below" if len(names) > NAMED_PROBLEMS else ""
-    return f"Jobs without a result: {', '.join(counts)} ({'; '.join(names[:NAMED_PROBLEMS])}{rest})."
+    return f"Failed or not run: {', '.join(counts)} ({'; '.join(names[:NAMED_PROBLEMS])}{rest})."
 
 
 def method_title(results: Results, method: str) -> str:
-    """A method's name in tables."""
+    """The name of a method in tables."""
     return next((u.title for u in results.units if u.method == method), method)
 
 
 def dataset_title(results: Results, dataset: str) -> str:
-    """A data set's name in tables."""
+    """The name of a dataset in tables."""
     return next((u.dataset_title for u in results.units if u.dataset == dataset), dataset)
+
+
+def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -> list[Column]:
+    """Columns that label rows.
+
+    Args:
+        headers: ``Dataset``, ``Protocol``, ``Method`` or ``Settings``; with ``?`` only if the rows differ in
+            it.
+    """
+    texts: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "Dataset": lambda row: dataset_title(results, row["dataset"]),
+        "Protocol": protocol_text,
+        "Method": lambda row: method_title(results, row["method"]),
+        "Settings": lambda row: settings_text(row["variant"], row["settings"]),
+    }
+    found = [(header, [texts[header.rstrip("?")](row) for row in rows]) for header in headers]
+    return [Column(h.rstrip("?"), "", column) for h, column in found if not h.endswith("?") or len(set(column)) > 1]
+
+
+def settings_text(variant: str, settings: str) -> str:
+    """The settings of a row, as tables name them."""
+    return f"{'released weights' if variant == RELEASED else variant} {settings}".strip()
 
 
 def _seed_name(problem: Problem, results: Results) -> str:
@@ -236,7 +266,8 @@ def _seed_name(problem: Problem, results: Results) -> str:
 
 
 class Footnotes:
-    """The footnotes of a table: notes on methods, numbered in the order in which rows show them."""
+    """Collects the footnotes of a table while it is built; notes on methods are numbered in the order of
+    rows."""
 
     def __init__(self, results: Results, frame: pd.DataFrame) -> None:
         self.results = results
@@ -248,7 +279,7 @@ class Footnotes:
         self.unlike: dict[str, None] = {}
 
     def method_mark(self, method: str) -> str:
-        """The mark of a method's note; empty where there is nothing to note."""
+        """The mark of a method's note; empty if it has none."""
         note = next((u.tag(Tag.METHOD_NOTE) for u in self.units if u.method == method and u.tag(Tag.METHOD_NOTE)), "")
         if not note:
             return ""
@@ -256,7 +287,7 @@ class Footnotes:
         return self.numbers.setdefault(note, SUPERSCRIPTS[count] if count < len(SUPERSCRIPTS) else f"({count + 1})")
 
     def published_mark(self, row: pd.Series, found: Published | None) -> str:
-        """The mark of a published number that stands in a row which it must not be compared with."""
+        """The mark of a published number that is not comparable with its row; else empty."""
         unlike = differences(row.to_dict(), found.source) if found else []
         if found is None or not unlike:
             return ""
@@ -265,12 +296,20 @@ class Footnotes:
         return NOT_COMPARABLE
 
     def lines(self, name: str, marks: str, summary: pd.DataFrame, *, published: bool) -> list[str]:
-        """All footnotes; ``marks`` is the text of the cells, and only marks that occur in it are explained."""
+        """All footnotes.
+
+        Args:
+            name: name of the table.
+            marks: the text of all cells; only marks that occur in it are explained.
+            summary: rows of the table.
+            published: whether the table has published numbers.
+        """
         lines = [f"{mark} {note[:1].upper()}{note[1:].rstrip('.')}." for note, mark in self.numbers.items()]
         if NOT_COMPARABLE in marks:
             lines.append(
-                f"{NOT_COMPARABLE} Measured under {' or '.join(self.protocols)}, on the published features with the published "
-                f"settings; not comparable with this row, which has {'; or '.join(self.unlike)}."
+                f"{NOT_COMPARABLE} Measured under {' or '.join(self.protocols)}, on the published features "
+                "with the published settings; not comparable with this row, which has "
+                f"{'; or '.join(self.unlike)}."
             )
         if SECOND_HAND in marks:
             sources = distinct(p.source.short for p in _published_rows(summary) if p.second_hand)
@@ -279,14 +318,14 @@ class Footnotes:
             lines.append(f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
         if self.has_released:
             lines.append(
-                "Released weights: from run folders of the published code (its authors' or another run of it), tested here; "
-                "one training, no deviation."
+                "Released weights: checkpoints of the published code, from its authors or a user, evaluated "
+                "here; single training run."
             )
         if name in TESTED:
-            lines += [o.sentence() for o in self.results.on_other_data if place_of(o.run) in self.shown]
+            lines += [o.sentence() for o in self.results.on_other_data if data_of(o.run) in self.shown]
         kept = self._kept_starting_settings()
         if kept:
-            lines.append(f"Tuning kept the starting settings, so that both rows are the same runs: {', '.join(kept)}.")
+            lines.append(f"No trial beat the untuned settings, so both rows are the same runs: {', '.join(kept)}.")
         return [*lines, *(self._user_reports(summary, "zsl" if name == "zsl" else "hm") if published else [])]
 
     def _fewer(self, summary: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""What methods cost: time and memory of their training, size of their models, operations of a test sample."""
+"""Table of costs: time and memory of training, size of models, operations per test sample."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pandas as pd
 
 from benchmark.report.results.collect import ROW, Results, once, records, slot_of
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.captions import dataset_title, method_title
-from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
+from benchmark.report.tables.captions import dataset_title, labels
+from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows
 from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
 from benchmark.tracking.schema import Metric
 
@@ -20,9 +20,9 @@ COSTS = ("stage_1_minutes", "stage_2_minutes", "peak_memory_mib", Metric.PARAMET
 def costs(results: Results) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``): means over seeds.
 
-    Columns: ``IDENTITY``, ``variant``, ``seeds``, and ``COSTS``: minutes of training and validation in each stage, peak memory
-    of stage 2's process in MiB, trainable parameters, floating-point operations to embed a test sample. Rows of which nothing
-    was logged are left out; so are released weights, which were not trained here.
+    Columns: ``IDENTITY``, ``variant``, ``seeds``, and ``COSTS``: minutes of training and validation in each
+    stage, peak memory of stage 2's process in MiB, trainable parameters, floating-point operations to embed a
+    test sample. Rows without costs are omitted, and so are released weights, which were not trained here.
     """
     test, validation = _logged(results, results.test), _logged(results, results.validation)
     first = validation[[*ROW, "settings", "minutes"]].rename(columns={"minutes": "stage_1_minutes"})
@@ -34,7 +34,7 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 def _logged(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
-    """The finished jobs of a frame that were trained here, with what they logged of their cost."""
+    """The finished jobs of a frame that were trained here, with their logged costs."""
     done = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
     metrics = [results.runs[key].metrics for key in done["job_key"]]
     return done.assign(
@@ -45,20 +45,14 @@ def _logged(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_table(results: Results, features: str) -> Table | None:
-    """The costs on a feature set; None where none were logged."""
+    """The costs on a feature set; None if none were logged."""
     frame = costs(results)
     mine = frame[frame["features"] == features]
     if mine.empty:
         return None
     lines = records(mine)
-    labels = [
-        Column("Data set", "", [dataset_title(results, r["dataset"]) for r in lines]),
-        Column("Method", "", [method_title(results, r["method"]) for r in lines]),
-        Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines]),
-        Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]),
-    ]
-    columns = [c for c in labels if c.header in ("Method", "Settings") or len(set(c.texts)) > 1]
-    columns += [
+    columns = [
+        *labels(results, lines, "Dataset?", "Method", "Settings", "Protocol?"),
         Column("Stage 1 (min)", "cost", [_minutes(r["stage_1_minutes"]) for r in lines]),
         Column("Stage 2 (min)", "cost", [_minutes(r["stage_2_minutes"]) for r in lines]),
         Column("Peak memory (MiB)", "cost", [_whole(r["peak_memory_mib"]) for r in lines]),
@@ -67,12 +61,14 @@ def cost_table(results: Results, features: str) -> Table | None:
         Column("Seeds", "cost", [str(r["seeds"]) for r in lines]),
     ]
     caption = (
-        "Means over seeds. Stages: time of training and validation, on whatever machine and beside whatever else ran there, so "
-        "that only jobs of one machine can be compared. Peak memory: of the process of stage 2, which holds the libraries and "
-        "mapped features too, and of the GPU. Parameters: those that are trained. MFLOPs: millions of floating-point "
-        "operations to embed a test sample, matrix products, attention and convolutions only, a multiply-add as 2."
+        "Means over seeds. Stages: time of training and validation; it depends on the machine and its load, "
+        "so compare only jobs of one machine. Peak memory: process of stage 2, including libraries and "
+        "mapped features, plus the GPU. Parameters: trainable ones. MFLOPs: millions of floating-point "
+        "operations to embed a test sample (only matrix products, attention and convolutions; a "
+        "multiply-add counts as 2)."
     )
-    title = f"Cost: {', '.join(dict.fromkeys(dataset_title(results, r['dataset']) for r in lines))}, features {features}"
+    datasets = ", ".join(dict.fromkeys(dataset_title(results, r["dataset"]) for r in lines))
+    title = f"Cost: {datasets}, features {features}"
     return plain_table("cost", title, caption, columns, screen=False, keys=[about(r) for r in lines])
 
 

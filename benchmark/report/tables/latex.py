@@ -1,4 +1,5 @@
-"""Tables as LaTeX: a file per table to paste into a paper, and a document of all of them. The files are plain ASCII."""
+"""Writes tables as LaTeX: one file per table for a paper, and a document of all of them. The files are plain
+ASCII."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ from benchmark.system.beside import Guard, unguarded
 LONG = 32
 """Lines beyond which a table breaks across pages."""
 HEAD = 3
-"""Lines that heads and rules take."""
+"""Lines of the header and the rules."""
 WIDTHS = (150, 210, 10_000)
-"""Characters of a row beyond which a float's groups of columns stand below one another, as far as its length allows."""
+"""Characters of a row beyond which groups of columns are placed below one another, if the float's length
+allows."""
 WORDY, NARROW = 30, 22
-"""Characters beyond which a column's texts wrap, and those that a line holds where words or signs are long."""
+"""Characters beyond which texts of a column wrap, and characters per line if words are long."""
 FITS = {"footnotesize": 130, "scriptsize": 170}
-"""Characters of a row that fit across a landscape page in a size; ``tiny`` where there are more."""
+"""Characters of a row that fit on a landscape page in a font size; wider rows are ``tiny``."""
 
 SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -42,9 +44,9 @@ ACCENTS = {
 
 
 def latex(text: str) -> str:
-    """Text of a cell, caption or note as LaTeX that prints it; what LaTeX has no sign for is named by its number.
+    """The text of a cell, caption or note as LaTeX; text between backticks is code.
 
-    Text between backticks is set as code.
+    A character without a LaTeX command is printed as its number, ``[U+4E2D]``.
     """
     parts = re.split(r"`([^`\n]+)`", " ".join(text.split()))
     return "".join(rf"\texttt{{{_plain(part)}}}" if i % 2 else _plain(part) for i, part in enumerate(parts))
@@ -74,7 +76,7 @@ def latex_files(tables: Sequence[Table], guard: Guard = unguarded) -> dict[str, 
     """``<table>.tex`` for each table and ``report.tex``, which prints them all; by name.
 
     Args:
-        guard: around each table, with the name of its file.
+        guard: encloses each table; it gets the name of its file.
     """
     files = {}
     for table, name in zip(tables, table_names(tables), strict=True):
@@ -84,7 +86,7 @@ def latex_files(tables: Sequence[Table], guard: Guard = unguarded) -> dict[str, 
 
 
 def table_names(tables: Sequence[Table]) -> list[str]:
-    """A name of its own for each table: ``gzsl``; ``gzsl-main`` where there is one for each feature set, and so on."""
+    """A unique name for each table: ``gzsl``, or ``gzsl-main`` if there is one per feature set, and so on."""
     names: dict[int, str] = {}
     for kind in dict.fromkeys(t.name for t in tables):
         mine = [i for i, t in enumerate(tables) if t.name == kind]
@@ -95,7 +97,7 @@ def table_names(tables: Sequence[Table]) -> list[str]:
 
 
 TELLING = ((), ("features",), ("dataset", "features"), ("dataset", "features", "method"), tuple(UNIT))
-"""What tells tables of a kind apart, the shortest first."""
+"""What may distinguish tables of the same kind, the shortest first."""
 
 
 def _name(table: Table, keys: Sequence[str]) -> str:
@@ -105,9 +107,9 @@ def _name(table: Table, keys: Sequence[str]) -> str:
 
 
 def latex_table(table: Table, name: str) -> str:
-    """A table for a paper: a float that is never wider than the line or, where it is long, a table that breaks across pages.
+    """A table for a paper: a float no wider than the line, or for long tables one that breaks across pages.
 
-    Groups of columns that would make a float too wide stand below one another.
+    Groups of columns that would make a float too wide are placed below one another.
     """
     title = latex(table.title)
     caption = rf"\caption[{{{title}}}]{{\textbf{{{title}.}} {latex(table.caption)}}}"
@@ -129,7 +131,8 @@ def latex_table(table: Table, name: str) -> str:
 
 
 def _parts(table: Table) -> list[Table]:
-    """The table cut between groups of columns, so that no part is very wide nor all of them together very long."""
+    """The table split between groups of columns, so that the parts are neither too wide nor together too
+    long."""
     for most in WIDTHS:
         parts: list[list[str]] = []
         for group in dict.fromkeys(g for g in table.groups if g):
@@ -143,19 +146,19 @@ def _parts(table: Table) -> list[Table]:
 
 
 def _wraps(texts: Sequence[str], group: str) -> bool:
-    """Whether a column's texts are wrapped."""
+    """Whether the texts of a column wrap."""
     return group == "" and any(len(text) > WORDY and " " in text for text in texts)
 
 
 def _lines(table: Table, most: int = WORDY) -> int:
-    """How many lines the rows take with so many characters in a line of wrapped text."""
+    """Number of lines of all rows, with ``most`` characters per line of wrapped text."""
     columns = table.cells.to_numpy().T.tolist()
     wrapped = [texts for texts, group in zip(columns, table.groups, strict=True) if _wraps(texts, group)]
     return sum(max((ceil(len(texts[i]) / most) for texts in wrapped), default=1) or 1 for i in range(len(table.cells)))
 
 
 def _tabular(table: Table) -> list[str]:
-    """The lines of a part, scaled to the line where it is wider."""
+    """The lines of a part, which is scaled down if it is wider than the line."""
     columns, _ = _columns(table)
     return [
         r"\par\medskip",
@@ -184,7 +187,7 @@ def _cell(text: str, best: bool) -> str:
 
 
 def _breaking(table: Table, caption: str, notes: Sequence[str], name: str) -> str:
-    """The table as one that breaks across pages, in a size in which it fits across one."""
+    """The table as one that breaks across pages, in a font size that fits the page."""
     (columns, width), head = _columns(table), _head(table)
     size = next((size for size, most in FITS.items() if width <= most), "tiny")
     count = len(table.groups)
@@ -215,7 +218,7 @@ def _breaking(table: Table, caption: str, notes: Sequence[str], name: str) -> st
 
 
 def _head(table: Table) -> list[str]:
-    """The head: a line, or two where columns have groups."""
+    """The header: one line, or two if columns have groups."""
     lines, at = [], 1
     spans = table.spans()
     if spans:
@@ -229,7 +232,7 @@ def _head(table: Table) -> list[str]:
 
 
 def _columns(table: Table) -> tuple[str, int]:
-    """The columns' alignment, and how many characters a row takes."""
+    """The alignment of the columns, and the number of characters of a row."""
     specs, width = [], 0
     for header, group, texts in zip(table.headers(), table.groups, table.cells.to_numpy().T.tolist(), strict=True):
         longest = max(map(len, [header, *texts]))

@@ -1,4 +1,4 @@
-"""Means and standard deviations over seeds, in percent: the numbers of all tables and of their CSV files."""
+"""Computes means and standard deviations over seeds, in percent, for tables and their CSV files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmark.report.results.collect import FRACTIONS, METRICS, NUMBERS, SLOTS, Results, records, slot_of
 from benchmark.report.results.published import differences, method_order, published_for
-from benchmark.report.results.released import DATA, RELEASED, WEIGHTS
+from benchmark.report.results.released import DATA, WEIGHTS
 from benchmark.report.results.switches import Logged, beyond_switches, told_apart
 
 LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
@@ -19,19 +19,14 @@ IDENTITY = ["dataset", "features", "mode", "alignment", "method", "slot", "setti
 PUBLISHED_METRICS = ("seen", "unseen", "hm", "zsl")
 
 
-def settings_text(variant: str, settings: str) -> str:
-    """A row's settings as a table names them."""
-    return f"{'released weights' if variant == RELEASED else variant} {settings}".strip()
-
-
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, features, mode, alignment, method and kind of settings.
+    """A row per dataset, features, mode, alignment, method and kind of settings.
 
-    Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what tells apart rows of different settings),
-    ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches`` set against the mode,
-    ``as_published`` (whether the settings are known to be the published ones), ``seeds`` with a result, ``planned`` seeds,
-    ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of ``NUMBERS`` (n - 1; missing with one seed),
-    accuracies in percent.
+    Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what distinguishes rows with different
+    settings), ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches``
+    that differ from the mode, ``as_published`` (whether the settings are the published ones), ``seeds`` with
+    a result, ``planned`` seeds, ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of
+    ``NUMBERS`` (sample standard deviation; missing with one seed), accuracies in percent.
     """
     rows: list[dict[str, Any]] = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
@@ -58,16 +53,18 @@ def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
     return {"seeds": len(jobs) - len(lost), "planned": len(jobs), "state": state}
 
 
-ABLATED = ["call", "dataset", "features", "method"]
+ABLATED = ["benchmark_run", "dataset", "features", "method"]
 
 
 def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per call, method and switch of an ablation, the published protocol (empty ``ablation``) first.
+    """A row per benchmark run, method and switch of an ablation; the published protocol (empty ``ablation``)
+    is first.
 
-    Columns: ``ABLATED``, ``ablation``, ``planned``, ``seeds`` with a result under both protocols, ``state``, in percent
-    ``<metric>`` and ``<metric>_base`` (the published protocol) with ``_std``, and in percentage points ``<metric>_effect`` and
-    ``<metric>_effect_std``: the mean over seeds of (switched - published), both of the same seed. All are over ``seeds``.
-    A row without a seed in common with the published protocol has its own seeds, and no effect.
+    Columns: ``ABLATED``, ``ablation``, ``planned``, ``seeds`` with a result under both protocols, ``state``,
+    in percent ``<metric>`` and ``<metric>_base`` (the published protocol) with ``_std``, and in percentage
+    points ``<metric>_effect`` and ``<metric>_effect_std``: the mean over seeds of (switched - published),
+    paired by seed. All are over ``seeds``. A row that shares no seed with the published protocol is over its
+    own seeds and has no effect.
     """
     rows = []
     for _, group in frame.groupby(ABLATED, sort=False):
@@ -83,8 +80,12 @@ def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """``<metric>`` of the jobs and ``<metric>_base`` in percent, and ``<metric>_effect``, their difference in percentage
-    points: means and deviations (``_std``) over the ``seeds`` that have a result on both sides."""
+    """Means and deviations (``_std``) over the ``seeds`` with a result on both sides.
+
+    Returns:
+        ``<metric>`` of the jobs and ``<metric>_base`` in percent, and their difference ``<metric>_effect`` in
+        percentage points.
+    """
     ours, theirs = (100 * _by_seed(frame)[list(METRICS)].astype(float) for frame in (jobs, base))
     common = ours.index.intersection(theirs.index)
     effects = ours.loc[common] - theirs.loc[common]
@@ -98,7 +99,8 @@ def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
 
 
 def _by_seed(jobs: pd.DataFrame) -> pd.DataFrame:
-    """Jobs with a result by repetition and seed, one each; released weights have no seed, and are one training in both."""
+    """Jobs with a result, one per repetition and seed. Released weights have no seed and count as one
+    training."""
     done = jobs[jobs["state"] == "done"]
     done = done.set_index(done["repetition"].astype(str) + "/" + done["seed"].astype(str))
     return done[~done.index.duplicated()]
@@ -108,19 +110,20 @@ COMPARED = ["dataset", "features", "method", "slot", "settings"]
 
 
 def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.DataFrame:
-    """A row per data set, features, method and kind of settings that was tested in both modes.
+    """A row per dataset, features, method and kind of settings that was tested in both modes.
 
-    Settings that tell apart rows of a mode are those of a row here, so that only equal ones are paired, and a row without a
-    partner, or without a seed in common with it, is left out; rows that differ in switches alone are partners, each with each.
+    Only rows with the same settings are paired. Rows that differ in protocol switches alone are paired, each
+    with each. A row without a partner, or without a common seed, is omitted.
 
-    Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have both, ``switches``
-    set against the mode in either, ``other_settings`` (what else differs than switches: tuning finds settings in each mode by
-    itself), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in percentage points ``<metric>_difference``: the
-    mean over seeds of (corrected - paper), both of the same seed; each with its deviation ``_std``. All are over ``seeds``.
+    Columns: ``COMPARED``, ``variant``, ``paper_alignment``, ``corrected_alignment``, ``seeds`` that have
+    both, ``switches`` that differ from either mode, ``other_settings`` (differences besides switches, since
+    each mode is tuned separately), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in
+    percentage points ``<metric>_difference``: the mean over seeds of (corrected - paper), paired by seed;
+    each with its deviation ``_std``. All are over ``seeds``.
 
     Args:
         frame: stage-2 jobs and released weights.
-        settings: of each job key, and of released weights by run id.
+        settings: settings by job key, and of released weights by run id.
     """
     rows = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
@@ -142,13 +145,14 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.Data
 
 
 def _logged(jobs: pd.DataFrame, settings: Mapping[str, Logged]) -> Logged:
-    """The settings of rows that share them; released weights have no job key."""
+    """The common settings of some rows; released weights have no job key."""
     first = jobs.iloc[0]
     return settings.get(first["job_key"] or first["run_id"], {})
 
 
 def _telling_apart(method: str, modes: Sequence[str], logged: Sequence[Logged]) -> list[str]:
-    """Settings but switches that differ within a mode; weights and data also where they differ between the modes."""
+    """Settings, besides switches, that differ within a mode, and weights and data if they differ between the
+    modes."""
     by_mode = [[p for m, p in zip(modes, logged, strict=True) if m == mode] for mode in set(modes)]
     within = {name for alike in by_mode for name in beyond_switches(method, alike)}
     return sorted(within | ({WEIGHTS, DATA} & set(beyond_switches(method, logged))))
@@ -157,7 +161,7 @@ def _telling_apart(method: str, modes: Sequence[str], logged: Sequence[Logged]) 
 def _pair(
     paper: pd.DataFrame, corrected: pd.DataFrame, paper_settings: Logged, corrected_settings: Logged, names: Sequence[str]
 ) -> dict[str, Any]:
-    """The columns of ``mode_effects`` from the jobs of one kind of settings in each mode."""
+    """The columns of ``mode_effects`` from the jobs with the same settings in each mode."""
     method, firsts = str(paper["method"].iloc[0]), [jobs.iloc[0] for jobs in (paper, corrected)]
     changed = [f"{first['switches']} in mode {first['mode']}" for first in firsts if first["switches"]]
     weights = [paper_settings[WEIGHTS]] if WEIGHTS in names else []
@@ -177,13 +181,15 @@ def _pair(
 
 
 def method_ranks(results: Results) -> dict[str, int]:
-    """Place of each method in tables and its number in figures: as published tables list them, then as the calls ran them."""
+    """Rank of each method in tables, and its number in figures: first as in published tables, then as they
+    were run."""
     seen = [*results.test["method"].unique(), *results.validation["method"].unique(), *(u.method for u in results.units)]
     return {name: rank for rank, name in enumerate(dict.fromkeys([*method_order(), *seen]))}
 
 
 def order_rows(summary: pd.DataFrame, ranks: dict[str, int]) -> pd.DataFrame:
-    """Rows in the order of tables: method, kind of settings (``SLOTS``), settings, mode paper first; data sets as run."""
+    """Rows in the order of tables: dataset as run, method, kind of settings (``SLOTS``), settings, mode paper
+    first."""
     datasets = {name: i for i, name in enumerate(dict.fromkeys(summary["dataset"]))}
     keys = {
         "dataset": summary["dataset"].map(datasets),
@@ -198,7 +204,7 @@ def order_rows(summary: pd.DataFrame, ranks: dict[str, int]) -> pd.DataFrame:
 
 
 def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """The numbers behind a table, for CSV: percent with full precision, published ones beside ours."""
+    """The numbers of a table for its CSV file: percent with full precision, with the published numbers."""
     columns: dict[str, Any] = {name: summary[name] for name in ("dataset", "features", "mode", "alignment", "method")}
     columns["settings"] = [f"{v} {s}".strip() for v, s in zip(summary["variant"], summary["settings"], strict=True)]
     columns |= {"seeds": summary["seeds"], "seeds_planned": summary["planned"]}

@@ -1,4 +1,4 @@
-"""Recall of single classes: which ones a method recognises, beside how near a training class their word vector is."""
+"""Tables of recall per class, with the similarity of its class embedding to the training classes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from benchmark.report.results.collect import UNIT, Results, once, records, slot_of
-from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
-from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows, settings_text
+from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence, settings_text
+from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows
 from benchmark.report.tables.table import NOTHING, Column, Table, plain_table
 
 RECALLS = ("gzsl", "own_group")
-"""Recall among all classes at the calibrated beta, and among the classes of the class's own group (seen or unseen)."""
+"""Recall among all classes at the calibrated beta, and among the classes of the same group (seen or
+unseen)."""
 SIMILAR = ("nearest_seen_class", "nearest_seen_cosine")
 
 
@@ -21,9 +22,10 @@ SIMILAR = ("nearest_seen_class", "nearest_seen_cosine")
 def recall_by_class(results: Results) -> pd.DataFrame:
     """A row per method, kind of settings (``IDENTITY``) and class: means over seeds, in percent.
 
-    Columns: ``IDENTITY``, ``variant``, ``class``, ``group`` (seen or unseen), ``samples`` in the test split, ``seeds``, for
-    each of ``RECALLS`` its mean and ``_std`` (n - 1), and of unseen classes ``nearest_seen_class`` and
-    ``nearest_seen_cosine``, missing where seeds differ in them (shuffled text) or jobs did not log them.
+    Columns: ``IDENTITY``, ``variant``, ``class``, ``group`` (seen or unseen), ``samples`` in the test split,
+    ``seeds``, for each of ``RECALLS`` its mean and ``_std``, and for unseen classes ``nearest_seen_class``
+    and ``nearest_seen_cosine``. These are missing if seeds differ in them (shuffled text) or jobs did not log
+    them.
     """
     names = ["samples", "seeds", *(f"{r}{end}" for r in RECALLS for end in ("", "_std")), *SIMILAR]
     columns = [*IDENTITY, "variant", "class", "group", *names]
@@ -42,7 +44,8 @@ def recall_by_class(results: Results) -> pd.DataFrame:
 
 
 def recall_tables(results: Results) -> list[Table]:
-    """For each data set, features, mode and alignment the GZSL recall of the unseen classes, a column per method."""
+    """GZSL recall of the unseen classes: a table per dataset, features, mode and alignment, a column per
+    method."""
     frame = recall_by_class(results)
     unseen = frame[frame["group"] == "unseen"]
     return [_table(results, tuple(map(str, key)), rows) for key, rows in unseen.groupby(UNIT[:-1], sort=False)]
@@ -65,24 +68,25 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
     low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
     seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
     caption = (
-        f"In %, mean over {seeds}: share of the test samples of an unseen class that are recognised among all classes at the "
-        f"calibrated beta (GZSL). Mode {mode}, text alignment {alignment}."
+        f"In %, mean over {seeds}: recall of each unseen class among all classes at the calibrated beta "
+        f"(GZSL). Mode {mode}, text alignment {alignment}."
     )
     if classes["nearest_seen_class"].notna().any():
         caption += (
-            " Nearest seen class: the training class whose word vector has the highest cosine with that of the class, as "
-            "the alignment gives the vectors."
+            " Nearest seen class: the training class whose embedding has the highest cosine with that of "
+            "the class, under the same text alignment."
         )
-    caption += " `recall.csv` has the deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    caption += " `recall.csv` also has deviations, the recall among unseen classes only (ZSL), and the seen classes."
     done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
     processors = processors_sentence(results, done)
     caption += f" {processors}" if processors else ""
-    title = f"Recall of unseen classes: {dataset_title(results, dataset)}, features {features}, mode {mode}, {alignment} text"
+    data = f"{dataset_title(results, dataset)}, features {features}"
+    title = f"Recall of unseen classes: {data}, mode {mode}, {alignment} text"
     return plain_table("recall", title, caption, columns, screen=False, keys=[place] * len(classes))
 
 
 def _by_column(results: Results, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each column by its header: the method, with its settings where there are several kinds."""
+    """The rows of each column by its header: the method, with its settings if there are several kinds."""
     several, found = rows["slot"].nunique() > 1, dict[str, pd.DataFrame]()
     for _, mine in rows.groupby(["method", "slot", "settings"], sort=False):
         first: dict[str, Any] = records(mine.head(1))[0]
@@ -93,7 +97,7 @@ def _by_column(results: Results, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def recall_csv(results: Results) -> pd.DataFrame:
-    """``recall_by_class`` for CSV, with the units in the names."""
+    """``recall_by_class`` for CSV, with units in the names."""
     frame = recall_by_class(results)
     units = {f"{r}{end}": f"{r}{end}_percent" for r in RECALLS for end in ("", "_std")}
     rounded = frame.round(dict.fromkeys((*units, SIMILAR[1]), 6))

@@ -1,4 +1,4 @@
-"""Published and reported numbers of a report's methods and data sets, of every origin: to look up, not to compare blindly."""
+"""Table of published and reported numbers of a report's methods and datasets, of any origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from benchmark.report.results.collect import Results, distinct, records
 from benchmark.report.results.published import Published, all_numbers_for
-from benchmark.report.tables.captions import dataset_title, method_title
+from benchmark.report.tables.captions import dataset_title, labels
 from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks
 from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
 
@@ -14,7 +14,7 @@ ORIGIN_TEXTS = {"user-report": "user's report", "readme": "README"}
 
 
 def references(results: Results) -> pd.DataFrame:
-    """A row per number set: data set, features, method, S, U, HM and ZSL in percent, and where they come from."""
+    """A row per source: dataset, features, method, S, U, HM and ZSL in percent, and where they come from."""
     ranks = method_ranks(results)
     rows = []
     for features in dict.fromkeys(u.features for u in results.units):
@@ -35,19 +35,19 @@ def _row(dataset: str, method: str, found: Published) -> dict[str, object]:
 
 
 def references_table(results: Results, features: str) -> Table | None:
-    """The references of a feature set; None where there are none."""
+    """The references of a feature set; None if there are none."""
     frame = references(results)
     lines = [r for r in records(frame) if r["features"] == features]
     if not lines:
         return None
     titles = [dataset_title(results, r["dataset"]) for r in lines]
-    columns = [Column("Data set", "", titles), Column("Method", "", [method_title(results, r["method"]) for r in lines])]
+    columns = labels(results, lines, "Dataset", "Method")
     for metric in PUBLISHED_METRICS:
         values = [r[f"{LABELS[metric]}_percent"] for r in lines]
         columns.append(Column(LABELS[metric], "all", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in values]))
     columns.append(Column("Source", "", [f"{r['source']}, {r['table']}" for r in lines]))
     columns.append(Column("Origin", "", [ORIGIN_TEXTS.get(r["origin"], r["origin"]) for r in lines]))
-    columns.append(Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]))
+    columns += labels(results, lines, "Protocol")
     columns.append(Column("Seeds", "all", [str(r["seeds"]) for r in lines]))
     generated = distinct(
         u.dataset_title
@@ -55,10 +55,10 @@ def references_table(results: Results, features: str) -> Table | None:
         if u.features == features and u.generated and u.dataset in {r["dataset"] for r in lines}
     )
     caption = (
-        "What others printed or reported of these methods, in %, on the published features; – where a source does not give a "
-        "number. Origin: a paper, a README, second-hand (not from the method's authors), or a user's report of a training of "
-        "their own. Protocol: what the numbers were measured under (docs/protocol.md)."
+        "Numbers that others published or reported for these methods, in %, on the published features; –: "
+        "not reported. Origin: a paper, a README, second-hand (not from the method's authors), or a user's "
+        "report of their own training. Protocol: see docs/protocol.md."
     )
-    caption += f" The data of this report are generated ({', '.join(generated)}), these numbers are not." if generated else ""
+    caption += f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not." if generated else ""
     title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
     return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])

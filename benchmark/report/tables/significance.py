@@ -1,4 +1,5 @@
-"""How sure the numbers are: intervals, differences between methods seed by seed, and differences to published numbers."""
+"""Tables of uncertainty: intervals, paired differences between methods, and differences to published
+numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.report.results.collect import Results, distinct, once, records, slot_of
+from benchmark.report.results.collect import UNIT, Results, distinct, once, records, slot_of
 from benchmark.report.results.published import differences, published_for
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence
-from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows, settings_text
+from benchmark.report.tables.captions import dataset_title, labels, method_title, processors_sentence
+from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows
 from benchmark.report.tables.studies import ONE_SEARCH
 from benchmark.report.tables.table import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
 from benchmark.uncertainty import (
@@ -29,15 +30,15 @@ from benchmark.uncertainty import (
 )
 
 TESTED = ("hm", "zsl")
-"""Metrics by which methods are compared: the only ones that are tested, so that p-values are corrected for no others."""
-PLACE = ["dataset", "features", "mode", "alignment", "slot"]
-"""What methods that are compared have in common."""
+"""Metrics that are tested. There are no others, so that p-values need correction for fewer tests."""
+COMPARED_IN = [*UNIT[:-1], "slot"]
+"""What compared methods have in common."""
 SIGNIFICANT = "*"
 NOT_RECORDED, DIFFERENT = "not recorded", "different"
 
 
 def _trained(results: Results) -> pd.DataFrame:
-    """Finished stage-2 jobs that were trained here, with their ``slot``, accuracies in percent."""
+    """Finished stage-2 jobs that were trained here, with ``slot``; accuracies in percent."""
     done = results.test[(results.test["state"] == "done") & (results.test["variant"] != RELEASED)]
     return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS})
 
@@ -46,11 +47,12 @@ def _trained(results: Results) -> pd.DataFrame:
 def intervals(results: Results) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
-    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``, the 95 % interval
-    of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the 95 % interval of the same mean over
-    test samples; ``_published``; if that is comparable ``_to_published`` (ours - published), and of ``TESTED`` ``_p`` of the
-    test that the published number is one more training of ours, and ``_p_holm``, corrected for all tests of the feature set.
-    ``samples_drawn`` is what ``_over_samples`` drew.
+    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``,
+    the 95 % interval of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the
+    95 % interval of the same mean over test samples; ``_published``; if that is comparable ``_to_published``
+    (ours - published), and for ``TESTED`` ``_p`` (null hypothesis: the published number is one more training
+    of ours) and ``_p_holm``, corrected for all tests of the feature set. ``samples_drawn``: see
+    ``_over_samples``.
     """
     rows = []
     for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
@@ -75,14 +77,16 @@ def intervals(results: Results) -> pd.DataFrame:
 
 
 def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """``<metric>_samples_low`` and ``_high`` in percent, of the mean over the trainings of a row.
-
-    ``samples_drawn`` is ``groups`` (of the data set's rule), ``single samples`` (it has no rule), ``not recorded`` (by at
-    least one training) or ``different`` (the trainings were not tested on the same samples); there is no interval in the last
-    two cases.
+    """The 95 % interval over test samples of the mean over trainings.
 
     Args:
-        logged: ``groups.json`` of each training.
+        logged: ``Artifact.GROUPS`` of each training; None if it has none.
+
+    Returns:
+        ``<metric>_samples_low`` and ``_high`` in percent, and ``samples_drawn``: ``groups`` (by the dataset's
+        rule), ``single samples`` (there is no rule), ``not recorded`` (by at least one training) or
+        ``different`` (the trainings were tested on different samples). In the last two cases there is no
+        interval.
     """
     known = [groups for groups in logged if groups is not None]
     if len(known) < len(logged):
@@ -97,22 +101,23 @@ def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
 
 @once
 def comparisons(results: Results) -> pd.DataFrame:
-    """A row per pair of methods of a place (``PLACE``), in percentage points.
+    """A row per pair of methods with the same ``COMPARED_IN``, in percentage points.
 
-    Columns: ``PLACE``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both have, and for each
-    metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and ``_high`` of its 95 % interval, ``_p`` of
-    the paired t-test and ``_p_holm``, corrected for all tests of the feature set. Tuned settings are not tested: each are of
-    one search, whose scatter is not known.
+    Columns: ``COMPARED_IN``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both
+    have, and for each metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and
+    ``_high`` of its 95 % interval, ``_p`` of the paired t-test and ``_p_holm``, corrected for all tests of
+    the feature set. Tuned settings are not tested: each method has one search only, so the variance between
+    searches is unknown.
     """
     rows, ranks = [], method_ranks(results)
-    for place, jobs in _trained(results).groupby(PLACE, sort=False):
+    for key, jobs in _trained(results).groupby(COMPARED_IN, sort=False):
         groups = jobs.groupby(["method", "settings"], sort=False)
         sides = [(key, side.set_index("seed")[list(TESTED)]) for key, side in groups]
         sides.sort(key=lambda side: ranks[str(side[0][0])])
         for (first, one), (second, two) in combinations(sides, 2):
             if first[0] == second[0]:
-                continue  # one method under two settings: their rows say enough
-            row: dict[str, Any] = dict(zip(PLACE, place, strict=True))
+                continue  # the same method with other settings
+            row: dict[str, Any] = dict(zip(COMPARED_IN, key, strict=True))
             row |= {"method": first[0], "settings": first[1], "other": second[0], "other_settings": second[1]}
             seeds = one.index.intersection(two.index)
             gaps = one.loc[seeds].to_numpy(float) - two.loc[seeds].to_numpy(float)
@@ -127,11 +132,12 @@ def comparisons(results: Results) -> pd.DataFrame:
             rows.append(row)
     names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
     labels = ["method", "settings", "other", "other_settings", "seeds"]
-    return _corrected(pd.DataFrame(rows, columns=[*PLACE, *labels, *names]))
+    return _corrected(pd.DataFrame(rows, columns=[*COMPARED_IN, *labels, *names]))
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
-    """With ``_p_holm`` beside each ``_p``, corrected for all tests of a table: both metrics, all rows of a feature set."""
+    """Add ``_p_holm`` to each ``_p``, corrected for all tests of a table: both metrics, all rows of a feature
+    set."""
     p = frame[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
     corrected = np.full_like(p, np.nan)
     for rows in frame.groupby("features", sort=False).indices.values():
@@ -142,19 +148,22 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
-    """Intervals of a feature set and differences to published numbers; None where there are neither.
+    """Intervals of a feature set and differences to published numbers; None if there are neither.
 
-    With one seed there is no interval over seeds and no test; the interval over samples and the differences stay.
+    With one seed there is no interval over seeds and no test.
 
     Args:
-        frame: of ``intervals``.
+        frame: result of ``intervals``.
     """
     mine = frame[frame["features"] == features]
     shown = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
     if mine[shown].isna().all(axis=None):
         return None
     lines = records(mine)
-    columns = [*_labels(results, lines), Column("n", "", [str(r["seeds"]) for r in lines])]
+    columns = [
+        *labels(results, lines, "Dataset?", "Protocol?", "Method", "Settings"),
+        Column("n", "", [str(r["seeds"]) for r in lines]),
+    ]
     for metric in PUBLISHED_METRICS:
         label = LABELS[metric]
         if metric not in TESTED:
@@ -170,12 +179,12 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
             columns.append(Column(f"{label} − published", label, gaps))
             columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
-    caption = f"In %. Over seeds: Student's t interval of the mean of n seeds, from two on. {_samples_sentence(results, mine)}"
+    caption = f"In %. Over seeds: 95 % t-interval of the mean over n ≥ 2 seeds. {_samples_sentence(results, mine)}"
     if any(c.header.endswith("published") for c in columns):
         caption += (
-            " To published: mean of ours − the published number, if the two are comparable. p, of HM and ZSL from two seeds "
-            "on: the published number is taken as one further training, whose scatter is that of ours (t-test by the "
-            f"prediction interval). {_corrected_sentence(mine)}"
+            " − published: our mean − the published number, if the two are comparable. p (HM and ZSL, n ≥ "
+            "2): the published number counts as one further training with the variance of ours (t-test by "
+            f"the prediction interval). {_corrected_sentence(mine)}"
         )
     caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
@@ -184,10 +193,10 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
 
 
 def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
-    """Differences between methods of a feature set; None where no two have two seeds in common.
+    """Differences between methods of a feature set; None if no two methods share two seeds.
 
     Args:
-        frame: of ``comparisons``.
+        frame: result of ``comparisons``.
     """
     mine = frame[(frame["features"] == features) & (frame["seeds"] > 1)]
     if mine.empty:
@@ -198,7 +207,9 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
         return f"{method_title(results, row[method])} {row[settings]}".strip()
 
     pairs = [f"{name(r, 'method', 'settings')} − {name(r, 'other', 'other_settings')}" for r in lines]
-    columns = _places(results, lines)
+    columns = labels(results, lines, "Dataset?", "Protocol?")
+    slots = Column("Settings", "", [r["slot"] for r in lines])
+    columns += [slots] if len(set(slots.texts)) > 1 else []
     columns += [Column("Difference", "", pairs), Column("n", "", [str(r["seeds"]) for r in lines])]
     for metric in TESTED:
         label = LABELS[metric]
@@ -208,11 +219,11 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
         columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
     found = sum(bool(_mark(r, metric)) for r in lines for metric in TESTED)
     caption = (
-        "In percentage points, seed by seed (a seed gives both methods the same batches): mean ± standard deviation over the "
-        f"n seeds that both have, its Student's t interval, and the paired t-test. {_corrected_sentence(mine)} Marked: {found} "
-        f"of {len(TESTED) * len(lines)} differences."
+        "In percentage points, paired by seed (both methods see the same batches): mean ± standard "
+        "deviation over the n seeds that both have, its 95 % t-interval, and the paired t-test. "
+        f"{_corrected_sentence(mine)} Marked: {found} of {len(TESTED) * len(lines)} differences."
     )
-    caption += f" {ONE_SEARCH} So there is no test between them." if "tuned" in set(mine["slot"]) else ""
+    caption += f" {ONE_SEARCH} So they are not tested." if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
     return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
@@ -225,10 +236,10 @@ def _processors(results: Results, features: str) -> str:
 
 
 def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
-    """What the intervals over samples draw, and of which data sets."""
+    """What the bootstrap over samples draws, for which datasets."""
     how = {
-        "groups": "groups of samples from one source, by the data set's rule `grouping`",
-        "single samples": "single samples, since the data set has no rule `grouping`",
+        "groups": "groups of samples from the same source, by the dataset's rule `grouping`",
+        "single samples": "single samples, since the dataset has no rule `grouping`",
     }
     drawn = {kind: distinct(rows.loc[rows["samples_drawn"] == kind, "dataset"]) for kind in how}
     texts = [
@@ -247,37 +258,21 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
     if not texts:
         return " ".join(missing)
     bootstrap = (
-        f"Over samples: cluster bootstrap of the mean over the n seeds ({DRAWS:,} draws, the same for all seeds; models, betas "
-        f"and classes are fixed). Drawn within each class: {'; '.join(texts)}."
+        f"Over samples: cluster bootstrap of the mean over the n seeds ({DRAWS:,} draws, the same for all "
+        f"seeds; models, betas and classes are fixed). Drawn within each class: {'; '.join(texts)}."
     )
     return " ".join([bootstrap, *missing])
 
 
 def _corrected_sentence(rows: pd.DataFrame) -> str:
-    """How the p-values of a table are corrected, and what a mark takes."""
+    """How the p-values of a table are corrected, and what a mark requires."""
     p = rows[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
     text, tests = f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.", np.isfinite(p)
     if not tests.any():
         return text
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())
     needed = f"the smallest of {tests.sum()} p-values needs |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
-    return f"{text} At n = {most} {'nearly nothing can be marked: ' if most == 2 else ''}{needed}"
-
-
-def _labels(results: Results, lines: Sequence[dict[str, Any]]) -> list[Column]:
-    methods = Column("Method", "", [method_title(results, r["method"]) for r in lines])
-    settings = Column("Settings", "", [settings_text(r["variant"], r["settings"]) for r in lines])
-    return [*_places(results, lines, slot=False), methods, settings]
-
-
-def _places(results: Results, lines: Sequence[dict[str, Any]], *, slot: bool = True) -> list[Column]:
-    """Columns for what of the place differs between rows."""
-    columns = [
-        Column("Data set", "", [dataset_title(results, r["dataset"]) for r in lines]),
-        Column("Protocol", "", [f"{r['mode']}, {r['alignment']} text" for r in lines]),
-        *([Column("Settings", "", [r["slot"] for r in lines])] if slot else []),
-    ]
-    return [c for c in columns if len(set(c.texts)) > 1]
+    return f"{text} At n = {most} {'almost nothing can be marked: ' if most == 2 else ''}{needed}"
 
 
 def _datasets(results: Results, frame: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
-"""Searches of settings as reports show them: budgets, what pruning saved, gains, best so far, importances."""
+"""Reports hyperparameter searches: budgets, epochs saved by pruning, gains, best values so far,
+importances."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ from benchmark.report.tables.means import method_ranks
 from benchmark.report.tables.table import NOTHING, Column, Table, difference, plain_table
 from benchmark.tracking.schema import PARAMETER, Budget
 
-ONE_SEARCH = "Tuned rows are of one search each: ± and intervals are over trainings with what it found, not over searches."
+ONE_SEARCH = "Each tuned row is from one search: ± and intervals are over trainings, not over searches."
 
 
 def budget_of(unit: UnitFacts) -> Budget | None:
-    """The budget of a unit's study, None without a finished one; of older stores what the study did."""
+    """The budget of a unit's study; None without a finished one. For earlier stores, the trials that it
+    ran."""
     if not unit.trials:
         return None
     study = unit.study or {}
@@ -29,7 +31,7 @@ def budget_of(unit: UnitFacts) -> Budget | None:
 
 
 def budget_sentence(units: Sequence[UnitFacts]) -> str:
-    """Whether methods had equal budgets, and which."""
+    """The budgets of the methods, and whether they are equal."""
     whose: dict[Budget | None, dict[str, None]] = {}
     by_method: dict[str, list[UnitFacts]] = {}
     for unit in units:
@@ -42,13 +44,14 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
     if not set(whose) - {None}:
         return "No tuning."
     if len(whose) == 1:
-        return f"Tuning budget: {next(iter(whose))} per method, data set and mode, chosen by validation HM. {ONE_SEARCH}"
+        budget = next(iter(whose))
+        return f"Tuning budget: {budget} per method, dataset and mode; selection by validation HM. {ONE_SEARCH}"
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
-    return f"Budgets differ: {', '.join(texts)}; tuned settings chosen by validation HM. {ONE_SEARCH}"
+    return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {ONE_SEARCH}"
 
 
 def studies(results: Results) -> list[UnitFacts]:
-    """The units with a finished study in the order of tables; of calls that share a study the newest."""
+    """The units with a finished study, in the order of tables; the newest of those that share a study."""
     ranks = method_ranks(results)
     found: dict[tuple[object, ...], UnitFacts] = {}
     for unit in results.units:
@@ -58,13 +61,13 @@ def studies(results: Results) -> list[UnitFacts]:
 
 
 def tuning_table(results: Results) -> Table | None:
-    """What each study found on the validation splits, and at what cost; None where nothing was tuned."""
+    """The result and the cost of each study; None if nothing was tuned."""
     units = studies(results)
     if not units:
         return None
     text: dict[str, Callable[..., str]] = {
         "Method": lambda u, s: u.title,
-        "Data set": lambda u, s: f"{u.dataset_title}, {u.features}",
+        "Dataset": lambda u, s: f"{u.dataset_title}, {u.features}",
         "Mode": lambda u, s: f"{u.mode}, {u.alignment} text",
         "Budget": lambda u, s: str(budget_of(u)),
         "Trials": lambda u, s: f"{s['complete'] + s['pruned']} ({s['pruned']} pruned, {s['failed']} failed)",
@@ -75,18 +78,18 @@ def tuning_table(results: Results) -> Table | None:
         "Validation HM": lambda u, s: f"{100 * s['best_hm']:.2f}",
         "Gain": lambda u, s: NOTHING if s.get("start_hm") is None else _difference([s["best_hm"] - s["start_hm"]]),
         "Gain in test HM": lambda u, s: _difference(_test_gains(results, u)),
-        "Settings found": lambda u, s: (
-            ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the starting settings"
+        "Best hyperparameters": lambda u, s: (
+            ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the untuned settings"
         ),
     }
-    left = {"Method", "Data set", "Mode", "Budget", "Settings found"}
+    left = {"Method", "Dataset", "Mode", "Budget", "Best hyperparameters"}
     columns = [Column(n, "" if n in left else "all", [make(u, u.study) for u in units]) for n, make in text.items()]
     optional = {"Epochs saved", "Seconds", "Gain", "Gain in test HM"}
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     caption = (
-        "The search maximises HM on the validation splits (in %), with one seed; trial 0 has the starting settings "
-        "(published ones, or defaults). Trials count finished and pruned ones. No test data take part. "
-        f"{budget_sentence(units)} {_meaning({c.header for c in columns})}"
+        "Each search maximises HM on the validation splits (in %) with one seed; no test data are used. "
+        "Trial 0 has the untuned settings. Trials: finished ones, including pruned "
+        f"ones. {budget_sentence(units)} {_meaning({c.header for c in columns})}"
     )
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
     return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
@@ -95,9 +98,9 @@ def tuning_table(results: Results) -> Table | None:
 def tuning_csv(results: Results) -> pd.DataFrame:
     """The numbers of ``tuning_table``, a row per study.
 
-    Columns: ``UNIT``, ``study``, trials by how they ended, ``seconds`` of all trials, ``best_trial``, in percent validation HM
-    of trial 0 (``start``) and of the best, in percentage points their ``gain`` and the gain in test HM (mean over
-    ``test_seeds`` and deviation), and ``settings_found`` as JSON.
+    Columns: ``UNIT``, ``study``, trials by state, ``seconds`` of all trials, ``best_trial``, in percent
+    validation HM of trial 0 (``start``) and of the best trial, in percentage points their ``gain`` and the
+    gain in test HM (mean over ``test_seeds`` and deviation), and ``best_hyperparameters`` as JSON.
     """
     rows = []
     for unit in studies(results):
@@ -116,7 +119,7 @@ def tuning_csv(results: Results) -> pd.DataFrame:
                 "test_HM_gain": gains.mean(),
                 "test_HM_gain_std": gains.std(ddof=1),
                 "test_seeds": len(gains),
-                "settings_found": json.dumps(s["best_values"]),
+                "best_hyperparameters": json.dumps(s["best_values"]),
             }
         )
     return pd.DataFrame(rows)
@@ -124,29 +127,29 @@ def tuning_csv(results: Results) -> pd.DataFrame:
 
 def _meaning(headers: set[str]) -> str:
     meanings = {
-        "Epochs saved": "Epochs saved: those that pruned trials did not train, of those planned for all trials.",
+        "Epochs saved": "Epochs saved: epochs skipped by pruning, out of all planned epochs.",
         "Seconds": "Seconds: training and validation of all trials.",
-        "Gain": "Gain: validation HM of the best trial − of trial 0, in percentage points; it is chosen as the highest, hence "
-        "never negative and optimistic.",
-        "Gain in test HM": "Gain in test HM: tuned − starting settings, seed by seed (mean ± standard deviation over the seeds "
-        "that both have).",
+        "Gain": "Gain: validation HM of the best trial − that of trial 0, in percentage points; as the highest of "
+        "all trials it is optimistic and never negative.",
+        "Gain in test HM": "Gain in test HM: tuned − untuned, paired by seed (mean ± standard deviation over the "
+        "seeds that both have).",
     }
     return " ".join(text for header, text in meanings.items() if header in headers)
 
 
 def _saved(unit: UnitFacts) -> str:
-    """Epochs that pruned trials did not train."""
+    """Epochs skipped by pruning."""
     if unit.search is None:
         return NOTHING
-    told = unit.search[unit.search["state"] != "failed"]
-    pruned = told[told["state"] == "pruned"]
-    saved, planned = int((pruned["planned_epochs"] - pruned["epochs"]).sum()), int(told["planned_epochs"].sum())
+    finished = unit.search[unit.search["state"] != "failed"]
+    pruned = finished[finished["state"] == "pruned"]
+    saved, planned = int((pruned["planned_epochs"] - pruned["epochs"]).sum()), int(finished["planned_epochs"].sum())
     return f"{saved} of {planned} ({100 * saved / max(1, planned):.0f} %)"
 
 
 def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
-    """Test HM of the tuned settings - of the starting ones, a fraction for each seed that has both."""
-    mine = results.test[results.test["call"] == unit.call]
+    """Test HM with tuned settings - with untuned ones, as a fraction, for each seed that has both."""
+    mine = results.test[results.test["benchmark_run"] == unit.call]
     mine = mine[(mine[UNIT] == list(unit.key)).all(axis=1)]
     done, tuned = mine[mine["state"] == "done"], mine["variant"] == "tuned"
     after, before = (done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned))
@@ -164,10 +167,10 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class StudyGroup:
-    """The studies of a data set, feature set and mode, whose trials and importances are in the store where they were logged."""
+    """The studies on a dataset, feature set and mode, as figures show them."""
 
     stem: str
-    """``<data set>-<features>-<mode>``, for names of files."""
+    """``<dataset>-<features>-<mode>``, for file names."""
     title: str
     keys: Mapping[str, str]
     """``dataset``, ``features`` and ``mode``."""
@@ -177,13 +180,13 @@ class StudyGroup:
     without: Sequence[str]
     """Methods without importances, with the reason."""
     searches: pd.DataFrame
-    """The trials of all methods, without their settings, with ``SearchCurve.points``' columns."""
+    """The trials of all methods, without their hyperparameters, with ``SearchCurve.points``' columns."""
     importances: pd.DataFrame
-    """Columns method, parameter, importance (fraction), trials, evaluator, seed."""
+    """Columns ``method``, ``parameter``, ``importance`` (fraction), ``trials``, ``evaluator``, ``seed``."""
 
 
 def study_groups(results: Results) -> list[StudyGroup]:
-    """The studies with logged trials, by data set, feature set and mode."""
+    """The studies with logged trials, by dataset, feature set and mode."""
     groups: dict[tuple[str, str, str], list[UnitFacts]] = {}
     for unit in studies(results):
         if unit.search is not None:
@@ -229,7 +232,7 @@ def _method_first(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _names(units: Sequence[UnitFacts]) -> list[str]:
-    """A name for each study of a group: the method's, with alignment or call where that does not tell them apart."""
+    """A unique name for each study of a group: the method's, if needed with alignment or study."""
     titles = [u.title for u in units]
     aligned = [f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)]
     return [

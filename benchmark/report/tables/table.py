@@ -1,4 +1,4 @@
-"""A table ready to print, and how numbers become its cells. What stands in which table is not decided here."""
+"""A table ready to print, and how numbers become its cells."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ class Table:
     cells: pd.DataFrame
     """Display strings without any markup."""
     bold: pd.DataFrame
-    """Of the same shape: whether a cell is the best of its column."""
+    """Whether a cell is the best of its column; same shape as ``cells``."""
     groups: Sequence[str]
-    """For each column the data set (or metric) that it belongs to; empty for columns that label rows."""
+    """Dataset (or metric) of each column; empty for columns that label rows."""
     notes: Sequence[str] = ()
     screen: bool = True
-    """Whether it fits a terminal; the others are in the report's files alone."""
+    """Whether it is printed on the terminal; wide tables are only in the report's files."""
     keys: Sequence[Mapping[str, str]] = ()
-    """For each row what it is about (``about``), by which readers choose rows; empty: they cannot choose."""
+    """For each row the values by which readers select rows (``about``); empty if they cannot."""
 
     def spans(self) -> list[tuple[str, int]]:
-        """The groups of columns in order, with the number of columns of each; empty where there are not several to head."""
+        """The groups of columns in order, with their numbers of columns; empty if there are fewer than two
+        groups."""
         if len({g for g in self.groups if g}) < 2:
             return []
         return [(group, len(list(columns))) for group, columns in groupby(self.groups)]
 
     def headers(self) -> list[str]:
-        """The heads of the columns, without what the head of their group says already."""
+        """The headers of the columns, without the name of their group, which has its own header."""
         texts = [str(c) for c in self.cells.columns]
         if not self.spans():
             return texts
         return [t.removeprefix(f"{g} ") if g else t for t, g in zip(texts, self.groups, strict=True)]
 
     def markdown(self, heading: str = "###") -> str:
-        """The table with title, caption and footnotes."""
+        """The table as Markdown, with title, caption and footnotes."""
         columns = [escape(str(c)) for c in self.cells.columns]
         rows = [
             [f"**{escape(text)}**" if best else escape(text) for text, best in zip(texts, bests, strict=True)]
@@ -64,14 +65,15 @@ class Table:
         return "\n\n".join([f"{heading} {self.title}", grid, self.caption, *self.notes]) + "\n"
 
     def panels(self) -> list[Table]:
-        """The same table cut by group of columns, for narrow screens; itself where there is nothing to cut."""
+        """One table per group of columns, for narrow screens; the table itself if it has fewer than two
+        groups."""
         names = list(dict.fromkeys(g for g in self.groups if g))
         if len(names) < 2:
             return [self]
         return [replace(self.only([name]), title=f"{self.title} – {name}") for name in names]
 
     def only(self, names: Sequence[str]) -> Table:
-        """The same table with the columns that label rows and those of some groups."""
+        """The table with only the columns of some groups and those that label rows."""
         keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
         return replace(
             self, cells=self.cells.iloc[:, keep], bold=self.bold.iloc[:, keep], groups=[self.groups[i] for i in keep]
@@ -80,24 +82,25 @@ class Table:
 
 @dataclass
 class Column:
-    """A column while it is built: text and number of each row; the numbers decide what is bold."""
+    """A column while a table is built: a text and a number per row. The numbers decide which texts are
+    bold."""
 
     header: str
     group: str
     texts: Sequence[str]
     values: Sequence[float | None] = ()
     apart: bool = True
-    """Whether rows of different protocols compete apart."""
+    """Whether rows compete only with rows of the same protocol."""
 
 
 def name_ours(columns: list[Column]) -> list[Column]:
-    """Name our columns as ours where a published one stands beside them."""
+    """Add ``ours`` to the header of each column that has a published counterpart."""
     headers = {c.header for c in columns}
     return [replace(c, header=f"{c.header} ours") if f"{c.header} published" in headers else c for c in columns]
 
 
 def cell(row: pd.Series, metric: str) -> str:
-    """A metric of a row of a summary, marked where seeds are missing; the state of the jobs where there is no result."""
+    """The text of a metric, marked if seeds are missing; the state of the jobs if there is no result."""
     if row["seeds"] == 0:
         return str(row["state"])
     mark = FEWER_SEEDS if row["seeds"] < row["planned"] else ""
@@ -105,14 +108,14 @@ def cell(row: pd.Series, metric: str) -> str:
 
 
 def published_cell(found: Published | None, value: float | None) -> str:
-    """A published number in percent, marked where it is second-hand."""
+    """A published number in percent, marked if it is second-hand."""
     if found is None or value is None:
         return NOTHING
     return f"{value:.2f}" + (SECOND_HAND if found.second_hand else "")
 
 
 def mean_and_deviation(mean: float, deviation: float, digits: int = 2) -> str:
-    """``12.34 ± 0.56``; the mean alone where there is no deviation."""
+    """``12.34 ± 0.56``; only the mean if there is no deviation."""
     if pd.isna(mean):
         return NOTHING
     return f"{mean:.{digits}f}" if pd.isna(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
@@ -125,7 +128,11 @@ def difference(mean: float, deviation: float) -> str:
 
 
 def best(values: Sequence[float | None], competing: Sequence[tuple[str, ...]]) -> list[bool]:
-    """Which values are the highest among the rows that they compete with; none where there is no second value."""
+    """Which values are the highest among competing rows; none if there is no second value.
+
+    Args:
+        competing: rows with equal entries compete.
+    """
     if not values:
         return [False] * len(competing)
     highest: dict[tuple[str, ...], float] = {}
@@ -137,7 +144,11 @@ def best(values: Sequence[float | None], competing: Sequence[tuple[str, ...]]) -
 
 
 def about(row: Mapping[str, Any] | pd.Series, *without: str) -> dict[str, str]:
-    """What a row is about: those of ``UNIT`` that it has, but for those that it has several of."""
+    """The values of ``UNIT`` that a row has, by which readers select rows.
+
+    Args:
+        without: names of which the row has several values.
+    """
     return {name: str(row[name]) for name in UNIT if name in row and name not in without}
 
 
@@ -151,12 +162,17 @@ def plain_table(
     screen: bool = True,
     keys: Sequence[Mapping[str, str]] = (),
 ) -> Table:
-    """A table in which nothing competes."""
+    """A table without bold cells."""
     cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     return Table(name, title, caption, cells, bold, [c.group for c in columns], notes, screen, keys)
 
 
+def protocol_text(row: Mapping[str, Any] | pd.Series) -> str:
+    """The protocol of a row: ``paper, official text``."""
+    return f"{row['mode']}, {row['alignment']} text"
+
+
 def escape(text: str) -> str:
-    """Text of a cell as markdown."""
+    """The text of a cell as Markdown."""
     return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")

@@ -176,7 +176,7 @@ def test_all_settings_of_each_method_are_on_the_page(store: Any, unit: Any, tmp_
 
 def test_a_report_without_tests_has_a_page_too(store: Any, unit: Any, tmp_path: Path) -> None:
     store.call([unit()], stages="1")
-    assert "nothing was tested" in page_of(store, tmp_path).text
+    assert "without test" in page_of(store, tmp_path).text
 
 
 def test_the_manifest_says_what_the_report_is_about(store: Any, unit: Any, tmp_path: Path) -> None:

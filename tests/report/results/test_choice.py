@@ -82,7 +82,10 @@ def test_released_weights_are_chosen_too(filled: Any, unit: Any) -> None:
         ({"dataset": "usf"}, "--dataset: no 'usf' in these calls: did you mean 'ucf'"),
         ({"features": "main"}, r"--features: no 'main' in these calls: .*known: cls, native"),
         ({"mode": "papper"}, "did you mean 'paper'"),
-        ({"methods": "avca", "mode": "corrected"}, "--methods avca --mode corrected: these calls have no job of all of this"),
+        (
+            {"methods": "avca", "mode": "corrected"},
+            "--methods avca --mode corrected: no job of these benchmark runs matches all of them",
+        ),
     ],
 )
 def test_names_that_the_calls_do_not_have_are_told(filled: Any, options: dict[str, str], said: str) -> None:

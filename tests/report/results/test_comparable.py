@@ -14,7 +14,7 @@ from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.captions import _processor
 from benchmark.report.write import write_report
 from benchmark.tracking.benchmark_runs import ALL_RUNS
-from benchmark.tracking.tracker import RunRecord
+from benchmark.tracking.runs import RunRecord
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -31,7 +31,7 @@ def section_notes(table: Any) -> list[str]:
         ({"mode": "corrected", "alignment": "by_name"}, "mode corrected, text alignment by_name"),
         ({"alignment": "by_name"}, "text alignment by_name"),
         ({"alignment": "shuffled"}, "text alignment shuffled"),
-        ({"kind": "generated"}, "generated data"),
+        ({"kind": "generated"}, "synthetic data"),
         ({"variant": "user-set"}, "user-set settings"),
         ({"params": {"protocol.calibration": "corrected"}}, "calibration = corrected"),
     ],
@@ -107,8 +107,8 @@ def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, u
             ("TCAF", "paper, by_name text", False),
         ]
         assert "text alignment by_name and official" in table.caption
-        assert "the column Protocol marks the rows" in table.caption
-        assert "Bold: best of a column for each protocol" in table.caption
+        assert "(column Protocol)" in table.caption
+        assert "Bold: highest mean per column for each protocol" in table.caption
 
 
 def test_rows_of_different_data_are_called_not_comparable(store: Any, unit: Any) -> None:
@@ -116,8 +116,11 @@ def test_rows_of_different_data_are_called_not_comparable(store: Any, unit: Any)
 
     caption = tables_of(collect(store.tracker, calls))["gzsl"].caption
 
-    assert "UCF: the calls had different data (digests otherdat, firstdat), not comparable." in caption
-    assert "different data" not in tables_of(collect(store.tracker, calls[:1]))["gzsl"].caption
+    assert (
+        "UCF: these runs used different versions of the data (hashes otherdat, firstdat), so rows are not comparable."
+        in caption
+    )
+    assert "different versions" not in tables_of(collect(store.tracker, calls[:1]))["gzsl"].caption
 
 
 def test_settings_of_the_user_are_not_averaged_with_published_ones(store: Any, unit: Any) -> None:
@@ -143,8 +146,8 @@ def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(store: 
 
 AVX2, AVX512 = ("AVX2", "mkl + openblas Haswell"), ("AVX512", "mkl + openblas SkylakeX")
 ROUNDED = (
-    "Computed by different processors (AVX2 with mkl + openblas Haswell; AVX512 with mkl + openblas SkylakeX), whose roundings "
-    "can move a result as much as another seed."
+    "Computed by different processors (AVX2 with mkl + openblas Haswell; AVX512 with mkl + openblas SkylakeX); rounding "
+    "can change a result as much as another seed."
 )
 
 

@@ -19,12 +19,12 @@ from benchmark.figures import results
 from benchmark.figures.style import default_style
 from benchmark.report import explain, parallel, write
 from benchmark.report.results.collect import GONE
-from benchmark.report.sections import Picture, ReportFigure
+from benchmark.report.sections import Image, ReportFigure
 from benchmark.report.tables import build
 from benchmark.report.write import Report, write_report
 from benchmark.system.beside import reason_of
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact
-from benchmark.tracking.tracker import RunRecord
 
 DISJOINT = {"samples": 90.0, "classes": 3.0, "seen": 0.3, "hm": 0.2}
 FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", Artifact.EMBEDDING_MAP, "identity.json", "call.yaml")
@@ -137,18 +137,18 @@ def whole(store_on: Any, unit: Any) -> Memory:
 def report_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Report]:
     """Writes a report in which every figure is made and none is painted, which takes a second each."""
 
-    def made(figure: ReportFigure) -> Picture | str:
+    def made(figure: ReportFigure) -> Image | str:
         try:
             figure.draw()
         except Exception as error:  # as save_figure
             return reason_of(error)
-        return Picture(b"<svg/>", 1, 1)
+        return Image(b"<svg/>", 1, 1)
 
-    def make(save: object, figures: Sequence[ReportFigure]) -> list[Picture | str]:
+    def make(save: object, figures: Sequence[ReportFigure]) -> list[Image | str]:
         with default_style():
             return [made(figure) for figure in figures]
 
-    monkeypatch.setattr(write, "side_by_side", make)
+    monkeypatch.setattr(write, "in_parallel", make)
     return lambda snapshot: write_report(snapshot, tmp_path / "report")
 
 
@@ -211,7 +211,7 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     kept = whole.without(FIRST[first]).without(SECOND[second]).without(METHODS[method])
     kept = kept.without(lambda run: len(method) > 0 and run.tags.get("kind") == "published-checkpoint")
     if not kept.find(kind="job") and not any("tuning.trials" in run.tags for run in kept.find(kind="method")):
-        with pytest.raises(UsageError, match=f"no results yet in call .* first reason: {GONE}"):
+        with pytest.raises(UsageError, match=f"no results yet in benchmark run .* first reason: {GONE}"):
             report_of(kept)
         return
     report = report_of(kept)
@@ -223,7 +223,7 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     assert (GONE in text) is (len(now) < len(before))
     assert not re.search(r"Mode ,|alignment ,|features \.", text)
     if method == "no method's run" and "## Table" in text:
-        assert "Some methods' runs are not in the store any more, and with them titles and settings." in text
+        assert "The runs of some methods are no longer in the store, so their titles and settings are unknown." in text
     assert ("## Table" in text) or not kept.find(kind="job")
 
 
@@ -253,7 +253,7 @@ def test_artifacts_that_are_missing_empty_or_of_other_content_leave_a_report_wit
         smaller = smaller.with_text(file, text)
     report = report_of(smaller)
     assert text in MALFORMED or report.not_written == [], "files of other content are named, all else is foreseen"
-    assert {"gzsl", "zsl", "full", "intervals", "comparisons", "modes"} <= set(report.markdown)
+    assert {"gzsl", "zsl", "full", "intervals", "comparisons", "modes"} <= {t.name for t in report.tables}
 
 
 @pytest.mark.parametrize("kept", ["tcaf", "avca", "none"])
@@ -265,8 +265,8 @@ def test_a_call_of_stage_1_or_of_searches_alone_is_reported(
     texts = {**whole.texts, (call, "jobs.json"): json.dumps(entries)}
     report = report_of(replace(whole, texts=texts))
     assert report.not_written == []
-    assert ("validation" in report.markdown) is (kept != "none")
-    assert "tuning" in report.markdown
+    assert ("validation" in {t.name for t in report.tables}) is (kept != "none")
+    assert "tuning" in {t.name for t in report.tables}
 
 
 def test_a_table_and_figures_that_fail_are_named_and_all_else_is_written(
@@ -303,5 +303,5 @@ def test_processes_that_cannot_work_leave_the_work_to_this_one(
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     monkeypatch.setattr("joblib.Parallel", killed)
-    assert parallel.side_by_side(abs, range(-9, 0)) == list(range(9, 0, -1))
+    assert parallel.in_parallel(abs, range(-9, 0)) == list(range(9, 0, -1))
     assert "no memory for a process" in caplog.text

@@ -24,16 +24,16 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
         rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
         assert rows == [("CJME", "published"), ("TCAF", "published"), ("TCAF", "tuned"), ("TCAF", "released weights")]
         (note,) = [note for note in tables[name].notes if note.startswith("Released weights")]
-        assert "from run folders of the published code (its authors' or another run of it), tested here" in note
+        assert "checkpoints of the published code, from its authors or a user, evaluated here" in note
     released = row(tables["gzsl"], Settings="released weights")
     assert (released["S ours"], released["S published"]) == ("67.14", ""), "the published number stands once"
     assert row(tables["zsl"], Settings="released weights")["ZSL ours"] == "49.00"
     full = row(tables["full"], Settings="released weights")
     assert (full["beta"], full["Epochs"], full["Seeds"]) == ("1.40", "–", "1")
     caption = tables["gzsl"].caption
-    assert "n = 1 to 2 seeds" in caption, "of the retrained rows: 2 seeds, and 1 of the tuned"
+    assert "over 1 to 2 seeds" in caption, "of the retrained rows: 2 seeds, and 1 of the tuned"
     assert "? epochs" not in caption
-    assert "published, ours and released weights apart" in caption
+    assert "published, ours and released weights compete separately" in caption
 
 
 def test_released_weights_do_not_compete_with_means_over_seeds(store: Any, unit: Any) -> None:
@@ -94,7 +94,7 @@ def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    assert table.notes == ["TCAF on UCF, released weights: the two modes differ in more than switches (train.precision)."]
+    assert table.notes == ["TCAF on UCF, released weights: the modes also differ in other settings (train.precision)."]
 
 
 def test_modes_of_different_weights_are_not_paired(store: Any, unit: Any) -> None:
@@ -132,7 +132,7 @@ def test_both_modes_of_released_weights_are_paired(store: Any, unit: Any) -> Non
 
     cells = row(table, Settings="released weights")
     assert (cells["S paper"], cells["S corrected"], cells["S difference"]) == ("60.00", "50.00", "-10.00")
-    assert "evaluation alone differs" in table.caption
+    assert "only the evaluation differs" in table.caption
 
 
 def test_weights_tested_on_other_data_are_named_and_left_out(store: Any, unit: Any) -> None:
@@ -143,7 +143,7 @@ def test_weights_tested_on_other_data_are_named_and_left_out(store: Any, unit: A
     tables = tables_of(results)
 
     assert list(tables["gzsl"].cells["Settings"]) == ["published"]
-    (note,) = [n for n in tables["gzsl"].notes if n.startswith("Left out")]
+    (note,) = [n for n in tables["gzsl"].notes if n.startswith("Omitted")]
     for part in ("TCAF (weights aaaa1111)", "UCF/cls, mode paper", "otherdat", "digest-o", "evaluate"):
         assert part in note
     assert not any("Released weights:" in n for n in tables["gzsl"].notes)
@@ -157,7 +157,7 @@ def test_an_older_test_on_the_reports_data_counts_before_a_newer_one_on_other_da
     table = tables_of(collect(store.tracker))["gzsl"]
 
     assert row(table, Settings="released weights")["S ours"] == "60.00"
-    assert not any(n.startswith("Left out") for n in table.notes)
+    assert not any(n.startswith("Omitted") for n in table.notes)
 
 
 def test_where_calls_have_different_data_the_row_names_its_own(store: Any, unit: Any) -> None:

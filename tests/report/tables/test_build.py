@@ -31,7 +31,7 @@ def test_cells_are_mean_and_sample_deviation_over_seeds_in_percent(store: Any, u
     full = row(tables["full"], Method="TCAF")
     assert (full["beta"], full["Seeds"], full["Epochs"]) == ("0.60 ± 0.20", "3", "5.0 ± 0.0")
     assert full["AUSUC"].startswith("7.33 ±"), "0.8 · (0.08 + 0.15 + 0.045) / 3"
-    assert "n = 3 seeds" in tables["gzsl"].caption
+    assert "over 3 seeds" in tables["gzsl"].caption
 
 
 def test_one_seed_has_no_deviation(store: Any, unit: Any) -> None:
@@ -40,7 +40,7 @@ def test_one_seed_has_no_deviation(store: Any, unit: Any) -> None:
     table = tables_of(collect(store.tracker))["gzsl"]
 
     assert row(table, Method="TCAF")["S"] == "40.00"
-    assert "n = 1 seed" in table.caption
+    assert "single seed" in table.caption
 
 
 def test_the_best_of_each_column_is_bold_published_and_ours_apart(store: Any, unit: Any) -> None:
@@ -72,7 +72,7 @@ def test_published_numbers_stand_beside_ours(store: Any, unit: Any) -> None:
     assert row(tables["zsl"], Method="TCAF", Settings="published")["ZSL published"] == "44.64"
     assert row(tables["gzsl"], Method="TCAF", Settings="tuned")["HM published"] == ""
     assert row(tables["gzsl"], Method="mine")["HM published"] == "–"
-    assert "Published: TCAF, ECCV 2022, Table 1 (one seed" in tables["gzsl"].caption
+    assert "Published: TCAF, ECCV 2022, Table 1 (single seed" in tables["gzsl"].caption
     assert any("30.22" in note and "27.99" in note for note in tables["gzsl"].notes)
 
 
@@ -148,12 +148,12 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
 
     for part in (
         "Mode paper, text alignment by_name, features native.",
-        "n = 2 seeds",
+        "over 2 seeds",
         "Tuning budget: 3 trials",
         "8 epochs × 40 batches of 64 (TCAF)",
         "9 epochs × 40 batches of 64 (Perceiver)",
         "Stamps: drawings of stamps.",
-        "Sizes reduced against the published ones: TCAF.",
+        "Smaller model sizes than published: TCAF.",
     ):
         assert part in table.caption
     assert "Perceiver¹" in list(table.cells["Method"])
@@ -165,7 +165,7 @@ def test_generated_data_and_no_tuning_and_changed_switches_are_named(store: Any,
 
     caption = tables_of(collect(store.tracker))["gzsl"].caption
 
-    assert "Synthetic: generated data." in caption
+    assert "Synthetic: synthetic data." in caption
     assert "No tuning." in caption
     assert "calibration = corrected" in caption
 
@@ -221,7 +221,7 @@ def test_stage_1_alone_gives_a_validation_table(store: Any, unit: Any) -> None:
     assert set(tables) == {"validation"}
     assert row(tables["validation"], Method="TCAF")["S"] == "45.00 ± 7.07"
     assert row(tables["validation"], Method="TCAF")["Epochs"] == "5.0 ± 0.0"
-    assert "nothing was tested" in tables["validation"].caption
+    assert "without test" in tables["validation"].caption
     assert results.test.empty
     assert set(results.validation["split"]) == {"validation"}
 
@@ -231,8 +231,8 @@ def test_tuning_that_kept_the_starting_settings_is_told(store: Any, unit: Any) -
 
     tables = tables_of(collect(store.tracker))
 
-    assert any(note.startswith("Tuning kept the starting settings") and "TCAF" in note for note in tables["gzsl"].notes)
-    assert row(tables["tuning"], Method="TCAF")["Settings found"] == "the starting settings"
+    assert any(note.startswith("No trial beat the untuned settings") and "TCAF" in note for note in tables["gzsl"].notes)
+    assert row(tables["tuning"], Method="TCAF")["Best hyperparameters"] == "the untuned settings"
     assert row(tables["tuning"], Method="TCAF")["Trials"] == "3 (1 pruned, 0 failed)"
 
 
@@ -253,7 +253,7 @@ def test_a_call_without_results_says_why(store: Any, unit: Any) -> None:
     store.call([unit(scores=[None])])
     empty = store.call([], status="KILLED")
 
-    with pytest.raises(UsageError, match=f"no results yet in call {empty}.*killed"):
+    with pytest.raises(UsageError, match=f"no results yet in benchmark run {empty}.*killed"):
         collect(store.tracker, [empty])
     with pytest.raises(UsageError, match="loss is not a number"):
         collect(store.tracker, [c.run_id for c in store.tracker.find(kind="benchmark_run") if c.run_id != empty])
@@ -265,7 +265,7 @@ def test_a_call_that_only_tuned_gives_the_tuning_table(store: Any, unit: Any) ->
     tables = tables_of(collect(store.tracker))
 
     assert set(tables) == {"tuning"}
-    assert row(tables["tuning"], Method="TCAF")["Settings found"] == "lr=0.000123"
+    assert row(tables["tuning"], Method="TCAF")["Best hyperparameters"] == "lr=0.000123"
     assert row(tables["tuning"], Method="TCAF")["Validation HM"] == "43.21"
 
 

@@ -38,7 +38,7 @@ def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(store: Any, u
     assert cells["ZSL difference"] == "-6.00 ± 26.15", "of 6, 12 and -36"
     assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "3")
     assert not table.bold.to_numpy().any()
-    for part in ("seed by seed", "corrected − paper in percentage points", "sums the effects of all switches"):
+    for part in ("paired by seed", "corrected − paper in percentage points", "is the effect of all protocol switches together"):
         assert part in table.caption
     numbers = pd.read_csv(tmp_path / "modes.csv").iloc[0]
     assert numbers["seen_difference"] == pytest.approx(-20 / 3)
@@ -64,7 +64,7 @@ def test_modes_without_a_seed_in_common_have_no_row(store: Any, unit: Any) -> No
 def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any, unit: Any) -> None:
     """Of the switch alone one seed of three has a result; of the other one a seed that the first row has not."""
     place = {
-        "call": "c",
+        "benchmark_run": "c",
         "dataset": "ucf",
         "features": "cls",
         "method": "tcaf",
@@ -102,14 +102,14 @@ def test_each_data_set_and_kind_of_settings_is_paired_with_itself(store: Any, un
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    found = {(r["Data set"], r["Settings"]): (r["S paper"], r["S difference"]) for r in table.cells.to_dict("records")}
+    found = {(r["Dataset"], r["Settings"]): (r["S paper"], r["S difference"]) for r in table.cells.to_dict("records")}
     assert found == {
         ("UCF", "default"): ("30.00", "+5.00"),
         ("UCF", "tuned"): ("40.00", "+5.00"),
         ("Synthetic", "default"): ("50.00", "+10.00"),
         ("Synthetic", "tuned"): ("60.00", "+10.00"),
     }
-    assert "Generated data: Synthetic." in table.caption
+    assert "Synthetic data: Synthetic." in table.caption
 
 
 def test_modes_that_differ_in_more_than_switches_say_so(store: Any, unit: Any) -> None:
@@ -121,7 +121,7 @@ def test_modes_that_differ_in_more_than_switches_say_so(store: Any, unit: Any) -
 
     table = tables_of(collect(store.tracker, calls))["modes"]
 
-    assert table.notes == ["TCAF on Stamps, default: the two modes differ in more than switches (train.epochs)."]
+    assert table.notes == ["TCAF on Stamps, default: the modes also differ in other settings (train.epochs)."]
 
 
 def test_a_switch_that_is_fixed_in_both_modes_is_named(store: Any, unit: Any) -> None:
@@ -130,7 +130,7 @@ def test_a_switch_that_is_fixed_in_both_modes_is_named(store: Any, unit: Any) ->
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    assert "Fixed against a mode, so that their effect is not in it: calibration = corrected." in table.caption
+    assert "Set in both modes, so without effect here: calibration = corrected." in table.caption
     assert list(table.cells["Settings"]) == ["default calibration = corrected in mode paper"]
 
 
@@ -167,7 +167,7 @@ def test_what_no_mode_changes_is_no_switch(store: Any, unit: Any) -> None:
 
     table = tables_of(collect(store.tracker, calls))["modes"]
 
-    assert table.notes == ["TCAF on Stamps, default: the two modes differ in more than switches (protocol.seen_test)."]
+    assert table.notes == ["TCAF on Stamps, default: the modes also differ in other settings (protocol.seen_test)."]
 
 
 def test_one_mode_alone_has_nothing_beside_it(store: Any, unit: Any) -> None:
@@ -197,7 +197,7 @@ def test_group_disjoint_results_stand_beside_the_published_split(store: Any, uni
     table = tables_of(collect(store.tracker))["disjoint"]
     write_report(store.tracker, tmp_path)
 
-    stamps, ucf = (row(table, **{"Data set": name}) for name in ("Stamps", "UCF"))
+    stamps, ucf = (row(table, Dataset=name) for name in ("Stamps", "UCF"))
     assert (stamps["S published split"], stamps["S disjoint"]) == ("50.00 ± 14.14", "25.00 ± 0.00")
     assert (stamps["HM disjoint"], stamps["Remaining samples"], stamps["Remaining classes"]) == ("22.00 ± 0.00", "12", "5")
     assert (ucf["S disjoint"], ucf["HM disjoint"], ucf["Remaining samples"]) == ("none remain", "none remain", "0")
@@ -237,4 +237,4 @@ def test_lost_jobs_of_an_ablation_are_named_but_not_in_the_other_tables(store: A
 
     where = "TCAF on stamps/native, mode paper, ablation video_norm, default settings, seed 0, stage 1"
     assert report.failed == [f"{where}: failed: loss is not a number"]
-    assert all("without a result" not in t.caption for t in report.tables)
+    assert all("Failed or not run" not in t.caption for t in report.tables)

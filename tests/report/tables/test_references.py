@@ -59,7 +59,7 @@ def test_feature_sets_are_listed_apart(store: Any, unit: Any) -> None:
 def test_generated_data_are_told_from_those_of_the_sources(store: Any, unit: Any) -> None:
     store.call([unit(**{**UCF, "kind": "generated"})])
 
-    assert "generated (UCF), these numbers are not" in tables_of(collect(store.tracker))["references"].caption
+    assert "synthetic (UCF); these numbers are not" in tables_of(collect(store.tracker))["references"].caption
 
 
 def test_data_that_nobody_published_on_have_no_references(store: Any, unit: Any, tmp_path: Any) -> None:

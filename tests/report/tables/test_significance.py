@@ -89,14 +89,14 @@ def test_the_interval_over_test_samples_is_that_of_the_mean_over_all_seeds(store
     assert line["samples_drawn"] == "groups"
     caption = tables_of(collect(store.tracker))["intervals"].caption
     assert "mean over the n seeds" in caption
-    assert "groups of samples from one source, by the data set's rule `grouping` (Stamps)" in caption
+    assert "groups of samples from the same source, by the dataset's rule `grouping` (Stamps)" in caption
 
 
 def test_without_a_rule_the_caption_says_that_single_samples_are_drawn(store: Any, unit: Any) -> None:
     store.call([unit("tcaf", scores=OURS[:1])])
     log_groups(store, [right([1, 0, 1, 1, 0], rule=None, samples=5)])
     table = tables_of(collect(store.tracker))["intervals"]
-    assert "single samples, since the data set has no rule `grouping` (Stamps)" in table.caption
+    assert "single samples, since the dataset has no rule `grouping` (Stamps)" in table.caption
 
 
 def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any, unit: Any) -> None:
@@ -177,7 +177,7 @@ def test_a_table_of_equal_methods_has_a_mark_in_one_of_twenty(together: float) -
 def test_with_two_seeds_the_caption_says_that_nearly_nothing_can_be_marked(store: Any, unit: Any) -> None:
     store.call([unit(m, scores=s[:2]) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
     assert (
-        "At n = 2 nearly nothing can be marked: the smallest of 2 p-values needs |t| > 25.5"
+        "At n = 2 almost nothing can be marked: the smallest of 2 p-values needs |t| > 25.5"
         in tables_of(collect(store.tracker))["comparisons"].caption
     )
 
@@ -187,13 +187,13 @@ def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, un
     store.call(tuned)
     tables = tables_of(collect(store.tracker))
     assert all(
-        "one search each" in tables[name].caption for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
+        "from one search" in tables[name].caption for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
     )
     frame = comparisons(collect(store.tracker))
     assert frame[frame["slot"] == "tuned"][["hm_p", "zsl_p"]].isna().all(axis=None), "the scatter of a search is not known"
     assert frame[frame["slot"] != "tuned"][["hm_p", "zsl_p"]].notna().all(axis=None)
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
-    assert not any("one search each" in t.caption for t in build_tables(collect(store.tracker)))
+    assert not any("from one search" in t.caption for t in build_tables(collect(store.tracker)))
 
 
 def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(store: Any, unit: Any) -> None:

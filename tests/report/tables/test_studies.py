@@ -73,7 +73,7 @@ def test_the_table_has_its_numbers_as_csv(store: Any, unit: Any, tmp_path: Path)
     assert (row["method"], row["trials_complete"], row["trials_pruned"], row["seconds"]) == ("tcaf", 3, 1, 36)
     assert (row["validation_HM_percent"], row["validation_HM_gain"]) == pytest.approx((45, 5))
     assert (row["test_HM_gain"], row["test_HM_gain_std"]) == pytest.approx((12.916667, 0.589256))
-    assert json.loads(row["settings_found"]) == {"lr": 2e-3, "depth": 6}
+    assert json.loads(row["best_hyperparameters"]) == {"lr": 2e-3, "depth": 6}
     assert "`tuning.csv`" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -154,7 +154,7 @@ def test_a_study_that_two_calls_share_is_one_row(store: Any, unit: Any) -> None:
 def test_pruned_trials_use_up_the_budget_and_are_never_the_best(store: Any, unit: Any) -> None:
     found = best_so_far(TRIALS)
 
-    assert list(found["told"]) == [1, 1, 2, 3, 4]
+    assert list(found["finished"]) == [1, 1, 2, 3, 4]
     assert list(found["seconds_so_far"]) == [10, 12, 23, 27, 36]
     assert list(found["best_so_far"]) == [0.40, 0.40, 0.40, 0.40, 0.45]
 
@@ -186,9 +186,12 @@ def test_the_history_marks_start_pruned_and_failed_trials_in_percent() -> None:
     axes = history_figure(TRIALS, "title").axes[0]
 
     lines = {str(line.get_label()): line for line in axes.lines}
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Trial (number)", "Validation HM (%)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Trial", "Validation HM (%)")
     assert list(lines["best so far"].get_ydata()) == pytest.approx([40, 40, 40, 40, 45])
-    assert (list(lines["starting settings"].get_xdata()), list(lines["starting settings"].get_ydata())) == ([0], [40])
+    assert (list(lines["untuned settings"].get_xdata()), list(lines["untuned settings"].get_ydata())) == (
+        [0],
+        [40],
+    )
     assert list(lines["pruned: highest of its epochs"].get_xdata()) == [3]
     assert list(lines["failed"].get_xdata()) == [1]
     assert list(lines["finished"].get_xdata()) == [2, 4]

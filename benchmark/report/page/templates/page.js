@@ -3,7 +3,7 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const CHOSEN = ["mode", "alignment", "features"];
 
-  // Sorting: highest first where there are numbers, then lowest first, then as written. What has no value stays last.
+  // Sorting: numbers highest first, then lowest first, then the original order. Cells without a value come last.
   const value = (cell) => (cell.dataset.sort === undefined ? null : Number(cell.dataset.sort));
   const order = (numeric, down) => (a, b) => {
     if (numeric) {
@@ -30,7 +30,7 @@
     }));
   }
 
-  // Switches: what is about another mode, alignment or feature set is hidden; what is about several stays.
+  // Filters hide items of another mode, alignment or feature set; items of several are always shown.
   const form = document.querySelector("form.switches");
   const show = () => {
     const wanted = CHOSEN.map((name) => [name, new FormData(form).get(name)]).filter(([, choice]) => choice);
@@ -53,7 +53,7 @@
     show();
   }
 
-  // The runs of a method: its table moves from the list below into the dialog and back.
+  // The runs of a method: move its table from the list below into the dialog and back.
   const panel = document.getElementById("panel");
   if (panel && panel.showModal) {
     let home = null;
@@ -74,7 +74,7 @@
     document.getElementById("close").addEventListener("click", () => panel.close());
   }
 
-  // A figure opens large; without this its link leads to the file beside the page.
+  // Enlarge a figure; without JavaScript its link leads to the SVG file.
   const large = document.getElementById("large");
   if (large && large.showModal) {
     const place = document.getElementById("large-body");
@@ -97,7 +97,7 @@
     document.getElementById("close-large").addEventListener("click", () => large.close());
   }
 
-  // Light or dark: the system's choice until the reader makes one.
+  // Light or dark theme: the system's choice until the reader chooses.
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const system = window.matchMedia("(prefers-color-scheme: dark)");
