@@ -178,7 +178,7 @@ def test_failed_jobs_are_counted_named_and_do_not_stop_the_others(store: Any, un
 
     assert row(table, Method="TCAF")["S"] == "40.00‡"
     assert row(table, Method="AVCA")["S"] == "not run"
-    assert "3 failed, 3 missing" in table.caption
+    assert "3 failed, 3 not run" in table.caption
     assert "AVCA on stamps, paper, default, seed 1, stages 1 and 2" in table.caption
     assert any(note.startswith("‡") and "TCAF on stamps, paper, default: 1 of 2" in note for note in table.notes)
     assert {p.reason for p in results.problems} == {"loss is not a number in epoch 3", "stage 1 is failed"}
@@ -237,14 +237,14 @@ def test_tuning_that_kept_the_starting_settings_is_told(store: Any, unit: Any) -
 
 
 def test_a_store_without_calls_says_how_to_start_one(store: Any) -> None:
-    with pytest.raises(UsageError, match="no benchmark call yet"):
+    with pytest.raises(UsageError, match="no benchmark run yet"):
         collect(store.tracker)
 
 
 def test_an_unknown_call_is_answered_with_the_known_ones(store: Any, unit: Any) -> None:
     call = store.call([unit()])
 
-    with pytest.raises(UsageError, match=f"no call 'zzz'.*{call}"):
+    with pytest.raises(UsageError, match=f"no run 'zzz'.*{call}"):
         collect(store.tracker, ["zzz"])
     assert collect(store.tracker, [call[:8]]).calls[0].run_id == call
 
