@@ -1,6 +1,7 @@
 """The command ``gzsl-bench``: starts the packages that were installed with it, whatever else has their names.
 
-This module's own name is taken by nobody else; ``benchmark`` and ``methods`` may also be names of folders on ``PYTHONPATH``.
+This module's own name is taken by nobody else; ``benchmark`` and ``methods`` may also be names of folders on
+``PYTHONPATH``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def main() -> None:
     for name in PACKAGES:
         if _place(name) != HERE / name:
             sys.stderr.write(
-                f"gzsl-bench: error: Python takes {_place(name)} for the package {name!r} of gzsl-bench, which is in {HERE}; "
+                f"gzsl-bench: error: Python takes {_place(name)} for the package {name!r} of gzsl-bench, "
+                f"which is in {HERE}; "
                 "remove its folder from PYTHONPATH\n"
             )
             sys.exit(2)

@@ -1,5 +1,5 @@
-"""Whether a report of tuned methods has every table and figure, with names on the axes and numbers beside, and a page that a
-browser shows without complaint: ``python .ci/demo_report.py reports/demo``."""
+"""Whether a report of tuned methods has every table and figure, with names on the axes and numbers beside,
+and a page that a browser shows without complaint: ``python .ci/demo_report.py reports/demo``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ AXES = {
     "recall": ("Cosine to the nearest seen class (no unit)", "Recall among all classes (%)"),
     "embedding": ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)"),
     "confusion": ("Predicted class (name)", "True class (name)"),
-    "tuning": ("Finished and pruned trials (number)", "Validation HM (%)", "Training and validation time of the trials"),
+    "tuning": (
+        "Finished and pruned trials (number)",
+        "Validation HM (%)",
+        "Training and validation time of the trials",
+    ),
     "importances": ("Importance (% of the variance that single settings explain)", "Searched setting (name)"),
 }
 OF_STUDIES = ("tuning", "importances")
@@ -45,12 +49,14 @@ def check(folder: Path) -> None:
 
 
 def check_page(folder: Path) -> None:
-    """Fail where a browser, wide or narrow, complains, asks for anything else, or does not sort or open what is clicked."""
+    """Fail where a browser, wide or narrow, complains, asks for anything else, or does not sort or open what
+    is clicked."""
     with served(folder) as address, chromium() as browser:
         for width in WIDTHS:
             reader = Reader(browser, f"{address}index.html", width)
             heads = reader.script(
-                "return [...document.querySelectorAll('table thead tr:last-child th')].map((h) => h.innerText)"
+                "return [...document.querySelectorAll('table thead tr:last-child th')].map((h) => "
+                "h.innerText)"
             )
             at = [text.strip() for text in heads].index("HM")
             reader.press(f"table thead tr:last-child th:nth-child({at + 1}) button")

@@ -1,4 +1,5 @@
-"""Says how many jobs a runs folder holds, and fails where one was done twice: ``python .ci/done_once.py RUNS``.
+"""Says how many jobs a runs folder holds, and fails where one was done twice: ``python .ci/done_once.py
+RUNS``.
 
 A pruned trial is one of its study's: a later trial may have the same settings, and so the same job key.
 """
@@ -16,7 +17,10 @@ from benchmark.tracking.tracker import Tracker
 def times_done(runs: Iterable[RunRecord]) -> Counter[tuple[str, ...]]:
     """How many runs each job has, by its key, and each pruned trial, by its study and number."""
     pruned = ("study", "trial")
-    return Counter(tuple(r.tags[t] for t in (pruned if r.tags.get("outcome") == "pruned" else ("job_key",))) for r in runs)
+    return Counter(
+        tuple(r.tags[t] for t in (pruned if r.tags.get("outcome") == "pruned" else ("job_key",)))
+        for r in runs
+    )
 
 
 def main(runs: Path) -> None:

@@ -76,22 +76,37 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
         with_map: whether to embed test samples for a map.
     """
     opened = found.opened
-    experiment, method, data, nearest, exact = opened.experiment, opened.method, opened.data, opened.nearest, opened.exact
+    experiment, method, data, nearest, exact = (
+        opened.experiment,
+        opened.method,
+        opened.data,
+        opened.nearest,
+        opened.exact,
+    )
     names, size = opened.section.classes.names, experiment.settings.train.eval_batch_size
     beside = Beside(lambda text: None)  # whoever logs the results reports the failures
 
     # Each item is computed on its own: a failure must not cost the other items.
-    recall, confusion, embedding, costs = list[dict[str, Any]](), list[dict[str, Any]](), None, dict[str, float]()
+    recall, confusion, embedding, costs = (
+        list[dict[str, Any]](),
+        list[dict[str, Any]](),
+        None,
+        dict[str, float](),
+    )
     groups: dict[str, Any] = {}
     with beside(Artifact.GROUPS):
         groups = group_counts(experiment, opened.section, data, nearest, found.beta, exact=exact)
     with beside(Artifact.RECALL):
         recall = recall_rows(opened.section, nearest, found.beta, exact=exact)
     with beside(Artifact.CONFUSION):
-        confusion = [{"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)]
+        confusion = [
+            {"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)
+        ]
     with beside(Artifact.EMBEDDING):
         embedding = (
-            embedding_map(method, data, experiment.rules, _mapped_rows(data, experiment.seed), size) if with_map else None
+            embedding_map(method, data, experiment.rules, _mapped_rows(data, experiment.seed), size)
+            if with_map
+            else None
         )
     with beside("cost"):
         costs = dict(cost(method, data, experiment.rules, size, experiment.seed))
@@ -154,7 +169,9 @@ def balanced_rows(labels: Ints, is_seen: NDArray[np.bool_], limit: int, seed: in
     return np.sort(np.concatenate([kept, seen[: limit - len(kept)]]))
 
 
-def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows: Ints, batch_size: int) -> EmbeddingMap:
+def embedding_map(
+    method: Method, data: EvaluationSet, rules: FeatureRules, rows: Ints, batch_size: int
+) -> EmbeddingMap:
     """Embed some samples and all classes with a trained method, in float32.
 
     Args:
@@ -165,7 +182,9 @@ def embedding_map(method: Method, data: EvaluationSet, rules: FeatureRules, rows
     with _looking_at(method) as device:
         classes = method.embed_classes(torch.tensor(data.text, device=device)).flatten(1)
         for start in range(0, len(rows), batch_size):
-            batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(device)
+            batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(
+                device
+            )
             outputs = _compared(method.embed(batch), method.reported_output)
             parts.append(torch.cat([x.flatten(1) for x in outputs], 1).float().cpu())
     samples = torch.cat(parts).numpy()
@@ -186,7 +205,9 @@ def parameter_count(method: Method) -> int:
     return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
-def flops_per_sample(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> float | None:
+def flops_per_sample(
+    method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int
+) -> float | None:
     """Floating-point operations per test sample to embed one batch of randomly drawn samples.
 
     It counts matrix products, convolutions and attention, a multiply-add as 2, and nothing else (no recurrent
@@ -221,7 +242,9 @@ def cpu_attention() -> dict[Any, Any]:
     """How to count the attention kernel of the CPU, which torch's counter does not include."""
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
-    def count(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    def count(
+        query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+    ) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     return {} if kernel is None else {kernel: count}
@@ -240,10 +263,14 @@ def _looking_at(method: Method) -> Iterator[torch.device]:
         restore_random_states(states)
 
 
-def cost(method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int) -> Mapping[str, float]:
+def cost(
+    method: Method, data: EvaluationSet, rules: FeatureRules, batch_size: int, seed: int
+) -> Mapping[str, float]:
     """Number of trainable ``parameters``, and ``flops_per_sample`` of embedding if it can be counted."""
     flops = flops_per_sample(method, data, rules, batch_size, seed)
-    return {Metric.PARAMETERS: float(parameter_count(method))} | ({} if flops is None else {Metric.FLOPS: flops})
+    return {Metric.PARAMETERS: float(parameter_count(method))} | (
+        {} if flops is None else {Metric.FLOPS: flops}
+    )
 
 
 def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
@@ -260,7 +287,10 @@ def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool)
     trained = np.unique(np.concatenate([table.splits[split] for split in DEVELOPMENT_SPLITS]))
     unseen = table.splits[TEST_UNSEEN]
     rows, cosines = nearest_seen(table.text(trained), table.text(unseen))
-    similar = {int(c): (table.names[int(trained[r])], float(x)) for c, r, x in zip(unseen, rows, cosines, strict=True)}
+    similar = {
+        int(c): (table.names[int(trained[r])], float(x))
+        for c, r, x in zip(unseen, rows, cosines, strict=True)
+    }
 
     found = []
     for c, (gzsl, own, samples) in nearest.recall(beta, exact=exact).items():
@@ -272,7 +302,13 @@ def recall_rows(section: Section, nearest: Nearest, beta: float, *, exact: bool)
 
 
 def group_counts(
-    experiment: Experiment, section: Section, data: EvaluationSet, nearest: Nearest, beta: float, *, exact: bool
+    experiment: Experiment,
+    section: Section,
+    data: EvaluationSet,
+    nearest: Nearest,
+    beta: float,
+    *,
+    exact: bool,
 ) -> dict[str, Any]:
     """Correct predictions for each group of clips: the samples of a class from the same source video.
 
@@ -289,6 +325,11 @@ def group_counts(
         mask = nearest.label == c
         _, index = np.unique(names[mask], return_inverse=True)
         counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
-        row = {"class": section.classes.names[int(c)], "group": "seen" if nearest.is_seen[mask].all() else "unseen"}
-        found.append(row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()})
+        row = {
+            "class": section.classes.names[int(c)],
+            "group": "seen" if nearest.is_seen[mask].all() else "unseen",
+        }
+        found.append(
+            row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()}
+        )
     return {"grouping": experiment.card.grouping, "classes": found}

@@ -76,7 +76,9 @@ class MethodConfig(Fields):
 
     lr: float = Field(1e-3, gt=0, le=1, description="learning rate of Adam")
     weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty of Adam")
-    plateau: bool = Field(True, description="divide the learning rate by 10 after 3 epochs without a better validation HM")
+    plateau: bool = Field(
+        True, description="divide the learning rate by 10 after 3 epochs without a better validation HM"
+    )
 
 
 @dataclass(frozen=True)
@@ -358,7 +360,9 @@ class Method(nn.Module, ABC):
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimiser, called once per training. Default: Adam with the configured rate and decay."""
         fused = next(self.parameters()).device.type in ("cpu", "cuda")
-        return torch.optim.Adam(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused)
+        return torch.optim.Adam(
+            self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
+        )
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
@@ -428,11 +432,23 @@ def register(
         ValueError: an invalid value, or a name that is taken. The message lists all problems.
     """
     declared = {"title": title, "paper": paper, "bibtex": bibtex, "note": note}
-    problems = [f"name={name!r}: use lower-case letters, digits and underscores, letter first, {LONGEST_NAME} at most"]
+    problems = [
+        f"name={name!r}: use lower-case letters, digits and underscores, letter first, {LONGEST_NAME} at most"
+    ]
     if isinstance(name, str) and NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
-        problems = [f"name={name!r}: means something else on the command line; choose another"] if name in RESERVED else []
-    problems += [f"{key}={value!r}: must be a text" for key, value in declared.items() if not isinstance(value, str)]
-    problems += ["title='': must be the method's name in tables"] if isinstance(title, str) and not title.strip() else []
+        problems = (
+            [f"name={name!r}: means something else on the command line; choose another"]
+            if name in RESERVED
+            else []
+        )
+    problems += [
+        f"{key}={value!r}: must be a text" for key, value in declared.items() if not isinstance(value, str)
+    ]
+    problems += (
+        ["title='': must be the method's name in tables"]
+        if isinstance(title, str) and not title.strip()
+        else []
+    )
     if inputs not in (known := get_args(Inputs)):
         problems.append(f"inputs={inputs!r}: known are {', '.join(map(repr, known))}")
     if not isinstance(uses, (tuple, list)) or any(use not in get_args(Use) for use in uses):
@@ -444,12 +460,16 @@ def register(
         problems = list(_class_problems(cls))
         earlier = vars(cls).get("name")
         if earlier != name and REGISTERED.get(str(earlier)) is cls:
-            problems.append(f"{cls.__name__} is registered as {earlier!r} already; write a subclass for the second name")
+            problems.append(
+                f"{cls.__name__} is registered as {earlier!r} already; write a subclass for the second name"
+            )
         if problems:
             raise ValueError(f"method {name!r}: {'; '.join(problems)}")
         other = REGISTERED.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"method name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another")
+            raise ValueError(
+                f"method name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another"
+            )
         cls.name, cls.title, cls.paper, cls.bibtex = name, title, paper, bibtex
         cls.inputs, cls.note, cls.uses = inputs, note, tuple(uses)
         REGISTERED[name] = cls
@@ -479,7 +499,9 @@ def _class_problems(cls: Any) -> Iterator[str]:
         yield f"Config={cls.Config!r}: must be a subclass of MethodConfig"
         return
     corrected = cls.corrected_settings
-    if not isinstance(corrected, Mapping) or (unknown := [key for key in corrected if key not in cls.Config.model_fields]):
+    if not isinstance(corrected, Mapping) or (
+        unknown := [key for key in corrected if key not in cls.Config.model_fields]
+    ):
         yield f"corrected_settings={corrected!r}: must map fields of Config to values" + (
             f"; there is no {unknown[0]!r}" if isinstance(corrected, Mapping) else ""
         )

@@ -83,7 +83,11 @@ class Registry:
             UsageError: the file has errors (all are listed), or there are two files.
         """
         for base in (source_file(method), SEARCH_SPACES_DIR / f"{method.name}.py"):
-            found = [path for suffix in YAML_SUFFIXES if (path := base.with_suffix(suffix)).exists() or path.is_symlink()]
+            found = [
+                path
+                for suffix in YAML_SUFFIXES
+                if (path := base.with_suffix(suffix)).exists() or path.is_symlink()
+            ]
             if len(found) > 1:
                 raise UsageError(f"{found[0]}: there is {found[1].name} too; keep one of them")
             if found:
@@ -115,7 +119,11 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
         if path.stem in SHARED_FILES:
             continue
         if not path.is_file() or not path.stem.isidentifier():
-            fault = "no Python module can have this name; rename it" if path.is_file() else "is not a readable file"
+            fault = (
+                "no Python module can have this name; rename it"
+                if path.is_file()
+                else "is not a readable file"
+            )
             registry.broken[path.stem] = f"{path}: {fault}"
         elif reason := attempt(partial(importlib.import_module, f"methods.{path.stem}")):
             registry.broken[path.stem] = reason
@@ -214,7 +222,9 @@ def _contained() -> Iterator[list[str]]:
 def _load_plugin(path: Path) -> None:
     name = import_file(path)
     if not any(cls.__module__ == name for cls in REGISTERED.values()):
-        raise UsageError(f"--plugin {path.resolve()}: registers no method; decorate a Method with @register(...)")
+        raise UsageError(
+            f"--plugin {path.resolve()}: registers no method; decorate a Method with @register(...)"
+        )
 
 
 def import_file(path: Path) -> str:

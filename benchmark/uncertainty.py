@@ -143,7 +143,9 @@ def bootstrap_intervals(trainings: Sequence[Classes], *, seed: int = 0) -> dict[
         ValueError: the trainings were not tested on the same samples.
     """
     if not same_samples(trainings):
-        raise ValueError("the trainings were tested on different samples, so that no group can be drawn for all of them")
+        raise ValueError(
+            "the trainings were tested on different samples, so that no group can be drawn for all of them"
+        )
 
     # Draw groups for all classes, so that the draws do not depend on which metric is asked for.
     classes = list(zip(*trainings, strict=True))
@@ -210,11 +212,15 @@ class _Resampled:
         """
         # Recall of each class, and the variance between its groups.
         samples = [np.asarray(one[0]["samples"], float) for one in classes]
-        right = [np.stack([np.asarray(training[answers], float) for training in one], axis=1) for one in classes]
+        right = [
+            np.stack([np.asarray(training[answers], float) for training in one], axis=1) for one in classes
+        ]
         groups = np.array([len(n) for n in samples])
         recall = np.stack([r.sum(axis=0) / n.sum() for n, r in zip(samples, right, strict=True)])  # [C, T]
         mean = recall.mean(axis=1)
-        scatter = np.array([_scatter(n, r.mean(axis=1), m) for n, r, m in zip(samples, right, mean, strict=True)])
+        scatter = np.array(
+            [_scatter(n, r.mean(axis=1), m) for n, r, m in zip(samples, right, mean, strict=True)]
+        )
 
         # How many independent samples the groups of a class are worth.
         own = scatter > 1e-12
@@ -226,7 +232,9 @@ class _Resampled:
         total = np.zeros((DRAWS, recall.shape[1]))
         for c, (n, r, times) in enumerate(zip(samples, right, drawn, strict=True)):
             if own[c]:
-                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(np.float32)  # whole numbers: exact
+                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(
+                    np.float32
+                )  # whole numbers: exact
                 total += sums[:, 1:] / sums[:, :1]
             else:
                 whole = int(worth[c])

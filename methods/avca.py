@@ -110,15 +110,23 @@ class Avca(Method):
         dim: int = Field(300, ge=1, description="width of the two tokens")
         embedding_dim: int = Field(64, ge=1, description="size of the common embedding space")
         encoder_hidden: int = Field(512, ge=1, description="hidden width of the encoders (h_e)")
-        encoder_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of encoders and transformer (r_enc)")
+        encoder_dropout: float = Field(
+            0.2, ge=0, lt=1, description="dropout of encoders and transformer (r_enc)"
+        )
         projection_hidden: int = Field(512, ge=1, description="hidden width of the projections (h_d)")
-        projection_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of audio and video projection (r_proj)")
-        decoder_dropout: float = Field(0.5, ge=0, lt=1, description="dropout of word projection and decoders (r_dec)")
+        projection_dropout: float = Field(
+            0.3, ge=0, lt=1, description="dropout of audio and video projection (r_proj)"
+        )
+        decoder_dropout: float = Field(
+            0.5, ge=0, lt=1, description="dropout of word projection and decoders (r_dec)"
+        )
         depth: int = Field(1, ge=1, le=32, description="number of transformer layers")
         heads: int = Field(3, ge=1, description="attention heads")
         dim_head: int = Field(100, ge=1, description="width of a head")
         mlp_dim: int = Field(64, ge=1, description="hidden width of the transformer's feed-forward")
-        momentum: float = Field(0.99, gt=0, le=1, description="BatchNorm momentum of the last layer of two-layer blocks")
+        momentum: float = Field(
+            0.99, gt=0, le=1, description="BatchNorm momentum of the last layer of two-layer blocks"
+        )
         margin: float = Field(1.0, gt=0, description="margin of the triplet losses")
         first_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the samples")
         second_triplet: float = Field(1.0, ge=0, description="weight of the triplets anchored at the classes")
@@ -130,15 +138,25 @@ class Avca(Method):
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
         c, text = config, spec.text_dim
-        encoder: dict[str, Any] = {"hidden": c.encoder_hidden, "dropout": c.encoder_dropout, "momentum": c.momentum}
+        encoder: dict[str, Any] = {
+            "hidden": c.encoder_hidden,
+            "dropout": c.encoder_dropout,
+            "momentum": c.momentum,
+        }
         self.audio_encoder = Projection(spec.audio_dim, c.dim, **encoder)
         self.video_encoder = Projection(spec.video_dim, c.dim, **encoder)
         self.register_buffer("position", torch.randn(2, c.dim))
         self.layers = nn.ModuleList(
-            TransformerLayer(c.dim, heads=c.heads, dim_head=c.dim_head, mlp_dim=c.mlp_dim, dropout=c.encoder_dropout)
+            TransformerLayer(
+                c.dim, heads=c.heads, dim_head=c.dim_head, mlp_dim=c.mlp_dim, dropout=c.encoder_dropout
+            )
             for _ in range(c.depth)
         )
-        head: dict[str, Any] = {"hidden": c.projection_hidden, "dropout": c.projection_dropout, "momentum": c.momentum}
+        head: dict[str, Any] = {
+            "hidden": c.projection_hidden,
+            "dropout": c.projection_dropout,
+            "momentum": c.momentum,
+        }
         self.audio_projection = Projection(c.dim, c.embedding_dim, **head)
         self.video_projection = Projection(c.dim, c.embedding_dim, **head)
         self.word_projection = Projection(text, c.embedding_dim, dropout=c.decoder_dropout)
@@ -181,7 +199,8 @@ class Avca(Method):
             + functional.mse_loss(text, p.rho_w)
             + t(p.rho_w, p.rho_a, n.rho_a)
             + t(p.rho_w, p.rho_v, n.rho_v),
-            "regression": functional.mse_loss(p.theta_v, p.theta_w) + functional.mse_loss(p.theta_a, p.theta_w),
+            "regression": functional.mse_loss(p.theta_v, p.theta_w)
+            + functional.mse_loss(p.theta_a, p.theta_w),
             "cross": t(p.theta_w, p.theta_v, n.theta_v)
             + t(p.theta_w, p.theta_a, n.theta_a)
             + t(p.theta_a, p.theta_w, n.theta_w)
@@ -196,7 +215,9 @@ class Avca(Method):
         """
         other = negative_of(batch)
         pair = (batch, other)
-        phi_a, phi_v = zip(*((self.audio_encoder(x.audio), self.video_encoder(x.video)) for x in pair), strict=True)
+        phi_a, phi_v = zip(
+            *((self.audio_encoder(x.audio), self.video_encoder(x.video)) for x in pair), strict=True
+        )
         theta_w = [self.word_projection(w) for w in (text, text_of(other))]
         rho_w = [self.decoder(x) for x in theta_w]
         a, v = zip(*(self.cross_attend(*phi) for phi in zip(phi_a, phi_v, strict=True)), strict=True)
@@ -221,7 +242,10 @@ class Avca(Method):
 
     def _reconstruct(self, positive: Pass) -> tuple[Tensor, Tensor]:
         """Encodings decoded from theta_a and theta_v, ``[B, dim]`` each."""
-        phi_v, phi_a = self.video_reconstruction(positive.theta_v), self.audio_reconstruction(positive.theta_a)
+        phi_v, phi_a = (
+            self.video_reconstruction(positive.theta_v),
+            self.audio_reconstruction(positive.theta_a),
+        )
         if self.training:  # no loss uses this; as published, it changes the running statistics
             with torch.no_grad():
                 self.audio_projection(phi_a)
@@ -263,7 +287,10 @@ class Avca(Method):
         ours = rename_published(state, names)
         for i in range(depth):
             parts = ours.pop(f"layers.{i}.attention.qkv").chunk(3)
-            ours |= {f"layers.{i}.attention.{x}.weight": w for x, w in zip(("query", "key", "value"), parts, strict=True)}
+            ours |= {
+                f"layers.{i}.attention.{x}.weight": w
+                for x, w in zip(("query", "key", "value"), parts, strict=True)
+            }
         return ours
 
     @classmethod

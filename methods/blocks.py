@@ -54,7 +54,9 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = torch.ge(bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False))  # 1 or 0, in x's type
+        kept = torch.ge(
+            bits, dropped - 2**15, out=torch.empty_like(x, requires_grad=False)
+        )  # 1 or 0, in x's type
         return x * kept.mul_(2**16 / (2**16 - dropped))
 
 
@@ -70,13 +72,24 @@ class Projection(nn.Sequential):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, hidden: int | None = None, dropout: float = 0.0, momentum: float = 0.1
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        momentum: float = 0.1,
     ) -> None:
         layers: list[nn.Module] = []
         if hidden is not None:
             layers += [nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), Dropout(dropout)]
         last = nn.BatchNorm1d(outputs, momentum=0.1 if hidden is None else momentum)
-        layers += [nn.Linear(inputs if hidden is None else hidden, outputs), last, nn.ReLU(), Dropout(dropout)]
+        layers += [
+            nn.Linear(inputs if hidden is None else hidden, outputs),
+            last,
+            nn.ReLU(),
+            Dropout(dropout),
+        ]
         super().__init__(*layers)
 
 
@@ -86,7 +99,9 @@ class Perceptron(nn.Sequential):
     Maps ``[N, inputs]`` to ``[N, outputs]``.
     """
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, dropout: float, last_relu: bool = False) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int, *, dropout: float, last_relu: bool = False
+    ) -> None:
         first = (nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), Dropout(dropout))
         super().__init__(*first, nn.Linear(hidden, outputs), *([nn.ReLU()] if last_relu else []))
 
@@ -184,10 +199,14 @@ class Attention(nn.Module):
         False.
         """
         context = x if context is None else context
-        out: Tensor = self.dropout(self.out(self._gather(self.query(x), self.key(context), self.value(context), mask)))
+        out: Tensor = self.dropout(
+            self.out(self._gather(self.query(x), self.key(context), self.value(context), mask))
+        )
         return out
 
-    def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
+    def grouped(
+        self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False
+    ) -> Tensor:
         """Self-attention of groups of sequences, rows ``[R, dim]``.
 
         Args:
@@ -197,7 +216,11 @@ class Attention(nn.Module):
         if first_only:
             gathered = self._gather_to_firsts(x, groups, masks)
         else:
-            pieces = zip(*(groups.split(project(x)) for project in (self.query, self.key, self.value)), masks, strict=True)
+            pieces = zip(
+                *(groups.split(project(x)) for project in (self.query, self.key, self.value)),
+                masks,
+                strict=True,
+            )
             gathered = torch.cat([self._gather(q, k, v, mask).flatten(0, 1) for q, k, v, mask in pieces])
         out: Tensor = self.dropout(self.out(gathered))
         return out
@@ -213,7 +236,9 @@ class Attention(nn.Module):
         query = self.query(x.index_select(0, groups.firsts)).view(-1, *key.shape[:2])
         queries = torch.split(torch.einsum("bhk,hkd->bhd", query, key), [n for n, _ in groups.shapes])
         pieces = zip(queries, groups.split(x), masks, strict=True)
-        sums = torch.cat([self._attend(q, tokens, tokens, mask[:, :1], key.shape[1] ** -0.5) for q, tokens, mask in pieces])
+        sums = torch.cat(
+            [self._attend(q, tokens, tokens, mask[:, :1], key.shape[1] ** -0.5) for q, tokens, mask in pieces]
+        )
         return torch.einsum("bhd,hkd->bhk", sums, value).flatten(1)
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -234,7 +259,9 @@ class FeedForward(nn.Sequential):
     """Linear, GELU, dropout, Linear, dropout on the last axis."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, dim), Dropout(dropout))
+        super().__init__(
+            nn.Linear(dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, dim), Dropout(dropout)
+        )
 
 
 class TransformerLayer(nn.Module):
@@ -244,7 +271,9 @@ class TransformerLayer(nn.Module):
         shared_norm: one LayerNorm for both inputs (published TCAF) instead of one each (AVCA).
     """
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, dropout: float, shared_norm: bool = False) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, mlp_dim: int, dropout: float, shared_norm: bool = False
+    ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(1 if shared_norm else 2))
         self.attention = Attention(dim, heads=heads, dim_head=dim_head, dropout=dropout)
@@ -256,7 +285,9 @@ class TransformerLayer(nn.Module):
         out: Tensor = x + self.feed_forward(self.norms[-1](x))
         return out
 
-    def grouped(self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False) -> Tensor:
+    def grouped(
+        self, x: Tensor, groups: Groups, masks: Sequence[Tensor], *, first_only: bool = False
+    ) -> Tensor:
         """The same for groups of sequences, ``[R, dim]`` to ``[R, dim]`` or ``[B, dim]``."""
         gathered = self.attention.grouped(self.norms[0](x), groups, masks, first_only=first_only)
         x = (x.index_select(0, groups.firsts) if first_only else x) + gathered
@@ -296,7 +327,9 @@ def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statis
         return out
     first, *others = cast(list[nn.Module], list(encoder))
     hidden: Tensor = first(real)
-    everything = cast(Tensor, first.bias).to(hidden.dtype).expand(mask.numel(), -1).index_copy(0, index, hidden)
+    everything = (
+        cast(Tensor, first.bias).to(hidden.dtype).expand(mask.numel(), -1).index_copy(0, index, hidden)
+    )
     for layer in others:
         everything = layer(everything)
     return everything.index_select(0, index)
@@ -320,7 +353,9 @@ class TokenStage(nn.Module):
         self.video = nn.Linear(dim + size, dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, audio: Tokens, audio_times: Tensor, video: Tokens, video_times: Tensor) -> tuple[Tokens, Tokens]:
+    def forward(
+        self, audio: Tokens, audio_times: Tensor, video: Tokens, video_times: Tensor
+    ) -> tuple[Tokens, Tokens]:
         """Tokens of both modalities from their encoded time steps and times ``[B, T]``."""
         return (
             self._tokens(audio, audio_times, self.audio, self.modality[0]),
@@ -347,12 +382,20 @@ class SequenceConfig(MethodConfig):
     embedding_dim: int = Field(64, ge=1, description="size of the common embedding space")
     encoder_hidden: int = Field(512, ge=1, description="hidden width of the per-step encoders (h_e)")
     encoder_dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the per-step encoders")
-    decoder_hidden: int = Field(512, ge=1, description="hidden width of sample projection and sample decoder (h_d)")
-    decoder_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of sample projection and sample decoder")
+    decoder_hidden: int = Field(
+        512, ge=1, description="hidden width of sample projection and sample decoder (h_d)"
+    )
+    decoder_dropout: float = Field(
+        0.1, ge=0, lt=1, description="dropout of sample projection and sample decoder"
+    )
     word_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of word projection and word decoder")
-    token_size: int = Field(64, ge=2, multiple_of=2, description="size of position, modality and padding embeddings")
+    token_size: int = Field(
+        64, ge=2, multiple_of=2, description="size of position, modality and padding embeddings"
+    )
     token_dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the tokens")
-    fourier_scale: float = Field(10.0, gt=0, description="standard deviation of the random time frequencies, per unit of time")
+    fourier_scale: float = Field(
+        10.0, gt=0, description="standard deviation of the random time frequencies, per unit of time"
+    )
 
 
 class SequenceMethod(Method):
@@ -369,9 +412,13 @@ class SequenceMethod(Method):
         encoder = {"hidden": c.encoder_hidden, "dropout": c.encoder_dropout}
         self.audio_encoder = Projection(spec.audio_dim, c.dim, **encoder)
         self.video_encoder = Projection(spec.video_dim, c.dim, **encoder)
-        self.token_stage = TokenStage(c.dim, size=c.token_size, scale=c.fourier_scale, dropout=c.token_dropout)
+        self.token_stage = TokenStage(
+            c.dim, size=c.token_size, scale=c.fourier_scale, dropout=c.token_dropout
+        )
         self.word_projection = Projection(spec.text_dim, c.embedding_dim, dropout=c.word_dropout)
-        self.sample_decoder = Projection(c.embedding_dim, spec.text_dim, hidden=c.decoder_hidden, dropout=c.decoder_dropout)
+        self.sample_decoder = Projection(
+            c.embedding_dim, spec.text_dim, hidden=c.decoder_hidden, dropout=c.decoder_dropout
+        )
         self.word_decoder = Projection(c.embedding_dim, spec.text_dim, dropout=c.word_dropout)
 
     @abstractmethod
@@ -391,7 +438,9 @@ class SequenceMethod(Method):
         """
         masks, times = (batch.audio_mask, batch.video_mask), (batch.audio_times, batch.video_times)
         if masks[0] is None or masks[1] is None or times[0] is None or times[1] is None:
-            raise ValueError(f"{type(self).__name__} needs sequences with masks and times; this batch has temporal means")
+            raise ValueError(
+                f"{type(self).__name__} needs sequences with masks and times; this batch has temporal means"
+            )
         everything = batch.padding_in_statistics
         audio = Tokens(encode_steps(self.audio_encoder, batch.audio, masks[0], everything), masks[0])
         video = Tokens(encode_steps(self.video_encoder, batch.video, masks[1], everything), masks[1])
@@ -403,7 +452,9 @@ class SequenceMethod(Method):
         embeddings = self.sample_embeddings(batch)
         decoded = [self.sample_decoder(x) for x in embeddings.values()]
         word_embedding = self.word_projection(text)
-        words = WordSide(text, word_embedding, self.word_decoder(word_embedding), self.word_projection(classes.text), label)
+        words = WordSide(
+            text, word_embedding, self.word_decoder(word_embedding), self.word_projection(classes.text), label
+        )
         each = [tcaf_losses(x, rho, words) for x, rho in zip(embeddings.values(), decoded, strict=True)]
         losses = {part: torch.stack([terms[part] for terms in each]).sum() for part in each[0]}
         if len(each) > 1:
@@ -453,7 +504,11 @@ BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
 
 def module_names(published: str, ours: str, layers: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Published name -> our name of a module's tensors; ``layers`` maps layers to their tensors."""
-    return {f"{published}.{layer}.{x}": f"{ours}.{layer}.{x}" for layer, tensors in layers.items() for x in tensors}
+    return {
+        f"{published}.{layer}.{x}": f"{ours}.{layer}.{x}"
+        for layer, tensors in layers.items()
+        for x in tensors
+    }
 
 
 PERCEPTRON_LAYERS = {"0": AFFINE, "1": BATCH_NORM, "4": AFFINE}
@@ -473,11 +528,15 @@ def rename_published(state: Mapping[str, Tensor], names: Mapping[str, str]) -> d
     """
     missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
     if missing or extra:
-        raise ValueError(f"published state dict does not fit: missing {missing or 'nothing'}, extra {extra or 'nothing'}")
+        raise ValueError(
+            f"published state dict does not fit: missing {missing or 'nothing'}, extra {extra or 'nothing'}"
+        )
     return {ours: state[published] for published, ours in names.items()}
 
 
-def published_settings(args: Mapping[str, Any], fields: Mapping[str, str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def published_settings(
+    args: Mapping[str, Any], fields: Mapping[str, str], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
     """Config fields from the arguments stored beside a published checkpoint.
 
     Args:

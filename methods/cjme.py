@@ -84,7 +84,9 @@ class Cjme(Method):
         embedding_dim: int = Field(64, ge=1, description="size of the common embedding space")
         dropout: float = Field(0.2, ge=0, lt=1, description="dropout of the three networks")
         margin: float = Field(1.0, gt=0, description="margin of the triplet losses")
-        entropy_margin: float = Field(0.1, ge=0, description="difference of entropies (nats) that makes a modality surer")
+        entropy_margin: float = Field(
+            0.1, ge=0, description="difference of entropies (nats) that makes a modality surer"
+        )
         pairing: Literal["outer", "sample"] = Field(
             "outer", description="whose attention weights a triplet: every sample's (published) or its own"
         )
@@ -97,9 +99,15 @@ class Cjme(Method):
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
         c, inputs = config, spec.audio_dim + spec.video_dim
-        self.audio_net = Perceptron(spec.audio_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True)
-        self.video_net = Perceptron(spec.video_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True)
-        self.text_net = Perceptron(spec.text_dim, c.text_hidden, c.embedding_dim, dropout=c.dropout, last_relu=True)
+        self.audio_net = Perceptron(
+            spec.audio_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
+        )
+        self.video_net = Perceptron(
+            spec.video_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
+        )
+        self.text_net = Perceptron(
+            spec.text_dim, c.text_hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
+        )
         self.attention = nn.Sequential(nn.BatchNorm1d(inputs), nn.Linear(inputs, 1))
 
     def modality_attention(self, batch: Batch) -> Tensor:
@@ -114,13 +122,18 @@ class Cjme(Method):
         a, a_n = self.audio_net(batch.audio), self.audio_net(other.audio)
         v, v_n = self.video_net(batch.video), self.video_net(other.video)
         t = self.text_net(text_of(batch))
-        if self.training:  # no loss uses the negatives' classes; as published, they change the running statistics
+        if (
+            self.training
+        ):  # no loss uses the negatives' classes; as published, they change the running statistics
             with torch.no_grad():
                 self.text_net(text_of(other))
 
         # Triplets, weighted by the modality attention.
         alpha = self.modality_attention(batch)
-        near_a, near_v = triplet(t, a, a_n, margin, reduction="none"), triplet(t, v, v_n, margin, reduction="none")
+        near_a, near_v = (
+            triplet(t, a, a_n, margin, reduction="none"),
+            triplet(t, v, v_n, margin, reduction="none"),
+        )
         if self.config.pairing == "outer":  # the mean over all pairs is a product of means
             triplets = (1 - alpha).mean() * near_a.mean() + alpha.mean() * near_v.mean()
         else:
@@ -139,7 +152,9 @@ class Cjme(Method):
     def embed(self, batch: Batch) -> Embeddings:
         """Outputs ``audio`` and ``video`` ``[B, d]``, and the hard attention as gate ``[B]``."""
         gate = (self.modality_attention(batch) >= 0.5).float()
-        return Embeddings({"audio": self.audio_net(batch.audio), "video": self.video_net(batch.video)}, gate=gate)
+        return Embeddings(
+            {"audio": self.audio_net(batch.audio), "video": self.video_net(batch.video)}, gate=gate
+        )
 
     def embed_classes(self, text: Tensor) -> Tensor:
         """f_t(w), ``[C, d]``."""

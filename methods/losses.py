@@ -42,7 +42,9 @@ def tcaf_losses(embedding: Tensor, reconstruction: Tensor, words: WordSide) -> d
     """
     classification = functional.cross_entropy(embedding @ words.class_embeddings.T, words.label)
     regression = functional.mse_loss(embedding, words.embedding)
-    decoded = functional.mse_loss(words.text, reconstruction) + functional.mse_loss(words.text, words.reconstruction)
+    decoded = functional.mse_loss(words.text, reconstruction) + functional.mse_loss(
+        words.text, words.reconstruction
+    )
     return {
         "total": classification + regression + decoded,
         "classification": classification,
@@ -51,7 +53,9 @@ def tcaf_losses(embedding: Tensor, reconstruction: Tensor, words: WordSide) -> d
     }
 
 
-def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, reduction: str = "mean") -> Tensor:
+def triplet(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, reduction: str = "mean"
+) -> Tensor:
     """T(a, p, n) = max(|a - p| - |a - n| + margin, 0) with Euclidean distances of rows ``[B, d]``.
 
     Returns the mean, or ``[B]`` with ``reduction="none"``.

@@ -83,7 +83,10 @@ PUBLISHED_SWITCHES = {
 @register(
     "tcaf",
     title="TCAF",
-    paper="Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot learning, ECCV 2022",
+    paper=(
+        "Mercea, Hummel, Koepke, Akata: Temporal and cross-modal attention for audio-visual zero-shot "
+        "learning, ECCV 2022"
+    ),
     bibtex=BIBTEX,
     inputs="sequence",
 )
@@ -98,7 +101,9 @@ class Tcaf(SequenceMethod):
         dim_head: int = Field(64, ge=1, description="width of a head")
         mlp_dim: int = Field(128, ge=1, description="hidden width of the feed-forwards")
         dropout: float = Field(0.3, ge=0, lt=1, description="dropout of the transformer layers")
-        sees: Sees = Field("cross", description="what a time step attends to: the other modality, its own, or all")
+        sees: Sees = Field(
+            "cross", description="what a time step attends to: the other modality, its own, or all"
+        )
 
     published_class = "Multimodal_Sequence_Transformer"
 
@@ -107,7 +112,14 @@ class Tcaf(SequenceMethod):
         c = config
         self.class_token = nn.Parameter(torch.randn(1, 1, c.dim))
         self.layers = nn.ModuleList(
-            TransformerLayer(c.dim, heads=c.heads, dim_head=c.dim_head, mlp_dim=c.mlp_dim, dropout=c.dropout, shared_norm=True)
+            TransformerLayer(
+                c.dim,
+                heads=c.heads,
+                dim_head=c.dim_head,
+                mlp_dim=c.mlp_dim,
+                dropout=c.dropout,
+                shared_norm=True,
+            )
             for _ in range(c.depth)
         )
         self.sample_projection = self.sample_projection_of(c.dim)
@@ -134,9 +146,13 @@ class Tcaf(SequenceMethod):
         depth = sum(name.endswith(".attn.to_q.weight") for name in state)
         names = _published_names(depth)
         copies = {f"position_encoder_block.{x}": f"audiovisual_embeddings.{x}" for x in TOKEN_STAGE}
-        differing = [a for a, b in copies.items() if a in state and b in state and not torch.equal(state[a], state[b])]
+        differing = [
+            a for a, b in copies.items() if a in state and b in state and not torch.equal(state[a], state[b])
+        ]
         if differing:
-            raise ValueError(f"the two copies of the token stage differ in {differing}; the checkpoint is damaged")
+            raise ValueError(
+                f"the two copies of the token stage differ in {differing}; the checkpoint is damaged"
+            )
         ours = rename_published(state, {**names, **{a: f"copy of {b}" for a, b in copies.items()}})
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith("copy of ")}
         for name in ("token_stage.audio.weight", "token_stage.video.weight"):
@@ -171,7 +187,12 @@ def attention_mask(kinds: Tensor, sees: Sees) -> Tensor:
 def _published_names(depth: int) -> dict[str, str]:
     """Published name -> our name of all tensors; the token stage by its second published name."""
     names = {"cls_token": "class_token"}
-    two = {"A_enc": "audio_encoder", "V_enc": "video_encoder", "O_proj": "sample_projection", "D_o": "sample_decoder"}
+    two = {
+        "A_enc": "audio_encoder",
+        "V_enc": "video_encoder",
+        "O_proj": "sample_projection",
+        "D_o": "sample_decoder",
+    }
     one = {"W_proj": "word_projection", "D_w": "word_decoder"}
     for blocks, layers in ((two, TWO_LAYERS), (one, ONE_LAYER)):
         for published, ours in blocks.items():
@@ -179,7 +200,10 @@ def _published_names(depth: int) -> dict[str, str]:
     names |= {f"audiovisual_embeddings.{x}": f"token_stage.{y}" for x, y in TOKEN_STAGE.items()}
     for i in range(depth):
         layer, ours = f"Audio_visual_transformer.layers.{i}", f"layers.{i}"
-        names |= {f"{layer}.attn.to_{x[0]}.weight": f"{ours}.attention.{x}.weight" for x in ("query", "key", "value")}
+        names |= {
+            f"{layer}.attn.to_{x[0]}.weight": f"{ours}.attention.{x}.weight"
+            for x in ("query", "key", "value")
+        }
         names |= {f"{layer}.attn.to_out.0.{x}": f"{ours}.attention.out.{x}" for x in AFFINE}
         names |= {f"{layer}.norm.{x}": f"{ours}.norms.0.{x}" for x in AFFINE}
         names |= module_names(f"{layer}.ff.net", f"{ours}.feed_forward", {"0": AFFINE, "3": AFFINE})

@@ -75,12 +75,16 @@ def of(bench: Bench, steps: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls,main")
     parser.add_argument("--modes", default="corrected")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found, rows = registry.load(), []

@@ -63,7 +63,9 @@ def drawn_set(samples: int, classes: int) -> tuple[Method, EvaluationSet, Featur
     return DrawnEmbeddings(), among(content, np.arange(samples), classes, DIM), rules
 
 
-def method_set(name: str, samples: int, classes: int, folder: Path) -> tuple[Method, EvaluationSet, FeatureRules]:
+def method_set(
+    name: str, samples: int, classes: int, folder: Path
+) -> tuple[Method, EvaluationSet, FeatureRules]:
     """An evaluation of a method: repeated samples of a small store, among more classes than it has."""
     found = registry.load()
     bench = Bench.published(found.get(name), found.search_space(found.get(name)), "cls", "corrected", folder)
@@ -115,10 +117,18 @@ def row(what: str, size: str, folder: Path, threads: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default="avca,tcaf", help="methods that embed VGGSound's number of samples; '' for none")
-    parser.add_argument("--sizes", default=f"{VGGSOUND},100000x1000", help="of drawn embeddings (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--methods", default="avca,tcaf", help="methods that embed VGGSound's number of samples; '' for none"
+    )
+    parser.add_argument(
+        "--sizes", default=f"{VGGSOUND},100000x1000", help="of drawn embeddings (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     wanted = [(DRAWN, size) for size in options.sizes.split(",")]
@@ -128,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{options.threads} threads, blocks of {BLOCK} samples\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json is not None:
-        options.json.write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"threads": options.threads, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

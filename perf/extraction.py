@@ -92,7 +92,8 @@ def write_video(path: Path, kind: Kind, number: int) -> None:
         pictures.width, pictures.height = map(int, kind.size.split("x"))
         pictures.pix_fmt, pictures.bit_rate = "yuv420p", 800_000
         sound: Any = target.add_stream(kind.sound, rate=SOUND_RATE, layout="stereo")
-        source = f"testsrc2=size={kind.size}:rate={kind.rate},noise=alls=12:allf=t:all_seed={number},format=yuv420p"
+        noise = f"noise=alls=12:allf=t:all_seed={number}"
+        source = f"testsrc2=size={kind.size}:rate={kind.rate},{noise},format=yuv420p"
         for frame in _generated(source, kind.seconds * kind.rate):
             frame.pts, frame.time_base = None, Fraction(1, kind.rate)
             target.mux(pictures.encode(frame))
@@ -139,7 +140,9 @@ class TimedCalls(Calls):
         if hasattr(extractor, "speech_embedding"):
             extractor.speech_embedding = self._timed("networks", extractor.speech_embedding)
 
-    def compute(self, modality: str, steps: Iterable[NDArray[Any]], keep: Callable[[NDArray[np.float32]], None]) -> None:
+    def compute(
+        self, modality: str, steps: Iterable[NDArray[Any]], keep: Callable[[NDArray[np.float32]], None]
+    ) -> None:
         coming = iter(steps)
         super().compute(modality, until_none(self._timed("steps", lambda: next(coming, None))), keep)
 
@@ -222,13 +225,17 @@ def rows(features: str, kind: str, found: dict[str, list[Measured]]) -> tuple[di
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--features", default="cls,main,packaged")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--videos", type=int, default=2, help="of each kind")
     parser.add_argument("--rounds", type=int, default=1, help="medians are shown")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=list(CLOCKS), default="passed", help="processor: where others use the cores too")
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="passed", help="processor: where others use the cores too"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -236,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         videos = {
-            kind: [folder / f"{kind}{i}{KINDS[kind].end}" for i in range(options.videos)] for kind in options.kinds.split(",")
+            kind: [folder / f"{kind}{i}{KINDS[kind].end}" for i in range(options.videos)]
+            for kind in options.kinds.split(",")
         }
         for kind, paths in videos.items():
             for number, path in enumerate(paths):
@@ -253,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found: dict[str, list[Measured]] = {way: [] for way in WAYS}
                 for _ in range(options.rounds):
                     for way in WAYS:
-                        found[way].append(measure(extractor, weights, WAYS[way], paths, folder, options.clock))
+                        found[way].append(
+                            measure(extractor, weights, WAYS[way], paths, folder, options.clock)
+                        )
                 tables.append(rows(features, kind, found))
     print(f"{options.threads} threads, {options.videos} videos of each kind, seconds: {options.clock}\n")
     print(tabulate([plain for plain, _ in tables], headers="keys", tablefmt="github"))

@@ -17,7 +17,9 @@ from benchmark.inspection import cpu_attention
 from benchmark.method import Spec
 
 
-def tcaf_step(config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int], classes: int) -> float:
+def tcaf_step(
+    config: Any, spec: Spec, audio_steps: Sequence[int], video_steps: Sequence[int], classes: int
+) -> float:
     """Operations of forward and backward for a batch whose samples have these numbers of time steps.
 
     The backward of a product costs two products, or one if the input needs no gradient (features, class
@@ -60,7 +62,7 @@ def pairs_of(audio: int, video: int, sees: str) -> int:
 
 
 def counter() -> FlopCounterMode:
-    """Torch's counter and the CPU's attention, whose backward counts as two forwards without recomputation."""
+    """Torch's counter, with the CPU's attention: its backward counts as two forwards."""
 
     forward = cpu_attention()
     backward = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
@@ -68,4 +70,6 @@ def counter() -> FlopCounterMode:
     def twice(_: object, *arguments: Any, **options: Any) -> int:
         return 2 * sum(count(*arguments, **options) for count in forward.values())
 
-    return FlopCounterMode(display=False, custom_mapping={**forward, **({} if backward is None else {backward: twice})})
+    return FlopCounterMode(
+        display=False, custom_mapping={**forward, **({} if backward is None else {backward: twice})}
+    )

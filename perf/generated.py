@@ -44,14 +44,21 @@ def samples_of(gigabytes: float, features: str) -> int:
     return int(gigabytes * 1e9 / (4 * numbers))
 
 
-def generate(path: Path, features: str, samples: int, dtype: Literal["float32", "float16"] = "float32") -> FeatureStore:
+def generate(
+    path: Path, features: str, samples: int, dtype: Literal["float32", "float16"] = "float32"
+) -> FeatureStore:
     """Write a store with about this many samples."""
-    random, feature_set, sizes = np.random.default_rng(0), load_cards()["ucf"].features[features], SIZES[features]
+    random, feature_set, sizes = (
+        np.random.default_rng(0),
+        load_cards()["ucf"].features[features],
+        SIZES[features],
+    )
     groups = np.split(np.arange(48), [30, 42])
     classes = (groups[0], groups[0], groups[1], np.arange(42), groups[2])
     total = sum(feature_set.samples[split] for split in SPLITS)
     counts = [
-        max(len(ids), round(samples * feature_set.samples[split] / total)) for split, ids in zip(SPLITS, classes, strict=True)
+        max(len(ids), round(samples * feature_set.samples[split] / total))
+        for split, ids in zip(SPLITS, classes, strict=True)
     ]
     labels = [np.sort(np.resize(ids, n)) for ids, n in zip(classes, counts, strict=True)]
     names = [f"class {i:02d}" for i in range(48)]

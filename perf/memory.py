@@ -49,7 +49,9 @@ def work(path: Path, method: str, batches: int, threads: int, cold: bool) -> dic
     """
     if cold:
         forget(path)
-    return stage.run(experiment_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads))
+    return stage.run(
+        experiment_on(FeatureStore(path), method, epochs=1, batches_per_epoch=batches, threads=threads)
+    )
 
 
 def row(path: Path, gigabytes: float, method: str, batches: int, threads: int, cold: bool) -> dict[str, Any]:
@@ -76,14 +78,24 @@ def sizes(memory: Resident) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; exit code 1 if the bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gb", type=float, default=1.0, help="size of the store (%(default)s); it is deleted afterwards")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gb", type=float, default=1.0, help="size of the store (%(default)s); it is deleted afterwards"
+    )
     parser.add_argument("--folder", type=Path, help="folder of the store; a temporary one by default")
-    parser.add_argument("--files", default="cold,cached", help="whether cached pages are dropped before a method runs")
+    parser.add_argument(
+        "--files", default="cold,cached", help="whether cached pages are dropped before a method runs"
+    )
     parser.add_argument("--features", default="cls", choices=["cls", "main"])
     parser.add_argument("--methods", default="tcaf,avca")
-    parser.add_argument("--batches", type=int, default=20, help="batches of an epoch (%(default)s); each stage has one epoch")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser.add_argument(
+        "--batches", type=int, default=20, help="batches of an epoch (%(default)s); each stage has one epoch"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -123,7 +123,11 @@ class Stopwatch:
     def watching(self) -> Iterator[None]:
         """Time the functions of the harness within the block."""
         watched: list[tuple[Any, str, str, str | None]] = [
-            *((Tracker, name, "tracking", None) for name, f in vars(Tracker).items() if callable(f) and name[0] != "_"),
+            *(
+                (Tracker, name, "tracking", None)
+                for name, f in vars(Tracker).items()
+                if callable(f) and name[0] != "_"
+            ),
             (Runner, "run", "other", None),
             (worker.Worker, "run_job", "other", None),
             (study.Study, "run", "study", None),
@@ -269,7 +273,9 @@ def measure(
         result = runner.run(Plan(call, [unit], tune_only=True))
     if result.failed:
         raise SystemExit(f"the trial failed: {result.failed[0].error}")
-    return Measured(epochs, batches, length["epochs"], length["batches_per_epoch"], dict(watch.seconds), watch.checks)
+    return Measured(
+        epochs, batches, length["epochs"], length["batches_per_epoch"], dict(watch.seconds), watch.checks
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -283,9 +289,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measure(Path(folder), options.epochs, options.batches)
     print(found.markdown())
     sentence = (
-        f"At the published length the harness costs {100 * found.share():.3f} % of the training time (goal: below "
-        f"{100 * GOAL:.0f} %). Measured: {found.epochs} epochs of {found.batches} batches, each with a whole validation. "
-        "Computed: costs of a batch, of an epoch and of the job, times their numbers. The training batches include checks of "
+        f"At the published length the harness costs {100 * found.share():.3f} % of the training time (goal: "
+        "below "
+        f"{100 * GOAL:.0f} %). Measured: {found.epochs} epochs of {found.batches} batches, each with a "
+        "whole validation. "
+        "Computed: costs of a batch, of an epoch and of the job, times their numbers. The training batches "
+        "include checks of "
         f"losses and gradients ({found.checks:.3f} s measured)."
     )
     print(f"\n{sentence}\n\ntorch {torch.__version__}, {torch.get_num_threads()} thread(s), CPU")

@@ -51,7 +51,8 @@ from benchmark.tracking.tracker import Tracker
 
 RUNS, SEED, GOAL = 5_000, 0, 60.0
 METHODS = {
-    "attention_fusion": "Attention fusion", "perceiver": "Perceiver", "cjme": "CJME", "avgzslnet": "AVGZSLNet", "avca": "AVCA",
+    "attention_fusion": "Attention fusion", "perceiver": "Perceiver", "cjme": "CJME",
+    "avgzslnet": "AVGZSLNet", "avca": "AVCA",
     "tcaf": "TCAF",
 }  # fmt: skip
 WIDTHS = {"cjme": 128, "avgzslnet": 128}
@@ -65,12 +66,15 @@ EPOCHS = 50
 START = 1_760_000_000_000
 """Start of the oldest benchmark run in milliseconds since the epoch."""
 SETTINGS = {
-    "lr": "0.001", "weight_decay": "1e-05", "plateau": "True", "dim": "300", "depth": "6", "heads": "8", "dim_head": "64",
+    "lr": "0.001", "weight_decay": "1e-05", "plateau": "True", "dim": "300", "depth": "6",
+    "heads": "8", "dim_head": "64",
     "dropout": "0.2", "margin": "1.0",
 }  # fmt: skip
 COMMON = {
-    "train.epochs": "50", "train.batches_per_epoch": "300", "train.batch_size": "64", "train.eval_batch_size": "256",
-    "train.device": "auto", "train.precision": "float32", "train.threads": "1", "lengths.train": "max", "lengths.test": "max",
+    "train.epochs": "50", "train.batches_per_epoch": "300", "train.batch_size": "64",
+    "train.eval_batch_size": "256",
+    "train.device": "auto", "train.precision": "float32", "train.threads": "1", "lengths.train": "max",
+    "lengths.test": "max",
     "lengths.train_cut": "random", "protocol.seen_test": "published",
 }  # fmt: skip
 SWITCHES = (
@@ -130,7 +134,10 @@ def tested(dataset: str) -> Tested:
     counts = [features.samples[f"stage_2_test_{group}"] for group in ("seen", "unseen")]
     shares = zip(counts, (seen, unseen), strict=True)
     samples = np.concatenate(
-        [1 + random.multinomial(n - classes, random.dirichlet(np.full(classes, 5.0))) for n, classes in shares]
+        [
+            1 + random.multinomial(n - classes, random.dirichlet(np.full(classes, 5.0)))
+            for n, classes in shares
+        ]
     )
     nearest = [names[i] for i in random.integers(0, seen, unseen)]
     return Tested(names, seen, samples, nearest, random.uniform(0.3, 0.9, unseen))
@@ -201,7 +208,9 @@ class Filler:
 
     def latest(self, run_id: str, values: Mapping[str, float], step: int, time_: int) -> None:
         """Latest values, which have their own table."""
-        self.rows["latest_metrics"] += [(key, value, time_, step, False, run_id) for key, value in values.items()]
+        self.rows["latest_metrics"] += [
+            (key, value, time_, step, False, run_id) for key, value in values.items()
+        ]
 
     def call(self, shape: Shape, start: int) -> None:
         """A benchmark run with all its MLflow runs."""
@@ -218,13 +227,17 @@ class Filler:
             entries += self.method(identity, shape.seeds, start, run_id)
         self.artifact(run_id, "jobs.json", json.dumps(entries))
 
-    def method(self, identity: Mapping[str, str], seeds: int, start: int, call: str) -> Iterator[dict[str, Any]]:
+    def method(
+        self, identity: Mapping[str, str], seeds: int, start: int, call: str
+    ) -> Iterator[dict[str, Any]]:
         """A method with its study and jobs; their entries in the list of the benchmark run."""
         method, mode = identity["method"], identity["mode"]
         unit = {
-            **identity, "alignment": "official", "method_title": METHODS[method], "method_note": "", "method_inputs": "mean",
+            **identity, "alignment": "official", "method_title": METHODS[method], "method_note": "",
+            "method_inputs": "mean",
             "method_uses": "", "dataset_title": DATASETS[identity["dataset"]], "dataset_kind": "published",
-            "dataset_caption": "", "reduced_sizes": "false", "epochs": "50", "batches_per_epoch": "300", "lengths": "max/max",
+            "dataset_caption": "", "reduced_sizes": "false", "epochs": "50", "batches_per_epoch": "300",
+            "lengths": "max/max",
             "preset": "",
         }  # fmt: skip
         tags = {**unit, "kind": "method", "tuning.trials": str(TRIALS), "tuning.pruned": "2"}
@@ -329,10 +342,17 @@ class Filler:
             final |= {f"best/{k}": v for k, v in values.items()} | {"best/epoch": 4.0}
         else:
             final |= {f"test/{k}": v for k, v in values.items()} | {"epochs": 5.0}
-            final |= {f"bootstrap/{k}_{end}": v for k, v in values.items() if k != "ausuc" for end in ("low", "high")}
+            final |= {
+                f"bootstrap/{k}_{end}": v
+                for k, v in values.items()
+                if k != "ausuc"
+                for end in ("low", "high")
+            }
             final |= {"parameters": 3e6, "flops_per_sample": 2e9}
             t = np.linspace(0, 1, 500)
-            points = pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * (1 - t**3.5), "unseen": unseen * (1 - t[::-1] ** 3.5)})
+            points = pd.DataFrame(
+                {"beta": 4 * t - 1.6, "seen": seen * (1 - t**3.5), "unseen": unseen * (1 - t[::-1] ** 3.5)}
+            )
             self.artifact(run_id, "curve.csv", points.to_csv(index=False))
             self.looks(
                 run_id,
@@ -375,13 +395,19 @@ class Filler:
             shares = (1 - rate) * self.random.dirichlet(np.full(len(unseen), 0.1))
             shares[true] += rate
             found = self.random.multinomial(n, shares / shares.sum())
-            counts += [(unseen[true], unseen[predicted], found[predicted]) for predicted in np.flatnonzero(found)]
-        confusion = pd.DataFrame(counts, columns=["true", "predicted", "count"]).sort_values(["true", "predicted"])
+            counts += [
+                (unseen[true], unseen[predicted], found[predicted]) for predicted in np.flatnonzero(found)
+            ]
+        confusion = pd.DataFrame(counts, columns=["true", "predicted", "count"]).sort_values(
+            ["true", "predicted"]
+        )
         self.artifact(run_id, "confusion.csv", confusion.to_csv(index=False))
         if width is None:
             return
         ids, half = np.arange(count), MAP_SAMPLES // 2
-        labels = np.sort(np.concatenate([np.resize(ids[: data.seen], half), np.resize(ids[data.seen :], half)]))
+        labels = np.sort(
+            np.concatenate([np.resize(ids[: data.seen], half), np.resize(ids[data.seen :], half)])
+        )
         centres = self.random.normal(size=(count, width))
         samples = centres[labels] + self.random.normal(size=(len(labels), width))
         values = [np.maximum(0, x).round(4) for x in (samples, centres)]  # with zeros as after a ReLU
@@ -400,15 +426,18 @@ class Filler:
             sizes = [2] * (count // 2) + [1] * (count % 2)
             right = [self.random.binomial(sizes, recall[c]).tolist() for recall in recalls]
             kind = "seen" if c < data.seen else "unseen"
-            rows.append({"class": name, "group": kind, "samples": sizes, "gzsl": right[0], "own_group": right[1]})
+            rows.append(
+                {"class": name, "group": kind, "samples": sizes, "gzsl": right[0], "own_group": right[1]}
+            )
         return {"grouping": "^(.+)_", "classes": rows}
 
     def write(self, file: Path) -> None:
         """Put the rows into the database."""
         with closing(sqlite3.connect(file)) as connection:
-            columns = "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time"
+            columns = "run_uuid, name, source_type, source_name, entry_point_name, user_id, status"
+            columns += ", start_time, end_time, source_version, lifecycle_stage, artifact_uri"
             tables = {
-                f"runs ({columns}, source_version, lifecycle_stage, artifact_uri, experiment_id, deleted_time)": "runs",
+                f"runs ({columns}, experiment_id, deleted_time)": "runs",
                 "tags (key, value, run_uuid)": "tags",
                 "params (key, value, run_uuid)": "params",
                 "metrics (key, value, timestamp, run_uuid, step, is_nan)": "metrics",
@@ -428,7 +457,9 @@ def fill(folder: Path, runs: int = RUNS, seed: int = SEED, *, maps: bool = True)
         maps: whether jobs have logged their maps.
     """
     tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    filler = Filler(tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed), maps)
+    filler = Filler(
+        tracker.experiment_id, (folder / "artifacts").resolve(), np.random.default_rng(seed), maps
+    )
     for i, shape in enumerate(shapes(runs)):
         filler.call(shape, START + i * 3_600_000)
     filler.write(folder / "mlflow.db")
@@ -487,10 +518,16 @@ def timed(folder: Path, only: Sequence[str] | None, profiled: bool) -> dict[str,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; exit code 1 if a report takes longer than the goal."""
     parser = argparse.ArgumentParser(description="Time of reports and look-ups on a large tracking store.")
-    parser.add_argument("--runs", default=str(RUNS), help="MLflow runs of the store (%(default)s); 900,1800,3600 shows growth")
-    parser.add_argument("--without-maps", action="store_true", help="like older jobs, whose maps reports have to compute")
+    parser.add_argument(
+        "--runs", default=str(RUNS), help="MLflow runs of the store (%(default)s); 900,1800,3600 shows growth"
+    )
+    parser.add_argument(
+        "--without-maps", action="store_true", help="like older jobs, whose maps reports have to compute"
+    )
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these only")
-    parser.add_argument("--profile", action="store_true", help="print where the time of each measurement goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the time of each measurement goes"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     stores = list[dict[str, Any]]()
@@ -507,10 +544,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for store in stores
     ]
     headers = ["what", "runs", "of the largest call", "s", "s of processors"]
-    print(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4)))
+    print(
+        tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
+    )
     if options.json is not None:
         options.json.write_text(json.dumps({"stores": stores}, indent=1) + "\n", encoding="utf-8")
-    slow = [what for what in ("newest", "largest", "all") if any(s["seconds"].get(what, (0,))[0] > GOAL for s in stores)]
+    slow = [
+        what
+        for what in ("newest", "largest", "all")
+        if any(s["seconds"].get(what, (0,))[0] > GOAL for s in stores)
+    ]
     if slow:
         raise SystemExit(f"over {GOAL:.0f} s: {', '.join(slow)}")
 

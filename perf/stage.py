@@ -104,7 +104,9 @@ def needed(experiment: Experiment, batches: int) -> float | None:
         return samples.audio.lengths[rows].tolist(), samples.video.lengths[rows].tolist()
 
     drawn, _ = sampler.epoch(experiment.seed, 0, batches, experiment.settings.train.batch_size)
-    trained = sum(flops.tcaf_step(config, spec, *steps(rows), classes=len(sampler.class_ids)) for rows in drawn)
+    trained = sum(
+        flops.tcaf_step(config, spec, *steps(rows), classes=len(sampler.class_ids)) for rows in drawn
+    )
     return trained + flops.tcaf_embedding(config, spec, *steps(samples.rows(VAL_SEEN, VAL_UNSEEN)))
 
 
@@ -143,11 +145,17 @@ def row(experiment: Experiment, published: int) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls")
-    parser.add_argument("--batches", type=int, default=10, help="batches of an epoch (%(default)s); each stage has one epoch")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser.add_argument(
+        "--batches", type=int, default=10, help="batches of an epoch (%(default)s); each stage has one epoch"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found, rows = registry.load(), []

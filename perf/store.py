@@ -48,7 +48,9 @@ def write_official(folder: Path, samples: int) -> int:
     lists, files = root / "class-split" / "cls_split", root / "features" / "cls_features_non_averaged"
     lists.mkdir(parents=True)
     (root / "class-split" / "all_class.txt").write_text("\n".join(names))
-    (root / "class-split" / card.official.names_file).write_text("\n".join(["original,manual", *(f"{n},{n}" for n in names)]))
+    (root / "class-split" / card.official.names_file).write_text(
+        "\n".join(["original,manual", *(f"{n},{n}" for n in names)])
+    )
     (files / "text").mkdir(parents=True)
     vectors = dict(zip(names, random.standard_normal((48, features.text_dim), np.float32), strict=True))
     np.save(files / "text" / card.official.text_file, vectors, allow_pickle=True)  # type: ignore[arg-type]
@@ -78,7 +80,9 @@ def importing(folder: Path, sizes: Sequence[int], rounds: int) -> Rows:
         for n in sizes:
             target = folder / "imported.h5"
             started = time.perf_counter()
-            report = import_official(load_cards()["ucf"], "cls", folder / f"official {n}", target, generated=True, force=True)
+            report = import_official(
+                load_cards()["ucf"], "cls", folder / f"official {n}", target, generated=True, force=True
+            )
             seconds[n].append(time.perf_counter() - started)
             samples[n] = sum(split.found for split in report.splits.values())
             target.unlink()
@@ -98,7 +102,9 @@ def reading(folder: Path, samples: int, rounds: int) -> Rows:
     stores = {dtype: folder / f"{dtype}.h5" for dtype in ("float32", "float16")}
     for dtype, path in stores.items():
         generate(path, "cls", samples, dtype)  # type: ignore[arg-type]
-    ways = [(form, dtype, way) for form in READERS for dtype in stores for way in ("cold", "warm", "in memory")]
+    ways = [
+        (form, dtype, way) for form in READERS for dtype in stores for way in ("cold", "warm", "in memory")
+    ]
     found: dict[tuple[str, str, str], list[dict[str, float]]] = {way: [] for way in ways}
     for turn in range(rounds):
         for form, dtype, way in ways:
@@ -161,13 +167,23 @@ def growing(folder: Path, sizes: Sequence[int], rounds: int, threads: int) -> Ro
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", metavar="TABLE", help="only these tables: importing, reading, growing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="*", metavar="TABLE", help="only these tables: importing, reading, growing"
+    )
     parser.add_argument("--imported", default="250,500,1000", help="samples of the imports (%(default)s)")
-    parser.add_argument("--read", type=int, default=2000, help="samples of the stores that are read (%(default)s)")
-    parser.add_argument("--grown", default="1000,4000,16000", help="samples of the stores under training (%(default)s)")
+    parser.add_argument(
+        "--read", type=int, default=2000, help="samples of the stores that are read (%(default)s)"
+    )
+    parser.add_argument(
+        "--grown", default="1000,4000,16000", help="samples of the stores under training (%(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args(arguments)
     imported, grown = ([int(n) for n in text.split(",")] for text in (options.imported, options.grown))
@@ -185,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[name] = measure(Path(folder))
         print(f"{name}\n\n{tabulate(found[name], headers='keys', tablefmt='github')}\n", flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps({"threads": options.threads, **found}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"threads": options.threads, **found}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ class Bench:
                     sums[name] += seconds / count
         seconds = {name: sums[name] for name in PARTS}
         train = self.settings.train
-        return Step(self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, operations)
+        return Step(
+            self.model.title, self.features, self.mode, train.precision, train.batch_size, seconds, operations
+        )
 
     def _step(self, batch: Batch, parts: dict[str, float]) -> None:
         """One training step as in ``training.Loop``."""
@@ -192,13 +194,17 @@ def row(step: Step, top: float) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", default="all")
     parser.add_argument("--features", default="cls,main")
     parser.add_argument("--modes", default="paper,corrected")
     parser.add_argument("--precisions", default="float32", help="such as float32,bfloat16 (%(default)s)")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch (%(default)s, as jobs have them by default)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found = registry.load()
@@ -209,15 +215,22 @@ def main() -> None:
         for method in found.select(options.methods):
             for features in options.features.split(","):
                 for mode, precision in product(options.modes.split(","), options.precisions.split(",")):
-                    bench = Bench.published(method, found.search_space(method), features, mode, Path(folder), precision)
+                    bench = Bench.published(
+                        method, found.search_space(method), features, mode, Path(folder), precision
+                    )
                     torch.set_num_threads(options.threads)
                     steps.append(bench.steps(options.steps))
     top = max(before, peak())
     rows = [row(step, top) for step in steps]
-    print(f"{options.threads} threads, matrix products at {top / 1e9:.0f} GFLOP/s; 'of peak' omits the extra pass\n")
+    print(
+        f"{options.threads} threads, matrix products at {top / 1e9:.0f} GFLOP/s; 'of peak' omits the extra "
+        "pass\n"
+    )
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if options.json:
-        options.json.write_text(json.dumps({"threads": options.threads, "peak": top, "steps": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"threads": options.threads, "peak": top, "steps": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ from benchmark.tuning import study as tuning
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 torch.set_num_threads(1)  # two test processes with two threads each are many times slower
-hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("shared machine")
 registry.load()  # ours are there in every test
 
@@ -43,9 +45,12 @@ ROOM = 8 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the tests' folders into memory, unless the user has chosen a place or slow tests, with gigabytes, are run."""
+    """Put the tests' folders into memory, unless the user has chosen a place or slow tests, with gigabytes,
+    are run."""
     if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # only for folders whose place --basetemp does not give
+        os.environ.setdefault(
+            "PYTEST_DEBUG_TEMPROOT", str(MEMORY)
+        )  # only for folders whose place --basetemp does not give
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +89,10 @@ def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def made_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that a test makes in its own process gets a copy of the tables; the rest of making it stays as it is."""
+    """A store that a test makes in its own process gets a copy of the tables;
+
+    the rest of making it stays as it is.
+    """
 
     def copy(name: str, address: str) -> None:
         shutil.copy(request.getfixturevalue("empty_tables") / name, sqlite_file(address) or address)

@@ -44,7 +44,9 @@ def layers() -> list[str]:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    TopologicalSorter({name: imported(path) - {name} for name, path in MODULES.items()}).prepare()  # raises CycleError
+    TopologicalSorter(
+        {name: imported(path) - {name} for name, path in MODULES.items()}
+    ).prepare()  # raises CycleError
 
 
 def test_layers_hold_for_type_only_imports() -> None:
@@ -57,14 +59,20 @@ def test_layers_hold_for_type_only_imports() -> None:
 
 
 def test_the_guide_has_the_layers_of_the_contract() -> None:
-    (block,) = re.findall(r"```\n(cli\n.*?)```", (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```\n(cli\n.*?)```", (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert block.splitlines() == layers()
 
 
 def test_the_readme_names_every_folder_and_file_of_the_harness() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+(?:/|\.py)) ", text, re.MULTILINE)
-    there = {f"{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name not in ("__pycache__", "shipped")}
+    there = {
+        f"{path.name}/"
+        for path in PACKAGE.iterdir()
+        if path.is_dir() and path.name not in ("__pycache__", "shipped")
+    }
     there |= {path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"}
     assert sorted(listed) == sorted(there)
 
@@ -74,5 +82,7 @@ def test_a_command_that_only_prints_loads_no_library_that_is_slow_to_load(argume
     slow = ("torch", "pandas", "matplotlib", "mlflow", "optuna")
     code = f"import sys\nfrom benchmark.cli import main\ntry:\n    main([{argument!r}])\n"
     code += f"finally:\n    print([m for m in {slow} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"

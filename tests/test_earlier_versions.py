@@ -1,7 +1,8 @@
-"""Feature files, run databases, configurations and weights that an earlier version wrote are read as they were.
+"""Feature files, run databases, configurations and weights that an earlier version wrote are read as they
+were.
 
-``version-0.1.0.tar.xz`` has a runs folder of two methods (two seeds each, two trials), its feature file, and tables of
-its report.
+``version-0.1.0.tar.xz`` has a runs folder of two methods (two seeds each, two trials), its feature file, and
+tables of its report.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from benchmark.tuning.study import open_storage
 DATA = [
     f"--set=data.{setting}"
     for setting in (
-        *("order_signal=0", "train_samples=3", "val_seen_samples=1", "val_unseen_samples=3", "test_seen_samples=2"),
+        *(
+            "order_signal=0",
+            "train_samples=3",
+            "val_seen_samples=1",
+            "val_unseen_samples=3",
+            "test_seen_samples=2",
+        ),
         *("test_unseen_samples=4", "audio_steps=[2,3]", "video_steps=[2,3]"),
     )
 ]
@@ -58,7 +65,9 @@ def test_a_report_of_its_runs_has_the_same_numbers(earlier: Path) -> None:
     write_report(tracker_of(earlier), earlier / "report")
     assert set(pd.read_csv(earlier / "report" / "full.csv")["alignment"]) == {"by_name"}
     for name in ("gzsl", "zsl", "comparisons", "intervals"):
-        before, now = (pd.read_csv(folder / f"{name}.csv") for folder in (earlier / "expected", earlier / "report"))
+        before, now = (
+            pd.read_csv(folder / f"{name}.csv") for folder in (earlier / "expected", earlier / "report")
+        )
         numbers = list(before.select_dtypes("number"))
         assert list(now["method"]) == list(before["method"])
         pd.testing.assert_frame_equal(now[numbers], before[numbers])
@@ -82,7 +91,10 @@ def test_its_configurations_run(earlier: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_its_weights_give_the_numbers_of_their_job(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = {file.parent: json.loads(file.read_text()) for file in (earlier / "runs" / "jobs").glob("*/config.json")}
+    jobs = {
+        file.parent: json.loads(file.read_text())
+        for file in (earlier / "runs" / "jobs").glob("*/config.json")
+    }
     folders = {str(job["stage"]): folder for folder, job in jobs.items() if list(folder.glob("*.pt"))}
     stages = ["--stage-a", str(folders["1"]), "--stage-b", str(folders["2"])]
     places = ["--data-root", str(earlier / "data"), "--runs-dir", str(earlier / "new")]
@@ -91,7 +103,9 @@ def test_its_weights_give_the_numbers_of_their_job(earlier: Path, capsys: pytest
     assert not stop.value.code
     found, result = json.loads(capsys.readouterr().out), jobs[folders["2"]]["result"]["metrics"]
     assert result["hm"] > 0
-    assert {name: found[name] for name in ("hm", "zsl")} == {name: round(100 * result[name], 2) for name in ("hm", "zsl")}
+    assert {name: found[name] for name in ("hm", "zsl")} == {
+        name: round(100 * result[name], 2) for name in ("hm", "zsl")
+    }
 
 
 def test_its_switches_have_their_names_of_today(earlier: Path) -> None:

@@ -67,7 +67,10 @@ def test_confusion_counts_unseen_samples_among_unseen_classes_only() -> None:
 
 def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_samples() -> None:
     """Two clips of g01 and one of g02 in each class. A group is counted in each class separately."""
-    ids = [f"v_{name}_g{group}_c01" for name in ("Run", "Swim", "Fly") for group in ("01", "02")] + ["v_Run_g01_c02", "odd"]
+    ids = [f"v_{name}_g{group}_c01" for name in ("Run", "Swim", "Fly") for group in ("01", "02")] + [
+        "v_Run_g01_c02",
+        "odd",
+    ]
     labels = np.array([0, 0, 1, 1, 2, 2, 0, 2])
     distances = np.array(
         [
@@ -97,12 +100,20 @@ def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_sam
         "classes": [
             {"class": "run", "group": "seen", "samples": [2, 1], "gzsl": [2, 0], "own_group": [2, 0]},
             {"class": "swim", "group": "seen", "samples": [1, 1], "gzsl": [1, 1], "own_group": [1, 1]},
-            {"class": "fly", "group": "unseen", "samples": [1, 1, 1], "gzsl": [1, 0, 1], "own_group": [1, 1, 1]},
+            {
+                "class": "fly",
+                "group": "unseen",
+                "samples": [1, 1, 1],
+                "gzsl": [1, 0, 1],
+                "own_group": [1, 1, 1],
+            },
         ],
     }, "an id that does not fit the rule is its own group"
     assert "g01" not in json.dumps(found[0]["classes"]), "no names of sources"
     data = SimpleNamespace(samples=SimpleNamespace(ids=ids), rows=np.arange(8))
-    alone = SimpleNamespace(card=experiment.card.model_copy(update={"grouping": None, "overlap_seconds": None}))
+    alone = SimpleNamespace(
+        card=experiment.card.model_copy(update={"grouping": None, "overlap_seconds": None})
+    )
     single = group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
     assert single["grouping"] is None
     assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]
@@ -114,7 +125,9 @@ def test_a_draw_is_balanced_over_classes_and_unseen_classes_come_first() -> None
 
     rows = balanced_rows(labels, is_seen, limit=40, seed=7)
 
-    assert list(np.bincount(labels[rows])) == [10, 10, 17, 3], "half of them unseen; class 3 has no more than 3"
+    assert list(np.bincount(labels[rows])) == [10, 10, 17, 3], (
+        "half of them unseen; class 3 has no more than 3"
+    )
     assert list(rows) == sorted(set(rows))
     assert list(rows) == list(balanced_rows(labels, is_seen, limit=40, seed=7))
     assert list(rows) != list(balanced_rows(labels, is_seen, limit=40, seed=8))
@@ -182,7 +195,9 @@ def tested(bench: Bench) -> tuple[EvaluationSet, FeatureRules, Spec]:
     )
 
 
-def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+def test_operations_of_a_linear_layer_are_two_for_each_weight(
+    tested: tuple[EvaluationSet, FeatureRules, Spec],
+) -> None:
     data, rules, spec = tested
     method = Probe(Config(), spec)
 
@@ -190,7 +205,9 @@ def test_operations_of_a_linear_layer_are_two_for_each_weight(tested: tuple[Eval
     assert parameter_count(method) == spec.audio_dim * 3 + 3
 
 
-def test_operations_of_attention_are_those_of_its_two_products(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+def test_operations_of_attention_are_those_of_its_two_products(
+    tested: tuple[EvaluationSet, FeatureRules, Spec],
+) -> None:
     data, rules, spec = tested
 
     found = flops_per_sample(Attending(Config(), spec), data, rules, 16, seed=0)
@@ -211,7 +228,9 @@ def test_each_method_is_counted_and_stays_trainable(bench: Bench, name: str) -> 
     assert all(p.requires_grad for p in method.parameters())
 
 
-def test_a_method_that_cannot_be_counted_has_no_count(tested: tuple[EvaluationSet, FeatureRules, Spec]) -> None:
+def test_a_method_that_cannot_be_counted_has_no_count(
+    tested: tuple[EvaluationSet, FeatureRules, Spec],
+) -> None:
     data, rules, spec = tested
 
     assert flops_per_sample(Uncountable(Config(), spec), data, rules, 16, seed=0) is None
@@ -240,7 +259,9 @@ def test_a_map_has_samples_and_classes_in_one_space(tested: tuple[EvaluationSet,
 
     found = embedding_map(method, data, rules, data.rows[:5], 2)
 
-    assert found.samples.shape == (5, 6), "the reported output has no embedding of its own: both outputs side by side"
+    assert found.samples.shape == (5, 6), (
+        "the reported output has no embedding of its own: both outputs side by side"
+    )
     assert np.allclose(found.samples[:, 3:], data.samples.video.means[data.rows[:5], :3])
     assert np.allclose(found.classes, np.tile(data.text[:, :3], 2))
     assert list(found.labels) == list(data.samples.labels[data.rows[:5]])
@@ -251,7 +272,8 @@ def test_jobs_log_what_figures_need(bench: Bench) -> None:
 
     for run in bench.tracker.find(kind="job", stage="2"):
         recall, confusion = (
-            pd.read_csv(io.StringIO(bench.tracker.read_text(run.run_id, f"{n}.csv"))) for n in ("recall", "confusion")
+            pd.read_csv(io.StringIO(bench.tracker.read_text(run.run_id, f"{n}.csv")))
+            for n in ("recall", "confusion")
         )
         seen, unseen = (recall[recall["group"] == group] for group in ("seen", "unseen"))
         assert seen[["nearest_seen_class", "nearest_seen_cosine"]].isna().all(axis=None)
@@ -260,7 +282,10 @@ def test_jobs_log_what_figures_need(bench: Bench) -> None:
         right = confusion[confusion["true"] == confusion["predicted"]].set_index("true")["count"]
         expected = (unseen.set_index("class")["own_group"] * unseen.set_index("class")["samples"]).round()
         assert right.reindex(expected.index, fill_value=0).astype(float).to_dict() == expected.to_dict()
-        assert confusion.groupby("true")["count"].sum().to_dict() == unseen.set_index("class")["samples"].to_dict()
+        assert (
+            confusion.groupby("true")["count"].sum().to_dict()
+            == unseen.set_index("class")["samples"].to_dict()
+        )
         groups = bench.tracker.read_json(run.run_id, "groups.json")
         assert groups["grouping"] is None, "each sample is its own group"
         assert {n for c in groups["classes"] for n in c["samples"]} == {1}
@@ -302,11 +327,18 @@ def test_the_logged_map_is_bounded_rounded_and_holds_all_classes(bench: Bench) -
     assert set(samples["class"]) <= set(classes["class"])
     assert classes["class"].is_unique
     assert set(samples["group"]) == {"seen", "unseen"}
-    digits = frame.filter(regex="^e").stack().str.replace(r"e[-+]\d+$", "", regex=True).str.replace(r"[-.]", "", regex=True)
+    digits = (
+        frame.filter(regex="^e")
+        .stack()
+        .str.replace(r"e[-+]\d+$", "", regex=True)
+        .str.replace(r"[-.]", "", regex=True)
+    )
     assert digits.str.lstrip("0").str.len().max() <= 4
 
 
-def test_results_are_the_same_with_and_without_inspection(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_the_same_with_and_without_inspection(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf", seeds=2)
     bench.run(call)
     with monkeypatch.context() as patch:
@@ -316,14 +348,19 @@ def test_results_are_the_same_with_and_without_inspection(bench: Bench, other: B
         other.run(call)
 
     openings = [
-        {b.tracker.read_json(r.run_id, "result.json")["test_openings"] for r in b.tracker.find(kind="job", stage="2")}
+        {
+            b.tracker.read_json(r.run_id, "result.json")["test_openings"]
+            for r in b.tracker.find(kind="job", stage="2")
+        }
         for b in (bench, other)
     ]
     assert results(bench.tracker) == results(other.tracker), "and under the same job keys"
     assert openings == [{1}, {1}]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process"
+)
 def test_the_memory_peak_is_that_of_the_job_alone() -> None:
     code = """
 import numpy

@@ -1,4 +1,4 @@
-"""The command line on folders in the official layout, from import to tables. Slow; needs the reference data."""
+"""The command line on folders in the official layout, from import to tables. Needs reference data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_figures")]
 
 
 SWITCHES = {
-    "text_alignment", "evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale", "length_rule",
+    "text_alignment", "evaluation_times", "extra_bn_pass", "padding_in_bn", "video_norm", "audio_scale",
+    "length_rule",
     "beta_output", "calibration", "stage2_schedule",
 }  # fmt: skip
 """All that mode ``corrected`` changes of the protocol; CJME has one of its own."""
@@ -59,10 +60,20 @@ class Data:
 
     def add(self, dataset: str, features: str, *options: str) -> None:
         """Write features in the official layout and import them."""
-        words = [sys.executable, str(self.tool), str(self.folder), "--dataset", dataset, "--features", features]
+        words = [
+            sys.executable,
+            str(self.tool),
+            str(self.folder),
+            "--dataset",
+            dataset,
+            "--features",
+            features,
+        ]
         subprocess.run([*words, "--forms", "pickle", *options], check=True)
         source = ["--from", str(self.folder / dataset), "--generated"]
-        Trial(self.folder, self.folder / "data").command("data", "import", dataset.casefold(), "--features", features, *source)
+        Trial(self.folder, self.folder / "data").command(
+            "data", "import", dataset.casefold(), "--features", features, *source
+        )
         shutil.rmtree(self.folder / dataset)
 
 
@@ -100,7 +111,11 @@ SMALL = [
 
 TINY = [
     *(f"--set=train.{s}" for s in ("epochs=1", "batches_per_epoch=3", "batch_size=32")),
-    *(f"--set={m}.{s}" for m in ("tcaf", "attention_fusion", "perceiver") for s in ("dim=32", "encoder_hidden=32")),
+    *(
+        f"--set={m}.{s}"
+        for m in ("tcaf", "attention_fusion", "perceiver")
+        for s in ("dim=32", "encoder_hidden=32")
+    ),
     *(f"--set={m}.{s}" for m in ("tcaf", "perceiver") for s in ("depth=1", "heads=2", "dim_head=16")),
     "--set=perceiver.latents=8",
 ]
@@ -119,13 +134,21 @@ def test_both_modes_of_all_methods_stand_side_by_side(trial: Trial, ucf_main: Da
     rows = trial.table("modes", "modes")
     assert len({row["method"] for row in rows}) == len(rows) == 6
     for row in rows:
-        assert (row["seeds"], row["paper_alignment"], row["corrected_alignment"]) == ("2", "official", "by_name")
-        assert float(row["hm_difference"]) == pytest.approx(float(row["hm_corrected"]) - float(row["hm_paper"]), abs=1e-5)
+        assert (row["seeds"], row["paper_alignment"], row["corrected_alignment"]) == (
+            "2",
+            "official",
+            "by_name",
+        )
+        assert float(row["hm_difference"]) == pytest.approx(
+            float(row["hm_corrected"]) - float(row["hm_paper"]), abs=1e-5
+        )
         assert math.isfinite(float(row["zsl_difference_std"]))
 
 
 @pytest.mark.parametrize("method", ["tcaf", "cjme"])
-def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(trial: Trial, ucf_main: Data, method: str) -> None:
+def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(
+    trial: Trial, ucf_main: Data, method: str
+) -> None:
     names = ["--dataset", "ucf", "--features", "main", "--report", "ablation"]
     trial.command("run", "--methods", method, *names, "--ablate-protocol", "--seeds", "2", *TINY)
     expected = SWITCHES | ({"cjme_pairing"} if method == "cjme" else set())
@@ -163,10 +186,12 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial,
 
 
 def test_ten_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial, ucf_cls: Data) -> None:
-    """Small sizes and a rate to match, so that it takes minutes; the published sizes take an hour on two cores. The mean of two
-    seeds: of six classes one seed says little."""
+    """Small sizes and a rate to match, so that it takes minutes; published sizes take an hour. The mean
+    of two seeds: of six classes one seed says little."""
     training = ["train.epochs=10", "train.batches_per_epoch=30", "protocol.text_alignment=by_name"]
-    sizes = [f"tcaf.{s}" for s in ("dim=64", "depth=2", "heads=4", "dim_head=16", "encoder_hidden=128", "lr=0.001")]
+    sizes = [
+        f"tcaf.{s}" for s in ("dim=64", "depth=2", "heads=4", "dim_head=16", "encoder_hidden=128", "lr=0.001")
+    ]
     names = ["--dataset", "ucf", "--features", "cls", "--report", "tcaf"]
     settings = [f"--set={s}" for s in training + sizes]
     trial.command("run", "--methods", "tcaf", *names, "--seeds", "2", *settings)

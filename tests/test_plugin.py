@@ -70,7 +70,17 @@ def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> Non
 
 def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
     env = {**os.environ, "GZSL_CONTRACT_PLUGINS": str(plugin), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "tests/contract", "-k", "linear", "-p", "no:cacheprovider", "-n0"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/contract",
+        "-k",
+        "linear",
+        "-p",
+        "no:cacheprovider",
+        "-n0",
+    ]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 passed" in done.stdout
@@ -91,7 +101,10 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
             "dropout: {type: categorical, choices: [0.1, some]}",
             r"linear\.yaml: search\.dropout: choices\[1\]: .*number.*\(got 'some'",
         ),
-        ("train.epochs: {type: float, low: 1, high: 9}", r"search\.train\.epochs: between low and high: .*integer"),
+        (
+            "train.epochs: {type: float, low: 1, high: 9}",
+            r"search\.train\.epochs: between low and high: .*integer",
+        ),
     ],
 )
 def test_a_range_with_values_that_the_method_refuses_is_reported_before_anything_runs(
@@ -119,7 +132,9 @@ def test_values_that_do_not_fit_together_fail_their_trial_alone(bench: Bench, pl
     assert not result.failed
     result = bench.run(bench.call(methods="linear,cjme", trials=2, plugins=[plugin]))
     assert {(e.method, e.variant, e.state) for e in result.failed} == {("linear", "tuned", "failed")}
-    assert any(e.method == "cjme" and e.variant == "tuned" for e in result.entries), "the other method goes on"
+    assert any(e.method == "cjme" and e.variant == "tuned" for e in result.entries), (
+        "the other method goes on"
+    )
     told = [o for o in bench.display.outcomes if o.state == "failed"]
     assert told
     assert "dropout wants another rate" in told[0].error
@@ -142,7 +157,9 @@ def test_a_name_cannot_be_registered_twice(tmp_path: Path) -> None:
         registry.load([thief])
 
 
-def test_a_broken_method_file_stays_listed_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_method_file_stays_listed_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "wrong.py").write_text("")
     monkeypatch.setattr(registry, "METHODS_DIR", tmp_path)
     found = registry.load()
@@ -153,7 +170,8 @@ def test_a_broken_method_file_stays_listed_with_its_reason(tmp_path: Path, monke
 
 ENDINGS = {
     "argparse": (
-        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--data', required=True)\np.parse_args()",
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--data', "
+        "required=True)\np.parse_args()",
         "SystemExit: 2",
     ),
     "sys.exit": ("import sys\nprint('working')\nsys.exit(3)", "SystemExit: 3"),
@@ -168,31 +186,44 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_plugin_that_ends_the_process_is_an_error(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_that_ends_the_process_is_an_error(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     code, reason = ENDINGS[kind]
     path = tmp_path / "train.py"
     path.write_text(f"{METHOD.replace('linear', 'begun')}\n{code}\n")
     with pytest.raises(UsageError) as error:
         registry.load([path])
     message = str(error.value)
-    assert message.startswith(f"--plugin {path}: ended at import ({reason}): put what a script does below if __name__")
+    assert message.startswith(
+        f"--plugin {path}: ended at import ({reason}): put what a script does below if __name__"
+    )
     assert ("it printed:" in message) == (kind in ("argparse", "sys.exit"))
     assert ("the following arguments are required: --data" in message) == (kind == "argparse")
     assert "usage" not in "".join(capfd.readouterr()), "the text of argparse looks like ours"
     assert "begun" not in registry.REGISTERED
 
 
-def test_what_a_plugin_changes_of_the_process_is_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_plugin_changes_of_the_process_is_restored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "busy.py"
     path.write_text(
         METHOD.replace('"linear"', '"busy"') + "import logging, os, sys, warnings\n"
-        "print('on stdout')\nsys.argv[:] = ['other']\nsys.argv = []\nos.chdir('/')\nwarnings.simplefilter('error')\n"
+        "print('on stdout')\nsys.argv[:] = ['other']\nsys.argv = "
+        "[]\nos.chdir('/')\nwarnings.simplefilter('error')\n"
         "torch.set_default_dtype(torch.float64)\n"
         "log = logging.getLogger('busy')\nlog.addHandler(logging.StreamHandler())\n"
     )
     before = (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype())
     assert "busy" in registry.load([path]).methods
-    assert (sys.argv, list(sys.argv), os.getcwd(), list(warnings.filters), torch.get_default_dtype()) == before
+    assert (
+        sys.argv,
+        list(sys.argv),
+        os.getcwd(),
+        list(warnings.filters),
+        torch.get_default_dtype(),
+    ) == before
     assert capsys.readouterr() == ("", "on stdout\n"), "stdout is for results"
     logging.getLogger("busy").warning("later")
     assert capsys.readouterr().err == "later\n", "a handler made at import goes on writing"
@@ -205,7 +236,9 @@ def test_what_a_plugin_changes_of_the_process_is_restored(tmp_path: Path, capsys
         ("from benchmark.errors import Terminated\nraise Terminated(1)", Terminated),
     ],
 )
-def test_interrupts_from_outside_are_not_blamed_on_a_plugin(tmp_path: Path, code: str, error: type[BaseException]) -> None:
+def test_interrupts_from_outside_are_not_blamed_on_a_plugin(
+    tmp_path: Path, code: str, error: type[BaseException]
+) -> None:
     path = tmp_path / "slow.py"
     path.write_text(code)
     with pytest.raises(error):
@@ -214,11 +247,14 @@ def test_interrupts_from_outside_are_not_blamed_on_a_plugin(tmp_path: Path, code
 
 def test_a_plugin_that_wraps_the_output_leaves_it_open(tmp_path: Path) -> None:
     (tmp_path / "wraps.py").write_text(
-        METHOD.replace('"linear"', '"wraps"') + "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')\n"
+        METHOD.replace('"linear"', '"wraps"')
+        + "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')\n"
     )
     code = "import gc\nfrom pathlib import Path\nfrom benchmark import registry\n"
     code += "registry.load([Path('wraps.py')]); gc.collect(); print('still open')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("still open\n", "")
 
 
@@ -252,11 +288,15 @@ def test_files_that_are_no_methods_do_not_stop_others(methods: Path) -> None:
 
 
 def test_all_methods_cannot_be_combined_with_one() -> None:
-    with pytest.raises(UsageError, match="--methods all,cjme: all cannot be combined with names; write --methods all"):
+    with pytest.raises(
+        UsageError, match="--methods all,cjme: all cannot be combined with names; write --methods all"
+    ):
         registry.load().select("all,cjme")
 
 
-def test_a_file_that_closes_the_output_leaves_it_open(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_closes_the_output_leaves_it_open(
+    plugin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plugin.write_text(f"import sys\nsys.stdout.close()\nsys.stderr.close()\n{METHOD}")
     registry.load([plugin])
     print("heard")
@@ -268,7 +308,9 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
     monkeypatch.setattr(EntryPoint, "load", lambda self: sys.exit(4))
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     found = registry.load()
-    assert found.broken["theirs"].startswith("entry point their_package:Method: ended at import (SystemExit: 4)")
+    assert found.broken["theirs"].startswith(
+        "entry point their_package:Method: ended at import (SystemExit: 4)"
+    )
     assert "tcaf" in found.methods
 
 
@@ -291,20 +333,36 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         ('@register("linear"', '@register("all"', "name='all': means something else on the command line"),
         ('@register("linear"', '@register("train"', "name='train': means something else"),
         ("Config(MethodConfig)", "Config", "Config=<class .*: must be a subclass of MethodConfig"),
-        ("class Linear(Method):", "class Linear(Method):\n    reported_output = None", "reported_output=None: must be"),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    reported_output = None",
+            "reported_output=None: must be",
+        ),
         (
             "class Linear(Method):",
             "class Linear(Method):\n    reported_view = 'a'",
             "reported_view: it is called reported_output",
         ),
-        ("class Linear(Method):", "class Linear(Method):\n    needs_negatives = 'no'", "needs_negatives='no': must be"),
-        ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = {'x': 1}", "there is no 'x'"),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    needs_negatives = 'no'",
+            "needs_negatives='no': must be",
+        ),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    corrected_settings = {'x': 1}",
+            "there is no 'x'",
+        ),
         (
             "class Linear(Method):",
             "class Linear(Method):\n    corrected_settings = {'dropout': 7}",
             r"corrected_settings\['dropout'\]: ",
         ),
-        ("class Linear(Method):", "class Linear(Method):\n    corrected_settings = ['dropout']", "must map fields"),
+        (
+            "class Linear(Method):",
+            "class Linear(Method):\n    corrected_settings = ['dropout']",
+            "must map fields",
+        ),
         (
             "def loss(self, batch, classes)",
             "def loss(self, batch)",
@@ -315,7 +373,11 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
             "class Linear(Method):\n    fit = 3",
             r"fit of Linear must be a function of \(self, data, loop\)",
         ),
-        ("(MethodConfig):", "(MethodConfig):\n        x: int = 'three'", r"Config: the default of x: .* \(got 'three'\)"),
+        (
+            "(MethodConfig):",
+            "(MethodConfig):\n        x: int = 'three'",
+            r"Config: the default of x: .* \(got 'three'\)",
+        ),
         (
             "@register(",
             "@register('second', title='B', paper='', bibtex='', inputs='mean')\n@register(",
@@ -325,7 +387,9 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         ("class Linear(Method):", "class Linear(torch.nn.Module):", "decorate a subclass of Method, not"),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_its_file_and_what_is_expected(plugin: Path, old: str, new: str, told: str) -> None:
+def test_a_wrong_declaration_is_refused_with_its_file_and_what_is_expected(
+    plugin: Path, old: str, new: str, told: str
+) -> None:
     plugin.write_text(METHOD.replace(old, new))
     with pytest.raises(UsageError, match=rf"--plugin .*linear\.py: ValueError: .*{told}"):
         registry.load([plugin])
@@ -339,7 +403,9 @@ def test_a_search_space_with_a_key_twice_or_in_two_files_is_refused(plugin: Path
     space = plugin.with_suffix(".yaml")
     space.write_text(f"{SEARCH_SPACE}search: {{}}\n")
     call = bench.call(methods="linear", plugins=[plugin])
-    with pytest.raises(UsageError, match=r"linear\.yaml: line 3: key 'search' is given twice \(first in line 2\)"):
+    with pytest.raises(
+        UsageError, match=r"linear\.yaml: line 3: key 'search' is given twice \(first in line 2\)"
+    ):
         bench.units(call)
     space.write_text(SEARCH_SPACE)
     space.with_suffix(".yml").write_text(SEARCH_SPACE)

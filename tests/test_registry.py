@@ -46,7 +46,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert method().__module__ == "methods.attention_fusion"
     monkeypatch.setattr(code_version, "METHODS_DIR", tmp_path / "methods")
     monkeypatch.setattr(code_version, "PROTOCOL", tmp_path / "benchmark" / "protocol")
-    monkeypatch.setattr(code_version, "source_file", lambda cls: tmp_path / f"{cls.__module__.replace('.', '/')}.py")
+    monkeypatch.setattr(
+        code_version, "source_file", lambda cls: tmp_path / f"{cls.__module__.replace('.', '/')}.py"
+    )
     forget()
     yield tmp_path
     forget()
@@ -92,17 +94,24 @@ def test_a_module_that_is_split_off_joins_the_digest(copy: Path) -> None:
 
 def test_the_protocol_imports_nothing_else_that_decides_numbers() -> None:
     deciding = {name.replace("/", ".") for name in DECIDING}
-    for name in (*(f"benchmark/protocol/{name}" for name in PROTOCOL), *(f"benchmark/{name}" for name in code_version.BESIDE)):
+    for name in (
+        *(f"benchmark/protocol/{name}" for name in PROTOCOL),
+        *(f"benchmark/{name}" for name in code_version.BESIDE),
+    ):
         for node in ast.walk(ast.parse((PROJECT / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmark"):
                 assert node.module in deciding or str(node.module).startswith(NO_NUMBER), (name, node.module)
 
 
 @pytest.mark.parametrize("folder", ["a", "z"])
-def test_the_digest_does_not_depend_on_where_a_plug_in_lies(copy: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_the_digest_does_not_depend_on_where_a_plug_in_lies(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     before, beside = version(), code_version.source_file
     elsewhere = copy / folder / "attention_fusion.py"  # before and after the harness in alphabetical order
     elsewhere.parent.mkdir()
     shutil.move(copy / "methods" / "attention_fusion.py", elsewhere)
-    monkeypatch.setattr(code_version, "source_file", lambda m: elsewhere if "fusion" in m.__module__ else beside(m))
+    monkeypatch.setattr(
+        code_version, "source_file", lambda m: elsewhere if "fusion" in m.__module__ else beside(m)
+    )
     assert version() == before

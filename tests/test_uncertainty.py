@@ -38,12 +38,16 @@ def test_intervals_and_p_values_are_those_of_scipy(random: np.random.Generator, 
     expected = stats.ttest_rel(ours, theirs)
     assert p_value(ours - theirs) == pytest.approx(expected.pvalue)
     assert mean_interval(ours - theirs) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    t = stats.ttest_1samp(ours, 49.0).statistic / np.sqrt(n + 1)  # the error of the mean grows from s/sqrt(n) to s*sqrt(1+1/n)
+    t = stats.ttest_1samp(ours, 49.0).statistic / np.sqrt(
+        n + 1
+    )  # the error of the mean grows from s/sqrt(n) to s*sqrt(1+1/n)
     assert p_value_of_one_more(ours - 49.0) == pytest.approx(2 * stats.t.sf(abs(t), n - 1))
 
 
 @pytest.mark.parametrize("n", [2, 5, 10])
-def test_a_published_training_like_ours_is_rejected_at_the_nominal_rate(random: np.random.Generator, n: int) -> None:
+def test_a_published_training_like_ours_is_rejected_at_the_nominal_rate(
+    random: np.random.Generator, n: int
+) -> None:
     """The published number is drawn from our distribution, 3,000 times."""
     ours, published = random.normal(30, 4, (3000, n)), random.normal(30, 4, (3000, 1))
 
@@ -52,7 +56,9 @@ def test_a_published_training_like_ours_is_rejected_at_the_nominal_rate(random: 
     assert abs(rejected - LEVEL) < 0.015
 
 
-@pytest.mark.parametrize(("differences", "p"), [([], NAN), ([3.0], NAN), ([0.0, 0.0], 1.0), ([2.0, 2.0], NAN)])
+@pytest.mark.parametrize(
+    ("differences", "p"), [([], NAN), ([3.0], NAN), ([0.0, 0.0], 1.0), ([2.0, 2.0], NAN)]
+)
 def test_what_cannot_be_tested_has_no_p_value(differences: list[float], p: float) -> None:
     assert p_value(differences) == pytest.approx(p, nan_ok=True)
     assert p_value_of_one_more(differences) == pytest.approx(p, nan_ok=True)
@@ -111,7 +117,9 @@ def test_real_differences_are_found(random: np.random.Generator) -> None:
 
 def test_intervals_hold_the_truth_as_often_as_they_say(random: np.random.Generator) -> None:
     trials = 2000
-    held = sum(low <= 0 <= high for low, high in (mean_interval(random.normal(0, 2, 4)) for _ in range(trials)))
+    held = sum(
+        low <= 0 <= high for low, high in (mean_interval(random.normal(0, 2, 4)) for _ in range(trials))
+    )
     assert abs(held / trials - 0.95) < 4 * (0.05 * 0.95 / trials) ** 0.5
 
 
@@ -139,12 +147,17 @@ def test_the_bootstrap_of_many_single_samples_is_that_of_scipy(random: np.random
     """One class: S is a plain mean, for which SciPy draws the samples one by one."""
     right = random.random(200) < 0.7
     ours = bootstrap_intervals([training([([1] * 200, right.astype(int).tolist())], OTHER)])["seen"]
-    theirs = stats.bootstrap((right.astype(float),), np.mean, n_resamples=5000, method="percentile", rng=random)
+    theirs = stats.bootstrap(
+        (right.astype(float),), np.mean, n_resamples=5000, method="percentile", rng=random
+    )
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)
 
 
-def clustered(random: np.random.Generator, classes: list[tuple[float, int]], shifts: list[float]) -> tuple[list[Groups], float]:
-    """Groups of about five samples whose recalls scatter about their class's, and the true mean over trainings.
+def clustered(
+    random: np.random.Generator, classes: list[tuple[float, int]], shifts: list[float]
+) -> tuple[list[Groups], float]:
+    """Groups of about five samples whose recalls scatter about their class's, and the true mean over
+    trainings.
 
     Args:
         classes: recall and number of groups of each.
@@ -177,7 +190,9 @@ def test_intervals_over_groups_hold_the_truth_of_the_mean_over_trainings(
     for _ in range(trials):
         (seen, s), (unseen, u) = (clustered(random, some, shifts) for some in classes)
         found = bootstrap_intervals([training(*one) for one in zip(seen, unseen, strict=True)])
-        by_training = [[np.mean([p + x if 0 < p < 1 else p for p, _ in some]) for some in classes] for x in shifts]
+        by_training = [
+            [np.mean([p + x if 0 < p < 1 else p for p, _ in some]) for some in classes] for x in shifts
+        ]
         truth = {
             "seen": s,
             "unseen": u,

@@ -68,7 +68,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """The options without a command."""
 
@@ -135,7 +137,9 @@ def _main(arguments: list[str]) -> None:
     for before, word in zip(["", *arguments], arguments, strict=False):
         learn_option(before, word)
     guard()
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     if not debug:
         warnings.filterwarnings("ignore", category=FutureWarning)
 

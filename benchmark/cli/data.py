@@ -63,13 +63,21 @@ def import_(
     of: DataOptions,
     extracted: Annotated[
         Path | None,
-        typer.Option(help="Output of the authors' extraction scripts (file or folder); --from then only needs lists."),
+        typer.Option(
+            help="Output of the authors' extraction scripts (file or folder); --from then only needs lists."
+        ),
     ] = None,
-    form: Annotated[Literal["auto", "sequences", "means"], typer.Option(help="Published form to read.")] = "auto",
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored time steps.")] = "float32",
+    form: Annotated[
+        Literal["auto", "sequences", "means"], typer.Option(help="Published form to read.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Type of the stored time steps.")
+    ] = "float32",
     vectors: Vectors = None,
     force: Annotated[bool, typer.Option("--force", help="Import again even if nothing changed.")] = False,
-    generated: Annotated[bool, typer.Option("--generated", help="Mark the features as synthetic in every table.")] = False,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="Mark the features as synthetic in every table.")
+    ] = False,
 ) -> None:
     """Import features into a feature file. An import that was interrupted continues."""
     from benchmark.data.importing.extracted_lists import import_extracted
@@ -80,7 +88,9 @@ def import_(
     if card.official is None:
         raise UsageError(f"dataset {card.name!r} has no official layout; build it: data build {card.name}")
     if extracted is not None and form == "means":
-        raise UsageError("--extracted and --form means: extracted files hold sequences; omit --form, the result has both")
+        raise UsageError(
+            "--extracted and --form means: extracted files hold sequences; omit --form, the result has both"
+        )
 
     target = store_path(of.data_root, card.name, name)
     with counted(out, err) as show:
@@ -100,7 +110,9 @@ def import_(
             f"{report.target}: {state}; {report.form}, {report.dtype}, digest {report.digest[:16]}",
             highlight=False,
         )
-        rows_table(out, "Splits", list(splits[0]), [["-" if v is None else v for v in p.values()] for p in splits])
+        rows_table(
+            out, "Splits", list(splits[0]), [["-" if v is None else v for v in p.values()] for p in splits]
+        )
         for note in report.notes:
             out.print(f"note: {note}", highlight=False, soft_wrap=True)
     notes = [str(note) for note in report.notes]
@@ -129,7 +141,9 @@ def build(
         return
     store = of.store()
     if of.on_screen:
-        out.print(f"{store.path}: {sum(store.counts.values())} samples, digest {store.digest[:16]}", highlight=False)
+        out.print(
+            f"{store.path}: {sum(store.counts.values())} samples, digest {store.digest[:16]}", highlight=False
+        )
     emit(
         of.json_file,
         {"store": str(store.path), "digest": store.digest, "samples": sum(store.counts.values())},
@@ -142,7 +156,9 @@ def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
     from benchmark.data.cards import CARDS_DIR
 
     if card.builder != "stamps":
-        raise UsageError(f"--from-sources: dataset {card.name!r} is generated and has no sources; omit the option")
+        raise UsageError(
+            f"--from-sources: dataset {card.name!r} is generated and has no sources; omit the option"
+        )
     from benchmark.extract.stamps_sources import AGREEMENT, rebuild
 
     target = of.data_root / f"{card.name}-rebuilt" / ARRAYS
@@ -228,7 +244,9 @@ def audit(
     text: Annotated[Path | None, typer.Option(help="With --from: file of the word vectors.")] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", callback=local, help="Folder to write; reports/audit-DATASET-FEATURES by default."),
+        typer.Option(
+            "--out", callback=local, help="Folder to write; reports/audit-DATASET-FEATURES by default."
+        ),
     ] = None,
     reports_dir: ReportsDir = Path("reports"),
 ) -> None:
@@ -265,7 +283,9 @@ def _store_to_audit(of: DataOptions) -> FeatureStore:
         card, features = of.card()
         if card.official is None or store_path(of.data_root, card.name, features).exists():
             raise
-        raise UsageError(f"{error}\nThe lists alone need no features: data audit {card.name} --from DIR") from None
+        raise UsageError(
+            f"{error}\nThe lists alone need no features: data audit {card.name} --from DIR"
+        ) from None
 
 
 @contextmanager
@@ -297,7 +317,9 @@ def _show_audit(found: Audit) -> None:
 
 
 def _show_table(table: AuditTable) -> None:
-    rows = [[t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()]
+    rows = [
+        [t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()
+    ]
     width = sum(max(map(len, column)) + 3 for column in zip(table.headings(), *rows, strict=True))
     more = len(rows) - SCREEN_ROWS
     notes = [f"and {more:,} more, see {table.name}.csv"] if more > 0 else []

@@ -33,7 +33,9 @@ WeightsOption = Annotated[
     list[str] | None,
     typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH"),
 ]
-ExtractorPlugin = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with an extractor; may be repeated.")]
+ExtractorPlugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="Python file with an extractor; may be repeated.")
+]
 
 
 class DefaultVideos(TyperGroup):
@@ -47,7 +49,9 @@ class DefaultVideos(TyperGroup):
 
 def videos(
     dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
-    folder: Annotated[Path, typer.Option("--videos", help="Folder of the videos, named after their samples, at any depth.")],
+    folder: Annotated[
+        Path, typer.Option("--videos", help="Folder of the videos, named after their samples, at any depth.")
+    ],
     lists: Annotated[
         Path,
         typer.Option("--lists", help="Folder in the official layout: class-split/ and class embeddings."),
@@ -84,7 +88,9 @@ def videos(
         Path | None,
         typer.Option("--write-official-layout", help="Also write the official layout, to this folder."),
     ] = None,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the stored features.")] = "float32",
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Type of the stored features.")
+    ] = "float32",
     device: Annotated[
         str,
         typer.Option(help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu."),
@@ -113,7 +119,9 @@ def videos(
     from benchmark.extract.weights_files import load_weights
 
     if official is not None and shard is not None:
-        raise UsageError("--write-official-layout and --shard: give it with --merge, once all shards are extracted")
+        raise UsageError(
+            "--write-official-layout and --shard: give it with --merge, once all shards are extracted"
+        )
     if merge and shard is not None:
         raise UsageError("--merge and --shard: extract all shards first, then merge them")
 
@@ -137,7 +145,9 @@ def videos(
     del loaded
     refuse_to_spoil(target, generated)
     extraction = _Extraction(card, name, plan, results, target, dtype, generated, json_file == "-")
-    spec = ExtractionSpec(name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results)
+    spec = ExtractionSpec(
+        name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results
+    )
 
     # Extract, or collect the results of all shards; a shard alone makes no feature file.
     done = _merge(extraction) if merge else _extract(extraction, share, spec, device, decoders)
@@ -188,7 +198,9 @@ def _check_dims(card: Card, name: str, extractor: type[Extractor]) -> None:
             )
 
 
-def _extract(extraction: _Extraction, shard: Shard, spec: ExtractionSpec, device: str, decoders: int | None) -> Extracted:
+def _extract(
+    extraction: _Extraction, shard: Shard, spec: ExtractionSpec, device: str, decoders: int | None
+) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
 
     devices = [_device(name) for name in device.split(",")]
@@ -228,7 +240,9 @@ def _merge(extraction: _Extraction) -> Extracted:
     return done
 
 
-def _assemble(extraction: _Extraction, outcomes: Mapping[str, Outcome], rows: Sequence[ProblemRow]) -> Assembled:
+def _assemble(
+    extraction: _Extraction, outcomes: Mapping[str, Outcome], rows: Sequence[ProblemRow]
+) -> Assembled:
     """Write the feature file. If that fails, show the problems, which may be the reason."""
     from benchmark.extract.assembly import assemble
 
@@ -253,7 +267,9 @@ def _write_official(extraction: _Extraction, rate: int, folder: Path) -> Path:
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
-    return write_official(FeatureStore(extraction.target), extraction.plan.root, official_places(extraction.card), rate, folder)
+    return write_official(
+        FeatureStore(extraction.target), extraction.plan.root, official_places(extraction.card), rate, folder
+    )
 
 
 def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> None:
@@ -268,7 +284,10 @@ def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> No
     if quiet or not rows:
         return
     ordered = sorted(rows, key=lambda row: not row.left_out)
-    cells = [(row.sample, row.file, row.what, "left out" if row.left_out else "kept") for row in ordered[:SCREEN_ROWS]]
+    cells = [
+        (row.sample, row.file, row.what, "left out" if row.left_out else "kept")
+        for row in ordered[:SCREEN_ROWS]
+    ]
     left_out = sum(row.left_out for row in rows)
     rows_table(
         out,
@@ -280,7 +299,9 @@ def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> No
         out.print(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}", highlight=False, soft_wrap=True)
 
 
-def _show_result(extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None) -> None:
+def _show_result(
+    extraction: _Extraction, shard: str | None, done: Extracted, assembled: Assembled | None
+) -> None:
     left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
     before = f", {done.resumed:,} of them by earlier runs" if done.resumed else ""
     counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
@@ -298,7 +319,9 @@ def _show_result(extraction: _Extraction, shard: str | None, done: Extracted, as
             soft_wrap=True,
         )
     state = "is there already" if assembled.already else "written"
-    out.print(f"{extraction.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{extraction.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True
+    )
     listed = _listed(extraction)
     splits = assembled.splits.items()
     rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in splits]
@@ -332,8 +355,12 @@ def _as_json(
 
 def names(
     dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
-    lists: Annotated[Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")],
-    target: Annotated[Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")],
+    lists: Annotated[
+        Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")
+    ],
+    target: Annotated[
+        Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")
+    ],
     json_file: Json = None,
 ) -> None:
     """Embed the class names with all-MiniLM-L6-v2 (384-dimensional), and save them as a .npy file."""
@@ -357,19 +384,25 @@ def weights_(
     from benchmark.extract.extractor import find_extractor, load_extractors
 
     if weights and name is None:
-        raise UsageError("extract weights --weights: name the extractor too, such as: extract weights cls --weights DIR")
+        raise UsageError(
+            "extract weights --weights: name the extractor too, such as: extract weights cls --weights DIR"
+        )
     chosen = [find_extractor(name, plugin or [])] if name else list(load_extractors(plugin or []).values())
     described = [entry for extractor in chosen for entry in _describe(extractor, weights or [])]
     if json_file != "-":
         columns = ["extractor", "name", "usual file", "what", "published at", "tensors", "numbers"]
         rows = [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
         rows_table(out, "Weights", columns, rows)
-        checked = [(e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described]
+        checked = [
+            (e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described
+        ]
         if weights or any(e["file"] for e in described):
             rows_table(out, "Files with the expected content", ["name", "file", "sha256", "licence"], checked)
         if name and not weights:
             for entry in described:
-                tensors = [(n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()]
+                tensors = [
+                    (n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()
+                ]
                 rows_table(out, f"{entry['name']}: {entry['what']}", ["tensor", "shape"], tensors)
     emit(json_file, described)
 

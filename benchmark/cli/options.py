@@ -1,4 +1,5 @@
-"""The options of the commands. Those of a benchmark run are made from its fields; ``with_options`` gives them to a command."""
+"""The options of the commands. Those of a benchmark run are made from its fields; ``with_options`` gives them
+to a command."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def _report_name(name: str | None) -> str | None:
     return name
 
 
-DataRoot = Annotated[Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature files.")]
+DataRoot = Annotated[
+    Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature files.")
+]
 RunsDir = Annotated[
     Path,
     typer.Option(
@@ -62,20 +65,34 @@ Json = Annotated[
 ]
 Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods (repeatable).")]
 Features = Annotated[str | None, typer.Option(help="Feature set. [default: the dataset's]")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")
+]
 Vectors = Annotated[
     Path | None,
-    typer.Option(help="Word vectors: FILE.bin of fastText, FILE.vec or FILE.npy; those of the layout if not given."),
+    typer.Option(
+        help="Word vectors: FILE.bin of fastText, FILE.vec or FILE.npy; those of the layout if not given."
+    ),
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Rerun jobs that failed in an earlier run.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Rerun jobs that failed in an earlier run.")
+]
 Report = Annotated[
     str | None,
     typer.Option("--report", callback=_report_name, help="Name of the report's folder in reports/."),
 ]
-ReportsDir = Annotated[Path, typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, help="Folder of the reports.")]
-OnlyMethods = Annotated[str | None, typer.Option("--methods", help="Only these methods, separated by commas.")]
-OnlyDatasets = Annotated[str | None, typer.Option("--dataset", help="Only these data sets, separated by commas.")]
-OnlyFeatures = Annotated[str | None, typer.Option("--features", help="Only these feature sets, separated by commas.")]
+ReportsDir = Annotated[
+    Path, typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, help="Folder of the reports.")
+]
+OnlyMethods = Annotated[
+    str | None, typer.Option("--methods", help="Only these methods, separated by commas.")
+]
+OnlyDatasets = Annotated[
+    str | None, typer.Option("--dataset", help="Only these datasets, separated by commas.")
+]
+OnlyFeatures = Annotated[
+    str | None, typer.Option("--features", help="Only these feature sets, separated by commas.")
+]
 OnlyMode = Annotated[str | None, typer.Option("--mode", help="Only paper or corrected.")]
 MlflowUi = Annotated[
     str | None,
@@ -89,7 +106,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors on
 
 
 class RunOptions:
-    """The options of a benchmark run: one for each field of ``BenchmarkRun``, and ``--config`` for a file of them."""
+    """The options of a benchmark run:
+
+    one for each field of ``BenchmarkRun``, and ``--config`` for a file of them.
+    """
 
     omitted: ClassVar[tuple[str, ...]] = ("repetitions",)
     """Fields without an option."""
@@ -99,7 +119,10 @@ class RunOptions:
 
     @classmethod
     def parameters(cls) -> dict[str, Any]:
-        """Name -> annotation of each option; all default to None, so that only what is given wins over the file."""
+        """Name -> annotation of each option;
+
+        all default to None, so that only what is given wins over the file.
+        """
         options = {name: _option(name, field) for name, field in BenchmarkRun.model_fields.items()}
         help_text = "YAML file of these options, such as a run's config.yaml artifact."
         options["config"] = Annotated[Path | None, typer.Option(help=help_text)]
@@ -143,7 +166,7 @@ KINDS = {
     "settings": list[str],
     "plugins": list[Path],
 }
-"""Types of the options that are no text, as the command line reads them. ``BenchmarkRun`` checks all values."""
+"""Types of the options that are not text; ``BenchmarkRun`` checks all values."""
 
 
 def _option(name: str, field: FieldInfo) -> Any:
@@ -166,9 +189,13 @@ def _read_config(file: Path) -> dict[str, Any]:
     names = {**{name: name for name in BenchmarkRun.model_fields}, **shown}
     unknown = [str(key) for key in values if key not in names]
     if unknown:
-        raise UsageError("\n".join(f"--config {file}: no option {key!r}: {near(key, shown)}" for key in unknown))
+        raise UsageError(
+            "\n".join(f"--config {file}: no option {key!r}: {near(key, shown)}" for key in unknown)
+        )
     if twice := [key for key in values if key != names[key] and names[key] in values]:
-        raise UsageError(f"--config {file}: {twice[0]!r} and {names[twice[0]]!r} are one option; keep {twice[0]!r}")
+        raise UsageError(
+            f"--config {file}: {twice[0]!r} and {names[twice[0]]!r} are one option; keep {twice[0]!r}"
+        )
     return {names[key]: value for key, value in values.items()}
 
 
@@ -193,7 +220,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**given: Any) -> None:
-        made = {name: group(**{n: given.pop(n) for n, _, _ in members[name]}) for name, group in groups.items()}
+        made = {
+            name: group(**{n: given.pop(n) for n, _, _ in members[name]}) for name, group in groups.items()
+        }
         command(**made, **given)
 
     parameters: list[inspect.Parameter] = []
@@ -249,8 +278,9 @@ def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
     uri = tracking_uri_of(runs_dir, tracking_uri)
     tracker = Tracker.existing(uri, runs_dir / "artifacts")
     if tracker is None:
+        place = sqlite_file(uri) or f"--tracking-uri {without_password(uri)}"
         raise UsageError(
-            f"no tracking store at {sqlite_file(uri) or f'--tracking-uri {without_password(uri)}'} yet; run something first: "
+            f"no tracking store at {place} yet; run something first: "
             f"{program()} --dataset demo (or name another place with --runs-dir or --tracking-uri)"
         )
     return tracker

@@ -61,13 +61,20 @@ def counted(out: Console, err: Console) -> Iterator[Callable[[str, int, int], No
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min"
+        if minutes
+        else f"{seconds:.0f} s"
+    )
 
 
 class LiveDisplay:
-    """Progress of a benchmark run: its running jobs with epochs, batches and time left, and a line for each finished job.
+    """Progress of a benchmark run: its running jobs with time left, and a line for each finished job.
 
-    Without a terminal, or on one that cannot move its cursor, there are only the lines; with ``quiet`` not even these.
+    Without a terminal, or on one that cannot move its cursor, there are only the lines; with
+    ``quiet`` not even these.
 
     Args:
         jobs: how many jobs there are; without it there is no bar for all of them.
@@ -76,8 +83,14 @@ class LiveDisplay:
     def __init__(self, console: Console, *, quiet: bool = False, jobs: int | None = None) -> None:
         self.console, self.quiet = console, quiet
         wide = console.width >= WIDE
-        title = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-        numbers = [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))] if console.width >= USUAL else []
+        title = TextColumn(
+            "{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        )
+        numbers = (
+            [TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))]
+            if console.width >= USUAL
+            else []
+        )
         self.progress = Progress(
             title,
             BarColumn(bar_width=12 if wide else 6),
@@ -94,7 +107,9 @@ class LiveDisplay:
         self._slots: dict[Hashable, Slot] = {}
         self._jobs, self._done, self._trained, self._started = jobs, 0, 0, time.monotonic()
         self._all = (
-            None if jobs is None else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
+            None
+            if jobs is None
+            else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
         )
         self.passed(0)
 
@@ -103,7 +118,9 @@ class LiveDisplay:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def slot(self, task: Hashable = 0) -> Slot:
@@ -117,7 +134,9 @@ class LiveDisplay:
         if self._all is not None and self._jobs is not None:
             self._jobs = max(self._jobs, self._done)  # a study starts another trial after a failed one
             place = f"jobs {self._done}/{self._jobs}" if self.wide else f"{self._done}/{self._jobs}"
-            self.progress.update(self._all, completed=self._done, total=self._jobs, place=place, left=self._left())
+            self.progress.update(
+                self._all, completed=self._done, total=self._jobs, place=place, left=self._left()
+            )
 
     def moved(self) -> None:
         """Show the time left again."""
@@ -246,4 +265,5 @@ def _summary(line: JobLine) -> str:
         m = {k: 100 * v for k, v in result["metrics"].items()}
         return f"S {m['seen']:.2f}  U {m['unseen']:.2f}  HM {m['hm']:.2f}  ZSL {m['zsl']:.2f}{note}"
     best = result["validation"]
-    return f"best epoch {result['best_epoch'] + 1}, validation HM {100 * best['hm']:.2f}, ZSL {100 * best['zsl']:.2f}{note}"
+    numbers = f"validation HM {100 * best['hm']:.2f}, ZSL {100 * best['zsl']:.2f}"
+    return f"best epoch {result['best_epoch'] + 1}, {numbers}{note}"

@@ -57,7 +57,9 @@ def write_report_of(
                 out.print()
                 numeric = [bool(group) for group in panel.groups]
                 columns, rows = [str(c) for c in panel.cells.columns], panel.cells.to_numpy().tolist()
-                show_table(out, panel.title, columns, rows, bold=panel.bold.to_numpy().tolist(), numeric=numeric)
+                show_table(
+                    out, panel.title, columns, rows, bold=panel.bold.to_numpy().tolist(), numeric=numeric
+                )
             for note in (table.caption, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
         out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False, soft_wrap=True)
@@ -65,20 +67,27 @@ def write_report_of(
             out.print(f"Page:   {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     return {
         "report": str(report.files[0]),
-        "tables": [{"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables],
+        "tables": [
+            {"name": t.name, "title": t.title, "rows": t.cells.to_dict("records")} for t in report.tables
+        ],
         "failed": report.failed,
         **({"not_written": list(report.not_written)} if report.not_written else {}),
     }
 
 
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")
+    ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             "--run",
             "--call",
-            help="Benchmark run to report: its id or the beginning of it (repeatable), or all. [default: newest]",
+            help=(
+                "Benchmark run to report: its id or the beginning of it (repeatable), or all. [default: "
+                "newest]"
+            ),
         ),
     ] = None,
     methods: OnlyMethods = None,
@@ -89,7 +98,9 @@ def report(
     mlflow_ui: MlflowUi = None,
     leaderboard: Annotated[
         bool,
-        typer.Option("--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is."),
+        typer.Option(
+            "--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is."
+        ),
     ] = False,
     out_dir: Annotated[
         Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
@@ -105,16 +116,21 @@ def report(
     choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
     if leaderboard and (run or choice):
         raise UsageError(
-            "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report is written, not "
+            "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report "
+            "is written, not "
             "to the leaderboard"
         )
     if leaderboard:
         emit(json_file, _write_leaderboard(folders or [], out_dir or Path("site"), show=json_file != "-"))
         return
     if folders:
-        raise UsageError(f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report")
+        raise UsageError(
+            f"report: folders ({', '.join(map(str, folders))}) are for --leaderboard; --report names a report"
+        )
     if out_dir is not None:
-        raise UsageError("report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER")
+        raise UsageError(
+            "report: --out is for --leaderboard; the report's folder is --report NAME in --reports-dir FOLDER"
+        )
     tracker = existing_tracker_of(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
     emit(
@@ -128,7 +144,8 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
 
     board = write_leaderboard(folders, site)
     if show:
-        text = f"Leaderboard of {len(board.reports)} report{'s' * (len(board.reports) != 1)}: {os.path.relpath(board.page)}"
+        count = len(board.reports)
+        text = f"Leaderboard of {count} report{'s' * (count != 1)}: {os.path.relpath(board.page)}"
         out.print(text, highlight=False, soft_wrap=True)
     return {
         "page": str(board.page),

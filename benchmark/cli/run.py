@@ -62,7 +62,9 @@ def run(
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus_per_job: GpusPerJob = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the planned jobs and their state; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the planned jobs and their state; run nothing.")
+    ] = False,
     report_name: Report = None,
     reports_dir: ReportsDir = Path("reports"),
     quiet: Quiet = False,
@@ -77,18 +79,23 @@ def run(
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     folder = reports_dir / (report_name or report_folder(plan.run))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
-        place.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is reported before training
+        place.mkdir(
+            parents=True, exist_ok=True
+        )  # a folder that cannot be written is reported before training
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     for entry in result.failed:
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
-        text = f"{entry.method} on {entry.dataset} ({switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage})"
+        which = f"{switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage}"
+        text = f"{entry.method} on {entry.dataset} ({which})"
         err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
     if len(result.failed) == len(result.entries):  # there is nothing to report
         emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)
     try:
-        written = write_report_of(tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-")
+        written = write_report_of(
+            tracker, folder, [result.run_id], log_to=result.run_id, show=json_file != "-"
+        )
     except Unavailable:
         raise
     except Exception as error:  # whatever it is, nothing has to be trained again
@@ -120,7 +127,9 @@ def tune(
     workers = Workers(executor, jobs, ray_address, gpus_per_job)
     plan = _plan(options, folders.data_root, tune_only=True)
     if not all(unit.tuning.searches for unit in plan.units):
-        raise UsageError("tune: set a budget with --trials N, --timeout SECONDS or both, for example --trials 30")
+        raise UsageError(
+            "tune: set a budget with --trials N, --timeout SECONDS or both, for example --trials 30"
+        )
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
@@ -151,7 +160,10 @@ def tune(
 
 
 def _settings_text(values: Any) -> str:
-    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()) or "as published"
+    return (
+        ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+        or "as published"
+    )
 
 
 def _run(
@@ -275,12 +287,15 @@ def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = P
         for card in cards.values()
         for f in card.features
     ]  # fmt: skip
-    datasets += [(b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "") for b in cards.broken]
+    datasets += [
+        (b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "")
+        for b in cards.broken
+    ]
     method_columns = ("name", "title", "inputs", "training", "paper", "note")
     dataset_columns = ("name", "features", "title", "kind", "state", "presets")
     if json_file != "-":
         rows_table(out, "Methods", method_columns, methods)
-        rows_table(out, "Data sets", dataset_columns, datasets)
+        rows_table(out, "Datasets", dataset_columns, datasets)
     emit(
         json_file,
         {

@@ -79,7 +79,9 @@ class Servers:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop()
 
     def _log(self, program: Program) -> Path:
@@ -103,7 +105,9 @@ class Servers:
                 return
             if until_ready and time.monotonic() > started + START_SECONDS:
                 late = min(waited_for, key=lambda program: program.port)
-                raise ServerError(f"{late.name} does not answer after {START_SECONDS:.0f} s\n{self._tail(late)}")
+                raise ServerError(
+                    f"{late.name} does not answer after {START_SECONDS:.0f} s\n{self._tail(late)}"
+                )
             time.sleep(POLL_SECONDS)
 
     def _serves(self, program: Program) -> bool:
@@ -162,7 +166,9 @@ def is_free(port: int) -> bool:
     """Whether a program may listen on a port of this machine."""
     with socket.socket() as client:
         client.settimeout(1)
-        if client.connect_ex((LOOPBACK, port)) == 0:  # a program on all addresses may not keep us from binding
+        if (
+            client.connect_ex((LOOPBACK, port)) == 0
+        ):  # a program on all addresses may not keep us from binding
             return False
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

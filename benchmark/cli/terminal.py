@@ -77,10 +77,14 @@ def show_table(
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         right = numeric is not None and numeric[i]
-        table.add_column(escape(column), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold")
+        table.add_column(
+            escape(column), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
+        )
     for r, row in enumerate(rows):
         texts = map(escape, row)
-        table.add_row(*(f"[bold]{text}[/]" if bold is not None and bold[r][c] else text for c, text in enumerate(texts)))
+        table.add_row(
+            *(f"[bold]{text}[/]" if bold is not None and bold[r][c] else text for c, text in enumerate(texts))
+        )
     console.print(table)
     for note in notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
@@ -91,7 +95,8 @@ def rows_table(console: Console, title: str, columns: Sequence[str], rows: Seque
     # The narrowest table that breaks no words.
     texts = [[str(value) for value in row] for row in rows]
     words = [
-        max((len(word) for text in column for word in text.split()), default=0) for column in zip(columns, *texts, strict=True)
+        max((len(word) for text in column for word in text.split()), default=0)
+        for column in zip(columns, *texts, strict=True)
     ]
     longest = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     least = sum(max(w, min(whole, NARROWEST)) + 3 for w, whole in zip(words, longest, strict=True))
@@ -105,5 +110,7 @@ def rows_table(console: Console, title: str, columns: Sequence[str], rows: Seque
         console.print(f"\n[bold]{escape(first)}[/]", highlight=False)
         for column, text in zip(columns[1:], others, strict=True):
             if text:
-                console.print(Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False)
+                console.print(
+                    Padding(f"[dim]{escape(column)}:[/] {escape(text)}", (0, 0, 0, 2)), highlight=False
+                )
     console.print()

@@ -61,11 +61,15 @@ def ui(
     tracker = existing_tracker_of(runs_dir, tracking_uri)
     experiment = tracker.experiment_id
     if tracker.address != uri:
-        err.print("note: you may only read this store, so the pages show a copy of it as it is now", soft_wrap=True)
+        err.print(
+            "note: you may only read this store, so the pages show a copy of it as it is now", soft_wrap=True
+        )
 
     # Servers that run already are only shown; the others are started.
     addresses, programs = _programs(tracker.address, readable(optuna), runs_dir, port)
-    addresses["runs"] = f"{addresses['MLflow'].rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(AS_TRAINING)}"
+    addresses["runs"] = (
+        f"{addresses['MLflow'].rstrip('/')}/#/experiments/{experiment}/runs?{urlencode(AS_TRAINING)}"
+    )
     if not programs:
         _show(addresses, json_file)
         return
@@ -105,7 +109,9 @@ def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://", "databricks"))
 
 
-def _programs(uri: str, optuna: str, runs_dir: Path, port: int | None) -> tuple[dict[str, str], list[Program]]:
+def _programs(
+    uri: str, optuna: str, runs_dir: Path, port: int | None
+) -> tuple[dict[str, str], list[Program]]:
     """Addresses by name, and the programs to start for them.
 
     Raises:

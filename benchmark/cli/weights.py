@@ -25,13 +25,19 @@ from benchmark.system.shipped_files import program
 
 
 def evaluate(
-    stage_a: Annotated[Path, typer.Option(help="Folder of the stage-1 training, which selects epoch and beta.")],
-    stage_b: Annotated[Path, typer.Option(help="Folder of the stage-2 training (all training data), which is tested.")],
+    stage_a: Annotated[
+        Path, typer.Option(help="Folder of the stage-1 training, which selects epoch and beta.")
+    ],
+    stage_b: Annotated[
+        Path, typer.Option(help="Folder of the stage-2 training (all training data), which is tested.")
+    ],
     dataset: Annotated[str, typer.Option(help="Dataset to test on.")],
     features: Features = None,
     mode: Annotated[
         Literal["paper", "corrected"] | None,
-        typer.Option(help="Protocol of the evaluation. Default: that of the training; paper for published weights."),
+        typer.Option(
+            help="Protocol of the evaluation. Default: that of the training; paper for published weights."
+        ),
     ] = None,
     set_: Set = None,
     plugin: Plugin = None,
@@ -70,7 +76,9 @@ def evaluate(
         protocol = found.settings.protocol
         generated = ", synthetic data" if store.generated else ""
         title = f"{found.final.method.title} on {card.title}, features {name}{generated}"
-        rows_table(out, title, ["S", "U", "HM", "ZSL", "beta"], [[f"{value:.2f}" for value in numbers.values()]])
+        rows_table(
+            out, title, ["S", "U", "HM", "ZSL", "beta"], [[f"{value:.2f}" for value in numbers.values()]]
+        )
         weights = "published weights" if found.final.origin == "published" else "our own weights"
         out.print(
             f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, text alignment "
@@ -99,9 +107,14 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
 
 
 def export(
-    to: Annotated[Path, typer.Option(callback=local, help="Output folder; each trained model gets a folder in it.")],
+    to: Annotated[
+        Path, typer.Option(callback=local, help="Output folder; each trained model gets a folder in it.")
+    ],
     run: Annotated[
-        str | None, typer.Option("--run", "--call", help="Benchmark run: its id or the beginning of it. [default: newest]")
+        str | None,
+        typer.Option(
+            "--run", "--call", help="Benchmark run: its id or the beginning of it. [default: newest]"
+        ),
     ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Names of methods separated by commas; all of the run if not given.")

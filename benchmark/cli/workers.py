@@ -32,7 +32,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option(help="Ray cluster, HOST:PORT. [default: RAY_ADDRESS, or a new one on this machine]"),
 ]
-GpusPerJob = Annotated[float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. [default: 1 on CUDA]")]
+GpusPerJob = Annotated[
+    float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. [default: 1 on CUDA]")
+]
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class Workers:
         threads = jobs * max(unit.settings.train.threads for unit in plan.units)
         if self.executor == "ray" or jobs == 1 or threads <= cores:
             return None
-        return f"note: {jobs} jobs need {threads} threads, and this machine has {cores} cores: each job will be slower"
+        return f"note: {jobs} jobs need {threads} threads on {cores} cores: each job will be slower"
 
-    def engine(self, runner: Runner, plan: Plan, data_root: Path, slot: Callable[[Hashable], Show]) -> Engine | None:
+    def engine(
+        self, runner: Runner, plan: Plan, data_root: Path, slot: Callable[[Hashable], Show]
+    ) -> Engine | None:
         """The engine that does the jobs; None for this process."""
         if self.executor == "local" and self.jobs in (None, 1):
             return None

@@ -24,7 +24,9 @@ class ModalityConfig(Fields):
     dim: int = Field(gt=0)
     seconds: float = Field(gt=0, description="seconds between two time steps; 1 if the index is the time")
     scale: float = Field(1.0, gt=0, description="features are divided by this")
-    published_scale: float | None = Field(None, gt=0, description="what published code divides by, if it differs")
+    published_scale: float | None = Field(
+        None, gt=0, description="what published code divides by, if it differs"
+    )
 
 
 SPLITS_OF_LISTS = (
@@ -53,7 +55,9 @@ class FeatureSetConfig(Fields):
     text_dim: int = Field(gt=0)
     classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
     samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
-    published_quirks: tuple[Quirk, ...] = Field((), description="what `extract --published-preprocessing` repeats")
+    published_quirks: tuple[Quirk, ...] = Field(
+        (), description="what `extract --published-preprocessing` repeats"
+    )
 
 
 class OfficialLayout(Fields):
@@ -83,11 +87,15 @@ class Card(Fields):
     kind: Literal["published", "real", "generated"]
     description: str
     caption: str = Field("", description="note on the dataset in captions of tables")
-    published_order: bool = Field(False, description="whether there is an official text alignment, which mode paper uses")
+    published_order: bool = Field(
+        False, description="whether there is an official text alignment, which mode paper uses"
+    )
     default_features: str
     features: dict[Name, FeatureSetConfig]
     official: OfficialLayout | None = None
-    grouping: str | None = Field(None, description="regular expression; its first group in a sample id names the group")
+    grouping: str | None = Field(
+        None, description="regular expression; its first group in a sample id names the group"
+    )
     overlap_seconds: float | None = Field(
         None, gt=0, description="length of a clip, if the second group of `grouping` is its start in seconds"
     )
@@ -97,12 +105,17 @@ class Card(Fields):
         None, description="builds the features at first use, without a download"
     )
     builder_options: dict[str, Any] = Field(default_factory=dict)
-    sizes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method settings for this dataset")
+    sizes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="method settings for this dataset"
+    )
     search: dict[str, dict[str, dict[str, Any] | None]] = Field(
-        default_factory=dict, description="method -> setting -> search range for this dataset; null: not searched"
+        default_factory=dict,
+        description="method -> setting -> search range for this dataset; null: not searched",
     )
     train: dict[str, Any] = Field(default_factory=dict, description="training settings for this dataset")
-    presets: dict[Name, Preset] = Field(default_factory=dict, description="other names, each with its own settings")
+    presets: dict[Name, Preset] = Field(
+        default_factory=dict, description="other names, each with its own settings"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -111,7 +124,9 @@ class Card(Fields):
         if not isinstance(written, dict) or "aliases" not in written:
             return written
         if "presets" in written:
-            raise ValueError("aliases is the earlier name of presets: move what it holds to presets and remove it")
+            raise ValueError(
+                "aliases is the earlier name of presets: move what it holds to presets and remove it"
+            )
         return {"presets" if name == "aliases" else name: value for name, value in written.items()}
 
     @model_validator(mode="after")
@@ -128,9 +143,13 @@ class Card(Fields):
         except re.error as error:
             raise ValueError(f"grouping is no regular expression: {error}") from None
         if self.grouping is not None and groups < 1:
-            raise ValueError("grouping needs a group in parentheses: what the clips of one source video have in common")
+            raise ValueError(
+                "grouping needs a group in parentheses: what the clips of one source video have in common"
+            )
         if self.overlap_seconds is not None and groups < 2:
-            raise ValueError("overlap_seconds needs a second group in grouping: the start of a clip in seconds")
+            raise ValueError(
+                "overlap_seconds needs a second group in grouping: the start of a clip in seconds"
+            )
         return self
 
     def feature_set(self, features: str | None) -> tuple[str, FeatureSetConfig]:
@@ -141,7 +160,9 @@ class Card(Fields):
         """
         name = features or self.default_features
         if name not in self.features:
-            raise UsageError(f"dataset {self.name!r} has no feature set {name!r}: {near(name, self.features)}")
+            raise UsageError(
+                f"dataset {self.name!r} has no feature set {name!r}: {near(name, self.features)}"
+            )
         return name, self.features[name]
 
 
@@ -194,12 +215,18 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
             cards[name] = owners[chosen[0]]
         for path in owners.keys() - set(chosen if len(chosen) == 1 else []):
             others = ", ".join(other.name for other in sorted(owners) if other != path)
-            broken.append(BrokenCard(path, f"{path}: the name {name!r} is taken by {others}; choose another", [name]))
+            broken.append(
+                BrokenCard(path, f"{path}: the name {name!r} is taken by {others}; choose another", [name])
+            )
     return Cards(cards, sorted(broken, key=lambda b: b.path))
 
 
 def _texts(values: Any) -> list[str]:
-    return [value for value in values or () if isinstance(value, str)] if isinstance(values, (list, dict)) else []
+    return (
+        [value for value in values or () if isinstance(value, str)]
+        if isinstance(values, (list, dict))
+        else []
+    )
 
 
 def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:
@@ -213,7 +240,9 @@ def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:
         return cards[name], Preset()
     owners = [card for card in cards.values() if name in card.presets]
     if len(owners) > 1:
-        raise UsageError(f"{name!r} is a preset of {' and of '.join(card.name for card in owners)}; rename one of them")
+        raise UsageError(
+            f"{name!r} is a preset of {' and of '.join(card.name for card in owners)}; rename one of them"
+        )
     if owners:
         return owners[0], owners[0].presets[name]
     broken = cards.broken if isinstance(cards, Cards) else ()

@@ -58,7 +58,9 @@ def origin_rule(card: Card) -> Callable[[str], Origin]:
     return origin
 
 
-def relatives(origins: Sequence[Origin], others: Sequence[Origin], overlap_seconds: float | None = None) -> Iterator[list[int]]:
+def relatives(
+    origins: Sequence[Origin], others: Sequence[Origin], overlap_seconds: float | None = None
+) -> Iterator[list[int]]:
     """Indices in ``others`` of the samples from the same source, for each origin, nearest known start first.
 
     Args:
@@ -72,7 +74,9 @@ def relatives(origins: Sequence[Origin], others: Sequence[Origin], overlap_secon
         members.setdefault(other.group, []).append((index, other.start))
     for origin in origins:
         apart = [(_apart(origin.start, start), index) for index, start in members.get(origin.group, [])]
-        yield [index for seconds, index in sorted(apart) if overlap_seconds is None or seconds < overlap_seconds]
+        yield [
+            index for seconds, index in sorted(apart) if overlap_seconds is None or seconds < overlap_seconds
+        ]
 
 
 def _apart(start: float | None, other: float | None) -> float:

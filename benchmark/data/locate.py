@@ -69,11 +69,17 @@ def open_or_build(
     """
     name, _ = card.feature_set(features)
     if overrides and card.builder != "synthetic":
-        raise UsageError(f"dataset {card.name!r} is not synthetic: its settings cannot be overridden ({', '.join(overrides)})")
+        raise UsageError(
+            f"dataset {card.name!r} is not synthetic: its settings cannot be overridden "
+            f"({', '.join(overrides)})"
+        )
     if card.builder is None:
         return _open(card, name, store_path(data_root, card.name, name), in_memory)
     if name != card.default_features:
-        raise UsageError(f"dataset {card.name!r}: only the feature set {card.default_features!r} can be built, not {name!r}")
+        raise UsageError(
+            f"dataset {card.name!r}: only the feature set {card.default_features!r} can be built, not "
+            f"{name!r}"
+        )
     plan = _plan(card, data_root, overrides or {}, sources)
     if not _is_current(plan):
         check_replaceable(plan.path)
@@ -103,7 +109,8 @@ def _open(card: Card, features: str, path: Path, in_memory: bool) -> FeatureStor
         ) from None
     if (store.dataset, store.features) != (card.name, features):
         raise UsageError(
-            f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it again or rename it"
+            f"{path}: holds {store.dataset!r} ({store.features}), not {card.name!r} ({features}); import it "
+            "again or rename it"
         )
     _warn_of_other_sizes(card, store)
     return store
@@ -117,7 +124,9 @@ def _warn_of_other_sizes(card: Card, store: FeatureStore) -> None:
         "video": (store.video_dim, expected.video.dim),
         "text": (store.text_dim, expected.text_dim),
     }
-    wrong = ", ".join(f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted)
+    wrong = ", ".join(
+        f"{what} {found}, not {wanted}" for what, (found, wanted) in sizes.items() if found != wanted
+    )
     if wrong:
         log.warning(
             "%s: feature sizes differ from the dataset config of %r (%s): %s; "
@@ -133,12 +142,16 @@ def _plan(card: Card, data_root: Path, overrides: Mapping[str, Any], sources: Pa
     path = store_path(data_root, card.name, card.default_features)
     if card.builder == "stamps":
         source = sources / card.name
-        return _Build(path, stamps_provenance(card, source), lambda target: build_stamps(card, source, target))
+        return _Build(
+            path, stamps_provenance(card, source), lambda target: build_stamps(card, source, target)
+        )
     config = synthetic_config(card, overrides)
     if config != synthetic_config(card):
         settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
         path = path.with_stem(f"{path.stem}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
-    return _Build(path, synthetic_provenance(card, config), lambda target: build_synthetic(card, target, **overrides))
+    return _Build(
+        path, synthetic_provenance(card, config), lambda target: build_synthetic(card, target, **overrides)
+    )
 
 
 def _is_current(plan: _Build) -> bool:

@@ -50,7 +50,9 @@ def map_rows(file: int, dtype: np.dtype[Any], shape: tuple[int, int], offset: in
     libc = _libc()
     start = _map(libc, None, before + size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     pages = (ctypes.c_char * (before + size)).from_address(start)
-    weakref.finalize(pages, libc.munmap, start, before + size).atexit = False  # threads may still read at exit
+    weakref.finalize(
+        pages, libc.munmap, start, before + size
+    ).atexit = False  # threads may still read at exit
 
     # Map the whole pages, and copy the rest.
     at = start + before - offset  # address of the file's byte 0

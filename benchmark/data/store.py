@@ -120,22 +120,32 @@ def refuse_open_store(path: Path) -> None:
     """
     with suppress(OSError):  # a missing file is not open, and a file system without locks cannot tell
         if is_locked(path):
-            raise Unavailable(f"{path}: another program has it open for writing; close it there, then repeat the command")
+            raise Unavailable(
+                f"{path}: another program has it open for writing; close it there, then repeat the command"
+            )
 
 
 def _check(content: StoreContent) -> None:
     # Samples.
     n = len(content.ids)
     if not (len(content.labels) == len(content.splits) == n) or n == 0:
-        raise ValueError(f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.splits)} splits")
+        raise ValueError(
+            f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.splits)} splits"
+        )
     if np.any(np.diff(content.splits.astype(int)) < 0):
         raise ValueError("samples must be sorted by split, in the order of SPLITS")
 
     # Classes and their embeddings.
-    if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(content.class_names):
+    if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(
+        content.class_names
+    ):
         raise ValueError("word vectors must be sorted by name, with one row named for each class")
-    if len(content.vectors) != len(content.vector_names) or not _within(content.own_vector, len(content.vectors)):
-        raise ValueError("there must be a row of vectors for each vector name, and own_vector must name such rows")
+    if len(content.vectors) != len(content.vector_names) or not _within(
+        content.own_vector, len(content.vectors)
+    ):
+        raise ValueError(
+            "there must be a row of vectors for each vector name, and own_vector must name such rows"
+        )
     if set(content.class_splits) != set(SPLITS):
         raise ValueError(f"class lists must be given for {SPLITS}")
     for name, ids in {**content.class_splits, "labels": np.unique(content.labels)}.items():
@@ -146,7 +156,12 @@ def _check(content: StoreContent) -> None:
     for modality in (content.audio, content.video):
         if modality.frames is not None:
             offsets = modality.offsets
-            if offsets is None or len(offsets) != n + 1 or offsets[-1] != len(modality.frames) or np.any(np.diff(offsets) < 1):
+            if (
+                offsets is None
+                or len(offsets) != n + 1
+                or offsets[-1] != len(modality.frames)
+                or np.any(np.diff(offsets) < 1)
+            ):
                 raise ValueError("offsets must bound at least one time step for each sample")
         elif modality.means is None or len(modality.means) != n:
             raise ValueError("a modality needs sequences, or a mean for each sample")
@@ -174,7 +189,9 @@ def _write_tables(f: h5py.File, content: StoreContent) -> None:
     f.create_dataset("classes/vectors", data=np.asarray(content.vectors, "<f4"))
     f.create_dataset("classes/own_vector", data=np.asarray(content.own_vector, "<i8"))
     for split in SPLITS:
-        f.create_dataset(f"classes/parts/{split}", data=np.asarray(sorted(content.class_splits[split]), "<i8"))
+        f.create_dataset(
+            f"classes/parts/{split}", data=np.asarray(sorted(content.class_splits[split]), "<i8")
+        )
 
 
 def _write_modality(
@@ -288,7 +305,9 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise_outside(error, path)
         refuse_open_store(path)
         why = f"{type(error).__name__}: {error!s:.150}"
-        raise DamagedStore(f"{path}: not a readable feature store ({why}); build or import it again") from None
+        raise DamagedStore(
+            f"{path}: not a readable feature store ({why}); build or import it again"
+        ) from None
 
 
 class FeatureStore:
@@ -316,7 +335,9 @@ class FeatureStore:
 
     def _read_header(self, f: h5py.File) -> None:
         if f.attrs.get("format") != FORMAT or f.attrs.get("version") != VERSION:
-            raise DamagedStore(f"{self.path}: not a feature store of version {VERSION}; build or import it again")
+            raise DamagedStore(
+                f"{self.path}: not a feature store of version {VERSION}; build or import it again"
+            )
         self.dataset, self.features = str(f.attrs["dataset"]), str(f.attrs["features"])
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
@@ -342,7 +363,9 @@ class FeatureStore:
         """
         with reading(self.path) as f:
             if str(f.attrs.get("digest")) != self.digest:
-                raise UsageError(f"{self.path}: was replaced by another store while this one was in use; start again")
+                raise UsageError(
+                    f"{self.path}: was replaced by another store while this one was in use; start again"
+                )
             yield f
 
     def tables(self) -> Tables:

@@ -53,7 +53,9 @@ def refuse_to_spoil(target: Path, generated: bool) -> None:
     except DamagedStore:
         return  # the file is replaced
     if real:
-        raise UsageError(f"{target}: has real features, which a trial must not replace; give another --data-root")
+        raise UsageError(
+            f"{target}: has real features, which a trial must not replace; give another --data-root"
+        )
 
 
 def assemble(
@@ -88,14 +90,20 @@ def assemble(
     counts = {split: sum(w.split == split for w in kept) for split in SPLITS}
     empty = [split for split, count in counts.items() if not count]
     if empty:
-        raise UsageError(f"{target}: not written: {', '.join(empty)} would have no sample; extract more videos")
+        raise UsageError(
+            f"{target}: not written: {', '.join(empty)} would have no sample; extract more videos"
+        )
     rows = _classes_without_samples(plan, kept)
     _check_range([outcomes[w.sample] for w in kept], dtype)
-    provenance = _provenance(plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated)
+    provenance = _provenance(
+        plan, card, features, results, [outcomes[w.sample] for w in kept], dtype, generated
+    )
 
     def modality(name: str) -> ModalityContent:
         dim = results.identity["dims"][name]
-        frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)  # read by slices, as an array
+        frames: Any = ResultSequences(
+            results, name, [outcomes[w.sample] for w in kept], dim
+        )  # read by slices, as an array
         return ModalityContent(dim, frames=frames, offsets=frames.offsets)
 
     # A current feature file is not written again.
@@ -104,7 +112,9 @@ def assemble(
         if store is None:
             samples = [(w.sample, w.split, w.label) for w in kept]
             records = {"list_oddities": [asdict(found) for found in list_oddities(plan.lists)]}
-            content = store_content(plan.lists, provenance | records, samples, modality("audio"), modality("video"))
+            content = store_content(
+                plan.lists, provenance | records, samples, modality("audio"), modality("video")
+            )
             write_store(target, content, dtype)
             return Assembled(FeatureStore(target).digest, False, counts, rows)
     return Assembled(store.digest, True, counts, rows)
@@ -113,7 +123,9 @@ def assemble(
 def _check_range(outcomes: Sequence[Outcome], dtype: str) -> None:
     large = [o.sample for o in outcomes if dtype == "float16" and max((o.peaks or {}).values()) > FLOAT16_MAX]
     if large:
-        raise UsageError(f"too large for float16: {len(large):,} samples, among them {large[0]}; give --dtype float32")
+        raise UsageError(
+            f"too large for float16: {len(large):,} samples, among them {large[0]}; give --dtype float32"
+        )
 
 
 def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[ProblemRow]:
@@ -127,14 +139,23 @@ def _classes_without_samples(plan: Plan, kept: Sequence[Wanted]) -> list[Problem
 
 
 def _provenance(
-    plan: Plan, card: Card, features: str, results: ResultFolder, outcomes: Sequence[Outcome], dtype: Dtype, generated: bool
+    plan: Plan,
+    card: Card,
+    features: str,
+    results: ResultFolder,
+    outcomes: Sequence[Outcome],
+    dtype: Dtype,
+    generated: bool,
 ) -> dict[str, Any]:
     """Return what the file is made from; of the videos only number and hash, as there may be many."""
     sha = hashlib.sha256()
     for outcome in outcomes:
         cut = f" {outcome.span.start!r} {outcome.span.end!r}" if outcome.span else ""
         sha.update(f"{outcome.sample} {outcome.source.sha256}{cut}\n".encode())
-    lists = [fingerprint(path, plan.root if path.is_relative_to(plan.root) else path.parent) for path in plan.lists.files]
+    lists = [
+        fingerprint(path, plan.root if path.is_relative_to(plan.root) else path.parent)
+        for path in plan.lists.files
+    ]
     return {
         "importer": "extract",
         "importer_version": ASSEMBLY_VERSION,

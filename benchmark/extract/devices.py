@@ -139,7 +139,9 @@ class _Processes:
 
     def _start(self, device: str) -> None:
         pairs = [SPAWN.Pipe() for _ in range(self.decoders)]
-        process = SPAWN.Process(target=serve, args=(self.spec, device, self.threads, [theirs for _, theirs in pairs]))
+        process = SPAWN.Process(
+            target=serve, args=(self.spec, device, self.threads, [theirs for _, theirs in pairs])
+        )
         with _without_interrupts():
             process.start()
         for ours, theirs in pairs:

@@ -89,7 +89,10 @@ def identity(
         "extractor": extractor.name,
         "extractor_version": extractor.version,
         "dims": {"audio": extractor.audio_dim, "video": extractor.video_dim},
-        "weights": {name: {k: v for k, v in record.items() if k != "file"} or record for name, record in weights.items()},
+        "weights": {
+            name: {k: v for k, v in record.items() if k != "file"} or record
+            for name, record in weights.items()
+        },
         "published_quirks": sorted(quirks),
         **({"precision": precision} if precision != "float32" else {}),
     }
@@ -104,7 +107,9 @@ def chosen_quirks(extractor: type[Extractor], named: Sequence[str], dataset: str
     unknown = sorted(set(named) - extractor.quirks)
     if not named or unknown:
         what = f"the extractor cannot repeat {', '.join(unknown)}" if unknown else "its config has none"
-        raise UsageError(f"--published-preprocessing: {dataset}, features {extractor.name}: {what}; omit the option")
+        raise UsageError(
+            f"--published-preprocessing: {dataset}, features {extractor.name}: {what}; omit the option"
+        )
     return frozenset(named)
 
 
@@ -126,7 +131,9 @@ def collect(plan: Plan, shard: Shard, results: ResultFolder, progress: Progress,
         return _collect(wanted, plan, results, progress, work)
 
 
-def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work) -> Extracted:
+def _collect(
+    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress, work: Work
+) -> Extracted:
     # What earlier runs finished is kept; what they could not finish is tried again.
     made = _known(wanted, plan, results, progress)
     left = [w for w in wanted if w.sample not in made or made[w.sample].attempts]
@@ -144,7 +151,9 @@ def _collect(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progre
                 continue
             done += 1
             progress("videos", done, len(left))
-    outcomes = {w.sample: made[w.sample] for w in wanted}  # in the order of the lists, whichever was ready first
+    outcomes = {
+        w.sample: made[w.sample] for w in wanted
+    }  # in the order of the lists, whichever was ready first
     return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
 
 
@@ -180,7 +189,9 @@ def attempt(
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 
-def failed(w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False, killed: bool = False) -> Outcome:
+def failed(
+    w: Wanted, root: Path, results: ResultFolder, why: str, *, died: bool = False, killed: bool = False
+) -> Outcome:
     """Record that a video failed for a reason that may pass: the next run tries it again.
 
     Args:
@@ -224,7 +235,9 @@ def recorded(plan: Plan, results: ResultFolder, progress: Progress) -> tuple[Ext
     return done, missing
 
 
-def _known(wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress) -> dict[str, Outcome]:
+def _known(
+    wanted: Sequence[Wanted], plan: Plan, results: ResultFolder, progress: Progress
+) -> dict[str, Outcome]:
     outcomes = {}
     for i, w in enumerate(wanted):
         progress("results", i, len(wanted))
@@ -238,15 +251,21 @@ def _problem_rows(outcomes: Mapping[str, Outcome]) -> list[ProblemRow]:
     """The faults of the videos, and why some have no features."""
     rows = []
     for outcome in outcomes.values():
-        rows += [ProblemRow(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes]
+        rows += [
+            ProblemRow(outcome.sample, outcome.source.path, note, left_out=False) for note in outcome.notes
+        ]
         if outcome.problem is not None:
             times = f" ({outcome.attempts} times)" if outcome.attempts > 1 else ""
             then = f"{times}; tried again next time" if outcome.attempts else ""
-            rows.append(ProblemRow(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True))
+            rows.append(
+                ProblemRow(outcome.sample, outcome.source.path, outcome.problem + then, left_out=True)
+            )
     return rows
 
 
-def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None]) -> Outcome:
+def _extract_one(
+    w: Wanted, root: Path, extractor: Extractor, results: ResultFolder, alive: Callable[[], None]
+) -> Outcome:
     try:
         source = fingerprint(w.video, root)
     except OSError as error:
@@ -273,11 +292,15 @@ def _extract_one(w: Wanted, root: Path, extractor: Extractor, results: ResultFol
 
 
 def _cannot_be_read(video: Path, error: OSError) -> str:
-    reason = outside_reason(error, video) if error.filename in (None, str(video)) else None  # else of another file
+    reason = (
+        outside_reason(error, video) if error.filename in (None, str(video)) else None
+    )  # else of another file
     return f"cannot be read: {reason}" if reason else f"{type(error).__name__}: {error!s:.120}"
 
 
-def _finished(sample: str, source: SourceFile, extractor: Extractor, features: VideoFeatures, notes: list[str]) -> Outcome:
+def _finished(
+    sample: str, source: SourceFile, extractor: Extractor, features: VideoFeatures, notes: list[str]
+) -> Outcome:
     steps = {modality: features.steps(modality) for modality in MODALITIES}
     if not all(steps.values()):
         features.clear()
@@ -320,7 +343,9 @@ def _compute(
     # Frames -> clips -> features.
     timing = extractor.timing
     prepared = (extractor.prepare(frame) for frame in read_frames(video, timing.rate, notes.append, span))
-    extractor.calls.compute("video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video"))
+    extractor.calls.compute(
+        "video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video")
+    )
 
     # Audio -> windows -> features.
     spec, heard = extractor.sound, _Count()

@@ -221,7 +221,9 @@ def load_extractors(plugins: Sequence[Path] = ()) -> Mapping[str, type[Extractor
     for plugin in plugins:
         module = import_file(plugin)
         if not any(extractor.__module__ == module for extractor in EXTRACTORS.values()):
-            raise UsageError(f"--plugin {plugin}: registers no extractor; decorate an Extractor with @register")
+            raise UsageError(
+                f"--plugin {plugin}: registers no extractor; decorate an Extractor with @register"
+            )
     return dict(sorted(EXTRACTORS.items()))
 
 
@@ -233,5 +235,7 @@ def find_extractor(name: str, plugins: Sequence[Path] = ()) -> type[Extractor]:
     """
     known = load_extractors(plugins)
     if name not in known:
-        raise UsageError(f"no extractor for feature set {name!r}: {near(name, known)}; --plugin FILE.py adds one")
+        raise UsageError(
+            f"no extractor for feature set {name!r}: {near(name, known)}; --plugin FILE.py adds one"
+        )
     return known[name]

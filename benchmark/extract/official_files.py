@@ -70,7 +70,9 @@ def write_official(store: FeatureStore, root: Path, layout: OfficialLayout, rate
     return target
 
 
-def _classes(tables: Tables, features: str, target: Path, split: str, sources: Sequence[str]) -> dict[str, Ints]:
+def _classes(
+    tables: Tables, features: str, target: Path, split: str, sources: Sequence[str]
+) -> dict[str, Ints]:
     """Class, spelt as in the list of the split -> rows of its samples; only classes that have samples."""
     path = target / "class-split" / f"{features}_split" / f"{split}.txt"
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
@@ -78,12 +80,17 @@ def _classes(tables: Tables, features: str, target: Path, split: str, sources: S
     of_split = np.isin(tables.splits, [SPLITS.index(source) for source in sources])
     labels = np.unique(tables.labels[of_split])
     names = {int(label): tables.class_names[label] for label in labels}
-    return {spelt.get(folded(name), name): np.flatnonzero(of_split & (tables.labels == label)) for label, name in names.items()}
+    return {
+        spelt.get(folded(name), name): np.flatnonzero(of_split & (tables.labels == label))
+        for label, name in names.items()
+    }
 
 
 def _frames(group: h5py.Group, rows: Ints) -> list[Any]:
     offsets = group["offsets"]
-    return [np.asarray(group["frames"][int(offsets[row]) : int(offsets[row + 1])], np.float32) for row in rows]
+    return [
+        np.asarray(group["frames"][int(offsets[row]) : int(offsets[row + 1])], np.float32) for row in rows
+    ]
 
 
 def _write_sequences(path: Path, frames: Sequence[Any], ids: Sequence[bytes], rate: int) -> None:

@@ -44,7 +44,9 @@ class Package:
         """
         found = self.find()
         if found is None:
-            raise UsageError(f"{self.file}: in PyPI's {self.name} {self.version}, which is not installed: {self.install}")
+            raise UsageError(
+                f"{self.file}: in PyPI's {self.name} {self.version}, which is not installed: {self.install}"
+            )
         return found
 
     def check(self, path: Path, sha256: str) -> None:

@@ -114,7 +114,9 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
         return by_name.get(name) or by_folded.get(folded(name), [])
 
     for split in SPLITS:
-        for sample, label in sorted(plan.lists.splits[split].kept().items(), key=lambda item: (item[1], item[0])):
+        for sample, label in sorted(
+            plan.lists.splits[split].kept().items(), key=lambda item: (item[1], item[0])
+        ):
             # The sample's own video, or else the whole video that the rule cuts it from.
             plan.listed.append(sample)
             found = named(sample)
@@ -134,7 +136,9 @@ def _find_videos(plan: Plan, rule: Rule | None) -> None:
             if len(found) > 1:
                 others = ", ".join(_shown(plan, path) for path in found[1 : 1 + SHOWN])
                 others += f" and {len(found) - 1 - SHOWN:,} more" if len(found) - 1 > SHOWN else ""
-                plan.rows.append(ProblemRow(sample, file, f"not read, of the same name: {others}", left_out=False))
+                plan.rows.append(
+                    ProblemRow(sample, file, f"not read, of the same name: {others}", left_out=False)
+                )
             if cut is not None and cut.label and _letters(cut.label) != _letters(plan.lists.names[label]):
                 other = f"the segment is annotated as {cut.label!r}"
                 other += f", the sample is listed as {plan.lists.names[label]!r}"

@@ -90,7 +90,9 @@ class VideoFeatures:
             raise NotFinite(f"{modality} features are not finite")
         if modality not in self._file:
             dim = features.shape[1]
-            self._file.create_dataset(modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim))
+            self._file.create_dataset(
+                modality, (0, dim), "<f4", maxshape=(None, dim), chunks=(CHUNK_ROWS, dim)
+            )
         data = self._file[modality]
         data.resize(len(data) + len(features), 0)
         data[len(data) - len(features) :] = features
@@ -195,7 +197,9 @@ class ResultFolder:
                     raise self._busy(other)
             try:
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
-                holder.write_text(f"process {os.getpid()} on {platform.node()}, since {since}", encoding="utf-8")
+                holder.write_text(
+                    f"process {os.getpid()} on {platform.node()}, since {since}", encoding="utf-8"
+                )
                 self._remove_partials(samples)
             except OSError as error:
                 raise self._not_written(error) from None
@@ -210,7 +214,9 @@ class ResultFolder:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         number, of = name.split("-")[1::2]
         what = f"shard {number}/{of} is" if of != "1" else "all videos are"
-        return UsageError(f"{self.folder}: {what} already being extracted ({who}); wait for it to end, or stop it")
+        return UsageError(
+            f"{self.folder}: {what} already being extracted ({who}); wait for it to end, or stop it"
+        )
 
     def _remove_partials(self, samples: Collection[str]) -> None:
         prefixes = {partial_prefix(self.path(sample).name) for sample in samples}
@@ -225,7 +231,9 @@ class ResultFolder:
         return UsageError(f"{self.folder}: cannot be written ({why}); {fix}: it resumes where it stopped")
 
     @contextmanager
-    def writing(self, sample: str, alive: Callable[[], None] = lambda: None) -> Iterator[tuple[h5py.File, VideoFeatures]]:
+    def writing(
+        self, sample: str, alive: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[h5py.File, VideoFeatures]]:
         """A new result file, which appears once the block has ended without an error.
 
         Args:
@@ -247,7 +255,9 @@ class ResultFolder:
             raise self._not_written(error) from None
 
     def record(self, file: h5py.File, outcome: Outcome) -> None:
-        file.attrs["outcome"] = json.dumps({"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True)
+        file.attrs["outcome"] = json.dumps(
+            {"identity": self.identity, "outcome": asdict(outcome)}, sort_keys=True
+        )
 
 
 class ResultSequences(SegmentedRows):

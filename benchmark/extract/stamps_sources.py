@@ -129,7 +129,9 @@ def _recordings(folder: Path, z: Mapping[str, NDArray[Any]]) -> list[Path]:
     return list(found.values())
 
 
-def _descriptions(folder: Path, images: Sequence[str], languages: Sequence[str]) -> dict[tuple[str, str], Path]:
+def _descriptions(
+    folder: Path, images: Sequence[str], languages: Sequence[str]
+) -> dict[tuple[str, str], Path]:
     """Image and language -> recording; of identical files only the first one."""
     found: dict[tuple[str, str], Path] = {}
     seen: set[str] = set()
@@ -164,9 +166,13 @@ def _open(folder: Path, name: str) -> Image.Image:
         command = ["rsvg-convert", "--width", size, "--height", size, "--keep-aspect-ratio", str(svg)]
         return Image.open(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout))
     except FileNotFoundError:
-        raise UsageError("rsvg-convert converts the SVG files and is missing: apt-get install librsvg2-bin") from None
+        raise UsageError(
+            "rsvg-convert converts the SVG files and is missing: apt-get install librsvg2-bin"
+        ) from None
     except (subprocess.CalledProcessError, UnidentifiedImageError, OSError):
-        raise UsageError(f"{folder / name}: no readable image of this name (.png, .svg); {_VERSION}") from None
+        raise UsageError(
+            f"{folder / name}: no readable image of this name (.png, .svg); {_VERSION}"
+        ) from None
 
 
 def _on_square(image: Image.Image) -> Image.Image:
@@ -217,7 +223,9 @@ def _first_windows(path: Path, spec: Sound) -> Iterator[NDArray[Any]]:
     return windows([waveform[:needed]], spec.window, spec.hop)
 
 
-def _as_shipped(lengths: Sequence[int], shipped: NDArray[Any], recordings: Sequence[Path]) -> NDArray[np.bool_]:
+def _as_shipped(
+    lengths: Sequence[int], shipped: NDArray[Any], recordings: Sequence[Path]
+) -> NDArray[np.bool_]:
     """Which time steps are kept: a recording may have one more, which another resampler had cut off.
 
     Raises:
@@ -227,7 +235,9 @@ def _as_shipped(lengths: Sequence[int], shipped: NDArray[Any], recordings: Seque
     wrong = np.flatnonzero((more < 0) | (more > 1))
     if len(wrong):
         i = wrong[0]
-        raise UsageError(f"{recordings[i]}: has {lengths[i]} time steps, where {shipped[i]} are shipped; {_VERSION}")
+        raise UsageError(
+            f"{recordings[i]}: has {lengths[i]} time steps, where {shipped[i]} are shipped; {_VERSION}"
+        )
     return np.concatenate([np.arange(length) < n for length, n in zip(lengths, shipped, strict=True)])
 
 
@@ -242,7 +252,12 @@ def _quantised(name: str, values: Floats) -> dict[str, NDArray[Any]]:
 
 def _agreement(name: str, found: Floats, shipped: Floats) -> Agreement:
     dim = found.shape[-1]
-    a, b = (x.reshape(-1, dim).astype(np.float64) - x.reshape(-1, dim).mean(0, dtype=np.float64) for x in (found, shipped))
+    a, b = (
+        x.reshape(-1, dim).astype(np.float64) - x.reshape(-1, dim).mean(0, dtype=np.float64)
+        for x in (found, shipped)
+    )
     norms = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     rows = (a * b).sum(1) / np.where(norms > 0, norms, 1)
-    return Agreement(name, a.size, float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())), float(rows.min()))
+    return Agreement(
+        name, a.size, float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())), float(rows.min())
+    )

@@ -127,12 +127,20 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
         needed.package.check(path, source.sha256)
     state = extractor.read(needed.name, path)
     if state is None:
-        state = _read_npz(path) if zipfile.is_zipfile(path) and _holds_arrays(path) else _read_state(path, needed)
+        state = (
+            _read_npz(path) if zipfile.is_zipfile(path) and _holds_arrays(path) else _read_state(path, needed)
+        )
     wanted = extractor.expected(needed.name)
-    state = {name: x for name, x in state.items() if name in wanted or not name.startswith(needed.ignored or ("\0",))}
+    state = {
+        name: x
+        for name, x in state.items()
+        if name in wanted or not name.startswith(needed.ignored or ("\0",))
+    }
     problems = list(state_problems(state, wanted))
     if problems:
-        listed = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+        listed = "; ".join(problems[:SHOWN]) + (
+            f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        )
         raise UsageError(
             f"{path}: does not hold {needed.what} ({listed}); download it from {needed.published}, "
             f"or list what it must hold: extract weights {extractor.name}"
@@ -153,19 +161,27 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             size = sum(record.file_size for record in archive.infolist())
         if size > MAX_BYTES:
-            raise UsageError(f"{path}: refused: its arrays unpack to {size:,} bytes, of at most {MAX_BYTES:,}")
+            raise UsageError(
+                f"{path}: refused: its arrays unpack to {size:,} bytes, of at most {MAX_BYTES:,}"
+            )
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
     except (OSError, MemoryError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise_outside(error, path)
-        raise UsageError(f"{path}: cannot be read as a .npz file of numbers ({error!s:.100}); download it again") from None
+        raise UsageError(
+            f"{path}: cannot be read as a .npz file of numbers ({error!s:.100}); download it again"
+        ) from None
 
 
 def _read_state(path: Path, needed: WeightsFile) -> dict[str, Tensor]:
     content = load_tensors(path)
     if needed.key is not None and isinstance(content, dict) and isinstance(content.get(needed.key), dict):
         content = content[needed.key]
-    if not isinstance(content, dict) or not all(isinstance(n, str) and is_plain(x) for n, x in content.items()):
+    if not isinstance(content, dict) or not all(
+        isinstance(n, str) and is_plain(x) for n, x in content.items()
+    ):
         where = f" under the key {needed.key!r}" if needed.key else ""
-        raise UsageError(f"{path}: holds no state dict of plain tensors{where}; download it from {needed.published}")
+        raise UsageError(
+            f"{path}: holds no state dict of plain tensors{where}; download it from {needed.published}"
+        )
     return {name.removeprefix(WRAPPER): x for name, x in content.items()}

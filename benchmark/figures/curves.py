@@ -60,7 +60,17 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
     look: dict[str, Any] = {"color": COLOURS[0], "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
     axes.plot([u], [s], MARKERS[0], label=f"chosen on validation, β = {beta:.3g}: {at}", zorder=5, **look)
     label = f"oracle (upper bound), β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
-    axes.plot([unseen[best]], [seen[best]], "D", markersize=9, mfc="none", mec="black", mew=1.4, label=label, zorder=6)
+    axes.plot(
+        [unseen[best]],
+        [seen[best]],
+        "D",
+        markersize=9,
+        mfc="none",
+        mec="black",
+        mew=1.4,
+        label=label,
+        zorder=6,
+    )
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
     return figure
@@ -79,7 +89,10 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
     """
     figure, axes = _figure(title, width=7.2)
     for curve in curves:
-        seen, unseen = 100 * curve.points["seen"].to_numpy(float), 100 * curve.points["unseen"].to_numpy(float)
+        seen, unseen = (
+            100 * curve.points["seen"].to_numpy(float),
+            100 * curve.points["unseen"].to_numpy(float),
+        )
         colour, dash, best = colour_of(curve.style), dash_of(curve.style), best_of(curve.points)
         chosen = (np.array([100 * curve.chosen[0]]), np.array([100 * curve.chosen[1]]))
         highest = float(_harmonic_mean(seen, unseen)[best])
@@ -96,7 +109,9 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
             label=label,
             zorder=5,
         )
-        axes.plot([unseen[best]], [seen[best]], "D", markersize=6.5, mfc="white", mec=colour, mew=1.5, zorder=4)
+        axes.plot(
+            [unseen[best]], [seen[best]], "D", markersize=6.5, mfc="white", mec=colour, mew=1.5, zorder=4
+        )
     _frame(
         axes,
         max(100 * max(c.chosen[0], float(c.points["unseen"].max())) for c in curves),
@@ -127,7 +142,15 @@ def _frame(axes: Axes, unseen: float, seen: float) -> None:
         axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
     for level in levels:  # at the right end of the line, away from the curves
         at = level * right / (2 * right - level)
-        axes.annotate(f"HM {level:g}", (right, at), (2, 0), textcoords="offset points", fontsize=6.5, va="center", color=GREY)
+        axes.annotate(
+            f"HM {level:g}",
+            (right, at),
+            (2, 0),
+            textcoords="offset points",
+            fontsize=6.5,
+            va="center",
+            color=GREY,
+        )
 
 
 def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -85,19 +85,34 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
     figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(methods)), dpi=150, layout="constrained")
     heading(figure, title)
     at = np.arange(len(methods))
-    for axes, (metric, name) in zip(np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True):
+    for axes, (metric, name) in zip(
+        np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True
+    ):
         bars = [m.values[metric] for m in methods]
-        axes.barh(at, [b.mean for b in bars], color=[colour_of(m.style) for m in methods], height=0.62, zorder=2)
+        axes.barh(
+            at, [b.mean for b in bars], color=[colour_of(m.style) for m in methods], height=0.62, zorder=2
+        )
         right = _right_end(bars)
         for y, bar in zip(at, bars, strict=True):
             if np.isfinite(bar.low):
                 ends = np.clip([bar.low, bar.high], 0, 100)
                 for colour, width in (("white", 2.0), ("black", 1.1)):  # a white edge, visible on dark bars
-                    axes.plot(ends, [y, y], color=colour, linewidth=width, marker="|", markersize=7, mew=width, zorder=4)
+                    axes.plot(
+                        ends,
+                        [y, y],
+                        color=colour,
+                        linewidth=width,
+                        marker="|",
+                        markersize=7,
+                        mew=width,
+                        zorder=4,
+                    )
                 if ends[1] > right:
                     axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
             if np.isfinite(bar.published):
-                axes.plot([bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5)
+                axes.plot(
+                    [bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5
+                )
             axes.annotate(
                 f"{bar.mean:.1f}",
                 (1, y),
@@ -113,7 +128,9 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
         axes.label_outer()
         plain(axes)
-    handles = [Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval of the mean over seeds")]
+    handles = [
+        Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval of the mean over seeds")
+    ]
     if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
         handles = []
     if any(np.isfinite(m.values[x].published) for m in methods for x in titles):
@@ -130,7 +147,9 @@ def _right_end(bars: Sequence[Bar]) -> float:
     values = np.array([[b.mean, b.published] for b in bars])
     longest = max(1.0, float(np.nanmax(values)))
     highs = [b.high for b in bars if np.isfinite(b.high)]
-    return min(100.0 if longest < 97 else 103.0, 1.05 * max(longest, min(max(highs, default=0.0), 2 * longest)))
+    return min(
+        100.0 if longest < 97 else 103.0, 1.05 * max(longest, min(max(highs, default=0.0), 2 * longest))
+    )
 
 
 def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
@@ -144,11 +163,17 @@ def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
     heading(figure, title)
     losses, scores = figure.subplots(1, 2)
     for method in methods:
-        look: dict[str, Any] = {"color": colour_of(method.style), "linestyle": dash_of(method.style), "linewidth": 1.5}
+        look: dict[str, Any] = {
+            "color": colour_of(method.style),
+            "linestyle": dash_of(method.style),
+            "linewidth": 1.5,
+        }
         epochs = method.data["epoch"]
         for axes, name, factor in ((losses, "loss", 1), (scores, "hm", 100)):
             mean, low, high = (factor * method.data[f"{name}_{end}"] for end in ("mean", "low", "high"))
-            one: dict[str, Any] = {"marker": marker_of(method.style), "markersize": 5} if len(epochs) < 2 else {}
+            one: dict[str, Any] = (
+                {"marker": marker_of(method.style), "markersize": 5} if len(epochs) < 2 else {}
+            )
             axes.plot(epochs, mean, label=method.title if axes is losses else None, zorder=3, **look, **one)
             axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=2)
     values = pd.concat([m.data["loss_mean"] for m in methods]).dropna()
@@ -177,7 +202,8 @@ def recall_figure(methods: Sequence[Drawn], title: str) -> Figure:
     top = 100 * max(0.01, max(float(m.data["gzsl"].max()) for m in methods))
     for axes, method in zip(panels, methods, strict=True):
         axes.plot(
-            method.data["nearest_seen_cosine"], 100 * method.data["gzsl"], marker_of(method.style), linestyle="",
+            method.data["nearest_seen_cosine"], 100 * method.data["gzsl"], marker_of(method.style),
+            linestyle="",
             color=colour_of(method.style), markersize=5.5, mec="white", mew=0.5, alpha=0.9, clip_on=False,
         )  # fmt: skip
         axes.set(xlim=(low, high), ylim=(-0.03 * top, 1.06 * top), xlabel=COSINE_AXIS, ylabel=RECALL_AXIS)
@@ -201,21 +227,50 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
             mark, grey_size = ("o", size) if frame is samples else ("P", 5.0)
             rest = frame[~seen & ~named]
             axes.plot(
-                frame["x"][seen], frame["y"][seen], mark, color=FAINT, markersize=grey_size, mec="white", mew=0.3, zorder=2
+                frame["x"][seen],
+                frame["y"][seen],
+                mark,
+                color=FAINT,
+                markersize=grey_size,
+                mec="white",
+                mew=0.3,
+                zorder=2,
             )
-            axes.plot(rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3)
+            axes.plot(
+                rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3
+            )
 
             for i, name in enumerate(shown):
                 mine = frame[frame["class"] == name]
-                look: dict[str, Any] = {"color": colour_of(i), "markersize": size, "mec": "black", "mew": edge}
-                axes.plot(mine["x"], mine["y"], _class_marker(i), linestyle="", zorder=4 if frame is samples else 5, **look)
+                look: dict[str, Any] = {
+                    "color": colour_of(i),
+                    "markersize": size,
+                    "mec": "black",
+                    "mew": edge,
+                }
+                axes.plot(
+                    mine["x"],
+                    mine["y"],
+                    _class_marker(i),
+                    linestyle="",
+                    zorder=4 if frame is samples else 5,
+                    **look,
+                )
         axes.set_title(method.title, fontsize=8.5, loc="left")
         axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
         axes.margins(0.05)
 
     # legend, in as many columns as fit
     handles = [
-        Line2D([], [], marker=_class_marker(i), color=colour_of(i), linestyle="", markersize=5.5, label=_short(name))
+        Line2D(
+            [],
+            [],
+            marker=_class_marker(i),
+            color=colour_of(i),
+            linestyle="",
+            markersize=5.5,
+            label=_short(name),
+        )
         for i, name in enumerate(shown)
     ]
     handles += _map_legend(pd.concat([m.data for m in methods]), shown)
@@ -233,13 +288,32 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
     entries = []
     if others:
         entries.append(
-            Line2D([], [], marker="o", color=GREY, markersize=5.5, label=f"{len(others)} further unseen classes", **look)
+            Line2D(
+                [],
+                [],
+                marker="o",
+                color=GREY,
+                markersize=5.5,
+                label=f"{len(others)} further unseen classes",
+                **look,
+            )
         )
-    entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look))
+    entries.append(
+        Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look)
+    )
     if len(classes):
-        own: dict[str, Any] = {"marker": "o", "mfc": GREY, "mec": "black", "mew": 1.2, "markersize": 7.5, "linestyle": ""}
+        own: dict[str, Any] = {
+            "marker": "o",
+            "mfc": GREY,
+            "mec": "black",
+            "mew": 1.2,
+            "markersize": 7.5,
+            "linestyle": "",
+        }
         entries.append(Line2D([], [], label="embedding of an unseen class", **own))
-        entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look))
+        entries.append(
+            Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look)
+        )
     return entries
 
 
@@ -268,7 +342,10 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     size = max(len(m.data) for m in methods)
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
     longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
-    across, names = min(len(methods), PANELS_A_ROW if size <= 24 else 2), [list(m.data.index) for m in methods]
+    across, names = (
+        min(len(methods), PANELS_A_ROW if size <= 24 else 2),
+        [list(m.data.index) for m in methods],
+    )
     down, alike = -(-len(methods) // across), all(mine == names[0] for mine in names)
     side, room = max(2.2, 0.115 * size) + 0.45, 0.3 + 0.6 * font * longest / 72
     width, height = (side + room / (count if alike else 1) for count in (across, down))
@@ -279,7 +356,13 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
         below = i + across
-        _name_classes(axes.xaxis, names[i], named=below >= len(methods) or names[i] != names[below], fontsize=font, rotation=90)
+        _name_classes(
+            axes.xaxis,
+            names[i],
+            named=below >= len(methods) or names[i] != names[below],
+            fontsize=font,
+            rotation=90,
+        )
         _name_classes(axes.yaxis, names[i], named=i % across == 0 or names[i] != names[i - 1], fontsize=font)
         axes.tick_params(length=0)
         axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
@@ -291,7 +374,12 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
                 axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
 
     bar = figure.colorbar(
-        image, ax=list(panels), location="right", shrink=min(0.6, 6 / figure.get_figheight()), aspect=30, pad=0.02
+        image,
+        ax=list(panels),
+        location="right",
+        shrink=min(0.6, 6 / figure.get_figheight()),
+        aspect=30,
+        pad=0.02,
     )
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
@@ -312,7 +400,9 @@ def _short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-def _panels(count: int, width: float, height: float, title: str, columns: int = PANELS_A_ROW) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, width: float, height: float, title: str, columns: int = PANELS_A_ROW
+) -> tuple[Figure, list[Axes]]:
     """A figure with panels of a given size in inches, row by row."""
     across = min(columns, count)
     rows = -(-count // across)

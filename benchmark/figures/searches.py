@@ -80,12 +80,29 @@ def history_figure(trials: pd.DataFrame, title: str) -> Figure:
     complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
     best = 100 * best_so_far(trials)["best_so_far"]
     colour = COLOURS[0]
-    axes.plot(trials["number"], best, color=colour, linewidth=1.8, drawstyle="steps-post", label="best so far", zorder=3)
+    axes.plot(
+        trials["number"],
+        best,
+        color=colour,
+        linewidth=1.8,
+        drawstyle="steps-post",
+        label="best so far",
+        zorder=3,
+    )
     shown = complete & ~trials["start"]
     axes.plot(trials["number"][shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
     if pruned.any():
         label = "pruned: highest of its epochs"
-        axes.plot(trials["number"][pruned], hm[pruned], "x", color=GREY, markersize=6, mew=1.4, label=label, zorder=4)
+        axes.plot(
+            trials["number"][pruned],
+            hm[pruned],
+            "x",
+            color=GREY,
+            markersize=6,
+            mew=1.4,
+            label=label,
+            zorder=4,
+        )
     if failed.any():
         at = axes.get_xaxis_transform()
         axes.plot(
@@ -102,7 +119,15 @@ def history_figure(trials: pd.DataFrame, title: str) -> Figure:
     if start.any():
         label = "untuned settings"
         axes.plot(
-            trials["number"][start], hm[start], "D", mfc="none", mec="black", mew=1.5, markersize=9, label=label, zorder=5
+            trials["number"][start],
+            hm[start],
+            "D",
+            mfc="none",
+            mec="black",
+            mew=1.5,
+            markersize=9,
+            label=label,
+            zorder=5,
         )
     axes.set(xlabel=TRIAL_AXIS, ylabel=HM_AXIS)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -127,7 +152,8 @@ def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
         for axes, along in ((by_trials, found["finished"]), (by_seconds, found["seconds_so_far"] / seconds)):
             label = curve.title if axes is by_trials else None
             axes.plot(
-                along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6, markersize=6, markevery=rises,
+                along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6,
+                markersize=6, markevery=rises,
                 markeredgecolor="white", markeredgewidth=0.6, label=label, **style,
             )  # fmt: skip
     for axes, label in ((by_trials, FINISHED_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
@@ -144,7 +170,9 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
     columns = min(PANELS_A_ROW, len(panels))
     rows = -(-len(panels) // columns)
     tallest = max(len(p.values) for p in panels)
-    figure = Figure(figsize=(max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5), dpi=150, layout="constrained"
+    )
     heading(figure, title)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)

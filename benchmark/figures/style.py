@@ -76,7 +76,9 @@ __all__ = [
 def default_style() -> Iterator[None]:
     """Use matplotlib's defaults for figures that are made and written within; restore the previous style
     afterwards."""
-    with matplotlib.rc_context({name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}):
+    with matplotlib.rc_context(
+        {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    ):
         yield
 
 

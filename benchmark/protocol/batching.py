@@ -41,7 +41,9 @@ class FeatureRules:
     protocol: ProtocolConfig
 
     @classmethod
-    def of(cls, inputs: Inputs, feature_set: FeatureSetConfig, lengths: LengthConfig, protocol: ProtocolConfig) -> FeatureRules:
+    def of(
+        cls, inputs: Inputs, feature_set: FeatureSetConfig, lengths: LengthConfig, protocol: ProtocolConfig
+    ) -> FeatureRules:
         """The rules for a feature set, from its config, the length settings and the protocol flags."""
 
         def scale(modality: Any) -> float:
@@ -75,7 +77,12 @@ class Cuts:
 
 
 def plan_cuts(
-    rules: FeatureRules, audio_lengths: Ints, video_lengths: Ints, *, training: bool, rng: np.random.Generator | None
+    rules: FeatureRules,
+    audio_lengths: Ints,
+    video_lengths: Ints,
+    *,
+    training: bool,
+    rng: np.random.Generator | None,
 ) -> tuple[Cuts, Cuts]:
     """Where to cut the sequences of a batch: the cuts of audio and of video.
 
@@ -94,7 +101,9 @@ def plan_cuts(
     wanted = rules.lengths.train if training else rules.lengths.test
     if wanted == "max":
         zeros = np.zeros_like(audio_lengths)
-        return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(zeros, video_lengths, int(video_lengths.max()))
+        return Cuts(zeros, audio_lengths, int(audio_lengths.max())), Cuts(
+            zeros, video_lengths, int(video_lengths.max())
+        )
 
     # Where the video's cut starts.
     published = rules.protocol.length_rule == "paper"
@@ -149,7 +158,12 @@ def _times(cuts: Cuts, seconds: float, *, index_only: bool, from_cut: bool) -> T
 
 
 def make_batch(
-    samples: Samples, rows: Ints, rules: FeatureRules, *, training: bool, rng: np.random.Generator | None = None
+    samples: Samples,
+    rows: Ints,
+    rules: FeatureRules,
+    *,
+    training: bool,
+    rng: np.random.Generator | None = None,
 ) -> Batch:
     """The features of ``rows`` as a method gets them, without labels.
 
@@ -192,7 +206,11 @@ def make_batch(
 
 def with_evaluation_times(batch: Batch, rules: FeatureRules) -> Batch:
     """A training batch with the times of evaluation, for the extra forward pass of the published code."""
-    if batch.audio_times is None or batch.video_times is None or rules.protocol.evaluation_times == "corrected":
+    if (
+        batch.audio_times is None
+        or batch.video_times is None
+        or rules.protocol.evaluation_times == "corrected"
+    ):
         return batch
 
     def positions(times: Tensor) -> Tensor:

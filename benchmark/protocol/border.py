@@ -25,7 +25,10 @@ from benchmark.system.shipped_files import PACKAGE
 if TYPE_CHECKING:
     from benchmark.method import Validation
 
-METRIC_NAME, NAME_RULE = re.compile(r"\w[\w\-. :]{0,99}"), "names of letters, digits, spaces and _ - . :, 100 at most"
+METRIC_NAME, NAME_RULE = (
+    re.compile(r"\w[\w\-. :]{0,99}"),
+    "names of letters, digits, spaces and _ - . :, 100 at most",
+)
 """Names that MLflow accepts for a metric."""
 FRAMES = "frames_behind"
 """Attribute of an error that came through a ``seal.Window``: the frames where it was raised, as text."""
@@ -48,7 +51,9 @@ def place_of(error: BaseException, method: type[Method]) -> str:
     except TypeError:
         return ""
     behind: Sequence[traceback.FrameSummary] = getattr(error, FRAMES, ())
-    frames = [frame for frame in (*traceback.extract_tb(error.__traceback__), *behind) if frame.filename == own]
+    frames = [
+        frame for frame in (*traceback.extract_tb(error.__traceback__), *behind) if frame.filename == own
+    ]
     return f"{frames[-1].name}, {file_of(method)}:{frames[-1].lineno}" if frames else ""
 
 
@@ -108,9 +113,13 @@ def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
         if not _is_plain(value) or value.shape != () or not value.is_floating_point():
             raise _refuse(cls, f"{hook}: {name!r}", "a scalar tensor (shape [])", shown(value))
         if value.device.type != losses["total"].device.type:
-            raise _refuse(cls, f"{hook}: {name!r}", f"a tensor on {losses['total'].device}", f"one on {value.device}")
+            raise _refuse(
+                cls, f"{hook}: {name!r}", f"a tensor on {losses['total'].device}", f"one on {value.device}"
+            )
     if not losses["total"].requires_grad:
-        raise _refuse(cls, f"{hook}: 'total'", "a tensor that depends on a parameter", "one without a gradient")
+        raise _refuse(
+            cls, f"{hook}: 'total'", "a tensor that depends on a parameter", "one without a gradient"
+        )
     return dict(losses)
 
 
@@ -161,7 +170,9 @@ def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
         JobError: it is no tensor with a row per class.
     """
     if not _is_plain(embedded) or embedded.dim() < 2 or len(embedded) != count:
-        raise _refuse(type(method), "embed_classes", f"a tensor [{count}, d], a row per class", shown(embedded))
+        raise _refuse(
+            type(method), "embed_classes", f"a tensor [{count}, d], a row per class", shown(embedded)
+        )
     return embedded
 
 
@@ -180,7 +191,9 @@ def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) ->
             got = f"{shown(x)} and classes {list(classes.shape)}; or override distances"
             raise _refuse(type(method), f"embed: output {name!r}", expected, got)
         if x.device.type != classes.device.type:
-            raise _refuse(type(method), f"embed: output {name!r}", f"a tensor on {classes.device}", f"one on {x.device}")
+            raise _refuse(
+                type(method), f"embed: output {name!r}", f"a tensor on {classes.device}", f"one on {x.device}"
+            )
 
 
 def checked_distances(method: Method, distances: Any, size: int, count: int) -> dict[str, Tensor]:
@@ -191,15 +204,21 @@ def checked_distances(method: Method, distances: Any, size: int, count: int) -> 
     """
     cls, hook = type(method), "distances"
     if not isinstance(distances, Mapping) or method.reported_output not in distances:
-        raise _refuse(cls, hook, f"a dict with the reported output {method.reported_output!r}", shown(distances))
+        raise _refuse(
+            cls, hook, f"a dict with the reported output {method.reported_output!r}", shown(distances)
+        )
     _check_names(cls, f"{hook}: outputs", distances)
     found = {output: _plain(x) if isinstance(x, Tensor) else x for output, x in distances.items()}
     for output, x in found.items():
         if not _is_plain(x) or tuple(x.shape) != (size, count) or x.dtype == torch.bool:
-            raise _refuse(cls, f"{hook}: output {output!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x))
+            raise _refuse(
+                cls, f"{hook}: output {output!r}", f"a tensor [{size}, {count}] (samples, classes)", shown(x)
+            )
         broken = int((~torch.isfinite(x.float())).sum())
         if broken:
-            raise _refuse(cls, f"{hook}: output {output!r}", "finite numbers", f"{broken} of {x.numel()} that are not")
+            raise _refuse(
+                cls, f"{hook}: output {output!r}", "finite numbers", f"{broken} of {x.numel()} that are not"
+            )
     return found
 
 
@@ -236,7 +255,9 @@ class Trained:
             JobError: it did not change and was never validated, so another model was trained, or none.
         """
         after = _values(self._method)
-        if not self._validated and all(name in after and _same(x, after[name]) for name, x in self._before.items()):
+        if not self._validated and all(
+            name in after and _same(x, after[name]) for name, x in self._before.items()
+        ):
             cls = type(self._method)
             raise JobError(
                 f"{cls.title} ({file_of(cls)}): fit trained another model or none: no parameter of self "
@@ -267,22 +288,38 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
 
     # An epoch record for each epoch, with the numbers that the protocol reads.
     history = result.history
-    if not isinstance(history, Sequence) or not history or not all(isinstance(r, EpochRecord) for r in history):
+    if (
+        not isinstance(history, Sequence)
+        or not history
+        or not all(isinstance(r, EpochRecord) for r in history)
+    ):
         raise _refuse(cls, f"{hook}: history", "an EpochRecord for each epoch, at least one", shown(history))
     if len(history) > epochs:
-        raise _refuse(cls, f"{hook}: history", f"at most the {epochs} epochs of loop.train.epochs", str(len(history)))
+        raise _refuse(
+            cls, f"{hook}: history", f"at most the {epochs} epochs of loop.train.epochs", str(len(history))
+        )
     for i, record in enumerate(history):
         numbers = record.validation.get("hm") if isinstance(record.validation, Mapping) else None, record.lr
         if not all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
-            raise _refuse(cls, f"{hook}: history[{i}]", "validation metrics with 'hm', and a learning rate", shown(record))
+            raise _refuse(
+                cls,
+                f"{hook}: history[{i}]",
+                "validation metrics with 'hm', and a learning rate",
+                shown(record),
+            )
 
     # The best epoch, and the beta that was chosen there.
     if not isinstance(result.best_epoch, int) or not 0 <= result.best_epoch < len(history):
-        raise _refuse(cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch))
+        raise _refuse(
+            cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch)
+        )
     chosen = result.best_calibration
     if not _is_calibration(chosen, method.reported_output):
         raise _refuse(
-            cls, f"{hook}: best_calibration", "the calibration that data.validate gave for the best epoch", shown(chosen)
+            cls,
+            f"{hook}: best_calibration",
+            "the calibration that data.validate gave for the best epoch",
+            shown(chosen),
         )
     return result
 
@@ -291,5 +328,10 @@ def _is_calibration(chosen: Any, output: str) -> bool:
     if not isinstance(chosen, Mapping) or chosen.keys() != {"beta", "rule", "per_output"}:
         return False
     beta, per_output = chosen["beta"], chosen["per_output"]
-    fine = isinstance(beta, Real) and math.isfinite(beta) and isinstance(per_output, Mapping) and output in per_output
+    fine = (
+        isinstance(beta, Real)
+        and math.isfinite(beta)
+        and isinstance(per_output, Mapping)
+        and output in per_output
+    )
     return fine and chosen["rule"] in ("grid", "exact")

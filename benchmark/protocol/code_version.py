@@ -44,5 +44,7 @@ def _imported(path: Path) -> list[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    found = (METHODS_DIR.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("methods."))
+    found = (
+        METHODS_DIR.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("methods.")
+    )
     return [file for file in found if file.is_file()]

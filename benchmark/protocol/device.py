@@ -28,9 +28,15 @@ def choose_device(name: str, precision: str = "float32") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu" and precision == "float16":
-        raise UsageError("train.precision=float16: not for CPUs (losses are scaled on CUDA alone); use bfloat16 or float32")
-    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise UsageError(f"train.device={name}: this machine or this build of torch has none; use train.device=cpu")
+        raise UsageError(
+            "train.precision=float16: not for CPUs (losses are scaled on CUDA alone); use bfloat16 or float32"
+        )
+    if (name == "cuda" and not torch.cuda.is_available()) or (
+        name == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise UsageError(
+            f"train.device={name}: this machine or this build of torch has none; use train.device=cpu"
+        )
     return torch.device(name)
 
 
@@ -38,7 +44,11 @@ def autocast_for(train: TrainConfig) -> Callable[[], AbstractContextManager[Any]
     """The context of mixed precision; it does nothing for float32."""
     if train.precision == "float32":
         return nullcontext
-    return partial(torch.autocast, choose_device(train.device, train.precision).type, dtype=getattr(torch, train.precision))
+    return partial(
+        torch.autocast,
+        choose_device(train.device, train.precision).type,
+        dtype=getattr(torch, train.precision),
+    )
 
 
 def slow_precision(train: TrainConfig) -> str | None:

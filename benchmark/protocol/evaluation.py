@@ -23,7 +23,13 @@ from benchmark.data.store import Samples
 from benchmark.errors import JobError
 from benchmark.method import Method
 from benchmark.protocol.batching import FeatureRules, make_batch
-from benchmark.protocol.border import check_comparable, checked_classes, checked_distances, checked_embeddings, file_of
+from benchmark.protocol.border import (
+    check_comparable,
+    checked_classes,
+    checked_distances,
+    checked_embeddings,
+    file_of,
+)
 from benchmark.system.streams import Purpose, stream
 
 Ints = NDArray[np.int64]
@@ -342,7 +348,9 @@ def nearest_classes(
             scored = score(places)
             _check_outputs(method, blocks or scored, scored)
             for output, distances in scored.items():
-                block = Nearest.of(distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]])
+                block = Nearest.of(
+                    distances, data.class_ids, data.seen_ids, data.samples.labels[data.rows[places]]
+                )
                 blocks.setdefault(output, []).append(block)
                 kept.setdefault(output, []).append(distances[checked])
 
@@ -350,7 +358,9 @@ def nearest_classes(
         if check:
             first = order[np.isin(order, again)]
             before = {output: np.concatenate(parts) for output, parts in kept.items()}
-            _compare(method, before, first, again, score, batch_size, FULL if autocast is nullcontext else REDUCED)
+            _compare(
+                method, before, first, again, score, batch_size, FULL if autocast is nullcontext else REDUCED
+            )
     back: Ints = np.argsort(order)
     return {output: Nearest.concatenate(parts).keep(back) for output, parts in blocks.items()}
 
@@ -449,7 +459,9 @@ class Calibration:
     """The best beta of each output."""
 
     @classmethod
-    def choose(cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_outputs: bool) -> Calibration:
+    def choose(
+        cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_outputs: bool
+    ) -> Calibration:
         """The beta with the highest HM: that of the reported output, or (published) the mean over outputs."""
         per_output = {
             output: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta))

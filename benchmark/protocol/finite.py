@@ -31,7 +31,9 @@ def finite_losses(losses: Mapping[str, Tensor], epoch: int, batch: int) -> dict[
     return values
 
 
-def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]) -> None:
+def check_gradients(
+    method: Method, epoch: int, batch: int, losses: Callable[[], Mapping[str, Tensor]]
+) -> None:
     """Check that there are gradients and that they are finite.
 
     Args:
@@ -42,7 +44,9 @@ def check_gradients(method: Method, epoch: int, batch: int, losses: Callable[[],
     """
     named = [(n, p.grad) for n, p in method.named_parameters() if p.grad is not None]
     if not named:
-        raise JobError(f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method")
+        raise JobError(
+            f"{method.title} ({file_of(type(method))}): loss: 'total' depends on no parameter of the method"
+        )
     norms = torch.stack(torch._foreach_norm([g for _, g in named]))
     if not bool(torch.isfinite(norms.sum())):
         finite = torch.isfinite(norms).tolist()

@@ -50,8 +50,12 @@ class Window:
             BaseException: what the handler raised, without its frames; their text is added as a note.
         """
         if get_ident() == self._answering:
-            raise JobError(f"{name}: cannot be called in validation (embed, distances); call it in fit or loss")
-        answers: SimpleQueue[Answer] = SimpleQueue()  # for this request only: an interrupted one leaves no answer to the next
+            raise JobError(
+                f"{name}: cannot be called in validation (embed, distances); call it in fit or loss"
+            )
+        answers: SimpleQueue[Answer] = (
+            SimpleQueue()
+        )  # for this request only: an interrupted one leaves no answer to the next
         if not self._put((name, arguments, answers)):
             raise JobError(f"{name}: can be called in fit only, not after training")
         value, error = answers.get()
@@ -126,7 +130,9 @@ def sealed(data: TrainingData, listener: Listener) -> Iterator[tuple[TrainingDat
     given = replace(
         data,
         validate=partial(window.ask, "validate"),
-        embeddings_of_unseen=None if data.embeddings_of_unseen is None else partial(window.ask, "unseen_classes"),
+        embeddings_of_unseen=None
+        if data.embeddings_of_unseen is None
+        else partial(window.ask, "unseen_classes"),
     )
     del handlers, data, listener
 

@@ -57,7 +57,9 @@ class Experiment:
     @property
     def rules(self) -> FeatureRules:
         """How stored features become the inputs of the method."""
-        return FeatureRules.of(self.method.inputs, self.feature_set, self.settings.lengths, self.settings.protocol)
+        return FeatureRules.of(
+            self.method.inputs, self.feature_set, self.settings.lengths, self.settings.protocol
+        )
 
     @property
     def protocol(self) -> ProtocolConfig:
@@ -66,7 +68,9 @@ class Experiment:
     def development(self, splits: Sequence[str] = DEVELOPMENT_SPLITS) -> Section:
         """The training and validation splits, or some of them."""
         sequences = self.method.inputs == "sequence"
-        return self.store.development(self.protocol.text_alignment, self.seed, splits=splits, sequences=sequences)
+        return self.store.development(
+            self.protocol.text_alignment, self.seed, splits=splits, sequences=sequences
+        )
 
     @property
     def spec(self) -> Spec:
@@ -156,7 +160,9 @@ def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: i
     """
     seen, unseen = section.classes.splits[seen_split], section.classes.splits[unseen_split]
     text = section.classes.text(np.union1d(seen, unseen))
-    return EvaluationSet(section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed)
+    return EvaluationSet(
+        section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed
+    )
 
 
 def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
@@ -169,7 +175,9 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
     batches = TrainingBatches(samples, sampler, classes, experiment.rules, experiment.method.needs_negatives)
 
     # Validation is the same in both stages; in stage 2 these samples are trained on too.
-    data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed)
+    data = evaluation_set(
+        experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed
+    )
     unseen = partial(embeddings_of_unseen, experiment, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
     return TrainingData(
         experiment.method,
@@ -182,7 +190,9 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
 def embeddings_of_unseen(experiment: Experiment, split: str) -> Classes:
     """Class embeddings of a split's classes, for transductive methods. No sample is read."""
     return Classes(
-        torch.from_numpy(experiment.store.class_embeddings(split, experiment.protocol.text_alignment, experiment.seed))
+        torch.from_numpy(
+            experiment.store.class_embeddings(split, experiment.protocol.text_alignment, experiment.seed)
+        )
     )
 
 
@@ -191,7 +201,9 @@ def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, metho
     nearest = embed_and_rank(settings, rules, data, method)
     protocol, output = settings.protocol, method.reported_output
     exact = protocol.calibration == "corrected"
-    calibration = Calibration.choose(nearest, output, exact=exact, mean_of_outputs=protocol.beta_output == "paper")
+    calibration = Calibration.choose(
+        nearest, output, exact=exact, mean_of_outputs=protocol.beta_output == "paper"
+    )
     best = nearest[output].at(calibration.per_output[output], exact=exact)
     metrics = {**best.as_dict(), "ausuc": nearest[output].curve().ausuc, "beta": best.beta}
     return Validation(metrics, calibration_dict(calibration))
@@ -206,7 +218,9 @@ def embed_and_rank(
         check: as of ``evaluation.nearest_classes``.
     """
     train = settings.train
-    return nearest_classes(method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check)
+    return nearest_classes(
+        method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check
+    )
 
 
 def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener) -> StageOne:
@@ -224,10 +238,17 @@ def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener
     with counting_test_accesses(partial(count_access, folder)):
         _, result = _trained(experiment, 1, folder, listener, experiment.settings.train, key=key, **options)
     best = result.history[result.best_epoch]
-    return StageOne(result.best_epoch, Calibration(**result.best_calibration), best.validation, [r.lr for r in result.history])
+    return StageOne(
+        result.best_epoch,
+        Calibration(**result.best_calibration),
+        best.validation,
+        [r.lr for r in result.history],
+    )
 
 
-def stage_two(experiment: Experiment, first: StageOne, folder: Path, key: str, listener: Listener) -> StageTwo:
+def stage_two(
+    experiment: Experiment, first: StageOne, folder: Path, key: str, listener: Listener
+) -> StageTwo:
     """Train on training and validation splits for (best epoch + 1) epochs; test with stage 1's beta.
 
     Raises:
@@ -297,7 +318,9 @@ def evaluate_weights(
     section = first.development((VAL_SEEN, VAL_UNSEEN))
     opened: list[None] = []
     with counting_test_accesses(partial(opened.append, None)):
-        found = validate(first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a)
+        found = validate(
+            first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a
+        )
         tested = test(final, model_b, Calibration(**found.calibration), epochs)
     return found, replace(tested, test_openings=len(opened))
 
@@ -336,7 +359,9 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
     # Every result follows from the nearest classes, without another forward pass.
     beta, exact, output = calibration.beta, calibration.rule == "exact", experiment.method.reported_output
     curve = nearest[output].curve()
-    outputs = {name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()}
+    outputs = {
+        name: {**x.at(beta, exact=exact).as_dict(), "ausuc": x.curve().ausuc} for name, x in nearest.items()
+    }
     return StageTwo(
         metrics=outputs[output],
         outputs=outputs,
@@ -364,7 +389,10 @@ def without_shared_groups(
     trained = experiment.development().samples.ids
     related = shares_group(experiment.card, [data.samples.ids[row] for row in data.rows], trained)
     kept = nearest.keep(~(nearest.is_seen & related))
-    counts = {"samples": float(kept.is_seen.sum()), "classes": float(len(np.unique(kept.label[kept.is_seen])))}
+    counts = {
+        "samples": float(kept.is_seen.sum()),
+        "classes": float(len(np.unique(kept.label[kept.is_seen]))),
+    }
     if not counts["samples"]:
         return counts
     scores = kept.at(beta, exact=exact)

@@ -21,7 +21,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from benchmark.errors import UsageError
-from benchmark.method import Batch, Classes, EpochRecord, FitResult, Listener, Method, TrainingData, Validation
+from benchmark.method import (
+    Batch,
+    Classes,
+    EpochRecord,
+    FitResult,
+    Listener,
+    Method,
+    TrainingData,
+    Validation,
+)
 from benchmark.protocol.batching import ahead
 from benchmark.protocol.border import checked_losses, checked_optimizer
 from benchmark.protocol.device import autocast_for, method_device, slow_precision
@@ -101,7 +110,9 @@ class Loop:
         """
         # Everything with a state that a checkpoint has to restore.
         optimizer = checked_optimizer(method, method.optimizer())
-        scaler = torch.amp.GradScaler(enabled=self.train.precision == "float16" and method_device(method).type == "cuda")
+        scaler = torch.amp.GradScaler(
+            enabled=self.train.precision == "float16" and method_device(method).type == "cuda"
+        )
         plateau = ReduceLROnPlateau(optimizer, "max", PLATEAU_FACTOR, PLATEAU_PATIENCE)
         parts = {"model": method, "optimizer": optimizer, "scaler": scaler, "plateau": plateau}
         if slow := slow_precision(self.train):
@@ -158,7 +169,9 @@ class Loop:
                 check_gradients(method, epoch, i, losses_of)
             scaler.step(optimizer)
             scaler.update()
-            if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale is small enough: not float16's fault
+            if (
+                scaler.is_enabled() and scaler.get_scale() < 1
+            ):  # no scale is small enough: not float16's fault
                 check_gradients(method, epoch, i, losses_of)
 
             # The published code passes the batch through the model again.
@@ -177,12 +190,16 @@ class Loop:
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
         """Add a record, and keep the epoch if it is better than all before it."""
-        better = record.validation["hm"] > state.best_hm or state.best_hm == 0  # as published: HM 0 keeps no epoch
+        better = (
+            record.validation["hm"] > state.best_hm or state.best_hm == 0
+        )  # as published: HM 0 keeps no epoch
         state.history.append(record)
         if better:
             state.best_epoch, state.best_calibration = record.epoch, validation.calibration
             if self.keep_best:
-                save_atomically(self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()})
+                save_atomically(
+                    self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()}
+                )
 
     def _save(self, parts: Mapping[str, Any], state: LoopState) -> None:
         """Write the checkpoint, and keep the one before it."""
@@ -220,7 +237,9 @@ class Loop:
         except Exception as error:  # a damaged file fails in many ways
             raise_outside(error, file)  # a passing fault is no reason to start from an earlier epoch
             raise_unreadable(file)
-            self.listener.on_note(f"{file} cannot be read ({type(error).__name__}); an earlier one is used, if any")
+            self.listener.on_note(
+                f"{file} cannot be read ({type(error).__name__}); an earlier one is used, if any"
+            )
             return None
         if key != self.key:
             raise UsageError(f"{file}: belongs to other settings ({key}); remove it")

@@ -51,7 +51,12 @@ class Comparison:
     @property
     def keys(self) -> dict[str, str]:
         """Values by which readers select figures."""
-        return {"dataset": self.dataset, "features": self.features, "mode": self.mode, "alignment": self.alignment}
+        return {
+            "dataset": self.dataset,
+            "features": self.features,
+            "mode": self.mode,
+            "alignment": self.alignment,
+        }
 
     def stem(self, kind: str) -> str:
         """Name of a figure's files without suffix."""
@@ -67,7 +72,10 @@ def comparisons_of(results: Results, frame: pd.DataFrame) -> list[Comparison]:
     """
     done = frame[frame["state"] == "done"]
     slots = done.assign(slot=done["variant"].map(slot_of))
-    return [_comparison(results, tuple(map(str, key)), group) for key, group in slots.groupby(COMPARED_IN, sort=False)]
+    return [
+        _comparison(results, tuple(map(str, key)), group)
+        for key, group in slots.groupby(COMPARED_IN, sort=False)
+    ]
 
 
 def _comparison(results: Results, key: tuple[str, ...], group: pd.DataFrame) -> Comparison:
@@ -75,7 +83,9 @@ def _comparison(results: Results, key: tuple[str, ...], group: pd.DataFrame) -> 
     ranks, series = method_ranks(results), []
     for (method, settings), jobs in group.groupby(["method", "settings"]):
         name = f"{method_title(results, str(method))} {settings}".strip()
-        series.append(Series(str(method), str(settings), name, ranks[str(method)], jobs.sort_values("repetition")))
+        series.append(
+            Series(str(method), str(settings), name, ranks[str(method)], jobs.sort_values("repetition"))
+        )
     series.sort(key=lambda s: s.style)
     trained = "released weights" if slot == RELEASED else f"{' / '.join(distinct(group['variant']))} settings"
     place = f"{dataset_title(results, dataset)} ({features}{synthetic(group)}), mode {mode}, {alignment} text"

@@ -77,7 +77,12 @@ def explain(tracker: Tracker, results: Results, guard: Guard = unguarded) -> lis
         ("Seen-unseen curves", CURVES_TEXT, tested, lambda c: _curves(tracker, results, c)),
         ("Scores", SCORES_TEXT, tested, lambda c: [scores_of(c)]),
         ("Training", TRAINING_TEXT, validated, lambda c: _training(tracker, c, missing)),
-        ("Recall of unseen classes", RECALL_TEXT, tested, lambda c: _recalls(recall_by_class(results), c, missing)),
+        (
+            "Recall of unseen classes",
+            RECALL_TEXT,
+            tested,
+            lambda c: _recalls(recall_by_class(results), c, missing),
+        ),
         ("Embeddings", MAP_TEXT, tested, lambda c: _maps(maps, c, missing)),
         ("Confusion of unseen classes", CONFUSION_TEXT, tested, lambda c: _confusions(tracker, c, missing)),
     ]
@@ -145,7 +150,9 @@ def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
     """A curve by beta with the column ``point``: ``best`` (highest HM), a row ``chosen`` (by calibration), or
     empty."""
     points = curve.assign(point=np.where(np.arange(len(curve)) == best_of(curve), "best", ""))
-    chosen = pd.DataFrame([{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}])
+    chosen = pd.DataFrame(
+        [{"beta": row["beta"], "seen": row["seen"], "unseen": row["unseen"], "point": "chosen"}]
+    )
     return pd.concat([points, chosen]).sort_values("beta", kind="stable")
 
 
@@ -165,11 +172,23 @@ def scores_of(compared: Comparison) -> ReportFigure:
             theirs = float("nan") if number is None else number / 100
             numbers = {"mean": float(values.mean()), "low": low, "high": high, "published": theirs}
             bars[metric] = Bar(**{name: 100 * value for name, value in numbers.items()})
-            rows.append({"method": one.method, "settings": one.settings, "metric": metric, "seeds": len(values), **numbers})
+            rows.append(
+                {
+                    "method": one.method,
+                    "settings": one.settings,
+                    "metric": metric,
+                    "seeds": len(values),
+                    **numbers,
+                }
+            )
         drawn.append(Bars(one.title, one.style, bars))
     title = f"HM and ZSL: {compared.title}"
     return ReportFigure(
-        compared.stem("scores"), title, partial(scores_figure, drawn, SCORES, title), pd.DataFrame(rows), compared.keys
+        compared.stem("scores"),
+        title,
+        partial(scores_figure, drawn, SCORES, title),
+        pd.DataFrame(rows),
+        compared.keys,
     )
 
 
@@ -200,7 +219,9 @@ def training_epochs(tracker: Tracker, run_ids: Sequence[str] | pd.Series) -> pd.
     histories = tracker.histories(run_ids, keys)
     for run_id in run_ids:
         losses, scores = (histories.get((run_id, key), {}) for key in keys)
-        rows += [(epoch, losses.get(epoch, nan), scores.get(epoch, nan)) for epoch in sorted({*losses, *scores})]
+        rows += [
+            (epoch, losses.get(epoch, nan), scores.get(epoch, nan)) for epoch in sorted({*losses, *scores})
+        ]
     groups = pd.DataFrame(rows, columns=["epoch", "loss", "hm"], dtype=float).groupby("epoch")
     columns = {f"{name}_{end}": (name, how) for name in ("loss", "hm") for end, how in ENDS.items()}
     epochs = groups.agg(seeds=("hm", "size"), **columns).reset_index()
@@ -213,16 +234,30 @@ ENDS = {"mean": "mean", "low": "min", "high": "max"}
 def _recalls(recall: pd.DataFrame, compared: Comparison, missing: Missing) -> list[ReportFigure]:
     drawn, reasons = [], dict[str, str]()
     for one in compared.series:
-        key = [compared.dataset, compared.features, compared.mode, compared.alignment, one.method, compared.slot, one.settings]
+        key = [
+            compared.dataset,
+            compared.features,
+            compared.mode,
+            compared.alignment,
+            one.method,
+            compared.slot,
+            one.settings,
+        ]
         mine = recall[(recall[IDENTITY] == key).all(axis=1) & (recall["group"] == "unseen")]
         points = mine.dropna(subset=["nearest_seen_cosine"])
         if points.empty:
             reasons[one.title] = (
-                "seeds have different class embeddings" if compared.alignment == "shuffled" and len(mine) else NOT_LOGGED
+                "seeds have different class embeddings"
+                if compared.alignment == "shuffled" and len(mine)
+                else NOT_LOGGED
             )
             continue
-        data = points[["class", "samples", "seeds", "gzsl", "own_group", "nearest_seen_class", "nearest_seen_cosine"]]
-        data = data.assign(gzsl=data["gzsl"].astype(float) / 100, own_group=data["own_group"].astype(float) / 100)
+        data = points[
+            ["class", "samples", "seeds", "gzsl", "own_group", "nearest_seen_class", "nearest_seen_cosine"]
+        ]
+        data = data.assign(
+            gzsl=data["gzsl"].astype(float) / 100, own_group=data["own_group"].astype(float) / 100
+        )
         drawn.append((one, data))
     _miss(missing, "Recall by nearest seen class", compared, reasons)
 
@@ -242,7 +277,11 @@ def _flat_maps(tracker: Tracker, comparisons: Sequence[Comparison]) -> dict[str,
     """``laid_out`` of the first seed of each method, by run id; the logged map if there is one."""
     firsts = dict.fromkeys(_first_run(one) for compared in comparisons for one in compared.series)
     logged = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING_MAP) for run_id in firsts}
-    embedded = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING) for run_id in firsts if logged[run_id] is None}
+    embedded = {
+        run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING)
+        for run_id in firsts
+        if logged[run_id] is None
+    }
     frames = {run_id: frame for run_id, frame in embedded.items() if frame is not None}
     made = dict(zip(frames, in_parallel(laid_out, list(frames.values())), strict=True))
     return {run_id: frame for run_id, frame in logged.items() if frame is not None} | made
@@ -261,7 +300,9 @@ def _first_run(one: Series) -> str:
     return str(one.jobs["run_id"].iloc[0])
 
 
-def _maps(maps: Mapping[str, pd.DataFrame | str], compared: Comparison, missing: Missing) -> list[ReportFigure]:
+def _maps(
+    maps: Mapping[str, pd.DataFrame | str], compared: Comparison, missing: Missing
+) -> list[ReportFigure]:
     drawn, reasons = [], dict[str, str]()
     for one in compared.series:
         points = maps.get(_first_run(one), MAP_NOT_LOGGED)
@@ -284,7 +325,9 @@ def _confusions(tracker: Tracker, compared: Comparison, missing: Missing) -> lis
         logged = [f for f in frames if f is not None and len(f)]
         if logged:
             counts = pd.concat(logged).groupby(["true", "predicted"], as_index=False)["count"].sum()
-            drawn.append((one, counts.assign(share=counts["count"] / counts.groupby("true")["count"].transform("sum"))))
+            drawn.append(
+                (one, counts.assign(share=counts["count"] / counts.groupby("true")["count"].transform("sum")))
+            )
         else:
             reasons[one.title] = NOT_LOGGED
     _miss(missing, "Confusion of unseen classes", compared, reasons)
@@ -308,7 +351,11 @@ def square(counts: pd.DataFrame, limit: int = CLASSES) -> pd.DataFrame:
     totals = counts.groupby("true")["count"].sum()
     names = sorted(sorted(totals.index, key=lambda name: (-totals[name], name))[:limit])
     names += [p for p in sorted(set(counts["predicted"])) if p not in totals.index][: limit - len(names)]
-    return counts.pivot(index="true", columns="predicted", values="share").reindex(index=names, columns=names).fillna(0.0)
+    return (
+        counts.pivot(index="true", columns="predicted", values="share")
+        .reindex(index=names, columns=names)
+        .fillna(0.0)
+    )
 
 
 Chunk = Sequence[tuple[Series, pd.DataFrame]]
@@ -316,18 +363,28 @@ Chunk = Sequence[tuple[Series, pd.DataFrame]]
 
 
 def _paneled(
-    compared: Comparison, kind: str, what: str, drawn: Chunk, draw: Callable[[Chunk, str], Callable[[], Figure]]
+    compared: Comparison,
+    kind: str,
+    what: str,
+    drawn: Chunk,
+    draw: Callable[[Chunk, str], Callable[[], Figure]],
 ) -> list[ReportFigure]:
     """Figures with a panel per method, ``PANELS`` at most; the files of further figures end in ``-2``,
     ``-3``, ..."""
     figures, title = [], f"{what}: {compared.title}"
     for number, start in enumerate(range(0, len(drawn), PANELS), 1):
-        chunk, stem = drawn[start : start + PANELS], compared.stem(kind if number == 1 else f"{kind}-{number}")
+        chunk, stem = (
+            drawn[start : start + PANELS],
+            compared.stem(kind if number == 1 else f"{kind}-{number}"),
+        )
         figures.append(ReportFigure(stem, title, draw(chunk, title), _labelled(chunk), compared.keys))
     return figures
 
 
 def _labelled(drawn: Chunk) -> pd.DataFrame:
     """The data of several methods as one frame; ``method`` and ``settings`` are the first columns."""
-    parts = [pd.DataFrame({"method": one.method, "settings": one.settings}, data.index).join(data) for one, data in drawn]
+    parts = [
+        pd.DataFrame({"method": one.method, "settings": one.settings}, data.index).join(data)
+        for one, data in drawn
+    ]
     return pd.concat(parts, ignore_index=True)

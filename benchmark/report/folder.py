@@ -47,7 +47,11 @@ def install(new: Path, folder: Path, first: str, facts: Mapping[str, Any]) -> li
 def listed_files(folder: Path) -> list[str]:
     """The files in a folder's manifest; only plain names, so that no file outside the folder is named."""
     files = read_manifest(folder).get("files")
-    return [n for n in files if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)] if isinstance(files, list) else []
+    return (
+        [n for n in files if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
+        if isinstance(files, list)
+        else []
+    )
 
 
 def is_whole(folder: Path) -> bool:
@@ -55,7 +59,11 @@ def is_whole(folder: Path) -> bool:
     digests = read_manifest(folder).get("sha256")
     names = listed_files(folder)
     try:
-        return bool(names) and isinstance(digests, dict) and all(_digest(folder / n) == digests.get(n) for n in names)
+        return (
+            bool(names)
+            and isinstance(digests, dict)
+            and all(_digest(folder / n) == digests.get(n) for n in names)
+        )
     except OSError:
         return False
 
@@ -89,7 +97,9 @@ def facts(tracker: Tracker, results: Results) -> dict[str, Any]:
         data = {f"{dataset}/{features}": values for (dataset, features, _), values in known.items()}
     for weights in results.released:
         tags = weights.run.tags
-        data.setdefault(f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}", [tags.get(Tag.DATA_DIGEST, "not recorded")])
+        data.setdefault(
+            f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}", [tags.get(Tag.DATA_DIGEST, "not recorded")]
+        )
     units = [
         {
             **dict(zip(UNIT, u.key, strict=True)),

@@ -112,7 +112,11 @@ def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
     entries = [entry for source in sources for entry in _entries(source)]
     if not entries:
         raise UsageError("--leaderboard: none of these reports has test results (full.csv is missing)")
-    earlier = [n for n in read_manifest(site).get("reports", []) if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
+    earlier = [
+        n
+        for n in read_manifest(site).get("reports", [])
+        if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)
+    ]
     site.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=site) as new:
         for source in sources:
@@ -134,7 +138,9 @@ def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
 def _sources(folders: Sequence[Path]) -> list[Source]:
     """The reports, newest first."""
     if not folders:
-        raise UsageError("--leaderboard: name the folders of the reports, such as report --leaderboard reports/a reports/b")
+        raise UsageError(
+            "--leaderboard: name the folders of the reports, such as report --leaderboard reports/a reports/b"
+        )
     faults = [f"--leaderboard {folder}: {fault}" for folder in folders if (fault := _fault(folder))]
     if faults:
         raise UsageError("\n".join(faults))
@@ -162,7 +168,11 @@ def _fault(folder: Path) -> str:
     if not manifest:
         return f"not a report ({MANIFEST} is missing or damaged); write one with: {program()} report"
     facts = manifest.get("report")
-    known = isinstance(facts, dict) and isinstance(facts.get("made"), int | float) and isinstance(facts.get("units"), list)
+    known = (
+        isinstance(facts, dict)
+        and isinstance(facts.get("made"), int | float)
+        and isinstance(facts.get("units"), list)
+    )
     if not known or PAGE not in listed_files(folder):
         return f"a report of an earlier version; write it again with: {program()} report"
     gone = [name for name in listed_files(folder) if not (folder / name).is_file()]
@@ -186,12 +196,15 @@ def _check_place(sources: Sequence[Source], site: Path) -> None:
     for source in sources:
         if place == source.folder or place in source.folder.parents or source.folder in place.parents:
             raise UsageError(
-                f"--out {site}: the site and the report {source.folder} must not contain each other; choose another folder"
+                f"--out {site}: the site and the report {source.folder} must not contain each other; choose "
+                "another folder"
             )
     if site.exists() and not site.is_dir():
         raise UsageError(f"--out {site}: is a file; choose a folder")
     if (site / PAGE).exists() and "reports" not in read_manifest(site):
-        raise UsageError(f"--out {site}: contains another page ({PAGE}), which is not overwritten; choose another folder")
+        raise UsageError(
+            f"--out {site}: contains another page ({PAGE}), which is not overwritten; choose another folder"
+        )
 
 
 def _remove(folder: Path) -> None:
@@ -207,7 +220,9 @@ def _entries(source: Source) -> list[Entry]:
     file = source.folder / RESULTS
     if file.name not in source.files:
         return []
-    frame = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={m: [""] for m in _numbers()})
+    frame = pd.read_csv(
+        file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={m: [""] for m in _numbers()}
+    )
     frame["alignment"] = frame["alignment"].map(current_alignment)
     facts = [{**u, "alignment": current_alignment(u.get("alignment"))} for u in source.facts.get("units", [])]
     units = {tuple(str(u.get(n)) for n in (*PLACE, "method")): u for u in facts}
@@ -231,7 +246,9 @@ def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
         if not entry.released:
             places.setdefault(entry.place, []).append(entry)
     several = {place[:-1] for place in places if sum(p[:-1] == place[:-1] for p in places) > 1}
-    grids = [_board(i, mine, several=mine[0].place[:-1] in several) for i, mine in enumerate(places.values(), 1)]
+    grids = [
+        _board(i, mine, several=mine[0].place[:-1] in several) for i, mine in enumerate(places.values(), 1)
+    ]
     return render(
         "leaderboard.html",
         title="Audio-visual generalised zero-shot learning: leaderboard",
@@ -240,7 +257,8 @@ def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
         everything=_everything(entries),
         sources=sources,
         titles={
-            s.name: ", ".join(distinct(str(u.get("dataset_title", "")) for u in s.facts.get("units", []))) for s in sources
+            s.name: ", ".join(distinct(str(u.get("dataset_title", "")) for u in s.facts.get("units", [])))
+            for s in sources
         },
     )
 
@@ -264,11 +282,19 @@ def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
     numeric = [True, True, False, False, False]
     first = entries[0]
     generated = ", synthetic data" if first.unit.get("generated") else ""
-    title = f"{first.unit.get('dataset_title') or first.row['dataset']}, features {first.row['features']}{generated}: "
+    dataset = first.unit.get("dataset_title") or first.row["dataset"]
+    title = f"{dataset}, features {first.row['features']}{generated}: "
     title += f"mode {protocol_text(first.row)}"
     title += f", data {first.data or 'of unknown hash'}" if several else ""
     spans = [("", 2), ("Best", len(head)), ("Latest", len(head))]
-    return Grid(f"board-{number}", title, spans, ["Method", "Rank", *head, *head], [False, True, *numeric, *numeric], rows)
+    return Grid(
+        f"board-{number}",
+        title,
+        spans,
+        ["Method", "Rank", *head, *head],
+        [False, True, *numeric, *numeric],
+        rows,
+    )
 
 
 def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
@@ -310,7 +336,11 @@ def _everything(entries: Sequence[Entry]) -> Grid:
     for e in entries:
         dataset = f"{e.unit.get('dataset_title') or e.row['dataset']}, {e.row['features']}"
         texts = [e.method, dataset, protocol_text(e.row), _settings(e)]
-        cells = [*(Cell(t, label=i == 0) for i, t in enumerate(texts)), *(_number(e, m) for m in METRICS), Cell(_seeds(e))]
+        cells = [
+            *(Cell(t, label=i == 0) for i, t in enumerate(texts)),
+            *(_number(e, m) for m in METRICS),
+            Cell(_seeds(e)),
+        ]
         cells += [Cell(e.data or NOTHING), Cell(str(e.source.facts.get("revision") or NOTHING)[:12])]
         rows.append(Row([*cells, _link(e.source)], e.keys))
     return Grid("everything", "All results of all reports", (), heads, numeric, rows)

@@ -114,7 +114,11 @@ def write_report(
         UsageError: there is no benchmark run, an id or name is unknown, there is no result yet, or the
             address is invalid; the folder does not change.
     """
-    address = link_to(mlflow_ui) if mlflow_ui else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    address = (
+        link_to(mlflow_ui)
+        if mlflow_ui
+        else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
+    )
     link = run_link(address, tracker.experiment_id)
 
     # everything but the figures, which take most of the time
@@ -187,7 +191,8 @@ def not_logged(results: Results) -> list[str]:
 def _job_title(run: RunRecord) -> str:
     tags = run.tags
     place = f"{tags.get(Tag.DATASET)}/{tags.get(Tag.FEATURES)}, mode {tags.get(Tag.MODE)}"
-    return f"{tags.get(Tag.METHOD_TITLE)} on {place}, seed {tags.get(Tag.REPETITION)}, stage {tags.get(Tag.STAGE)}"
+    which = f"seed {tags.get(Tag.REPETITION)}, stage {tags.get(Tag.STAGE)}"
+    return f"{tags.get(Tag.METHOD_TITLE)} on {place}, {which}"
 
 
 def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
@@ -197,20 +202,28 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
         run.run_id: next(filter(None, (artifact_text(tracker, run.run_id, file) for file in files)), None)
         for run in results.calls
     }
-    return {call: "all options at their defaults" if text.strip() == "{}" else text for call, text in found.items() if text}
+    return {
+        call: "all options at their defaults" if text.strip() == "{}" else text
+        for call, text in found.items()
+        if text
+    }
 
 
 def _csv_files(results: Results, tables: Sequence[Table], guard: Guard) -> dict[str, str]:
     """The numbers of the tables, and ``results.csv``, by file name."""
 
     def numbers(name: str) -> pd.DataFrame:
-        rows = order_rows(summarise(results.validation if name == "validation" else results.test), method_ranks(results))
+        rows = order_rows(
+            summarise(results.validation if name == "validation" else results.test), method_ranks(results)
+        )
         rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
         return numbers_csv(rows, CSV_METRICS[name])
 
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         **{name: partial(numbers, name) for name in CSV_METRICS},
-        "modes": lambda: order_rows(mode_effects(results.test, results.settings), method_ranks(results)).drop(columns="slot"),
+        "modes": lambda: order_rows(mode_effects(results.test, results.settings), method_ranks(results)).drop(
+            columns="slot"
+        ),
         "intervals": lambda: intervals(results).drop(columns="slot"),
         "comparisons": lambda: comparisons(results),
         "recall": lambda: recall_csv(results),
@@ -260,7 +273,11 @@ def title_of(results: Results) -> str:
 
 def _incomplete(results: Results) -> str:
     unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
-    return "A benchmark run is still running or was interrupted; this report has the results so far." if unfinished else ""
+    return (
+        "A benchmark run is still running or was interrupted; this report has the results so far."
+        if unfinished
+        else ""
+    )
 
 
 def report_markdown(
@@ -286,7 +303,11 @@ def report_markdown(
     if failed:
         parts += ["## Failed or not run", "\n".join(f"- {_one_line(text)}" for text in failed)]
     if not_written:
-        parts += ["## Not written", NOT_WRITTEN_TEXT, "\n".join(f"- {_one_line(text)}" for text in not_written)]
+        parts += [
+            "## Not written",
+            NOT_WRITTEN_TEXT,
+            "\n".join(f"- {_one_line(text)}" for text in not_written),
+        ]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]
     parts += ["## Files", _files(tables)]
     return "\n\n".join(p.strip() for p in parts) + "\n"
@@ -321,7 +342,11 @@ def _files(tables: Sequence[Table]) -> str:
     names = [f"`{n}.csv`" for n in ORDER if n in present]
     lines = [f"- `{PAGE}`: the whole report as one page, with sortable tables and the runs of each method"]
     lines += ["- `report.tex`: all tables for LaTeX; each table also has its own file"] if tables else []
-    lines += [f"- {', '.join(names)}: the numbers of the tables; accuracies in percent, not rounded"] if names else []
+    lines += (
+        [f"- {', '.join(names)}: the numbers of the tables; accuracies in percent, not rounded"]
+        if names
+        else []
+    )
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: one line per job; accuracies as fractions")
     return "\n".join(lines)
@@ -355,10 +380,13 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
         lines.append(f"{elsewhere} of {len(used)} jobs were reused from another benchmark run")
     for weights in results.released:
         tags = weights.run.tags
-        place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {tags.get(Tag.ALIGNMENT, 'unknown')} text"
-        origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {tags.get(Tag.SOURCE) or 'an unknown folder'}"
+        alignment, source = tags.get(Tag.ALIGNMENT, "unknown"), tags.get(Tag.SOURCE) or "an unknown folder"
+        place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {alignment} text"
+        origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {source}"
         data = f"tested on data `{tags.get(Tag.DATA_DIGEST, '?')}`, run `{weights.run.run_id}`"
-        lines.append(f"Released weights of {method_title(results, tags[Tag.METHOD])} on {place}: {origin}, {data}")
+        lines.append(
+            f"Released weights of {method_title(results, tags[Tag.METHOD])} on {place}: {origin}, {data}"
+        )
     lines += [f"Published numbers omitted: {problem}" for problem in published_problems()]
     return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
 

@@ -20,7 +20,10 @@ BASE_SEED = 42
 
 
 def _option(default: Any, name: str, earlier: str, description: str) -> Any:
-    """A field whose option and key in ``config.yaml`` is ``name``; files of earlier versions have ``earlier``."""
+    """A field whose option and key in ``config.yaml`` is ``name``;
+
+    files of earlier versions have ``earlier``.
+    """
     choices = AliasChoices(name, earlier)
     return Field(default, validation_alias=choices, serialization_alias=name, description=description)
 
@@ -36,10 +39,16 @@ class BenchmarkRun(Fields):
     features: str | None = Field(None, description="Feature set. [default: the dataset's]")
     mode: Literal["paper", "corrected", "both"] = Field(
         "paper",
-        description="Protocol: paper equals the published code, corrected fixes its known deviations; or both.",
+        description=(
+            "Protocol: paper equals the published code, corrected fixes its known deviations; or both."
+        ),
     )
-    stages: Stages = Field("all", description="Training stages: 1 (model selection), 2 (final training and test) or all.")
-    seeds: int | None = Field(None, ge=1, le=10_000, description="Number of seeds. [default: 1, or the preset's]")
+    stages: Stages = Field(
+        "all", description="Training stages: 1 (model selection), 2 (final training and test) or all."
+    )
+    seeds: int | None = Field(
+        None, ge=1, le=10_000, description="Number of seeds. [default: 1, or the preset's]"
+    )
     repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Numbers of single repetitions, instead of --seeds."
     )
@@ -47,14 +56,20 @@ class BenchmarkRun(Fields):
     trials: int | None = Field(
         None, ge=0, description="Total tuning trials per method; 0: no tuning. [default: 0, or the preset's]"
     )
-    timeout: float | None = Field(None, gt=0, description="Total seconds of tuning per method; alone or with --trials.")
-    settings: list[str] = _option([], "set", "settings", "Override a setting: SECTION.FIELD=VALUE (repeatable).")
+    timeout: float | None = Field(
+        None, gt=0, description="Total seconds of tuning per method; alone or with --trials."
+    )
+    settings: list[str] = _option(
+        [], "set", "settings", "Override a setting: SECTION.FIELD=VALUE (repeatable)."
+    )
     ablate: list[str] | None = _option(
         None, "ablate_protocol", "ablate",
         "Correct the protocol flags one at a time, starting from mode paper. Optionally name the flags.",
     )  # fmt: skip
     plugins: list[Path] = _option([], "plugin", "plugins", "Python file with more methods (repeatable).")
-    in_memory: bool = Field(False, description="Load features into memory instead of memory-mapping the file.")
+    in_memory: bool = Field(
+        False, description="Load features into memory instead of memory-mapping the file."
+    )
 
     @field_validator("ablate")
     @classmethod

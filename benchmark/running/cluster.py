@@ -1,7 +1,7 @@
 """Ray: workers on several machines that do tasks as ``scheduler.py`` directs. Only this module imports it.
 
-Ray places the workers and notices lost ones. Results are in the tracking store and in Optuna's storage, so a lost
-cluster or command is simply started again.
+Ray places the workers and notices lost ones. Results are in the tracking store and in Optuna's storage, so a
+lost cluster or command is simply started again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ModuleNotFoundError:
-    raise UsageError("--executor ray: Ray is not installed; pip install -c constraints.txt -e '.[cluster]'") from None
+    raise UsageError(
+        "--executor ray: Ray is not installed; pip install -c constraints.txt -e '.[cluster]'"
+    ) from None
 
 GUIDE = "docs/cluster.md"
 WAIT_SECONDS = 60.0
@@ -45,8 +47,8 @@ class RayCluster:
     Args:
         dispatcher: gives the tasks out.
         plan: the work.
-        address: of the cluster, as ``ray.init`` takes it; None: the one in ``RAY_ADDRESS``, or a new one on this
-            machine for as long as the benchmark run takes.
+        address: of the cluster, as ``ray.init`` takes it; None: the one in ``RAY_ADDRESS``, or a new one on
+            this machine for as long as the benchmark run takes.
         jobs: how many tasks run together; None: as many as fit.
         gpus: share of a GPU for each task; None: a whole one if the jobs run on CUDA.
     """
@@ -102,7 +104,8 @@ def gpu_share(wanted: float | None, *, on_cuda: bool, free_choice: bool, has_gpu
         return 1.0 if wanted is None else wanted
     if wanted or (wanted is None and has_gpus and free_choice):
         raise UsageError(
-            "the jobs are planned for the CPU, since this machine has no GPU that torch can use; start the command on a "
+            "the jobs are planned for the CPU, since this machine has no GPU that torch can use; start the "
+            "command on a "
             "machine with one, or use the CPUs of the cluster with --gpus-per-job 0 --set train.device=cpu"
         )
     return 0.0
@@ -156,7 +159,7 @@ def _connection(address: str | None, say: Callable[[str], None]) -> Iterator[Non
 
 
 def _await_cluster(address: str, say: Callable[[str], None]) -> None:
-    """Wait until something listens at ``HOST:PORT``, for Ray itself waits many minutes; other forms are left to Ray.
+    """Wait until something listens at ``HOST:PORT``, since Ray waits many minutes; other forms go to Ray.
 
     Raises:
         UsageError: nothing does.
@@ -171,7 +174,8 @@ def _await_cluster(address: str, say: Callable[[str], None]) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UsageError(
-                    f"--ray-address {address}: no cluster is there ({error}); start one with `ray start --head`, see {GUIDE}"
+                    f"--ray-address {address}: no cluster is there ({error}); start one with `ray start "
+                    f"--head`, see {GUIDE}"
                 ) from error
         else:
             return
@@ -246,7 +250,9 @@ class _Pool:
         """What fits on the machines that are there now; at least one, which waits for a machine."""
         machines = [node for node in ray.nodes() if node["Alive"]]
         tunes = any(unit.tuning.searches for unit in self.cluster.plan.units)
-        check_storages(self.cluster.dispatcher.spec, {node["NodeManagerHostname"] for node in machines}, tunes=tunes)
+        check_storages(
+            self.cluster.dispatcher.spec, {node["NodeManagerHostname"] for node in machines}, tunes=tunes
+        )
         fit = sum(self.share.fits(node["Resources"]) for node in machines)
         if fit == 0 and not self.told:
             self.told = True

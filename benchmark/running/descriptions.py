@@ -24,7 +24,8 @@ from benchmark.tracking.tracker import AS_TRAINING
 LONGEST = 7_500
 """Characters of a description; MLflow takes 8,000."""
 FIRST = {"hm": "1 HM", "zsl": "2 ZSL", "seen": "3 S", "unseen": "4 U"}
-"""Names of a method's means, fractions: MLflow's pages sort metrics by name, and a digit comes before all others."""
+"""Names of a method's means, fractions: MLflow's pages sort metrics by name, and a digit comes before all
+others."""
 ON_VALIDATION = {"hm": "5 validation HM", "zsl": "6 validation ZSL"}
 COMPARED = 60
 """Methods in the address of a comparison at most."""
@@ -87,7 +88,9 @@ def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> d
     return found
 
 
-def run_note(plan: Plan, command: str, runs: Sequence[str], experiment: str, means: Mapping[tuple[int, str], Means]) -> str:
+def run_note(
+    plan: Plan, command: str, runs: Sequence[str], experiment: str, means: Mapping[tuple[int, str], Means]
+) -> str:
     """The description of a benchmark run.
 
     Args:
@@ -114,7 +117,8 @@ def method_note(unit: Unit, run: BenchmarkRun, means: Mapping[tuple[int, str], M
     """The description of a method's run."""
     protocol = unit.settings.protocol
     parts = [
-        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, text alignment "
+        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, text "
+        "alignment "
         f"{protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
         + (f" ({unit.method.note})" if unit.method.note else "")
     ]
@@ -122,7 +126,9 @@ def method_note(unit: Unit, run: BenchmarkRun, means: Mapping[tuple[int, str], M
     one = run.model_copy(update={"methods": unit.method.name, "dataset": dataset, "mode": unit.mode})
     if rows := _rows(means, index):
         parts += [_table(HEADINGS, rows), MEANING]
-    return _short([*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))])
+    return _short(
+        [*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))]
+    )
 
 
 def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) -> str:
@@ -130,9 +136,12 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
     unit = job.unit
     what = "is trained on the training split, and its epoch and beta are chosen on the validation splits"
     if job.stage == 2:
-        what = "is trained on training and validation splits for the epochs that stage 1 chose, and tested once"
+        what = (
+            "is trained on training and validation splits for the epochs that stage 1 chose, and tested once"
+        )
     parts = [
-        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, {variant} settings, seed "
+        f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, "
+        f"{variant} settings, seed "
         f"{job.repetition}, stage {job.stage}: it {what}."
     ]
     if result is not None:
@@ -171,7 +180,10 @@ MEANING = "Mean per-class accuracy in % on the test splits (± standard deviatio
 
 def _rows(means: Mapping[tuple[int, str], Means], index: int) -> list[list[str]]:
     mine = [(variant, m) for (i, variant), m in means.items() if i == index]
-    return [[variant, str(m.seeds), *(m.text(Metric.TEST + n) for n in ("seen", "unseen", "hm", "zsl"))] for variant, m in mine]
+    return [
+        [variant, str(m.seeds), *(m.text(Metric.TEST + n) for n in ("seen", "unseen", "hm", "zsl"))]
+        for variant, m in mine
+    ]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -38,24 +38,29 @@ class Evaluation:
     result: StageTwo
     explained: Inspection
     notes: Sequence[str]
-    """What a reader must know: the data differ from the training's, or arguments differ between the stages."""
+    """What a reader must know: other data than trained on, other arguments per stage."""
     published_settings: bool
     """Whether the weights have the published settings for these data."""
     run_id: str = ""
 
     def numbers(self) -> dict[str, float]:
         """S, U, HM and ZSL in percent, and beta, to two decimals."""
-        metrics = {name: round(100 * self.result.metrics[name], 2) for name in ("seen", "unseen", "hm", "zsl")}
+        metrics = {
+            name: round(100 * self.result.metrics[name], 2) for name in ("seen", "unseen", "hm", "zsl")
+        }
         return {**metrics, "beta": round(self.result.beta, 2)}
 
     def disjoint(self) -> dict[str, float]:
-        """The same without test-seen samples whose group is trained on (``protocol.seen_test=group_disjoint``).
+        """The same without test-seen samples whose group is trained on (``seen_test=group_disjoint``).
 
         Returns:
-            ``samples`` and ``classes`` that remain, ``seen`` and ``hm`` in percent if any does; empty in other protocols.
+            ``samples`` and ``classes`` that remain; ``seen`` and ``hm`` in percent, if any remain.
+            Empty in other protocols.
         """
         found = self.result.disjoint
-        return {name: round(100 * value, 2) if name in ("seen", "hm") else value for name, value in found.items()}
+        return {
+            name: round(100 * value, 2) if name in ("seen", "hm") else value for name, value in found.items()
+        }
 
 
 def evaluate(
@@ -77,7 +82,8 @@ def evaluate(
         space: search space of the method, for its published settings.
 
     Raises:
-        UsageError: the weights are for another dataset, feature set or size, or ``overrides`` change their settings.
+        UsageError: the weights are for another dataset, feature set or size, or ``overrides`` change
+            their settings.
     """
     # Both stages must fit the data and each other.
     first, final = pair
@@ -85,7 +91,8 @@ def evaluate(
         _check_data(weights, card, features, store)
     settings = [_settings(weights, card, mode, overrides) for weights in pair]
     experiments = [
-        Experiment(w.method, s, card.features[features], store, w.seed, card) for w, s in zip(pair, settings, strict=True)
+        Experiment(w.method, s, card.features[features], store, w.seed, card)
+        for w, s in zip(pair, settings, strict=True)
     ]
     for weights, experiment in zip(pair, experiments, strict=True):
         weights.check(experiment.spec)
@@ -109,7 +116,7 @@ def evaluate(
 
 
 def _has_published_settings(weights: Weights, card: Card, features: str, space: SearchSpace) -> bool:
-    """Whether the run has the published settings of the method, its training and its lengths, as far as it names them."""
+    """Whether the weights have the published settings of the method, its training and its lengths."""
     published = space.settings_for(card.name, features)
     if published is None:
         return False
@@ -125,22 +132,33 @@ def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore
     dims = {"audio": store.audio_dim, "video": store.video_dim}
     other = {m: size for m, size in weights.dims.items() if size != dims[m]}
     if other or (weights.features and weights.features != features):
-        was = f"{weights.features or 'features'} of " + ", ".join(f"{m} {size}" for m, size in (weights.dims or dims).items())
+        was = f"{weights.features or 'features'} of " + ", ".join(
+            f"{m} {size}" for m, size in (weights.dims or dims).items()
+        )
         raise UsageError(
-            f"{weights.file}: made for {was}; {card.name}/{features} has audio {dims['audio']}, video {dims['video']}; "
+            f"{weights.file}: made for {was}; {card.name}/{features} has audio {dims['audio']}, "
+            f"video {dims['video']}; "
             "choose with --features"
         )
     if weights.method.inputs == "sequence":
         store.require_sequences(weights.method.title)
 
 
-def _settings(weights: Weights, card: Card, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
+def _settings(
+    weights: Weights, card: Card, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]
+) -> Settings:
     """The settings of the weights, under the protocol that is asked for."""
-    fixed = [f"{s}.{k}" for s, values in overrides.items() for k in values if s not in ("protocol", "train", "data")]
+    fixed = [
+        f"{s}.{k}"
+        for s, values in overrides.items()
+        for k in values
+        if s not in ("protocol", "train", "data")
+    ]
     fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
     if fixed:
         raise UsageError(
-            f"--set {', '.join(fixed)}: cannot be changed for trained weights; protocol.* and train.device, .threads, ... can"
+            f"--set {', '.join(fixed)}: cannot be changed for trained weights; protocol.* and train.device, "
+            ".threads, ... can"
         )
     recorded = weights.recorded
     if recorded is not None and mode is None:
@@ -165,12 +183,15 @@ def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
     for weights, digest in zip(pair, (store.development_digest, store.digest), strict=True):
         if weights.data_digest and weights.data_digest != digest:
             yield (
-                f"{weights.file}: trained on other data (digest {weights.data_digest[:12]}) than it is tested on here "
+                f"{weights.file}: trained on other data (digest {weights.data_digest[:12]}) than it is "
+                "tested on here "
                 f"({digest[:12]})"
             )
 
 
-def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, features: str, store: FeatureStore) -> Evaluation:
+def log_evaluation(
+    tracker: Tracker, evaluation: Evaluation, card: Card, features: str, store: FeatureStore
+) -> Evaluation:
     """Log an evaluation as a finished run of kind ``published-checkpoint``; returns it with the run's id."""
     first, final, settings = evaluation.first, evaluation.final, evaluation.settings
     method = final.method
@@ -218,7 +239,9 @@ def log_evaluation(tracker: Tracker, evaluation: Evaluation, card: Card, feature
             source=f"{card.title}, feature set {features}",
             context="validation+test",
         )
-    tracker.log_metrics(run_id, {f"{Metric.BEST}{name}": value for name, value in evaluation.validation.items()})
+    tracker.log_metrics(
+        run_id, {f"{Metric.BEST}{name}": value for name, value in evaluation.validation.items()}
+    )
     result = log_stage_two(tracker, run_id, evaluation.result, evaluation.explained, title, 0, beside)
     tracker.log_json(run_id, result, Artifact.RESULT)
     with beside("the map of embeddings"):

@@ -29,8 +29,10 @@ class Exported:
     title: str
 
 
-def export(tracker: Tracker, runs_dir: Path, target: Path, run: str | None, methods: Sequence[str]) -> list[Exported]:
-    """Copy the weights of a benchmark run's finished trainings to a folder, as safetensors with a configuration each.
+def export(
+    tracker: Tracker, runs_dir: Path, target: Path, run: str | None, methods: Sequence[str]
+) -> list[Exported]:
+    """Copy the weights of a benchmark run's finished trainings, as safetensors with configurations.
 
     Args:
         tracker: the store of the benchmark runs.
@@ -40,7 +42,8 @@ def export(tracker: Tracker, runs_dir: Path, target: Path, run: str | None, meth
         methods: names; all methods of the run if empty.
 
     Raises:
-        UsageError: no such run, nothing finished in it, removed weights, or a folder that exists with other content.
+        UsageError: no such run, nothing finished in it, removed weights, or a folder that exists with other
+            content.
     """
     found = find_benchmark_runs(tracker, None if run is None else [run])
     trainings = _trainings(tracker.read_json(found[0].run_id, Artifact.JOBS), methods)
@@ -95,13 +98,17 @@ def _export_job(source: Path, target: Path) -> None:
     record = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     if target.exists():
         if not (target / OWN_WEIGHTS[0]).is_file() or _job_key(target / CONFIG) != record["job_key"]:
-            raise UsageError(f"{target}: exists with other or incomplete content; remove it or choose another --to")
+            raise UsageError(
+                f"{target}: exists with other or incomplete content; remove it or choose another --to"
+            )
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         state = {name: tensor.contiguous() for name, tensor in load_checkpoint(file)["model"].items()}
-        save_file(state, new / OWN_WEIGHTS[0], metadata={"method": record["method"], "job_key": record["job_key"]})
+        save_file(
+            state, new / OWN_WEIGHTS[0], metadata={"method": record["method"], "job_key": record["job_key"]}
+        )
         shutil.copy(source / CONFIG, new / CONFIG)
         new.chmod(0o755)
         new.rename(target)

@@ -1,4 +1,5 @@
-"""What a benchmark run consists of: units, jobs and their keys, as small frozen records that can be printed and hashed.
+"""What a benchmark run consists of: units, jobs and their keys, as small frozen records that can be printed
+and hashed.
 
 A job's key is made here (``Job.identity``). Nothing here trains or writes.
 """
@@ -33,7 +34,10 @@ ALL_SWITCHES = "all"
 
 @dataclass(frozen=True)
 class Unit:
-    """A method on a dataset in a mode: a row of a table. ``planning.make_plan`` makes it; a study tunes it."""
+    """A method on a dataset in a mode:
+
+    a row of a table. ``planning.make_plan`` makes it; a study tunes it.
+    """
 
     method: type[Method]
     ranges: Mapping[str, Range]
@@ -89,7 +93,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one repetition of a unit, with all settings resolved. A worker runs it; its key names it everywhere."""
+    """One stage of one repetition of a unit, with all settings resolved.
+
+    A worker runs it; its key names it everywhere.
+    """
 
     unit: Unit
     stage: Stage
@@ -107,13 +114,17 @@ class Job:
         if self.stage == 1:
             del settings["protocol"]["seen_test"]  # stage 1 does not depend on which test samples count
         return {
-            **({"grouping": self.unit.card.grouping} if self.stage == 2 else {}),  # which test samples belong together
+            **(
+                {"grouping": self.unit.card.grouping} if self.stage == 2 else {}
+            ),  # which test samples belong together
             "settings": settings,
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,
             "features": self.unit.features,
             "steps": {
-                name: getattr(self.unit.card.features[self.unit.features], name).model_dump(exclude={"extractor"})
+                name: getattr(self.unit.card.features[self.unit.features], name).model_dump(
+                    exclude={"extractor"}
+                )
                 for name in ("audio", "video")
             },
             "digest": store.development_digest if self.stage == 1 else store.digest,
@@ -142,7 +153,9 @@ class Job:
     def experiment(self) -> Experiment:
         """The job as the protocol takes it."""
         features = self.unit.card.features[self.unit.features]
-        return Experiment(self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card)
+        return Experiment(
+            self.unit.method, self.settings, features, self.unit.store, self.seed, self.unit.card
+        )
 
     def alone(self) -> BenchmarkRun:
         """The benchmark run that repeats this job and nothing else."""
@@ -156,7 +169,11 @@ class Job:
             base_seed=self.unit.base_seed,
             trials=0,
             settings=[
-                *(f"{key}={json.dumps(value)}" for key, value in self.settings.flat().items() if key != "protocol.mode"),
+                *(
+                    f"{key}={json.dumps(value)}"
+                    for key, value in self.settings.flat().items()
+                    if key != "protocol.mode"
+                ),
                 *(f"data.{key}={json.dumps(value)}" for key, value in self.unit.data_settings.items()),
             ],
             plugins=[_from_here(path) for path in self.unit.plugins],
@@ -164,13 +181,19 @@ class Job:
 
 
 def _from_here(path: Path) -> Path:
-    """A path below the working folder as seen from there, so that a project may be moved with its runs; else as it is."""
+    """A path below the working folder as seen from there, so that a project may be moved with its runs;
+
+    else as it is.
+    """
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All work of a benchmark run. ``planning.make_plan`` makes it; the runner and the dispatcher of an engine take it."""
+    """All work of a benchmark run.
+
+    ``planning.make_plan`` makes it; the runner and the dispatcher of an engine take it.
+    """
 
     run: BenchmarkRun
     units: Sequence[Unit]

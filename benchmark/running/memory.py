@@ -14,14 +14,17 @@ CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 def restart_peak_memory() -> None:
     """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
-    with suppress(OSError):  # another system, or a container that forbids it: then the peak is that of the process
+    with suppress(
+        OSError
+    ):  # another system, or a container that forbids it: then the peak is that of the process
         CLEAR_REFS.write_text("5", encoding="utf-8")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA device, in MiB."""
+    """Largest resident memory of this process since ``restart_peak_memory``, plus the largest of the CUDA
+    device, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     with suppress(OSError):  # Linux, where getrusage also counts what the process had that started this one
         for line in STATUS.read_text(encoding="utf-8").splitlines():

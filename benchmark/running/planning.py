@@ -1,4 +1,4 @@
-"""From what a benchmark run asks for to its plan: methods, datasets, settings and search ranges of all units."""
+"""Plans a benchmark run: methods, datasets, settings and search ranges of all units."""
 
 from __future__ import annotations
 
@@ -64,15 +64,19 @@ def plan_notes(plan: Plan, registry: Registry) -> list[str]:
     for card in {unit.card.name: unit.card for unit in plan.units}.values():
         for field, names in (("sizes", card.sizes), ("search", card.search)):
             notes += [
-                f"data set {card.name}: {field}.{name} is not used, no method has this name: {near(name, methods)}"
+                f"dataset {card.name}: {field}.{name} is not used, "
+                f"no method has this name: {near(name, methods)}"
                 for name in names
                 if name not in methods
             ]
         train = [f"train.{name}" for name in TrainConfig.model_fields]
-        fields = {name for method in registry.methods.values() for name in [*method.Config.model_fields, *train]}
+        fields = {
+            name for method in registry.methods.values() for name in [*method.Config.model_fields, *train]
+        }
         for of, preset in card.presets.items():
             notes += [
-                f"dataset {card.name}: presets.{of}.searched: no method has a setting {name!r}: {near(name, fields)}"
+                f"dataset {card.name}: presets.{of}.searched: "
+                f"no method has a setting {name!r}: {near(name, fields)}"
                 for name in preset.searched or ()
                 if name not in fields
             ]
@@ -88,25 +92,29 @@ def _key_and_value(text: str) -> tuple[str, str]:
 
 
 def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[str]:
-    """Published settings of data sets and feature sets that are not there."""
+    """Published settings of datasets and feature sets that are not there."""
     broken = {name for card in cards.broken for name in card.names}
     for dataset, sets in space.published.items():
         if dataset in broken:
             continue
         if dataset not in cards:
             unknown = near(dataset, cards)
-            yield f"search space of {method}: published.{dataset} is not used, no data set has this name: {unknown}"
+            place = f"search space of {method}: published.{dataset}"
+            yield f"{place} is not used, no dataset has this name: {unknown}"
             continue
         for features in sets:
             if features not in (known := cards[dataset].features):
                 unknown = near(features, known)
-                yield f"search space of {method}: published.{dataset}.{features}: no such feature set: {unknown}"
+                place = f"search space of {method}: published.{dataset}.{features}"
+                yield f"{place}: no such feature set: {unknown}"
 
 
 def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
     """Refuse an ablation whose rows would differ in more than the protocol."""
     if run.mode != "paper":
-        raise UsageError(f"--ablate-protocol starts from mode paper: omit --mode {run.mode} (its row is added)")
+        raise UsageError(
+            f"--ablate-protocol starts from mode paper: omit --mode {run.mode} (its row is added)"
+        )
     if run.trials or run.timeout is not None:
         option = "use --trials 0" if run.trials else "omit --timeout"
         raise UsageError(f"--ablate-protocol cannot be combined with tuning: {option}")
@@ -115,13 +123,21 @@ def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
     known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
     unknown = [s for s in run.ablate or [] if s not in known]
     if unknown or not run.ablate:
-        raise UsageError("\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""]))
+        raise UsageError(
+            "\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""])
+        )
 
 
-def _ablations(run: BenchmarkRun, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]) -> list[Unit]:
-    """The base unit with each protocol flag corrected alone, then mode corrected, as ``make(mode, overrides)`` makes them.
+def _ablations(
+    run: BenchmarkRun, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]
+) -> list[Unit]:
+    """The base unit with each protocol flag corrected alone, then mode corrected.
 
-    Flags that are corrected already are omitted: the alignment of data without a published order, what ``--set`` fixed.
+    Flags that are corrected already are omitted: the alignment of data without a published order, and
+    what ``--set`` fixed.
+
+    Args:
+        make: makes a unit of a mode and overrides.
     """
     wanted = run.ablate or []
     state = base.settings.as_dict()["protocol"]
@@ -187,23 +203,29 @@ def _unit(
         ranges = {key: r for key, r in ranges.items() if key in preset.searched} or ranges
     settings = resolve(method, space, card, features, mode, overrides, preset)
     if settings.protocol.seen_test == "group_disjoint" and card.grouping is None:
-        raise UsageError(f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; write `grouping` in its card")
+        raise UsageError(
+            f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; "
+            "write `grouping` in its dataset config"
+        )
     tuning = _tuning(run, preset, overrides.get("tuning", {}))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(
-            f"{option}: {method.title} has no search space; write search_spaces/{method.name}.yaml, or use --trials 0"
+            f"{option}: {method.title} has no search space; "
+            f"write search_spaces/{method.name}.yaml, or use --trials 0"
         )
     outside = [k for k, v in settings.searchable().items() if k in ranges and not ranges[k].contains(v)]
     if tuning.searches and outside:
         listed = ", ".join(f"{k}={settings.searchable()[k]}" for k in outside)
         raise UsageError(
             f"{option}: {method.title} on {card.name} starts from {listed}, outside the search range; "
-            f"widen the range in search_spaces/{method.name}.yaml (or `search` of the card), or fix the value with --set"
+            f"widen the range in search_spaces/{method.name}.yaml (or `search` of the dataset config), "
+            "or fix the value with --set"
         )
     if tuning.searches and run.stages == "2":
         raise UsageError(
-            f"--stages 2 cannot be combined with {option.split()[0]}: tuning needs stage 1; use --stages all, or --trials 0"
+            f"--stages 2 cannot be combined with {option.split()[0]}: tuning needs stage 1; "
+            "use --stages all, or --trials 0"
         )
     seeds = run.seeds or preset.seeds
     return Unit(
@@ -238,7 +260,9 @@ def _tuning(run: BenchmarkRun, preset: Preset, given: Mapping[str, Any]) -> Tuni
         asked["trials"] = preset.trials or (0 if asked["timeout"] is None else None)
     tuning = TuningConfig.model_validate(asked)
     if not tuning.searches and tuning.timeout is not None:
-        raise UsageError(f"--timeout {tuning.timeout:g} needs tuning, but --trials 0 disables it; omit one of them")
+        raise UsageError(
+            f"--timeout {tuning.timeout:g} needs tuning, but --trials 0 disables it; omit one of them"
+        )
     return tuning
 
 

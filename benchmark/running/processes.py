@@ -91,7 +91,9 @@ class _Pool:
         return self.jobs
 
     def submit(self, task: Task) -> Future[TaskResult]:
-        future: Future[TaskResult] = self.pool.schedule(do_task, args=[self.spec, task, _Channel(self.events, self.asked)])
+        future: Future[TaskResult] = self.pool.schedule(
+            do_task, args=[self.spec, task, _Channel(self.events, self.asked)]
+        )
         return future
 
     def halt(self) -> None:
@@ -99,7 +101,8 @@ class _Pool:
 
     def loss(self, error: Exception) -> str | None:
         if isinstance(error, ProcessExpired):
-            return f"its process died (exit code {error.exitcode}; -9: killed, for example by the system for want of memory)"
+            meaning = "-9: killed, for example by the system for want of memory"
+            return f"its process died (exit code {error.exitcode}; {meaning})"
         return None
 
 

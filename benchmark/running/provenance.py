@@ -70,11 +70,14 @@ def processor() -> dict[str, str]:
     """The parts of this machine's CPU and libraries that decide rounding.
 
     Returns:
-        ``cpu_capability``: the instruction set that torch uses, such as ``AVX2``. ``blas``: the linear algebra libraries
-        of torch and numpy, with the processor of their kernels if they name it, such as ``mkl + openblas Haswell``.
+        ``cpu_capability``: the instruction set that torch uses, such as ``AVX2``. ``blas``: the linear
+        algebra libraries of torch and numpy, with the processor of their kernels if they name it, such as
+        ``mkl + openblas Haswell``.
     """
     loaded = {
-        f"{x['internal_api']} {x.get('architecture') or ''}".strip() for x in threadpool_info() if x["user_api"] == "blas"
+        f"{x['internal_api']} {x.get('architecture') or ''}".strip()
+        for x in threadpool_info()
+        if x["user_api"] == "blas"
     }
     found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     own = {"open": "openblas"}.get(found[1], found[1]) if found else "unknown"
@@ -84,14 +87,19 @@ def processor() -> dict[str, str]:
 
 @cache
 def git_revision() -> str:
-    """Revision of the project, with ``+changes`` if files differ; ``unknown`` with the reason if git does not answer.
+    """Revision of the project, with ``+changes`` if files differ; ``unknown`` and why if git fails.
 
     The checkout may belong to another user: its code runs already, so git may read it.
     """
-    if not (tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/running/{Path(__file__).name}")).done:
+    if not (
+        tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/running/{Path(__file__).name}")
+    ).done:
         missing = "did not match any file" in tracked.text or "not a git repository" in tracked.text
         return f"unknown ({'not a git checkout' if missing else tracked.text})"
-    revision, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno", "--", ".")
+    revision, status = (
+        _git("rev-parse", "--short=12", "HEAD"),
+        _git("status", "--porcelain", "-uno", "--", "."),
+    )
     for answer in (revision, status):
         if not answer.done:
             return f"unknown ({answer.text})"
@@ -108,7 +116,12 @@ def _git(*words: str) -> _Answer:
     """Ask git about the project's own folder, whatever repository the environment names; change nothing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    options = ["-c", f"safe.directory={PROJECT}", "-c", "core.fsmonitor=false"]  # the latter would run a program
+    options = [
+        "-c",
+        f"safe.directory={PROJECT}",
+        "-c",
+        "core.fsmonitor=false",
+    ]  # the latter would run a program
     command = ["git", *options, "-C", str(PROJECT), *words]
     try:
         process = subprocess.Popen(
@@ -122,7 +135,10 @@ def _git(*words: str) -> _Answer:
             start_new_session=True,
         )
     except OSError as error:
-        return _Answer(False, "git is not installed" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}")
+        return _Answer(
+            False,
+            "git is not installed" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}",
+        )
     try:
         printed, complaint = process.communicate(timeout=GIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -137,9 +153,16 @@ def _git(*words: str) -> _Answer:
 
 
 def data_caption(store: FeatureStore, card: Card) -> str:
-    """What every table's caption must say of a store: its card's caption, and how many of the published samples it lacks."""
+    """What every table's caption must say of a store:
+
+    its card's caption, and how many of the published samples it lacks.
+    """
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)
-    lacks = f"{sum(missing):,} of {listed:,} listed samples missing" if any(missing) and not store.generated else ""
+    lacks = (
+        f"{sum(missing):,} of {listed:,} listed samples missing"
+        if any(missing) and not store.generated
+        else ""
+    )
     return ", ".join(filter(None, [card.caption, lacks]))

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 class EpochLog(Listener):
     """Passes the progress of a job to the terminal, the tracking store and further listeners.
 
-    While the store does not answer, epochs are kept here (and in the checkpoint) and training continues. They are
-    sent with a later epoch, or by ``send`` at the end.
+    While the store does not answer, epochs are kept here (and in the checkpoint) and training continues. They
+    are sent with a later epoch, or by ``send`` at the end.
 
     Args:
         then: called with each epoch once it is recorded; they may raise to prune or to stop.
     """
 
-    def __init__(self, tracker: Tracker, run_id: str, show: Show, *then: Callable[[EpochRecord], None]) -> None:
+    def __init__(
+        self, tracker: Tracker, run_id: str, show: Show, *then: Callable[[EpochRecord], None]
+    ) -> None:
         self.tracker, self.run_id, self.show, self.then = tracker, run_id, show, then
         self.logged = tracker.logged_steps(run_id, Metric.VALIDATION_HM)
         self.history: list[EpochRecord] = []
@@ -106,7 +108,9 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     """Log the kept epoch."""
     best = {f"{Metric.BEST}{name}": value for name, value in found.validation.items()}
-    tracker.log_metrics(run_id, {**best, Metric.BEST_EPOCH: found.best_epoch, Metric.BETA: found.calibration.beta})
+    tracker.log_metrics(
+        run_id, {**best, Metric.BEST_EPOCH: found.best_epoch, Metric.BETA: found.calibration.beta}
+    )
 
 
 def log_stage_two(
@@ -138,7 +142,9 @@ def log_stage_two(
     if explained.groups:
         with beside("intervals over test samples"):
             intervals = _bootstrap(explained.groups, seed)
-            tracker.log_metrics(run_id, {f"{Metric.BOOTSTRAP}{name}": value for name, value in intervals.items()})
+            tracker.log_metrics(
+                run_id, {f"{Metric.BOOTSTRAP}{name}": value for name, value in intervals.items()}
+            )
         with beside(Artifact.GROUPS):
             tracker.log_text(run_id, json.dumps(explained.groups, separators=(",", ":")), Artifact.GROUPS)
     if explained.recall:
@@ -152,7 +158,9 @@ def log_stage_two(
             tracker.log_text(run_id, confusion.to_csv(index=False), Artifact.CONFUSION)
     if explained.embedding is not None:
         with beside(Artifact.EMBEDDING):
-            tracker.log_text(run_id, embedding_csv(explained.embedding, explained.class_names), Artifact.EMBEDDING)
+            tracker.log_text(
+                run_id, embedding_csv(explained.embedding, explained.class_names), Artifact.EMBEDDING
+            )
     with beside(Artifact.CURVE):
         curve = found.curve.thinned()
         points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
@@ -191,8 +199,8 @@ def log_drawn(tracker: Tracker, run_id: str, draw: Callable[[], Figure], file: s
 def log_map(tracker: Tracker, run_id: str, found: Inspection) -> None:
     """Log the map of the embeddings, if there are any, so that reports need not compute its layout.
 
-    The layout takes seconds and 100 MiB, so peak memory is measured before. It starts from the logged, rounded
-    embeddings.
+    The layout takes seconds and 100 MiB, so peak memory is measured before. It starts from the logged,
+    rounded embeddings.
     """
     if found.embedding is None:
         return
@@ -210,7 +218,8 @@ def embedding_csv(found: EmbeddingMap, names: Mapping[int, str]) -> str:
 
 
 def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFrame:
-    """A row per embedding: ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), and ``e0``, ``e1``, ...
+    """A row per embedding: ``kind`` (sample or class), ``class``, ``group`` (seen or unseen), and ``e0``,
+    ``e1``, ...
 
     Args:
         names: of class ids.
@@ -232,4 +241,8 @@ def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFra
 def _bootstrap(groups: Mapping[str, Any], seed: int) -> dict[str, float]:
     """``<metric>_low`` and ``<metric>_high``: 95 % intervals over groups of test samples, fractions."""
     found = bootstrap_intervals([groups["classes"]], seed=seed)
-    return {f"{name}_{end}": value for name, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)}
+    return {
+        f"{name}_{end}": value
+        for name, ends in found.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }

@@ -1,7 +1,7 @@
 """Runs a plan: in what order tasks are done, by which engine, and what is recorded of the whole.
 
-``worker.py`` does a single task. A failed or stopped task is recorded and does not stop the others. A repeated command
-does what is left.
+``worker.py`` does a single task. A failed or stopped task is recorded and does not stop the others. A
+repeated command does what is left.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Runner:
         return Worker(plan, self.stores, self.show, self.stop, self.retry_failed)
 
     def lost(self, plan: Plan, task: Task, error: str) -> TaskResult | None:
-        """The result of a task that could not be done at all: its jobs are recorded as failed, with the reason.
+        """The result of a task that could not be done at all: its jobs are recorded as failed.
 
         Returns:
             None for a search that continues: one trial was to blame.
@@ -160,7 +160,9 @@ class Runner:
         unfinished = [job for job in jobs if not self.stores.tracker.by_job_key([job.key])]
         for job in unfinished:
             self._record_lost(job, error)
-        return TaskResult([entry_of(JobResult(job, "failed", error=error), task.variant) for job in unfinished])
+        return TaskResult(
+            [entry_of(JobResult(job, "failed", error=error), task.variant) for job in unfinished]
+        )
 
     def _lost_search(self, unit: Unit, task: Search, error: str) -> TaskResult | None:
         study = study_of(unit, self.stores.storage)
@@ -176,8 +178,13 @@ class Runner:
             self.stores.tracker.tag(run.run_id, {Tag.OUTCOME: "lost", Tag.ERROR: error})
             self.stores.tracker.finish(run.run_id, "FAILED")
 
-    def open_run(self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """The MLflow run with this identity, opened again, or a new one; the same for two commands at the same time."""
+    def open_run(
+        self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
+        """The MLflow run with this identity, opened again, or a new one;
+
+        the same for two commands at the same time.
+        """
         tracker = self.stores.tracker
         with self.locks.alone("calls"):
             found = tracker.find(parent=parent, **identity)
@@ -210,7 +217,9 @@ class _Progress:
 
     def _describe(self) -> None:
         with self.beside("the benchmark run's description"):
-            note = run_note(self.plan, self.runner.command, self.parents, self.tracker.experiment_id, self.means)
+            note = run_note(
+                self.plan, self.runner.command, self.parents, self.tracker.experiment_id, self.means
+            )
             self.tracker.tag(self.result.run_id, {Tag.DESCRIPTION: note})
 
     def _open_method(self, index: int) -> str:
@@ -225,11 +234,15 @@ class _Progress:
         """The tasks that need no result of others."""
         tasks: list[Task] = []
         for index, unit in enumerate(self.units):
-            tasks += self._searches(index) if self.plan.tune_only else self._repetitions(index, unit.variant, None)
+            tasks += (
+                self._searches(index) if self.plan.tune_only else self._repetitions(index, unit.variant, None)
+            )
         return self._opened(tasks)
 
     def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
-        return [Repetition(index, self.parents[index], variant, r, values) for r in self.units[index].repetitions]
+        return [
+            Repetition(index, self.parents[index], variant, r, values) for r in self.units[index].repetitions
+        ]
 
     def _searches(self, index: int) -> list[Task]:
         tuning = self.units[index].tuning
@@ -245,7 +258,11 @@ class _Progress:
         if isinstance(task, Search):
             if done.tuning is not None:
                 self.result.studies.append(done.tuning)
-                tasks = [] if self.plan.tune_only else self._repetitions(task.unit, "tuned", done.tuning.best_values)
+                tasks = (
+                    []
+                    if self.plan.tune_only
+                    else self._repetitions(task.unit, "tuned", done.tuning.best_values)
+                )
         elif unit.tuning.searches and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
             tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
         self._opened(tasks)
@@ -255,7 +272,9 @@ class _Progress:
         if self.open_tasks[task.unit] == 0:
             with self.beside(f"the means of {unit.title}"):
                 self._summarise(task.unit)
-            self.tracker.finish(task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED")
+            self.tracker.finish(
+                task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED"
+            )
         if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
             with self.beside(Artifact.JOBS):
                 self._log_entries()

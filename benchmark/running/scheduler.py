@@ -1,8 +1,8 @@
 """Tasks in parallel: their order, how often one is tried, when to stop, and how a process does a task.
 
 ``processes.py`` (this machine) and ``cluster.py`` (Ray) provide the processes. Each has its own torch with
-``train.threads`` threads, plans the benchmark run itself, and reads and writes the shared stores. Only small records
-travel. If a process dies, its task goes to another one, which continues from the last checkpoint.
+``train.threads`` threads, plans the benchmark run itself, and reads and writes the shared stores. Only small
+records travel. If a process dies, its task goes to another one, which continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class WorkerSpec:
         """
         plan = make_plan(self.run, registry.load(self.run.plugins), self.data_root, tune_only=self.tune_only)
         if plan.key != self.key:
-            raise UsageError("code, data, torch version or device changed since the run started; start it again")
+            raise UsageError(
+                "code, data, torch version or device changed since the run started; start it again"
+            )
         expect(self.storage)
         stores = Stores(Tracker.waiting(self.tracking_uri, self.artifacts), self.storage, self.runs_dir)
         return Worker(plan, stores, show, retry_failed=self.retry_failed)
@@ -121,8 +123,8 @@ class Dispatcher:
         spec: what the processes work on.
         slot: takes what happens in a task, by the task's order.
         stop: whether the user asked to stop.
-        lost: the result of a task that could not be done, or None if it is to be tried again; called with the task and
-            the reason.
+        lost: the result of a task that could not be done, or None if it is to be tried again; called with the
+            task and the reason.
     """
 
     spec: WorkerSpec
@@ -140,8 +142,10 @@ class Dispatcher:
         order, event = message
         self.slot(order)(event)
 
-    def run(self, pool: Pool, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]) -> None:
-        """Have the tasks done, and those that ``then`` returns for each finished one, the first in order first.
+    def run(
+        self, pool: Pool, tasks: Sequence[Task], then: Callable[[Task, TaskResult], Sequence[Task]]
+    ) -> None:
+        """Have the tasks done, and those that ``then`` returns for each finished one, in order.
 
         Raises:
             KeyboardInterrupt: the work was stopped; running tasks have ended at a checkpoint.
@@ -180,7 +184,9 @@ class Dispatcher:
             return future.result()
         except Unavailable:  # it was waited for long enough
             raise
-        except Exception as error:  # around a job, not in it: a locked database, say, which may be free the next time
+        except (
+            Exception
+        ) as error:  # around a job, not in it: a locked database, say, which may be free the next time
             own = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
             reason = hide(pool.loss(error) or own)
         show = self.slot(task.order)

@@ -86,7 +86,10 @@ class StudyState:
 
 
 def plan_states(plan: Plan, stores: Existing) -> list[JobStatus | StudyState]:
-    """All work of a plan in its order: a method's jobs, its study, and the tuned jobs once the study is over."""
+    """All work of a plan in its order:
+
+    a method's jobs, its study, and the tuned jobs once the study is over.
+    """
     found: list[JobStatus | StudyState] = []
     for unit in plan.units:
         found += _jobs(plan, unit, stores, unit.variant)
@@ -98,7 +101,9 @@ def plan_states(plan: Plan, stores: Existing) -> list[JobStatus | StudyState]:
     return found
 
 
-def _jobs(plan: Plan, unit: Unit, stores: Existing, variant: str, values: Mapping[str, Any] | None = None) -> list[JobStatus]:
+def _jobs(
+    plan: Plan, unit: Unit, stores: Existing, variant: str, values: Mapping[str, Any] | None = None
+) -> list[JobStatus]:
     repetitions = [Repetition(0, "", variant, repetition, values) for repetition in unit.repetitions]
     jobs = [job for repetition in repetitions for job in repetition.jobs(unit, plan.run.stages)]
     return [job_status(job, stores, variant) for job in jobs]

@@ -66,15 +66,21 @@ def _log_importances(tracker: Tracker, run_id: str, importances: Importances, ti
 
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values)
-        log_drawn(tracker, run_id, partial(importances_figure, [panel], importances.evaluator), Artifact.IMPORTANCES_FIGURE)
+        log_drawn(
+            tracker,
+            run_id,
+            partial(importances_figure, [panel], importances.evaluator),
+            Artifact.IMPORTANCES_FIGURE,
+        )
 
 
 def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:
     """A row per trial.
 
     Columns: ``number``; ``state`` (complete, pruned or failed); ``start``, whether it has the default
-    hyperparameters; ``value``, its highest validation HM (a fraction, empty if no epoch was finished); ``seconds`` of
-    its epochs with validation; ``epochs`` reached; ``planned_epochs``; ``param.<name>`` for each hyperparameter.
+    hyperparameters; ``value``, its highest validation HM (a fraction, empty if no epoch was finished);
+    ``seconds`` of its epochs with validation; ``epochs`` reached; ``planned_epochs``; ``param.<name>`` for
+    each hyperparameter.
 
     Args:
         epochs: of a trial, if they are not searched.
@@ -88,7 +94,10 @@ def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs:
 
 
 def study_of(unit: Unit, storage: str) -> Study:
-    """The study of a unit. Its name depends on everything that changes a trial, and on nothing of the test splits."""
+    """The study of a unit.
+
+    Its name depends on everything that changes a trial, and on nothing of the test splits.
+    """
     ranges = unit.ranges
     start = unit.settings.searchable()
     identity = unit.job(1, unit.repetitions[0]).identity()

@@ -139,4 +139,6 @@ def entry_of(result: JobResult, variant: str) -> JobEntry:
 
 def failed_search(unit: Unit, error: str) -> JobEntry:
     """The line of ``jobs.json`` for a search without a result."""
-    return JobEntry(**unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error)
+    return JobEntry(
+        **unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error
+    )

@@ -1,7 +1,7 @@
 """Does one task, in this process or in one of many: a repetition of a method, or its hyperparameter search.
 
-A finished job is not done again, an interrupted one continues, and a failure is recorded. The tracking store holds all
-of this. Checkpoints are in ``runs/jobs/<key>`` until their job is finished.
+A finished job is not done again, an interrupted one continues, and a failure is recorded. The tracking store
+holds all of this. Checkpoints are in ``runs/jobs/<key>`` until their job is finished.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ class Worker:
             try:
                 trial.report(record.epoch, record.validation["hm"], record.seconds)
             except Pruned:
-                if record.epoch + 1 < job.settings.train.epochs:  # after its last epoch nothing is left to save
+                if (
+                    record.epoch + 1 < job.settings.train.epochs
+                ):  # after its last epoch nothing is left to save
                     raise
 
         tags = {Tag.TUNED: "false", Tag.VARIANT: "trial", Tag.TRIAL: str(trial.number), Tag.STUDY: study}
@@ -237,10 +239,14 @@ class Worker:
             try:
                 return JobResult(job, "reused", self.stores.tracker.read_json(run.run_id, Artifact.RESULT))
             except UsageError as error:
-                self.say(f"{job.title}: done before, but its result cannot be read, so it runs again ({error})")
+                self.say(
+                    f"{job.title}: done before, but its result cannot be read, so it runs again ({error})"
+                )
         return None
 
-    def _job_run(self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], beside: Beside) -> str:
+    def _job_run(
+        self, job: Job, runs: Sequence[RunRecord], parent: str, tags: Mapping[str, str], beside: Beside
+    ) -> str:
         """A run for the job: the interrupted one of its runs, or a new one with all settings logged."""
         interrupted = [r for r in runs if r.status != "FINISHED" and not _pruned_before(r, tags)]
         if interrupted:
@@ -250,7 +256,12 @@ class Worker:
             if Tag.DESCRIBED not in interrupted[0].tags:
                 describe(self.stores.tracker, interrupted[0].run_id, job, beside)
             return interrupted[0].run_id
-        identity = {**unit_tags(job.unit), Tag.KIND: Kind.JOB, Tag.JOB_KEY: job.key, Tag.STAGE: str(job.stage)}
+        identity = {
+            **unit_tags(job.unit),
+            Tag.KIND: Kind.JOB,
+            Tag.JOB_KEY: job.key,
+            Tag.STAGE: str(job.stage),
+        }
         seeds = {
             Tag.SEED: str(job.seed),
             Tag.REPETITION: str(job.repetition),
@@ -260,7 +271,9 @@ class Worker:
         with beside("the description"):
             about = {Tag.DESCRIPTION: job_note(job, tags[Tag.VARIANT])}
         name = job_name(job, tags[Tag.VARIANT], tags.get(Tag.TRIAL))
-        run_id = self.stores.tracker.start(name, {**identity, **seeds, **tags, **environment(), **about}, parent)
+        run_id = self.stores.tracker.start(
+            name, {**identity, **seeds, **tags, **environment(), **about}, parent
+        )
         describe(self.stores.tracker, run_id, job, beside)
         return run_id
 
@@ -372,4 +385,6 @@ def _pruned_before(run: RunRecord, tags: Mapping[str, str]) -> bool:
     Args:
         tags: of the job to do. A run of the same trial was interrupted before the study knew of its end.
     """
-    return run.tags.get(Tag.OUTCOME) == "pruned" and any(run.tags.get(k) != tags.get(k) for k in (Tag.STUDY, Tag.TRIAL))
+    return run.tags.get(Tag.OUTCOME) == "pruned" and any(
+        run.tags.get(k) != tags.get(k) for k in (Tag.STUDY, Tag.TRIAL)
+    )

@@ -24,7 +24,10 @@ NOT_SWITCHES = ("mode", "seen_test")
 
 def switches(method: type[Method]) -> list[str]:
     """All that mode ``corrected`` changes: switches of the protocol, then the method's own."""
-    return [*(name for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES), *own_switches(method)]
+    return [
+        *(name for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES),
+        *own_switches(method),
+    ]
 
 
 def own_switches(method: type[Method]) -> dict[str, str]:
@@ -55,7 +58,9 @@ class Settings:
     """``Method.corrected_settings``: fields of the Config that are switches, and their corrected values."""
 
     @classmethod
-    def validated(cls, method: type[Method], layers: Mapping[str, Mapping[str, Any]], place: str, *, published: bool) -> Self:
+    def validated(
+        cls, method: type[Method], layers: Mapping[str, Mapping[str, Any]], place: str, *, published: bool
+    ) -> Self:
         """Settings from plain values.
 
         Args:
@@ -113,7 +118,9 @@ class Settings:
         for key, value in values.items():
             section, dot, name = key.rpartition(".")
             layers[section if dot else method.name][name] = value
-        return self.validated(method, layers, f"searched settings of {method.title}", published=self.published)
+        return self.validated(
+            method, layers, f"searched settings of {method.title}", published=self.published
+        )
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -138,7 +145,9 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
         key, equals, raw = text.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and section and name):
-            raise UsageError(f"--set {text}: write it as SECTION.FIELD=VALUE, for example --set train.epochs=2")
+            raise UsageError(
+                f"--set {text}: write it as SECTION.FIELD=VALUE, for example --set train.epochs=2"
+            )
         name = RENAMED_SWITCHES.get(name, name) if section == "protocol" else name
         if (section, name) == ("protocol", "mode"):
             raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")

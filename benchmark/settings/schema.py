@@ -28,9 +28,14 @@ class TrainConfig(Fields):
         256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="float16 and bfloat16: autocast")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="float16 and bfloat16: autocast"
+    )
     threads: int = Field(
-        1, ge=1, le=1024, description="CPU threads of torch; they change rounding, so they are part of the job"
+        1,
+        ge=1,
+        le=1024,
+        description="CPU threads of torch; they change rounding, so they are part of the job",
     )
 
 
@@ -39,14 +44,18 @@ class LengthConfig(Fields):
 
     train: Length = "max"
     test: Length = "max"
-    train_cut: Literal["random", "centre"] = Field("random", description="evaluation always cuts in the centre")
+    train_cut: Literal["random", "centre"] = Field(
+        "random", description="evaluation always cuts in the centre"
+    )
 
 
 class ProtocolConfig(Fields):
     """The published protocol, with a switch for each of its known deviations (``docs/protocol.md``)."""
 
     mode: Mode = "paper"
-    text_alignment: Annotated[Literal["official", "by_name", "shuffled"], BeforeValidator(current_alignment)] = Field(
+    text_alignment: Annotated[
+        Literal["official", "by_name", "shuffled"], BeforeValidator(current_alignment)
+    ] = Field(
         "official",
         description="official: class embeddings by row, as in published code; by_name: each class has its "
         "own; shuffled: a control, classes have embeddings of others",
@@ -57,11 +66,15 @@ class ProtocolConfig(Fields):
     extra_bn_pass: Switch = Field(
         "paper", description="paper: a second forward pass moves BatchNorm statistics after each step"
     )
-    padding_in_bn: Switch = Field("paper", description="paper: padded time steps enter the encoders' BatchNorm statistics")
+    padding_in_bn: Switch = Field(
+        "paper", description="paper: padded time steps enter the encoders' BatchNorm statistics"
+    )
     video_norm: Switch = Field(
         "paper", description="paper: video sequences are L2-normalised over time; corrected: over channels"
     )
-    audio_scale: Switch = Field("paper", description="paper: audio sequences are divided by 255 in every feature set")
+    audio_scale: Switch = Field(
+        "paper", description="paper: audio sequences are divided by 255 in every feature set"
+    )
     length_rule: Switch = Field(
         "paper",
         description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio and video "
@@ -72,12 +85,16 @@ class ProtocolConfig(Fields):
         validation_alias=AliasChoices("beta_output", "beta_view"),
         description="paper: mean of the outputs' betas; corrected: beta of the reported output",
     )
-    calibration: Switch = Field("paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
+    calibration: Switch = Field(
+        "paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum"
+    )
     stage2_schedule: Switch = Field(
-        "paper", description="paper: plateau on the training data; corrected: the learning rates of stage 1 again"
+        "paper",
+        description="paper: plateau on the training data; corrected: the learning rates of stage 1 again",
     )
     seen_test: Literal["published", "group_disjoint"] = Field(
-        "published", description="group_disjoint: also reports S and HM without test-seen samples of groups in training"
+        "published",
+        description="group_disjoint: also reports S and HM without test-seen samples of groups in training",
     )
 
 
@@ -90,12 +107,19 @@ class TuningConfig(Fields):
         le=100_000,
         description="finished trials in total, including trial 0; 0: no tuning; null: only the timeout",
     )
-    timeout: float | None = Field(None, gt=0, description="total seconds of trials after which no further trial starts")
+    timeout: float | None = Field(
+        None, gt=0, description="total seconds of trials after which no further trial starts"
+    )
     pruner: Literal["median", "hyperband", "none"] = "median"
-    startup_trials: int = Field(5, ge=1, description="random trials before the sampler learns, and before anything is pruned")
+    startup_trials: int = Field(
+        5, ge=1, description="random trials before the sampler learns, and before anything is pruned"
+    )
     warmup_epochs: int = Field(3, ge=0, description="epochs before a trial may be pruned")
     parallel: int = Field(
-        1, ge=1, le=1000, description="trials that may run in parallel, each drawn without the results of the others"
+        1,
+        ge=1,
+        le=1000,
+        description="trials that may run in parallel, each drawn without the results of the others",
     )
     seed: int = Field(0, ge=0)
 

@@ -28,7 +28,9 @@ def tracking_address(text: str) -> str:
     """
     if text.strip() == "databricks":
         return "databricks"
-    return _address("--tracking-uri", text.strip(), (*DATABASES, *SERVERS), "mlflow.tracking_store", "http://")
+    return _address(
+        "--tracking-uri", text.strip(), (*DATABASES, *SERVERS), "mlflow.tracking_store", "http://"
+    )
 
 
 def storage_address(text: str) -> str:
@@ -61,14 +63,18 @@ def _address(option: str, text: str, kinds: Sequence[str], plugins: str, host: s
         folder = Path(urlparse(text).path if colon else text)
         raise UsageError(f"{place}: this is a folder; give a file in it: {sqlite_uri(folder / 'store.db')}")
     if HOST_AND_PORT.fullmatch(text) and kind not in kinds:
-        raise UsageError(f"{place}: the address has no scheme; begin it with {host}: {without_password(host + text)}")
+        raise UsageError(
+            f"{place}: the address has no scheme; begin it with {host}: {without_password(host + text)}"
+        )
     if not rest.startswith("//") or not colon:
         raise UsageError(f"{place}: {_without_kind(text, kind, kinds, rest, host)}")
     if kind == "postgres":
         raise UsageError(f"{place}: SQLAlchemy calls it postgresql; write {POSTGRESQL}")
     if kind not in kinds:
         reason = f"unknown kind of address {scheme!r}: {near(kind, kinds)}"
-        raise UsageError(f"{place}: {reason}" if kind not in SERVERS else f"{place}: give a database, such as {POSTGRESQL}")
+        raise UsageError(
+            f"{place}: {reason}" if kind not in SERVERS else f"{place}: give a database, such as {POSTGRESQL}"
+        )
 
     # The rest of the address depends on its kind.
     address = f"{scheme.lower()}:{rest}"
@@ -111,7 +117,9 @@ def _check_sqlite(place: str, rest: str, file: Path | None) -> None:
     if not rest.startswith("///") and rest != "//":
         raise UsageError(f"{place}: a third slash is missing; write {sqlite_uri(Path(rest[2:]))}")
     if file is None:
-        raise UsageError(f"{place}: a store in memory is lost at the end; name a file: {sqlite_uri(Path('store.db'))}")
+        raise UsageError(
+            f"{place}: a store in memory is lost at the end; name a file: {sqlite_uri(Path('store.db'))}"
+        )
     check_path(file.absolute())
     if file.is_dir():
         raise UsageError(f"{place}: this is a folder; give a file in it: {sqlite_uri(file / 'store.db')}")
@@ -122,7 +130,11 @@ def _check_database(place: str, address: str, kind: str) -> None:
     from sqlalchemy.exc import ArgumentError
 
     driver = DRIVERS.get(kind)
-    fix = f"name one that is, such as {kind}+{driver}:// (pip install {driver})" if driver else "install it with pip"
+    fix = (
+        f"name one that is, such as {kind}+{driver}:// (pip install {driver})"
+        if driver
+        else "install it with pip"
+    )
     try:
         make_url(address).get_dialect().import_dbapi()
     except ImportError as error:

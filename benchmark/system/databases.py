@@ -63,7 +63,9 @@ def sqlite_uri(path: Path) -> str:
     # MLflow creates the folder of the path after "sqlite:///" undecoded, but not if a driver is named.
     uri = f"sqlite{'+pysqlite' if escaped != text else ''}:///{escaped}"
     if sqlite_file(uri) != file:
-        raise UsageError(f"{text}: a path with {ESCAPED.findall(text)} cannot be written in an address; rename the folder")
+        raise UsageError(
+            f"{text}: a path with {ESCAPED.findall(text)} cannot be written in an address; rename the folder"
+        )
     return uri
 
 
@@ -75,13 +77,18 @@ def check_path(file: Path) -> None:
     """
     size = len(os.fsencode(file))
     if size > LONGEST_PATH:
-        raise UsageError(f"{file}: the path has {size} bytes, and SQLite opens at most {LONGEST_PATH}; choose a shorter folder")
+        raise UsageError(
+            f"{file}: the path has {size} bytes, and SQLite opens at most {LONGEST_PATH}; choose a shorter "
+            "folder"
+        )
     try:
         str(file).encode()
     except UnicodeEncodeError as error:
         shown = os.fsencode(file).decode(errors="backslashreplace")
         bad = os.fsencode(str(file)[error.start])
-        raise UsageError(f"{shown}: the path has the byte {bad!r}, which is not UTF-8; rename the folder") from None
+        raise UsageError(
+            f"{shown}: the path has the byte {bad!r}, which is not UTF-8; rename the folder"
+        ) from None
 
 
 def without_password(uri: str) -> str:
@@ -123,7 +130,10 @@ def _asked(uri: str, name: str, *, rows: bool) -> bool:
             if not inspect(engine).has_table(name) or not rows:
                 return inspect(engine).has_table(name)
             with engine.connect() as connection:
-                return connection.execute(select(literal(1)).select_from(table(name)).limit(1)).first() is not None
+                return (
+                    connection.execute(select(literal(1)).select_from(table(name)).limit(1)).first()
+                    is not None
+                )
         finally:
             engine.dispose()
     except (
@@ -170,7 +180,9 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
     elif urlparse(uri).scheme.split("+")[0] == "postgresql":
         from sqlalchemy import NullPool, create_engine, func, select
 
-        with create_engine(uri, poolclass=NullPool).begin() as connection:  # the lock ends with the transaction
+        with create_engine(
+            uri, poolclass=NullPool
+        ).begin() as connection:  # the lock ends with the transaction
             connection.execute(select(func.pg_advisory_xact_lock(ONE_OPENS)))
             yield
     else:
@@ -188,10 +200,13 @@ def _complete(file: Path, last: str, make: Callable[[str], None]) -> None:
         return
     if kept := sorted(name for name, rows in found.items() if rows and name not in BOOKKEEPING):
         raise UsageError(
-            f"{file}: not a complete store, although it has rows (in {', '.join(kept)}); move the file, or give another store"
+            f"{file}: not a complete store, although it has rows (in {', '.join(kept)}); move the file, or "
+            "give another store"
         )
     if found and not any(name in (last, *BOOKKEEPING) or name.startswith("_alembic") for name in found):
-        raise UsageError(f"{file}: another program's database (with {', '.join(sorted(found))}); give another store")
+        raise UsageError(
+            f"{file}: another program's database (with {', '.join(sorted(found))}); give another store"
+        )
 
     temporary = Path(f"{file}.new")
     _remove(temporary)
@@ -212,7 +227,9 @@ def _filled(file: Path) -> dict[str, bool]:
     if not file.exists() or (file.is_file() and file.stat().st_size == 0):
         return {}
     with contextlib.closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as connection:
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         return {
             name: connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone() is not None
             for name in names
@@ -250,17 +267,23 @@ def readable(uri: str) -> str:
     try:
         try:
             with (
-                contextlib.closing(sqlite3.connect(f"file:{quote(os.path.abspath(file))}?mode=ro", uri=True)) as source,
+                contextlib.closing(
+                    sqlite3.connect(f"file:{quote(os.path.abspath(file))}?mode=ro", uri=True)
+                ) as source,
                 contextlib.closing(sqlite3.connect(copy)) as target,
             ):
                 source.backup(target)
-        except sqlite3.OperationalError:  # the files that reading needs are missing, so nobody writes: copying is safe
+        except (
+            sqlite3.OperationalError
+        ):  # the files that reading needs are missing, so nobody writes: copying is safe
             for rest in ("", "-wal", "-journal"):
                 Path(f"{copy}{rest}").unlink(missing_ok=True)
                 if os.path.exists(f"{file}{rest}"):
                     shutil.copyfile(f"{file}{rest}", f"{copy}{rest}")
     except PermissionError as error:
-        raise UsageError(f"{file}: may not be read ({error}); its owner can allow it: chmod -R g+rX {file.parent}") from None
+        raise UsageError(
+            f"{file}: may not be read ({error}); its owner can allow it: chmod -R g+rX {file.parent}"
+        ) from None
     return sqlite_uri(copy)
 
 
@@ -272,11 +295,17 @@ def is_unavailable(error: Exception) -> bool:
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (NoConnection, ChunkedEncodingError, Timeout, RetryError, OperationalError, InterfaceError)):
+        if isinstance(
+            cause, (NoConnection, ChunkedEncodingError, Timeout, RetryError, OperationalError, InterfaceError)
+        ):
             return True
         if isinstance(cause, sqlite3.OperationalError):  # raised without SQLAlchemy
             return True
-        if isinstance(cause, HTTPError) and cause.response is not None and cause.response.status_code in (502, 503, 504):
+        if (
+            isinstance(cause, HTTPError)
+            and cause.response is not None
+            and cause.response.status_code in (502, 503, 504)
+        ):
             return True
         if getattr(cause, "error_code", None) == "TEMPORARILY_UNAVAILABLE":  # of MLflow
             return True
@@ -288,8 +317,8 @@ def watch_sqlite_files() -> None:
     """Detect SQLite files that are deleted or unmounted while SQLAlchemy has them open.
 
     SQLite continues to write to a deleted file, and these writes are lost. So a missing file counts as
-    unavailable (``is_unavailable``): callers wait for it, and no empty one is created in its place. A replaced file
-    is opened again.
+    unavailable (``is_unavailable``): callers wait for it, and no empty one is created in its place. A
+    replaced file is opened again.
     """
     from sqlalchemy import Engine, event
     from sqlalchemy.pool import Pool

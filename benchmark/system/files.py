@@ -134,11 +134,15 @@ def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
         return None
     named = re.search(r"\berrno = (\d+)", str(error))
     code = error.errno if error.errno is not None else int(named[1]) if named else None
-    if code is None and "file locking" in str(error):  # HDF5: this process has the file open with other settings
+    if code is None and "file locking" in str(
+        error
+    ):  # HDF5: this process has the file open with other settings
         return OutsideReason("locked", "this program has it open already, with locks", "close it first")
     kind = _KIND_OF.get(code) if code is not None else None
     if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # a folder was to be created or read
-        return OutsideReason("missing", "a file, where a folder is expected", "move it away, or name another folder")
+        return OutsideReason(
+            "missing", "a file, where a folder is expected", "move it away, or name another folder"
+        )
     if kind == "missing" or code == errno.EEXIST:
         return _missing(path)
     return _reason(kind) if kind else None
@@ -178,7 +182,9 @@ def check_file(path: Path) -> None:
         OutsideError: the path is one.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise OutsideError(path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file"))
+        raise OutsideError(
+            path, OutsideReason("folder", "a device or pipe, where a file is expected", "name a file")
+        )
 
 
 def check_links(path: Path) -> None:

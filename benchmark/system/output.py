@@ -58,7 +58,9 @@ class Lasting:
         if isinstance(error, RuntimeError):  # a signal handler wrote to this stream during another write
             return
         self.lost = error
-        with suppress(Exception):  # discards what is left in buffers, so that nothing fails when the program ends
+        with suppress(
+            Exception
+        ):  # discards what is left in buffers, so that nothing fails when the program ends
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -86,7 +88,9 @@ def open_missing_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115

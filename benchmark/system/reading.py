@@ -31,7 +31,10 @@ MOST_VALUES = 100_000
 """Values that a file may have. Those that a YAML alias repeats count each time."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 LONGEST_NAME = 64
-NAME_RULE = f"use lower-case letters, digits, hyphens and underscores, a letter or digit first, {LONGEST_NAME} at most"
+NAME_RULE = (
+    "use lower-case letters, digits, hyphens and underscores, a letter or digit first, "
+    f"{LONGEST_NAME} at most"
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,7 +49,10 @@ class _Loader(yaml.SafeLoader):
                 before, line = first[key], first[key].start_mark.line + 1
                 same = "" if before.value == key_node.value else f", which is {before.value!r} again"
                 raise yaml.MarkedYAMLError(
-                    problem=f"key {key_node.value!r} is given twice{same} (first in line {line}); keep one of them",
+                    problem=(
+                        f"key {key_node.value!r} is given twice{same} (first in line {line}); keep one "
+                        "of them"
+                    ),
                     problem_mark=key_node.start_mark,
                 )
             first[key] = key_node
@@ -108,7 +114,9 @@ def parse_documents(text: str, place: str) -> list[Any]:
             node = loader.get_node()
             assert node is not None  # checked
             if _count(node, {}) > MOST_VALUES:
-                raise UsageError(f"{place}: holds more than {MOST_VALUES:,} values, with those that aliases (*NAME) repeat")
+                raise UsageError(
+                    f"{place}: holds more than {MOST_VALUES:,} values, with those that aliases (*NAME) repeat"
+                )
             found.append(loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -118,7 +126,9 @@ def parse_documents(text: str, place: str) -> list[Any]:
         raise UsageError(f"{place}: {kind}{line}{error.problem}{tab}") from None
     except yaml.reader.ReaderError as error:
         number, sign = text.count("\n", 0, error.position) + 1, f"U+{ord(text[error.position]):04X}"
-        raise UsageError(f"{place}: not valid YAML: line {number}: the character {sign} is not allowed") from None
+        raise UsageError(
+            f"{place}: not valid YAML: line {number}: the character {sign} is not allowed"
+        ) from None
     except yaml.YAMLError as error:
         raise UsageError(f"{place}: not valid YAML: {error}") from None
     except RecursionError:
@@ -151,7 +161,9 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}: line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8") from None
+        raise UsageError(
+            f"{path}: line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+        ) from None
 
 
 def read_documents(path: Path) -> list[Any]:
@@ -171,7 +183,9 @@ def read_fields(path: Path) -> dict[Any, Any]:
     """
     found = parse_yaml(read_text(path), str(path))
     if not isinstance(found, dict):
-        what = "is empty" if found is None else f"holds {'a list' if isinstance(found, list) else 'one value'}"
+        what = (
+            "is empty" if found is None else f"holds {'a list' if isinstance(found, list) else 'one value'}"
+        )
         raise UsageError(f"{path}: {what}; write fields as NAME: VALUE, a line each")
     return found
 
@@ -196,7 +210,12 @@ def read_json(path: Path) -> Any:
 
 def is_junk(name: str) -> bool:
     """Whether a file looks like a leftover of a system or editor: hidden, ``x~``, ``#x#``, ``Thumbs.db``."""
-    return name.startswith(".") or name.endswith("~") or (name[:1] == name[-1:] == "#") or name.casefold() in JUNK
+    return (
+        name.startswith(".")
+        or name.endswith("~")
+        or (name[:1] == name[-1:] == "#")
+        or name.casefold() in JUNK
+    )
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:

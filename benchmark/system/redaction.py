@@ -135,7 +135,9 @@ def learn_environment() -> None:
                 learn(found[0])
         elif name not in FOLDERS and SECRET_VARIABLE.fullmatch(name.upper()) and not value.startswith("/"):
             _add(value, LEAST_PIECE)
-            for piece in re.findall(r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE):  # connection strings
+            for piece in re.findall(
+                r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE
+            ):  # connection strings
                 _add(piece, LEAST_PIECE)
             for kind in (
                 "USERNAME",
@@ -157,7 +159,9 @@ def _add(secret: str, least: int = LEAST) -> None:
         *(quote(s, safe="") for s in (plain, secret)),
     }
     forms |= {repr(form)[1:-1] for form in forms} | {json.dumps(form)[1:-1] for form in forms}
-    _secrets.update(form for form in forms if len(form) >= least and form.lower() not in ("true", "false", "none", "null"))
+    _secrets.update(
+        form for form in forms if len(form) >= least and form.lower() not in ("true", "false", "none", "null")
+    )
 
 
 def _is_sure(secret: str) -> bool:
@@ -203,7 +207,9 @@ def _user_end(scheme: str, rest: str) -> int:
         return 0
     parameters = re.search(r"\?[\w.-]+=", rest)
     before = rest[: parameters.start()] if parameters else rest
-    if "@" in before and ("@" in authority or (port and not port.isdigit()) or scheme.lower().startswith(DATABASES)):
+    if "@" in before and (
+        "@" in authority or (port and not port.isdigit()) or scheme.lower().startswith(DATABASES)
+    ):
         return before.rfind("@") + 1
     return rest.rfind("@") + 1 if port and not port.isdigit() else 0
 

@@ -21,11 +21,14 @@ def find_benchmark_runs(tracker: Tracker, ids: Sequence[str] | None) -> list[Run
     known = benchmark_runs(tracker)
     if not known and tracker.find(kind=Kind.JOB):
         raise UsageError(
-            f"{tracker.uri} has jobs, but their benchmark runs were deleted: restore one in MLflow's page, or repeat its "
+            f"{tracker.uri} has jobs, but their benchmark runs were deleted: restore one in MLflow's page, "
+            "or repeat its "
             "command, which does no finished job again"
         )
     if not known:
-        raise UsageError(f"{tracker.uri} has no benchmark run yet; start one with: python run_benchmark.py --dataset demo")
+        raise UsageError(
+            f"{tracker.uri} has no benchmark run yet; start one with: python run_benchmark.py --dataset demo"
+        )
     if ids is None:
         return known[:1]
     if ALL_RUNS in ids:
@@ -34,9 +37,14 @@ def find_benchmark_runs(tracker: Tracker, ids: Sequence[str] | None) -> list[Run
     for wanted in ids:
         hits = [run.run_id for run in known if wanted and run.run_id.startswith(wanted)]
         if len(hits) > 1:
-            raise UsageError(f"run id {wanted!r} fits {len(hits)} runs of {tracker.uri}: {', '.join(hits)}; give more of it")
+            raise UsageError(
+                f"run id {wanted!r} fits {len(hits)} runs of {tracker.uri}: {', '.join(hits)}; give more of "
+                "it"
+            )
         if not hits:
-            raise UsageError(f"no run {wanted!r} in {tracker.uri}: {near(wanted, [r.run_id for r in known[:20]])}")
+            raise UsageError(
+                f"no run {wanted!r} in {tracker.uri}: {near(wanted, [r.run_id for r in known[:20]])}"
+            )
         chosen.update(hits)
     return [run for run in known if run.run_id in chosen]
 

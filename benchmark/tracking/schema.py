@@ -96,7 +96,8 @@ class Artifact:
 
     # a benchmark run
     EARLIER_CONFIG, JOBS, REPORT = "call.yaml", "jobs.json", "report"
-    """Its options in stores of version 0.1.0; the list of its jobs, from which reports are made; its report's folder."""
+    """Its options in stores of version 0.1.0; the list of its jobs, from which reports are made; its report's
+    folder."""
 
     # a method's run, when its search is over
     TUNING, TRIALS, IMPORTANCES = "tuning.json", "trials.csv", "importances.json"
@@ -135,7 +136,11 @@ class Budget:
     def __str__(self) -> str:
         """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
         trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
-        return trials if self.seconds is None else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
+        return (
+            trials
+            if self.seconds is None
+            else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
+        )
 
 
 RENAMED_SWITCHES = {"beta_view": "beta_output"}
@@ -145,7 +150,9 @@ RENAMED_SWITCHES = {"beta_view": "beta_output"}
 def current_params(params: Mapping[str, str]) -> dict[str, str]:
     """The logged settings of a run under the names of this version."""
     renamed = {f"protocol.{old}": f"protocol.{new}" for old, new in RENAMED_SWITCHES.items()}
-    return _with_alignment({renamed.get(name, name): value for name, value in params.items()}, "protocol.text_alignment")
+    return _with_alignment(
+        {renamed.get(name, name): value for name, value in params.items()}, "protocol.text_alignment"
+    )
 
 
 RENAMED_ALIGNMENTS = {"corrected": "by_name"}

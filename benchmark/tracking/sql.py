@@ -65,7 +65,9 @@ class RunTables:
         for i, name in enumerate(names):
             tag = TAGS.alias(f"tag{i}")
             query = query.where(
-                RUNS.c.run_uuid.in_(select(tag.c.run_uuid).where(tag.c.key == name, tag.c.value == tags[name]))
+                RUNS.c.run_uuid.in_(
+                    select(tag.c.run_uuid).where(tag.c.key == name, tag.c.value == tags[name])
+                )
                 if i == 0
                 else select(tag.c.run_uuid)
                 .where(tag.c.run_uuid == RUNS.c.run_uuid, tag.c.key == name, tag.c.value == tags[name])
@@ -92,7 +94,9 @@ class RunTables:
             rows = {row.run_id: row for row in self._complete(connection, list(facts.values()))}
         return {key: rows[run_id] for key, run_id in found.items()}
 
-    def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
+    def histories(
+        self, run_ids: Iterable[str], metrics: Sequence[str]
+    ) -> dict[tuple[str, str], dict[int, float]]:
         """Values by step of metrics of runs, by run and metric; the later one if a step was logged twice."""
         shown = [HISTORY.c[name] for name in ("run_uuid", "key", "step", "value", "is_nan")]
         query = (
@@ -108,16 +112,22 @@ class RunTables:
         return found
 
     def _active(self, status: str | None) -> Select[Any]:
-        query = select(*FACTS).where(RUNS.c.experiment_id == self.experiment, RUNS.c.lifecycle_stage == "active")
+        query = select(*FACTS).where(
+            RUNS.c.experiment_id == self.experiment, RUNS.c.lifecycle_stage == "active"
+        )
         query = query if status is None else query.where(RUNS.c.status == status)
         return query.order_by(RUNS.c.start_time.desc(), RUNS.c.run_uuid)
 
     def _complete(self, connection: Any, facts: Sequence[Any]) -> list[RunRecord]:
         """Runs with their tags, settings and metrics."""
-        tags, params, metrics = (self._values(connection, source, facts) for source in (TAGS, PARAMS, METRICS))
+        tags, params, metrics = (
+            self._values(connection, source, facts) for source in (TAGS, PARAMS, METRICS)
+        )
         return [RunRecord.of(tuple(fact), tags[fact[0]], params[fact[0]], metrics[fact[0]]) for fact in facts]
 
-    def _values(self, connection: Any, source: TableClause, facts: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    def _values(
+        self, connection: Any, source: TableClause, facts: Sequence[Any]
+    ) -> dict[str, dict[str, Any]]:
         """Values by key of a table, for each run."""
         found: dict[str, dict[str, Any]] = {run_id: {} for run_id, *_ in facts}
         chosen = [source.c[name] for name in ("run_uuid", "key", "value", "is_nan") if name in source.c]

@@ -81,7 +81,9 @@ class Tracker:
         Unavailable: the disk is full, and was so for ``patience()`` seconds.
     """
 
-    def __init__(self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, *, address: str | None = None) -> None:
+    def __init__(
+        self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, *, address: str | None = None
+    ) -> None:
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
         self.address = address or uri
         """Address of what is open: the store or its copy."""
@@ -103,7 +105,9 @@ class Tracker:
             reason = why_closed(error)
             if _is_half_made(uri):
                 reason += "; its tables are incomplete and hold no run: drop the database and create it again"
-            raise UsageError(f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})") from error
+            raise UsageError(
+                f"--tracking-uri {without_password(uri)}: cannot be opened ({reason})"
+            ) from error
         self._tables = _tables(self.client, self.experiment_id)
 
     @classmethod
@@ -134,10 +138,16 @@ class Tracker:
 
         file = sqlite_file(self.uri)
         location = None if _is_server(self.uri) else self.artifacts.resolve().as_uri()
-        tags = EXPERIMENT_TAGS if file is None else {**EXPERIMENT_TAGS, PLACE: place_beside(file, self.artifacts)}
+        tags = (
+            EXPERIMENT_TAGS
+            if file is None
+            else {**EXPERIMENT_TAGS, PLACE: place_beside(file, self.artifacts)}
+        )
         if file is not None:
             location = (Path(os.path.realpath(file)).parent / tags[PLACE]).as_uri()
-        with opening(self.address, LAST_TABLE, lambda address: _make(address, self.experiment, str(location), tags)):
+        with opening(
+            self.address, LAST_TABLE, lambda address: _make(address, self.experiment, str(location), tags)
+        ):
             client = MlflowClient(self.address)
             found: Any = client.get_experiment_by_name(self.experiment)
             if found is None:
@@ -215,7 +225,9 @@ class Tracker:
         def create() -> str:
             nonlocal tried
             if tried:
-                for run in self.client.search_runs([self.experiment_id], f"tags.opening = '{all_tags['opening']}'"):
+                for run in self.client.search_runs(
+                    [self.experiment_id], f"tags.opening = '{all_tags['opening']}'"
+                ):
                     return str(run.info.run_id)
             tried = True
             return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
@@ -245,7 +257,9 @@ class Tracker:
         for i in range(0, len(entries), 90):
             self._do(partial(self.client.log_batch, run_id, params=entries[i : i + 90]))
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0, *, wait: bool = True) -> None:
+    def log_metrics(
+        self, run_id: str, metrics: Mapping[str, float], step: int = 0, *, wait: bool = True
+    ) -> None:
         """Log metrics at a step.
 
         Raises:
@@ -264,9 +278,15 @@ class Tracker:
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """All values of a metric by step; the later one if a step was logged twice."""
-        return sorted({m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))}.items())
+        return sorted(
+            {
+                m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))
+            }.items()
+        )
 
-    def histories(self, run_ids: Iterable[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
+    def histories(
+        self, run_ids: Iterable[str], metrics: Sequence[str]
+    ) -> dict[tuple[str, str], dict[int, float]]:
         """Values by step of metrics of runs, by run and metric; without metrics that were never logged."""
         ids = list(run_ids)
         if (tables := self._tables) is not None:
@@ -368,7 +388,9 @@ class Tracker:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise UsageError(f"run {run_id} of {without_password(self.uri)}: artifact {file} is not JSON ({error})") from None
+            raise UsageError(
+                f"run {run_id} of {without_password(self.uri)}: artifact {file} is not JSON ({error})"
+            ) from None
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""
@@ -416,7 +438,9 @@ def _no_answer(uri: str) -> str:
 def _is_deleted(error: Exception) -> bool:
     """Whether an error means that a run or experiment was deleted."""
     code = getattr(error, "error_code", None)
-    return code == "RESOURCE_DOES_NOT_EXIST" or (code is not None and "Current state is deleted" in str(error))
+    return code == "RESOURCE_DOES_NOT_EXIST" or (
+        code is not None and "Current state is deleted" in str(error)
+    )
 
 
 def _is_half_made(uri: str) -> bool:
@@ -454,7 +478,9 @@ def _make(address: str, experiment: str, artifacts: str, tags: Mapping[str, str]
 
     try:
         store: Any = SqlAlchemyStore(address, artifacts)  # type: ignore[no-untyped-call]
-        store.create_experiment(experiment, artifacts, [ExperimentTag(key, value) for key, value in tags.items()])
+        store.create_experiment(
+            experiment, artifacts, [ExperimentTag(key, value) for key, value in tags.items()]
+        )
     finally:
         if (engine := SqlAlchemyStore._engine_map.pop(address, None)) is not None:
             engine.dispose()

@@ -44,7 +44,7 @@ from benchmark.tuning.trial import Pruned, Trial, _distribution, _Handle, _patie
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 FAILURES_PER_TRIAL = 2
-"""A study gives up after this many failed trials per trial of its budget (per finished one if it has none)."""
+"""Failed trials per trial of its budget (per finished one without a budget) after which a study ends."""
 FORGIVEN = "forgiven_failures"
 """User attribute of a study: failed trials that no longer count, because the user asked for a retry."""
 LAST_TABLE = "alembic_version"
@@ -101,7 +101,9 @@ class Study:
     """Published or default hyperparameters: trial 0."""
     config: TuningConfig
 
-    def run(self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks = NO_OTHERS) -> TuningResult:
+    def run(
+        self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks = NO_OTHERS
+    ) -> TuningResult:
         """Run trials until the budget is used up, then wait for those of other processes.
 
         Args:
@@ -124,7 +126,9 @@ class Study:
         with suppress(JobError):  # the other process reports it
             self._run(objective, locks, to_the_end=False)
 
-    def _run(self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks, *, to_the_end: bool) -> None:
+    def _run(
+        self, objective: Callable[[Trial, Mapping[str, Any]], float], locks: TrialLocks, *, to_the_end: bool
+    ) -> None:
         study = _patiently(self._open)
         while True:
             # Choose a trial while no other process does.
@@ -147,7 +151,11 @@ class Study:
             study = self._load()
         except KeyError:
             return False
-        return self._used_up(study) and not _count(study, TrialState.RUNNING) and _count(study, TrialState.COMPLETE) > 0
+        return (
+            self._used_up(study)
+            and not _count(study, TrialState.RUNNING)
+            and _count(study, TrialState.COMPLETE) > 0
+        )
 
     def _used_up(self, study: optuna.Study) -> bool:
         """Whether no further trial starts if those that run succeed."""
@@ -192,7 +200,9 @@ class Study:
         """
         if self._gave_up(study):
             failed = _count(study, TrialState.FAIL)
-            raise JobError(f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)")
+            raise JobError(
+                f"study {self.name}: {failed} trials failed; see their runs (--retry-failed draws others)"
+            )
 
     def finished_trials(self) -> int:
         """Number of finished trials (complete or pruned); 0 if the study does not exist."""
@@ -233,10 +243,14 @@ class Study:
         study = self._load()
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         reason = _no_importances([t.value or 0.0 for t in finished], len(self.ranges))
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=64, max_depth=64, seed=self.config.seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(
+            n_trees=64, max_depth=64, seed=self.config.seed
+        )
         found: dict[str, float] = {}
         if not reason:
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(self.ranges))
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, params=list(self.ranges)
+            )
         return Importances(len(finished), {k: float(v) for k, v in found.items()}, reason, self.config.seed)
 
     def _load(self) -> optuna.Study:
@@ -249,7 +263,9 @@ class Study:
 
     def _open(self) -> optuna.Study:
         storage = open_storage(self.storage)
-        return optuna.create_study(study_name=self.name, storage=storage, direction="maximize", load_if_exists=True)
+        return optuna.create_study(
+            study_name=self.name, storage=storage, direction="maximize", load_if_exists=True
+        )
 
     def _view(self, study: optuna.Study, number: int) -> optuna.Study:
         """A study in memory with what the sampler and the pruner of a trial may see."""
@@ -308,7 +324,9 @@ class Study:
         values = dict(self.start) if number == 0 else self._view(study, number).ask(distributions).params
         return _running(values, distributions)
 
-    def _do(self, study: optuna.Study, number: int, objective: Callable[[Trial, Mapping[str, Any]], float]) -> None:
+    def _do(
+        self, study: optuna.Study, number: int, objective: Callable[[Trial, Mapping[str, Any]], float]
+    ) -> None:
         handle = _patiently(lambda: _Handle(study, number, self._view(study, number)))
         try:
             try:
@@ -350,13 +368,22 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
     shown = without_password(uri)
     try:
         return patiently(lambda: _opened(uri), disk_is_full, f"Optuna storage {shown} cannot be written")
-    except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError, RuntimeError) as error:
+    except (
+        optuna.exceptions.OptunaError,
+        SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+        ImportError,
+        RuntimeError,
+    ) as error:
         raise UsageError(f"--storage {shown}: cannot be opened ({why_closed(error)})") from error
 
 
 def _opened(uri: str) -> optuna.storages.RDBStorage:
     is_file = sqlite_file(uri) is not None
-    options: dict[str, Any] = {"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True}
+    options: dict[str, Any] = (
+        {"connect_args": {"timeout": LOCK_SECONDS}} if is_file else {"pool_pre_ping": True}
+    )
 
     def make(address: str) -> None:
         optuna.storages.RDBStorage(address, engine_kwargs=options).engine.dispose()
@@ -384,7 +411,9 @@ def _fail(study: optuna.Study, number: int, reason: str) -> None:
     _tell(study, number, state=TrialState.FAIL)
 
 
-def _tell(study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None) -> None:
+def _tell(
+    study: optuna.Study, number: int, value: float | None = None, state: TrialState | None = None
+) -> None:
     """Record the end of a trial, unless a broken connection delivered it before."""
 
     def tell() -> None:

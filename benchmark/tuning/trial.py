@@ -94,7 +94,9 @@ def _patiently(action: Callable[[], T]) -> T:
 def _running(
     values: Mapping[str, Any], distributions: Mapping[str, optuna.distributions.BaseDistribution]
 ) -> optuna.trial.FrozenTrial:
-    return optuna.trial.create_trial(state=TrialState.RUNNING, params=dict(values), distributions=dict(distributions))
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=dict(values), distributions=dict(distributions)
+    )
 
 
 def _distribution(r: Range) -> optuna.distributions.BaseDistribution:

@@ -65,7 +65,9 @@ def load_npy_dict(path: Path) -> dict[str, NDArray[np.float32]]:
         fix = DICT_OF_VECTORS if raw[:1] == pickle.PROTO else FETCH_AGAIN
         raise UnreadableFile(path, f"not a .npy file, or a truncated one ({error!s:.100})", fix) from None
     if not dtype.hasobject or shape != ():
-        raise UnreadableFile(path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS)
+        raise UnreadableFile(
+            path, f"holds an array {list(shape)} without the names of its rows", DICT_OF_VECTORS
+        )
 
     # The pickle behind the header.
     interpreter = Interpreter(Bounded(file, len(raw)), allow_objects=True, table=WITH_TENSORS)
@@ -87,7 +89,9 @@ DICT_OF_VECTORS = "save a dict of class name to vector: np.save(file, {name: arr
 
 def _vector(path: Path, name: str, value: object) -> NDArray[np.float32]:
     """A class embedding ``[D]``. Numbers beyond float32 become infinite, which is reported later."""
-    if isinstance(value, list | tuple) and all(type(x) in (int, float) or isinstance(x, np.number) for x in value):
+    if isinstance(value, list | tuple) and all(
+        type(x) in (int, float) or isinstance(x, np.number) for x in value
+    ):
         value = np.array([float(x) for x in value])
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[0] == 1:
         value = value[0]

@@ -10,7 +10,10 @@ from benchmark.system.files import check_file, raise_outside
 
 START_BYTES = 512
 FETCH_AGAIN = "fetch or extract it again"
-FETCH_TRUSTED = "if it is your own, write plain data (lists, texts, numpy arrays); else fetch it again from a source you trust"
+FETCH_TRUSTED = (
+    "if it is your own, write plain data (lists, texts, numpy arrays); "
+    "else fetch it again from a source you trust"
+)
 _UNPACK = "unpack it first"
 _NO_FEATURES = "fetch the file itself, or keep files that are no features out of the folder"
 _FORMAT = "write it as the user guide (docs/data.md) says"
@@ -110,9 +113,13 @@ def known_kind(start: bytes) -> Foreign | None:
     if start.startswith(b"RIFF") and start[8:12] in (b"AVI ", b"WAVE"):
         return Foreign("an AVI video or WAVE sound", _NO_FEATURES)
     if _PAGE.match(start):
-        return Foreign("a web page", "open it to see why, then download the file: some sites ask to confirm", packed=True)
+        return Foreign(
+            "a web page", "open it to see why, then download the file: some sites ask to confirm", packed=True
+        )
     if _ANNEX.match(start):
-        return Foreign("a pointer of git-annex, not the file itself", "fetch the file itself: git annex get", packed=True)
+        return Foreign(
+            "a pointer of git-annex, not the file itself", "fetch the file itself: git annex get", packed=True
+        )
     return None
 
 
@@ -121,7 +128,9 @@ def likely_kind(start: bytes) -> Foreign | None:
     if not start:
         return Foreign("an empty file", FETCH_AGAIN, packed=True)
     if not start.strip(b"\0"):
-        return Foreign("nothing but zero bytes at its beginning, as interrupted downloads have", FETCH_AGAIN, packed=True)
+        return Foreign(
+            "nothing but zero bytes at its beginning, as interrupted downloads have", FETCH_AGAIN, packed=True
+        )
     text = _is_text(start) and not _TEXT_PICKLE.match(start)
     return known_kind(start) or (Foreign(f"plain text ({_shown(start)})", _NO_FEATURES) if text else None)
 

@@ -145,4 +145,6 @@ def _is_complete(element: Any) -> bool:
     Pickles fill a list in batches of ``BATCH``, and a batch of one has no mark. So a list that is empty or
     has only full batches may still get its last element.
     """
-    return isinstance(element, tuple) or (isinstance(element, list) and len(element) > 1 and len(element) % BATCH != 0)
+    return isinstance(element, tuple) or (
+        isinstance(element, list) and len(element) > 1 and len(element) % BATCH != 0
+    )

@@ -46,7 +46,13 @@ def _storage(raw: object) -> NDArray[np.generic]:
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> NDArray[np.generic]:
     """A view of a storage, possibly transposed, that has no more numbers than the storage."""
-    if isinstance(storage, np.ndarray) and type(offset) is int and offset >= 0 and is_shape(size) and is_shape(stride):
+    if (
+        isinstance(storage, np.ndarray)
+        and type(offset) is int
+        and offset >= 0
+        and is_shape(size)
+        and is_shape(stride)
+    ):
         assert isinstance(size, tuple)  # is_shape
         assert isinstance(stride, tuple)
         count = math.prod(size)
@@ -57,8 +63,12 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
                 return np.zeros(size, storage.dtype)
             steps = [step * storage.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
             return np.asarray(np.lib.stride_tricks.as_strided(storage[offset:], size, steps), order="C")
-    repeats = " (write x.contiguous(), if it repeats them)" if isinstance(stride, tuple) and 0 in stride else ""
-    raise Refusal(f"a tensor of size {shown(size)} and stride {shown(stride)}, which its numbers do not fill{repeats}")
+    repeats = (
+        " (write x.contiguous(), if it repeats them)" if isinstance(stride, tuple) and 0 in stride else ""
+    )
+    raise Refusal(
+        f"a tensor of size {shown(size)} and stride {shown(stride)}, which its numbers do not fill{repeats}"
+    )
 
 
 def _parameter(tensor: object, *_: object) -> object:

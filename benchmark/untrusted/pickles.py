@@ -106,7 +106,11 @@ def shown(value: object) -> str:
         return repr(value[:60])
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**64):
         return repr(value)
-    if isinstance(value, tuple) and len(value) <= 4 and not any(isinstance(x, tuple | list | dict | set) for x in value):
+    if (
+        isinstance(value, tuple)
+        and len(value) <= 4
+        and not any(isinstance(x, tuple | list | dict | set) for x in value)
+    ):
         return f"({', '.join(map(shown, value))})"
     return str(value)[:40] if isinstance(value, np.dtype) else type(value).__name__
 
@@ -130,12 +134,19 @@ def _dtype(spec: object, align: object = False, copy: object = True) -> np.dtype
 
 def _scalar(dtype: object, raw: object = b"") -> Any:
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
+    if (
+        not isinstance(dtype, np.dtype)
+        or dtype.hasobject
+        or not isinstance(raw, bytes)
+        or len(raw) != dtype.itemsize
+    ):
         raise Refusal(f"numpy scalar of {shown(dtype)}")
     return np.frombuffer(raw, dtype)[0] if raw else dtype.type()
 
 
-def _frombuffer(buffer: object, dtype: object, shape: object, order: object, axis_order: object = None) -> NDArray[Any]:
+def _frombuffer(
+    buffer: object, dtype: object, shape: object, order: object, axis_order: object = None
+) -> NDArray[Any]:
     plain = isinstance(dtype, np.dtype) and not dtype.hasobject and isinstance(buffer, bytes | bytearray)
     if not plain or order not in ("C", "F") or axis_order is not None or not is_shape(shape):
         raise Refusal(f"numpy _frombuffer of {shown(dtype)} with shape {shown(shape)}")
@@ -275,7 +286,9 @@ class Interpreter(pickle._Unpickler):
     read: Callable[[int], bytes]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]) -> None:
+    def __init__(
+        self, file: Bounded, *, allow_objects: bool, table: Mapping[tuple[str, str], object]
+    ) -> None:
         super().__init__(file, encoding="latin1")
         self._size = file.size
         self._left = ALLOCATED_PER_BYTE * file.size + 2**20
@@ -330,7 +343,9 @@ class Interpreter(pickle._Unpickler):
         else:
             fits = dtype.itemsize > 0 and type(raw) is bytes and len(raw) == count * dtype.itemsize
         if not fits:
-            raise Refusal(f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill")
+            raise Refusal(
+                f"numpy array of shape {shown(shape)} and dtype {dtype!s:.20}, which its bytes do not fill"
+            )
         self._spend(count * dtype.itemsize)
         array.__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[arg-type]
 
@@ -361,7 +376,10 @@ def _set_dtype(dtype: np.dtype[Any], state: Any) -> None:
     """Set the byte order; all else (fields, sizes, flags) is refused, since numpy does not check it."""
     plain = type(state) is tuple and len(state) in (7, 8) and state[2:5] == (None, None, None)
     same = (
-        plain and state[5] in (-1, dtype.itemsize) and state[6] in (-1, dtype.alignment) and state[7:] in ((), (dtype.flags,))
+        plain
+        and state[5] in (-1, dtype.itemsize)
+        and state[6] in (-1, dtype.alignment)
+        and state[7:] in ((), (dtype.flags,))
     )
     if not same or state[1] not in ("<", ">", "=", "|"):
         raise Refusal(f"numpy dtype state {shown(state)}")
@@ -389,7 +407,11 @@ def run(path: Path, interpreter: Interpreter, start: bytes | None = None) -> Any
     except DAMAGE as error:
         if start is not None and (foreign := likely_kind(start)):
             raise another_kind(path, foreign) from None
-        why = f"unknown instruction or memo {error}" if type(error) is KeyError else f"{type(error).__name__}: {error!s:.100}"
+        why = (
+            f"unknown instruction or memo {error}"
+            if type(error) is KeyError
+            else f"{type(error).__name__}: {error!s:.100}"
+        )
         raise unreadable(path, error, f"truncated or damaged pickle ({why})") from None
     except RecursionError:
         raise RefusedPickle(path, "content that is nested without end") from None
@@ -415,7 +437,9 @@ def load_arguments(path: Path) -> dict[str, Any]:
     """
     content = _load(path, _ARGUMENTS, allow_objects=False)
     if type(content) is not _Namespace:
-        raise UnreadableFile(path, f"holds no argparse Namespace but {type(content).__name__}", "give the args.pkl of the run")
+        raise UnreadableFile(
+            path, f"holds no argparse Namespace but {type(content).__name__}", "give the args.pkl of the run"
+        )
     return dict(content)
 
 

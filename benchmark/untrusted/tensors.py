@@ -46,7 +46,11 @@ def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 
 def is_plain(x: object) -> bool:
-    return isinstance(x, Tensor) and x.layout == torch.strided and not (x.is_meta or x.is_quantized or x.is_nested)
+    return (
+        isinstance(x, Tensor)
+        and x.layout == torch.strided
+        and not (x.is_meta or x.is_quantized or x.is_nested)
+    )
 
 
 _WEIGHTS = "give a file that torch.save wrote"
@@ -76,7 +80,9 @@ def load_tensors(path: Path) -> Any:
         raise_outside(error, path)
         raise_unreadable(path)  # torch hides the system's error
         why = f"{type(error).__name__}: {error!s:.150}"
-        raise UsageError(f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}") from None
+        raise UsageError(
+            f"{path}: cannot be read as a checkpoint, truncated or damaged ({why}); {FETCH_AGAIN}"
+        ) from None
 
 
 def _refuse_inflated(path: Path) -> None:
@@ -91,12 +97,17 @@ def _refuse_inflated(path: Path) -> None:
     except (OSError, zipfile.BadZipFile, ValueError):
         return  # the older format, a damaged file or a failing disk, which are reported later
     if size > path.stat().st_size:
-        raise UsageError(f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again")
+        raise UsageError(
+            f"{path}: refused: its records unpack to {size:,} bytes, more than the file; fetch it again"
+        )
 
 
 def _unsafe(path: Path) -> str:
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
-            return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "an instruction that is not allowed"
+            return (
+                ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+                or "an instruction that is not allowed"
+            )
     except Exception:  # this only names the problem, and a damaged or old file can fail in any way
         return "something other than tensors and plain values"

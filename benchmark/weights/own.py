@@ -1,7 +1,8 @@
 """Reads trained weights that this benchmark wrote, with their record.
 
 They are in a folder with ``config.json`` and one of ``model.safetensors`` (exported), ``best.pt`` and
-``final.pt``. ``published.py`` reads those of the published code. ``protocol.stages.evaluate_weights`` tests both.
+``final.pt``. ``published.py`` reads those of the published code. ``protocol.stages.evaluate_weights`` tests
+both.
 """
 
 from __future__ import annotations
@@ -75,10 +76,14 @@ class Weights:
             with torch.device("meta"):
                 skeleton = self.method(self.config, spec).state_dict()
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-            raise UsageError(f"{self.record}: no {self.method.title} can be built with these sizes ({error!s:.150})") from None
+            raise UsageError(
+                f"{self.record}: no {self.method.title} can be built with these sizes ({error!s:.150})"
+            ) from None
         problems = list(state_problems(self.state, skeleton))
         if problems:
-            listed = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+            listed = "; ".join(problems[:6]) + (
+                f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+            )
             raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {listed}")
 
 
@@ -97,7 +102,8 @@ def digest_of(*weights: Weights) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of the published code without running code: ``epoch``, ``model`` (a state dict), more.
+    """Read a checkpoint of the published code without running code: ``epoch``, ``model`` (a state dict),
+    more.
 
     Raises:
         UsageError: it is missing or damaged, has objects that no checkpoint needs, or lacks one of the two.
@@ -144,12 +150,19 @@ def read_own(folder: Path, stage: int, methods: Mapping[str, type[Method]]) -> W
         raise_outside(error, path)
         raise UsageError(f"{path}: not the record of a trained job ({error})") from None
     if record.stage != stage:
-        raise UsageError(f"--stage-{'ab'[stage - 1]} {folder}: holds stage {record.stage}; swap the two folders")
+        raise UsageError(
+            f"--stage-{'ab'[stage - 1]} {folder}: holds stage {record.stage}; swap the two folders"
+        )
     if record.method not in methods:
-        raise UsageError(f"{path}: unknown method {record.method!r}: {near(record.method, methods)} (a plug-in needs --plugin)")
+        raise UsageError(
+            f"{path}: unknown method {record.method!r}: {near(record.method, methods)} (a plug-in needs "
+            "--plugin)"
+        )
     file = next((folder / name for name in OWN_WEIGHTS if (folder / name).is_file()), None)
     if file is None:
-        raise UsageError(f"{folder}: no weights in it (one of {', '.join(OWN_WEIGHTS)}); they were moved or removed")
+        raise UsageError(
+            f"{folder}: no weights in it (one of {', '.join(OWN_WEIGHTS)}); they were moved or removed"
+        )
     recorded = _recorded_settings(path, methods[record.method], record.settings)
     return Weights(
         file=file,
@@ -177,7 +190,9 @@ def _own_state(file: Path) -> Mapping[str, Tensor]:
         except (OSError, MemoryError, SafetensorError) as error:
             raise_outside(error, file)
             raise_unreadable(file)
-            raise UsageError(f"{file}: cannot be read, truncated or damaged ({error!s:.150}); export it again") from None
+            raise UsageError(
+                f"{file}: cannot be read, truncated or damaged ({error!s:.150}); export it again"
+            ) from None
     state: Mapping[str, Tensor] = load_checkpoint(file)["model"]
     return state
 
@@ -190,7 +205,9 @@ def _recorded_settings(path: Path, method: type[Method], record: Mapping[str, Ma
     return Settings.validated(method, record, str(path), published=False)
 
 
-def write_weights_record(folder: Path, identity: Mapping[str, Any], key: str, result: Mapping[str, Any]) -> None:
+def write_weights_record(
+    folder: Path, identity: Mapping[str, Any], key: str, result: Mapping[str, Any]
+) -> None:
     """Write the record that ``read_own`` reads beside a job's weights: identity, epochs, results.
 
     Args:

@@ -1,9 +1,9 @@
 """Reads run folders of the published code, also those that its authors distribute, as weights of our methods.
 
-Each folder has ``args.pkl``. That of stage A (trained for selection) has ``<Class>_score.pt``, that of stage B
-(trained on all training data) ``checkpoints/<Class>_score_ckpt_<epoch>.pt``. The ``epoch`` in stage A's file,
-minus one, gives the name of stage B's file. No code of them runs: a restricted unpickler reads arguments, and
-``weights_only`` reads tensors.
+Each folder has ``args.pkl``. That of stage A (trained for selection) has ``<Class>_score.pt``, that of stage
+B (trained on all training data) ``checkpoints/<Class>_score_ckpt_<epoch>.pt``. The ``epoch`` in stage A's
+file, minus one, gives the name of stage B's file. No code of them runs: a restricted unpickler reads
+arguments, and ``weights_only`` reads tensors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]])
     kinds = [_kind(folder, option) for folder, option in ((stage_a, "--stage-a"), (stage_b, "--stage-b"))]
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"--stage-a {stage_a} is {kinds[0]} and --stage-b {stage_b} is {kinds[1]}; give both stages of one training"
+            f"--stage-a {stage_a} is {kinds[0]} and --stage-b {stage_b} is {kinds[1]}; give both stages of "
+            "one training"
         )
     if kinds[0] == "ours":
         first, final = read_own(stage_a, 1, methods), read_own(stage_b, 2, methods)
@@ -76,7 +77,9 @@ def _check_same_training(first: Weights, final: Weights) -> None:
         }
         for w in (first, final)
     ]
-    names = [n for n in facts[0] | facts[1] if facts[0].get(n) != facts[1].get(n) and n != "protocol.seen_test"]
+    names = [
+        n for n in facts[0] | facts[1] if facts[0].get(n) != facts[1].get(n) and n != "protocol.seen_test"
+    ]
     if names:
         shown = ", ".join(f"{n} {facts[0].get(n)} and {facts[1].get(n)}" for n in names[:6])
         raise UsageError(f"{first.file.parent} and {final.file.parent} are of different trainings: {shown}")
@@ -123,15 +126,21 @@ class _Arguments(BaseModel):
         """
         if "squared" in (self.distance_fn or "").lower():
             raise ValueError(
-                f"distance_fn={self.distance_fn!r} is not supported; the published numbers use Euclidean distances"
+                f"distance_fn={self.distance_fn!r} is not supported; the published numbers use Euclidean "
+                "distances"
             )
         if self.batch_seqlen_test == "fixed" and not self.batch_seqlen_test_trim.lower().startswith("cent"):
             raise ValueError(
-                f"batch_seqlen_test_trim={self.batch_seqlen_test_trim!r} is not supported: the test cuts in the centre"
+                f"batch_seqlen_test_trim={self.batch_seqlen_test_trim!r} is not supported: the test cuts in "
+                "the centre"
             )
         parts = {"train": self.batch_seqlen_train_maxlen, "test": self.batch_seqlen_test_maxlen}
         kinds = {"train": self.batch_seqlen_train, "test": self.batch_seqlen_test}
-        missing = [f"batch_seqlen_{part}_maxlen" for part, kind in kinds.items() if kind == "fixed" and parts[part] is None]
+        missing = [
+            f"batch_seqlen_{part}_maxlen"
+            for part, kind in kinds.items()
+            if kind == "fixed" and parts[part] is None
+        ]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing beside a fixed length")
         wanted = {part: "max" if kind == "max" else parts[part] for part, kind in kinds.items()}
@@ -150,14 +159,18 @@ def _read_arguments(folder: Path) -> tuple[dict[str, Any], _Arguments]:
         raise UsageError(validation_message(error, str(path))) from None
 
 
-def _read_published(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]]) -> tuple[Weights, Weights]:
+def _read_published(
+    stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]]
+) -> tuple[Weights, Weights]:
     arguments = [_read_arguments(folder) for folder in (stage_a, stage_b)]
     for folder, option, (_, args), expected in zip(
         (stage_a, stage_b), ("--stage-a", "--stage-b"), arguments, (False, True), strict=True
     ):
         if args.retrain_all is not None and args.retrain_all != expected:
             is_stage = "A (trained for selection)" if expected else "B (trained on all training data)"
-            raise UsageError(f"{option} {folder}: its retrain_all says that it is stage {is_stage}; swap the two folders")
+            raise UsageError(
+                f"{option} {folder}: its retrain_all says that it is stage {is_stage}; swap the two folders"
+            )
     method, file_a = _scored(stage_a, methods)
     content_a = load_checkpoint(file_a)
     epoch = content_a["epoch"] - 1
@@ -181,7 +194,8 @@ def _scored(folder: Path, methods: Mapping[str, type[Method]]) -> tuple[type[Met
     if len(files) != 1:
         what = f"several: {', '.join(p.name for p in files)}" if files else "none"
         raise UsageError(
-            f"--stage-a {folder}: expected one file <Class>{SCORE}.pt, found {what}; <Class> is one of {', '.join(known)}"
+            f"--stage-a {folder}: expected one file <Class>{SCORE}.pt, found {what}; <Class> is one of "
+            f"{', '.join(known)}"
         )
     name = files[0].name.removesuffix(f"{SCORE}.pt")
     if name not in known:
@@ -208,7 +222,10 @@ def _published_weights(
         state = method.published_state(content["model"])
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"{file}: {error}") from None
-    sizes = {"audio": args.input_size_audio or args.input_size, "video": args.input_size_video or args.input_size}
+    sizes = {
+        "audio": args.input_size_audio or args.input_size,
+        "video": args.input_size_video or args.input_size,
+    }
     return Weights(
         file=file,
         record=path,

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: defaults, help, errors with their exit codes, machine-readable output."""
+"""The command line of a user: defaults, help, errors with exit codes, machine-readable output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ SETS = [f"--set={s}" for s in TINY]
 
 @pytest.fixture
 def shell(
-    tmp_path: Path, runs: Path, templates: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    runs: Path,
+    templates: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Shell:
     data = shutil.copytree(templates / "data", tmp_path / "data")
     for name, place in {"DATA_ROOT": data, "RUNS_DIR": runs, "REPORTS_DIR": tmp_path / "reports"}.items():
@@ -38,13 +42,29 @@ def test_a_command_in_a_process_of_its_own_prints_and_exits_alike(shell: Shell) 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert {m["name"] for m in json.loads(done.stdout)["methods"]} >= {"tcaf", "avca"}
-    assert subprocess.run([*command[:2], "--methods", "tcaff"], capture_output=True, check=False).returncode == 2
+    assert (
+        subprocess.run([*command[:2], "--methods", "tcaff"], capture_output=True, check=False).returncode == 2
+    )
 
 
 def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None:
     file = shell.folder / "out.json"
-    storage = ["--storage", "postgresql+psycopg://me:S3CRETPW@127.0.0.1:9/optuna"]  # without a search nobody opens it
-    text = shell("--methods", "cjme,avgzslnet", "--dataset", "synthetic", "--seeds", "2", "--json", str(file), *storage, *SETS)
+    storage = [
+        "--storage",
+        "postgresql+psycopg://me:S3CRETPW@127.0.0.1:9/optuna",
+    ]  # without a search nobody opens it
+    text = shell(
+        "--methods",
+        "cjme,avgzslnet",
+        "--dataset",
+        "synthetic",
+        "--seeds",
+        "2",
+        "--json",
+        str(file),
+        *storage,
+        *SETS,
+    )
     assert set(json.loads(file.read_text())) == {"report", "tables", "failed"}
     assert "Generalised zero-shot" in text
     assert "generated data" in text
@@ -54,9 +74,17 @@ def test_run_is_the_default_command_and_leaves_both_tables(shell: Shell) -> None
     assert (shell.folder / "reports" / "again" / "gzsl.csv").read_text() == (folder / "gzsl.csv").read_text()
     assert "CJME" in again
     assert "postgresql+psycopg://…@127.0.0.1:9/optuna" in (folder / "report.md").read_text()
-    assert not [f for f in shell.folder.rglob("*") if f.is_file() and b"S3CRETPW" in f.read_bytes()], "a password was written"
-    board = json.loads(shell("report", "--leaderboard", str(folder), "--out", str(shell.folder / "site"), "--json"))
-    assert board == {"page": str(shell.folder / "site" / "index.html"), "reports": ["synthetic"], "results": 2}
+    assert not [f for f in shell.folder.rglob("*") if f.is_file() and b"S3CRETPW" in f.read_bytes()], (
+        "a password was written"
+    )
+    board = json.loads(
+        shell("report", "--leaderboard", str(folder), "--out", str(shell.folder / "site"), "--json")
+    )
+    assert board == {
+        "page": str(shell.folder / "site" / "index.html"),
+        "reports": ["synthetic"],
+        "results": 2,
+    }
 
 
 def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> None:
@@ -72,7 +100,18 @@ def test_dry_run_and_status_show_the_jobs_and_train_nothing(shell: Shell) -> Non
 @pytest.mark.slow
 def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> None:
     places = ["--runs-dir", str(shell.folder / "none")]
-    options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--timeout", "900", *places, *SETS]
+    options = [
+        "--methods",
+        "cjme",
+        "--dataset",
+        "synthetic",
+        "--trials",
+        "2",
+        "--timeout",
+        "900",
+        *places,
+        *SETS,
+    ]
     text = shell("status", *options)
     assert "cjme synthetic-native paper" in text
     assert "2 trials, then the seeds again if settings differ" in text
@@ -128,11 +167,20 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["--dataset", "synthetic", "--set", "protocol.mode=corrected"], "use --mode"),
         (["--dataset", "synthetic", "--data-root", "/proc/nope"], "/proc/nope"),
         (["--dataset", "synthetic", "--reports-dir", "/proc/nope"], "/proc/nope"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"], "tuning needs stage 1"),
+        (
+            ["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--trials", "2"],
+            "tuning needs stage 1",
+        ),
         (["--dataset", "synthetic", "--plugin", "nowhere.py"], "no such file"),
         (["tune", "--methods", "cjme", "--dataset", "synthetic"], "--trials"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"], "combined with --timeout"),
-        (["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"], "--trials 0 disables it"),
+        (
+            ["--methods", "cjme", "--dataset", "synthetic", "--stages", "2", "--timeout", "2"],
+            "combined with --timeout",
+        ),
+        (
+            ["--methods", "cjme", "--dataset", "synthetic", "--trials", "0", "--timeout", "2"],
+            "--trials 0 disables it",
+        ),
         (["--runs-dir", "http://host/runs"], "is an address"),
         (["--json", "s3://bucket/out.json"], "is an address"),
         (["report", "--leaderboard", "--out", "s3://bucket"], "is an address"),
@@ -146,7 +194,9 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["report", "--leaderboard", "nowhere", "--mode", "paper"], "not to the leaderboard"),
     ],
 )
-def test_wrong_usage_is_one_clear_message_and_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
+def test_wrong_usage_is_one_clear_message_and_exit_code_2(
+    shell: Shell, arguments: list[str], message: str
+) -> None:
     assert message in shell.refused(*arguments)
 
 
@@ -180,7 +230,10 @@ def test_a_configuration_that_cannot_be_read_as_options_is_refused(shell: Shell)
         ("- 1\n", "holds a list; write fields"),
         ("settings: train.epochs=1\n", "settings"),
         ("sedes: 1\n", "'seeds'"),
-        ("seeds: 1\nmode: paper\nseeds: 2\n", f"--config {file}: line 3: key 'seeds' is given twice (first in line 1)"),
+        (
+            "seeds: 1\nmode: paper\nseeds: 2\n",
+            f"--config {file}: line 3: key 'seeds' is given twice (first in line 1)",
+        ),
         ("seeds: true\n", "truth value"),
     ):
         file.write_text(text)
@@ -198,7 +251,9 @@ def test_an_option_wins_over_the_configuration_and_a_setting_given_twice_is_note
 def test_list_shows_cards_that_cannot_be_used(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     (shell.folder / "birds.yaml").write_text("name: birds\nkind: real\n")
     cards = load_cards()
-    monkeypatch.setattr("benchmark.data.cards.load_cards", lambda: Cards(cards, load_cards(shell.folder).broken))
+    monkeypatch.setattr(
+        "benchmark.data.cards.load_cards", lambda: Cards(cards, load_cards(shell.folder).broken)
+    )
     states = {d["name"]: d["state"] for d in json.loads(shell("list", "--json"))["datasets"]}
     assert f"cannot be used: {shell.folder}/birds.yaml: title: Field required" in states["birds"]
     assert "stamps" in states
@@ -257,6 +312,8 @@ def test_the_config_of_a_run_runs_again(shell: Shell, tracker: Tracker) -> None:
     assert [j["state"] for j in again] == ["done", "done"]
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["tune"], ["report"], ["list"], ["status"], ["data"], ["data", "import"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["tune"], ["report"], ["list"], ["status"], ["data"], ["data", "import"]]
+)
 def test_every_command_has_help(shell: Shell, command: list[str]) -> None:
     assert "Usage" in shell(*command, "--help")

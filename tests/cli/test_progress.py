@@ -41,7 +41,9 @@ def run_two_jobs(console: Console, *, quiet: bool = False) -> str:
 
 def console(width: int, *, terminal: bool = True, **environment: str) -> Console:
     kind = {"TERM": "xterm", **environment}
-    return Console(file=io.StringIO(), force_terminal=terminal, width=width, _environ=kind, legacy_windows=False)
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, _environ=kind, legacy_windows=False
+    )
 
 
 def text_of(of: Console) -> str:
@@ -58,7 +60,9 @@ def test_without_a_terminal_a_line_now_and_then_says_what_is_left(monkeypatch: p
             show(what, done, 2_000_002)
     first, second = text_of(err).splitlines()
     assert first.startswith("results: 99 of 2,000,002, about ")
-    assert re.fullmatch(r"videos: 2 of 2,000,002, about [2-9] h \d+ min left", second)  # 10 ms and more for two of them
+    assert re.fullmatch(
+        r"videos: 2 of 2,000,002, about [2-9] h \d+ min left", second
+    )  # 10 ms and more for two of them
 
 
 def test_live_progress_shows_all_jobs_epochs_batches_and_time_left() -> None:

@@ -70,7 +70,9 @@ def addresses(process: subprocess.Popen[str]) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_both_pages_are_served_and_nothing_is_left_after_a_signal(runs: Path, tracker: Tracker, stop: int) -> None:
+def test_both_pages_are_served_and_nothing_is_left_after_a_signal(
+    runs: Path, tracker: Tracker, stop: int
+) -> None:
     tracker.start("a benchmark run", {"kind": "benchmark_run"})
     open_storage(f"sqlite:///{runs}/optuna.db")
     with socket.socket() as taken:
@@ -104,7 +106,9 @@ def test_a_server_that_runs_already_is_named_and_none_is_started_for_it(runs: Pa
 
 
 @pytest.mark.slow
-def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stopped(runs: Path, tracker: Tracker) -> None:
+def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stopped(
+    runs: Path, tracker: Tracker
+) -> None:
     (runs / "optuna.db").write_text("this is no database")
     with ui(runs) as process:
         out, message = process.communicate(timeout=120)
@@ -114,7 +118,9 @@ def test_if_one_server_dies_its_last_lines_are_shown_and_the_other_one_is_stoppe
     assert out == ""
 
 
-def test_without_a_store_ui_explains_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_store_ui_explains_how_to_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, message in (
         (["--runs-dir", str(tmp_path)], "no tracking store at"),
         (["--tracking-uri", f"http://127.0.0.1:{free_port()}"], "no MLflow server answers there"),
@@ -142,7 +148,8 @@ def test_a_taken_port_is_an_error_where_it_was_asked_for_and_avoided_where_not(
 
 def test_a_program_that_starts_another_one_in_its_own_session_leaves_nothing_behind(tmp_path: Path) -> None:
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    parent = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True);"
+    start = f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
+    parent = f"import subprocess, sys, time; p = {start};"
     parent += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"
     import benchmark.cli.servers as servers
 
@@ -166,10 +173,13 @@ def test_a_program_that_starts_another_one_in_its_own_session_leaves_nothing_beh
 
 def test_a_program_whose_port_another_one_has_is_not_taken_for_ready() -> None:
     port = free_port()
-    serve = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
+    server = f"h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler)"
+    serve = f"import http.server as h; {server}.serve_forever()"
     first, second = (
         Program("first", [sys.executable, "-c", serve], port),
-        Program("second", [sys.executable, "-c", "import time; time.sleep(2); raise SystemExit('taken')"], port),
+        Program(
+            "second", [sys.executable, "-c", "import time; time.sleep(2); raise SystemExit('taken')"], port
+        ),
     )
     with Servers([first]) as running:
         running.wait(lambda: False, until_ready=True)
@@ -187,7 +197,9 @@ def test_an_ended_program_is_reported_with_its_last_lines() -> None:
 
 
 @pytest.mark.slow
-def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matter_first(bench: Bench) -> None:
+def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matter_first(
+    bench: Bench,
+) -> None:
     with ExitStack() as stack:
         try:
             browser = stack.enter_context(chromium())
@@ -198,7 +210,9 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
         def shows(*texts: str) -> list[str]:
             """The lines of the page once it has these texts."""
             body = "return document.body.innerText"
-            WebDriverWait(browser, 90).until(lambda page: all(t in str(page.execute_script(body)) for t in texts))
+            WebDriverWait(browser, 90).until(
+                lambda page: all(t in str(page.execute_script(body)) for t in texts)
+            )
             return str(browser.execute_script(body)).splitlines()
 
         browser.set_window_size(1600, 1200)
@@ -213,7 +227,11 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
         if len(browser.window_handles) > 1:
             browser.switch_to.window(browser.window_handles[-1])
         lines = shows("Comparing 2 Runs", "CJME · stamps/native · paper", "1 HM tuned", "2 ZSL tuned")
-        metrics = [line for line in lines[lines.index("Metrics") :] if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line]
+        metrics = [
+            line
+            for line in lines[lines.index("Metrics") :]
+            if line[:2] in ("1 ", "2 ", "3 ", "4 ") or "/" in line
+        ]
         assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
         browser.get(f"{found['optuna-dashboard']}/dashboard")
         shows("cjme stamps-native paper")

@@ -35,7 +35,9 @@ def build(name: str, seed: int = 0) -> Method:
 
 
 def text() -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(CLASSES, SPEC.text_dim, generator=torch.Generator().manual_seed(1)))
+    return torch.nn.functional.normalize(
+        torch.randn(CLASSES, SPEC.text_dim, generator=torch.Generator().manual_seed(1))
+    )
 
 
 def one(inputs: str, size: int, generator: torch.Generator, padding: int = 0) -> Batch:
@@ -117,7 +119,9 @@ def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> N
         classes = method.embed_classes(text())
         whole = method.distances(method.embed(batch), classes)
         for size in (300, 64, 7):
-            blocks = [method.distances(method.embed(rows_of(batch, rows)), classes) for rows in order.split(size)]
+            blocks = [
+                method.distances(method.embed(rows_of(batch, rows)), classes) for rows in order.split(size)
+            ]
             for output, expected in whole.items():
                 found = torch.cat([block[output] for block in blocks])
                 assert torch.allclose(found, expected[order], rtol=1e-4, atol=1e-5), (output, size)
@@ -190,7 +194,9 @@ def test_padding_may_be_kept_out_of_batchnorm_statistics(name: str) -> None:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         raw = one(method.inputs, 12, torch.Generator().manual_seed(6), padding=padding)
-        method.loss(replace(raw, padding_in_statistics=False, label=batch.label, text=batch.text), Classes(text()))
+        method.loss(
+            replace(raw, padding_in_statistics=False, label=batch.label, text=batch.text), Classes(text())
+        )
         states.append({k: v for k, v in method.state_dict().items() if "running" in k})
     assert longer.audio.shape[1] > batch.audio.shape[1]
     if not states[0]:

@@ -103,7 +103,9 @@ class OfficialFolder:
     def path(self, modality: str, split: str, name: str) -> Path:
         return self.sequences / modality / split / f"{name}.pkl"
 
-    def write_pickle(self, modality: str, split: str, name: str, frames: Sequence[Any], ids: Sequence[str]) -> None:
+    def write_pickle(
+        self, modality: str, split: str, name: str, frames: Sequence[Any], ids: Sequence[str]
+    ) -> None:
         path = self.path(modality, split, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"features": list(frames), "video_names": [i.encode() for i in ids], "fps": [25] * len(ids)}
@@ -114,7 +116,11 @@ class OfficialFolder:
         return content["features"], [i.decode() for i in content["video_names"]]
 
     def change(
-        self, modality: str, split: str, name: str, how: Callable[[list[Any], list[str]], tuple[list[Any], list[str]]]
+        self,
+        modality: str,
+        split: str,
+        name: str,
+        how: Callable[[list[Any], list[str]], tuple[list[Any], list[str]]],
     ) -> None:
         """Rewrite a class file with ``how(frames, ids)``."""
         self.write_pickle(modality, split, name, *how(*self.read_pickle(modality, split, name)))

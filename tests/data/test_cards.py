@@ -1,4 +1,4 @@
-"""Data set cards: shipped ones are right about the published lists; wrong ones are told with all their errors."""
+"""Dataset configs: shipped ones fit the published lists; wrong ones are reported with all errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ UNSEEN = {
     "activitynet": {"cls": (48, 4052), "main": (50, 4199)},
 }
 ORDER = ("stage_1_train", "stage_1_val_seen", "stage_1_val_unseen", "stage_2_train", "stage_2_test_seen")
-# Test-seen samples that share their group with a training sample, test-seen samples, and the same sharing for test unseen:
+# Test-seen samples that share their group with a training sample, all test-seen samples, and the
+# same sharing for test unseen:
 # one ActivityNet video (yDH9iAn82Q8) has segments of a training class and of an unseen class.
 LEAKS = {"ucf": (555, 555, 0), "activitynet": (784, 1615, 1), "vggsound": (3144, 9032, 0)}
 
@@ -39,11 +40,18 @@ def cards() -> dict[str, Card]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_cards_have_both_feature_sets_with_dimensions_steps_and_scales(cards: dict[str, Card], name: str) -> None:
+def test_published_cards_have_both_feature_sets_with_dimensions_steps_and_scales(
+    cards: dict[str, Card], name: str
+) -> None:
     cls, main = cards[name].features["cls"], cards[name].features["main"]
     assert (cls.audio.dim, cls.video.dim, cls.text_dim) == (128, 4096, 300)
     assert (main.audio.dim, main.video.dim, main.text_dim) == (512, 512, 300)
-    assert (cls.audio.seconds, cls.video.seconds, main.audio.seconds, main.video.seconds) == (0.96, 0.64, 1, 1)
+    assert (cls.audio.seconds, cls.video.seconds, main.audio.seconds, main.video.seconds) == (
+        0.96,
+        0.64,
+        1,
+        1,
+    )
     assert (cls.audio.scale, cls.audio.published_scale) == (255, None)
     assert (main.audio.scale, main.audio.published_scale) == (1, 255)
     assert (cls.video.scale, main.video.scale) == (1, 1)
@@ -68,7 +76,12 @@ def test_published_cards_say_how_to_obtain_the_features(cards: dict[str, Card], 
     layout = cards[name].official
     assert layout is not None
     assert layout.folder == PUBLISHED[name]
-    for needed in ("2025-12", f"data import {name} --features cls --from DIR", layout.names_file, layout.text_file):
+    for needed in (
+        "2025-12",
+        f"data import {name} --features cls --from DIR",
+        layout.names_file,
+        layout.text_file,
+    ):
         assert needed in text
 
 
@@ -82,14 +95,18 @@ def test_published_cards_say_how_to_obtain_the_features(cards: dict[str, Card], 
         ("vggsound", "-8lzdlqUtJQ_000061", "-8lzdlqUtJQ"),
     ],
 )
-def test_the_group_of_a_sample_is_what_it_was_cut_from(cards: dict[str, Card], name: str, sample: str, group: str) -> None:
+def test_the_group_of_a_sample_is_what_it_was_cut_from(
+    cards: dict[str, Card], name: str, sample: str, group: str
+) -> None:
     match = re.search(cards[name].grouping or "", sample)
     assert match is not None
     assert match[1] == group
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_grouping_finds_the_known_leakage_in_the_published_lists(cards: dict[str, Card], name: str, shared: Path) -> None:
+def test_grouping_finds_the_known_leakage_in_the_published_lists(
+    cards: dict[str, Card], name: str, shared: Path
+) -> None:
     lists = shared / "official" / "avgzsl_benchmark_datasets" / PUBLISHED[name] / "class-split" / "cls_split"
     pattern = re.compile(cards[name].grouping or "")
 
@@ -116,7 +133,9 @@ def write(folder: Path, name: str, **fields: Any) -> None:
         "features": {"native": {"description": "", "audio": modality, "video": modality, "text_dim": 4}},
         **fields,
     }
-    (folder / f"{fields.get('file', name)}.yaml").write_text(yaml.safe_dump({k: v for k, v in card.items() if k != "file"}))
+    (folder / f"{fields.get('file', name)}.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in card.items() if k != "file"})
+    )
 
 
 def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
@@ -124,7 +143,13 @@ def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         find_card("bad", load_cards(tmp_path))
     told = str(caught.value)
-    for field in ("kind", "colour", "features.native.audio.dim", "features.native.video", "features.native.text_dim"):
+    for field in (
+        "kind",
+        "colour",
+        "features.native.audio.dim",
+        "features.native.video",
+        "features.native.text_dim",
+    ):
         assert f"bad.yaml: {field}: " in told
 
 
@@ -138,7 +163,9 @@ def test_all_errors_of_a_card_are_told_at_once(tmp_path: Path) -> None:
         ({"grouping": r"^(.+)_(\d+)$", "overlap_seconds": 0}, "overlap_seconds"),
     ],
 )
-def test_a_grouping_rule_without_the_groups_that_are_read_is_told(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+def test_a_grouping_rule_without_the_groups_that_are_read_is_told(
+    tmp_path: Path, fields: dict[str, Any], told: str
+) -> None:
     write(tmp_path, "bad", **fields)
     with pytest.raises(UsageError, match=told):
         find_card("bad", load_cards(tmp_path))
@@ -169,7 +196,9 @@ def test_of_two_cards_of_one_name_the_copy_is_blamed(tmp_path: Path) -> None:
 def test_of_two_cards_of_one_name_in_other_files_none_counts(tmp_path: Path) -> None:
     write(tmp_path, "one", file="a")
     write(tmp_path, "one", file="b")
-    with pytest.raises(UsageError, match=r"'one' cannot be used: .*a\.yaml: the name 'one' is taken by b\.yaml"):
+    with pytest.raises(
+        UsageError, match=r"'one' cannot be used: .*a\.yaml: the name 'one' is taken by b\.yaml"
+    ):
         find_card("one", load_cards(tmp_path))
 
 
@@ -187,7 +216,10 @@ def break_a_card(folder: Path, kind: str) -> str:
         return "No such file"
     texts = {
         "syntax": (b"name: [", "not valid YAML: line 1"),
-        "latin-1": ("name: bad\ntitle: Vögel\n".encode("latin-1"), "line 2: not UTF-8 .byte 0xf6.; save it as UTF-8"),
+        "latin-1": (
+            "name: bad\ntitle: Vögel\n".encode("latin-1"),
+            "line 2: not UTF-8 .byte 0xf6.; save it as UTF-8",
+        ),
         "nothing": (b"", "is empty; write fields"),
         "list": (b"- name: bad\n", "holds a list; write fields"),
         "fields": (b"name: bad\n", "title: Field required"),
@@ -202,14 +234,18 @@ def break_a_card(folder: Path, kind: str) -> str:
     return told
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "syntax", "latin-1", "nothing", "list", "fields", "two", "twice"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "pipe", "link", "syntax", "latin-1", "nothing", "list", "fields", "two", "twice"]
+)
 def test_a_broken_card_stops_only_what_needs_it(tmp_path: Path, kind: str) -> None:
     write(tmp_path, "one")
     told = break_a_card(tmp_path, kind)
     cards = load_cards(tmp_path)
     assert list(cards) == ["one"]
     assert [b.names[0] for b in cards.broken] == ["bad"]
-    with pytest.raises(UsageError, match=rf"(?s)dataset 'bad' cannot be used: .*bad\.yaml: .*{told}|bad\.yaml.*{told}"):
+    with pytest.raises(
+        UsageError, match=rf"(?s)dataset 'bad' cannot be used: .*bad\.yaml: .*{told}|bad\.yaml.*{told}"
+    ):
         find_card("bad", cards)
     with pytest.raises(UsageError, match=r"(?s)unknown dataset 'baad'.*not read: .*bad\.yaml"):
         find_card("baad", cards)
@@ -231,7 +267,15 @@ def test_a_preset_of_two_configs_is_refused_when_it_is_used(tmp_path: Path) -> N
 def test_junk_is_not_read_and_yml_is(tmp_path: Path) -> None:
     write(tmp_path, "one")
     (tmp_path / "one.yaml").rename(tmp_path / "one.yml")
-    for name in ("._one.yaml", ".hidden.yaml", "one.yaml~", "#one.yaml#", "Thumbs.db", ".DS_Store", "notes.txt"):
+    for name in (
+        "._one.yaml",
+        ".hidden.yaml",
+        "one.yaml~",
+        "#one.yaml#",
+        "Thumbs.db",
+        ".DS_Store",
+        "notes.txt",
+    ):
         (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
     cards = load_cards(tmp_path)
     assert (list(cards), cards.broken) == (["one"], [])
@@ -245,7 +289,9 @@ def test_a_name_that_cannot_be_chosen_or_be_a_file_is_refused(tmp_path: Path, fi
     features = card["features"]["native"]
     changed = {"name": name, "features": {"native": features, name: features}, "presets": {name: {}}}
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({**card, field: changed[field]}))
-    with pytest.raises(UsageError, match=rf"one\.yaml: {field}.*use lower-case letters, digits, hyphens and underscores"):
+    with pytest.raises(
+        UsageError, match=rf"one\.yaml: {field}.*use lower-case letters, digits, hyphens and underscores"
+    ):
         find_card("one", load_cards(tmp_path))
 
 
@@ -253,7 +299,9 @@ def test_a_name_that_yaml_reads_as_something_else_is_told(tmp_path: Path) -> Non
     write(tmp_path, "one")
     file = tmp_path / "one.yaml"
     file.write_text(file.read_text().replace("name: one", "name: no"))
-    with pytest.raises(UsageError, match=r"name: .*YAML reads this as False, not as a text: write it in quotes"):
+    with pytest.raises(
+        UsageError, match=r"name: .*YAML reads this as False, not as a text: write it in quotes"
+    ):
         find_card("one", load_cards(tmp_path))
 
 
@@ -261,9 +309,15 @@ def test_a_name_that_yaml_reads_as_something_else_is_told(tmp_path: Path) -> Non
     ("fields", "told"),
     [
         ({"default_features": "natve"}, "no feature set 'natve': did you mean 'native'"),
-        ({"presets": {"quick": {"trials": True}}}, "presets.quick.trials: .*is a truth value .true., not a number"),
+        (
+            {"presets": {"quick": {"trials": True}}},
+            "presets.quick.trials: .*is a truth value .true., not a number",
+        ),
         ({"presets": {"quick": {"seeds": "3"}}}, "presets.quick.seeds: .*is a text, not a number"),
-        ({"overlap_seconds": "10", "grouping": r"^(.+)_(\d+)$"}, "overlap_seconds: .*is a text, not a number"),
+        (
+            {"overlap_seconds": "10", "grouping": r"^(.+)_(\d+)$"},
+            "overlap_seconds: .*is a text, not a number",
+        ),
         ({"published_order": "yes"}, "published_order: .*write true or false, not 'yes'"),
     ],
 )
@@ -300,7 +354,9 @@ def test_presets_are_read_by_their_earlier_name_and_not_by_both(tmp_path: Path) 
     assert cards["one"].presets == cards["two"].presets == {"quick": Preset(train={"epochs": 2}, trials=3)}
     write(tmp_path, "two", presets={"slow": {}}, aliases={"fast": {}})
     for name in ("two", "slow", "fast"):
-        with pytest.raises(UsageError, match="aliases is the earlier name of presets: move what it holds to presets"):
+        with pytest.raises(
+            UsageError, match="aliases is the earlier name of presets: move what it holds to presets"
+        ):
             find_card(name, load_cards(tmp_path))
 
 

@@ -32,7 +32,9 @@ def cards() -> dict[str, Card]:
 @pytest.fixture
 def published(cards: dict[str, Card]) -> Card:
     """A dataset config that cannot be built."""
-    return cards["synthetic"].model_copy(update={"name": "elsewhere", "builder": None, "obtain": "Fetch it from there."})
+    return cards["synthetic"].model_copy(
+        update={"name": "elsewhere", "builder": None, "obtain": "Fetch it from there."}
+    )
 
 
 def inode(path: Path) -> int:
@@ -84,7 +86,10 @@ def test_overrides_get_a_file_of_their_own(cards: dict[str, Card], tmp_path: Pat
     assert other.path != plain.path
     assert other.digest != plain.digest
     assert open_or_build(card, None, tmp_path, overrides={"noise": 0.25}).path == other.path
-    assert open_or_build(card, None, tmp_path, overrides={"noise": card.builder_options["noise"]}).path == plain.path
+    assert (
+        open_or_build(card, None, tmp_path, overrides={"noise": card.builder_options["noise"]}).path
+        == plain.path
+    )
     assert len(list(tmp_path.glob("*.h5"))) == 2
 
 
@@ -99,11 +104,15 @@ def test_a_damaged_store_is_built_again_with_a_warning(
     assert "building it again" in caplog.text
 
 
-def test_an_opened_store_stays_readable_while_it_is_built_again(cards: dict[str, Card], tmp_path: Path) -> None:
+def test_an_opened_store_stays_readable_while_it_is_built_again(
+    cards: dict[str, Card], tmp_path: Path
+) -> None:
     card = cards["synthetic"]
     samples = open_or_build(card, None, tmp_path).development("by_name").samples
     before = np.array(samples.audio.means)
-    open_or_build(card.model_copy(update={"builder_options": {**card.builder_options, "seed": 9}}), None, tmp_path)
+    open_or_build(
+        card.model_copy(update={"builder_options": {**card.builder_options, "seed": 9}}), None, tmp_path
+    )
     np.testing.assert_array_equal(samples.audio.means, before)
 
 
@@ -141,7 +150,9 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_missing_features_say_where_they_were_looked_for_and_how_to_get_them(published: Card, tmp_path: Path) -> None:
+def test_missing_features_say_where_they_were_looked_for_and_how_to_get_them(
+    published: Card, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as raised:
         open_or_build(published, None, tmp_path)
     message = str(raised.value)
@@ -150,7 +161,9 @@ def test_missing_features_say_where_they_were_looked_for_and_how_to_get_them(pub
     assert "data import elsewhere --features native" in message
 
 
-def test_a_store_of_another_dataset_is_refused(cards: dict[str, Card], published: Card, tmp_path: Path) -> None:
+def test_a_store_of_another_dataset_is_refused(
+    cards: dict[str, Card], published: Card, tmp_path: Path
+) -> None:
     open_or_build(cards["synthetic"], None, tmp_path).path.rename(tmp_path / "elsewhere-native.h5")
     with pytest.raises(UsageError, match="holds 'synthetic'"):
         open_or_build(published, None, tmp_path)
@@ -230,14 +243,18 @@ def test_file_systems_without_locks_are_enough(
     assert not recwarn.list
 
 
-def test_a_folder_in_the_place_of_a_store_is_named(cards: dict[str, Card], published: Card, tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_store_is_named(
+    cards: dict[str, Card], published: Card, tmp_path: Path
+) -> None:
     for card in (cards["synthetic"], published):
         store_path(tmp_path, card.name, "native").mkdir()
         with pytest.raises(UsageError, match=r"-native\.h5: a folder, where a file is expected"):
             open_or_build(card, None, tmp_path)
 
 
-def test_links_to_another_disk_stay_when_a_store_is_built_again(cards: dict[str, Card], tmp_path: Path) -> None:
+def test_links_to_another_disk_stay_when_a_store_is_built_again(
+    cards: dict[str, Card], tmp_path: Path
+) -> None:
     card, disk = cards["synthetic"], tmp_path / "other disk"
     disk.mkdir()
     link = store_path(tmp_path, card.name, "native")
@@ -254,12 +271,16 @@ def test_a_disk_that_is_not_mounted_is_named_and_nothing_is_built_in_its_place(
 ) -> None:
     (tmp_path / "data").symlink_to(tmp_path / "mnt" / "data")
     for card in (cards["synthetic"], published):
-        with pytest.raises(UsageError, match=r"data is a link to .*mnt/data, which is not there; mount its disk"):
+        with pytest.raises(
+            UsageError, match=r"data is a link to .*mnt/data, which is not there; mount its disk"
+        ):
             open_or_build(card, None, tmp_path / "data")
     assert not (tmp_path / "mnt").exists()
 
 
-def test_a_store_of_other_sizes_than_its_card_is_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_of_other_sizes_than_its_card_is_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_store(tmp_path / "own-native.h5")
     card = own_card()
     native = card.features["native"]

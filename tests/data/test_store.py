@@ -39,7 +39,9 @@ from benchmark.untrusted.kinds import first_bytes
 CLASS_SPLITS = dict(zip(SPLITS, ([0, 1], [0, 1], [2], [0, 1, 2], [3]), strict=True))
 
 
-def content(lengths: list[tuple[int, int]], split_of: list[int], seed: int = 0, means_only: bool = False) -> StoreContent:
+def content(
+    lengths: list[tuple[int, int]], split_of: list[int], seed: int = 0, means_only: bool = False
+) -> StoreContent:
     """Random content for time steps of audio and video and the split of each sample (non-decreasing)."""
     rng = np.random.default_rng(seed)
     n = len(lengths)
@@ -89,7 +91,11 @@ def contents(draw: st.DrawFn) -> StoreContent:
     n_dev, n_test = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     split_of = sorted(draw(st.lists(st.integers(0, 2), min_size=n_dev, max_size=n_dev)))
     split_of += sorted(draw(st.lists(st.integers(3, 4), min_size=n_test, max_size=n_test)))
-    lengths = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=len(split_of), max_size=len(split_of)))
+    lengths = draw(
+        st.lists(
+            st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=len(split_of), max_size=len(split_of)
+        )
+    )
     return content(lengths, split_of, draw(st.integers(0, 99)), means_only=draw(st.booleans()))
 
 
@@ -122,7 +128,10 @@ def test_what_is_written_is_read(
         assert expected.offsets is not None
         np.testing.assert_array_equal(np.concatenate([r.frames for r in read]), expected.frames)
         np.testing.assert_array_equal(np.concatenate([r.lengths for r in read]), np.diff(expected.offsets))
-        means = [expected.frames[a:b].mean(0) for a, b in zip(expected.offsets[:-1], expected.offsets[1:], strict=True)]
+        means = [
+            expected.frames[a:b].mean(0)
+            for a, b in zip(expected.offsets[:-1], expected.offsets[1:], strict=True)
+        ]
         np.testing.assert_allclose(np.concatenate([r.means for r in read]), means, atol=1e-6)
         assert all(r.offsets[0] == 0 and r.offsets[-1] == len(r.frames) for r in read)
 
@@ -167,7 +176,9 @@ def beside(array: Any) -> tuple[bytes, bytes]:
 
 @settings(max_examples=20, deadline=None)
 @given(written=contents())
-def test_development_data_have_no_row_of_a_test_sample(tmp_path_factory: pytest.TempPathFactory, written: StoreContent) -> None:
+def test_development_data_have_no_row_of_a_test_sample(
+    tmp_path_factory: pytest.TempPathFactory, written: StoreContent
+) -> None:
     path = tmp_path_factory.getbasetemp() / "sealed.h5"
     write_store(path, written)
     store = FeatureStore(path)
@@ -255,7 +266,9 @@ def _replaced(**fields: Any) -> Callable[[StoreContent], StoreContent]:
 
 
 def _renamed(row: int) -> Callable[[StoreContent], StoreContent]:
-    return lambda written: dataclasses.replace(written, ids=[f"{s}!" if i == row else s for i, s in enumerate(written.ids)])
+    return lambda written: dataclasses.replace(
+        written, ids=[f"{s}!" if i == row else s for i, s in enumerate(written.ids)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +296,9 @@ def test_a_change_changes_the_digest_and_the_development_digest_only_where_it_be
 
 
 def test_the_digest_does_not_depend_on_provenance_or_on_when_it_was_written(tmp_path: Path) -> None:
-    assert digests(tmp_path / "a.h5", standard()) == digests(tmp_path / "b.h5", _replaced(provenance={})(standard()))
+    assert digests(tmp_path / "a.h5", standard()) == digests(
+        tmp_path / "b.h5", _replaced(provenance={})(standard())
+    )
 
 
 def test_a_changed_mean_changes_the_digest_of_a_store_of_means(tmp_path: Path) -> None:
@@ -333,9 +348,15 @@ def test_a_full_disk_is_reported_at_any_time(tmp_path: Path) -> None:
     """In a new process, which may crash: HDF5 cannot close a file that it cannot write to."""
     name = "synthetic-native.h5"
     (tmp_path / f".{name}.0123.partial").write_text("left by a killed process")
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    message = [line for line in done.stdout.splitlines() if f"{name}: the disk is full, or a quota or limit is reached" in line]
+    message = [
+        line
+        for line in done.stdout.splitlines()
+        if f"{name}: the disk is full, or a quota or limit is reached" in line
+    ]
     assert len(message) == 3, done.stdout + done.stderr
     assert {file.name for file in tmp_path.iterdir()} == {name, f".{name}.lock"}
 
@@ -451,7 +472,10 @@ def test_captions_say_how_many_listed_samples_are_missing(
     write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), generated=generated))
     card = tiny_card(samples=samples).model_copy(update={"caption": "ours"})
     assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card) == message
-    assert data_caption(FeatureStore(tmp_path / "tiny.h5"), card.model_copy(update={"caption": ""})) == message[len("ours, ") :]
+    assert (
+        data_caption(FeatureStore(tmp_path / "tiny.h5"), card.model_copy(update={"caption": ""}))
+        == message[len("ours, ") :]
+    )
 
 
 def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
@@ -480,7 +504,9 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
         (_set("audio/offsets", 1, 50), "lengths do not fit"),
     ],
 )
-def test_what_was_changed_after_writing_is_found(tmp_path: Path, change: Callable[[h5py.File], None], message: str) -> None:
+def test_what_was_changed_after_writing_is_found(
+    tmp_path: Path, change: Callable[[h5py.File], None], message: str
+) -> None:
     path = tmp_path / "tiny.h5"
     write_store(path, standard())
     with h5py.File(path, "r+") as f:

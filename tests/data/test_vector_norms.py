@@ -51,16 +51,22 @@ def take(folder: Folder, target: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e-12])
-def test_a_class_whose_word_vector_is_zero_is_not_imported_and_named(folder: Folder, tmp_path: Path, factor: float) -> None:
+def test_a_class_whose_word_vector_is_zero_is_not_imported_and_named(
+    folder: Folder, tmp_path: Path, factor: float
+) -> None:
     change(folder, bowling=np.full(4, factor, "f4"))
-    with pytest.raises(ImportProblems, match=r"word vector of zeros \(1\): 'bowling' \(classes: Bowling\)") as caught:
+    with pytest.raises(
+        ImportProblems, match=r"word vector of zeros \(1\): 'bowling' \(classes: Bowling\)"
+    ) as caught:
         take(folder, tmp_path / "tiny.h5")
     assert "--vectors FILE" in caught.value.problems[0].fix
 
 
 def test_zeros_of_no_class_and_odd_norms_are_notes(folder: Folder, tmp_path: Path) -> None:
     change(folder, unused=np.zeros(4, "f4"), gliding=np.zeros(4, "f4"), bowling=np.full(4, 1000, "f4"))
-    notes = [note for note in take(folder, tmp_path / "tiny.h5").notes if note.kind == "word vector of an odd norm"]
+    notes = [
+        note for note in take(folder, tmp_path / "tiny.h5").notes if note.kind == "word vector of an odd norm"
+    ]
     assert notes[0].count == 3  # no split has the class Gliding
     assert "'bowling' (classes: Bowling)" in notes[0].what
 
@@ -85,13 +91,17 @@ def test_a_store_with_zeros_is_reported_by_verify_and_audit(tmp_path: Path) -> N
 def test_zeros_of_a_class_of_no_split_are_a_note(tmp_path: Path) -> None:
     vectors = np.concatenate([np.eye(4), np.zeros((1, 4))]).astype("f4")
     names = ["ant", "bee", "cat", "dog", "eel"]
-    make_store(tmp_path / "own.h5", class_names=names, vector_names=names, vectors=vectors, own_vector=range(5))
+    make_store(
+        tmp_path / "own.h5", class_names=names, vector_names=names, vectors=vectors, own_vector=range(5)
+    )
     assert 4 not in {label for labels in CLASS_SPLITS.values() for label in labels}
     assert {finding.severity for finding in verify_store(tmp_path / "own.h5", own_card())} == {"note"}
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12])
-def test_a_given_file_has_no_vector_for_a_name_whose_vector_is_zero(folder: Folder, tmp_path: Path, value: float) -> None:
+def test_a_given_file_has_no_vector_for_a_name_whose_vector_is_zero(
+    folder: Folder, tmp_path: Path, value: float
+) -> None:
     vectors = np.load(folder.text, allow_pickle=True).item() | {"bowling": np.full(4, value, "f4")}
     np.save(tmp_path / "v.npy", vectors)
     assert "bowling" not in read_word_vectors(tmp_path / "v.npy", [])
@@ -104,7 +114,9 @@ def test_the_published_word_vectors_have_no_odd_norm(shared: Path, name: str) ->
     card = load_cards()[name]
     assert card.official is not None
     root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
-    places = ListPlaces(root, "cls", card.official, [shared / "official" / "w2v_features" / card.official.text_file])
+    places = ListPlaces(
+        root, "cls", card.official, [shared / "official" / "w2v_features" / card.official.text_file]
+    )
     lists = read_lists(places, 300, findings := FindingLog("lists"))
     assert not findings.problems
     assert not [note for note in findings.notes if "norm" in note.kind]

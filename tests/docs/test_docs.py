@@ -1,4 +1,5 @@
-"""What the guides in docs/ promise: their examples run, their commands and options exist, their links lead somewhere."""
+"""What the guides in docs/ promise: their examples run, their commands and options exist, their links lead
+somewhere."""
 
 from __future__ import annotations
 
@@ -65,11 +66,16 @@ def test_the_example_method_is_listed_with_its_search_space(example: Path) -> No
 def test_the_example_method_trains_and_is_tested(bench: Bench, example: Path) -> None:
     result = bench.run(bench.call("train.epochs=1", methods="pooled", plugins=[example]))
     assert not result.failed
-    assert [(e.method, e.stage, e.state) for e in result.entries] == [("pooled", 1, "done"), ("pooled", 2, "done")]
+    assert [(e.method, e.stage, e.state) for e in result.entries] == [
+        ("pooled", 1, "done"),
+        ("pooled", 2, "done"),
+    ]
 
 
 def test_the_loop_of_the_example_trains_too(bench: Bench, example: Path) -> None:
-    snippet = next(text for language, text in blocks(PROJECT / "docs" / "add-a-method.md") if "def fit(" in text)
+    snippet = next(
+        text for language, text in blocks(PROJECT / "docs" / "add-a-method.md") if "def fit(" in text
+    )
     head, tail = example.read_text().split("\n\ndef masked_mean", 1)
     example.write_text(f"{head}\n{snippet}\n\ndef masked_mean{tail}")
     registry.load([example])
@@ -120,14 +126,18 @@ def test_every_field_of_a_card_is_in_the_guide() -> None:
 def commands() -> list[str]:
     """All command lines of the pages, without comments."""
     lines = [line for page in PAGES for _, text in blocks(page) for line in text.splitlines()]
-    return sorted({line.split("  #")[0].strip() for line in lines if line.startswith("python run_benchmark.py")})
+    return sorted(
+        {line.split("  #")[0].strip() for line in lines if line.startswith("python run_benchmark.py")}
+    )
 
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_and_options_of_the_guides_exist(line: str) -> None:
     words = shlex.split(line)[2:]
     group: Any = typer.main.get_command(app.app)
-    command = group.commands[words.pop(0)] if words and not words[0].startswith("-") else group.commands["run"]
+    command = (
+        group.commands[words.pop(0)] if words and not words[0].startswith("-") else group.commands["run"]
+    )
     if hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
@@ -140,8 +150,15 @@ def test_commands_and_options_of_the_guides_exist(line: str) -> None:
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    named = re.findall(r"`((?:benchmark|docs|tests|methods|search_spaces|datasets|reports/published)/[\w/.-]*)`", text)
-    made_up = {"methods/pooled.py", "search_spaces/pooled.yaml", "datasets/birds.yaml", "datasets/crickets.yaml"}
+    named = re.findall(
+        r"`((?:benchmark|docs|tests|methods|search_spaces|datasets|reports/published)/[\w/.-]*)`", text
+    )
+    made_up = {
+        "methods/pooled.py",
+        "search_spaces/pooled.yaml",
+        "datasets/birds.yaml",
+        "datasets/crickets.yaml",
+    }
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [name for name in named if name not in made_up and not (PROJECT / name).exists()]
     assert missing == []

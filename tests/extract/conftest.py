@@ -19,7 +19,9 @@ GUIDE = PROJECT / "docs" / "extraction.md"
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """The example of the guide, whose features are cheap, as a plug-in; forgotten again afterwards."""
-    found = re.search(r"^```python\n(# file: (tiny_extractor.py)\n.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^```python\n(# file: (tiny_extractor.py)\n.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert found is not None
     path = tmp_path / found[2]
     path.write_text(found[1])

@@ -39,7 +39,10 @@ def test_calls_have_one_shape_and_the_last_is_filled_up_with_zeros() -> None:
     network, found = Network(), list[np.ndarray]()
     Calls({"video": network}, ROWS, kept=8).compute("video", steps(1, 5), found.append)
     np.testing.assert_array_equal(np.concatenate(found), 2 * np.stack(steps(1, 5)))
-    assert [call.tolist() for call in network.calls] == [[[1, 1], [1, 2], [1, 3], [1, 4]], [[1, 5], [0, 0], [0, 0], [0, 0]]]
+    assert [call.tolist() for call in network.calls] == [
+        [[1, 1], [1, 2], [1, 3], [1, 4]],
+        [[1, 5], [0, 0], [0, 0], [0, 0]],
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -69,7 +72,12 @@ def test_short_videos_share_a_call() -> None:
         yield from steps(video, 1)
 
     with ThreadPoolExecutor(ROWS) as pool:
-        list(pool.map(lambda video: calls.compute("video", one_step(video), lambda features: None), range(1, 1 + ROWS)))
+        list(
+            pool.map(
+                lambda video: calls.compute("video", one_step(video), lambda features: None),
+                range(1, 1 + ROWS),
+            )
+        )
     assert [sorted(call[:, 0]) for call in network.calls] == [[1, 2, 3, 4]]
 
 
@@ -173,13 +181,18 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["audio", "video"])
-def test_the_place_in_a_call_and_the_other_rows_change_no_bit(built: Extractor, modality: str, threads: int) -> None:
+def test_the_place_in_a_call_and_the_other_rows_change_no_bit(
+    built: Extractor, modality: str, threads: int
+) -> None:
     network: Callable[[Any], np.ndarray] = getattr(built, modality)
     rows = 2 if modality == "video" else built.batch  # a clip takes a second or more
     step = random_steps(built, modality, 1)[0]
     found = set()
     for place in (0, rows - 1):
-        for others in (random_steps(built, modality, rows), np.zeros_like(random_steps(built, modality, rows))):
+        for others in (
+            random_steps(built, modality, rows),
+            np.zeros_like(random_steps(built, modality, rows)),
+        ):
             others[place] = step
             found.add(network(others)[place].tobytes())
     assert len(found) == 1

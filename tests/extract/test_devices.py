@@ -47,7 +47,10 @@ def test_several_devices_and_decoders_give_the_store_of_one(command: Command, tm
     assert said["problems"] == alone["problems"]
     command.store.unlink()
     shards = ["--work", tmp_path / "shards", "--shard"]
-    first, second = command(*shards, "1/2", "--decoders", "2", code=1), command(*shards, "2/2", "--decoders", "3")
+    first, second = (
+        command(*shards, "1/2", "--decoders", "2", code=1),
+        command(*shards, "2/2", "--decoders", "3"),
+    )
     merged = command(*shards[:2], "--merge", code=1)
     assert (first["extracted"], second["extracted"], merged["digest"]) == (5, 4, alone["digest"])
 
@@ -73,10 +76,14 @@ def test_a_video_whose_process_dies_is_tried_again_alone(command: Command, tmp_p
 
 @slow
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_continues(command: Command, before: int) -> None:
+def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_continues(
+    command: Command, before: int
+) -> None:
     deadly, *others = command.video_set.samples
     plain = command.tiny.read_text()
-    write_video(command.video_set.files[deadly], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    write_video(
+        command.video_set.files[deadly], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8))
+    )
     in_video(command.tiny, "import ctypes", "if clips.max() > 0.99:", "    ctypes.string_at(0)")
     if before:  # a call that was itself killed after the first death
         died_once(command, deadly)
@@ -95,7 +102,9 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_continues
 @slow
 def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_call(command: Command) -> None:
     unlucky = next(iter(command.video_set.samples))
-    write_video(command.video_set.files[unlucky], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    write_video(
+        command.video_set.files[unlucky], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8))
+    )
     plain = command.tiny.read_text()
     in_video(command.tiny, "import os", "if clips.max() > 0.99:", "    os.kill(os.getpid(), 9)")
     said = command(code=1)
@@ -112,17 +121,23 @@ def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_ca
 def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
     hanging, *others = command.video_set.samples
-    write_video(command.video_set.files[hanging], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    write_video(
+        command.video_set.files[hanging], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8))
+    )
     in_video(command.tiny, "import time", "time.sleep(1000 if clips.max() > 0.99 else 0)")
     said = command("--decoders", "2", code=1)
     assert set(FeatureStore(command.store).tables().ids) == set(others)
     (row,) = (row for row in said["problems"] if row["file"])
     assert row["sample"] == hanging
-    assert row["what"].startswith("its process died (ended after 0.1 minutes without a sign of life), as before")
+    assert row["what"].startswith(
+        "its process died (ended after 0.1 minutes without a sign of life), as before"
+    )
 
 
 @slow
-def test_a_long_video_that_continues_is_not_taken_for_one_that_hangs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_video_that_continues_is_not_taken_for_one_that_hangs(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("benchmark.extract.devices.SILENCE", 6.0)
     command.video_set.seconds = 20.0
     sample = next(iter(command.video_set.samples))
@@ -137,7 +152,9 @@ def died_once(command: Command, sample: str) -> None:
     made_from = identity(kind, load_weights(kind, [], random=True).record, frozenset())
     video, root = command.video_set.files[sample], command.video_set.videos
     wanted = Wanted(sample, *command.video_set.samples[sample][:1], 0, video)
-    assert failed(wanted, root, ResultFolder(command.results, made_from, "skip"), "why", died=True).attempts == 1
+    assert (
+        failed(wanted, root, ResultFolder(command.results, made_from, "skip"), "why", died=True).attempts == 1
+    )
 
 
 @slow
@@ -146,7 +163,10 @@ def test_a_process_that_cannot_begin_says_so(command: Command, capsys: pytest.Ca
     head = "        super().__init__(weights, quirks, device)\n"
     command.tiny.write_text(content.replace(head, f"{head}        os._exit(3)\n"))
     command("--decoders", "2", code=2)
-    assert "--device cpu: its process died before its first video (exit code 3" in capsys.readouterr().err.replace("\n", " ")
+    assert (
+        "--device cpu: its process died before its first video (exit code 3"
+        in capsys.readouterr().err.replace("\n", " ")
+    )
     command.tiny.write_text(content.replace(head, f"{head}        raise RuntimeError('out of memory')\n"))
     command("--decoders", "2", code=2)
     assert "--device cpu: out of memory" in capsys.readouterr().err.replace("\n", " ")
@@ -188,7 +208,9 @@ def test_no_process_outlives_the_command_and_the_next_one_continues(
     words = [sys.executable, str(script), str(card), *command.words("--device", "cpu,cpu")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with interruptible():
-        child = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        child = subprocess.Popen(
+            words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
     while not begun.exists():
         assert child.poll() is None
         time.sleep(0.05)
@@ -217,9 +239,16 @@ def test_results_are_not_mixed_with_those_of_other_weights(tiny: Path, tmp_path:
         ExtractionSpec("tiny", [tiny], [], True, frozenset(), "float32", tmp_path, results).build("cpu")
 
 
-def test_a_cpu_decodes_one_video_at_a_time_and_others_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_decodes_one_video_at_a_time_and_others_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("benchmark.extract.devices.cpu_count", lambda: 12)
-    assert [default_decoders(d) for d in (["cpu"], ["cpu", "cpu"], ["cuda:0"], ["cuda:0", "cuda:1"])] == [1, 1, 8, 6]
+    assert [default_decoders(d) for d in (["cpu"], ["cpu", "cpu"], ["cuda:0"], ["cuda:0", "cuda:1"])] == [
+        1,
+        1,
+        8,
+        6,
+    ]
 
 
 def test_decoders_are_at_least_one(command: Command) -> None:

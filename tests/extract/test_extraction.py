@@ -1,4 +1,4 @@
-"""Extraction of a folder of real videos: the store, problems that stop nothing, and what is not done again."""
+"""Extraction of a folder of real videos: the store, problems that stop nothing, no work done twice."""
 
 from __future__ import annotations
 
@@ -35,9 +35,13 @@ def test_videos_of_all_kinds_become_a_store_without_faults(command: Command) -> 
     assert store.digest == said["digest"]
     assert store.generated
     assert set(store.tables().ids) == command.video_set.samples.keys()
-    for sample, split, label in zip(store.tables().ids, store.tables().splits, store.tables().labels, strict=True):
+    for sample, split, label in zip(
+        store.tables().ids, store.tables().splits, store.tables().labels, strict=True
+    ):
         assert (SPLITS[split], store.tables().class_names[label]) == command.video_set.samples[sample]
-    with h5py.File(command.store) as f:  # 1.1 s: two time steps of audio, two or three of video, the last one padded
+    with h5py.File(
+        command.store
+    ) as f:  # 1.1 s: two time steps of audio, two or three of video, the last one padded
         assert set(np.diff(f["audio/offsets"][:])) == {2}
         assert set(np.diff(f["video/offsets"][:])) <= {2, 3}
 
@@ -52,7 +56,9 @@ def test_features_are_those_of_the_video(command: Command) -> None:
     loudness = 0.375 * 2 / np.pi  # mean of a rectified sine, of channels of 0.5 and 0.25
     np.testing.assert_allclose(audio, [[loudness, 2 * loudness]] * 2, rtol=1e-2)
     rng = np.random.default_rng([len(sample), *sample.encode()])
-    np.testing.assert_allclose(video, [rng.integers(0, 255, (12, 16, 3), np.uint8).mean((0, 1)) / 255] * 2, atol=0.02)
+    np.testing.assert_allclose(
+        video, [rng.integers(0, 255, (12, 16, 3), np.uint8).mean((0, 1)) / 255] * 2, atol=0.02
+    )
 
 
 def test_word_vectors_come_from_a_given_model(command: Command) -> None:
@@ -82,7 +88,8 @@ def test_vectors_that_cannot_be_read_are_reported_before_any_video(
 def test_problems_are_reported_and_stop_nothing(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     made = command.video_set
     extra = {
-        f"v_Archery_g00_c{i}": ("stage_1_train", "Archery") for i in ("silent", "empty", "foreign", "short", "cut", "missing")
+        f"v_Archery_g00_c{i}": ("stage_1_train", "Archery")
+        for i in ("silent", "empty", "foreign", "short", "cut", "missing")
     }
     made.samples |= extra
     for path in (made.lists / "class-split" / "tiny_split").glob("stage_[12]_train.csv"):
@@ -106,8 +113,16 @@ def test_problems_are_reported_and_stop_nothing(command: Command, capsys: pytest
     assert not told[cut][1]
     assert told[missing] == ("no video of this name", True)
     assert told[doubled] == (f"not read, of the same name: zz/{doubled}.mp4", False)
-    assert len(said["problems"]) == len(told) + ("audio ends" in str(said["problems"]) and told[cut][0].startswith("audio"))
-    assert set(FeatureStore(command.store).tables().ids) == made.samples.keys() - {silent, empty, foreign, short, missing}
+    assert len(said["problems"]) == len(told) + (
+        "audio ends" in str(said["problems"]) and told[cut][0].startswith("audio")
+    )
+    assert set(FeatureStore(command.store).tables().ids) == made.samples.keys() - {
+        silent,
+        empty,
+        foreign,
+        short,
+        missing,
+    }
     assert command(code=1)["digest"] == said["digest"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -167,7 +182,9 @@ def test_other_weights_extract_everything_again(command: Command, tmp_path: Path
     assert len(store.provenance["weights"]["scale"]["sha256"]) == 64
 
 
-def test_a_trial_does_not_replace_real_features(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_does_not_replace_real_features(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
     real = command("--weights", tmp_path, weights=False)["digest"]
     command(code=2)
@@ -177,14 +194,18 @@ def test_a_trial_does_not_replace_real_features(command: Command, tmp_path: Path
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there_is_refused(command: Command, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_that_is_not_there_is_refused(
+    command: Command, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command("--device", device, code=2)
     assert f"--device {device}: cannot be used" in capsys.readouterr().err
 
 
 def test_features_that_are_not_finite_are_not_computed_again(command: Command) -> None:
     bad = next(iter(command.video_set.samples))
-    command.video_set.write_video(bad, ".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_f32le", tone=float("nan")))
+    command.video_set.write_video(
+        bad, ".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_f32le", tone=float("nan"))
+    )
     assert command(code=1)["extracted"] == 9
     assert command.problems()[bad] == ("audio features are not finite", True)
     assert command(code=1)["resumed"] == 9
@@ -210,15 +231,21 @@ def test_the_official_layout_is_imported_to_the_same_store(command: Command, tmp
     with h5py.File(tmp_path / "means.h5") as means, h5py.File(command.store) as store:
         for modality in ("audio", "video"):
             np.testing.assert_array_equal(means[modality]["means"][:], store[modality]["means"][:])
-    found = load_pickle(root / "features" / "tiny_features_non_averaged" / "audio" / "stage_2_train" / "Archery.pkl")
-    listed = [s for s, (split, name) in made.samples.items() if name == "Archery" and split.startswith("stage_1")]
+    found = load_pickle(
+        root / "features" / "tiny_features_non_averaged" / "audio" / "stage_2_train" / "Archery.pkl"
+    )
+    listed = [
+        s for s, (split, name) in made.samples.items() if name == "Archery" and split.startswith("stage_1")
+    ]
     assert sorted(name.decode() for name in found["video_names"]) == sorted(listed)
     assert found["fps"] == [10] * len(listed)
 
 
 def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command) -> None:
     quirks = 'quirks = frozenset({"own_rate", "sixteen_bit"})'
-    command.tiny.write_text(command.tiny.read_text().replace("weights_files =", f"{quirks}\n    weights_files =", 1))
+    command.tiny.write_text(
+        command.tiny.read_text().replace("weights_files =", f"{quirks}\n    weights_files =", 1)
+    )
     command.video_set.quirks = ["own_rate", "sixteen_bit"]
     sample = next(iter(command.video_set.samples))
     command.video_set.write_video(sample, ".mov", Clip(codec="mpeg4", rate=30, sound="pcm_f32le"))
@@ -231,13 +258,18 @@ def test_published_preprocessing_repeats_the_quirks_of_the_card(command: Command
         assert set(written["fps"]) == {0 if more else 10}  # 0: each video has its own
         with h5py.File(command.results / f"{sample}.h5") as f:
             features[len(more)] = f["audio"][:], f["video"][:]
-    assert (len(features[0][1]), len(features[1][1])) == (3, 7)  # 11 frames at 10 a second, 33 at the video's own rate
+    assert (len(features[0][1]), len(features[1][1])) == (
+        3,
+        7,
+    )  # 11 frames at 10 a second, 33 at the video's own rate
     difference = np.abs(features[0][0] - features[1][0]).max()
     assert 0 < difference < 1e-4
     assert FeatureStore(command.store).provenance["published_quirks"] == ["own_rate", "sixteen_bit"]
 
 
-def test_the_precision_decides_features_and_is_recorded(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_precision_decides_features_and_is_recorded(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     command()
     assert "precision" not in FeatureStore(command.store).provenance
     assert command("--precision", "bfloat16", "--device", "cpu")["extracted"] == 9
@@ -247,13 +279,18 @@ def test_the_precision_decides_features_and_is_recorded(command: Command, capsys
 
 
 @pytest.mark.parametrize(("extractor", "named"), [(Main, []), (Main, ["bgr"])])
-def test_published_preprocessing_is_refused_where_there_is_none(extractor: type[Extractor], named: list[str]) -> None:
+def test_published_preprocessing_is_refused_where_there_is_none(
+    extractor: type[Extractor], named: list[str]
+) -> None:
     with pytest.raises(UsageError, match="omit the option"):
         chosen_quirks(extractor, named, "ucf")
 
 
 def test_the_cards_name_quirks_that_the_extractor_knows() -> None:
-    named = {name: cards.load_cards()[name].features["cls"].published_quirks for name in ("ucf", "vggsound", "activitynet")}
+    named = {
+        name: cards.load_cards()[name].features["cls"].published_quirks
+        for name in ("ucf", "vggsound", "activitynet")
+    }
     assert named == {
         "ucf": ("bgr", "inverted", "own_rate", "sixteen_bit"),
         "vggsound": ("bgr", "inverted", "sixteen_bit"),
@@ -280,7 +317,15 @@ def test_a_given_file_is_checked_and_its_sha256_shown(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"factors": torch.tensor([3.0, 4.0])}, tmp_path / "scale.pt")
-    words = ["extract", "weights", "tiny", "--plugin", str(command.tiny), "--weights", f"scale={tmp_path / 'scale.pt'}"]
+    words = [
+        "extract",
+        "weights",
+        "tiny",
+        "--plugin",
+        str(command.tiny),
+        "--weights",
+        f"scale={tmp_path / 'scale.pt'}",
+    ]
     with pytest.raises(SystemExit) as ended:
         app.main([*words, "--json"])
     assert not ended.value.code

@@ -1,4 +1,5 @@
-"""What goes wrong in an extraction: interruptions, kills, full disks, libraries that fail. Nothing that was done is lost."""
+"""What goes wrong in an extraction: interruptions, kills, full disks, libraries that fail. Nothing that was
+done is lost."""
 
 from __future__ import annotations
 
@@ -56,13 +57,18 @@ def test_a_video_on_which_a_library_fails_stops_nothing_and_is_tried_again(
     assert command(code=1)["extracted"] == 8
     assert command.problems()[bad] == (f"{type(error).__name__}: out of memory; tried again next time", True)
     command(code=1)
-    assert command.problems()[bad] == (f"{type(error).__name__}: out of memory (2 times); tried again next time", True)
+    assert command.problems()[bad] == (
+        f"{type(error).__name__}: out of memory (2 times); tried again next time",
+        True,
+    )
     monkeypatch.setattr(extraction, "_compute", compute)
     again = command()
     assert (again["extracted"], again["resumed"]) == (1, 8)
 
 
-def test_results_that_cannot_be_read_for_now_are_not_extracted_again(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_cannot_be_read_for_now_are_not_extracted_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample = next(iter(command.video_set.samples))
     results = ResultFolder(command.results, {}, "skip")
     video = command.video_set.files[sample]
@@ -82,7 +88,9 @@ def test_results_that_cannot_be_read_for_now_are_not_extracted_again(command: Co
 def test_a_file_that_an_extractor_misses_is_no_fault_of_the_results(command: Command) -> None:
     bad = next(iter(command.video_set.samples))
     in_video(command.tiny, "if clips.max() > 0.99:", "    open('no such table')")
-    write_video(command.video_set.files[bad], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8)))
+    write_video(
+        command.video_set.files[bad], Clip(picture=lambda seconds: np.full((48, 64, 3), 255, np.uint8))
+    )
     assert command(code=1)["extracted"] == 8
     what = "FileNotFoundError: [Errno 2] No such file or directory: 'no such table'; tried again next time"
     assert command.problems()[bad] == (what, True)
@@ -100,7 +108,10 @@ def test_a_full_disk_is_reported_in_a_line_and_leaves_nothing_behind(
             command(code=2)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert f"{command.results}: cannot be written (File too large); make room" in capsys.readouterr().err.replace("\n", "")
+        assert (
+            f"{command.results}: cannot be written (File too large); make room"
+            in capsys.readouterr().err.replace("\n", "")
+        )
         assert not list(command.results.glob("*.h5*"))
         assert not list(command.results.glob(".*.partial"))
     gc.collect()
@@ -150,7 +161,10 @@ def kill_at(command: Command, stop: str) -> None:
     card.write_text(command.video_set.card().model_dump_json())
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(card), stop, *command.words()], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CHILD, str(card), stop, *command.words()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert child.stdout is not None
     assert child.stdout.readline().strip() == stop

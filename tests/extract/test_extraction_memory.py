@@ -81,7 +81,9 @@ def test_nor_does_it_with_real_networks(tmp_path: Path) -> None:
     encoders()
     peaks = []
     for seconds in (20, 400):
-        clip = Clip(seconds=seconds, rate=4, codec="mpeg4", sound="pcm_s16le", sound_rate=16_000, layout="mono")
+        clip = Clip(
+            seconds=seconds, rate=4, codec="mpeg4", sound="pcm_s16le", sound_rate=16_000, layout="mono"
+        )
         audio, video, peak = steps_and_peak(PACKAGED, clip, tmp_path)
         assert audio == (seconds * 16_000 - Packaged.sound.window) // Packaged.sound.hop + 1
         assert video == 2 * seconds

@@ -24,8 +24,13 @@ def videos(tmp_path: Path) -> list[Path]:
 def test_all_ways_of_extracting_are_measured(tiny: Path, videos: list[Path], tmp_path: Path) -> None:
     kind = find_extractor("tiny", [tiny])
     weights = load_weights(kind, [], random=True)
-    found = {way: [extraction.measure(kind, weights, how, videos, tmp_path)] for way, how in extraction.WAYS.items()}
+    found = {
+        way: [extraction.measure(kind, weights, how, videos, tmp_path)]
+        for way, how in extraction.WAYS.items()
+    }
     assert all(measured.videos == 2 and measured.decoding > 0 for (measured,) in found.values())
     shares, ratios = extraction.rows("tiny", "ucf", found)
-    assert shares["decoding (%)"] + shares["networks (%)"] + shares["elsewhere (%)"] == pytest.approx(100, abs=0.2)
+    assert shares["decoding (%)"] + shares["networks (%)"] + shares["elsewhere (%)"] == pytest.approx(
+        100, abs=0.2
+    )
     assert all(ratios[name] > 0 for name in extraction.RATIOS)

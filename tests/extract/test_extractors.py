@@ -99,7 +99,9 @@ SHAPES: list[tuple[type[Extractor], int, tuple[int, int]]] = [(Cls, 128, (16, 40
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "audio", "video"), SHAPES)
-def test_random_weights_give_features_of_the_named_sizes(kind: Any, audio: int, video: tuple[int, int]) -> None:
+def test_random_weights_give_features_of_the_named_sizes(
+    kind: Any, audio: int, video: tuple[int, int]
+) -> None:
     weights = weights_files.random_weights(kind)
     assert weights.generated
     extractor = kind(weights.states, frozenset(), "cpu")
@@ -119,7 +121,9 @@ def test_random_weights_give_features_of_the_named_sizes(kind: Any, audio: int, 
 # Files of weights
 
 
-def save_selavi(path: Path, change: Any = lambda state: state, prefix: str = "", **more: Any) -> Mapping[str, torch.Tensor]:
+def save_selavi(
+    path: Path, change: Any = lambda state: state, prefix: str = "", **more: Any
+) -> Mapping[str, torch.Tensor]:
     state = {name: torch.zeros(x.shape, dtype=x.dtype) for name, x in Main.expected("selavi").items()}
     content = {prefix + name: x for name, x in change(state).items()}
     torch.save({"model": content, "epoch": 150, **more}, path)
@@ -162,7 +166,9 @@ class Evil:
         return (Path.touch, (Path("touched"),))
 
 
-def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_would_run_something_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     save_selavi(tmp_path / "w.pth", more=Evil())
     (tmp_path / "w.npz").write_bytes(pickle.dumps(Evil()))

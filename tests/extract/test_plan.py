@@ -29,7 +29,9 @@ def touch(path: Path) -> None:
 
 @pytest.mark.parametrize("features", ["cls", "main"])
 @pytest.mark.parametrize("name", NAMES)
-def test_videos_of_the_published_data_sets_are_found(shared: Path, tmp_path: Path, name: str, features: str) -> None:
+def test_videos_of_the_published_data_sets_are_found(
+    shared: Path, tmp_path: Path, name: str, features: str
+) -> None:
     card = load_cards()[name]
     sample, file = NAMES[name]
     touch(tmp_path / file)

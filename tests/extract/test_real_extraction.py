@@ -29,7 +29,11 @@ def give(words: list[object]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("features", ["cls", "main"])
 def test_videos_are_extracted_trained_on_and_reported(
-    features: str, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    features: str,
+    tmp_path: Path,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = VideoSet(tmp_path / "set", each=2, seconds=1.1)
     made.write()
@@ -54,8 +58,24 @@ def test_videos_are_extracted_trained_on_and_reported(
         assert all(len(np.unique(v.means, axis=0)) == len(v.means) for v in values)
     if features == "cls":
         assert all(set(np.unique(s.audio.frames)) <= set(range(256)) for s in samples)
-    settings = [word for setting in (*TINY, "train.epochs=1") for word in ("--set", setting) if "synthetic" not in setting]
-    run = ["run", "--methods", "tcaf", "--dataset", "sports", "--features", features, *settings, "--data-root", data]
+    settings = [
+        word
+        for setting in (*TINY, "train.epochs=1")
+        for word in ("--set", setting)
+        if "synthetic" not in setting
+    ]
+    run = [
+        "run",
+        "--methods",
+        "tcaf",
+        "--dataset",
+        "sports",
+        "--features",
+        features,
+        *settings,
+        "--data-root",
+        data,
+    ]
     assert give([*run, "--runs-dir", runs, "--reports-dir", tmp_path / "reports"]) == 0
     screen = capsys.readouterr().out
     assert "Generalised zero-shot learning: Sports" in screen

@@ -24,7 +24,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "audio", "frames"), [("packaged", (55, 58), (10, 11)), ("cls", (5, 5), (8, 9))])
+@pytest.mark.parametrize(
+    ("features", "audio", "frames"), [("packaged", (55, 58), (10, 11)), ("cls", (5, 5), (8, 9))]
+)
 def test_a_real_film_becomes_features(
     video: Path, tmp_path: Path, features: str, audio: tuple[int, int], frames: tuple[int, int]
 ) -> None:

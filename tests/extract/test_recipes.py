@@ -122,7 +122,9 @@ def give(*words: object) -> int:
 
 
 @pytest.fixture
-def recipe(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Recipe:
+def recipe(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Recipe:
     monkeypatch.setattr(extractor, "EXTRACTORS", dict(extractor.EXTRACTORS))
     monkeypatch.setattr(devices, "extract_on", extract_here)
     return Recipe(request.param, shared, tmp_path)
@@ -134,7 +136,9 @@ def check(made: Recipe, begins: dict[str, float]) -> None:
     assert set(store.tables().ids) == begins.keys()
     missing = {sample for split in SPLITS for sample in made.listed(split)} - begins.keys()
     rows = made.rows()
-    assert missing == {sample for sample in rows if "/" not in sample}  # the others are classes without a sample
+    assert missing == {
+        sample for sample in rows if "/" not in sample
+    }  # the others are classes without a sample
     for sample, second in begins.items():
         assert made.begins(sample) == pytest.approx((second, second), abs=0.06)
 
@@ -146,7 +150,9 @@ def test_ucf101(recipe: Recipe) -> None:
     film = replace(TELLS, seconds=1.1, codec="mpeg4", sound="libmp3lame", size=(320, 240))
     for sample, label in chosen.items():
         write_video(recipe.videos / label / f"{sample}.avi", film)
-    write_video(recipe.videos / "Billiards" / "v_Billiards_g01_c01.avi", film)  # a class of UCF101 that no list names
+    write_video(
+        recipe.videos / "Billiards" / "v_Billiards_g01_c01.avi", film
+    )  # a class of UCF101 that no list names
     assert recipe.extract() == 1
     check(recipe, dict.fromkeys(chosen, 0.0))
 
@@ -209,10 +215,16 @@ def test_activitynet(recipe: Recipe) -> None:
     assert rows[absent].startswith("activity_net.v1-3.min.json has no segment")
 
 
-@pytest.mark.parametrize(("recipe", "count"), [("vggsound", 75_882), ("activitynet", 13_453)], indirect=["recipe"])
+@pytest.mark.parametrize(
+    ("recipe", "count"), [("vggsound", 75_882), ("activitynet", 13_453)], indirect=["recipe"]
+)
 def test_addresses_of_all_videos_are_taken_from_the_lists(recipe: Recipe, count: int) -> None:
-    line = next(x for x in GUIDE.read_text().splitlines() if x.startswith("grep") and f"/{FOLDERS[recipe.name]}/" in x)
-    command = line.replace(f"/data/AVCA-GZSL/avgzsl_benchmark_datasets/{FOLDERS[recipe.name]}", shlex.quote(str(recipe.lists)))
+    line = next(
+        x for x in GUIDE.read_text().splitlines() if x.startswith("grep") and f"/{FOLDERS[recipe.name]}/" in x
+    )
+    command = line.replace(
+        f"/data/AVCA-GZSL/avgzsl_benchmark_datasets/{FOLDERS[recipe.name]}", shlex.quote(str(recipe.lists))
+    )
     subprocess.run(["bash", "-c", command], cwd=recipe.root, check=True)
     found = (recipe.root / "videos.txt").read_text().splitlines()
     assert len(found) == count
@@ -235,7 +247,8 @@ def test_the_guide_says_how_segments_are_numbered(recipe: Recipe) -> None:
     told = [
         f"{least[0]:,}; the least number of the others is 1 ({least[1]} videos) or 2 ({least[2]})",
         f"{unbroken:,} |",
-        f"{last[0]:,}, {last[1]:,}, {last[2]}, {last[3]}, {sum(last[k] for k in last if k > 3)}; the highest is {max(last)}",
+        f"{last[0]:,}, {last[1]:,}, {last[2]}, {last[3]}, {sum(last[k] for k in last if k > 3)}; the "
+        f"highest is {max(last)}",
         f"have segments of two classes | {sum(len(of) == 2 for of in classes.values())},",
     ]
     assert [text for text in told if text not in GUIDE.read_text()] == []

@@ -26,22 +26,30 @@ def test_shards_merge_to_the_store_of_one_extraction(command: Command, tmp_path:
     assert (said["digest"], said["extracted"]) == (digest, 0)
 
 
-def test_each_shard_has_a_table_of_problems_of_its_own(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shard_has_a_table_of_problems_of_its_own(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second, *_ = sorted(command.video_set.samples)
     for sample in (first, second):
         command.video_set.files[sample].write_bytes(b"")
     for number in (1, 2):
         command("--shard", f"{number}/2", code=1)
-        assert f"{5 - number} videos extracted and 1 left out; results of" in " ".join(capsys.readouterr().out.split())
+        assert f"{5 - number} videos extracted and 1 left out; results of" in " ".join(
+            capsys.readouterr().out.split()
+        )
     for number, sample in ((1, first), (2, second)):
         assert command.problems(f"problems-{number}-of-2.csv").keys() == {sample}
     assert not (command.results / "problems.csv").exists()
     command("--merge", code=1)
-    assert "7 videos extracted and 2 left out, 9 of them by earlier runs" in " ".join(capsys.readouterr().out.split())
+    assert "7 videos extracted and 2 left out, 9 of them by earlier runs" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert command.problems().keys() >= {first, second}
 
 
-def test_two_calls_do_not_work_on_the_same_videos(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_calls_do_not_work_on_the_same_videos(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     held = ResultFolder(command.results, {}, "skip")
     with held.alone(2, 3, []):
         command("--shard", "2/3", code=2)
@@ -82,11 +90,16 @@ def test_a_video_that_fails_each_time_does_not_prevent_the_merge(
     codes = [command("--shard", f"{i}/2", code=code)["extracted"] for i, code in ((1, 1), (2, 0))]
     assert codes == [4, 4]
     said = " ".join(capsys.readouterr().out.split())
-    assert "shard 1/2 is done except that 1 videos failed for a reason that may pass: repeat the command to try them" in said
+    assert (
+        "shard 1/2 is done except that 1 videos failed for a reason that may pass: repeat the command to "
+        "try them" in said
+    )
     merged = command("--merge", code=1)
     assert (merged["extracted"], merged["resumed"]) == (0, 8)
     what, left_out = command.problems()[bad]
     why = "cannot be read: a link to nowhere.mp4, which is not there; mount its disk, or remove the link"
     assert (what, left_out) == (f"{why}; tried again next time", True)
     assert set(FeatureStore(command.store).tables().ids) == command.video_set.samples.keys() - {bad}
-    assert "repeat the command, without --merge, to try them again" in " ".join(capsys.readouterr().out.split())
+    assert "repeat the command, without --merge, to try them again" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -57,7 +57,9 @@ def test_a_recording_that_is_there_twice_counts_once_and_may_be_a_wav_file(tmp_p
 
 def test_other_recordings_than_those_of_the_dataset_are_refused(tmp_path: Path) -> None:
     folder, arrays = folder_of(tmp_path, "_ca")
-    with pytest.raises(UsageError, match=r"1 recordings are missing and 0 are unexpected, among them animals/cat en"):
+    with pytest.raises(
+        UsageError, match=r"1 recordings are missing and 0 are unexpected, among them animals/cat en"
+    ):
         stamps_sources._recordings(folder, arrays)
 
 
@@ -123,7 +125,9 @@ def test_bytes_hold_features_to_half_a_step() -> None:
 
 def test_synthetic_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        app.main(["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)])
+        app.main(
+            ["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)]
+        )
     assert ended.value.code == 2
     assert "is generated and has no sources" in capsys.readouterr().err
 
@@ -137,7 +141,9 @@ def with_groups(count: int, shipped: Path, target: Path) -> Path:
         groups = groups_of.setdefault(label, [])
         if (group := int(z["image_group"][picture])) not in groups:
             groups.append(group)
-    kept_pictures = np.isin(z["image_group"], [group for groups in groups_of.values() for group in groups[:count]])
+    kept_pictures = np.isin(
+        z["image_group"], [group for groups in groups_of.values() for group in groups[:count]]
+    )
     kept_samples = kept_pictures[z["sample_image"]]
     lengths = np.diff(z["audio_offset"])
     z["audio"] = z["audio"][np.repeat(kept_samples, lengths)]
@@ -154,7 +160,10 @@ def with_groups(count: int, shipped: Path, target: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: Path) -> None:
-    """All recordings are looked for; features are computed for three groups of pictures of each class and their recordings."""
+    """All recordings are looked for;
+
+    features are computed for three groups of pictures of each class and their recordings.
+    """
     encoders()
     stamps = Path("/") / PACKAGE_FOLDER
     if not stamps.is_dir():
@@ -170,6 +179,8 @@ def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: 
     with np.load(target, allow_pickle=False) as rebuilt, np.load(some, allow_pickle=False) as shipped:
         assert rebuilt.files == shipped.files
         for name in shipped.files:
-            assert (rebuilt[name].dtype, rebuilt[name].shape) == (shipped[name].dtype, shipped[name].shape), name
+            assert (rebuilt[name].dtype, rebuilt[name].shape) == (shipped[name].dtype, shipped[name].shape), (
+                name
+            )
             if not name.startswith(("visual", "audio", "text_minilm")) or name == "audio_offset":
                 np.testing.assert_array_equal(rebuilt[name], shipped[name])

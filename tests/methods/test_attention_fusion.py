@@ -11,7 +11,8 @@ from methods.losses import WordSide, tcaf_losses
 
 SPEC = Spec(audio_dim=128, video_dim=4096, text_dim=384, audio_seconds=0.96, video_seconds=0.64)
 TINY = AttentionFusion.Config(
-    dim=4, embedding_dim=2, encoder_hidden=3, decoder_hidden=3, token_size=2, encoder_dropout=0.0, decoder_dropout=0.0,
+    dim=4, embedding_dim=2, encoder_hidden=3, decoder_hidden=3, token_size=2,
+    encoder_dropout=0.0, decoder_dropout=0.0,
     word_dropout=0.0, token_dropout=0.0,
 )  # fmt: skip
 
@@ -61,9 +62,12 @@ def test_loss_is_the_tcaf_loss_of_the_fusion_and_of_both_branches() -> None:
     with torch.no_grad():
         losses = model.loss(batch, Classes(text))
         theta_w = model.word_projection(text[label])
-        words = WordSide(text[label], theta_w, model.word_decoder(theta_w), model.word_projection(text), label)
+        words = WordSide(
+            text[label], theta_w, model.word_decoder(theta_w), model.word_projection(text), label
+        )
         each = {
-            name: tcaf_losses(x, model.sample_decoder(x), words)["total"] for name, x in model.sample_embeddings(batch).items()
+            name: tcaf_losses(x, model.sample_decoder(x), words)["total"]
+            for name, x in model.sample_embeddings(batch).items()
         }
 
     assert list(each) == ["joint", "audio", "video"]

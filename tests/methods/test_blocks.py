@@ -14,7 +14,17 @@ from benchmark.method import Batch, Classes, Method, Spec
 from methods.attention_fusion import AttentionFusion
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
-from methods.blocks import PADDED, Attention, Dropout, Groups, Projection, Tokens, TokenStage, TransformerLayer, encode_steps
+from methods.blocks import (
+    PADDED,
+    Attention,
+    Dropout,
+    Groups,
+    Projection,
+    Tokens,
+    TokenStage,
+    TransformerLayer,
+    encode_steps,
+)
 from methods.cjme import Cjme, surer_modality
 from methods.perceiver import Perceiver
 from methods.tcaf import Tcaf, attention_mask
@@ -29,12 +39,17 @@ SEQUENCE_METHODS = {
     "perceiver": (Perceiver, {**SEQUENCE, "depth": 2, "latents": 3, "heads": 2, "dim_head": 4}),
 }
 MEAN_METHODS = {
-    "avca": (Avca, {"dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "projection_hidden": 9, "dim_head": 4}),
+    "avca": (
+        Avca,
+        {"dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "projection_hidden": 9, "dim_head": 4},
+    ),
     "cjme": (Cjme, {"hidden": 10, "text_hidden": 9, "embedding_dim": 8}),
     "avgzslnet": (AvgzslNet, {"hidden": 10, "text_hidden": 9, "embedding_dim": 8, "decoder_hidden": 7}),
 }
 ALL_METHODS = {**SEQUENCE_METHODS, **MEAN_METHODS}
-CLASSES = Classes(torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1))
+CLASSES = Classes(
+    torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +128,12 @@ def test_attention_equals_its_formula_and_never_sees_masked_keys() -> None:
     attention = Attention(6, heads=2, dim_head=3, dropout=0.0)
     x, mask = torch.randn(2, 4, 6), torch.tensor([[True, True, False, False], [True, True, True, False]])
 
-    q, k, v = (part(x).view(2, 4, 2, 3).transpose(1, 2) for part in (attention.query, attention.key, attention.value))
-    scores = (q @ k.transpose(2, 3) * 3**-0.5).masked_fill(~mask[:, None, None, :], torch.finfo(torch.float32).min)
+    q, k, v = (
+        part(x).view(2, 4, 2, 3).transpose(1, 2) for part in (attention.query, attention.key, attention.value)
+    )
+    scores = (q @ k.transpose(2, 3) * 3**-0.5).masked_fill(
+        ~mask[:, None, None, :], torch.finfo(torch.float32).min
+    )
     expected = attention.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 4, 6))
 
     torch.testing.assert_close(attention(x, mask=mask[:, None, :]), expected)
@@ -142,12 +161,17 @@ def test_attention_of_reduced_precision_is_computed_in_float32_on_the_cpu() -> N
 
 @pytest.mark.parametrize("shared_norm", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 3, None])
-def test_layers_over_groups_give_values_and_gradients_of_padded_ones(shared_norm: bool, size: int | None) -> None:
+def test_layers_over_groups_give_values_and_gradients_of_padded_ones(
+    shared_norm: bool, size: int | None
+) -> None:
     torch.manual_seed(0)
     first, second = (
-        TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=shared_norm) for _ in range(2)
+        TransformerLayer(6, heads=2, dim_head=3, mlp_dim=5, dropout=0.0, shared_norm=shared_norm)
+        for _ in range(2)
     )
-    audio, video = (torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 2]), (4, [4, 1, 2])))
+    audio, video = (
+        torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 2]), (4, [4, 1, 2]))
+    )
     real = torch.cat([torch.ones(3, 1, dtype=torch.bool), audio, video], dim=1)
     x = torch.randn(3, 8, 6, requires_grad=True)
     kinds = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2]).where(real, PADDED)
@@ -170,7 +194,10 @@ def test_layers_over_groups_give_values_and_gradients_of_padded_ones(shared_norm
 
 
 def test_groups_hold_sequences_of_like_lengths_and_all_of_their_tokens() -> None:
-    audio, video = (torch.arange(n) < torch.tensor(lengths)[:, None] for n, lengths in ((3, [1, 3, 0, 2]), (4, [4, 1, 1, 2])))
+    audio, video = (
+        torch.arange(n) < torch.tensor(lengths)[:, None]
+        for n, lengths in ((3, [1, 3, 0, 2]), (4, [4, 1, 1, 2]))
+    )
 
     groups = Groups.of(audio, video, size=2)
 
@@ -265,7 +292,9 @@ def test_embeddings_depend_neither_on_padding_nor_on_other_samples(name: str) ->
         expected = model.embed(sequences()).outputs["joint"]
         padded = model.embed(sequences(extra=3)).outputs["joint"]
         corrected = model.embed(replace(sequences(extra=3), padding_in_statistics=False)).outputs["joint"]
-        alone = model.embed(Batch(**{k: v[1:2] for k, v in vars(sequences()).items() if isinstance(v, Tensor)}))
+        alone = model.embed(
+            Batch(**{k: v[1:2] for k, v in vars(sequences()).items() if isinstance(v, Tensor)})
+        )
 
     assert expected.std() > 0
     torch.testing.assert_close(padded, expected, rtol=1e-4, atol=1e-6)
@@ -288,14 +317,18 @@ def test_embeddings_depend_on_both_modalities_and_on_time(name: str) -> None:
 
 @pytest.mark.parametrize("name", SEQUENCE_METHODS)
 @pytest.mark.parametrize("padding_in_statistics", [True, False])
-def test_extra_pass_moves_encoders_and_projections_but_no_decoder_and_no_weight(name: str, padding_in_statistics: bool) -> None:
+def test_extra_pass_moves_encoders_and_projections_but_no_decoder_and_no_weight(
+    name: str, padding_in_statistics: bool
+) -> None:
     model = build(name).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
 
     model.after_step(replace(sequences(), padding_in_statistics=padding_in_statistics))
 
     changed = {k.split(".")[0] for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    projections = {"audio_projection", "video_projection"} if name == "attention_fusion" else {"sample_projection"}
+    projections = (
+        {"audio_projection", "video_projection"} if name == "attention_fusion" else {"sample_projection"}
+    )
     assert changed == {"audio_encoder", "video_encoder", "word_projection"} | projections
 
 

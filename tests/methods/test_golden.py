@@ -45,7 +45,12 @@ OUTPUTS = {
     "cjme": {"audio": "embed_audio", "video": "embed_video"},
     "avgzslnet": {"audio": "embed_audio", "video": "embed_video"},
 }
-CLASSES = {"tcaf": "embed_theta_w", "avca": "embed_theta_w", "cjme": "embed_classes", "avgzslnet": "embed_classes"}
+CLASSES = {
+    "tcaf": "embed_theta_w",
+    "avca": "embed_theta_w",
+    "cjme": "embed_classes",
+    "avgzslnet": "embed_classes",
+}
 ARGUMENT_NAMES = {
     "encoder_hidden_size": "embeddings_hidden_size",
     "dropout_encoder": "embedding_dropout",
@@ -79,7 +84,10 @@ class Golden:
         def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
             return {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
 
-        return [replace(self, data=cast(self.data, p), before=cast(self.before, p), precision=p) for p in self.precisions]
+        return [
+            replace(self, data=cast(self.data, p), before=cast(self.before, p), precision=p)
+            for p in self.precisions
+        ]
 
     def assert_same(
         self,
@@ -101,7 +109,9 @@ class Golden:
             relative, absolute = (wider or {}).get(name, BOUND)
             for numbers in computed:
                 try:
-                    torch.testing.assert_close(numbers[name].double(), expected.double(), rtol=relative, atol=absolute)
+                    torch.testing.assert_close(
+                        numbers[name].double(), expected.double(), rtol=relative, atol=absolute
+                    )
                 except AssertionError as error:
                     errors.append(str(error))
             assert len(errors) < len(computed), "\n".join([name, *errors])
@@ -162,9 +172,13 @@ def load(name: str) -> Golden:
     folder = GOLDEN / name
     config = json.loads((folder / "config.json").read_text())
     data, before, after = (arrays(folder / f"{x}.npz") for x in ("data", "weights_before", "weights_after"))
-    if (folder / "float64.npz").is_file():  # the same numbers and the weights after training, computed in float64
+    if (
+        folder / "float64.npz"
+    ).is_file():  # the same numbers and the weights after training, computed in float64
         data |= arrays(folder / "float64.npz")
-        return Golden(name, config, data, before, arrays(folder / "weights_after_float64.npz"), (torch.float64,))
+        return Golden(
+            name, config, data, before, arrays(folder / "weights_after_float64.npz"), (torch.float64,)
+        )
     return Golden(name, config, data, before, after, (torch.float64, torch.float32))
 
 
@@ -187,7 +201,9 @@ def test_embeddings_equal_the_published_ones(golden: Golden, weights: str, prefi
     published = {our_name: golden.data[prefix + name] for our_name, name in names.items()}
     if golden.name == "cjme":
         published["gate"] = golden.data[f"{prefix}embed_attention_hard"].squeeze(-1)
-    golden.assert_same(ours, published, {"joint": TWICE} if (golden.name, weights) == ("tcaf", "after") else None)
+    golden.assert_same(
+        ours, published, {"joint": TWICE} if (golden.name, weights) == ("tcaf", "after") else None
+    )
 
 
 def test_float32_embeddings_are_the_published_ones_up_to_the_order_of_sums(golden: Golden) -> None:
@@ -232,9 +248,16 @@ def test_each_tcaf_loss_equals_the_published_one() -> None:
         return {**model.loss(batch, golden.classes()), "theta_o": model.embed(batch).outputs["joint"]}
 
     golden = load("tcaf")
-    names = {"total": "loss_total", "regression": "loss_reg", "reconstruction": "loss_cmd_rec", "theta_o": "theta_o"}
+    names = {
+        "total": "loss_total",
+        "regression": "loss_reg",
+        "reconstruction": "loss_cmd_rec",
+        "theta_o": "theta_o",
+    }
     names["classification"] = "cross_entropy"
-    golden.assert_same(ours, {name: golden.data[f"forward_{stored}"].squeeze() for name, stored in names.items()})
+    golden.assert_same(
+        ours, {name: golden.data[f"forward_{stored}"].squeeze() for name, stored in names.items()}
+    )
 
 
 @cache
@@ -243,7 +266,9 @@ def train(name: str, precision: torch.dtype) -> tuple[Method, Tensor]:
     golden = next(g for g in load(name).each() if g.precision == precision)
     model = golden.model(golden.before).train()
     optimizer = model.optimizer()
-    parts = ["total", "regression", "reconstruction", "classification"] if golden.name == "tcaf" else ["total"]
+    parts = (
+        ["total", "regression", "reconstruction", "classification"] if golden.name == "tcaf" else ["total"]
+    )
     losses = []
     for step in range(golden.config["steps"]):
         terms = model.loss(golden.batch(f"train{step}_", seconds=True), golden.classes())

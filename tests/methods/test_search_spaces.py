@@ -1,4 +1,5 @@
-"""Published settings and search ranges of every method: complete, valid, and the numbers of the published code."""
+"""Published settings and search ranges of every method: complete, valid, and the numbers of the published
+code."""
 
 from __future__ import annotations
 
@@ -65,7 +66,12 @@ def test_searched_fields_exist_and_hold_their_published_values_and_defaults(name
     assert 5 <= len(search) <= 8
     for field, space in search.items():
         values = [getattr(defaults, field)]
-        values += [v["config"][field] for d in space_of(name)["published"].values() for v in d.values() if field in v["config"]]
+        values += [
+            v["config"][field]
+            for d in space_of(name)["published"].values()
+            for v in d.values()
+            if field in v["config"]
+        ]
         for value in values:
             if space["type"] == "categorical":
                 assert value in space["choices"], field
@@ -99,7 +105,9 @@ def test_sequence_methods_train_as_tcaf_was_published(name: str) -> None:
     for dataset, features in PLACES:
         settings = published[dataset][features]
         fixed = dataset == "activitynet"
-        assert settings["lengths"] == ({"train": 60, "test": 300} if fixed else {"train": "max", "test": "max"})
+        assert settings["lengths"] == (
+            {"train": 60, "test": 300} if fixed else {"train": "max", "test": "max"}
+        )
         assert settings["train"] == {"epochs": 50, "batches_per_epoch": 300, "batch_size": 64}
 
 
@@ -139,8 +147,10 @@ def test_cjme_and_avgzslnet_rates_are_the_published_ones() -> None:
 
 COMMON = {"epochs": 50, "retrain_all": False, "distance_fn": "L2Loss", "reg_loss": True}
 TCAF_NAMES = (
-    "lr", "lr_scheduler", "transformer_depth", "transformer_heads", "transformer_dim_head", "transformer_dropout",
-    "embeddings_hidden_size", "embedding_dropout", "decoder_hidden_size", "decoder_dropout", "additional_dropout",
+    "lr", "lr_scheduler", "transformer_depth", "transformer_heads", "transformer_dim_head",
+    "transformer_dropout",
+    "embeddings_hidden_size", "embedding_dropout", "decoder_hidden_size", "decoder_dropout",
+    "additional_dropout",
     "transformer_embedding_dropout",
 )  # fmt: skip
 TCAF_VALUES = {
@@ -160,18 +170,32 @@ AVCA_VALUES = {
     ("ucf", "main"): (0.2, 0.3, 0.5, 0.1, 256),
     ("activitynet", "main"): (0.2, 0.2, 0.1, 0.99, 256),
 }
-"""``embedding_dropout`` (r_enc), ``decoder_dropout`` (r_proj), ``additional_dropout`` (r_dec), momentum and batch size of
-AVCA-GZSL's run scripts. There ``decoder_dropout`` is that of the projections, ``additional_dropout`` that of the decoders."""
+"""``embedding_dropout`` (r_enc), ``decoder_dropout`` (r_proj), ``additional_dropout`` (r_dec), momentum and
+batch size of AVCA-GZSL's run scripts. There ``decoder_dropout`` is that of the projections,
+``additional_dropout`` that of the decoders."""
 
 
 def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any]:
     """What the published code stores beside a model that it trained with its own settings for these data."""
     place = (dataset, features)
     if name == "tcaf":
-        fixed = {"transformer_mlp_dim": 128, "use_self_attention": False, "use_cross_attention": True, "rec_loss": True}
-        args = COMMON | fixed | {"n_batches": 300, "bs": 64} | dict(zip(TCAF_NAMES, TCAF_VALUES[place], strict=True))
+        fixed = {
+            "transformer_mlp_dim": 128,
+            "use_self_attention": False,
+            "use_cross_attention": True,
+            "rec_loss": True,
+        }
+        args = (
+            COMMON
+            | fixed
+            | {"n_batches": 300, "bs": 64}
+            | dict(zip(TCAF_NAMES, TCAF_VALUES[place], strict=True))
+        )
         kind = "fixed" if dataset == "activitynet" else "max"
-        lengths = {"batch_seqlen_train_maxlen": 60, "batch_seqlen_test_maxlen": 300}  # stored whatever the kind
+        lengths = {
+            "batch_seqlen_train_maxlen": 60,
+            "batch_seqlen_test_maxlen": 300,
+        }  # stored whatever the kind
         cuts = {"batch_seqlen_train_trim": "random", "batch_seqlen_test_trim": "center"}
         return args | lengths | cuts | {"batch_seqlen_train": kind, "batch_seqlen_test": kind}
     args = COMMON | {"lr": 1e-3, "lr_scheduler": True, "n_batches": 500, "bs": 256}
@@ -179,7 +203,11 @@ def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any
         encoder, projection, decoder, momentum, size = AVCA_VALUES[place]
         args |= {"embedding_dropout": encoder, "decoder_dropout": projection, "additional_dropout": decoder}
         args |= {"momentum": momentum, "bs": size, "embeddings_hidden_size": 512, "decoder_hidden_size": 512}
-        triplets = {"additional_triplets_loss": True, "first_additional_triplet": 1, "second_additional_triplet": 1}
+        triplets = {
+            "additional_triplets_loss": True,
+            "first_additional_triplet": 1,
+            "second_additional_triplet": 1,
+        }
         return args | triplets | {"AVCA": True, "depth_transformer": 1}
     args |= {"embeddings_hidden_size": 1024, "embedding_use_bn": True, "margin": 1.0}
     if name == "cjme":
@@ -195,8 +223,13 @@ def published_arguments(name: str, dataset: str, features: str) -> dict[str, Any
 
 @pytest.mark.parametrize(("dataset", "features"), PLACES)
 @pytest.mark.parametrize("name", ["tcaf", "avca", "cjme", "avgzslnet"])
-def test_settings_read_from_published_arguments_are_those_of_the_search_space(name: str, dataset: str, features: str) -> None:
-    args, published = published_arguments(name, dataset, features), space_of(name)["published"][dataset][features]
+def test_settings_read_from_published_arguments_are_those_of_the_search_space(
+    name: str, dataset: str, features: str
+) -> None:
+    args, published = (
+        published_arguments(name, dataset, features),
+        space_of(name)["published"][dataset][features],
+    )
     method: Any = METHODS[name]
 
     assert method.published_config(args) == method.Config(**published["config"])

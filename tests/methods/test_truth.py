@@ -18,13 +18,39 @@ CHANCE = 1 / 6
 TRAINING = [
     "train.epochs=6",
     "train.batches_per_epoch=40",
-    *(f"tcaf.{s}" for s in ("dim=64", "depth=2", "heads=4", "dim_head=16", "mlp_dim=64", "encoder_hidden=64", "lr=0.002")),
-    *(f"tcaf.{s}" for s in ("decoder_hidden=64", "dropout=0", "encoder_dropout=0", "token_dropout=0", "fourier_scale=0.1")),
+    *(
+        f"tcaf.{s}"
+        for s in (
+            "dim=64",
+            "depth=2",
+            "heads=4",
+            "dim_head=16",
+            "mlp_dim=64",
+            "encoder_hidden=64",
+            "lr=0.002",
+        )
+    ),
+    *(
+        f"tcaf.{s}"
+        for s in (
+            "decoder_hidden=64",
+            "dropout=0",
+            "encoder_dropout=0",
+            "token_dropout=0",
+            "fourier_scale=0.1",
+        )
+    ),
     *(f"avgzslnet.{s}" for s in ("hidden=128", "dropout=0.2")),
-    *(f"avca.{s}" for s in ("dim=48", "encoder_hidden=64", "projection_hidden=64", "dim_head=16", "momentum=0.1")),
+    *(
+        f"avca.{s}"
+        for s in ("dim=48", "encoder_hidden=64", "projection_hidden=64", "dim_head=16", "momentum=0.1")
+    ),
     *(f"cjme.{s}" for s in ("hidden=128", "dropout=0")),
     *(f"attention_fusion.{s}" for s in ("dim=64", "encoder_hidden=64", "decoder_hidden=64", "lr=0.002")),
-    *(f"perceiver.{s}" for s in ("dim=64", "depth=1", "latents=8", "heads=4", "dim_head=16", "encoder_hidden=64", "lr=0.002")),
+    *(
+        f"perceiver.{s}"
+        for s in ("dim=64", "depth=1", "latents=8", "heads=4", "dim_head=16", "encoder_hidden=64", "lr=0.002")
+    ),
 ]
 SAMPLES = ["train_samples=40", "test_unseen_samples=30", "seen_bias=0", "noise=0.3"]
 
@@ -53,11 +79,19 @@ def test_a_method_recognises_unseen_classes_by_their_class_embeddings(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", registry.load().methods)
-def test_with_shuffled_class_embeddings_no_method_beats_chance_on_unseen_classes(tmp_path: Path, method: str) -> None:
+def test_with_shuffled_class_embeddings_no_method_beats_chance_on_unseen_classes(
+    tmp_path: Path, method: str
+) -> None:
     """Other data and another permutation for each seed. With six classes a permutation may be informative by
     chance, so single results scatter widely. Their mean is at chance within three standard errors."""
     values = [
-        zsl(method, tmp_path / str(seed), "protocol.text_alignment=shuffled", f"data.seed={seed}", video_signal=1.0)
+        zsl(
+            method,
+            tmp_path / str(seed),
+            "protocol.text_alignment=shuffled",
+            f"data.seed={seed}",
+            video_signal=1.0,
+        )
         for seed in range(5)
     ]
     error = statistics.stdev(values) / len(values) ** 0.5

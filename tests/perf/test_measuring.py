@@ -21,7 +21,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read 
 
 SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=1.0, video_seconds=1.0)
 SIZES: dict[str, Any] = {
-    "dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "decoder_hidden": 9, "token_size": 4, "mlp_dim": 6, "heads": 2,
+    "dim": 12, "embedding_dim": 8, "encoder_hidden": 10, "decoder_hidden": 9, "token_size": 4, "mlp_dim": 6,
+    "heads": 2,
 }  # fmt: skip
 
 
@@ -64,7 +65,9 @@ def test_of_an_embedding_all_counts_but_words_and_decoders_and_the_backward() ->
 
 def test_whole_stages_are_timed_by_what_they_are_spent_on(tmp_path: Path) -> None:
     small = generated.generate(tmp_path / "store.h5", "main", 60)
-    experiment = generated.experiment_on(small, "cjme", epochs=2, batches_per_epoch=3, batch_size=8, threads=1)
+    experiment = generated.experiment_on(
+        small, "cjme", epochs=2, batches_per_epoch=3, batch_size=8, threads=1
+    )
 
     seconds = stage.run(experiment)
 
@@ -75,7 +78,9 @@ def test_whole_stages_are_timed_by_what_they_are_spent_on(tmp_path: Path) -> Non
 
 
 def test_an_epoch_needs_its_batches_and_the_embedding_of_what_it_is_validated_on(tmp_path: Path) -> None:
-    experiment = generated.experiment_on(generated.generate(tmp_path / "store.h5", "main", 60), "tcaf", batch_size=8)
+    experiment = generated.experiment_on(
+        generated.generate(tmp_path / "store.h5", "main", 60), "tcaf", batch_size=8
+    )
 
     one, two = stage.needed(experiment, 1), stage.needed(experiment, 2)
 
@@ -109,7 +114,9 @@ def test_the_evaluation_of_a_test_set_is_timed() -> None:
 @linux
 @pytest.mark.slow
 def test_evaluation_keeps_a_block_of_distances_and_not_the_matrix() -> None:
-    _, peak = resident.watched(evaluation.measure, evaluation.DRAWN, 50_000, 2_000, Path(), 1)  # a matrix of 400 MB
+    _, peak = resident.watched(
+        evaluation.measure, evaluation.DRAWN, 50_000, 2_000, Path(), 1
+    )  # a matrix of 400 MB
 
     assert peak.own - peak.start < 100e6
 
@@ -137,7 +144,10 @@ def test_a_generated_store_has_the_size_that_was_asked_for_and_the_splits_of_ucf
     assert made.path.stat().st_size == pytest.approx(0.04e9, rel=0.05)
     tables = made.tables()
     assert [len(tables.class_splits[split]) for split in SPLITS] == [30, 30, 12, 42, 6]
-    assert all(set(tables.class_splits[split]) == set(tables.labels[tables.splits == i]) for i, split in enumerate(SPLITS))
+    assert all(
+        set(tables.class_splits[split]) == set(tables.labels[tables.splits == i])
+        for i, split in enumerate(SPLITS)
+    )
     assert (made.audio_dim, made.video_dim, made.text_dim) == (512, 512, 300)
 
 

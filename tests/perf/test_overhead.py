@@ -10,7 +10,8 @@ import pytest
 from perf import overhead
 
 SMALL_DATA = {
-    "train_classes": 4, "val_unseen_classes": 3, "test_unseen_classes": 2, "train_samples": 6, "val_seen_samples": 2,
+    "train_classes": 4, "val_unseen_classes": 3, "test_unseen_classes": 2, "train_samples": 6,
+    "val_seen_samples": 2,
     "val_unseen_samples": 4, "audio_dim": 8, "video_dim": 12, "text_dim": 6,
 }  # fmt: skip
 SMALL_TCAF = {"dim": 16, "encoder_hidden": 16, "depth": 1, "heads": 2, "dim_head": 8}
@@ -26,7 +27,9 @@ def test_the_overhead_of_a_tiny_trial_is_measured_and_reported(runs: Path) -> No
     assert (found.published_epochs, found.published_batches) == (50, 300)
     assert 0 < found.checks < found.measured("training batches")
     assert "| **harness**" in found.markdown()
-    assert json.loads(json.dumps(found.as_dict()))["share_at_published_length"] == pytest.approx(found.share())
+    assert json.loads(json.dumps(found.as_dict()))["share_at_published_length"] == pytest.approx(
+        found.share()
+    )
 
 
 def test_what_is_done_for_batches_epochs_and_the_job_is_scaled_as_such() -> None:

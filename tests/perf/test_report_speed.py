@@ -31,7 +31,9 @@ def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
     files = {f.name for f in (runs / "newest").iterdir()}
     assert {"gzsl.csv", "comparisons.csv", "recall.csv", "cost.csv", "report.md"} <= files
     kinds = ("curve", "scores", "training", "recall", "embedding", "confusion", "tuning", "importances")
-    assert not {kind for kind in kinds if not any(f.startswith(f"{kind}-") and f.endswith(".png") for f in files)}
+    assert not {
+        kind for kind in kinds if not any(f.startswith(f"{kind}-") and f.endswith(".png") for f in files)
+    }
     assert "## Figures without data" not in (runs / "newest" / "report.md").read_text(encoding="utf-8")
     costs = pd.read_csv(runs / "newest" / "cost.csv")
     assert costs[["parameters", "flops_per_sample"]].notna().all(axis=None)

@@ -24,7 +24,9 @@ def test_each_row_differs_from_mode_paper_in_one_flag_only(bench: Bench) -> None
     paper = base.settings.as_dict()["protocol"]
     assert base.ablation == ""
     assert (corrected.ablation, corrected.mode) == ("all", "corrected")
-    assert {u.ablation for u in rows} == {*switches(base.method)} - {"text_alignment"}  # these data have no published order
+    assert {u.ablation for u in rows} == {*switches(base.method)} - {
+        "text_alignment"
+    }  # these data have no published order
     assert "cjme_pairing" in {u.ablation for u in rows}
     for unit in rows:
         assert {k for k, v in unit.settings.as_dict()["protocol"].items() if v != paper[k]} == {unit.ablation}
@@ -45,7 +47,8 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
     effects = ablation_effects(results.ablation).set_index("ablation")
     assert set(effects.index) == {"", "calibration", "beta_output"}
     hm = {
-        name: 100 * rows.sort_values("repetition")["hm"].to_numpy(float) for name, rows in results.ablation.groupby("ablation")
+        name: 100 * rows.sort_values("repetition")["hm"].to_numpy(float)
+        for name, rows in results.ablation.groupby("ablation")
     }
     difference = hm["calibration"] - hm[""]
     assert effects.loc["calibration", "hm_effect"] == pytest.approx(difference.mean())
@@ -65,13 +68,17 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
         ({"ablate": ["all"], "stages": "1"}, "both stages"),
     ],
 )
-def test_an_ablation_that_compares_something_else_is_refused(bench: Bench, options: dict[str, object], says: str) -> None:
+def test_an_ablation_that_compares_something_else_is_refused(
+    bench: Bench, options: dict[str, object], says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
         bench.units(bench.call(methods="cjme", **options))
 
 
 def test_clips_of_one_source_are_found_by_the_first_group_of_the_rule(bench: Bench) -> None:
-    card = bench.units(bench.call(methods="cjme"))[0].card.model_copy(update={"grouping": r"^(.+_g\d+)_c\d+$"})
+    card = bench.units(bench.call(methods="cjme"))[0].card.model_copy(
+        update={"grouping": r"^(.+_g\d+)_c\d+$"}
+    )
     found = shares_group(card, ["v_a_g01_c01", "v_a_g02_c01", "odd"], ["v_a_g01_c07", "v_b_g02_c01", "odd"])
     assert found.tolist() == [True, False, True]
 
@@ -82,13 +89,17 @@ def test_the_group_disjoint_test_drops_only_related_seen_samples(bench: Bench) -
     with pytest.raises(UsageError, match="no grouping rule"):
         bench.units(bench.call("protocol.seen_test=group_disjoint", methods="cjme"))
     experiment = unit.job(2, 0).experiment()
-    settings = replace(experiment.settings, protocol=experiment.protocol.model_copy(update={"seen_test": "group_disjoint"}))
+    settings = replace(
+        experiment.settings, protocol=experiment.protocol.model_copy(update={"seen_test": "group_disjoint"})
+    )
     section = stages.open_test(experiment)
     data = stages.evaluation_set(section, stages.TEST_SEEN, stages.TEST_UNSEEN, experiment.seed)
     is_seen = np.isin(section.samples.labels[data.rows], data.seen_ids)
     first = np.flatnonzero(is_seen)[0]
     kept_id = section.samples.ids[data.rows[first]]
-    card = unit.card.model_copy(update={"grouping": f"^(?!{kept_id}$)()"})  # all samples but one are one group
+    card = unit.card.model_copy(
+        update={"grouping": f"^(?!{kept_id}$)()"}
+    )  # all samples but one are one group
     experiment = replace(experiment, settings=settings, card=card)
     nearest = stages.embed_and_rank(experiment.settings, experiment.rules, data, experiment.build())["both"]
     seen = float(nearest.predict(0.5)[first] == nearest.label[first])
@@ -99,7 +110,9 @@ def test_the_group_disjoint_test_drops_only_related_seen_samples(bench: Bench) -
         "seen": seen,
         "hm": 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0,
     }
-    assert stages.without_shared_groups(experiment, data, nearest, 0.5, exact=False) == pytest.approx(expected)
+    assert stages.without_shared_groups(experiment, data, nearest, 0.5, exact=False) == pytest.approx(
+        expected
+    )
 
 
 PLUGIN = """
@@ -118,7 +131,9 @@ class Asking(Cjme):
 
 
 @pytest.mark.parametrize("uses", [(), ("unseen_names",)])
-def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_path: Path, uses: tuple[str, ...]) -> None:
+def test_a_method_that_asks_for_more_than_it_declares_fails(
+    bench: Bench, tmp_path: Path, uses: tuple[str, ...]
+) -> None:
     file = tmp_path / f"asking{len(uses)}.py"
     file.write_text(PLUGIN.replace("{uses}", repr(uses)).replace("{number}", str(len(uses))))
     call = bench.call("train.epochs=1", methods=f"asking{len(uses)}", plugins=[file])
@@ -131,7 +146,9 @@ def test_a_method_that_asks_for_more_than_it_declares_fails(bench: Bench, tmp_pa
         assert asked == [(len(splits[split]), dim) for split in ("stage_1_val_unseen", "stage_2_test_unseen")]
         assert "Transductive: Asking" in build_tables(collect(bench.tracker))[0].caption
         stage_two = bench.tracker.find(kind="job", stage="2")[0]
-        assert bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1  # class embeddings are no samples
+        assert (
+            bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1
+        )  # class embeddings are no samples
     else:
         assert "asks for unseen_names in training" in result.failed[0].error
 

@@ -89,7 +89,9 @@ def test_published_audio_length_for_a_fixed_video_length(video: int, audio: int)
     assert rules(length_rule="corrected").audio_length(video) == round(video * VIDEO_S / AUDIO_S)
 
 
-def outcomes(rule: FeatureRules, video: int, audio: int, *, training: bool) -> dict[tuple[int, int, int, int], int]:
+def outcomes(
+    rule: FeatureRules, video: int, audio: int, *, training: bool
+) -> dict[tuple[int, int, int, int], int]:
     """Counts of (first audio step, audio steps, first video step, video steps) over 4,000 samples."""
     lengths = (np.full(4000, audio), np.full(4000, video))
     a, v = plan_cuts(rule, *lengths, training=training, rng=np.random.default_rng(0) if training else None)
@@ -131,15 +133,21 @@ def test_published_centre_cuts_of_the_test(video: int, audio: int, expected: tup
 
 
 def test_corrected_cuts_take_every_start_and_the_audio_of_the_same_moment() -> None:
-    rule = rules(LengthConfig(train=10, test=10), length_rule="corrected")  # audio: 10 * 0.64 / 0.96 = 7 steps
+    rule = rules(
+        LengthConfig(train=10, test=10), length_rule="corrected"
+    )  # audio: 10 * 0.64 / 0.96 = 7 steps
     found = outcomes(rule, 14, 9, training=True)
     assert set(found) == {(0, 7, 0, 10), (1, 7, 1, 10), (1, 7, 2, 10), (2, 7, 3, 10), (3, 6, 4, 10)}
     assert [n / 4000 for n in found.values()] == pytest.approx([1 / 5] * 5, abs=0.03)
-    assert set(outcomes(rule, 30, 3, training=False)) == {(2, 1, 10, 10)}  # audio ends before the cut: one step is kept
+    assert set(outcomes(rule, 30, 3, training=False)) == {
+        (2, 1, 10, 10)
+    }  # audio ends before the cut: one step is kept
 
 
 def test_fixed_lengths_are_padded_up_to_the_wanted_steps() -> None:
-    a, v = plan_cuts(rules(LengthConfig(test=10)), np.array([40, 4]), np.array([50, 6]), training=False, rng=None)
+    a, v = plan_cuts(
+        rules(LengthConfig(test=10)), np.array([40, 4]), np.array([50, 6]), training=False, rng=None
+    )
     assert (a.padded, v.padded) == (6, 10)
     assert (a.length.tolist(), v.length.tolist()) == ([6, 4], [10, 6])
 
@@ -159,7 +167,10 @@ def test_fixed_cuts_equal_those_of_the_published_collator(shared: Path, kind: st
             continue
         assert set(found) == {tuple(row[:4]) for row in case["seen"]}, case
         expected = 4000 / len(found)
-        assert sum((n - expected) ** 2 / expected for n in found.values()) < len(found) + 5 * (2 * len(found)) ** 0.5  # chi2
+        assert (
+            sum((n - expected) ** 2 / expected for n in found.values())
+            < len(found) + 5 * (2 * len(found)) ** 0.5
+        )  # chi2
 
 
 @given(
@@ -174,7 +185,9 @@ def test_a_cut_stays_inside_its_sample_and_takes_its_very_frames(
     data = samples([a for a, _ in lengths], [v for _, v in lengths])
     rule = rules(LengthConfig(train=wanted, test=wanted))  # type: ignore[arg-type]
     rows = np.arange(len(lengths))
-    cuts = plan_cuts(rule, data.audio.lengths, data.video.lengths, training=training, rng=np.random.default_rng(1))
+    cuts = plan_cuts(
+        rule, data.audio.lengths, data.video.lengths, training=training, rng=np.random.default_rng(1)
+    )
     batch = make_batch(data, rows, rule, training=training, rng=np.random.default_rng(1))
     for cut, steps in zip(cuts, (data.audio.lengths, data.video.lengths), strict=True):
         assert (cut.start >= 0).all()
@@ -217,7 +230,10 @@ def test_published_audio_scale_holds_for_every_feature_set() -> None:
     feature_set = FeatureSetConfig(description="", audio=modality, video=modality, text_dim=3)
     lengths = LengthConfig()
     assert FeatureRules.of("sequence", feature_set, lengths, ProtocolConfig()).audio_scale == 255
-    assert FeatureRules.of("sequence", feature_set, lengths, ProtocolConfig(audio_scale="corrected")).audio_scale == 1
+    assert (
+        FeatureRules.of("sequence", feature_set, lengths, ProtocolConfig(audio_scale="corrected")).audio_scale
+        == 1
+    )
 
 
 def test_classes_are_drawn_uniformly_whatever_their_size() -> None:

@@ -24,11 +24,16 @@ def brute_force(
     right: dict[int, list[bool]] = {}
     right_zsl: dict[int, list[bool]] = {}
     for row, label in zip(distances, labels, strict=True):
-        best = min(range(len(class_ids)), key=lambda c: (row[c] + (beta if class_ids[c] in seen else 0.0), class_ids[c]))
+        best = min(
+            range(len(class_ids)),
+            key=lambda c: (row[c] + (beta if class_ids[c] in seen else 0.0), class_ids[c]),
+        )
         right.setdefault(int(label), []).append(class_ids[best] == label)
         if label not in seen:
             unseen = [c for c in range(len(class_ids)) if class_ids[c] not in seen]
-            right_zsl.setdefault(int(label), []).append(class_ids[min(unseen, key=lambda c: (row[c], class_ids[c]))] == label)
+            right_zsl.setdefault(int(label), []).append(
+                class_ids[min(unseen, key=lambda c: (row[c], class_ids[c]))] == label
+            )
     recall = {c: float(np.mean(r)) for c, r in right.items()}
     groups = [[r for c, r in recall.items() if (c in seen) == want] for want in (True, False)]
     zsl = [float(np.mean(r)) for r in right_zsl.values()]
@@ -64,10 +69,14 @@ def test_curve_holds_every_state_and_the_best_of_all_betas(case: tuple[np.ndarra
     distances, ids, seen, labels = case
     curve = Nearest.of(distances, ids, seen, labels).curve()
     breakpoints = {float(a - b) for row in distances.astype(float) for a in row for b in row}
-    betas = sorted(breakpoints | {b + 1 / 8 for b in breakpoints} | {min(breakpoints) - 1, max(breakpoints) + 1})
+    betas = sorted(
+        breakpoints | {b + 1 / 8 for b in breakpoints} | {min(breakpoints) - 1, max(breakpoints) + 1}
+    )
     states = [brute_force(distances.astype(float), ids, set(seen.tolist()), labels, beta) for beta in betas]
     points = {(round(s, 9), round(u, 9)) for s, u, _ in states}
-    assert {(round(s, 9), round(u, 9)) for s, u in zip(curve.seen.tolist(), curve.unseen.tolist(), strict=True)} == points
+    assert {
+        (round(s, 9), round(u, 9)) for s, u in zip(curve.seen.tolist(), curve.unseen.tolist(), strict=True)
+    } == points
     assert curve.hm.max() == pytest.approx(max(harmonic_mean(s, u) for s, u, _ in states))
     s, u = np.array([x[0] for x in states]), np.array([x[1] for x in states])
     assert curve.ausuc == pytest.approx(float(np.trapezoid(s, u)))
@@ -91,7 +100,9 @@ def middle_of_the_best_interval(case: tuple[np.ndarray, ...]) -> float:
 
 @given(cases())
 @settings(max_examples=200, deadline=None)
-def test_best_beta_is_the_middle_of_the_widest_interval_with_the_best_hm(case: tuple[np.ndarray, ...]) -> None:
+def test_best_beta_is_the_middle_of_the_widest_interval_with_the_best_hm(
+    case: tuple[np.ndarray, ...],
+) -> None:
     nearest = Nearest.of(*case)
     curve = nearest.curve()
     assert curve.best_beta() == middle_of_the_best_interval(case)
@@ -104,7 +115,10 @@ def renumbered(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarra
     n, s, u = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     rows = [[draw(st.permutations(range(8)))[:size] for size in (s, u)] for _ in range(n)]
     distances = np.array([[*a, *b] for a, b in rows], np.float32) / 4
-    seen, labels = np.arange(s + u) < s, np.array(draw(st.lists(st.integers(0, s + u - 1), min_size=n, max_size=n)))
+    seen, labels = (
+        np.arange(s + u) < s,
+        np.array(draw(st.lists(st.integers(0, s + u - 1), min_size=n, max_size=n))),
+    )
 
     def numbered(ids: np.ndarray) -> tuple[np.ndarray, ...]:
         order = np.argsort(ids)
@@ -117,7 +131,9 @@ def renumbered(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarra
 
 @given(renumbered())
 @settings(max_examples=300, deadline=None)
-def test_best_beta_does_not_depend_on_the_order_of_class_ids(pair: tuple[tuple[np.ndarray, ...], ...]) -> None:
+def test_best_beta_does_not_depend_on_the_order_of_class_ids(
+    pair: tuple[tuple[np.ndarray, ...], ...],
+) -> None:
     first, second = (Nearest.of(*case).curve().best_beta() for case in pair)
     assert first == second
 
@@ -130,9 +146,13 @@ def test_best_beta_of_tied_samples_is_not_at_the_tie() -> None:
         distances = np.full((5, 3), 9, np.float32)
         distances[:, seen] = 2
         distances[range(5), [near_seen] * 2 + [near_unseen] * 3] = 2 + gaps
-        nearest = Nearest.of(distances, np.arange(3), np.array([seen]), np.array([seen] * 2 + [near_unseen] * 3))
+        nearest = Nearest.of(
+            distances, np.arange(3), np.array([seen]), np.array([seen] * 2 + [near_unseen] * 3)
+        )
         at_1.add(round(nearest.at(1.0, exact=True).hm, 2))
-        assert nearest.curve().best_beta() == 1.25  # correct: above 1 the unseen ones, up to 1.5 one of two seen ones
+        assert (
+            nearest.curve().best_beta() == 1.25
+        )  # correct: above 1 the unseen ones, up to 1.5 one of two seen ones
     assert at_1 == {1.0, 0.4, 0.5, 0.67}
 
 
@@ -146,7 +166,9 @@ def test_best_beta_of_tied_samples_is_not_at_the_tie() -> None:
         ([-1.0], [-3.0], -2.0),
     ],
 )
-def test_best_beta_of_hand_made_gaps(gaps_seen: list[float], gaps_unseen: list[float], expected: float) -> None:
+def test_best_beta_of_hand_made_gaps(
+    gaps_seen: list[float], gaps_unseen: list[float], expected: float
+) -> None:
     """A gap is the beta above which a sample is assigned to the unseen class."""
     gaps = np.array([*gaps_seen, *gaps_unseen], np.float32)
     distances = np.stack([10 - gaps / 2, 10 + gaps / 2], 1)
@@ -172,7 +194,8 @@ def test_exact_calibration_is_never_below_the_grid() -> None:
 def test_grid_equals_the_published_one_bit_by_bit() -> None:
     """``torch.linspace(0, 3, 16)`` in float32."""
     bits = (
-        "00000000 3e4ccccd 3ecccccd 3f19999a 3f4ccccd 3f800000 3f99999a 3fb33333 3fcccccd 3fe66666 40000000 400ccccd "
+        "00000000 3e4ccccd 3ecccccd 3f19999a 3f4ccccd 3f800000 3f99999a 3fb33333 3fcccccd 3fe66666 40000000 "
+        "400ccccd "
         "4019999a 40266666 40333333 40400000"
     )
     assert GRID.dtype == np.float32
@@ -182,7 +205,9 @@ def test_grid_equals_the_published_one_bit_by_bit() -> None:
 def test_calibration_is_the_mean_of_the_outputs_or_that_of_the_reported_output() -> None:
     rng = np.random.default_rng(1)
     outputs = {
-        name: Nearest.of(rng.random((60, 8)).astype(np.float32) * scale, np.arange(8), np.arange(5), rng.integers(0, 8, 60))
+        name: Nearest.of(
+            rng.random((60, 8)).astype(np.float32) * scale, np.arange(8), np.arange(5), rng.integers(0, 8, 60)
+        )
         for name, scale in (("audio", 1.0), ("video", 4.0), ("both", 8.0))
     }
     paper = Calibration.choose(outputs, "both", exact=False, mean_of_outputs=True)
@@ -197,13 +222,17 @@ def test_blocks_of_samples_give_the_whole() -> None:
     distances, labels = rng.random((50, 7)).astype(np.float32), rng.integers(0, 7, 50)
     ids, seen = np.arange(7), np.arange(4)
     whole = Nearest.of(distances, ids, seen, labels)
-    parts = Nearest.concatenate([Nearest.of(distances[i : i + 8], ids, seen, labels[i : i + 8]) for i in range(0, 50, 8)])
+    parts = Nearest.concatenate(
+        [Nearest.of(distances[i : i + 8], ids, seen, labels[i : i + 8]) for i in range(0, 50, 8)]
+    )
     assert whole.at(0.1) == parts.at(0.1)
 
 
 def test_recall_table_averages_to_the_scores() -> None:
     rng = np.random.default_rng(3)
-    nearest = Nearest.of(rng.random((90, 9)).astype(np.float32), np.arange(9), np.arange(5), rng.integers(0, 9, 90))
+    nearest = Nearest.of(
+        rng.random((90, 9)).astype(np.float32), np.arange(9), np.arange(5), rng.integers(0, 9, 90)
+    )
     table, scores = nearest.recall(0.2), nearest.at(0.2)
     assert np.mean([table[c][0] for c in range(5)]) == pytest.approx(scores.seen)
     assert np.mean([table[c][0] for c in range(5, 9)]) == pytest.approx(scores.unseen)
@@ -230,7 +259,10 @@ def test_published_evaluation_is_equalled(shared: Path, name: str) -> None:
     gate = torch.from_numpy(data["attention_hard"]) if expected["cjme_attention"] else None
     audio, video = distances["audio"], distances["video"]
     distances["both"] = audio + video if gate is None else (1 - gate) * audio + gate * video
-    outputs = {v: Nearest.of(d.numpy(), data["class_ids"], data["seen_ids"], data["label"]) for v, d in distances.items()}
+    outputs = {
+        v: Nearest.of(d.numpy(), data["class_ids"], data["seen_ids"], data["label"])
+        for v, d in distances.items()
+    }
     calibration = Calibration.choose(outputs, "both", exact=False, mean_of_outputs=True)
     assert calibration.beta == pytest.approx(expected["mean_beta"], abs=1e-6)
     for output, nearest in outputs.items():

@@ -107,7 +107,9 @@ RECORDING = """
 
 
 @pytest.mark.parametrize("inputs", ["mean", "sequence"])
-def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(bench: Bench, tmp_path: Path, inputs: str) -> None:
+def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(
+    bench: Bench, tmp_path: Path, inputs: str
+) -> None:
     name = f"recording_{inputs}"
     file = plugin(tmp_path, name, RECORDING, inputs=inputs)
     call = bench.call("train.epochs=2", methods=name, plugins=[file])
@@ -132,7 +134,9 @@ def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(bench: Ben
         evaluated = ("embed", "embed_classes", "distances")
         everything = reachable([value for _, _, values in hooks for value in values])
         refuse_things(everything, tables, store.path)
-        training = memory(reachable([value for hook, _, values in hooks if hook not in evaluated for value in values]))
+        training = memory(
+            reachable([value for hook, _, values in hooks if hook not in evaluated for value in values])
+        )
         assert max(map(len, training)) > 10_000, "the features that it trains on are seen"
         refuse_values(training, store, tables, trained)
         refuse_labels(memory(everything), tables, trained)
@@ -141,7 +145,9 @@ def test_nothing_that_a_method_is_given_leads_to_what_it_must_not_see(bench: Ben
 def refuse_things(found: Sequence[Any], tables: Tables, path: Path) -> None:
     """No store, record, worker, file or class name."""
     assert not [
-        type(thing) for thing in found if isinstance(thing, (FeatureStore, Tables, Section, Tracker, Worker, h5py.File))
+        type(thing)
+        for thing in found
+        if isinstance(thing, (FeatureStore, Tables, Section, Tracker, Worker, h5py.File))
     ]
     texts = {str(thing) for thing in found if isinstance(thing, (str, Path))}
     assert not [text for text in texts if path.name in text]
@@ -239,7 +245,9 @@ GROWING = """
 """
 
 
-def test_a_search_from_the_listener_finds_no_store_and_the_numbers_are_honest(bench: Bench, tmp_path: Path) -> None:
+def test_a_search_from_the_listener_finds_no_store_and_the_numbers_are_honest(
+    bench: Bench, tmp_path: Path
+) -> None:
     honest, searching = plugin(tmp_path, "honest"), plugin(tmp_path, "searching", SEARCHING)
     result = bench.run(bench.call(methods="honest,searching", plugins=[honest, searching]))
     assert [entry.error for entry in result.failed] == []
@@ -276,7 +284,11 @@ def test_results_do_not_depend_on_the_order_in_which_a_method_gets_the_samples(b
     found = []
     for seed, size in ((0, 7), (1, 64)):
         data = evaluation_set(section, VAL_SEEN, VAL_UNSEEN, seed)
-        found.append(nearest_classes(method, data, experiment.rules, batch_size=size, check=True)[method.reported_output])
+        found.append(
+            nearest_classes(method, data, experiment.rules, batch_size=size, check=True)[
+                method.reported_output
+            ]
+        )
         assert found[-1].label.tolist() == section.samples.labels[data.rows].tolist()
     np.testing.assert_allclose(found[0].seen_distance, found[1].seen_distance, rtol=1e-5)
     np.testing.assert_array_equal(found[0].unseen_class, found[1].unseen_class)
@@ -287,7 +299,9 @@ def neighbours(x: torch.Tensor) -> torch.Tensor:
     return 1e5 + (x + x.roll(1, 0) + x.roll(2, 0))
 
 
-@pytest.mark.parametrize("constant", [lambda x: torch.full_like(x, 5.0), lambda x: 1e5 + x, lambda x: 5.0 + 1e-6 * x])
+@pytest.mark.parametrize(
+    "constant", [lambda x: torch.full_like(x, 5.0), lambda x: 1e5 + x, lambda x: 5.0 + 1e-6 * x]
+)
 def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_behind_a_constant(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, constant: Any
 ) -> None:
@@ -296,9 +310,15 @@ def test_distances_that_differ_by_rounding_alone_pass_and_others_are_refused_beh
     data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     honest = method.distances
     for change in (constant, neighbours):
-        monkeypatch.setattr(method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()})
+        monkeypatch.setattr(
+            method, "distances", lambda *given, f=change: {v: f(x) for v, x in honest(*given).items()}
+        )
         for size in (7, 256):
-            with pytest.raises(JobError, match="other samples of a batch") if change is neighbours else nullcontext():
+            with (
+                pytest.raises(JobError, match="other samples of a batch")
+                if change is neighbours
+                else nullcontext()
+            ):
                 nearest_classes(method, data, experiment.rules, batch_size=size, check=True)
 
 
@@ -312,19 +332,28 @@ def test_a_few_samples_can_be_checked(bench: Bench, samples: int, size: int) -> 
     assert {len(nearest.label) for nearest in found.values()} == {samples}
 
 
-def test_a_method_may_change_the_class_embeddings_that_it_gets(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_may_change_the_class_embeddings_that_it_gets(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = bench.units(bench.call(methods="avca"))[0].job(1, 0).experiment()
     method = experiment.build()
     data = evaluation_set(experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, 0)
     embed = method.embed_classes
     monkeypatch.setattr(method, "embed_classes", lambda text: embed(text.mul_(2)))
-    first, second = (nearest_classes(method, data, experiment.rules, batch_size=64)[method.reported_output] for _ in range(2))
+    first, second = (
+        nearest_classes(method, data, experiment.rules, batch_size=64)[method.reported_output]
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(first.seen_distance, second.seen_distance)
 
 
 def test_no_module_of_the_harness_keeps_a_store_or_a_section(bench: Bench) -> None:
     bench.run(bench.call("train.epochs=1", methods="cjme"))
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("benchmark", "methods")]
+    modules = [
+        module for name, module in sys.modules.items() if name.split(".")[0] in ("benchmark", "methods")
+    ]
     values = [value for module in modules for value in vars(module).values()]
-    held = reachable(v for v in values if isinstance(v, (dict, list, set, tuple)) and v is not registry.__dict__)
+    held = reachable(
+        v for v in values if isinstance(v, (dict, list, set, tuple)) and v is not registry.__dict__
+    )
     assert not [thing for thing in held if isinstance(thing, (FeatureStore, Section, Tables))]

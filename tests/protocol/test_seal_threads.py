@@ -1,4 +1,4 @@
-"""A method trains in a thread of its own: what it asks for, its errors and its stop pass between the threads."""
+"""A method trains in its own thread: requests, errors and its stop pass between the threads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def given(validate: Any) -> TrainingData:
 
 
 def test_requests_are_answered_in_another_thread() -> None:
-    with sealed(given(lambda method: Validation({"thread": threading.get_ident()}, {})), QuietListener()) as (data, listener):
+    with sealed(given(lambda method: Validation({"thread": threading.get_ident()}, {})), QuietListener()) as (
+        data,
+        listener,
+    ):
         listener.on_epoch(RECORD)
         assert data.validate(None).metrics["thread"] != threading.get_ident()  # type: ignore[arg-type]
 
@@ -128,7 +131,11 @@ def test_an_error_that_refuses_attributes_comes_back_too() -> None:
     def validate(method: object) -> Validation:
         raise Frozen("as it is")
 
-    with pytest.raises(Frozen, match="as it is"), sealed(given(validate), QuietListener()) as (data, _), suppress(Frozen):
+    with (
+        pytest.raises(Frozen, match="as it is"),
+        sealed(given(validate), QuietListener()) as (data, _),
+        suppress(Frozen),
+    ):
         data.validate(None)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,15 @@ from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, ModalityContent, St
 from benchmark.protocol import evaluation
 from benchmark.protocol.evaluation import Calibration
 from benchmark.protocol.randomness import derive_seed
-from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, StageOne, embed_and_rank, evaluation_set, stage_two, training_data
+from benchmark.protocol.stages import (
+    VAL_SEEN,
+    VAL_UNSEEN,
+    StageOne,
+    embed_and_rank,
+    evaluation_set,
+    stage_two,
+    training_data,
+)
 from benchmark.protocol.training import EpochRecord
 from benchmark.tracking.tracker import Tracker
 
@@ -48,7 +56,12 @@ def noisy_copy(data: Path, seed: int) -> None:
             vectors[own] = rng.normal(size=vectors[own].shape)
     provenance = {**content.provenance, **synthetic_provenance(card, config)}
     changed: StoreContent = replace(
-        content, labels=labels, vectors=vectors, audio=noise(content.audio), video=noise(content.video), provenance=provenance
+        content,
+        labels=labels,
+        vectors=vectors,
+        audio=noise(content.audio),
+        video=noise(content.video),
+        provenance=provenance,
     )
     write_store(store_path(data, "synthetic", "native"), changed)
 
@@ -65,17 +78,24 @@ def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
             del epoch["seconds"]
         found[f"{run.name} {run.tags.get('trial')}"] = record
     for run in tracker.find(kind="job", stage="2"):
-        found[run.name] = [tracker.history(run.run_id, m) for m in ("train/total", "val/hm", "calibration/beta")]
+        found[run.name] = [
+            tracker.history(run.run_id, m) for m in ("train/total", "val/hm", "calibration/beta")
+        ]
     return found
 
 
-def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(bench: Bench, other: Bench, tmp_path: Path) -> None:
+def test_noise_in_the_test_splits_changes_no_trial_epoch_or_beta(
+    bench: Bench, other: Bench, tmp_path: Path
+) -> None:
     clean = decisions(bench, bench.tracker)
     other = Bench(other.tracker, other.runs, tmp_path / "noise")
     noisy_copy(tmp_path / "noise", seed=1)
     noisy = decisions(other, other.tracker)
     assert clean == noisy
-    test_hm = [{r.metrics["test/hm"] for r in b.tracker.find(kind="job", stage="2", status="FINISHED")} for b in (bench, other)]
+    test_hm = [
+        {r.metrics["test/hm"] for r in b.tracker.find(kind="job", stage="2", status="FINISHED")}
+        for b in (bench, other)
+    ]
     assert test_hm[0] != test_hm[1]  # the noise was used
 
 
@@ -157,10 +177,14 @@ def test_calibration_flags_change_the_beta_and_nothing_before_it(bench: Bench) -
     runs = bench.tracker.find(kind="job")
     assert len(runs) == 3  # both flags share the job with all flags as published
     records = {
-        (r.params["protocol.calibration"], r.params["protocol.beta_output"]): bench.tracker.read_json(r.run_id, "result.json")
+        (r.params["protocol.calibration"], r.params["protocol.beta_output"]): bench.tracker.read_json(
+            r.run_id, "result.json"
+        )
         for r in runs
     }
-    paper, own, exact = (records[x]["calibration"] for x in (("paper",) * 2, ("paper", "corrected"), ("corrected", "paper")))
+    paper, own, exact = (
+        records[x]["calibration"] for x in (("paper",) * 2, ("paper", "corrected"), ("corrected", "paper"))
+    )
     assert (paper["rule"], own["rule"], exact["rule"]) == ("grid", "grid", "exact")
     for mean in (paper, exact):
         assert mean["beta"] == pytest.approx(np.mean(list(mean["per_output"].values())))
@@ -178,7 +202,13 @@ def test_stage_two_replays_the_rates_of_stage_one_if_corrected(bench: Bench, sch
     )
     rates = [0.01, 0.003, 0.002]  # not what a plateau schedule gives
     heard = Rates()
-    stage_two(experiment, StageOne(2, Calibration(0.5, "grid", {"both": 0.5}), {}, rates), bench.runs / "second", "k", heard)
+    stage_two(
+        experiment,
+        StageOne(2, Calibration(0.5, "grid", {"both": 0.5}), {}, rates),
+        bench.runs / "second",
+        "k",
+        heard,
+    )
     assert heard.rates == (rates if schedule == "corrected" else [0.01] * 3)
 
 
@@ -217,13 +247,20 @@ def test_distances_are_in_full_precision_whatever_the_precision_of_training(
     experiment = bench.units(bench.call("train.precision=bfloat16", methods="avca"))[0].job(1, 0).experiment()
     section, method, seen = experiment.development(), experiment.build(), set()
     embed, distances = method.embed, method.distances
-    monkeypatch.setattr(method, "embed", lambda batch: seen.add(("embed", torch.is_autocast_enabled("cpu"))) or embed(batch))
     monkeypatch.setattr(
-        method, "distances", lambda *both: seen.add(("distances", torch.is_autocast_enabled("cpu"))) or distances(*both)
+        method, "embed", lambda batch: seen.add(("embed", torch.is_autocast_enabled("cpu"))) or embed(batch)
+    )
+    monkeypatch.setattr(
+        method,
+        "distances",
+        lambda *both: seen.add(("distances", torch.is_autocast_enabled("cpu"))) or distances(*both),
     )
 
     embed_and_rank(
-        experiment.settings, experiment.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, experiment.seed), method
+        experiment.settings,
+        experiment.rules,
+        evaluation_set(section, VAL_SEEN, VAL_UNSEEN, experiment.seed),
+        method,
     )
 
     assert seen == {("embed", True), ("distances", False)}

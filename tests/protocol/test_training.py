@@ -73,7 +73,9 @@ def numbers(records: list[EpochRecord]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("method", ["tcaf", "avca"])
 @pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
-def test_a_stopped_training_resumes_to_equal_results(bench: Bench, tmp_path: Path, method: str, stop_after: int) -> None:
+def test_a_stopped_training_resumes_to_equal_results(
+    bench: Bench, tmp_path: Path, method: str, stop_after: int
+) -> None:
     undisturbed = Recorder()
     model, result = fit(experiment(bench, method), tmp_path / "whole", undisturbed)
     with pytest.raises(Stop):
@@ -123,7 +125,12 @@ def test_the_kept_epoch_is_the_first_with_the_highest_validation_hm(bench: Bench
 
 @pytest.mark.parametrize(
     ("hms", "kept"),
-    [([0.0, 0.0, 0.0, 0.0], 3), ([0.0, 0.0, 0.2, 0.0], 2), ([0.0, 0.3, 0.3, 0.0], 1), ([0.2, 0.1, 0.2, 0.2], 0)],
+    [
+        ([0.0, 0.0, 0.0, 0.0], 3),
+        ([0.0, 0.0, 0.2, 0.0], 2),
+        ([0.0, 0.3, 0.3, 0.0], 1),
+        ([0.2, 0.1, 0.2, 0.2], 0),
+    ],
 )
 def test_an_epoch_with_hm_zero_is_replaced_by_every_later_one(
     bench: Bench, tmp_path: Path, hms: list[float], kept: int
@@ -131,7 +138,15 @@ def test_an_epoch_with_hm_zero_is_replaced_by_every_later_one(
     """As in the published code. Otherwise the first epoch with the highest HM is kept."""
     its = experiment(bench, "cjme", "train.epochs=4")
     data = with_validation(stages.training_data(its, 1), hms)
-    loop = Loop(its.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=True, extra_pass=True)
+    loop = Loop(
+        its.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=True,
+        extra_pass=True,
+    )
     result = its.build().fit(data, loop)
     assert result.best_epoch == kept
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == kept
@@ -149,11 +164,21 @@ def with_validation(data: TrainingData, hms: list[float]) -> TrainingData:
 def rates(bench: Bench, tmp_path: Path, hms: list[float], *extra: str) -> list[float]:
     job = experiment(bench, "cjme", f"train.epochs={len(hms)}", "cjme.lr=0.1", *extra)
     data = with_validation(stages.training_data(job, 1), hms)
-    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    loop = Loop(
+        job.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=False,
+        extra_pass=True,
+    )
     return [r.lr for r in job.build().fit(data, loop).history]
 
 
-def test_the_rate_falls_to_a_tenth_after_more_than_three_epochs_without_a_better_hm(bench: Bench, tmp_path: Path) -> None:
+def test_the_rate_falls_to_a_tenth_after_more_than_three_epochs_without_a_better_hm(
+    bench: Bench, tmp_path: Path
+) -> None:
     hms = [0.1, 0.3, 0.3, 0.2, 0.3, 0.1, 0.4]
     assert rates(bench, tmp_path, hms) == pytest.approx([0.1] * 6 + [0.01])
 
@@ -183,7 +208,15 @@ def test_a_loss_that_is_not_finite_names_epoch_batch_and_loss(bench: Bench, tmp_
 
     model.loss = breaking  # type: ignore[method-assign]
     data = stages.training_data(job, 1)
-    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    loop = Loop(
+        job.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=False,
+        extra_pass=True,
+    )
     with pytest.raises(JobError, match=r"loss '\w+' is not finite in epoch 1, batch 1 .*learning rate"):
         model.fit(data, loop)
 
@@ -194,7 +227,15 @@ def test_a_gradient_that_is_not_finite_names_the_parameter(bench: Bench, tmp_pat
     name, parameter = next(iter(model.named_parameters()))
     parameter.register_hook(lambda g: g * float("inf"))
     data = stages.training_data(job, 1)
-    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    loop = Loop(
+        job.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=False,
+        extra_pass=True,
+    )
     with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 0"):
         model.fit(data, loop)
 
@@ -214,7 +255,15 @@ def test_a_broken_gradient_names_the_loss_that_broke_it(bench: Bench, tmp_path: 
 
     model.loss = breaking  # type: ignore[method-assign]
     data = stages.training_data(job, 1)
-    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    loop = Loop(
+        job.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=False,
+        extra_pass=True,
+    )
     with pytest.raises(JobError, match=r"gradient of .* is not finite in epoch 0, batch 0") as error:
         model.fit(data, loop)
     assert f"(of loss {parts[0]!r}); try a smaller learning rate" in str(error.value)
@@ -238,13 +287,23 @@ def test_with_a_scaler_broken_gradients_are_skipped_until_no_scale_helps(
 
     parameter.register_hook(breaking)
     data = stages.training_data(job, 1)
-    loop = Loop(job.settings.train, seed=0, folder=tmp_path, key="k", listener=Recorder(), keep_best=False, extra_pass=True)
+    loop = Loop(
+        job.settings.train,
+        seed=0,
+        folder=tmp_path,
+        key="k",
+        listener=Recorder(),
+        keep_best=False,
+        extra_pass=True,
+    )
     if broken_batches < 17:
         model.fit(data, loop)
         assert scaler.get_scale() == 2.0 ** (16 - broken_batches)
         assert not torch.equal(parameter, before)
     else:  # 65536 is halved below 1 by the 17th
-        with pytest.raises(JobError, match=f"gradient of {name} is not finite in epoch 0, batch 16 .of loss '"):
+        with pytest.raises(
+            JobError, match=f"gradient of {name} is not finite in epoch 0, batch 16 .of loss '"
+        ):
             model.fit(data, loop)
         assert torch.equal(parameter, before)
 
@@ -274,12 +333,21 @@ def test_a_note_reports_reduced_precision_that_is_slower(
 
 def test_float16_on_a_cpu_is_refused_before_anything_is_trained(bench: Bench) -> None:
     with pytest.raises(UsageError, match="not for CPUs"):
-        _ = bench.units(bench.call("train.precision=float16", "train.device=cpu", methods="cjme"))[0].job(1, 0).key
+        _ = (
+            bench.units(bench.call("train.precision=float16", "train.device=cpu", methods="cjme"))[0]
+            .job(1, 0)
+            .key
+        )
 
 
 def test_the_extra_pass_moves_running_statistics_and_nothing_else(bench: Bench) -> None:
     job = experiment(
-        bench, "tcaf", "tcaf.dropout=0", "tcaf.encoder_dropout=0", "tcaf.decoder_dropout=0", "tcaf.token_dropout=0"
+        bench,
+        "tcaf",
+        "tcaf.dropout=0",
+        "tcaf.encoder_dropout=0",
+        "tcaf.decoder_dropout=0",
+        "tcaf.token_dropout=0",
     )
     data = stages.training_data(job, 1)
     model = job.build().train()

@@ -30,7 +30,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class FakeUnit:
-    """A method on a data set in a mode, and the scores that its seeds shall have."""
+    """A method on a dataset in a mode, and the scores that its seeds shall have."""
 
     method: str = "tcaf"
     dataset: str = "stamps"
@@ -53,7 +53,7 @@ class FakeUnit:
     processor: tuple[str, str] | None = None
     """``cpu_capability`` and ``blas`` of its jobs, if they recorded them."""
     digest: str = ""
-    """Of the data; ``digest-of-<data set>`` where empty."""
+    """Of the data; ``digest-of-<dataset>`` where empty."""
 
     def identity(self) -> dict[str, str]:
         return {"dataset": self.dataset, "features": self.features, "mode": self.mode, "method": self.method}
@@ -83,7 +83,9 @@ def curve(seen: float, unseen: float) -> pd.DataFrame:
     """A curve that passes through the point."""
     t = np.linspace(0, 1, 61)
     shape = 1 - t**3.5
-    return pd.DataFrame({"beta": 4 * t - 1.6, "seen": seen * shape / shape[30], "unseen": unseen * shape[::-1] / shape[30]})
+    return pd.DataFrame(
+        {"beta": 4 * t - 1.6, "seen": seen * shape / shape[30], "unseen": unseen * shape[::-1] / shape[30]}
+    )
 
 
 @dataclass
@@ -107,12 +109,19 @@ class FakeStore:
                 method_tags |= {"tuning.trials": str(unit.trials), "tuning.pruned": "1"}
             parent = self.tracker.start(unit.method, method_tags, call)
             if unit.trials:
-                study = {"study": "s", "best_values": dict(unit.best_values), "best_number": 2, "best_hm": 0.4321}
+                study = {
+                    "study": "s",
+                    "best_values": dict(unit.best_values),
+                    "best_number": 2,
+                    "best_hm": 0.4321,
+                }
                 study |= {"complete": unit.trials - 1, "pruned": 1, "failed": 0}
                 self.tracker.log_json(parent, study, "tuning.json")
             for variant, scores in ((unit.variant, unit.scores), ("tuned", unit.tuned)):
                 for repetition, score in enumerate(scores or ()):
-                    entries += self.repetition(replace(unit, variant=variant), parent, repetition, score, stages)
+                    entries += self.repetition(
+                        replace(unit, variant=variant), parent, repetition, score, stages
+                    )
             self.tracker.finish(parent)
         if entries:
             self.tracker.log_json(call, entries, "jobs.json")
@@ -126,15 +135,29 @@ class FakeStore:
         common = {**unit.identity(), "variant": unit.variant, "repetition": repetition}
         keys = [self.key(unit, repetition, stage) for stage in (1, 2)]
         if score is None:
-            first = {**common, "stage": 1, "job_key": keys[0], "state": "failed", "error": "loss is not a number in epoch 3"}
-            second = {**common, "stage": 2, "job_key": keys[1], "state": "missing", "error": "stage 1 is failed"}
+            first = {
+                **common,
+                "stage": 1,
+                "job_key": keys[0],
+                "state": "failed",
+                "error": "loss is not a number in epoch 3",
+            }
+            second = {
+                **common,
+                "stage": 2,
+                "job_key": keys[1],
+                "state": "missing",
+                "error": "stage 1 is failed",
+            }
             return [first, second] if stages == "all" else [first]
         entries = []
         for stage in (1, 2) if stages == "all" else (1,):
             state = "reused" if self.tracker.by_job_key([keys[stage - 1]]) else "done"
             if state == "done":
                 self.job(unit, parent, repetition, stage, keys[stage - 1], score)
-            entries.append({**common, "stage": stage, "job_key": keys[stage - 1], "state": state, "error": ""})
+            entries.append(
+                {**common, "stage": stage, "job_key": keys[stage - 1], "state": state, "error": ""}
+            )
         return entries
 
     @staticmethod
@@ -142,20 +165,46 @@ class FakeStore:
         variant = "tuned" if unit.variant == "tuned" and unit.best_values else "start"
         tail = "".join(unit.params.values())
         return "-".join(
-            [*unit.identity().values(), unit.alignment, str(unit.epochs), tail, variant, str(repetition), str(stage)]
+            [
+                *unit.identity().values(),
+                unit.alignment,
+                str(unit.epochs),
+                tail,
+                variant,
+                str(repetition),
+                str(stage),
+            ]
         )
 
-    def job(self, unit: FakeUnit, parent: str, repetition: int, stage: int, key: str, score: tuple[float, float]) -> None:
-        versions = {"torch": "2.9.0", "numpy": "2.3.0", "python": "3.12.1", "git_revision": "abc123def456", "platform": "Linux"}
+    def job(
+        self, unit: FakeUnit, parent: str, repetition: int, stage: int, key: str, score: tuple[float, float]
+    ) -> None:
+        versions = {
+            "torch": "2.9.0",
+            "numpy": "2.3.0",
+            "python": "3.12.1",
+            "git_revision": "abc123def456",
+            "platform": "Linux",
+        }
         versions |= dict(zip(("cpu_capability", "blas"), unit.processor or (), strict=False))
         job_tags = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition)}
-        run = self.tracker.start(key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent)
+        run = self.tracker.start(
+            key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent
+        )
         identity = {"digest": unit.digest or f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}
         settings = {"train.epochs": unit.epochs, "train.batches_per_epoch": 40, "train.batch_size": 64}
-        self.tracker.log_params(run, {**settings, "protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params})
+        self.tracker.log_params(
+            run, {**settings, "protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params}
+        )
         self.tracker.log_json(run, identity, "identity.json")
         seen, unseen = score
-        values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
+        values = {
+            "seen": seen,
+            "unseen": unseen,
+            "hm": hm(seen, unseen),
+            "zsl": 1.2 * unseen,
+            "ausuc": 0.8 * seen * unseen,
+        }
         if stage == 1:
             metrics = {f"best/{k}": v for k, v in {**values, "beta": 0.4, "epoch": 4}.items()}
         else:
@@ -174,15 +223,30 @@ class FakeStore:
         published_settings: str | None = "true",
     ) -> str:
         """A test of weights from run folders, as command ``evaluate`` logs it."""
-        tags = {"kind": "published-checkpoint", "origin": origin, "weights_digest": weights, "source": "stage A and stage B"}
+        tags = {
+            "kind": "published-checkpoint",
+            "origin": origin,
+            "weights_digest": weights,
+            "source": "stage A and stage B",
+        }
         tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}"}
         tags |= {} if published_settings is None else {"published_settings": published_settings}
         run = self.tracker.start("released", {**unit.tags(), **tags})
         seen, unseen = score
-        values = {"seen": seen, "unseen": unseen, "hm": hm(seen, unseen), "zsl": 1.2 * unseen, "ausuc": 0.8 * seen * unseen}
-        self.tracker.log_metrics(run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4})
+        values = {
+            "seen": seen,
+            "unseen": unseen,
+            "hm": hm(seen, unseen),
+            "zsl": 1.2 * unseen,
+            "ausuc": 0.8 * seen * unseen,
+        }
+        self.tracker.log_metrics(
+            run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4}
+        )
         self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
-        self.tracker.log_params(run, {"protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params})
+        self.tracker.log_params(
+            run, {"protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params}
+        )
         self.tracker.finish(run)
         return run
 

@@ -1,4 +1,4 @@
-"""Figures are the same whatever matplotlib's settings are, and the import of matplotlib cannot fail for them."""
+"""Figures do not depend on matplotlib's settings, and these cannot make its import fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from pathlib import Path
 from report.test_drawing import save
 save(Path(sys.argv[1]))
 """
-RC = "font.family: No Such Font\nsavefig.dpi: 37\nfigure.facecolor: red\nlines.linewidth: 9\nbackend: rubbish\nno.such.key: 1\n"
+RC = (
+    "font.family: No Such Font\nsavefig.dpi: 37\nfigure.facecolor: red\nlines.linewidth: 9\n"
+    "backend: rubbish\nno.such.key: 1\n"
+)
 
 
 def save(file: Path) -> None:
@@ -39,7 +42,9 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("where", ["working directory", "variable", "configuration folder"])
-def test_settings_from_outside_reach_no_figure_and_no_line_is_said_of_them(tmp_path: Path, usual: bytes, where: str) -> None:
+def test_settings_from_outside_reach_no_figure_and_no_line_is_said_of_them(
+    tmp_path: Path, usual: bytes, where: str
+) -> None:
     """A process of its own: only the first import of matplotlib reads settings."""
     env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))

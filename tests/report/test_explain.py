@@ -1,4 +1,5 @@
-"""Figures that explain results: their numbers on cases worked out by hand, their files, and what happens without data."""
+"""Figures that explain results: their numbers on cases worked out by hand, their files, and what happens
+without data."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from support.cells_of import row, tables_of
 from support.tiny import Bench
 
@@ -41,7 +43,10 @@ UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": 
 
 
 def details(store: Any, seen: int = 2, unseen: int = 3, classes: tuple[float, ...] = ()) -> None:
-    """Give the jobs of a fake store what newer jobs log: recall of unseen class i is 0.1 i, or what ``classes`` say."""
+    """Give the jobs of a fake store what newer jobs log:
+
+    recall of unseen class i is 0.1 i, or what ``classes`` say.
+    """
     rng = np.random.default_rng(0)
     names = [*(f"seen {i}" for i in range(seen)), *(f"unseen {i}" for i in range(unseen))]
     recalls = list(classes) or [0.1 * i for i in range(unseen)]
@@ -49,7 +54,10 @@ def details(store: Any, seen: int = 2, unseen: int = 3, classes: tuple[float, ..
         store.tracker.log_metrics(run.run_id, {"duration_seconds": 90.0, "peak_memory_mb": 512.0})
         if run.tags["stage"] == "1":
             for epoch in range(3):
-                values = {"train/total": 4.0 - epoch + float(run.tags["repetition"]), "val/hm": 0.1 * (epoch + 1)}
+                values = {
+                    "train/total": 4.0 - epoch + float(run.tags["repetition"]),
+                    "val/hm": 0.1 * (epoch + 1),
+                }
                 store.tracker.log_metrics(run.run_id, values, step=epoch)
             continue
         store.tracker.log_metrics(run.run_id, {"parameters": 1234.0, "flops_per_sample": 5_600_000.0})
@@ -63,7 +71,9 @@ def details(store: Any, seen: int = 2, unseen: int = 3, classes: tuple[float, ..
         confusion = pd.DataFrame(pairs, columns=["true", "predicted", "count"])
         store.tracker.log_text(run.run_id, confusion.to_csv(index=False), "confusion.csv")
         if run.tags["repetition"] == "0":
-            points = pd.DataFrame({"kind": ["sample"] * 2 * len(names) + ["class"] * len(names), "class": names * 3})
+            points = pd.DataFrame(
+                {"kind": ["sample"] * 2 * len(names) + ["class"] * len(names), "class": names * 3}
+            )
             points["group"] = [name.split()[0] for name in points["class"]]
             points[["e0", "e1", "e2"]] = rng.normal(size=(len(points), 3))
             store.tracker.log_text(run.run_id, points.to_csv(index=False), "embedding.csv")
@@ -101,7 +111,9 @@ def test_a_real_run_gives_every_figure_and_table(bench: Bench, tmp_path: Path) -
     assert costs(report.results)[["stage_1_minutes", "parameters", "flops_per_sample"]].gt(0).all(axis=None)
 
 
-def test_an_older_store_gives_a_report_that_says_what_is_left_out(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_an_older_store_gives_a_report_that_says_what_is_left_out(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     store.call([unit(), unit(method="avca")])
 
     report = write_report(store.tracker, tmp_path)
@@ -110,8 +122,16 @@ def test_an_older_store_gives_a_report_that_says_what_is_left_out(store: Any, un
     names = {f.name for f in report.files}
     assert {f"curve-{STAMPS}.png", f"scores-{STAMPS}.png"} <= names
     assert not [n for n in names if n.startswith(("training", "recall", "embedding", "confusion", "cost"))]
-    for what in ("Training curves", "Recall by nearest seen class", "Embedding map", "Confusion of unseen classes"):
-        assert f"{what}, Stamps (native), mode paper, by_name text, default settings: AVCA, TCAF (not logged" in text
+    for what in (
+        "Training curves",
+        "Recall by nearest seen class",
+        "Embedding map",
+        "Confusion of unseen classes",
+    ):
+        assert (
+            f"{what}, Stamps (native), mode paper, by_name text, default settings: AVCA, TCAF (not logged"
+            in text
+        )
 
 
 def test_a_method_without_data_is_left_out_of_its_figure_alone(store: Any, unit: Any) -> None:
@@ -136,7 +156,12 @@ def test_released_weights_have_scores_and_no_training(store: Any, unit: Any) -> 
 
 
 def test_scores_have_t_intervals_and_published_values_where_comparable(store: Any, unit: Any) -> None:
-    store.call([unit(scores=[(0.5, 0.5), (0.3, 0.3), (0.4, 0.4)], **UCF), unit(method="avca", scores=[(0.5, 0.5)], **UCF)])
+    store.call(
+        [
+            unit(scores=[(0.5, 0.5), (0.3, 0.3), (0.4, 0.4)], **UCF),
+            unit(method="avca", scores=[(0.5, 0.5)], **UCF),
+        ]
+    )
 
     (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
     data = scores_of(place).data.set_index(["method", "metric"])
@@ -181,7 +206,8 @@ def test_recalls_are_means_over_seeds_beside_the_nearest_seen_class(store: Any, 
 
     assert list(table.cells) == ["Unseen class", "Samples", "AVCA", "TCAF", "Nearest seen class", "Cosine"]
     assert row(table, **{"Unseen class": "unseen 2"}) == {
-        "Unseen class": "unseen 2", "Samples": "10", "AVCA": "20.0", "TCAF": "20.0", "Nearest seen class": "seen 0",
+        "Unseen class": "unseen 2", "Samples": "10", "AVCA": "20.0", "TCAF": "20.0",
+        "Nearest seen class": "seen 0",
         "Cosine": "0.67",
     }  # fmt: skip
     assert not table.screen
@@ -209,13 +235,16 @@ def test_costs_are_means_over_seeds_of_both_stages(store: Any, unit: Any) -> Non
     cells = row(tables_of(results)["cost"], Method="TCAF")
 
     assert cells == {
-        "Method": "TCAF", "Settings": "default", "Stage 1 (min)": "1.50", "Stage 2 (min)": "1.50", "Peak memory (MiB)": "512",
+        "Method": "TCAF", "Settings": "default", "Stage 1 (min)": "1.50", "Stage 2 (min)": "1.50",
+        "Peak memory (MiB)": "512",
         "Parameters": "1,234", "MFLOPs per sample": "5.6", "Seeds": "2",
     }  # fmt: skip
 
 
 def test_confusion_shares_are_of_the_samples_of_the_true_class() -> None:
-    counts = pd.DataFrame([("a", "a", 3), ("a", "b", 1), ("b", "c", 2)], columns=["true", "predicted", "count"])
+    counts = pd.DataFrame(
+        [("a", "a", 3), ("a", "b", 1), ("b", "c", 2)], columns=["true", "predicted", "count"]
+    )
     counts["share"] = counts["count"] / counts.groupby("true")["count"].transform("sum")
 
     shares = square(counts)
@@ -245,13 +274,17 @@ def test_a_map_that_a_job_logged_is_drawn_as_it_is(store: Any, unit: Any) -> Non
     store.call([unit()])
     details(store)
     (run,) = store.tracker.find(kind="job", stage="2", repetition="0")
-    logged = pd.DataFrame({"kind": "sample", "class": list("abc"), "group": "unseen", "x": [1.5, 2, 3], "y": [4.5, 5, 6]})
+    logged = pd.DataFrame(
+        {"kind": "sample", "class": list("abc"), "group": "unseen", "x": [1.5, 2, 3], "y": [4.5, 5, 6]}
+    )
     store.tracker.log_text(run.run_id, logged.to_csv(index=False), Artifact.EMBEDDING_MAP)
 
     figures = figures_of(store.tracker, collect(store.tracker))
 
     drawn = next(f for f in figures if f.stem.startswith("embedding"))
-    assert drawn.data[["class", "x", "y"]].to_numpy().tolist() == logged[["class", "x", "y"]].to_numpy().tolist()
+    assert (
+        drawn.data[["class", "x", "y"]].to_numpy().tolist() == logged[["class", "x", "y"]].to_numpy().tolist()
+    )
 
 
 @pytest.mark.slow
@@ -271,14 +304,18 @@ def test_many_methods_and_classes_give_more_figures_and_not_larger_ones(store: A
 
 def test_a_map_tells_only_so_many_unseen_classes_apart() -> None:
     names = [f"class {i:02}" for i in range(69)]
-    data = pd.DataFrame({"kind": "sample", "class": [*names, "class 60"], "group": "unseen"}).assign(x=0.0, y=0.0)
+    data = pd.DataFrame({"kind": "sample", "class": [*names, "class 60"], "group": "unseen"}).assign(
+        x=0.0, y=0.0
+    )
 
     shown = coloured_classes(data)
     figure = map_figure([Drawn("TCAF", 5, data)], "title")
 
     assert len(shown) == COLOURED_CLASSES
     assert "class 60" in shown, "classes with the most samples come first"
-    assert f"{69 - COLOURED_CLASSES} further unseen classes" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert f"{69 - COLOURED_CLASSES} further unseen classes" in [
+        t.get_text() for t in figure.legends[0].get_texts()
+    ]
 
 
 def test_a_heat_map_names_all_classes() -> None:
@@ -292,12 +329,19 @@ def test_a_heat_map_names_all_classes() -> None:
 def test_heat_maps_of_the_same_classes_name_them_once() -> None:
     same, other = (pd.DataFrame(np.eye(3), list(names), list(names)) for names in ("abc", "abd"))
 
-    figures = [confusion_figure([Drawn(t, i, d) for i, (t, d) in enumerate(zip("123", x, strict=True))], "title")
-               for x in ([same, same, same], [same, other, other])]  # fmt: skip
+    def figure(*frames: pd.DataFrame) -> Figure:
+        drawn = [Drawn(title, i, frame) for i, (title, frame) in enumerate(zip("123", frames, strict=True))]
+        return confusion_figure(drawn, "title")
 
-    named = [[[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes[:3]] for figure in figures]
+    figures = [figure(same, same, same), figure(same, other, other)]
+
+    named = [
+        [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes[:3]] for figure in figures
+    ]
     assert named == [[list("abc"), [], []], [list("abc"), list("abd"), []]]
-    assert all(t.get_text() for axes in figures[0].axes[:3] for t in axes.get_xticklabels()), "nothing is below"
+    assert all(t.get_text() for axes in figures[0].axes[:3] for t in axes.get_xticklabels()), (
+        "nothing is below"
+    )
 
 
 def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, unit: Any) -> None:
@@ -319,10 +363,14 @@ def test_recall_without_a_test_is_an_empty_frame(store: Any, unit: Any) -> None:
     assert recall_by_class(collect(store.tracker)).empty
 
 
-def test_texts_of_figures_are_drawn_as_they_are_written_and_titles_in_as_many_lines_as_fit(tmp_path: Path) -> None:
+def test_texts_of_figures_are_drawn_as_they_are_written_and_titles_in_as_many_lines_as_fit(
+    tmp_path: Path,
+) -> None:
     bars = [Bars("Pay $5 or $6", 0, {"hm": Bar(20.0, -60.0, 100.0, float("nan"))})]
-    title = "HM: " + "a data set with a long name, " * 6
-    figure = ReportFigure("prices", title, partial(scores_figure, bars, {"hm": "HM"}, title), pd.DataFrame({"a": [1]}))
+    title = "HM: " + "a dataset with a long name, " * 6
+    figure = ReportFigure(
+        "prices", title, partial(scores_figure, bars, {"hm": "HM"}, title), pd.DataFrame({"a": [1]})
+    )
 
     picture = save_figure(figure, tmp_path)
 

@@ -35,7 +35,9 @@ def site_of(folder: Path) -> Element:
     return read_page((folder / "index.html").read_text(encoding="utf-8"))
 
 
-def test_best_and_latest_of_each_method_with_links_to_their_reports(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_best_and_latest_of_each_method_with_links_to_their_reports(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     high, low = [(0.5, 0.5), (0.5, 0.5)], [(0.2, 0.2), (0.2, 0.2)]
     old = report(store, tmp_path / "old", [unit(scores=high), unit(method="avca", scores=low)], 1_000_000)
     new = report(store, tmp_path / "new", [unit(scores=low, epochs=9)], 2_000_000)
@@ -56,10 +58,14 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(store: Any, 
     assert links == {"old/index.html", "new/index.html"}
     for name in ("old", "new"):
         mine = {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.name != "manifest.json"}
-        assert {p.name: p.read_bytes() for p in (tmp_path / "site" / name).iterdir() if p.name != "manifest.json"} == mine
+        assert {
+            p.name: p.read_bytes() for p in (tmp_path / "site" / name).iterdir() if p.name != "manifest.json"
+        } == mine
 
 
-def test_reports_of_version_0_1_compete_though_they_name_the_alignment_otherwise(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_reports_of_version_0_1_compete_though_they_name_the_alignment_otherwise(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     old = report(store, tmp_path / "old", [unit(scores=[(0.4, 0.4)])], 1_000_000)
     new = report(store, tmp_path / "new", [unit(scores=[(0.2, 0.2)], epochs=9)], 2_000_000)
     for name, written in (("full.csv", ",{},"), ("manifest.json", '"alignment": "{}"')):
@@ -105,7 +111,14 @@ def test_a_new_site_replaces_the_earlier_one_and_nothing_else(store: Any, unit: 
 
     write_leaderboard([one], site)
 
-    assert {p.name for p in site.iterdir()} == {".nojekyll", "CNAME", "index.html", "manifest.json", "one", "two"}
+    assert {p.name for p in site.iterdir()} == {
+        ".nojekyll",
+        "CNAME",
+        "index.html",
+        "manifest.json",
+        "one",
+        "two",
+    }
     assert [p.name for p in (site / "two").iterdir()] == ["notes.txt"]
 
 
@@ -128,7 +141,9 @@ def test_texts_of_a_manifest_cannot_become_elements(store: Any, unit: Any, tmp_p
     assert cells(page, "Stamps")[0][0] == "<script>alert(1)</script>"
 
 
-def test_all_folders_that_are_no_report_are_named_and_nothing_is_written(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_all_folders_that_are_no_report_are_named_and_nothing_is_written(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     good = report(store, tmp_path / "good", [unit()], 1)
     (tmp_path / "empty").mkdir()
     (tmp_path / "older").mkdir()
@@ -140,12 +155,15 @@ def test_all_folders_that_are_no_report_are_named_and_nothing_is_written(store: 
 
     with pytest.raises(UsageError) as caught:
         write_leaderboard(
-            [good, *(tmp_path / n for n in ("missing", "empty", "older", "broken", "changed"))], tmp_path / "site"
+            [good, *(tmp_path / n for n in ("missing", "empty", "older", "broken", "changed"))],
+            tmp_path / "site",
         )
 
     lines = str(caught.value).splitlines()
     for line, part in zip(
-        lines, ("no such folder", "not a report", "an earlier version", "missing: full.csv", "no column dataset"), strict=True
+        lines,
+        ("no such folder", "not a report", "an earlier version", "missing: full.csv", "no column dataset"),
+        strict=True,
     ):
         assert part in line
     assert not (tmp_path / "site").exists()

@@ -33,7 +33,8 @@ def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, 
     for part in (
         "## Table 1. Generalised zero-shot learning: Stamps",
         "## Table 2. Zero-shot learning: Stamps",
-        "- TCAF on stamps/native, mode paper, default settings, seed 1, stage 1: failed: loss is not a number in epoch 3",
+        "- TCAF on stamps/native, mode paper, default settings, seed 1, stage 1: failed: loss is not a "
+        "number in epoch 3",
         f"`{call}`",
         "run_benchmark.py --methods all",
         "abc123def456",
@@ -45,7 +46,11 @@ def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, 
     assert len(report.failed) == 2
     assert report.files[0].name == "report.md"
     assert all(f.is_file() for f in report.files)
-    assert next(t for t in report.tables if t.name == "gzsl").markdown().startswith("### Generalised zero-shot learning")
+    assert (
+        next(t for t in report.tables if t.name == "gzsl")
+        .markdown()
+        .startswith("### Generalised zero-shot learning")
+    )
 
 
 def test_csv_files_hold_the_numbers_not_the_strings(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -55,7 +60,12 @@ def test_csv_files_hold_the_numbers_not_the_strings(store: Any, unit: Any, tmp_p
     write_report(store.tracker, tmp_path)
 
     gzsl = pd.read_csv(tmp_path / "gzsl.csv").iloc[0]
-    assert (gzsl["dataset"], gzsl["method"], gzsl["settings"], gzsl["seeds"]) == ("ucf", "tcaf", "published", 2)
+    assert (gzsl["dataset"], gzsl["method"], gzsl["settings"], gzsl["seeds"]) == (
+        "ucf",
+        "tcaf",
+        "published",
+        2,
+    )
     assert gzsl["S_percent"] == pytest.approx(45)
     assert gzsl["S_std_percent"] == pytest.approx(7.071068)
     assert gzsl["HM_published_percent"] == 50.78
@@ -67,7 +77,9 @@ def test_csv_files_hold_the_numbers_not_the_strings(store: Any, unit: Any, tmp_p
     assert list(test["seed"]) == [1000, 1001]
 
 
-def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_a_new_report_replaces_the_earlier_one_and_nothing_else(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     store.call([unit(tuned=[(0.5, 0.3)], trials=2)])
     write_report(store.tracker, tmp_path / "report")
     (tmp_path / "report" / "notes.txt").write_text("mine")
@@ -76,11 +88,16 @@ def test_a_new_report_replaces_the_earlier_one_and_nothing_else(store: Any, unit
     write_report(store.tracker, tmp_path / "report")
 
     names = {p.name for p in (tmp_path / "report").iterdir()}
-    pages, numbers = {"report.md", "index.html", "report.tex", "validation.tex"}, {"validation.csv", "results.csv"}
+    pages, numbers = (
+        {"report.md", "index.html", "report.tex", "validation.tex"},
+        {"validation.csv", "results.csv"},
+    )
     assert names == {*pages, *numbers, "manifest.json", "notes.txt"}
 
 
-def test_a_report_is_written_again_only_where_something_changed(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_a_report_is_written_again_only_where_something_changed(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     folder = tmp_path / "report"
     first = store.call([unit()])
     written = write_report(store.tracker, folder)
@@ -107,7 +124,9 @@ def times(folder: Path) -> dict[str, int]:
     return {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
 
 
-def test_other_code_writes_a_report_anew(store: Any, unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_writes_a_report_anew(
+    store: Any, unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "report"
     store.call([unit()])
     write_report(store.tracker, folder)
@@ -122,10 +141,14 @@ def test_several_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) 
     many = in_parallel(process_and_square, range(9))
     assert [square for _, square in many] == [n * n for n in range(9)]
     assert os.getpid() not in {process for process, _ in many}
-    assert {process for process, _ in in_parallel(process_and_square, range(7))} == {os.getpid()}, "too few to share"
+    assert {process for process, _ in in_parallel(process_and_square, range(7))} == {os.getpid()}, (
+        "too few to share"
+    )
 
 
-def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_made_leaves_the_folder_as_it_was(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     call = store.call([unit()])
     write_report(store.tracker, tmp_path / "report")
     before = {p.name: p.read_bytes() for p in (tmp_path / "report").iterdir()}
@@ -144,7 +167,9 @@ def test_an_interrupted_call_is_called_incomplete(store: Any, unit: Any, tmp_pat
     assert "**Not complete.**" in (tmp_path / "report.md").read_text()
 
 
-def test_curve_figures_have_a_curve_per_method_with_its_data_beside(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_curve_figures_have_a_curve_per_method_with_its_data_beside(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     store.call([unit(), unit(method="avca"), unit(method="mine")])
 
     write_report(store.tracker, tmp_path)
@@ -156,7 +181,10 @@ def test_curve_figures_have_a_curve_per_method_with_its_data_beside(store: Any, 
     assert set(marked.index) == {"best", "chosen"}
     assert list(marked.loc["chosen", ["seen", "unseen", "beta"]]) == [0.4, 0.2, 0.4]
     harmonic = 2 * data["seen"] * data["unseen"] / (data["seen"] + data["unseen"])
-    assert harmonic[(data["method"] == "tcaf") & (data["point"] == "best")].item() == harmonic[data["method"] == "tcaf"].max()
+    assert (
+        harmonic[(data["method"] == "tcaf") & (data["point"] == "best")].item()
+        == harmonic[data["method"] == "tcaf"].max()
+    )
     assert set(data["repetition"]) == {0}
     assert (tmp_path / f"{STEM}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / f"{STEM}.svg").read_text()
@@ -190,8 +218,11 @@ def test_colours_are_told_apart() -> None:
 
 def test_reporting_imports_no_torch_and_no_method() -> None:
     heavy = "{'torch', 'methods', 'mlflow'}"
-    code = f"import sys, benchmark.report.write; print(sorted({heavy} & {{m.split('.')[0] for m in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    loaded = "{m.split('.')[0] for m in sys.modules}"
+    code = f"import sys, benchmark.report.write; print(sorted({heavy} & {loaded}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
+    )
 
     assert done.stdout.strip() == "[]"
 
@@ -201,5 +232,11 @@ def test_a_call_that_only_tuned_is_reported_without_results(store: Any, unit: An
 
     report = write_report(store.tracker, tmp_path / "report")
 
-    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
+    assert [f.name for f in report.files] == [
+        "report.md",
+        "index.html",
+        "report.tex",
+        "tuning.csv",
+        "tuning.tex",
+    ]
     assert {t.name for t in report.tables} == {"tuning"}

@@ -19,7 +19,13 @@ from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.study import Study
 
-SYNTHETIC = ["--dataset", "synthetic", "--set=train.epochs=1", "--set=train.batches_per_epoch=2", "--set=train.batch_size=16"]
+SYNTHETIC = [
+    "--dataset",
+    "synthetic",
+    "--set=train.epochs=1",
+    "--set=train.batches_per_epoch=2",
+    "--set=train.batch_size=16",
+]
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -34,7 +40,8 @@ def test_what_fails_is_told_and_kept_and_all_else_passes() -> None:
     with beside("nothing"):
         pass
     assert said == [
-        "warning: curve.png could not be written (RuntimeError: a library is broken); the result stays, reports lack it"
+        "warning: curve.png could not be written (RuntimeError: a library is broken); the result stays, "
+        "reports lack it"
     ]
     assert not_written(beside.tags()) == ["curve.png: RuntimeError: a library is broken"]
     for error in (KeyboardInterrupt, Unavailable):
@@ -126,7 +133,9 @@ def test_a_search_whose_record_fails_altogether_leaves_the_next_method_its_turn(
     assert missing == [["the record of the search: RuntimeError: a library is broken"]] * 2
 
 
-def test_a_call_whose_list_of_jobs_cannot_be_written_is_no_success(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_whose_list_of_jobs_cannot_be_written_is_no_success(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_json = Tracker.log_json
 
     def refuse(self: Tracker, run_id: str, content: Any, file: str) -> None:
@@ -149,7 +158,9 @@ def test_reasons_hide_what_is_secret() -> None:
     assert "S3CRETPW" not in "".join(beside.lines())
 
 
-def test_a_store_that_is_away_and_ctrl_c_mean_what_they_did(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_and_ctrl_c_mean_what_they_did(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_: Any, **__: Any) -> None:
         raise Unavailable("the store is away")
 
@@ -166,7 +177,11 @@ def test_a_store_that_is_away_and_ctrl_c_mean_what_they_did(bench: Bench, monkey
 
 
 def command(tmp_path: Path, tracker: Tracker, *arguments: str) -> list[str]:
-    folders = {"data-root": tmp_path / "data", "runs-dir": tracker.artifacts.parent, "reports-dir": tmp_path / "reports"}
+    folders = {
+        "data-root": tmp_path / "data",
+        "runs-dir": tracker.artifacts.parent,
+        "reports-dir": tmp_path / "reports",
+    }
     return ["run", *SYNTHETIC, *(f"--{name}={folder}" for name, folder in folders.items()), *arguments]
 
 
@@ -179,7 +194,10 @@ def test_a_report_that_fails_does_not_hide_that_the_jobs_are_done(
     text = " ".join(capsys.readouterr().err.split())
     assert end.value.code == 2
     call = tracker.find(kind="benchmark_run")[0].run_id
-    assert "error: the report could not be written (RuntimeError: a library is broken). The jobs are recorded" in text
+    assert (
+        "error: the report could not be written (RuntimeError: a library is broken). The jobs are recorded"
+        in text
+    )
     assert f"report --run {call}" in text
     assert len(tracker.find(kind="job", status="FINISHED")) == 2
 

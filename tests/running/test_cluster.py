@@ -1,4 +1,5 @@
-"""A cluster gives the numbers of one process, whatever is lost meanwhile: a worker, a machine, the command, the SLURM job."""
+"""A cluster gives the numbers of one process, whatever is lost meanwhile: a worker, a machine, the command,
+the SLURM job."""
 
 from __future__ import annotations
 
@@ -116,7 +117,9 @@ def test_sqlite_files_are_refused_where_several_machines_work(cluster: ModuleTyp
         cluster.check_storages(served, {"a", "b"}, tunes=True)
 
 
-def test_an_address_where_nothing_listens_is_told_in_bounded_time(cluster: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_told_in_bounded_time(
+    cluster: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.5)
     said: list[str] = []
     with pytest.raises(UsageError, match=r"--ray-address .* no cluster is there .*ray start --head"):
@@ -125,7 +128,9 @@ def test_an_address_where_nothing_listens_is_told_in_bounded_time(cluster: Modul
 
 
 @pytest.mark.slow
-def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(cluster: ModuleType, bench: Bench) -> None:
+def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(
+    cluster: ModuleType, bench: Bench
+) -> None:
     """All methods and seeds of the demo with fewer and smaller trials."""
     small = [
         "--dataset",
@@ -137,7 +142,9 @@ def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(cl
         "--set=train.epochs=1",
         "--set=train.batches_per_epoch=4",
     ]
-    with command(bench, *small, "--executor", "ray", "--ray-address", "local", "--jobs", "2", **TOKEN) as process:
+    with command(
+        bench, *small, "--executor", "ray", "--ray-address", "local", "--jobs", "2", **TOKEN
+    ) as process:
         wait_for_a_checkpoint(bench, process)
         while len(alive := trainers(process, bench.runs)) < 2:
             assert process.poll() is None, process.communicate()[0]
@@ -169,7 +176,9 @@ def test_a_lost_command_goes_on_when_started_again_and_a_lost_machine_has_its_wo
         with command(other, *options, **TOKEN) as process:
             wait_for_a_checkpoint(other, process)
             process.kill()
-        while any(trainers(machine, other.runs) for machine in machines):  # of the lost command: Ray ends them after a while
+        while any(
+            trainers(machine, other.runs) for machine in machines
+        ):  # of the lost command: Ray ends them after a while
             time.sleep(0.2)
         with command(other, *options, **TOKEN) as process:
             while not (busy := [m for m in machines[1:] if trainers(m, other.runs)]):
@@ -183,13 +192,19 @@ def test_a_lost_command_goes_on_when_started_again_and_a_lost_machine_has_its_wo
 
 @contextmanager
 def ray_machines(cpus: list[int]) -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
-    """The address of a Ray cluster of several "machines" here, started as docs/cluster.md says, and their processes."""
+    """The address of a Ray cluster of several "machines" here, started as docs/cluster.md says, and their
+    processes."""
     address, machines = f"127.0.0.1:{free_port()}", list[subprocess.Popen[str]]()
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short, for the sake of the sockets in it
     try:
         for count in cpus:
             if not machines:
-                where = ["--head", f"--port={address.split(':')[1]}", "--include-dashboard=false", f"--temp-dir={folder}"]
+                where = [
+                    "--head",
+                    f"--port={address.split(':')[1]}",
+                    "--include-dashboard=false",
+                    f"--temp-dir={folder}",
+                ]
             else:
                 where = [f"--address={address}"]
             words = [
@@ -203,8 +218,12 @@ def ray_machines(cpus: list[int]) -> Iterator[tuple[str, list[subprocess.Popen[s
             ]
             log = folder / f"machine-{len(machines)}.log"
             with log.open("w") as f:
-                machines.append(subprocess.Popen(words, stdout=f, stderr=f, text=True, env={**os.environ, **TOKEN}))
-            while "Ray runtime started" not in log.read_text():  # one after the other: each has 30 seconds, says Ray
+                machines.append(
+                    subprocess.Popen(words, stdout=f, stderr=f, text=True, env={**os.environ, **TOKEN})
+                )
+            while (
+                "Ray runtime started" not in log.read_text()
+            ):  # one after the other: each has 30 seconds, says Ray
                 assert machines[-1].poll() is None, log.read_text()
                 time.sleep(0.2)
         yield address, machines
@@ -231,7 +250,9 @@ def test_a_slurm_job_that_is_killed_and_requeued_completes_with_the_undisturbed_
     expected = undisturbed(bench)
     script, log = tmp_path / "gzsl.sbatch", tmp_path / "job.log"
     (text,) = re.findall(
-        r"^```bash\n(#!/bin/bash\n#SBATCH.*?)^```$", (PROJECT / "docs" / "cluster.md").read_text(), re.M | re.S
+        r"^```bash\n(#!/bin/bash\n#SBATCH.*?)^```$",
+        (PROJECT / "docs" / "cluster.md").read_text(),
+        re.M | re.S,
     )
     script.write_text(text)
     env = {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **TOKEN}
@@ -248,11 +269,18 @@ def test_a_slurm_job_that_is_killed_and_requeued_completes_with_the_undisturbed_
             ]  # the script says run
             number = slurm.command(*words, cwd=PROJECT, **env)
             while not list(other.runs.glob("jobs/*/checkpoint.pt")):
-                assert slurm.job(number)["JobState"] in ("PENDING", "CONFIGURING", "RUNNING"), log.read_text() + slurm.logs()
+                assert slurm.job(number)["JobState"] in ("PENDING", "CONFIGURING", "RUNNING"), (
+                    log.read_text() + slurm.logs()
+                )
                 time.sleep(0.2)
             slurm.command("scontrol", "requeue", number)
             assert slurm.job(number)["JobState"] in ("COMPLETING", "PENDING")
-            while (job := slurm.job(number))["JobState"] in ("COMPLETING", "PENDING", "CONFIGURING", "RUNNING"):
+            while (job := slurm.job(number))["JobState"] in (
+                "COMPLETING",
+                "PENDING",
+                "CONFIGURING",
+                "RUNNING",
+            ):
                 time.sleep(1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,9 @@ from benchmark.running.descriptions import FIRST, Means, command_of
 from benchmark.tracking.schema import Tag
 
 
-def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_repeat_it(bench: Bench) -> None:
+def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_repeat_it(
+    bench: Bench,
+) -> None:
     result = bench.run(bench.call(methods="cjme,avgzslnet", seeds=2, trials=2))
     (call,), methods = bench.tracker.find(kind="benchmark_run"), bench.tracker.find(kind="method")
     jobs = bench.tracker.find(kind="job")
@@ -45,11 +47,14 @@ def test_the_configuration_of_a_job_gives_the_job(bench: Bench) -> None:
 
 
 def test_a_call_is_written_as_the_command_that_repeats_it() -> None:
-    call = BenchmarkRun(methods="tcaf", dataset="ucf", trials=3, settings=["tcaf.lr=0.1"], ablate=["a", "b"], in_memory=True)
+    call = BenchmarkRun(
+        methods="tcaf", dataset="ucf", trials=3, settings=["tcaf.lr=0.1"], ablate=["a", "b"], in_memory=True
+    )
     words = shlex.split(command_of(call))
     assert words[:3] == ["python", "run_benchmark.py", "run"]
     assert words[3:] == [
-        "--methods", "tcaf", "--dataset", "ucf", "--trials", "3", "--set", "tcaf.lr=0.1", "--ablate-protocol", "a,b",
+        "--methods", "tcaf", "--dataset", "ucf", "--trials", "3", "--set", "tcaf.lr=0.1",
+        "--ablate-protocol", "a,b",
         "--in-memory",
     ]  # fmt: skip
 

@@ -33,7 +33,8 @@ PUBLISHED_AVCA = Sizes(
         "bs": 256,
     },
 )
-"""Of UCF cls: dropout of encoders, of projections, of word projection and decoders, under their published names."""
+"""Of UCF cls: dropout of encoders, of projections, of word projection and decoders, under their published
+names."""
 PUBLISHED = {
     "tcaf": PUBLISHED_TCAF,
     "avca": PUBLISHED_AVCA,
@@ -70,7 +71,9 @@ def test_published_weights_give_the_numbers_of_a_plain_evaluation(
 
 
 @pytest.mark.parametrize("method", CLASS_OF)
-def test_the_written_tensors_have_the_names_and_kinds_of_the_published_ones(method: str, shared: Path) -> None:
+def test_the_written_tensors_have_the_names_and_kinds_of_the_published_ones(
+    method: str, shared: Path
+) -> None:
     sizes = Sizes(depth=1 if method == "avca" else 2)
     with np.load(shared / "golden" / method / "weights_before.npz") as stored:
         published = {name: stored[name].ndim for name in stored.files}
@@ -89,7 +92,9 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
     assert (run.tags["origin"], len(run.tags["weights_digest"])) == ("published", 16)
     assert run.params["protocol.text_alignment"] == "official"
     assert "beta" in tracker.read_text(run.run_id, "curve.csv")
-    again = place.evaluate(*write_run(place.folder / "other", "avca", SMALL, states=(make_state("avca", SMALL, 5),) * 2))
+    again = place.evaluate(
+        *write_run(place.folder / "other", "avca", SMALL, states=(make_state("avca", SMALL, 5),) * 2)
+    )
     digests = {r.tags["weights_digest"] for r in tracker.find(kind=Kind.EVALUATION)}
     assert len(digests) == 2, again
 
@@ -104,11 +109,21 @@ def test_the_evaluation_is_logged_as_a_run_of_its_own(place: Place) -> None:
         ("avca", PUBLISHED_AVCA, "true"),
         (
             "avca",
-            replace(PUBLISHED_AVCA, extra={**PUBLISHED_AVCA.extra, "decoder_dropout": 0.5, "additional_dropout": 0.3}),
+            replace(
+                PUBLISHED_AVCA,
+                extra={**PUBLISHED_AVCA.extra, "decoder_dropout": 0.5, "additional_dropout": 0.3},
+            ),
             "false",
         ),
     ],
-    ids=["published", "other rate", "other batches", "other lengths", "published AVCA", "dropouts of AVCA exchanged"],
+    ids=[
+        "published",
+        "other rate",
+        "other batches",
+        "other lengths",
+        "published AVCA",
+        "dropouts of AVCA exchanged",
+    ],
 )
 def test_the_run_says_whether_the_folders_have_the_published_settings(
     place: Place, tracker: Tracker, method: str, sizes: Sizes, published: str
@@ -121,13 +136,17 @@ def test_the_run_says_whether_the_folders_have_the_published_settings(
 def test_the_report_shows_released_weights_beside_retrained_ones(place: Place, tracker: Tracker) -> None:
     numbers = place.evaluate(*write_run(place.folder, "cjme", SMALL))
     bench = Bench(tracker, place.runs, place.folder / "data")
-    assert not bench.run(bench.call("train.epochs=1", methods="cjme,avca", dataset="ucf", features="cls")).failed
+    assert not bench.run(
+        bench.call("train.epochs=1", methods="cjme,avca", dataset="ucf", features="cls")
+    ).failed
     table = next(t for t in build_tables(collect(tracker)) if t.name == "full")
     rows = {(m, s): row for m, s, *row in table.cells.astype(str).itertuples(index=False, name=None)}
     assert {key for key in rows if key[1] == "released weights"} == {("CJME", "released weights")}
     assert len(rows) == 3
     shown = dict(zip(table.cells.columns[2:], rows["CJME", "released weights"], strict=True))
-    assert [shown[name] for name in ("S", "U", "HM", "ZSL")] == [f"{v:.2f}" for k, v in numbers.items() if k != "beta"]
+    assert [shown[name] for name in ("S", "U", "HM", "ZSL")] == [
+        f"{v:.2f}" for k, v in numbers.items() if k != "beta"
+    ]
 
 
 def test_the_corrected_protocol_gives_each_class_its_own_vector(place: Place) -> None:

@@ -1,4 +1,5 @@
-"""What goes wrong around jobs: damaged checkpoints, full disks, servers that go away, memory that runs out. Nothing is lost."""
+"""What goes wrong around jobs: damaged checkpoints, full disks, servers that go away, memory that runs out.
+Nothing is lost."""
 
 from __future__ import annotations
 
@@ -109,7 +110,9 @@ def test_a_damaged_checkpoint_is_told_and_an_earlier_one_gives_the_same_numbers(
             assert not list(other.runs.glob("jobs/*/checkpoint*"))
 
 
-def test_a_full_disk_is_waited_for(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
+def test_a_full_disk_is_waited_for(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, hasty: None
+) -> None:
     bench.run(bench.call(EPOCHS, methods="avca"))
     written, write = [0], Path.write_bytes
 
@@ -139,7 +142,9 @@ def test_a_disk_that_stays_full_ends_the_call_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(Unavailable, match=r"cannot be written \(.*No space left.*the same command continues"):
+        with pytest.raises(
+            Unavailable, match=r"cannot be written \(.*No space left.*the same command continues"
+        ):
             other.run(other.call(EPOCHS, methods="avca"))
     assert not other.run(other.call(EPOCHS, methods="avca")).failed, "a full disk is no failure of the job"
     assert results(other.tracker) == results(bench.tracker)
@@ -182,8 +187,12 @@ def test_a_database_file_that_stays_away_ends_the_call_by_name_and_nothing_is_ma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow.db", "optuna.db"])
-def test_a_locked_database_is_waited_for(bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(tuning, "LOCK_SECONDS", 0.1)  # Optuna's connections give up at once; MLflow's wait for 20 seconds
+def test_a_locked_database_is_waited_for(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(
+        tuning, "LOCK_SECONDS", 0.1
+    )  # Optuna's connections give up at once; MLflow's wait for 20 seconds
     call = bench.call(EPOCHS, methods="avca", trials=2)
     expected = bench.run(call)
     seconds, locked = 1.5, list[float]()
@@ -210,13 +219,18 @@ def test_a_locked_database_is_waited_for(bench: Bench, other: Bench, monkeypatch
         assert other.tracker.history(again.run_id, "val/hm") == bench.tracker.history(run.run_id, "val/hm")
 
 
-def test_a_database_file_that_is_replaced_is_opened_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_file_that_is_replaced_is_opened_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a backup is put back."""
     file, copy = bench.runs / "mlflow.db", bench.runs / "copy.db"
 
     def replace(record: EpochRecord) -> None:
         if record.epoch == 2:
-            with contextlib.closing(sqlite3.connect(file)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
+            with (
+                contextlib.closing(sqlite3.connect(file)) as source,
+                contextlib.closing(sqlite3.connect(copy)) as target,
+            ):
                 source.backup(target)
             copy.rename(file)
             for rest in ("-wal", "-shm"):
@@ -233,7 +247,9 @@ def test_a_database_file_that_is_replaced_is_opened_anew(bench: Bench, monkeypat
 def test_a_disk_that_is_really_full_is_waited_for(bench: Bench, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=False, capture_output=True
+    )
     if mounted.returncode:
         need("no right to mount a small file system")
     try:
@@ -274,7 +290,9 @@ def test_epochs_are_kept_while_the_store_is_away_and_sent_later(
     assert len(histories[0]) == 5
 
 
-def test_a_result_that_cannot_be_read_for_now_is_not_taken_for_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_read_for_now_is_not_taken_for_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.run(bench.call(EPOCHS, methods="cjme"))
     before = [run.run_id for run in bench.tracker.find(kind="job")]
 
@@ -296,16 +314,22 @@ def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatc
         connection, _ = listener.accept()
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n")
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+            )
             connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):  # closing with a part of the request unread would reset the connection
+            while connection.recv(
+                65536
+            ):  # closing with a part of the request unread would reset the connection
                 pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer, args=(listener,))
         thread.start()
         with pytest.raises(MlflowException, match="IncompleteRead") as caught:
-            MlflowClient(f"http://127.0.0.1:{listener.getsockname()[1]}").log_batch("1", metrics=[Metric("m", 1.0, 0, 0)])
+            MlflowClient(f"http://127.0.0.1:{listener.getsockname()[1]}").log_batch(
+                "1", metrics=[Metric("m", 1.0, 0, 0)]
+            )
         thread.join()
     assert is_unavailable(caught.value)
 
@@ -397,7 +421,12 @@ def test_status_tells_running_from_interrupted(bench: Bench, monkeypatch: pytest
 def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A real MLflow server; its whole process group is killed at the end."""
     program = Path(sys.executable).with_name("mlflow")
-    backend = ["--backend-store-uri", sqlite_uri(folder / "served.db"), "--artifacts-destination", str(folder / "served")]
+    backend = [
+        "--backend-store-uri",
+        sqlite_uri(folder / "served.db"),
+        "--artifacts-destination",
+        str(folder / "served"),
+    ]
     command = [str(program), "server", *backend, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = open(folder / "server.log", "ab")  # noqa: SIM115 - closed below, after the process
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -419,7 +448,10 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_tracking_server_that_goes_away_loses_nothing(
     bench: Bench, other: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of a call, back after a while; two processes work meanwhile, are killed too, and others start."""
+    """Killed in the middle of a call, back after a while;
+
+    two processes work meanwhile, are killed too, and others start.
+    """
     longer = ["train.epochs=8", "train.batches_per_epoch=12"]
     bench.run(bench.call(*longer, methods="cjme,avca", trials=2))
     port = free_port()
@@ -467,7 +499,10 @@ def test_a_process_that_starts_while_a_database_file_is_gone_waits_for_it_and_ma
     timer = threading.Timer(1.0, put_back)
     timer.start()
     worker = place.worker(bench.display)
-    assert (worker.stores.tracker.find(), study_of(units[0], worker.stores.storage).finished_trials()) == ([], 0)
+    assert (worker.stores.tracker.find(), study_of(units[0], worker.stores.storage).finished_trials()) == (
+        [],
+        0,
+    )
     timer.join()
     assert made == [False], "an empty file was made in its place"
 
@@ -476,7 +511,9 @@ def test_a_process_that_starts_while_the_server_is_away_does_not_take_it_for_a_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Unavailable, match=r"tracking store http://127.0.0.1:9 does not answer \(.*refused.*waited 0 s"):
+    with pytest.raises(
+        Unavailable, match=r"tracking store http://127.0.0.1:9 does not answer \(.*refused.*waited 0 s"
+    ):
         Tracker.waiting("http://127.0.0.1:9", tmp_path)
 
 

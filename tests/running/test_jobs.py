@@ -23,17 +23,26 @@ def unit_with(bench: Bench, seen_test: str, grouping: str) -> Unit:
 
 @pytest.mark.parametrize(
     ("seen_test", "stage", "matters"),
-    [("group_disjoint", 2, True), ("group_disjoint", 1, False), ("published", 2, True), ("published", 1, False)],
+    [
+        ("group_disjoint", 2, True),
+        ("group_disjoint", 1, False),
+        ("published", 2, True),
+        ("published", 1, False),
+    ],
 )
 def test_the_grouping_rule_names_the_jobs_whose_numbers_it_decides(
     bench: Bench, seen_test: str, stage: Any, matters: bool
 ) -> None:
-    by_ten, by_hundred = (unit_with(bench, seen_test, rf"(synthetic_\d{{{n}}})").job(stage, 0) for n in (6, 5))
+    by_ten, by_hundred = (
+        unit_with(bench, seen_test, rf"(synthetic_\d{{{n}}})").job(stage, 0) for n in (6, 5)
+    )
     assert (by_ten.key != by_hundred.key) == matters
     assert ("grouping" in by_ten.identity()) == matters
 
 
-def test_the_versions_of_the_libraries_that_compute_name_a_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_versions_of_the_libraries_that_compute_name_a_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = bench.units(bench.call(methods="cjme"))[0].job(1, 0)
     identity: Mapping[str, Any] = job.identity()
     assert (identity["torch"], identity["numpy"]) == (str(torch.__version__), np.__version__)

@@ -1,4 +1,5 @@
-"""Several processes give the results of one, whatever dies meanwhile; Ctrl-C stops at a checkpoint, and twice at once."""
+"""Several processes give the results of one, whatever dies meanwhile; Ctrl-C stops at a checkpoint, and twice
+at once."""
 
 from __future__ import annotations
 
@@ -76,8 +77,13 @@ KILLS = 12
 
 
 @pytest.mark.slow
-def test_jobs_whose_processes_are_killed_again_and_again_give_the_undisturbed_numbers(bench: Bench, other: Bench) -> None:
-    """Four seeds of two methods, both stages each: sixteen jobs. A process is killed wherever it happens to be."""
+def test_jobs_whose_processes_are_killed_again_and_again_give_the_undisturbed_numbers(
+    bench: Bench, other: Bench
+) -> None:
+    """Four seeds of two methods, both stages each:
+
+    sixteen jobs. A process is killed wherever it happens to be.
+    """
     lengths = ("train.epochs=12", "train.batches_per_epoch=12")
     bench.run(bench.call(*lengths, methods="cjme,avgzslnet", seeds=4))
     expected = results(bench.tracker)
@@ -105,13 +111,23 @@ def test_jobs_whose_processes_are_killed_again_and_again_give_the_undisturbed_nu
 
 
 @pytest.mark.slow
-def test_a_study_whose_processes_are_killed_ends_with_the_trials_of_an_undisturbed_one(bench: Bench, other: Bench) -> None:
+def test_a_study_whose_processes_are_killed_ends_with_the_trials_of_an_undisturbed_one(
+    bench: Bench, other: Bench
+) -> None:
     """Two processes do its trials, of which some are pruned; the command itself is killed as well."""
     lengths = ("train.epochs=10", "train.batches_per_epoch=10")
     search = ("tuning.parallel=2", "tuning.startup_trials=2", "tuning.warmup_epochs=1")
     call = bench.call(*lengths, *search, methods="cjme", trials=10)
     expected = bench.run(call, tune_only=True)
-    options = ["--methods", "cjme", "--trials", "10", "--jobs", "2", *(f"--set={s}" for s in (*lengths, *search))]
+    options = [
+        "--methods",
+        "cjme",
+        "--trials",
+        "10",
+        "--jobs",
+        "2",
+        *(f"--set={s}" for s in (*lengths, *search)),
+    ]
     draw, killed, starts = random.Random(0), 0, 0
     while True:
         starts += 1
@@ -136,7 +152,8 @@ def test_a_study_whose_processes_are_killed_ends_with_the_trials_of_an_undisturb
     (study,) = expected.studies
     assert study.pruned > 0
     trials, undisturbed = (
-        optuna.load_study(study_name=study.study, storage=sqlite_uri(b.runs / "optuna.db")).trials for b in (other, bench)
+        optuna.load_study(study_name=study.study, storage=sqlite_uri(b.runs / "optuna.db")).trials
+        for b in (other, bench)
     )
     told = [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in trials]
     assert told == [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in undisturbed]
@@ -166,7 +183,14 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on(bench: Bench,
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(bench: Bench) -> None:
-    endless = ["--methods", "cjme,avgzslnet", "--set", "train.epochs=2", "--set", "train.batches_per_epoch=1000000"]
+    endless = [
+        "--methods",
+        "cjme,avgzslnet",
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "train.batches_per_epoch=1000000",
+    ]
     with command(bench, "--jobs", "2", *endless) as process:
         while len(trainers(process, bench.runs)) < 2:
             assert process.poll() is None

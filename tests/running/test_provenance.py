@@ -26,7 +26,11 @@ def library(name: str, architecture: str | None = None, api: str = "blas") -> di
 @pytest.mark.parametrize(
     ("built_with", "loaded", "expected"),
     [
-        ("BLAS_INFO=mkl, BUILD", [library("openblas", "Haswell"), library("openmp", api="openmp")], "mkl + openblas Haswell"),
+        (
+            "BLAS_INFO=mkl, BUILD",
+            [library("openblas", "Haswell"), library("openmp", api="openmp")],
+            "mkl + openblas Haswell",
+        ),
         ("BLAS_INFO=mkl, BUILD", [library("mkl"), library("openblas", "Zen")], "mkl + openblas Zen"),
         ("BLAS_INFO=open, BUILD", [library("openblas", "neoversen1")] * 2, "openblas neoversen1"),
         ("BLAS_INFO=accelerate, BUILD", [], "accelerate"),

@@ -41,7 +41,9 @@ def commit(folder: Path) -> str:
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
-    return subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def fake_git(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -60,17 +62,23 @@ def test_a_checkout_has_a_revision_and_changes_are_told(project: Path) -> None:
     assert git_revision() == f"{revision}+changes"
 
 
-def test_a_checkout_of_another_user_has_a_revision(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_of_another_user_has_a_revision(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Git's own switch for tests stands in for a second user, whom not every machine has."""
     revision = commit(project)
     real = subprocess.run(["which", "git"], check=True, capture_output=True, text=True).stdout.strip()
     fake_git(tmp_path / "bin", monkeypatch, f'GIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {real} "$@"')
-    refused = subprocess.run(["git", "-C", str(project), "status"], capture_output=True, text=True, check=False)
+    refused = subprocess.run(
+        ["git", "-C", str(project), "status"], capture_output=True, text=True, check=False
+    )
     assert "dubious ownership" in refused.stderr
     assert git_revision() == revision
 
 
-def test_why_there_is_no_revision_is_said(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_there_is_no_revision_is_said(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert git_revision() == "unknown (not a git checkout)"
     git_revision.cache_clear()
     fake_git(tmp_path / "bin", monkeypatch, "echo 'fatal: something is wrong' >&2; exit 128")
@@ -80,7 +88,9 @@ def test_why_there_is_no_revision_is_said(project: Path, tmp_path: Path, monkeyp
     assert git_revision() == "unknown (git is not installed)"
 
 
-def test_a_git_that_does_not_answer_is_not_waited_for(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_that_does_not_answer_is_not_waited_for(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provenance, "GIT_SECONDS", 0.2)
     fake_git(tmp_path / "bin", monkeypatch, "sleep 100")
     assert git_revision() == "unknown (git does not answer within 0 s)"

@@ -40,11 +40,22 @@ def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Be
     jobs = bench.tracker.find(kind="job", parent=methods[0].run_id)
     assert (call.status, len(methods), methods[0].name) == ("FINISHED", 1, "AVCA · synthetic/native · paper")
     final = next(j for j in jobs if j.tags["stage"] == "2")
-    assert {"test/hm", "test/zsl", "test/seen", "test/unseen", "test/ausuc", "calibration/beta"} <= set(final.metrics)
-    assert {"duration_seconds", "peak_memory_mb"} <= set(final.metrics)
-    assert {"method", "dataset", "features", "mode", "alignment", "seed", "stage", "tuned", "git_revision", "torch"} <= set(
-        final.tags
+    assert {"test/hm", "test/zsl", "test/seen", "test/unseen", "test/ausuc", "calibration/beta"} <= set(
+        final.metrics
     )
+    assert {"duration_seconds", "peak_memory_mb"} <= set(final.metrics)
+    assert {
+        "method",
+        "dataset",
+        "features",
+        "mode",
+        "alignment",
+        "seed",
+        "stage",
+        "tuned",
+        "git_revision",
+        "torch",
+    } <= set(final.tags)
     assert final.params["avca.dim"] == "16"
     assert final.params["protocol.text_alignment"] == "by_name"
     files = {f.path for f in bench.tracker.client.list_artifacts(final.run_id)}
@@ -111,7 +122,9 @@ def test_the_stages_can_be_run_apart(bench: Bench) -> None:
     assert [(e.stage, e.state) for e in second.entries] == [(2, "done")]
 
 
-def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_method_is_recorded_and_the_others_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     units = bench.units(bench.call(methods="avca,cjme"))
 
     def broken(self: Method, *_: object) -> None:
@@ -119,7 +132,10 @@ def test_a_failing_method_is_recorded_and_the_others_go_on(bench: Bench, monkeyp
 
     monkeypatch.setattr(units[0].method, "loss", broken)
     result = bench.runner.run(Plan(bench.call(methods="avca,cjme"), units))
-    assert [(e.method, e.stage, e.state) for e in result.failed] == [("avca", 1, "failed"), ("avca", 2, "not run")]
+    assert [(e.method, e.stage, e.state) for e in result.failed] == [
+        ("avca", 1, "failed"),
+        ("avca", 2, "not run"),
+    ]
     run = bench.tracker.find(kind="job", method="avca")[0]
     assert run.status == "FAILED"
     assert run.tags["error"] == "RuntimeError: the sky fell"
@@ -157,7 +173,9 @@ def test_settings_changed_by_the_user_are_not_called_published_or_default(bench:
 
 def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Bench) -> None:
     units = bench.units(bench.call(methods="cjme,tcaf", timeout=60))
-    assert [(u.tuning.searches, u.tuning.trials, str(u.tuning.budget)) for u in units] == [(True, None, "60 s of trials")] * 2
+    assert [(u.tuning.searches, u.tuning.trials, str(u.tuning.budget)) for u in units] == [
+        (True, None, "60 s of trials")
+    ] * 2
     assert Plan(bench.call(timeout=60), units).count is None
     both = bench.units(bench.call(methods="cjme", timeout=60, trials=1))[0]
     assert str(both.tuning.budget) == "60 s of trials, at most 1 trial"
@@ -171,10 +189,14 @@ def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
     assert "margin" in unit.ranges
 
 
-def test_a_start_outside_the_range_is_refused_before_anything_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_outside_the_range_is_refused_before_anything_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     narrow = {"margin": Range(type="float", low=5, high=6)}
     monkeypatch.setattr(planning, "search_ranges", lambda *_: narrow)
-    with pytest.raises(UsageError, match=r"CJME on synthetic starts from margin=1.0, outside the search range"):
+    with pytest.raises(
+        UsageError, match=r"CJME on synthetic starts from margin=1.0, outside the search range"
+    ):
         bench.units(bench.call(methods="cjme", trials=2))
 
 
@@ -231,7 +253,9 @@ def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     assert done
     assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
     assert results(other.tracker) == results(bench.tracker)
-    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}, "an interrupted job got a second run"
+    assert set(times_done(other.tracker.find(kind="job")).values()) == {1}, (
+        "an interrupted job got a second run"
+    )
     for run in other.tracker.find(kind="job", status="FINISHED"):
         steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
         assert steps == list(range(len(steps)))
@@ -272,10 +296,14 @@ def test_a_pruned_trial_that_the_study_does_not_know_of_yet_goes_on_in_its_run(
     other.run(call)
     assert times_done(other.tracker.find(kind="job")) == times_done(bench.tracker.find(kind="job"))
     assert set(times_done(other.tracker.find(kind="job")).values()) == {1}
-    assert any(r.tags.get("outcome") == "pruned" for r in other.tracker.find(kind="job")), "nothing was pruned"
+    assert any(r.tags.get("outcome") == "pruned" for r in other.tracker.find(kind="job")), (
+        "nothing was pruned"
+    )
 
 
-def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_kills_its_process_fails_and_the_search_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the engines do with a search whose process died three times."""
     call = bench.call(methods="cjme", trials=3)
     plan = bench.plan(call)

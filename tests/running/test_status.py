@@ -40,7 +40,11 @@ def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
     (found,) = result.studies
     assert (study.study, study.state, study.left) == (found.study, "done", 0)
     assert (study.finished, study.pruned, study.failed) == (found.complete, found.pruned, 0)
-    assert (study.best_trial, study.best_hm, study.best_values) == (found.best_number, found.best_hm, found.best_values)
+    assert (study.best_trial, study.best_hm, study.best_values) == (
+        found.best_number,
+        found.best_hm,
+        found.best_values,
+    )
 
     jobs, (study,) = states(bench, bench.plan(bench.call("tuning.seed=1", methods="avca", seeds=2, trials=6)))
     assert len(jobs) == 4, "what the tuned jobs are is not known yet"
@@ -69,14 +73,22 @@ def test_a_trial_of_a_living_process_runs_and_one_of_a_dead_process_is_interrupt
         bench.run(call)
     plan = bench.plan(call)
     _, (study,) = states(bench, plan)
-    assert (study.state, study.finished, study.running, study.interrupted, study.left) == ("interrupted", 1, 0, 1, 1)
+    assert (study.state, study.finished, study.running, study.interrupted, study.left) == (
+        "interrupted",
+        1,
+        0,
+        1,
+        1,
+    )
     name = study_of(plan.units[0], bench.stores.storage).name
     with StudyLocks(Locks(bench.runs), name).hold(1) or pytest.fail("somebody holds it"):
         _, (study,) = states(bench, plan)
         assert (study.state, study.running, study.interrupted) == ("running", 1, 0)
 
 
-def test_why_trials_failed_and_that_a_study_gave_up_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_trials_failed_and_that_a_study_gave_up_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call = bench.call(methods="cjme", trials=1)
     plan = bench.plan(call)
 
@@ -98,7 +110,12 @@ def test_jobs_of_an_ablation_are_told_and_nothing_is_created_without_a_store(ben
     empty = bench.runs / "empty"
     found = plan_states(bench.plan(call), Existing(None, f"sqlite:///{empty}/optuna.db", empty))
     assert [s.state for s in found] == ["not run"] * 4
-    assert ["with calibration corrected" in s.job for s in found if isinstance(s, JobStatus)] == [False, False, True, True]
+    assert ["with calibration corrected" in s.job for s in found if isinstance(s, JobStatus)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert not empty.exists()
 
 

@@ -25,7 +25,10 @@ def test_a_search_leaves_its_trials_its_importances_and_a_figure(bench: Bench, t
     assert (trials["seconds"] > 0).all()
     assert "param.lr" in trials
     assert trials.loc[trials["state"] == "complete", "value"].max() == result.studies[0].best_hm
-    assert bench.tracker.read_json(run, "importances.json")["reason"] == "3 finished trials, at least 10 are needed"
+    assert (
+        bench.tracker.read_json(run, "importances.json")["reason"]
+        == "3 finished trials, at least 10 are needed"
+    )
     names = {a.path for a in bench.tracker.client.list_artifacts(run)}
     assert "tuning-history.png" in names
     assert "importances.png" not in names
@@ -36,7 +39,10 @@ def test_a_search_leaves_its_trials_its_importances_and_a_figure(bench: Bench, t
 
 
 def test_no_trial_is_pruned_after_its_last_epoch(bench: Bench) -> None:
-    settings = ["tuning.startup_trials=1", "tuning.warmup_epochs=2"]  # of three epochs only the last one may prune
+    settings = [
+        "tuning.startup_trials=1",
+        "tuning.warmup_epochs=2",
+    ]  # of three epochs only the last one may prune
 
     result = bench.run(bench.call(*settings, methods="cjme", trials=6), tune_only=True)
 

@@ -23,13 +23,20 @@ CARDS = load_cards()
 
 def settings(method: str, *overrides: str, card: Card = CARDS["ucf"], features: str = "cls") -> Settings:
     cls = METHODS.get(method)
-    return resolve(cls, METHODS.search_space(cls), card, features, "paper", parse_overrides(overrides, METHODS.methods))
+    return resolve(
+        cls, METHODS.search_space(cls), card, features, "paper", parse_overrides(overrides, METHODS.methods)
+    )
 
 
 def test_published_settings_are_the_default_on_published_data() -> None:
     found = settings("tcaf")
     assert found.published
-    assert (found.config.lr, found.train.batch_size, found.train.batches_per_epoch, found.train.epochs) == (7e-5, 64, 300, 50)
+    assert (found.config.lr, found.train.batch_size, found.train.batches_per_epoch, found.train.epochs) == (
+        7e-5,
+        64,
+        300,
+        50,
+    )
     activitynet = settings("tcaf", card=CARDS["activitynet"])
     assert (activitynet.lengths.train, activitynet.lengths.test) == (60, 300)
     assert settings("avca", card=CARDS["vggsound"], features="main").train.batch_size == 64
@@ -37,7 +44,9 @@ def test_published_settings_are_the_default_on_published_data() -> None:
 
 def test_the_card_wins_over_the_class_and_set_wins_over_all() -> None:
     own = {"name": "own", "sizes": {"tcaf": {"depth": 3, "lr": 0.5}}, "train": {"epochs": 7}}
-    found = settings("tcaf", "tcaf.lr=0.25", "train.batch_size=9", card=CARDS["synthetic"].model_copy(update=own))
+    found = settings(
+        "tcaf", "tcaf.lr=0.25", "train.batch_size=9", card=CARDS["synthetic"].model_copy(update=own)
+    )
     assert not found.published
     assert found.as_dict()["tcaf"]["depth"] == 3
     assert (found.config.lr, found.train.epochs, found.train.batch_size) == (0.25, 7, 9)
@@ -76,7 +85,9 @@ def test_mode_paper_is_official_only_where_an_order_was_published() -> None:
     corrected = protocol_for("corrected", published_order=True)
     assert {name for name, value in corrected.items() if value != "corrected"} == {"text_alignment"}
     assert corrected["text_alignment"] == "by_name"
-    assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields) - {"seen_test"}
+    assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields) - {
+        "seen_test"
+    }
 
 
 def test_settings_are_read_again_from_what_they_recorded() -> None:
@@ -125,7 +136,9 @@ def test_the_ranges_of_a_dataset_config_are_checked_as_those_of_a_search_space()
     with pytest.raises(UsageError) as error:
         search_ranges(tcaf, METHODS.search_space(tcaf), card)
     lines = str(error.value).splitlines()
-    for line, part in zip(lines, ("high: ", "no such setting", "'train.epochs'", "choices[1]: "), strict=True):
+    for line, part in zip(
+        lines, ("high: ", "no such setting", "'train.epochs'", "choices[1]: "), strict=True
+    ):
         assert line.startswith("card stamps in datasets/: search.tcaf."), line
         assert part in line, line
 
@@ -163,15 +176,22 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     twice = notes(tmp_path, settings=["train.epochs=3", "cjme.hidden=8", "train.epochs=2"])
     assert twice == "--set train.epochs is given more than once; the last one counts: train.epochs=2"
     cards = load_cards()
-    odd = {"sizes": {"cjmee": {"hidden": 8}}, "search": {"tcf": {}}, "presets": {"quick": Preset(searched=["hiden"])}}
+    odd = {
+        "sizes": {"cjmee": {"hidden": 8}},
+        "search": {"tcf": {}},
+        "presets": {"quick": Preset(searched=["hiden"])},
+    }
     changed = Cards({**cards, "synthetic": cards["synthetic"].model_copy(update=odd)})
     del changed["ucf"]
     monkeypatch.setattr(planning, "load_cards", lambda: changed)
     text = notes(tmp_path)
-    assert "data set synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
-    assert "data set synthetic: search.tcf is not used" in text
-    assert "dataset synthetic: presets.quick.searched: no method has a setting 'hiden': did you mean 'hidden'" in text
-    assert "search space of cjme: published.ucf is not used, no data set has this name" in text
+    assert "dataset synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
+    assert "dataset synthetic: search.tcf is not used" in text
+    assert (
+        "dataset synthetic: presets.quick.searched: no method has a setting 'hiden': did you mean 'hidden'"
+        in text
+    )
+    assert "search space of cjme: published.ucf is not used, no dataset has this name" in text
 
 
 @pytest.mark.parametrize(
@@ -185,6 +205,8 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
         ({"in_memory": 1}, "write true or false"),
     ],
 )
-def test_what_is_named_twice_or_is_of_another_kind_is_refused(tmp_path: Path, options: dict[str, object], told: str) -> None:
+def test_what_is_named_twice_or_is_of_another_kind_is_refused(
+    tmp_path: Path, options: dict[str, object], told: str
+) -> None:
     with pytest.raises((UsageError, ValidationError), match=told):
         notes(tmp_path, **options)

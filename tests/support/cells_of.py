@@ -12,7 +12,9 @@ from benchmark.report.tables.table import Table
 def tables_of(results: Results) -> dict[str, Table]:
     """The tables by name, each of which must be the only one of its name."""
     tables = build_tables(results)
-    assert len({t.name for t in tables}) == len(tables), "several tables of a name: look at build_tables itself"
+    assert len({t.name for t in tables}) == len(tables), (
+        "several tables of a name: look at build_tables itself"
+    )
     return {t.name: t for t in tables}
 
 

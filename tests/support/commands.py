@@ -22,7 +22,9 @@ def tiny_arguments(bench: Bench, *options: str, do: Literal["run", "tune"] = "ru
     return [do, "--dataset", "synthetic", *places, *(f"--set={s}" for s in TINY), *options]
 
 
-def command(bench: Bench, *options: str, do: Literal["run", "tune"] = "run", **env: str) -> subprocess.Popen[str]:
+def command(
+    bench: Bench, *options: str, do: Literal["run", "tune"] = "run", **env: str
+) -> subprocess.Popen[str]:
     """The command line with a tiny call, started."""
     return subprocess.Popen(
         [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(bench, *options, do=do)],

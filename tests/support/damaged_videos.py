@@ -1,4 +1,5 @@
-"""Run by itself, since what hangs in ffmpeg cannot be interrupted: begins to decode a damaged video again and again."""
+"""Run by itself, since what hangs in ffmpeg cannot be interrupted: begins to decode a damaged video again and
+again."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def damage(path: Path, rng: random.Random) -> None:
 
 if __name__ == "__main__":
     rng = random.Random(0)
-    path = write_video(Path(sys.argv[1]), Clip(seconds=1, size=(640, 360), picture=noise, sound=None, options={"crf": "25"}))
+    path = write_video(
+        Path(sys.argv[1]), Clip(seconds=1, size=(640, 360), picture=noise, sound=None, options={"crf": "25"})
+    )
     damage(path, rng)
     seen = 0
     for _ in range(TIMES):

@@ -17,10 +17,17 @@ from benchmark.extract import devices
 
 
 class Command:
-    """The command ``extract`` on a set of videos with the tiny extractor, in the process of the test unless said otherwise."""
+    """The command ``extract`` on a set of videos with the tiny extractor, in the process of the test unless
+    said otherwise."""
 
     def __init__(
-        self, video_set: VideoSet, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch, *, processes: bool = False
+        self,
+        video_set: VideoSet,
+        tiny: Path,
+        data: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        processes: bool = False,
     ) -> None:
         self.video_set, self.tiny, self.data = video_set, tiny, data
         self.store = data / "sports-tiny.h5"
@@ -31,7 +38,14 @@ class Command:
 
     def words(self, *more: object, weights: bool = True) -> list[str]:
         chosen = ["--random-weights"] if weights else []
-        places = ["--videos", self.video_set.videos, "--lists", self.video_set.lists, "--data-root", self.data]
+        places = [
+            "--videos",
+            self.video_set.videos,
+            "--lists",
+            self.video_set.lists,
+            "--data-root",
+            self.data,
+        ]
         return [str(w) for w in ("extract", "sports", *places, "--plugin", self.tiny, *chosen, *more)]
 
     def __call__(self, *more: object, code: int = 0, weights: bool = True) -> dict[str, Any]:

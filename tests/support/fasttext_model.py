@@ -1,4 +1,5 @@
-"""A plain writer of fastText models, and the vectors that follow from its definition: neither knows how they are read."""
+"""A plain writer of fastText models, and the vectors that follow from its definition: neither knows how they
+are read."""
 
 from __future__ import annotations
 
@@ -41,11 +42,17 @@ class Model:
 
     def __post_init__(self) -> None:
         rows = len(self.words) + self.buckets
-        self.matrix: NDArray[np.float32] = np.random.default_rng(self.seed).normal(size=(rows, self.dim)).astype("<f4")
+        self.matrix: NDArray[np.float32] = (
+            np.random.default_rng(self.seed).normal(size=(rows, self.dim)).astype("<f4")
+        )
 
     def content(self) -> bytes:
         settings = [self.dim, 5, 5, 5, 5, 1, 2, self.kind, self.buckets, self.minn, self.maxn, 100]
-        out = struct.pack("<ii", self.magic, self.version) + struct.pack("<12i", *settings) + struct.pack("<d", 1e-4)
+        out = (
+            struct.pack("<ii", self.magic, self.version)
+            + struct.pack("<12i", *settings)
+            + struct.pack("<d", 1e-4)
+        )
         entries = [(word, 0) for word in self.words] + [(label, 1) for label in self.labels]
         out += struct.pack("<iii", len(entries), len(self.words), len(self.labels))
         out += struct.pack("<qq", 10_000, self.pruned)
@@ -53,7 +60,9 @@ class Model:
             out += text.encode() + b"\0" + struct.pack("<q", 7) + struct.pack("<b", kind)
         for i in range(max(0, min(self.pruned, 3))):
             out += struct.pack("<ii", i, i)
-        out += struct.pack("<?", self.quantised) + struct.pack("<qq", *self.matrix.shape) + self.matrix.tobytes()
+        out += (
+            struct.pack("<?", self.quantised) + struct.pack("<qq", *self.matrix.shape) + self.matrix.tobytes()
+        )
         output = np.zeros((len(entries), self.dim), "<f4")
         return out + struct.pack("<?", False) + struct.pack("<qq", *output.shape) + output.tobytes()
 
@@ -62,7 +71,10 @@ class Model:
         return path
 
     def vector(self, name: str) -> NDArray[np.float64]:
-        """The mean of the rows of a word and of its n-grams, as bytes: a character begins where no continuation byte is."""
+        """The mean of the rows of a word and of its n-grams, as bytes:
+
+        a character begins where no continuation byte is.
+        """
         rows = [self.words.index(name)] if name in self.words else []
         data = f"<{name}>".encode()
         starts = [i for i, byte in enumerate(data) if byte & 0xC0 != 0x80]

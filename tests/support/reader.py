@@ -17,7 +17,8 @@ WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 SETTLED = """
 const [width, done] = arguments;
-const look = () => requestAnimationFrame(() => innerWidth === width ? requestAnimationFrame(() => done()) : look());
+const look = () => requestAnimationFrame(
+    () => innerWidth === width ? requestAnimationFrame(() => done()) : look());
 look();
 """
 """Waits until a page is laid out in its width, which may come late on a busy machine."""
@@ -99,7 +100,8 @@ class Reader:
 
     def column(self, number: int) -> list[str]:
         """Texts of a column of the first table."""
-        cells = "return [...document.querySelector('table').tBodies[0].rows].map((r) => r.cells[arguments[0]].textContent)"
+        rows = "[...document.querySelector('table').tBodies[0].rows]"
+        cells = f"return {rows}.map((r) => r.cells[arguments[0]].textContent)"
         return list(self.script(cells, number))
 
     def complaints(self) -> list[str]:

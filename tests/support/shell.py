@@ -13,7 +13,9 @@ from benchmark.cli.app import main
 class Shell:
     """Runs the command line in a folder of its own."""
 
-    def __init__(self, folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         self.folder, self.runs, self.monkeypatch, self.capsys = folder, runs, monkeypatch, capsys
 
     def __call__(self, *arguments: str, code: int = 0) -> str:

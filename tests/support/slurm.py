@@ -1,4 +1,5 @@
-"""A SLURM of one node on the loopback address: munged, slurmctld and slurmd with everything in a folder of their own."""
+"""A SLURM of one node on the loopback address: munged, slurmctld and slurmd with everything in a folder of
+their own."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ class Slurm:
 
     def command(self, *words: str, cwd: Path | None = None, **env: str) -> str:
         """What a command of SLURM prints."""
-        done = subprocess.run(words, cwd=cwd, env={**self.env, **env}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, cwd=cwd, env={**self.env, **env}, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{words}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
 
@@ -76,7 +79,10 @@ class Slurm:
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""
-        return "".join(f"\n{log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in sorted(self.folder.glob("*.log")))
+        return "".join(
+            f"\n{log.name}\n{log.read_text(errors='replace')[-2000:]}"
+            for log in sorted(self.folder.glob("*.log"))
+        )
 
 
 @contextmanager
@@ -90,7 +96,14 @@ def one_node_slurm(folder: Path, cpus: int) -> Iterator[Slurm]:
     ports = [free_port() for _ in range(2)]
     user = getpass.getuser()
     (folder / "slurm.conf").write_text(
-        CONFIG.format(host=socket.gethostname(), controller=ports[0], daemon=ports[1], user=user, folder=folder, cpus=cpus)
+        CONFIG.format(
+            host=socket.gethostname(),
+            controller=ports[0],
+            daemon=ports[1],
+            user=user,
+            folder=folder,
+            cpus=cpus,
+        )
     )
     for name in ("state", "spool"):
         (folder / name).mkdir(mode=0o755)
@@ -99,7 +112,13 @@ def one_node_slurm(folder: Path, cpus: int) -> Iterator[Slurm]:
     key.chmod(0o600)
     folder.chmod(0o755)
     slurm, env = Slurm(folder), {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    places = {"key": "munge.key", "socket": "munge.socket", "pid": "munge.pid", "seed": "munge.seed", "log": "munge.log"}
+    places = {
+        "key": "munge.key",
+        "socket": "munge.socket",
+        "pid": "munge.pid",
+        "seed": "munge.seed",
+        "log": "munge.log",
+    }
     flags = [f"--{option}-file={folder / name}" for option, name in places.items() if option != "socket"]
     commands = [
         ["munged", "--foreground", "--force", f"--socket={folder / 'munge.socket'}", *flags],
@@ -110,7 +129,9 @@ def one_node_slurm(folder: Path, cpus: int) -> Iterator[Slurm]:
     try:
         for command in commands:
             with (folder / f"{command[0]}-out.log").open("w") as out:
-                daemons.append(subprocess.Popen(command, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+                daemons.append(
+                    subprocess.Popen(command, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+                )
             time.sleep(1.0)
         _until_idle(slurm)
         yield slurm
@@ -127,7 +148,9 @@ def _until_idle(slurm: Slurm) -> None:
     deadline = time.monotonic() + 60
     state = ""
     while time.monotonic() < deadline:
-        done = subprocess.run(["sinfo", "-h", "-o", "%t"], env=slurm.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sinfo", "-h", "-o", "%t"], env=slurm.env, capture_output=True, text=True, check=False
+        )
         state = done.stdout.strip()
         if state == "idle":
             return

@@ -1,4 +1,4 @@
-"""A small store of a data set of our own, made from samples that a test writes down, and its card."""
+"""A small store of a dataset of our own, made from samples that a test writes down, and its card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Samples = Sequence[tuple[str, str, int, Any, Any]]
 
 def own_card(**changes: Any) -> Card:
     modality = {"extractor": "none", "dim": 2, "seconds": 0.5}
-    features = {"native": {"description": "", "audio": modality, "video": {**modality, "seconds": 2}, "text_dim": 4}}
+    features = {
+        "native": {"description": "", "audio": modality, "video": {**modality, "seconds": 2}, "text_dim": 4}
+    }
     fields = {"name": "own", "title": "Own", "kind": "real", "description": "", "default_features": "native"}
     return Card.model_validate({**fields, "features": features, **changes})
 
@@ -35,7 +37,9 @@ def default_samples() -> list[tuple[str, str, int, Any, Any]]:
     ]
 
 
-def make_store(path: Path, samples: Samples | None = None, means_only: bool = False, **changes: Any) -> FeatureStore:
+def make_store(
+    path: Path, samples: Samples | None = None, means_only: bool = False, **changes: Any
+) -> FeatureStore:
     samples = samples or default_samples()
 
     def modality(column: int) -> ModalityContent:
@@ -56,7 +60,9 @@ def make_store(path: Path, samples: Samples | None = None, means_only: bool = Fa
         "audio": modality(3),
         "video": modality(4),
     }
-    write_store(path, StoreContent(dataset="own", features="native", generated=False, **{**fields, **changes}))
+    write_store(
+        path, StoreContent(dataset="own", features="native", generated=False, **{**fields, **changes})
+    )
     return FeatureStore(path)
 
 

@@ -24,7 +24,11 @@ TINY = [
     "train.epochs=3",
     "train.batches_per_epoch=4",
     "train.batch_size=16",
-    *(f"{m}.{s}" for m in ("tcaf", "attention_fusion", "perceiver") for s in ("dim=16", "encoder_hidden=16", "lr=0.001")),
+    *(
+        f"{m}.{s}"
+        for m in ("tcaf", "attention_fusion", "perceiver")
+        for s in ("dim=16", "encoder_hidden=16", "lr=0.001")
+    ),
     *(f"{m}.{s}" for m in ("tcaf", "perceiver") for s in ("depth=1", "heads=2", "dim_head=8")),
     "perceiver.latents=4",
     "avca.dim=16",
@@ -105,7 +109,10 @@ class Bench:
 
 
 def results(tracker: Tracker) -> dict[str, object]:
-    """Results of all finished jobs by key, without what an interruption may rightly change: times, openings of the test."""
+    """Results of all finished jobs by key, without what an interruption may rightly change:
+
+    times, openings of the test.
+    """
     found: dict[str, object] = {}
     for run in tracker.find(kind="job", status="FINISHED"):
         record = tracker.read_json(run.run_id, "result.json")

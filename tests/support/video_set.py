@@ -1,4 +1,5 @@
-"""A small data set of real videos: lists in the official layout, word vectors, a card, and a video of each sample."""
+"""A small dataset of real videos: lists in the official layout, word vectors, a card, and a video of each
+sample."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ KINDS = [  # file name's end and what is in the file; samples take turns
     (".mp4", Clip()),
     (".avi", Clip(codec="mpeg4", sound="libmp3lame", rate=30)),
     (".webm", Clip(codec="libvpx", sound="libopus", sound_rate=48_000, rate=15, size=(96, 64))),
-    (".mov", Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le", sound_rate=22_050, layout="mono", rate=24)),
+    (
+        ".mov",
+        Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le", sound_rate=22_050, layout="mono", rate=24),
+    ),
     (".mkv", Clip(rate=60, size=(48, 64))),
 ]
 FEATURES = {  # sizes and seconds per step of audio and video
@@ -37,8 +41,8 @@ FEATURES = {  # sizes and seconds per step of audio and video
 
 
 class VideoSet:
-    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the split and class of each sample,
-    ``quirks`` the published quirks that the card names.
+    """The folder ``root`` with ``lists/`` and ``videos/``; ``samples`` has the split and class of each
+    sample, ``quirks`` the published quirks that the card names.
 
     Args:
         root: where it lies.
@@ -91,7 +95,9 @@ class VideoSet:
         lists = self.lists / "class-split"
         lists.mkdir(parents=True)
         (lists / "all_class.txt").write_text("\n".join(NAMES))
-        self._write_csv(lists / "names.csv", ["original", "manual"], [(name, name.casefold()) for name in NAMES])
+        self._write_csv(
+            lists / "names.csv", ["original", "manual"], [(name, name.casefold()) for name in NAMES]
+        )
         for features in FEATURES:
             folder = lists / f"{features}_split"
             folder.mkdir()
@@ -99,7 +105,9 @@ class VideoSet:
                 (folder / f"{split}.txt").write_text("\n".join(names))
                 rows = [(sample, name) for sample, (of, name) in self.samples.items() if of == split]
                 self._write_csv(folder / f"{split}.csv", ["filename", "label"], rows)
-            union = [(sample, name) for sample, (of, name) in self.samples.items() if of in DEVELOPMENT_SPLITS]
+            union = [
+                (sample, name) for sample, (of, name) in self.samples.items() if of in DEVELOPMENT_SPLITS
+            ]
             (folder / "stage_2_train.txt").write_text("\n".join(NAMES[:3]))
             self._write_csv(folder / "stage_2_train.csv", ["filename", "label"], union)
         rng = np.random.default_rng(0)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPTIONS = {"libx264": {"crf": "10"}, "libvpx": {"threads": "1"}}
-"""Of encoders. VP8's threads wait for each other in loops, which takes six times the CPU time on small pictures."""
+"""Of encoders. VP8's threads wait for each other in loops, which takes six times the CPU time on small
+pictures."""
 
 
 def grey(seconds: float) -> NDArray[np.uint8]:
@@ -73,7 +74,9 @@ def write_video(path: Path, clip: Clip = Clip()) -> Path:
             stream.codec_context.time_base = Fraction(1, 1000)
         if clip.rotation:
             stream.set_display_rotation(clip.rotation)
-        sound: Any = container.add_stream(clip.sound, rate=clip.sound_rate, layout=clip.layout) if clip.sound else None
+        sound: Any = (
+            container.add_stream(clip.sound, rate=clip.sound_rate, layout=clip.layout) if clip.sound else None
+        )
         packets = [_pictures(stream, clip), *([_sound(sound, clip)] if sound is not None else [])]
         for _, some in heapq.merge(*packets, key=lambda item: item[0]):
             container.mux(some)
@@ -82,7 +85,11 @@ def write_video(path: Path, clip: Clip = Clip()) -> Path:
 
 def _pictures(stream: Any, clip: Clip) -> Iterator[tuple[float, list[Any]]]:
     """Packets of pictures, and the second at which they are due in the file."""
-    times = clip.times if clip.times is not None else [i / clip.rate for i in range(round(clip.seconds * clip.rate))]
+    times = (
+        clip.times
+        if clip.times is not None
+        else [i / clip.rate for i in range(round(clip.seconds * clip.rate))]
+    )
     for i, seconds in enumerate(times):
         picture = av.VideoFrame.from_ndarray(clip.picture(seconds + clip.begins), format="rgb24")
         picture = picture.reformat(*clip.size, format=clip.pixels)
@@ -96,7 +103,10 @@ def _pictures(stream: Any, clip: Clip) -> Iterator[tuple[float, list[Any]]]:
 
 def _sound(stream: Any, clip: Clip) -> Iterator[tuple[float, list[Any]]]:
     for start in range(0, round(clip.seconds * clip.sound_rate), clip.sound_rate):
-        time = np.arange(start, min(start + clip.sound_rate, round(clip.seconds * clip.sound_rate))) / clip.sound_rate
+        time = (
+            np.arange(start, min(start + clip.sound_rate, round(clip.seconds * clip.sound_rate)))
+            / clip.sound_rate
+        )
         content = time + clip.begins
         wave = 0.5 * np.sin(2 * np.pi * (clip.tone + clip.rise / 2 * content) * content)
         others = 0.5 if clip.layout == "stereo" else 1.0

@@ -23,9 +23,9 @@ from benchmark.tuning.study import open_storage
 
 NAME = "My%20P #2 {a} {0}?x=1&y;z:t'\"@~$*[]\\+é\n%"
 
-names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
-    lambda name: name not in (".", "..") and len(name.encode()) < 200
-)
+names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
 
 
 @given(st.lists(names, min_size=1, max_size=3))

@@ -113,7 +113,11 @@ def test_a_kill_while_an_optuna_storage_is_made_leaves_nothing_either(
 def statements(file: Path) -> list[str]:
     """The functions that create the tables of a SQLite file."""
     with closing(sqlite3.connect(file)) as connection:
-        return [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%'") if sql]
+        return [
+            sql
+            for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%'")
+            if sql
+        ]
 
 
 @pytest.mark.parametrize("tables", [0, 5, 1000])
@@ -141,7 +145,9 @@ def test_a_half_made_store_that_holds_something_is_kept_and_named(tmp_path: Path
         connection.commit()
     before = file.read_bytes()
     for opened in (lambda: open_tracker(tmp_path), lambda: open_storage(sqlite_uri(file))):
-        with pytest.raises(UsageError, match=r"mlflow\.db: not a complete store, although it has rows \(in letters\); move"):
+        with pytest.raises(
+            UsageError, match=r"mlflow\.db: not a complete store, although it has rows \(in letters\); move"
+        ):
             opened()
     assert file.read_bytes() == before
 
@@ -206,7 +212,9 @@ def test_the_first_command_on_a_full_disk_continues_once_there_is_room(tmp_path:
     """With a real file system, since only that shows how SQLite, MLflow and Optuna report a full one."""
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", small], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", small], check=False, capture_output=True
+    ).returncode:
         need("no right to mount a small file system")
     try:
         ballast = small / "ballast"
@@ -216,7 +224,9 @@ def test_the_first_command_on_a_full_disk_continues_once_there_is_room(tmp_path:
         open_tracker(small)
         open_storage(sqlite_uri(small / "optuna.db"))
         timer.join()
-        assert sorted(p.name for p in small.glob("*.db*") if not p.name.endswith(("-wal", "-shm", ".lock"))) == [
+        assert sorted(
+            p.name for p in small.glob("*.db*") if not p.name.endswith(("-wal", "-shm", ".lock"))
+        ) == [
             "mlflow.db",
             "optuna.db",
         ]
@@ -226,10 +236,13 @@ def test_the_first_command_on_a_full_disk_continues_once_there_is_room(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_command_works(tmp_path: Path, stop: int) -> None:
+def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_command_works(
+    tmp_path: Path, stop: int
+) -> None:
     """With processes that end at any moment, since only these show that no moment was forgotten."""
     program = (
-        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, "
+        "signal.default_int_handler)\n"
         "from benchmark.system.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
         "from benchmark.tracking.tracker import Tracker; from benchmark.tuning.study import open_storage\n"
         "import mlflow.store.tracking.sqlalchemy_store\n"
@@ -239,7 +252,9 @@ def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_comma
     for i in range(3):
         runs = tmp_path / str(i)
         words = [sys.executable, "-c", program, str(runs)]
-        with subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        with subprocess.Popen(
+            words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
             while child.poll() is None and not list(runs.glob("*.new")):
@@ -290,7 +305,7 @@ def test_a_runs_folder_that_is_moved_or_copied_works_where_it_is_and_touches_not
     assert runs.exists() == (place == "copied")
 
 
-def test_a_moved_store_of_an_older_version_is_found_too_and_one_whose_artifacts_lie_elsewhere_on_purpose_is_left(
+def test_a_moved_store_of_an_older_version_is_found_too_and_artifacts_elsewhere_on_purpose_are_left(
     runs: Path, tmp_path: Path
 ) -> None:
     def forget(file: Path) -> None:
@@ -312,13 +327,17 @@ def test_a_moved_store_of_an_older_version_is_found_too_and_one_whose_artifacts_
         scratch = (tmp_path / "scratch").as_uri()
         with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
             connection.execute("UPDATE experiments SET artifact_location = ?", [scratch])
-            connection.execute("UPDATE experiment_tags SET value = ? WHERE key = 'artifacts'", [str(tmp_path / "scratch")])
+            connection.execute(
+                "UPDATE experiment_tags SET value = ? WHERE key = 'artifacts'", [str(tmp_path / "scratch")]
+            )
             connection.commit()
         if older:
             forget(folder / "mlflow.db")
             (folder / "artifacts").mkdir()  # of another program
             (tmp_path / "scratch").rename(tmp_path / "not mounted")
-            with pytest.raises(Unavailable, match=r"artifacts of its runs are neither in .*scratch nor in .*artifacts; mount"):
+            with pytest.raises(
+                Unavailable, match=r"artifacts of its runs are neither in .*scratch nor in .*artifacts; mount"
+            ):
                 open_tracker(folder)
             (tmp_path / "not mounted").rename(tmp_path / "scratch")
         assert open_tracker(folder).read_json(run, "result.json") == {"a": 1}
@@ -421,7 +440,9 @@ def test_status_of_a_folder_that_may_only_be_read_tells_what_runs(bench: Bench) 
     assert [s.state for s in states] == ["running", "done", "done"]
 
 
-def test_without_a_store_nothing_is_made_for_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_store_nothing_is_made_for_reading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = tmp_path / "runs"
     assert Tracker.existing(sqlite_uri(runs / "mlflow.db"), runs / "artifacts") is None
     with pytest.raises(SystemExit):
@@ -434,7 +455,9 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tracker: Tracker) -
     tracker.client.delete_experiment(tracker.experiment_id)
     restore = f"MLFLOW_TRACKING_URI={tracker.uri} mlflow experiments restore -x {tracker.experiment_id}"
     for opened in (Tracker, Tracker.existing):
-        with pytest.raises(UsageError, match=r"experiment 'gzsl-bench' of .* was deleted; restore it") as caught:
+        with pytest.raises(
+            UsageError, match=r"experiment 'gzsl-bench' of .* was deleted; restore it"
+        ) as caught:
             opened(tracker.uri, tracker.artifacts)
         assert str(caught.value).endswith(restore)
     tracker.client.restore_experiment(tracker.experiment_id)
@@ -447,16 +470,22 @@ def test_an_action_on_a_deleted_run_is_reported_in_a_sentence(tracker: Tracker) 
     assert tracker.find() == []
     purged = "0" * 32
     for action in (
-        lambda: tracker.tag(run, {"a": "b"}), lambda: tracker.log_metrics(run, {"a": 1.0}), lambda: tracker.finish(run),
-        lambda: tracker.log_params(run, {"a": 1}), lambda: tracker.reopen(purged), lambda: tracker.get(purged),
+        lambda: tracker.tag(run, {"a": "b"}), lambda: tracker.log_metrics(run, {"a": 1.0}),
+        lambda: tracker.finish(run),
+        lambda: tracker.log_params(run, {"a": 1}), lambda: tracker.reopen(purged),
+        lambda: tracker.get(purged),
         lambda: tracker.log_dataset(run, name="a", digest="b", source="c", context="d"),
     ):  # fmt: skip
-        with pytest.raises(UsageError, match=r"a run was deleted while this command used it .*; rerun the command"):
+        with pytest.raises(
+            UsageError, match=r"a run was deleted while this command used it .*; rerun the command"
+        ):
             action()
 
 
 @pytest.mark.parametrize("deleted", ["call", "method", "job", "artifacts"])
-def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(bench: Bench, deleted: str) -> None:
+def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(
+    bench: Bench, deleted: str
+) -> None:
     call = bench.call("train.epochs=1", methods="cjme", stages="1")
     first = bench.run(call)
     if deleted == "artifacts":
@@ -464,7 +493,9 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(benc
     else:
         bench.tracker.client.delete_run(bench.tracker.find(kind=deleted)[0].run_id)
     if deleted == "call":
-        with pytest.raises(UsageError, match="calls that they belong to were deleted: restore one in MLflow's page"):
+        with pytest.raises(
+            UsageError, match="calls that they belong to were deleted: restore one in MLflow's page"
+        ):
             find_benchmark_runs(bench.tracker, None)
     again = bench.run(call)
     assert not again.failed
@@ -484,7 +515,9 @@ def test_a_study_that_is_deleted_while_it_runs_is_reported_and_restarted_by_the_
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.display, "start", delete)
-        with pytest.raises(Unavailable, match="a study was deleted from the Optuna storage while this command worked on it"):
+        with pytest.raises(
+            Unavailable, match="a study was deleted from the Optuna storage while this command worked on it"
+        ):
             bench.run(call)
     result = bench.run(call)
     assert not result.failed

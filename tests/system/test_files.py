@@ -42,7 +42,9 @@ def other_disk(tmp_path: Path) -> Path:
 # Replacing
 
 
-def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced_beside_itself(tmp_path: Path, other_disk: Path) -> None:
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced_beside_itself(
+    tmp_path: Path, other_disk: Path
+) -> None:
     (other_disk / "store.h5").write_text("old")
     (tmp_path / "first").symlink_to(other_disk / "store.h5")
     link = tmp_path / "second"
@@ -55,7 +57,9 @@ def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced_beside_itself(tm
     assert sorted(p.name for p in other_disk.iterdir()) == ["store.h5"]
 
 
-def test_a_dangling_link_is_written_through_where_its_folder_is_there(tmp_path: Path, other_disk: Path) -> None:
+def test_a_dangling_link_is_written_through_where_its_folder_is_there(
+    tmp_path: Path, other_disk: Path
+) -> None:
     (tmp_path / "link").symlink_to(other_disk / "new.h5")
     write(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
@@ -64,7 +68,9 @@ def test_a_dangling_link_is_written_through_where_its_folder_is_there(tmp_path: 
 
 def test_a_link_to_a_disk_that_is_not_mounted_is_named_and_no_folder_is_made(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "new.h5")
-    with pytest.raises(OutsideError, match=r"link: a link to .*unmounted/new\.h5, which is not there; mount its disk"):
+    with pytest.raises(
+        OutsideError, match=r"link: a link to .*unmounted/new\.h5, which is not there; mount its disk"
+    ):
         write(tmp_path / "link")
     assert not (tmp_path / "unmounted").exists()
     (tmp_path / "data").symlink_to(tmp_path / "unmounted")
@@ -86,13 +92,17 @@ def test_what_is_no_file_is_refused_before_anything_is_written(tmp_path: Path, w
         (tmp_path / "folder").mkdir()
         path.symlink_to("folder") if way == "link to a folder" else path.mkdir()
     with (
-        pytest.raises(OutsideError, match=f"{path}: (a folder, where|a link that leads back|a device or pipe)"),
+        pytest.raises(
+            OutsideError, match=f"{path}: (a folder, where|a link that leads back|a device or pipe)"
+        ),
         replacing(path),
     ):
         pytest.fail("the block was run")
 
 
-@pytest.mark.parametrize(("mode", "umask", "expected"), [(None, 0o027, 0o640), (0o604, 0o077, 0o604), (0o444, 0o022, 0o444)])
+@pytest.mark.parametrize(
+    ("mode", "umask", "expected"), [(None, 0o027, 0o640), (0o604, 0o077, 0o604), (0o444, 0o022, 0o444)]
+)
 def test_permissions_of_a_replaced_file_stay_and_new_files_obey_the_umask(
     tmp_path: Path, mode: int | None, umask: int, expected: int
 ) -> None:
@@ -133,14 +143,18 @@ def _failing_fsync(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_fsync_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_without_fsync_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     _failing_fsync(monkeypatch, code)
     write(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "new"
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_disk_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_disk_that_fails_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     (tmp_path / "file").write_text("old")
     _failing_fsync(monkeypatch, code)
     with pytest.raises(OSError, match=os.strerror(code)):
@@ -168,7 +182,9 @@ def test_a_disk_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytes
         (errno.EROFS, "read-only; mount it for writing"),
     ],
 )
-def test_a_reason_that_may_pass_has_its_own_sentence_and_fix(tmp_path: Path, code: int, reported: str) -> None:
+def test_a_reason_that_may_pass_has_its_own_sentence_and_fix(
+    tmp_path: Path, code: int, reported: str
+) -> None:
     error = OSError(code, os.strerror(code))
     with pytest.raises(Unavailable, match=f"^{tmp_path / 'x'}: .*{reported}"):
         raise_outside(error, tmp_path / "x")
@@ -283,7 +299,9 @@ def test_an_error_that_names_a_file_is_reported_with_path_and_fix(tmp_path: Path
 
 def test_a_command_reports_it_like_this(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        app.main(["status", "--methods", "cjme", "--runs-dir", str(tmp_path / ("z" * 300))])  # other tests register plug-ins
+        app.main(
+            ["status", "--methods", "cjme", "--runs-dir", str(tmp_path / ("z" * 300))]
+        )  # other tests register plug-ins
     assert ended.value.code == 2
     reported = "".join(capsys.readouterr().err.split("\n"))
     assert reported.endswith("zzz/mlflow.db: its name is too long for the file system; shorten the name")

@@ -91,7 +91,9 @@ def test_a_call_whose_output_is_lost_does_its_jobs(
 
 
 @pytest.mark.parametrize("words", ["list", "run --help", "--version"])
-@pytest.mark.parametrize(("error", "code"), [(FAILURES[0], 2), (FAILURES[2], 0)], ids=["full", "nobody reads"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(FAILURES[0], 2), (FAILURES[2], 0)], ids=["full", "nobody reads"]
+)
 def test_a_command_that_only_shows_something_reports_lost_output_except_to_a_closed_pipe(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -121,7 +123,9 @@ with open(sys.argv[1], "w") as file:
 
 
 @pytest.mark.parametrize("closed", ["0 1 2", "1", "2", "0"])
-def test_no_file_becomes_standard_output_if_the_program_was_started_without_one(tmp_path: Path, closed: str) -> None:
+def test_no_file_becomes_standard_output_if_the_program_was_started_without_one(
+    tmp_path: Path, closed: str
+) -> None:
     """In a new process, since only there streams can be missing."""
     redirected = " ".join(f"{n}>&-" for n in closed.split())
     words = ["bash", "-c", f'"$0" -c "$1" "$2" {redirected}', sys.executable, CLOSED, str(tmp_path / "file")]
@@ -135,7 +139,9 @@ def test_no_file_becomes_standard_output_if_the_program_was_started_without_one(
 def test_commands_without_a_standard_output_end_as_they_should(redirected: str) -> None:
     """With the whole program, since the interpreter itself writes at its end."""
     words = f'set -o pipefail; "$0" run_benchmark.py list {redirected}'
-    done = subprocess.run(["bash", "-c", words, sys.executable], cwd=PROJECT, capture_output=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", words, sys.executable], cwd=PROJECT, capture_output=True, check=False
+    )
     said = done.stderr.decode()
     assert "Traceback" not in said
     assert "Exception ignored" not in said
@@ -152,7 +158,11 @@ def test_files_are_utf_8_whatever_the_locale_is() -> None:
         PROJECT / "gzsl_bench.py",
     ]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and opens_text(node) and "encoding" not in {k.arg for k in node.keywords}:
+            if (
+                isinstance(node, ast.Call)
+                and opens_text(node)
+                and "encoding" not in {k.arg for k in node.keywords}
+            ):
                 without.append(f"{file.relative_to(PROJECT)}:{node.lineno}")
     assert without == []
 
@@ -162,8 +172,12 @@ def opens_text(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     words = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)]
     if name == "open":
-        plain_open = isinstance(call.func, ast.Name) or (len(call.args) == 1 and any(str(w) in "rwax" for w in words))
-        return plain_open and not any(isinstance(w, str) and "b" in w and set(w) <= set("rwaxb+") for w in words)
+        plain_open = isinstance(call.func, ast.Name) or (
+            len(call.args) == 1 and any(str(w) in "rwax" for w in words)
+        )
+        return plain_open and not any(
+            isinstance(w, str) and "b" in w and set(w) <= set("rwaxb+") for w in words
+        )
     if name in ("read_text", "write_text"):
         return len(call.args) == (1 if name == "write_text" else 0)  # with more arguments it logs an artifact
     texts = [k.value for k in call.keywords if k.arg in ("text", "universal_newlines")]

@@ -49,7 +49,9 @@ class Server:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        self.run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
+        self.run(
+            "pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start"
+        )
 
     def stop(self) -> None:
         self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
@@ -86,7 +88,9 @@ def postgresql() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_processes_that_open_new_databases_at_the_same_time_all_succeed(postgresql: Server, tmp_path: Path) -> None:
+def test_processes_that_open_new_databases_at_the_same_time_all_succeed(
+    postgresql: Server, tmp_path: Path
+) -> None:
     databases = {
         "tracking": ["mlflow", "mlflow2"],
         "storages": ["optuna", *(f"optuna{i}" for i in range(2, 6))],
@@ -103,7 +107,9 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("step", ["_upgrade_db", "_create_default_experiment", "create_experiment", "_set_alembic_revision"])
+@pytest.mark.parametrize(
+    "step", ["_upgrade_db", "_create_default_experiment", "create_experiment", "_set_alembic_revision"]
+)
 def test_a_database_that_was_left_half_made_is_completed_by_the_next_command(
     postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -142,7 +148,9 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
         *(f"--set={x}" for x in sets),
     ]
     words = [sys.executable, str(PROJECT / "run_benchmark.py"), *tiny_arguments(other, *options)]
-    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    child = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     most = 0
     while len(list(other.runs.glob("jobs/*/best.pt"))) < 5:
         assert child.poll() is None
@@ -162,5 +170,7 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
         optuna.load_study(study_name=study.study_name, storage=storage).trials
         for storage in (postgresql.uri("optuna"), bench.stores.storage)
     )
-    assert [(t.state, t.params, t.value) for t in trials] == [(t.state, t.params, t.value) for t in undisturbed]
+    assert [(t.state, t.params, t.value) for t in trials] == [
+        (t.state, t.params, t.value) for t in undisturbed
+    ]
     assert len(trials) == 10

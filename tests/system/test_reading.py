@@ -50,7 +50,10 @@ def test_what_would_be_dropped_or_cannot_be_read_is_reported_with_its_line(text:
 
 def test_a_small_file_that_unfolds_to_billions_of_values_is_refused() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)]
+    lines += [
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
     with pytest.raises(UsageError, match="more than 100,000 values"):
         parse_yaml("\n".join(lines), "f.yaml")
 

@@ -59,7 +59,9 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://me:S3CRETPW@proxy:3128", "http://…@proxy:3128"),
     ],
 )
-def test_an_address_is_shown_without_its_secrets_whatever_signs_they_have(address: str, shown: str | None) -> None:
+def test_an_address_is_shown_without_its_secrets_whatever_signs_they_have(
+    address: str, shown: str | None
+) -> None:
     for text in (
         hide(address),
         hide(f"error: {address}: 'no answer'"),
@@ -114,7 +116,10 @@ def test_other_texts_stay_as_they_are() -> None:
 def test_a_password_that_is_a_word_of_ours_does_not_change_names() -> None:
     learn("postgresql://postgres:paper@host/db")
     assert hide_values({"mode": "paper"}) == {"mode": "paper"}
-    assert hide("postgresql://host: wrong password 'paper', newspaper") == "postgresql://host: wrong password '…', newspaper"
+    assert (
+        hide("postgresql://host: wrong password 'paper', newspaper")
+        == "postgresql://host: wrong password '…', newspaper"
+    )
 
 
 def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +141,9 @@ def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) 
     assert text == "… … … … … … … … … parallel token " + str(Path.cwd())
 
 
-@pytest.mark.parametrize("names", [("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("PROXY_USER", "PROXY_PASSWORD")])
+@pytest.mark.parametrize(
+    "names", [("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("PROXY_USER", "PROXY_PASSWORD")]
+)
 def test_user_and_password_of_the_environment_are_hidden_as_a_server_gets_them(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
 ) -> None:
@@ -144,10 +151,15 @@ def test_user_and_password_of_the_environment_are_hidden_as_a_server_gets_them(
         monkeypatch.setenv(name, value)
     learn_environment()
     sent = base64.b64encode(b"admin:CRETPW1x").decode()
-    assert hide(f"Response body: 'not authenticated: Basic {sent}'") == "Response body: 'not authenticated: Basic …'"
+    assert (
+        hide(f"Response body: 'not authenticated: Basic {sent}'")
+        == "Response body: 'not authenticated: Basic …'"
+    )
 
 
-@pytest.mark.parametrize("words", [["--storage", STORAGE], [f"--storage={STORAGE}"], ["--storage", STORAGE, "--x", "S3CRETPW"]])
+@pytest.mark.parametrize(
+    "words", [["--storage", STORAGE], [f"--storage={STORAGE}"], ["--storage", STORAGE, "--x", "S3CRETPW"]]
+)
 def test_a_recorded_command_is_of_use_without_user_and_password(words: list[str]) -> None:
     text = hidden_command(["python", "run_benchmark.py", "--methods", "cjme", *words])
     assert "S3CRETPW" not in text
@@ -259,4 +271,7 @@ def test_a_command_that_an_older_version_recorded_is_shown_without_its_password(
     run = tracker.start("a benchmark run", {"kind": "benchmark_run"})
     tracker.client.set_tag(run, "command", f"run_benchmark.py --storage {STORAGE}")
     for record in (tracker.get(run), tracker.find(kind="benchmark_run")[0]):
-        assert record.tags["command"] == "run_benchmark.py --storage postgresql+psycopg://…@127.0.0.1:5432/optuna"
+        assert (
+            record.tags["command"]
+            == "run_benchmark.py --storage postgresql+psycopg://…@127.0.0.1:5432/optuna"
+        )

@@ -43,8 +43,12 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
         made.append(tuple(entropy))
         return np.random.default_rng(entropy)
 
-    (unit,) = bench.units(bench.call("protocol.text_alignment=shuffled", "train.batches_per_epoch=1", methods="cjme"))
-    monkeypatch.setattr("benchmark.system.streams.np", SimpleNamespace(random=SimpleNamespace(default_rng=default_rng)))
+    (unit,) = bench.units(
+        bench.call("protocol.text_alignment=shuffled", "train.batches_per_epoch=1", methods="cjme")
+    )
+    monkeypatch.setattr(
+        "benchmark.system.streams.np", SimpleNamespace(random=SimpleNamespace(default_rng=default_rng))
+    )
     first = StageOne(1, Calibration(0.5, "grid", {}), {}, [1e-3] * 2)
     for repetition in range(2):
         experiment = unit.job(2, repetition).experiment()
@@ -56,7 +60,9 @@ def test_no_two_streams_of_a_run_and_its_data_coincide(bench: Bench, monkeypatch
         synthetic_content(SyntheticConfig(seed=seed))
         uncertainty._draws.cache_clear()
         bootstrap_intervals([classes], seed=seed)
-    arrays: Any = SimpleNamespace(labels=np.repeat([0, 1], 9), groups=np.arange(18), class_split=np.array([0, 1]))
+    arrays: Any = SimpleNamespace(
+        labels=np.repeat([0, 1], 9), groups=np.arange(18), class_split=np.array([0, 1])
+    )
     divide(arrays)
 
     assert {entropy[0] for entropy in made} == {*Purpose}
@@ -83,6 +89,10 @@ def test_a_stream_is_the_same_for_the_same_arguments() -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_no_other_place_seeds_a_generator(package: Path) -> None:
     """Ensures that the tests above see every stream."""
-    seeding = re.compile(r"default_rng|SeedSequence|np\.random\.(?!Generator)|manual_seed|random_state=|torch\.Generator")
+    seeding = re.compile(
+        r"default_rng|SeedSequence|np\.random\.(?!Generator)|manual_seed|random_state=|torch\.Generator"
+    )
     found = {path.name for path in package.rglob("*.py") if seeding.search(path.read_text())}
-    assert found == ({*OTHER_GENERATORS} if package.name == "benchmark" else set()), "use benchmark.system.streams.stream"
+    assert found == ({*OTHER_GENERATORS} if package.name == "benchmark" else set()), (
+        "use benchmark.system.streams.stream"
+    )

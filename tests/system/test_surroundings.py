@@ -104,7 +104,9 @@ def test_without_a_home_libraries_get_a_temporary_one(monkeypatch: pytest.Monkey
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(FileNotFoundError("no place")))
-        with pytest.raises(UsageError, match=r"no home folder, and no folder for temporary files .*: set HOME or TMPDIR"):
+        with pytest.raises(
+            UsageError, match=r"no home folder, and no folder for temporary files .*: set HOME or TMPDIR"
+        ):
             settle()
     settle()
     assert os.access(Path.home(), os.W_OK)

@@ -25,7 +25,9 @@ def strings_of(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("group", [Artifact, Metric, Tag])
 def test_no_other_module_types_a_name_that_only_the_store_has(group: type) -> None:
-    names = {name for name in names_of(group) if "." in name or "/" in name}  # others are fields or columns too
+    names = {
+        name for name in names_of(group) if "." in name or "/" in name
+    }  # others are fields or columns too
     others = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "tracking" / "schema.py"]
     twins = {str(file.relative_to(PACKAGE)): strings_of(file) & names for file in others}
     assert names

@@ -18,7 +18,9 @@ from benchmark.tracking.tracker import Tracker
 def filled(tracker: Tracker) -> Tracker:
     call = tracker.start("a benchmark run", {"kind": "benchmark_run"})
     for i in range(4):
-        run = tracker.start(f"job {i}", {"kind": "job", "job_key": f"key {i // 2}", "mode": "it's paper"}, call)
+        run = tracker.start(
+            f"job {i}", {"kind": "job", "job_key": f"key {i // 2}", "mode": "it's paper"}, call
+        )
         tracker.log_params(run, {"lr": 0.1 * i})
         tracker.log_metrics(run, {"hm": 0.1 * i, "loss": math.nan if i == 1 else 1.0}, step=0)
         tracker.log_metrics(run, {"hm": 0.2 * i}, step=1)
@@ -34,10 +36,13 @@ def plain(runs: list[RunRecord]) -> list[RunRecord]:
     return [replace(r, metrics={k: str(v) for k, v in r.metrics.items()}) for r in runs]  # type: ignore[misc]
 
 
-def test_runs_are_found_as_by_the_client_in_its_order(filled: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_found_as_by_the_client_in_its_order(
+    filled: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (call,) = filled.find(kind="benchmark_run")
     searches = [
-        dict[str, str](kind="job"), {"kind": "job", "job_key": "key 0"}, {"status": "FINISHED", "kind": "job"}, {},
+        dict[str, str](kind="job"), {"kind": "job", "job_key": "key 0"},
+        {"status": "FINISHED", "kind": "job"}, {},
         {"parent": call.run_id, "kind": "job"}, {"kind": "job", "job_key": "none"},
         {"parent": call.run_id, "status": "RUNNING"},
     ]  # fmt: skip
@@ -58,7 +63,8 @@ def test_histories_are_those_of_the_client(filled: Tracker, monkeypatch: pytest.
     monkeypatch.setattr(filled, "_tables", None)
     slow = filled.histories(runs, ["hm", "loss", "none"])
     as_text = [
-        {key: sorted((step, str(v)) for step, v in values.items()) for key, values in h.items()} for h in (straight, slow)
+        {key: sorted((step, str(v)) for step, v in values.items()) for key, values in h.items()}
+        for h in (straight, slow)
     ]
     assert as_text[0] == as_text[1]
     assert len(straight) == 2 * len(runs)

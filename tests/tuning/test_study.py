@@ -35,7 +35,13 @@ START = {"lr": 1e-3, "depth": 2, "act": "b"}
 
 
 def study(folder: Path, **config: Any) -> Study:
-    return Study("s", sqlite_uri(folder / "optuna.db"), RANGES, START, TuningConfig.model_validate({"trials": 8, **config}))
+    return Study(
+        "s",
+        sqlite_uri(folder / "optuna.db"),
+        RANGES,
+        START,
+        TuningConfig.model_validate({"trials": 8, **config}),
+    )
 
 
 def score(values: Mapping[str, Any]) -> float:
@@ -102,7 +108,9 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(tmp_path: Path, stop_at
 
 
 @pytest.mark.parametrize("dies_at", [1, 2, 5])
-def test_a_kill_while_values_are_drawn_leaves_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
+def test_a_kill_while_values_are_drawn_leaves_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
+) -> None:
     study(tmp_path / "whole", trials=4).run(Log())
     suggest, calls = optuna.Trial._suggest, 0
 
@@ -157,7 +165,9 @@ def side_by_side(folder: Path, objectives: Sequence[Log], **config: Any) -> Tuni
     turns = Shared()
     open_storage(sqlite_uri(folder / "optuna.db"))
     with ThreadPoolExecutor(len(objectives)) as pool:
-        helpers = [pool.submit(study(folder, **config).help, objective, turns) for objective in objectives[1:]]
+        helpers = [
+            pool.submit(study(folder, **config).help, objective, turns) for objective in objectives[1:]
+        ]
         result = study(folder, **config).run(objectives[0], turns)
         for helper in helpers:
             helper.result(timeout=30)
@@ -293,7 +303,11 @@ def test_past_trials_tell_epochs_seconds_and_the_start(tmp_path: Path) -> None:
     assert [t.number for t in trials] == list(range(13))
     assert [t.number for t in trials if t.start] == [0]
     states = [t.state for t in trials]
-    assert (states.count("complete"), states.count("pruned"), states.count("failed")) == (result.complete, result.pruned, 1)
+    assert (states.count("complete"), states.count("pruned"), states.count("failed")) == (
+        result.complete,
+        result.pruned,
+        1,
+    )
     pruned = [t for t in trials if t.state == "pruned"]
     assert pruned
     assert all(t.epochs < 5 for t in pruned)
@@ -313,7 +327,10 @@ def test_an_interruption_costs_no_seconds(tmp_path: Path) -> None:
 
 def test_a_budget_in_seconds_is_a_total_over_calls(tmp_path: Path) -> None:
     study(tmp_path, pruner="none", timeout=15).run(Log())
-    assert [t.seconds for t in study(tmp_path).past_trials()] == [10, 10]  # the second began before 15 s were used up
+    assert [t.seconds for t in study(tmp_path).past_trials()] == [
+        10,
+        10,
+    ]  # the second began before 15 s were used up
 
     log = Log()
     result = study(tmp_path, pruner="none", timeout=15).run(log)
@@ -361,7 +378,9 @@ def test_importances_that_cannot_be_told_say_why(tmp_path: Path) -> None:
     few.run(Log())
     flat = study(tmp_path / "flat", trials=10)
     flat.run(lambda trial, values: 0.5)
-    one = Study("s", sqlite_uri(tmp_path / "one.db"), {"depth": RANGES["depth"]}, {"depth": 2}, TuningConfig(trials=2))
+    one = Study(
+        "s", sqlite_uri(tmp_path / "one.db"), {"depth": RANGES["depth"]}, {"depth": 2}, TuningConfig(trials=2)
+    )
     one.run(lambda trial, values: 0.01 * values["depth"])
 
     assert few.importances().reason == "4 finished trials, at least 6 are needed"

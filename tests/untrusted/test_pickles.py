@@ -90,7 +90,9 @@ def _numpy_1_names(written: bytes) -> bytes:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    x=npst.arrays(st.sampled_from(["f2", "f4", "f8", ">f4", "i8", "u1", "?", "S3", "U2"]), npst.array_shapes(min_side=0)),
+    x=npst.arrays(
+        st.sampled_from(["f2", "f4", "f8", ">f4", "i8", "u1", "?", "S3", "U2"]), npst.array_shapes(min_side=0)
+    ),
     fortran=st.booleans(),
     protocol=st.integers(0, 5),
 )
@@ -231,7 +233,9 @@ def test_a_small_file_cannot_claim_much_memory(tmp_path: Path, claim: str) -> No
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_a_damaged_pickle_loads_or_is_a_usage_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_pickle_loads_or_is_a_usage_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     protocol = data.draw(st.integers(0, 5))
     content = {"features": [np.ones((2, 3), "f4")], "video_names": [b"a"], "fps": [25]}
     written = bytearray(pickle.dumps(content, protocol))

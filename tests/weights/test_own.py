@@ -36,7 +36,8 @@ def _measure(bench: Bench, a: Path, b: Path) -> dict[str, float]:
     file = bench.runs / "numbers.json"
     with pytest.raises(SystemExit) as ended:
         app.main(
-            ["evaluate", "--stage-a", str(a), "--stage-b", str(b), "--dataset", "synthetic", "--json", str(file),
+            ["evaluate", "--stage-a", str(a), "--stage-b", str(b), "--dataset", "synthetic",
+             "--json", str(file),
              "--data-root", str(bench.data), "--runs-dir", str(bench.runs)]
         )  # fmt: skip
     assert not ended.value.code
@@ -47,13 +48,18 @@ def _measure(bench: Bench, a: Path, b: Path) -> dict[str, float]:
 def test_our_weights_give_the_numbers_of_their_job_from_its_folder_and_exported(bench: Bench) -> None:
     folders = _trained(bench, "cjme", "tcaf")
     trainings = export(bench.tracker, bench.runs, bench.runs / "out", None, [])
-    assert [t.title for t in trainings] == [f"synthetic-native-paper-{m}-user-set-seed0" for m in ("cjme", "tcaf")]
+    assert [t.title for t in trainings] == [
+        f"synthetic-native-paper-{m}-user-set-seed0" for m in ("cjme", "tcaf")
+    ]
     for i, training in enumerate(trainings):
         result = json.loads((folders[2 * i + 1] / "config.json").read_text())["result"]
         expected = {k: round(100 * v, 2) for k, v in result["metrics"].items() if k != "ausuc"}
         expected["beta"] = round(result["beta"], 2)
         assert _measure(bench, folders[2 * i], folders[2 * i + 1]) == expected
-        assert {p.name for p in (training.folder / "stage_a").iterdir()} == {"model.safetensors", "config.json"}
+        assert {p.name for p in (training.folder / "stage_a").iterdir()} == {
+            "model.safetensors",
+            "config.json",
+        }
         assert _measure(bench, training.folder / "stage_a", training.folder / "stage_b") == expected
     assert {r.tags["origin"] for r in bench.tracker.find(kind=Kind.EVALUATION)} == {"ours"}
 
@@ -66,7 +72,15 @@ def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Benc
     methods = registry.load().methods
 
     def beta(mode: Literal["paper", "corrected"] | None) -> float:
-        found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, mode, {}, SearchSpace(method="cjme"))
+        found = evaluate(
+            read_pair(a, b, methods),
+            unit.card,
+            unit.features,
+            unit.store,
+            mode,
+            {},
+            SearchSpace(method="cjme"),
+        )
         assert found.notes == []
         return found.result.beta
 
@@ -75,7 +89,9 @@ def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Benc
     assert beta("paper") != own
     record = json.loads((b / "config.json").read_text())
     (b / "config.json").write_text(json.dumps({**record, "digest": "0" * 64}))
-    found = evaluate(read_pair(a, b, methods), unit.card, unit.features, unit.store, None, {}, SearchSpace(method="cjme"))
+    found = evaluate(
+        read_pair(a, b, methods), unit.card, unit.features, unit.store, None, {}, SearchSpace(method="cjme")
+    )
     assert "trained on other data (digest 000000000000)" in found.notes[0]
 
 

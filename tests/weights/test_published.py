@@ -1,4 +1,5 @@
-"""Run folders that are broken, foreign or hostile: each gets an error that names it, and nothing of them is run."""
+"""Run folders that are broken, foreign or hostile: each gets an error that names it, and nothing of them is
+run."""
 
 from __future__ import annotations
 
@@ -70,24 +71,34 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
         ["AVCA_score.pt", "extra ['more']"],
     ),
     "parameter of another size": (
-        lambda a, b: _change_model(a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(3)})),
+        lambda a, b: _change_model(
+            a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(3)})
+        ),
         ["AVCA_score.pt", "word_projection.0.bias is [3], not [64]"],
     ),
     "not a number": (
-        lambda a, b: _change_model(b / "checkpoints/AVCA_score_ckpt_7.pt", lambda m: m["W_proj.fc.0.bias"].fill_(np.nan)),
+        lambda a, b: _change_model(
+            b / "checkpoints/AVCA_score_ckpt_7.pt", lambda m: m["W_proj.fc.0.bias"].fill_(np.nan)
+        ),
         ["AVCA_score_ckpt_7.pt", "word_projection.0.bias is not finite"],
     ),
-    "another data set": (
+    "another dataset": (
         lambda a, b: _change_arguments(a, dataset_name="VGGSound"),
         ["trained on VGGSound", "--dataset is ucf"],
     ),
-    "another feature set": (lambda a, b: _change_arguments(a, zero_shot_split="main_split"), ["made for main", "--features"]),
+    "another feature set": (
+        lambda a, b: _change_arguments(a, zero_shot_split="main_split"),
+        ["made for main", "--features"],
+    ),
     "other dimensions": (
         lambda a, b: _change_arguments(a, input_size_audio=128, input_size_video=4096),
         ["audio 128, video 4096", "has audio 12, video 20"],
     ),
     "an unknown variant": (lambda a, b: _change_arguments(a, reg_loss=False), ["args.pkl", "reg_loss"]),
-    "a setting out of range": (lambda a, b: _change_arguments(a, embedding_dropout=7.0), ["args.pkl", "encoder_dropout"]),
+    "a setting out of range": (
+        lambda a, b: _change_arguments(a, embedding_dropout=7.0),
+        ["args.pkl", "encoder_dropout"],
+    ),
     "the epoch is not there": (
         lambda a, b: (b / "checkpoints/AVCA_score_ckpt_7.pt").unlink(),
         ["AVCA_score_ckpt_7.pt is missing", "AVCA_score_ckpt_6.pt"],
@@ -105,28 +116,41 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
         lambda a, b: os.truncate(a / "AVCA_score.pt", 5000),
         ["AVCA_score.pt", "truncated or damaged"],
     ),
-    "no arguments": (lambda a, b: (a / "args.pkl").unlink(), ["--stage-a", "neither args.pkl", "config.json"]),
+    "no arguments": (
+        lambda a, b: (a / "args.pkl").unlink(),
+        ["--stage-a", "neither args.pkl", "config.json"],
+    ),
     "damaged arguments": (lambda a, b: os.truncate(a / "args.pkl", 40), ["args.pkl", "truncated or damaged"]),
-    "no epoch": (lambda a, b: torch.save({"epoch": 10**30, "model": {}}, a / "AVCA_score.pt"), ["AVCA_score.pt", "'epoch'"]),
+    "no epoch": (
+        lambda a, b: torch.save({"epoch": 10**30, "model": {}}, a / "AVCA_score.pt"),
+        ["AVCA_score.pt", "'epoch'"],
+    ),
     "a key that is no name": (
         lambda a, b: _change_model(a / "AVCA_score.pt", lambda m: m.update({7: torch.zeros(1)})),
         ["AVCA_score.pt", "'model'"],
     ),
     "a sparse tensor": (
-        lambda a, b: _change_model(a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64).to_sparse()})),
+        lambda a, b: _change_model(
+            a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64).to_sparse()})
+        ),
         ["AVCA_score.pt", "plain tensors"],
     ),
     "complex numbers": (
-        lambda a, b: _change_model(a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64) * 1j})),
+        lambda a, b: _change_model(
+            a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64) * 1j})
+        ),
         ["word_projection.0.bias holds torch.complex64, not torch.float32"],
     ),
     "whole numbers": (
-        lambda a, b: _change_model(a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64).long()})),
+        lambda a, b: _change_model(
+            a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64).long()})
+        ),
         ["word_projection.0.bias holds torch.int64, not torch.float32"],
     ),
     "numbers beyond float32": (
         lambda a, b: _change_model(
-            a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.full((64,), 1e300, dtype=torch.float64)})
+            a / "AVCA_score.pt",
+            lambda m: m.update({"W_proj.fc.0.bias": torch.full((64,), 1e300, dtype=torch.float64)}),
         ),
         ["word_projection.0.bias is not finite"],
     ),
@@ -140,7 +164,10 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
         ),
         ["word_projection.0.bias is [1000000000000], not [64]"],
     ),
-    "a web page": (lambda a, b: (a / "AVCA_score.pt").write_text("<!DOCTYPE html>") and None, ["not a checkpoint", "web page"]),
+    "a web page": (
+        lambda a, b: (a / "AVCA_score.pt").write_text("<!DOCTYPE html>") and None,
+        ["not a checkpoint", "web page"],
+    ),
     "sizes without end": (
         lambda a, b: _change_arguments(a, embeddings_hidden_size=10**12),
         ["does not fit AVCA", "1000000000000"],
@@ -151,7 +178,10 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
         lambda a, b: _change_arguments(a, input_size_audio="wide"),
         ["args.pkl", "input_size_audio"],
     ),
-    "another distance": (lambda a, b: _change_arguments(a, distance_fn="SquaredL2Loss"), ["distance_fn", "Euclidean"]),
+    "another distance": (
+        lambda a, b: _change_arguments(a, distance_fn="SquaredL2Loss"),
+        ["distance_fn", "Euclidean"],
+    ),
     "a random cut in the test": (
         lambda a, b: _change_arguments(
             a, batch_seqlen_test="fixed", batch_seqlen_test_maxlen=9, batch_seqlen_test_trim="random"
@@ -168,13 +198,17 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_run_folder_gets_an_error_that_names_it(place: Place, capsys: pytest.CaptureFixture[str], fault: str) -> None:
+def test_a_broken_run_folder_gets_an_error_that_names_it(
+    place: Place, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
     spoil, texts = FAULTS[fault]
     spoil(*write_run(place.folder, "avca", Sizes()))
     _says(place, capsys, *texts)
 
 
-def test_swapped_stages_and_missing_folders_are_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_swapped_stages_and_missing_folders_are_named(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = write_run(place.folder, "avca", SMALL)
     _says(place, capsys, "swap the two folders", stage_a=b, stage_b=a)
     _says(place, capsys, "no such folder", stage_a=place.folder / "nowhere")
@@ -203,7 +237,9 @@ def test_methods_on_sequences_need_sequences(
     _says(place, capsys, "TCAF needs sequences", "--form sequences")
 
 
-def test_the_leak_free_view_is_shown_where_it_is_asked_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_leak_free_view_is_shown_where_it_is_asked_for(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = write_run(place.folder, "avca", SMALL)
     numbers: dict[str, Any] = place.evaluate(*folders, "--set", "protocol.seen_test=group_disjoint")  # type: ignore[assignment]
     assert numbers["disjoint"]["samples"] == 42  # no id of these data has a relative
@@ -233,7 +269,9 @@ class _Attack:
         return os.system, (f"touch {self.file}",)
 
 
-def test_hostile_pickles_are_refused_by_name_and_run_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_pickles_are_refused_by_name_and_run_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     victim = place.folder / "victim"
     a, b = write_run(place.folder, "avca", SMALL)
     good = (a / "args.pkl").read_bytes()
@@ -257,8 +295,14 @@ BOMBS = {
     + b"q\x020"
     + b"h\x01h\x02h\x02\x86Rq\x020" * 40
     + b"h\x02.",
-    "a list whose text has no end": b"\x80\x02]q\x020" + b"(h\x02h\x02lq\x020" * 60 + b"cpathlib\nPath\nh\x02\x85R.",
-    "copies of one text": b"\x80\x02" + _LONG_TEXT + b"q\x020" + b"c_codecs\nencode\nh\x02\x85R" * 100_000 + b"N.",
+    "a list whose text has no end": b"\x80\x02]q\x020"
+    + b"(h\x02h\x02lq\x020" * 60
+    + b"cpathlib\nPath\nh\x02\x85R.",
+    "copies of one text": b"\x80\x02"
+    + _LONG_TEXT
+    + b"q\x020"
+    + b"c_codecs\nencode\nh\x02\x85R" * 100_000
+    + b"N.",
 }
 
 
@@ -293,8 +337,14 @@ SCALAR = b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX"
     [
         SCALAR + b"\x0b\0\0\0V2000000000\x89\x88\x87R\x85R.",  # two gigabytes
         SCALAR + b"\x01\0\0\0O\x89\x88\x87R\x85R.",
-        SCALAR + b"\x02\0\0\0f8\x89\x88\x87R" + pickle.dumps((3, "<", None, None, None, -1, -1, 63), 2)[2:-1] + b"b\x85R.",
-        SCALAR + b"\x02\0\0\0f8\x89\x88\x87R" + pickle.dumps((3, "<", None, None, None, 2**40, -1, 0), 2)[2:-1] + b"b\x85R.",
+        SCALAR
+        + b"\x02\0\0\0f8\x89\x88\x87R"
+        + pickle.dumps((3, "<", None, None, None, -1, -1, 63), 2)[2:-1]
+        + b"b\x85R.",
+        SCALAR
+        + b"\x02\0\0\0f8\x89\x88\x87R"
+        + pickle.dumps((3, "<", None, None, None, 2**40, -1, 0), 2)[2:-1]
+        + b"b\x85R.",
     ],
 )
 def test_numpy_is_told_nothing_that_it_would_believe(tmp_path: Path, instructions: bytes) -> None:
@@ -313,7 +363,15 @@ def test_records_that_unpack_to_more_than_the_file_are_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_stored_arguments_load_from_every_protocol_with_paths_as_text(tmp_path: Path, protocol: int) -> None:
-    values = {"a": 1, "b": [1, 2.5, None], "c": Path("/x/y"), "d": True, "e": Path("rel"), "f": np.float64(2), "g": Path("/")}
+    values = {
+        "a": 1,
+        "b": [1, 2.5, None],
+        "c": Path("/x/y"),
+        "d": True,
+        "e": Path("rel"),
+        "f": np.float64(2),
+        "g": Path("/"),
+    }
     file = tmp_path / "args.pkl"
     file.write_bytes(pickle.dumps(argparse.Namespace(**values), protocol))
     assert load_arguments(file) == {**values, "c": "/x/y", "e": "rel", "g": "/"}
@@ -340,7 +398,9 @@ def test_arguments_may_hold_nothing_else(tmp_path: Path, content: bytes) -> None
         load_arguments(file)
 
 
-def test_weights_that_the_system_cannot_read_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_the_system_cannot_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "best.pt"
     torch.save({"model": {}, "epoch": 1}, path)
 

@@ -228,7 +228,9 @@ def stamps_content(card: Card, source: StampsSource, provenance: Mapping[str, An
         labels=labels,
         splits=splits[order],
         audio=ModalityContent(source.audio.shape[1], source.audio[audio_rows], audio_offsets),
-        video=ModalityContent(dim, source.views[images].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views),
+        video=ModalityContent(
+            dim, source.views[images].reshape(-1, dim), np.arange(len(labels) + 1, dtype=np.int64) * n_views
+        ),
         provenance=provenance,
     )
 
@@ -250,5 +252,6 @@ def _check_counts(card: Card, content: StoreContent) -> None:
         wrong.append(f"audio, video and text dimensions: {dims}")
     if wrong:
         raise UsageError(
-            f"dataset {card.name!r}: source and config differ; correct datasets/{card.name}.yaml\n" + "\n".join(wrong)
+            f"dataset {card.name!r}: source and config differ; correct datasets/{card.name}.yaml\n"
+            + "\n".join(wrong)
         )

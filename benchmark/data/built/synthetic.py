@@ -48,7 +48,9 @@ class SyntheticConfig(Fields):
     audio_dim: int = Field(32, ge=1)
     video_dim: int = Field(48, ge=1)
     text_dim: int = Field(24, ge=1)
-    attributes: int = Field(6, ge=1, le=20, description="binary attributes of a class; 2 ** attributes >= classes")
+    attributes: int = Field(
+        6, ge=1, le=20, description="binary attributes of a class; 2 ** attributes >= classes"
+    )
     train_classes: int = Field(16, ge=2, description="seen classes")
     val_unseen_classes: int = Field(6, ge=1)
     test_unseen_classes: int = Field(6, ge=1)
@@ -59,7 +61,9 @@ class SyntheticConfig(Fields):
     test_unseen_samples: int = Field(10, ge=1)
     audio_steps: Steps = Field((12, 20), description="fewest and most time steps of a sample")
     video_steps: Steps = Field((12, 16), description="fewest and most time steps of a sample")
-    audio_signal: float = Field(0.6, ge=0, description="how far audio alone distinguishes classes, in units of an attribute")
+    audio_signal: float = Field(
+        0.6, ge=0, description="how far audio alone distinguishes classes, in units of an attribute"
+    )
     video_signal: float = Field(0.8, ge=0, description="how far video alone distinguishes classes")
     joint_signal: float = Field(0.0, ge=0, description="how far only both modalities together do so")
     order_signal: float = Field(0.0, ge=0, description="how far only the order of the time steps does so")
@@ -75,7 +79,9 @@ class SyntheticConfig(Fields):
         lt=1,
         description="how far the audio and video of unseen classes are moved to their nearest seen class",
     )
-    noise: float = Field(1.0, ge=0, description="deviation of each sample's attributes and each step's values")
+    noise: float = Field(
+        1.0, ge=0, description="deviation of each sample's attributes and each step's values"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -136,7 +142,9 @@ def synthetic_config(card: Card, overrides: Mapping[str, Any] | None = None) -> 
     try:
         return SyntheticConfig.model_validate({**dims, **card.builder_options, **(overrides or {})})
     except ValidationError as error:
-        raise UsageError(validation_message(error, f"dataset {card.name!r}: settings of synthetic data")) from None
+        raise UsageError(
+            validation_message(error, f"dataset {card.name!r}: settings of synthetic data")
+        ) from None
 
 
 def synthetic_provenance(card: Card, config: SyntheticConfig) -> dict[str, Any]:
@@ -195,8 +203,12 @@ def synthetic_content(
         ids=[f"synthetic_{i:07d}" for i in range(len(labels))],
         labels=labels,
         splits=splits,
-        audio=_modality(config, audio, config.audio_dim, config.audio_steps, stream(Purpose.SYNTHETIC_AUDIO, config.seed)),
-        video=_modality(config, video, config.video_dim, config.video_steps, stream(Purpose.SYNTHETIC_VIDEO, config.seed)),
+        audio=_modality(
+            config, audio, config.audio_dim, config.audio_steps, stream(Purpose.SYNTHETIC_AUDIO, config.seed)
+        ),
+        video=_modality(
+            config, video, config.video_dim, config.video_steps, stream(Purpose.SYNTHETIC_VIDEO, config.seed)
+        ),
         provenance=provenance or {},
     )
 
@@ -206,9 +218,12 @@ def _truth(config: SyntheticConfig, rng: np.random.Generator) -> _Truth:
     # Divide the classes, and draw a distinct code for each.
     order = rng.permutation(config.classes)
     seen, val_unseen, test_unseen = (
-        sorted(group.tolist()) for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
+        sorted(group.tolist())
+        for group in np.split(order, np.cumsum([config.train_classes, config.val_unseen_classes])[:2])
     )
-    class_splits = dict(zip(SPLITS, (seen, seen, val_unseen, sorted(seen + val_unseen), test_unseen), strict=True))
+    class_splits = dict(
+        zip(SPLITS, (seen, seen, val_unseen, sorted(seen + val_unseen), test_unseen), strict=True)
+    )
     numbers = rng.choice(2**config.attributes, size=config.classes, replace=False)
     word_codes = _signs(numbers, config.attributes)
     codes = _feature_codes(word_codes, config.text_predictiveness, rng)
@@ -257,14 +272,18 @@ def _directions(rng: np.random.Generator, rows: int, dim: int) -> Values:
     return scaled
 
 
-def _samples(config: SyntheticConfig, class_splits: Mapping[str, list[int]]) -> tuple[Ints, NDArray[np.uint8]]:
+def _samples(
+    config: SyntheticConfig, class_splits: Mapping[str, list[int]]
+) -> tuple[Ints, NDArray[np.uint8]]:
     """Labels ``[N]`` and splits ``[N]``."""
     per_split = [np.repeat(class_splits[split], n) for split, n in config.samples_per_class.items()]
     splits = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(labels) for labels in per_split])
     return np.concatenate(per_split).astype(np.int64), splits
 
 
-def _channels(config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator) -> tuple[_Channels, _Channels]:
+def _channels(
+    config: SyntheticConfig, truth: _Truth, labels: Ints, rng: np.random.Generator
+) -> tuple[_Channels, _Channels]:
     """The signals of audio and of video for the samples."""
     codes, biased = truth.codes[labels], truth.biased[labels]
     signs = 2 * rng.integers(0, 2, size=codes.shape).astype(np.float32) - 1
@@ -297,7 +316,9 @@ def _modality(
     return ModalityContent(dim, frames, offsets)
 
 
-def _add_order(frames: Values, offsets: Ints, values: Values, directions: Values, rng: np.random.Generator) -> None:
+def _add_order(
+    frames: Values, offsets: Ints, values: Values, directions: Values, rng: np.random.Generator
+) -> None:
     """For each attribute, add ``+value * direction`` in the first half, and the negative mirrored in time.
 
     Each attribute has its own random pair of time steps in each sample, so that the set of time steps of a

@@ -27,7 +27,13 @@ from benchmark.data.importing.oddities import (
     list_oddities,
     vector_oddities,
 )
-from benchmark.data.importing.places import UNION_SPLIT, ListPlaces, official_places, official_root, text_places
+from benchmark.data.importing.places import (
+    UNION_SPLIT,
+    ListPlaces,
+    official_places,
+    official_root,
+    text_places,
+)
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
@@ -230,7 +236,9 @@ def audit_store(card: Card, store: FeatureStore, progress: Progress | None = Non
         from_lists=None if recorded is None else [Finding(**found) for found in recorded],
     )
     feature_set = card.feature_set(store.features)[1]
-    return _audit(material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None)))
+    return _audit(
+        material, feature_statistics(store, feature_set, progress or (lambda what, done, total: None))
+    )
 
 
 def audit_lists(card: Card, features: str | None, source: Path, text: Path | None = None) -> Audit:
@@ -251,7 +259,9 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     if text is not None and not text.is_file():
         raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
     layout = official_places(card)
-    places = ListPlaces(root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file))
+    places = ListPlaces(
+        root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file)
+    )
     folder = places.split_file(SPLITS[0], "txt").parent
     if not folder.is_dir():
         raise UsageError(f"{root}: no lists of feature set {name!r}: looked for {places.shown(folder)}")
@@ -289,7 +299,11 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
         *(material.from_lists or ()),
         *class_oddities(material.class_names, material.class_splits, material.samples),
         *vector_oddities(
-            material.class_names, material.class_splits, material.vector_names, material.vectors, material.own_vector
+            material.class_names,
+            material.class_splits,
+            material.vector_names,
+            material.vectors,
+            material.own_vector,
         ),
     ]
     leakage, unfit = _leakage(material)
@@ -304,7 +318,11 @@ def _alignment(material: Material) -> AlignmentAudit:
     if not material.card.published_order:
         reason = "no published order: each class gets its own embedding"
     elif not material.vector_names or len(own) != len(names):
-        hint = f"--text named {material.text}" if material.text else "--text FILE names the file of the word vectors"
+        hint = (
+            f"--text named {material.text}"
+            if material.text
+            else "--text FILE names the file of the word vectors"
+        )
         reason = f"some classes have no known word vector, see the oddities; {hint}"
     elif len(material.vector_names) != len(names):
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
@@ -369,7 +387,13 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
         if wrong:
             severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
             unfit.append(
-                Finding(severity, "ids that the grouping rule does not match", split, ", ".join(wrong[:3]), len(wrong))
+                Finding(
+                    severity,
+                    "ids that the grouping rule does not match",
+                    split,
+                    ", ".join(wrong[:3]),
+                    len(wrong),
+                )
             )
 
     # Compare each evaluated split with what is trained on, by each rule.
@@ -399,16 +423,24 @@ def _leak(
     others = [(sample, other) for other in against for sample in known[other].ids]
     labels = np.concatenate([known[other].labels for other in against])
     leaking = []
-    for sample, label, origin, indices in zip(samples.ids, samples.labels, origins[split], related, strict=True):
+    for sample, label, origin, indices in zip(
+        samples.ids, samples.labels, origins[split], related, strict=True
+    ):
         if indices:
             best = next((i for i in indices if labels[i] == label), indices[0])
             relative, other = others[best]
             leaking.append(
-                LeakingSample(sample, names[label], origin.group, len(indices), relative, other, names[labels[best]])
+                LeakingSample(
+                    sample, names[label], origin.group, len(indices), relative, other, names[labels[best]]
+                )
             )
-    fits = [[origin.fits for member in members for origin in origins[member]] for members in ((split,), against)]
+    fits = [
+        [origin.fits for member in members for origin in origins[member]] for members in ((split,), against)
+    ]
     some_fit = all(any(ids) or not ids for ids in fits)
-    return Leak(rule, split, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit)
+    return Leak(
+        rule, split, against, len(samples.ids), leaking, fits[0].count(False), fits[1].count(False), some_fit
+    )
 
 
 def _counts(material: Material) -> list[SplitCount]:
@@ -423,7 +455,9 @@ def _counts(material: Material) -> list[SplitCount]:
     for split in (*SPLITS[: len(DEVELOPMENT_SPLITS)], UNION_SPLIT, *TEST_SPLITS):
         members = DEVELOPMENT_SPLITS if split == UNION_SPLIT else (split,)
         classes = {int(c) for member in members for c in material.class_splits[member]}
-        found_samples = [None if (s := material.samples[member]) is None else len(s.ids) for member in members]
+        found_samples = [
+            None if (s := material.samples[member]) is None else len(s.ids) for member in members
+        ]
         samples = None if None in found_samples else sum(n for n in found_samples if n is not None)
         counts.append(
             SplitCount(

@@ -73,7 +73,9 @@ def audit_markdown(audit: Audit, sections: Sequence[AuditSection]) -> str:
                 continue
             cells = [[_escaped(text) for text in row] for row in table.cells()[:MARKDOWN_ROWS]]
             align = ["right" if numeric else "left" for numeric in table.numeric()]
-            blocks.append(tabulate(cells, headers=table.columns, tablefmt="pipe", colalign=align, disable_numparse=True))
+            blocks.append(
+                tabulate(cells, headers=table.columns, tablefmt="pipe", colalign=align, disable_numparse=True)
+            )
             if len(table.rows) > MARKDOWN_ROWS:
                 blocks.append(f"{len(table.rows) - MARKDOWN_ROWS:,} more rows are in {table.name}.csv.")
     return "\n\n".join(blocks) + "\n"

@@ -42,18 +42,27 @@ class AuditTable:
 
     def cells(self) -> list[list[str]]:
         """Return the rows as text: thousands separated, percent with one decimal."""
-        return [[cell(value, column) for value, column in zip(row, self.columns, strict=True)] for row in self.rows]
+        return [
+            [cell(value, column) for value, column in zip(row, self.columns, strict=True)]
+            for row in self.rows
+        ]
 
     def numeric(self) -> list[bool]:
         """Return for each column whether it has only numbers."""
         columns = [[row[i] for row in self.rows] for i in range(len(self.columns))]
-        return [any(v is not None for v in values) and not any(isinstance(v, str) for v in values) for values in columns]
+        return [
+            any(v is not None for v in values) and not any(isinstance(v, str) for v in values)
+            for values in columns
+        ]
 
     def on_screen(self) -> AuditTable:
         """Return the table for a terminal: fewer columns, and short names of the splits."""
         wanted = self.screen or {}
         places = [i for i, column in enumerate(self.columns) if column in wanted]
-        rows = [[SHORT.get(row[i], row[i]) if isinstance(row[i], str) else row[i] for i in places] for row in self.rows]
+        rows = [
+            [SHORT.get(row[i], row[i]) if isinstance(row[i], str) else row[i] for i in places]
+            for row in self.rows
+        ]
         return AuditTable(self.name, [self.columns[i] for i in places], rows, wanted)
 
     def headings(self) -> list[str]:
@@ -121,11 +130,20 @@ def _alignment(audit: Audit) -> AuditSection:
         examples = "; ".join(_gets(c) for c in unseen[:EXAMPLES])
         sentences.append(f"Test-unseen classes: {examples}{'; ...' if len(unseen) > EXAMPLES else '.'}")
     lent = [
-        c for c in found.classes if c.splits and "stage_2_test_unseen" in c.vector_of_splits and "stage_1_train" in c.splits
+        c
+        for c in found.classes
+        if c.splits and "stage_2_test_unseen" in c.vector_of_splits and "stage_1_train" in c.splits
     ]
     if lent:
-        sentences.append(f"Training classes that get the embedding of a test-unseen class: {len(lent)} ({_gets(lent[0])}).")
-    screen = {"split": "classes of", "classes": "classes", "misaligned": "misaligned", "share (%)": "share (%)"}
+        sentences.append(
+            f"Training classes that get the embedding of a test-unseen class: {len(lent)} ({_gets(lent[0])})."
+        )
+    screen = {
+        "split": "classes of",
+        "classes": "classes",
+        "misaligned": "misaligned",
+        "share (%)": "share (%)",
+    }
     shares = [(p.split, p.classes, p.misaligned, _percent(p.share)) for p in found.splits]
     rows = [
         (
@@ -139,7 +157,15 @@ def _alignment(audit: Audit) -> AuditSection:
         )
         for c in found.classes
     ]
-    columns = ("class", "manual name", "vector used", "vector of class", "cosine", "splits", "splits of that class")
+    columns = (
+        "class",
+        "manual name",
+        "vector used",
+        "vector of class",
+        "cosine",
+        "splits",
+        "splits of that class",
+    )
     return AuditSection(
         title,
         sentences,
@@ -164,14 +190,28 @@ def _leakage(audit: Audit) -> AuditSection:
         return AuditSection(title, [_sentence(found.reason)], [])
 
     # The headline is leakage into the test splits; then the rules.
-    sentences = [_leak_sentence(leak) for leak in found.leaks if leak.split.startswith("stage_2") and len(leak.against) > 1]
+    sentences = [
+        _leak_sentence(leak)
+        for leak in found.leaks
+        if leak.split.startswith("stage_2") and len(leak.against) > 1
+    ]
     sentences.append(f"Same source: ids with the same first group of {card.grouping}")
     if card.overlap_seconds is not None:
-        sentences.append(f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart.")
+        sentences.append(
+            f"Overlapping seconds: clips of one source that start less than {card.overlap_seconds:g} s apart."
+        )
 
     # One table of counts, and one with every sample that has relatives.
     rows = [
-        (leak.rule, leak.split, _against(leak.against), leak.samples, *_leak_counts(leak), leak.unfit, _leak_example(leak))
+        (
+            leak.rule,
+            leak.split,
+            _against(leak.against),
+            leak.samples,
+            *_leak_counts(leak),
+            leak.unfit,
+            _leak_example(leak),
+        )
         for leak in found.leaks
     ]
     listed = [
@@ -192,7 +232,9 @@ def _leakage(audit: Audit) -> AuditSection:
 def _leak_sentence(leak: Leak) -> str:
     how = "share their source with" if leak.rule == "same source" else "overlap in time with"
     example = f", such as {leak.related[0].sample} with {leak.related[0].relative}" if leak.related else ""
-    share = f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.split]} samples ({100 * leak.share:.1f} %)"
+    share = (
+        f"{len(leak.related):,} of {leak.samples:,} {WORDS[leak.split]} samples ({100 * leak.share:.1f} %)"
+    )
     found = share if leak.known else f"Unknown how many of {leak.samples:,} {WORDS[leak.split]} samples"
     counts = {"of their ids": leak.unfit, "of the ids of training and validation": leak.unfit_others}
     misses = " and ".join(f"{count:,} {ids}" for ids, count in counts.items() if count)
@@ -202,7 +244,9 @@ def _leak_sentence(leak: Leak) -> str:
 
 def _leak_counts(leak: Leak) -> tuple[Value, ...]:
     """Return the counts of related samples, share in percent, of the same class, and of sources."""
-    return (len(leak.related), _percent(leak.share), leak.same_class, leak.groups) if leak.known else (None,) * 4
+    return (
+        (len(leak.related), _percent(leak.share), leak.same_class, leak.groups) if leak.known else (None,) * 4
+    )
 
 
 def _leak_example(leak: Leak) -> str | None:
@@ -224,25 +268,43 @@ def _oddities(audit: Audit) -> AuditSection:
 
 def _counts(audit: Audit) -> AuditSection:
     differing = [count.split for count in audit.counts if not count.as_expected]
-    known = any(count.expected_classes is not None or count.expected_samples is not None for count in audit.counts)
-    sentences = ["All counts match the dataset config." if known else "The dataset config has no expected counts."]
+    known = any(
+        count.expected_classes is not None or count.expected_samples is not None for count in audit.counts
+    )
+    sentences = [
+        "All counts match the dataset config." if known else "The dataset config has no expected counts."
+    ]
     if differing:
         sentences = [f"Counts differ from the dataset config: {', '.join(differing)}."]
     dropped = sum(count.dropped or 0 for count in audit.counts if count.split != UNION_SPLIT)
     if dropped:
-        sentences.append(f"{dropped:,} listed samples are dropped: their class is not a class of their split.")
+        sentences.append(
+            f"{dropped:,} listed samples are dropped: their class is not a class of their split."
+        )
     rows = [
-        (c.split, c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped, "" if c.as_expected else "differs")
+        (
+            c.split,
+            c.classes,
+            c.expected_classes,
+            c.samples,
+            c.expected_samples,
+            c.dropped,
+            "" if c.as_expected else "differs",
+        )
         for c in audit.counts
     ]
     columns = ("split", "classes", "expected classes", "samples", "expected samples", "dropped", "note")
-    return AuditSection("Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})])
+    return AuditSection(
+        "Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})]
+    )
 
 
 def _features(audit: Audit) -> AuditSection:
     found = audit.statistics
     if found is None:
-        return AuditSection("Feature values", ["Unknown: lists have no features. Audit an imported feature file."], [])
+        return AuditSection(
+            "Feature values", ["Unknown: lists have no features. Audit an imported feature file."], []
+        )
 
     # Tables: values, lengths of sequences, and copies.
     tables = [_values(found)]
@@ -251,7 +313,9 @@ def _features(audit: Audit) -> AuditSection:
     copies = [(i, d.modality, s, split, label, "yes" if d.zero else "no")
               for i, d in enumerate(found.duplicates, 1)
               for s, split, label in zip(d.samples, d.splits, d.classes, strict=True)]  # fmt: skip
-    tables.append(AuditTable("duplicates", ("group", "modality", "sample", "split", "class", "all zero"), copies))
+    tables.append(
+        AuditTable("duplicates", ("group", "modality", "sample", "split", "class", "all zero"), copies)
+    )
     return AuditSection("Feature values", _feature_sentences(found), tables)
 
 
@@ -279,7 +343,9 @@ def _lengths(found: FeatureStatistics) -> AuditTable:
     heads = ("min", "5 %", "median", "95 %", "max")
     steps, seconds = ([f"{head} [{unit}]" for head in heads] for unit in ("steps", "s"))
     rows: list[Sequence[Value]] = [
-        [p.split, p.modality, *p.lengths, *p.seconds] for p in found.splits if p.lengths is not None and p.seconds is not None
+        [p.split, p.modality, *p.lengths, *p.seconds]
+        for p in found.splits
+        if p.lengths is not None and p.seconds is not None
     ]
     screen = {**_same("split", "modality"), **dict(zip([*steps, *seconds], [*heads, *heads], strict=True))}
     screen |= {steps[0]: "steps: min", seconds[0]: "seconds: min"}

@@ -121,7 +121,10 @@ class _Tally:
             block = block[finite]
         self.finite += block.size
         if block.size:
-            self.minimum, self.maximum = min(self.minimum, float(block.min())), max(self.maximum, float(block.max()))
+            self.minimum, self.maximum = (
+                min(self.minimum, float(block.min())),
+                max(self.maximum, float(block.max())),
+            )
             self.total += float(block.sum(dtype=np.float64))
 
 
@@ -137,7 +140,9 @@ class _Reading:
     """Hash of the content of each sample."""
 
 
-def feature_statistics(store: FeatureStore, feature_set: FeatureSetConfig, progress: Progress) -> FeatureStatistics:
+def feature_statistics(
+    store: FeatureStore, feature_set: FeatureSetConfig, progress: Progress
+) -> FeatureStatistics:
     """Compute statistics in one pass over all features.
 
     Args:
@@ -246,5 +251,7 @@ def _duplicates(tables: Tables, readings: Mapping[str, _Reading]) -> list[Duplic
         for group in _equal_samples(digests):
             splits = [SPLITS[tables.splits[row]] for row in group]
             classes = [tables.class_names[tables.labels[row]] for row in group]
-            found.append(Duplicates(name, [tables.ids[row] for row in group], splits, classes, group[0] in empty))
+            found.append(
+                Duplicates(name, [tables.ids[row] for row in group], splits, classes, group[0] in empty)
+            )
     return found

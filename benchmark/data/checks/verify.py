@@ -14,7 +14,15 @@ from benchmark.data.cards import Card
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.findings import Finding, FindingLog
 from benchmark.data.importing.oddities import ODD_NORM, ZEROS, vector_oddities
-from benchmark.data.store import BLOCK_BYTES, DEVELOPMENT_SPLITS, SPLITS, FeatureStore, Ints, Tables, content_digest
+from benchmark.data.store import (
+    BLOCK_BYTES,
+    DEVELOPMENT_SPLITS,
+    SPLITS,
+    FeatureStore,
+    Ints,
+    Tables,
+    content_digest,
+)
 from benchmark.errors import UsageError
 from benchmark.system.files import raise_outside
 
@@ -50,7 +58,8 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
 def _check_card(store: FeatureStore, tables: Tables, card: Card, findings: FindingLog) -> None:
     if store.dataset != card.name or store.features not in card.features:
         findings.problem(
-            "another dataset", f"the file is of {store.dataset} ({store.features}), the dataset config of {card.name}"
+            "another dataset",
+            f"the file is of {store.dataset} ({store.features}), the dataset config of {card.name}",
         )
         return
     expected = card.features[store.features]
@@ -65,7 +74,8 @@ def _check_card(store: FeatureStore, tables: Tables, card: Card, findings: Findi
         ):
             if split in counts and n != counts[split]:
                 findings.note(
-                    "counts differ from the dataset config", f"{split}: {n:,} {what}, the config has {counts[split]:,}"
+                    "counts differ from the dataset config",
+                    f"{split}: {n:,} {what}, the config has {counts[split]:,}",
                 )
 
 
@@ -73,13 +83,22 @@ def _check_samples(tables: Tables, findings: FindingLog) -> None:
     for sample, count in Counter(tables.ids).items():
         if count > 1:
             findings.problem("duplicate sample id", f"{sample} ({count} times)")
-    if len(tables.splits) and (int(tables.splits.max()) >= len(SPLITS) or bool(np.any(np.diff(tables.splits.astype(int)) < 0))):
+    if len(tables.splits) and (
+        int(tables.splits.max()) >= len(SPLITS) or bool(np.any(np.diff(tables.splits.astype(int)) < 0))
+    ):
         findings.problem("samples out of order", "samples must be sorted by split, development splits first")
     if not np.isfinite(tables.vectors).all():
-        findings.problem("not a number or infinite", "word vectors", fix="give other word vectors and import it again")
+        findings.problem(
+            "not a number or infinite", "word vectors", fix="give other word vectors and import it again"
+        )
     known = range(len(tables.class_names))
-    splits = {split: [label for label in ids.tolist() if label in known] for split, ids in tables.class_splits.items()}
-    for odd in vector_oddities(tables.class_names, splits, tables.vector_names, tables.vectors, tables.own_vector.tolist()):
+    splits = {
+        split: [label for label in ids.tolist() if label in known]
+        for split, ids in tables.class_splits.items()
+    }
+    for odd in vector_oddities(
+        tables.class_names, splits, tables.vector_names, tables.vectors, tables.own_vector.tolist()
+    ):
         if odd.kind in (ZEROS, ODD_NORM):  # an audit reports the others
             findings.add(odd.severity, odd.kind, odd.what)
     for index, split in enumerate(SPLITS):
@@ -105,7 +124,9 @@ def _check_offsets(f: h5py.File, n: int, findings: FindingLog) -> None:
         offsets = group["offsets"][:]
         ends = len(offsets) == n + 1 and offsets[0] == 0 and offsets[-1] == len(group["frames"])
         if not ends or bool(np.any(np.diff(offsets) < 1)):
-            findings.problem("lengths do not fit", f"{modality}: offsets do not bound the sequence of each sample")
+            findings.problem(
+                "lengths do not fit", f"{modality}: offsets do not bound the sequence of each sample"
+            )
 
 
 def _check_sequences(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> None:

@@ -41,7 +41,9 @@ class ClassContent:
     """Modality -> largest absolute value."""
 
 
-def list_class_files(folder: Path, form: Form, classes: Iterable[str], findings: FindingLog) -> dict[str, Path]:
+def list_class_files(
+    folder: Path, form: Form, classes: Iterable[str], findings: FindingLog
+) -> dict[str, Path]:
     """Map the folded class names of a folder to their files, in sorted order.
 
     Args:
@@ -82,7 +84,9 @@ def read_class(
         read = _read_file(paths[modality], form, shown, findings)
         if read is not None:
             ids[modality], arrays = read
-            sequences[modality], peaks[modality] = check_sequences(ids[modality], arrays, dims[modality], form, shown, findings)
+            sequences[modality], peaks[modality] = check_sequences(
+                ids[modality], arrays, dims[modality], form, shown, findings
+            )
     if len(ids) == len(MODALITIES):
         _check_ids(ids, paths["audio"].relative_to(root).as_posix(), findings)
     if findings.problem_count > before:
@@ -92,7 +96,9 @@ def read_class(
     return ClassContent([ids["audio"][i] for i in order], in_order, peaks)
 
 
-def _read_file(path: Path, form: Form, shown: str, findings: FindingLog) -> tuple[list[str], Sequence[Any]] | None:
+def _read_file(
+    path: Path, form: Form, shown: str, findings: FindingLog
+) -> tuple[list[str], Sequence[Any]] | None:
     try:
         ids, arrays = _read_sequences(path) if form == "sequences" else _read_means(path)
     except UnreadableFile as error:
@@ -120,7 +126,9 @@ def _read_sequences(path: Path) -> tuple[list[str], Sequence[Any]]:
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise _WrongStructure(f"no dict with 'features' and 'video_names', but {keys!s:.80}")
     features = content["features"]
-    if isinstance(features, np.ndarray) and (features.ndim == 3 or (features.ndim == 1 and features.dtype.hasobject)):
+    if isinstance(features, np.ndarray) and (
+        features.ndim == 3 or (features.ndim == 1 and features.dtype.hasobject)
+    ):
         features = list(features)
     if not isinstance(features, list | tuple):
         raise _WrongStructure(f"'features' is no list of arrays, but {type(features).__name__}")
@@ -134,14 +142,20 @@ def _read_means(path: Path) -> tuple[list[str], Sequence[Any]]:
     try:
         with h5py.File(path, "r", locking=False) as f:
             for name in ("data", "video_urls"):
-                if not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(f[name], h5py.Dataset):
+                if not isinstance(f.get(name, getlink=True), h5py.HardLink) or not isinstance(
+                    f[name], h5py.Dataset
+                ):
                     raise _WrongStructure(f"no HDF5 dataset {name!r}")
                 if f[name].external or f[name].is_virtual or f[name].nbytes > path.stat().st_size + _SLACK:
-                    raise _WrongStructure(f"HDF5 dataset {name!r} claims {f[name].nbytes:,} bytes outside the file")
+                    raise _WrongStructure(
+                        f"HDF5 dataset {name!r} claims {f[name].nbytes:,} bytes outside the file"
+                    )
             _need_filters(path, [f["data"], f["video_urls"]])
             data, names = f["data"][()], f["video_urls"][()]
     except (OSError, MemoryError, RuntimeError, KeyError, ValueError) as error:
-        foreign = None if outside_reason(error, path) or h5py.is_hdf5(path) else likely_kind(first_bytes(path))
+        foreign = (
+            None if outside_reason(error, path) or h5py.is_hdf5(path) else likely_kind(first_bytes(path))
+        )
         if foreign is not None:
             raise another_kind(path, foreign) from None
         raise unreadable(path, error, f"truncated or damaged HDF5 file ({error!s:.100})") from None
@@ -173,13 +187,21 @@ def _names(names: Any) -> list[str]:
     names = names.tolist() if isinstance(names, np.ndarray) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, bytes | str) for name in names):
         raise _WrongStructure("its sample names are no list of strings or bytes")
-    return [composed(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)) for name in names]
+    return [
+        composed(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)) for name in names
+    ]
 
 
 def _numbers(x: Any) -> Any:
     """Convert an array of objects that are all floating point numbers; return anything else unchanged."""
-    if isinstance(x, np.ndarray) and x.dtype.hasobject and all(isinstance(v, float | np.floating) for v in x.flat):
-        return x.astype(np.float32 if all(isinstance(v, np.float32 | np.float16) for v in x.flat) else np.float64)
+    if (
+        isinstance(x, np.ndarray)
+        and x.dtype.hasobject
+        and all(isinstance(v, float | np.floating) for v in x.flat)
+    ):
+        return x.astype(
+            np.float32 if all(isinstance(v, np.float32 | np.float16) for v in x.flat) else np.float64
+        )
     return x
 
 

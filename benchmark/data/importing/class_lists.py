@@ -83,7 +83,12 @@ def read_lists(places: ListPlaces, text_dim: int, findings: FindingLog) -> Class
     for split in SPLITS:
         lists.splits[split] = _read_split(places, split, lists, by_name, findings, unknown)
     if places.split_file(UNION_SPLIT, "txt").is_file():
-        _check_union(places, _read_split(places, UNION_SPLIT, lists, by_name, findings, unknown), lists.splits, findings)
+        _check_union(
+            places,
+            _read_split(places, UNION_SPLIT, lists, by_name, findings, unknown),
+            lists.splits,
+            findings,
+        )
     _read_vectors(places, lists, text_dim, findings)
     return lists
 
@@ -150,7 +155,9 @@ def _text(places: ListPlaces, path: Path, findings: FindingLog) -> str | None:
         return None
     foreign = known_kind(raw[:START_BYTES])
     if foreign is not None:
-        findings.unreadable(another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path))
+        findings.unreadable(
+            another_kind(path, foreign, "save it as text, in a spreadsheet as CSV UTF-8"), places.shown(path)
+        )
         return None
     try:
         text = raw.decode("utf-8-sig")
@@ -170,7 +177,9 @@ def _encoding(raw: bytes, found: str) -> str:
     return "UTF-16 or UTF-32, as spreadsheets save it" if wide else f"{found}, as in Latin-1 or Windows-1252"
 
 
-def _table(places: ListPlaces, path: Path, columns: Sequence[str], findings: FindingLog) -> list[tuple[str, ...]] | None:
+def _table(
+    places: ListPlaces, path: Path, columns: Sequence[str], findings: FindingLog
+) -> list[tuple[str, ...]] | None:
     """Return the named columns of a CSV file row by row; None if it is broken. Names contain commas."""
     text = _text(places, path, findings)
     if text is None:
@@ -204,7 +213,9 @@ def _read_split(
         findings.problem("repeated class name", f"{places.shown(places.split_file(split, 'txt'))}: {name}")
     lists.note_spellings(places.shown(places.split_file(split, "txt")), listed, by_name)
     found = SplitList(readable=lines is not None)
-    found.classes = sorted({by_name[folded(n)] for n in listed if _known(n, by_name, places, split, "txt", unknown_names)})
+    found.classes = sorted(
+        {by_name[folded(n)] for n in listed if _known(n, by_name, places, split, "txt", unknown_names)}
+    )
 
     # The .csv lists the samples, also of classes that the split does not have.
     path = places.split_file(split, "csv")
@@ -216,7 +227,9 @@ def _read_split(
         found.readable = False
         return found
     lists.note_spellings(places.shown(path), (label for _, label in rows), by_name)
-    found.repeated = sorted(sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1)
+    found.repeated = sorted(
+        sample for sample, count in Counter(sample for sample, _ in rows).items() if count > 1
+    )
     unknown = Counter(label for _, label in rows if folded(label) not in by_name)
     for label in unknown:
         _known(label, by_name, places, split, "csv", unknown_names)
@@ -229,14 +242,18 @@ def _read_split(
     return found
 
 
-def _known(name: str, by_name: Mapping[str, int], places: ListPlaces, split: str, kind: str, findings: FindingLog) -> bool:
+def _known(
+    name: str, by_name: Mapping[str, int], places: ListPlaces, split: str, kind: str, findings: FindingLog
+) -> bool:
     if folded(name) in by_name:
         return True
     findings.problem("unknown class name", f"{places.shown(places.split_file(split, kind))}: {name!r}")
     return False
 
 
-def _check_union(places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], findings: FindingLog) -> None:
+def _check_union(
+    places: ListPlaces, union: SplitList, splits: Mapping[str, SplitList], findings: FindingLog
+) -> None:
     """Check that ``stage_2_train`` is the union of three other splits; nothing else is read of it."""
     development = [splits[split] for split in DEVELOPMENT_SPLITS]
     if not all(split.readable for split in (union, *development)):
@@ -261,7 +278,9 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
     if not names_file.is_file():
         findings.problem("missing class list", places.shown(names_file))
     if path is None:
-        findings.problem("missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}")
+        findings.problem(
+            "missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}"
+        )
     if path is None or not names_file.is_file():
         return
 
@@ -269,7 +288,11 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
     rows = _table(places, names_file, ("original", "manual"), findings)
     read: Mapping[str, Floats]
     try:
-        read = read_word_vectors(path, [manual for _, manual in rows or ()]) if places.vectors else load_npy_dict(path)
+        read = (
+            read_word_vectors(path, [manual for _, manual in rows or ()])
+            if places.vectors
+            else load_npy_dict(path)
+        )
     except UnreadableFile as error:
         if places.vectors is not None and error.kind == "unreadable file":
             findings.problem("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
@@ -285,7 +308,9 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
     if vectors and not wrong:
         lists.vectors = np.stack([vectors[name] for name in lists.vector_names])
     if rows is not None:
-        lists.note_spellings(places.shown(names_file), (original for original, _ in rows), class_ids(lists.names))
+        lists.note_spellings(
+            places.shown(names_file), (original for original, _ in rows), class_ids(lists.names)
+        )
         lists.own_vector = _own_rows(lists, rows, findings)
 
     # Norms are compared only if every class has a vector.
@@ -301,7 +326,9 @@ def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, fin
         if len(vectors[name]) != text_dim:
             wrong = True
             fix = f"give vectors of {text_dim} numbers (--vectors FILE), or correct the config's text_dim"
-            findings.problem("wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix)
+            findings.problem(
+                "wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix
+            )
         elif not np.isfinite(vectors[name]).all():
             fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
             findings.problem("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)

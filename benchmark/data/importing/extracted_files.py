@@ -68,7 +68,9 @@ def read_file(
 class _Elements:
     """Turns the elements of one file into samples: file name, video and audio, unchecked."""
 
-    def __init__(self, place: str, take: Callable[[str, Mapping[str, Any]], None], findings: FindingLog) -> None:
+    def __init__(
+        self, place: str, take: Callable[[str, Mapping[str, Any]], None], findings: FindingLog
+    ) -> None:
         self._place, self._take, self._findings = place, take, findings
         self._count = 0
         self._columns: list[Sequence[Any]] = []
@@ -83,7 +85,9 @@ class _Elements:
         elif several and self._count <= 4 and len(self._columns) == self._count - 1:
             self._columns.append(element)
         else:
-            self._wrong(f"element {self._count} is no [video, class index, audio, file name], but {shown(element)}")
+            self._wrong(
+                f"element {self._count} is no [video, class index, audio, file name], but {shown(element)}"
+            )
 
     def end(self) -> None:
         """Finish: all elements were taken."""
@@ -106,7 +110,9 @@ class _Elements:
 
 def _file_name(value: Any) -> str | None:
     """Return a file name, which SeLaVi's loader wraps into a tuple; None for anything else."""
-    if (isinstance(value, list | tuple) and len(value) == 1) or (isinstance(value, np.ndarray) and value.shape == (1,)):
+    if (isinstance(value, list | tuple) and len(value) == 1) or (
+        isinstance(value, np.ndarray) and value.shape == (1,)
+    ):
         value = value[0]
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -119,7 +125,9 @@ def _listed_as(name: str, samples: Samples) -> str | None:
     The name is tried unchanged, without folders, without its last suffix, and up to its first dot.
     """
     file = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return next((s for s in (name, file, file.rsplit(".", 1)[0], file.split(".", 1)[0]) if s in samples), None)
+    return next(
+        (s for s in (name, file, file.rsplit(".", 1)[0], file.split(".", 1)[0]) if s in samples), None
+    )
 
 
 def _checked(
@@ -139,7 +147,9 @@ def _checked(
             continue
         if isinstance(x, np.ndarray) and x.shape == (0,):  # of no clips
             x = np.zeros((0, dims[modality]), np.float32)
-        good, peaks[modality] = check_sequences([f"{sample}: {modality}"], [x], dims[modality], "sequences", place, findings)
+        good, peaks[modality] = check_sequences(
+            [f"{sample}: {modality}"], [x], dims[modality], "sequences", place, findings
+        )
         if good:
             sequences[modality] = good[0]
     return sequences, peaks

@@ -66,9 +66,15 @@ def import_extracted(
 def _groups(extracted: Path) -> tuple[Path, list[list[Path]]]:
     """The folder of the files, and the files in the order of their paths, small ones together."""
     if not extracted.exists():
-        raise UsageError(f"--extracted {extracted}: no such file or folder; give what the extraction scripts wrote")
+        raise UsageError(
+            f"--extracted {extracted}: no such file or folder; give what the extraction scripts wrote"
+        )
     base = (extracted if extracted.is_dir() else extracted.parent).resolve()
-    files = [extracted.resolve()] if extracted.is_file() else sorted(path for path in base.rglob("*") if path.is_file())
+    files = (
+        [extracted.resolve()]
+        if extracted.is_file()
+        else sorted(path for path in base.rglob("*") if path.is_file())
+    )
     groups: list[list[Path]] = []
     room = 0
     for path in files:
@@ -80,7 +86,9 @@ def _groups(extracted: Path) -> tuple[Path, list[list[Path]]]:
         groups[-1].append(path)
         room -= path.stat().st_size
     if not groups:
-        raise UsageError(f"--extracted {extracted}: holds no files; give the folder of the pickles, or one of them")
+        raise UsageError(
+            f"--extracted {extracted}: holds no files; give the folder of the pickles, or one of them"
+        )
     return base, groups
 
 
@@ -90,7 +98,12 @@ class _Extracted(Layout):
     importer = "extracted lists"
 
     def __init__(
-        self, plan: ImportPlan, lists: ClassLists, findings: FindingLog, base: Path, groups: Sequence[Sequence[Path]]
+        self,
+        plan: ImportPlan,
+        lists: ClassLists,
+        findings: FindingLog,
+        base: Path,
+        groups: Sequence[Sequence[Path]],
     ) -> None:
         super().__init__(plan, lists, findings)
         self._base, self._groups = base, groups

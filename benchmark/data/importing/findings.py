@@ -90,7 +90,9 @@ class FindingLog:
         """Occurrences of problems; a caller sees from an earlier value whether there are new ones."""
         self._kinds: dict[tuple[Severity, str, str], _Kind] = {}
 
-    def add(self, severity: Severity, kind: str, example: str, count: int = 1, fix: str | None = None) -> None:
+    def add(
+        self, severity: Severity, kind: str, example: str, count: int = 1, fix: str | None = None
+    ) -> None:
         """Add one occurrence.
 
         Args:
@@ -139,4 +141,6 @@ class ImportProblems(UsageError):
     def __init__(self, findings: FindingLog) -> None:
         self.problems = findings.problems
         lines = "\n".join(f"  {n}. {problem}" for n, problem in enumerate(self.problems, 1))
-        super().__init__(f"{findings.place}: {len(self.problems)} kinds of problems; nothing was imported\n{lines}")
+        super().__init__(
+            f"{findings.place}: {len(self.problems)} kinds of problems; nothing was imported\n{lines}"
+        )

@@ -176,13 +176,17 @@ class Layout(ABC):
         return same and all(unchanged(file, root) for file in recorded)
 
 
-def base_identity(card: Card, features: str, dtype: Dtype, generated: bool, lists: ClassLists) -> dict[str, Any]:
+def base_identity(
+    card: Card, features: str, dtype: Dtype, generated: bool, lists: ClassLists
+) -> dict[str, Any]:
     """Return what the identities of imports and extractions share; ``store_content`` reads it."""
     given = {"word_vectors": lists.vectors_record} if lists.vectors_record else {}
     return {"card": card.name, "features": features, "dtype": dtype, "generated": generated, **given}
 
 
-def import_store(plan: ImportPlan, layout_of: Callable[[ImportPlan, ClassLists, FindingLog], Layout]) -> ImportReport:
+def import_store(
+    plan: ImportPlan, layout_of: Callable[[ImportPlan, ClassLists, FindingLog], Layout]
+) -> ImportReport:
     """Import features into a feature file. An import that was killed continues where it stopped.
 
     Args:
@@ -201,19 +205,25 @@ def import_store(plan: ImportPlan, layout_of: Callable[[ImportPlan, ClassLists, 
 
         # A current feature file needs no import.
         identity = layout.identity()
-        store = current_store(plan.target, identity) if not findings.problem_count and not plan.force else None
+        store = (
+            current_store(plan.target, identity) if not findings.problem_count and not plan.force else None
+        )
         already = store is not None and layout.is_source_of(store.provenance)
         if store is None or not already:
             store = _import(layout, identity)
     counts = _split_counts(plan.feature_set, lists, store.counts, findings)
-    return ImportReport(plan.target, plan.form, plan.dtype, store.digest, already, layout.resumed, counts, findings.notes)
+    return ImportReport(
+        plan.target, plan.form, plan.dtype, store.digest, already, layout.resumed, counts, findings.notes
+    )
 
 
 def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
     """Stage, check and write everything."""
     plan, findings = layout.plan, layout.findings
     common = {"importer": layout.importer, "importer_version": IMPORTER_VERSION, "features": plan.features}
-    staging = Staging(plan.target.with_name(f"{plan.target.name}.import"), common | layout.header(), plan.dims)
+    staging = Staging(
+        plan.target.with_name(f"{plan.target.name}.import"), common | layout.header(), plan.dims
+    )
     staged = layout.read(staging)
 
     # All problems are known only now; with any, nothing is written.
@@ -222,7 +232,9 @@ def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
             peak = entry.modality(modality).peak
             if peak > FLOAT16_MAX:
                 place = "/".join(filter(None, (entry.split, entry.name)))
-                findings.problem("too large for float16", f"{modality} of {place}: {peak:g}, beyond {FLOAT16_MAX:g}")
+                findings.problem(
+                    "too large for float16", f"{modality} of {place}: {peak:g}, beyond {FLOAT16_MAX:g}"
+                )
     if findings.problem_count:
         raise ImportProblems(findings)
 
@@ -256,7 +268,9 @@ def _staged_content(
         frames: Any = StagedSequences(staging, name, starts, lengths)  # read by slices, as an array
         if layout.plan.form == "means":
             return ModalityContent(layout.plan.dims[name], means=frames)
-        return ModalityContent(layout.plan.dims[name], frames=frames, offsets=np.concatenate([[0], np.cumsum(lengths)]))
+        return ModalityContent(
+            layout.plan.dims[name], frames=frames, offsets=np.concatenate([[0], np.cumsum(lengths)])
+        )
 
     samples = [(ids[i], *layout.samples[ids[i]]) for i in order]
     return store_content(layout.lists, provenance, samples, modality("audio"), modality("video"))
@@ -297,7 +311,9 @@ def store_content(
 
 
 @contextmanager
-def only_import(target: Path, room: str = "an import needs about twice the size of its class files") -> Iterator[None]:
+def only_import(
+    target: Path, room: str = "an import needs about twice the size of its class files"
+) -> Iterator[None]:
     """Lock a feature file while it is written, and turn errors of the disk into errors with a fix.
 
     Args:
@@ -315,11 +331,15 @@ def only_import(target: Path, room: str = "an import needs about twice the size 
             remove_partials(target)
             yield
     except Timeout:
-        raise UsageError(f"{target}: another import or extraction to this file is running; wait for it to end") from None
+        raise UsageError(
+            f"{target}: another import or extraction to this file is running; wait for it to end"
+        ) from None
     except (OSError, MemoryError) as error:
         reason = outside_reason(error, target)
         if reason is not None and reason.kind == "full":
-            raise UsageError(f"{target}: the disk is full; {room}. Make room and repeat the command: it continues") from None
+            raise UsageError(
+                f"{target}: the disk is full; {room}. Make room and repeat the command: it continues"
+            ) from None
         raise_outside(error, Path(getattr(error, "filename", None) or target))
         raise
 
@@ -332,7 +352,9 @@ def current_store(target: Path, identity: Mapping[str, Any]) -> FeatureStore | N
         store = FeatureStore(target)
         store.provenance["importer"]
     except (DamagedStore, KeyError) as error:
-        log.warning("%s exists but is not a feature file of an importer (%s); it will be replaced", target, error)
+        log.warning(
+            "%s exists but is not a feature file of an importer (%s); it will be replaced", target, error
+        )
         return None
     found = {key: value for key, value in store.provenance.items() if key not in RECORDS}
     return store if found == json.loads(json.dumps(identity)) else None
@@ -353,7 +375,8 @@ def _split_counts(
             findings.note("fewer samples than listed", f"{split}: {n:,} of {listed:,}", listed - n)
         if expected is not None and (listed if listed is not None else n) != expected:
             findings.note(
-                "counts differ from the dataset config", f"{split}: {listed or n:,} samples, the config has {expected:,}"
+                "counts differ from the dataset config",
+                f"{split}: {listed or n:,} samples, the config has {expected:,}",
             )
         if expected_classes is not None and len(listing.classes) != expected_classes:
             example = f"{split}: {len(listing.classes)} classes, the config has {expected_classes}"

@@ -34,7 +34,13 @@ def list_oddities(lists: ClassLists) -> list[Finding]:
     """Find what only the lists show: spellings, samples dropped or listed twice, missing lists."""
     by_folded = {folded(name): name for name in lists.names}
     found = [
-        Finding("note", "name differs in upper and lower case", ", ".join(files), f"{name}, the class is {own}", len(files))
+        Finding(
+            "note",
+            "name differs in upper and lower case",
+            ", ".join(files),
+            f"{name}, the class is {own}",
+            len(files),
+        )
         for name, files in sorted(lists.spellings.items())
         for own in [by_folded[folded(name)]]
     ]
@@ -49,7 +55,9 @@ def list_oddities(lists: ClassLists) -> list[Finding]:
 
 
 def class_oddities(
-    names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
+    names: Sequence[str],
+    class_splits: Mapping[str, Sequence[int]],
+    samples: Mapping[str, SplitSamples | None],
 ) -> list[Finding]:
     """Find classes and samples that do not fit their split, such as unseen classes that are trained on.
 
@@ -58,7 +66,11 @@ def class_oddities(
         class_splits: class ids of each split.
         samples: samples of each split; None if unknown.
     """
-    return [*_class_sets(names, class_splits), *_without_samples(names, class_splits, samples), *_in_two_splits(samples)]
+    return [
+        *_class_sets(names, class_splits),
+        *_without_samples(names, class_splits, samples),
+        *_in_two_splits(samples),
+    ]
 
 
 def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
@@ -86,7 +98,9 @@ def _class_sets(names: Sequence[str], class_splits: Mapping[str, Sequence[int]])
 
 
 def _without_samples(
-    names: Sequence[str], class_splits: Mapping[str, Sequence[int]], samples: Mapping[str, SplitSamples | None]
+    names: Sequence[str],
+    class_splits: Mapping[str, Sequence[int]],
+    samples: Mapping[str, SplitSamples | None],
 ) -> Iterator[Finding]:
     for split in SPLITS:
         found = samples[split]
@@ -130,7 +144,9 @@ def vector_oddities(
         users.setdefault(int(row), []).append(names[label])
     for row, classes in sorted(users.items()):
         if len(classes) > 1:
-            yield Finding("note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes))
+            yield Finding(
+                "note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes)
+            )
     if own_vector:
         for row in sorted(set(range(len(vector_names))) - set(users)):
             yield Finding("note", "word vector of no class", "word vectors", vector_names[row])

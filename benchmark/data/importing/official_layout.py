@@ -62,7 +62,9 @@ def import_official(
     found = next((f for f in wanted if any(folders[f].glob(f"*/*/*{SUFFIX[f]}"))), None)
     if found is None:
         looked = " and ".join(f"{folders[f].relative_to(root.parent)}/*/*/*{SUFFIX[f]}" for f in wanted)
-        raise UsageError(f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}")
+        raise UsageError(
+            f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}"
+        )
     texts = [folders[f] / "text" / layout.text_file for f in sorted(FORMS, key=lambda f: f != found)]
     places = ListPlaces(root, name, layout, texts, given)
     return import_store(ImportPlan(card, name, places, str(root), target, found, **options), _Official)
@@ -91,7 +93,10 @@ class _Official(Layout):
         """Find the class files of all listed classes. Missing ones are problems, extra ones notes."""
         suffix, labels = SUFFIX[self.plan.form], self.lists.splits[split].classes
         classes = [self.lists.names[label] for label in labels]
-        present = {m: list_class_files(self._folder / m / split, self.plan.form, classes, self.findings) for m in MODALITIES}
+        present = {
+            m: list_class_files(self._folder / m / split, self.plan.form, classes, self.findings)
+            for m in MODALITIES
+        }
         listed = set(map(folded, classes))
         taken = {path for files in present.values() for name, path in files.items() if name in listed}
         wanted = []
@@ -101,13 +106,17 @@ class _Official(Layout):
                 if modality not in paths:
                     fix = None if is_file_name(name) else NO_FILE_NAME
                     file = Path(modality, split, f"{name}{suffix}")
-                    self.findings.problem("missing class file", f"{file}{_near(self._folder / file, taken)}", fix)
+                    self.findings.problem(
+                        "missing class file", f"{file}{_near(self._folder / file, taken)}", fix
+                    )
             if len(paths) == len(MODALITIES):
                 wanted.append(_Wanted(split, label, name, paths))
         for modality in MODALITIES:
             for key, path in present[modality].items():
                 if key not in listed:
-                    self.findings.note("class files of unlisted classes, not read", f"{modality}/{split}/{path.name}")
+                    self.findings.note(
+                        "class files of unlisted classes, not read", f"{modality}/{split}/{path.name}"
+                    )
         return wanted
 
     def is_source_of(self, provenance: Mapping[str, Any]) -> bool:
@@ -150,7 +159,9 @@ class _Official(Layout):
         for sample in entry.ids:
             if sample in self.samples:
                 split, label = self.samples[sample]
-                self.findings.problem("duplicate sample id", f"{sample} in {split}/{names[label]} and {place}")
+                self.findings.problem(
+                    "duplicate sample id", f"{sample} in {split}/{names[label]} and {place}"
+                )
             self.samples.setdefault(sample, (wanted.split, wanted.label))
             if listed is not None and listed.get(sample) != wanted.label:
                 where = f", listed as {names[listed[sample]]}" if sample in listed else ""
@@ -165,6 +176,10 @@ def _near(missing: Path, taken: Collection[Path]) -> str:
     """Name a file that may be a missing class file: one with nearly its name, such as a packed one."""
     if missing.is_symlink():
         return f" (a link to {os.readlink(missing)}, which is not there: mount its disk)"
-    others = {folded(path.name): path.name for path in missing.parent.glob("*") if path not in taken and path.exists()}
+    others = {
+        folded(path.name): path.name
+        for path in missing.parent.glob("*")
+        if path not in taken and path.exists()
+    }
     close = difflib.get_close_matches(folded(missing.name), others, n=1, cutoff=0.75)
     return f" (there is {others[close[0]]!r}: rename or unpack it)" if close else ""

@@ -76,7 +76,9 @@ def official_places(card: Card) -> OfficialLayout:
         UsageError: it has none.
     """
     if card.official is None:
-        raise UsageError(f"dataset {card.name!r} has no official layout in its dataset config: it cannot be imported")
+        raise UsageError(
+            f"dataset {card.name!r} has no official layout in its dataset config: it cannot be imported"
+        )
     return card.official
 
 
@@ -103,6 +105,8 @@ def text_places(root: Path, source: Path, features: str, text_file: str) -> list
     """List where word vectors may be: in ``features/*/text/``, those of the feature set first, then in
     ``w2v_features/`` of the folder, its parent and its grandparent, as in the published code bases."""
     folders = {FOLDER[form].format(features) for form in FOLDER}
-    found = sorted(root.glob(f"features/*/text/{text_file}"), key=lambda path: (path.parts[-3] not in folders, path))
+    found = sorted(
+        root.glob(f"features/*/text/{text_file}"), key=lambda path: (path.parts[-3] not in folders, path)
+    )
     bases = [base for start in (source.resolve(), root) for base in (start, *start.parents[:2])]
     return [*found, *(base / VECTORS_FOLDER / text_file for base in dict.fromkeys(bases))]

@@ -93,7 +93,10 @@ class Staging:
                 self.path(modality).write_bytes(b"")
             self._write_journal(content)
             return
-        rows = {m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0 for m in MODALITIES}
+        rows = {
+            m: self.path(m).stat().st_size // (self.dims[m] * 4) if self.path(m).is_file() else 0
+            for m in MODALITIES
+        }
         good = len(self._header)
         for line in content[good:].splitlines(keepends=True):
             try:
@@ -120,11 +123,15 @@ class Staging:
     def current(self, split: str, name: str, root: Path, paths: Sequence[Path]) -> StagedClass | None:
         """Return the staged class if it was read from these files as they are now."""
         staged = self.classes.get((split, name))
-        if staged is None or [s.path for s in staged.sources] != [p.relative_to(root).as_posix() for p in paths]:
+        if staged is None or [s.path for s in staged.sources] != [
+            p.relative_to(root).as_posix() for p in paths
+        ]:
             return None
         return staged if all(unchanged(source, root) for source in staged.sources) else None
 
-    def append(self, split: str, name: str, sources: Sequence[SourceFile], content: ClassContent) -> StagedClass:
+    def append(
+        self, split: str, name: str, sources: Sequence[SourceFile], content: ClassContent
+    ) -> StagedClass:
         """Append the sequences of a class. On return they and their line of the journal are on the disk."""
         with self.appending() as appender:
             for i, sample in enumerate(content.ids):

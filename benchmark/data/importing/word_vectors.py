@@ -116,7 +116,9 @@ class _Model:
         own = [self.ids[name]] if name in self.ids else []
         if name == END_OF_SENTENCE or not self.buckets:
             return own
-        return own + [self.words + _hash(ngram.encode()) % self.buckets for ngram in _ngrams(name, self.minn, self.maxn)]
+        return own + [
+            self.words + _hash(ngram.encode()) % self.buckets for ngram in _ngrams(name, self.minn, self.maxn)
+        ]
 
 
 def _model_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
@@ -147,7 +149,9 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
         raise _truncated(path, size, "settings")
     _, version, dim, _, _, _, _, _, _, kind, buckets, minn, maxn, _, _ = _HEADER.unpack(start)
     if version not in VERSIONS:
-        raise UnreadableFile(path, f"a fastText model of version {version}, read are {VERSIONS}", "save it with fastText 0.9")
+        raise UnreadableFile(
+            path, f"a fastText model of version {version}, read are {VERSIONS}", "save it with fastText 0.9"
+        )
     if version == 11 and kind == SUPERVISED:
         maxn = 0
 
@@ -164,7 +168,9 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
 
     # Input matrix: float32 rows of words and n-grams.
     if quantised or pruned >= 0:
-        raise UnreadableFile(path, "a quantised fastText model, whose rows are not read", "give the .bin that it was made from")
+        raise UnreadableFile(
+            path, "a quantised fastText model, whose rows are not read", "give the .bin that it was made from"
+        )
     if dim <= 0 or columns != dim or min(words, buckets) < 0 or rows != words + buckets:
         what = f"a matrix of {rows} x {columns} for {words} words, {buckets} n-grams and dimension {dim}"
         raise UnreadableFile(path, f"damaged fastText model: {what}", "fetch it again")
@@ -175,7 +181,9 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
 
 
 def _truncated(path: Path, size: int, where: str) -> UnreadableFile:
-    return UnreadableFile(path, f"truncated fastText model: it ends after {size:,} bytes, in its {where}", "fetch it again")
+    return UnreadableFile(
+        path, f"truncated fastText model: it ends after {size:,} bytes, in its {where}", "fetch it again"
+    )
 
 
 def _word_rows(
@@ -235,7 +243,9 @@ def _text_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
             except ValueError:
                 vector = np.zeros(0)
             if len(vector) != dim:
-                raise UnreadableFile(path, f"line {number + 1}: no word and {dim} numbers", "fetch the file again")
+                raise UnreadableFile(
+                    path, f"line {number + 1}: no word and {dim} numbers", "fetch the file again"
+                )
             if (text := word.decode("utf-8", "replace")) in words:
                 found[text] = vector
     if number != count:

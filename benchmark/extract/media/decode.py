@@ -23,7 +23,9 @@ from benchmark.extract.media.segments import Span
 try:
     import av
 except ImportError:
-    raise UsageError("PyAV decodes the videos and is not installed: pip install -c constraints.txt -e '.[extract]'") from None
+    raise UsageError(
+        "PyAV decodes the videos and is not installed: pip install -c constraints.txt -e '.[extract]'"
+    ) from None
 
 # At any other level, ffmpeg's threads need Python's lock to report errors. Whoever frees a decoder holds that
 # lock and waits for these threads, so a damaged video would stop everything. The table of problems reports
@@ -263,7 +265,9 @@ def _bounds(container: Any, span: Span | None) -> tuple[float, float]:
     return zero + round(span.start * SECOND), zero + round(span.end * SECOND)
 
 
-def _from_start(container: Any, stream: Any, span: Span | None, note: Note) -> tuple[Iterator[Any], float, float]:
+def _from_start(
+    container: Any, stream: Any, span: Span | None, note: Note
+) -> tuple[Iterator[Any], float, float]:
     """The decoded frames or blocks, and the microseconds between which they are wanted.
 
     Of a whole file with frames and audio, the stream that clearly begins later is also wanted from the start
@@ -357,7 +361,9 @@ def _decoded(container: Any, stream: Any, note: Note) -> Iterator[Any]:
 
 
 def _note_early_end(container: Any, stream: Any, seconds: float, note: Note, span: Span | None) -> None:
-    promised = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / SECOND
+    promised = (
+        float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / SECOND
+    )
     if span is not None:
         promised = span.end - span.start
     # The length of the last frame is a guess, which matters if there are few: so more than a delay has to be

@@ -14,7 +14,9 @@ from benchmark.errors import UsageError
 try:
     from PIL import Image
 except ImportError:
-    raise UsageError("Pillow resizes the images and is not installed: pip install -c constraints.txt -e '.[extract]'") from None
+    raise UsageError(
+        "Pillow resizes the images and is not installed: pip install -c constraints.txt -e '.[extract]'"
+    ) from None
 
 Pixels = NDArray[np.uint8]
 Prepared = NDArray[np.float32]
@@ -22,7 +24,9 @@ Prepared = NDArray[np.float32]
 
 def smooth_resize(image: Pixels, height: int, width: int) -> Pixels:
     """Resize to ``[height, width, 3]``: bilinear, with smoothing, as torchvision does for PIL images."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR)
+    )
 
 
 def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> Prepared:

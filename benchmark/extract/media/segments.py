@@ -89,7 +89,9 @@ def annotated_segments(path: Path) -> Rule:
     except ValidationError as error:
         lines = validation_message(error, f"--segments {path}").splitlines()
         more = f"\nand {len(lines) - SHOWN_ERRORS:,} more" if len(lines) > SHOWN_ERRORS else ""
-        form = '{"database": {VIDEO: {"annotations": [{"segment": [START, END], "label": CLASS}]}}}, in seconds'
+        form = (
+            '{"database": {VIDEO: {"annotations": [{"segment": [START, END], "label": CLASS}]}}}, in seconds'
+        )
         shown = "\n".join(lines[:SHOWN_ERRORS])
         raise UsageError(f"{shown}{more}\ndownload the file again, or fix it; its form is {form}") from None
 

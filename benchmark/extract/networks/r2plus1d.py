@@ -44,12 +44,16 @@ class _FactorisedBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         middle = inputs * outputs * 27 // (inputs * 9 + 3 * outputs)  # as many weights as one 3D convolution
-        self.conv1 = nn.Sequential(_factorised(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU())
+        self.conv1 = nn.Sequential(
+            _factorised(inputs, outputs, middle, stride), nn.BatchNorm3d(outputs), nn.ReLU()
+        )
         self.conv2 = nn.Sequential(_factorised(outputs, outputs, middle, 1), nn.BatchNorm3d(outputs))
         self.relu = nn.ReLU()
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm3d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm3d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         residual = x if self.downsample is None else self.downsample(x)

@@ -40,12 +40,16 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError:
-        raise UsageError("sentence-transformers is not installed: pip install -c constraints.txt -e '.[encoders]'") from None
+        raise UsageError(
+            "sentence-transformers is not installed: pip install -c constraints.txt -e '.[encoders]'"
+        ) from None
     path = MINILM.path()
     MINILM.check(path, fingerprint(path, path.parent).sha256)
     disable_progress_bar()
     encoder = SentenceTransformer(str(path.parent), device="cpu", local_files_only=True)
-    vectors: NDArray[np.float32] = encoder.encode(list(names), normalize_embeddings=True, show_progress_bar=False)
+    vectors: NDArray[np.float32] = encoder.encode(
+        list(names), normalize_embeddings=True, show_progress_bar=False
+    )
     return vectors.astype(np.float32)
 
 

@@ -45,7 +45,9 @@ class SpeechEmbedding:
     def __call__(self, waveforms: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Windows ``[N, 12512]`` in -1 to 1 -> ``[N, 96]``."""
         spectra = self._melspectrogram((waveforms * 2**15).astype(np.float32))
-        scaled = spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2  # as in the training of the embedding
+        scaled = (
+            spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2
+        )  # as in the training of the embedding
         return self._embedding(scaled.astype(np.float32)).reshape(len(waveforms), DIM)
 
 
@@ -56,7 +58,9 @@ class _Network:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
-            raise UsageError("LiteRT is not installed: pip install -c constraints.txt -e '.[encoders]'") from None
+            raise UsageError(
+                "LiteRT is not installed: pip install -c constraints.txt -e '.[encoders]'"
+            ) from None
         self._interpreter: Any = Interpreter(model_content=content, num_threads=1)
         self._input: Any = self._interpreter.get_input_details()[0]["index"]
         self._output: Any = self._interpreter.get_output_details()[0]["index"]

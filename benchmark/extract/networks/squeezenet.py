@@ -76,12 +76,16 @@ def read_keras_weights(path: Path) -> dict[str, Tensor]:
     content = load_pickle(path)
     state: dict[str, Tensor] = {}
     for layer, arrays in content.items() if isinstance(content, dict) else ():
-        if not (isinstance(layer, str) and isinstance(arrays, list | tuple) and all(map(_is_numbers, arrays))):
+        if not (
+            isinstance(layer, str) and isinstance(arrays, list | tuple) and all(map(_is_numbers, arrays))
+        ):
             state = {}
             break
         for name, array in zip(("weight", "bias"), arrays, strict=False):
             turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-            state[f"{layer.replace('/', '.')}.{name}"] = torch.from_numpy(np.ascontiguousarray(turned, np.float32))
+            state[f"{layer.replace('/', '.')}.{name}"] = torch.from_numpy(
+                np.ascontiguousarray(turned, np.float32)
+            )
     if not state:
         raise UsageError(f"{path}: holds no dict of layers with kernels and biases; download it again")
     return state

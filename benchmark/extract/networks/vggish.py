@@ -46,7 +46,9 @@ class Vggish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.features(x)
-        embedding: Tensor = self.fc(maps.permute(0, 2, 3, 1).flatten(1))  # channels last, as in the original network
+        embedding: Tensor = self.fc(
+            maps.permute(0, 2, 3, 1).flatten(1)
+        )  # channels last, as in the original network
         return embedding
 
 

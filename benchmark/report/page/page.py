@@ -89,7 +89,9 @@ def grid(table: Table, name: str, title: str) -> Grid:
     numeric = [_numeric(texts) for texts in columns]
     heads = [str(c) for c in table.cells.columns]
     rows = []
-    for i, (texts, bests) in enumerate(zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)):
+    for i, (texts, bests) in enumerate(
+        zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)
+    ):
         keys = table.keys[i] if table.keys else {}
         cells = [
             Cell(
@@ -127,7 +129,9 @@ def highlights(results: Results) -> list[Highlight]:
     tested = bool((results.test["state"] == "done").any())
     summary = summarise(results.test if tested else results.validation)
     found = []
-    for key, rows in summary[(summary["seeds"] > 0) & (summary["variant"] != RELEASED)].groupby(PLACE, sort=False):
+    for key, rows in summary[(summary["seeds"] > 0) & (summary["variant"] != RELEASED)].groupby(
+        PLACE, sort=False
+    ):
         dataset, features, mode, alignment = map(str, key)
         lines = []
         for metric in ("hm", "zsl"):
@@ -135,9 +139,12 @@ def highlights(results: Results) -> list[Highlight]:
             if len(known):
                 best = known.sort_values(metric, kind="stable").iloc[-1]
                 value = mean_and_deviation(best[metric], best[f"{metric}_std"])
-                who = f"{method_title(results, best['method'])}, {settings_text(best['variant'], best['settings'])}"
+                settings = settings_text(best["variant"], best["settings"])
+                who = f"{method_title(results, best['method'])}, {settings}"
                 lines.append((LABELS[metric] if tested else f"Validation {LABELS[metric]}", value, who))
-        title = f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}: mode {mode}, {alignment} text"
+        title = (
+            f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}: mode {mode}, {alignment} text"
+        )
         found.append(Highlight(title, lines, dict(zip(PLACE, map(str, key), strict=True))))
     return found
 
@@ -152,7 +159,12 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
     rows = []
     for run in runs:
         cells = [
-            Cell(text, number_of(text) if numeric[j] else None, label=j == 0, title=run.error if COLUMNS[j] == "State" else "")
+            Cell(
+                text,
+                number_of(text) if numeric[j] else None,
+                label=j == 0,
+                title=run.error if COLUMNS[j] == "State" else "",
+            )
             for j, text in enumerate(run.cells)
         ]
         last = (
@@ -208,7 +220,9 @@ def report_page(
         files: the other files of the report.
         link: ``run_link``.
     """
-    grids = [grid(t, f"table-{name}", f"Table {i}. {t.title}") for i, (name, t) in enumerate(tables.items(), 1)]
+    grids = [
+        grid(t, f"table-{name}", f"Table {i}. {t.title}") for i, (name, t) in enumerate(tables.items(), 1)
+    ]
     listed = list(enumerate(method_runs(results)))
     methods = [(m, runs_grid(m.runs, f"runs-table-{i}", f"Runs of {m.title}", link)) for i, m in listed]
     shown = [row.keys for g in [*grids, *(g for _, g in methods)] for row in g.rows]
@@ -240,7 +254,9 @@ def _counts(results: Results) -> str:
     done = sum(j["state"] == "done" for j in trained)
     methods, sets = len({u.method for u in results.units}), len({u.dataset for u in results.units})
     parts = [f"{methods} method{'s' * (methods != 1)}", f"{sets} dataset{'s' * (sets != 1)}"]
-    return ", ".join([*parts, f"{done} of {len(trained)} jobs finished" if trained else "released weights only"])
+    return ", ".join(
+        [*parts, f"{done} of {len(trained)} jobs finished" if trained else "released weights only"]
+    )
 
 
 def _data_uri(content: bytes) -> str:
@@ -251,7 +267,11 @@ def _data_uri(content: bytes) -> str:
 def render(template: str, **content: Any) -> str:
     """A page from a template, with style and script included."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"code": _code, "data_uri": _data_uri}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))

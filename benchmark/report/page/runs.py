@@ -40,19 +40,28 @@ class MethodRuns:
 
 def method_runs(results: Results) -> list[MethodRuns]:
     """All jobs of a report by method, in the order of tables: validation, test, ablations."""
-    switched = results.ablation[results.ablation["ablation"] != ""] if len(results.ablation) else results.ablation
+    switched = (
+        results.ablation[results.ablation["ablation"] != ""] if len(results.ablation) else results.ablation
+    )
     frames = [f for f in (results.validation, results.test, switched) if len(f)]
     lines = records(pd.concat(frames, ignore_index=True)) if frames else []
     ranks = method_ranks(results)
     methods = sorted({r["method"] for r in lines}, key=lambda m: (ranks.get(m, len(ranks)), m))
-    return [MethodRuns(m, method_title(results, m), [_run(results, r) for r in lines if r["method"] == m]) for m in methods]
+    return [
+        MethodRuns(m, method_title(results, m), [_run(results, r) for r in lines if r["method"] == m])
+        for m in methods
+    ]
 
 
 def resolved_settings(results: Results) -> dict[str, str]:
     """The settings of the first job of each method and kind of settings, one per line, by the job's name."""
     found: dict[tuple[str, str], tuple[str, str]] = {}
     ranks = method_ranks(results)
-    lines = records(pd.concat([f for f in (results.validation, results.test) if len(f)] or [results.test], ignore_index=True))
+    lines = records(
+        pd.concat(
+            [f for f in (results.validation, results.test) if len(f)] or [results.test], ignore_index=True
+        )
+    )
     for row in sorted(lines, key=lambda r: ranks[r["method"]]):
         known = results.settings.get(row["job_key"] or row["run_id"])
         if known:
@@ -78,7 +87,9 @@ def _run(results: Results, row: Mapping[str, Any]) -> Run:
         _number(row["beta"], 1, 2),
         _number(row["epochs"], 1, 0),
     ]
-    return Run(cells, about(row), str(row["run_id"]) if _known(row["run_id"]) else "", str(row["error"] or ""))
+    return Run(
+        cells, about(row), str(row["run_id"]) if _known(row["run_id"]) else "", str(row["error"] or "")
+    )
 
 
 def _known(value: object) -> bool:

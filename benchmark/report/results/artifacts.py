@@ -53,7 +53,9 @@ def entries_of(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
 
 def study_of_run(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """The study of a method's run. Earlier stores have the result alone; what cannot be read is None."""
-    study, importances = (artifact_json(tracker, run_id, name) for name in (Artifact.TUNING, Artifact.IMPORTANCES))
+    study, importances = (
+        artifact_json(tracker, run_id, name) for name in (Artifact.TUNING, Artifact.IMPORTANCES)
+    )
     return {
         "study": study if isinstance(study, dict) else None,
         "search": artifact_frame(tracker, run_id, Artifact.TRIALS),

@@ -36,7 +36,9 @@ class Choice:
                 continue
             names[option] = tuple(name for part in text.split(",") if (name := part.strip()))
             if not names[option]:
-                raise UsageError(f"--{option} {text!r}: contains no name; write for example --{option} A,B or omit it")
+                raise UsageError(
+                    f"--{option} {text!r}: contains no name; write for example --{option} A,B or omit it"
+                )
         return cls(**names)
 
     def __bool__(self) -> bool:
@@ -62,7 +64,11 @@ class Choice:
         for option, names in chosen.items():
             known = {job[OPTIONS[option]] for job in held}
             shown = known | set(presets) if option == "dataset" else known
-            problems += [f"--{option}: no {name!r} in these calls: {near(name, shown)}" for name in names if name not in known]
+            problems += [
+                f"--{option}: no {name!r} in these calls: {near(name, shown)}"
+                for name in names
+                if name not in known
+            ]
         if problems:
             raise UsageError("\n".join(problems))
         found = Choice(**chosen)
@@ -72,4 +78,7 @@ class Choice:
 
     def has(self, job: Mapping[str, str]) -> bool:
         """Whether a job is selected."""
-        return all(not getattr(self, option) or job[name] in getattr(self, option) for option, name in OPTIONS.items())
+        return all(
+            not getattr(self, option) or job[name] in getattr(self, option)
+            for option, name in OPTIONS.items()
+        )

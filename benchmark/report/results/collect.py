@@ -13,9 +13,22 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import UsageError
-from benchmark.report.results.artifacts import artifact_frame, artifact_json, entries_of, identity_of, study_of_run
+from benchmark.report.results.artifacts import (
+    artifact_frame,
+    artifact_json,
+    entries_of,
+    identity_of,
+    study_of_run,
+)
 from benchmark.report.results.choice import Choice
-from benchmark.report.results.released import RELEASED, OnOtherData, ReleasedWeights, data_of, on_report_data, released_runs
+from benchmark.report.results.released import (
+    RELEASED,
+    OnOtherData,
+    ReleasedWeights,
+    data_of,
+    on_report_data,
+    released_runs,
+)
 from benchmark.report.results.switches import differing, switched, told_apart
 from benchmark.tracking.benchmark_runs import benchmark_runs, find_benchmark_runs
 from benchmark.tracking.runs import RunRecord
@@ -131,8 +144,11 @@ class Problem:
     def sentence(self, title: str) -> str:
         """``TCAF on ucf/cls, mode paper, tuned, seed 0, stage 2: failed: ...``, with the method's title."""
         switch = f", ablation {self.ablation}" if self.ablation else ""
-        place = f"{title} on {self.dataset}/{self.features}, mode {self.mode}{switch}, {self.variant} settings"
-        return f"{place}, seed {self.repetition}, stage {self.stage}: {self.state}: {self.reason or 'no reason recorded'}"
+        place = (
+            f"{title} on {self.dataset}/{self.features}, mode {self.mode}{switch}, {self.variant} settings"
+        )
+        reason = self.reason or "no reason recorded"
+        return f"{place}, seed {self.repetition}, stage {self.stage}: {self.state}: {reason}"
 
 
 @dataclass(frozen=True)
@@ -197,10 +213,16 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
     if choice:
         data = {(entry["dataset"], entry["features"]) for _, entry in entries}
         weights = [w for w in weights if alone or data_of(w) in data]
-        choice = choice.resolved([*(entry for _, entry in entries), *(u.tags for u in units), *(w.tags for w in weights)])
+        choice = choice.resolved(
+            [*(entry for _, entry in entries), *(u.tags for u in units), *(w.tags for w in weights)]
+        )
         entries = [(call, entry) for call, entry in entries if choice.has(entry)]
         units, weights = [u for u in units if choice.has(u.tags)], [w for w in weights if choice.has(w.tags)]
-        found = [call for call in found if call.run_id in {*(c.run_id for c, _ in entries), *(u.call for u in units)}]
+        found = [
+            call
+            for call in found
+            if call.run_id in {*(c.run_id for c, _ in entries), *(u.call for u in units)}
+        ]
         alone = alone or not found
 
     # a row per job, from its finished run, whichever benchmark run it belongs to
@@ -210,12 +232,14 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
     rows = _rows(entries, runs, units)
     settings = _settings(tracker, runs, with_code=len(found) > 1)
     plain = [r for r in rows if not r["ablation"]]
-    test, validation = (_frame([r for r in plain if r["split"] == split], settings) for split in ("test", "validation"))
+    test, validation = (
+        _frame([r for r in plain if r["split"] == split], settings) for split in ("test", "validation")
+    )
     ablating = {r["benchmark_run"] for r in rows if r["ablation"]}
     names = [*COLUMNS, "ablation"]
-    ablation = pd.DataFrame([r for r in rows if r["benchmark_run"] in ablating and r["stage"] == 2], columns=names).astype(
-        TYPES
-    )
+    ablation = pd.DataFrame(
+        [r for r in rows if r["benchmark_run"] in ablating and r["stage"] == 2], columns=names
+    ).astype(TYPES)
     switched = pd.DataFrame([r for r in rows if r["ablation"]], columns=names).astype(TYPES)
     problems = _problems(pd.concat([validation, test, switched]))
 
@@ -246,7 +270,9 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
 
 
 def _rows(
-    entries: Sequence[tuple[RunRecord, Mapping[str, Any]]], runs: Mapping[str, RunRecord], units: Sequence[UnitFacts]
+    entries: Sequence[tuple[RunRecord, Mapping[str, Any]]],
+    runs: Mapping[str, RunRecord],
+    units: Sequence[UnitFacts],
 ) -> list[dict[str, Any]]:
     """A row (``COLUMNS`` and ``ablation``) for each entry of the lists of jobs."""
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
@@ -258,7 +284,9 @@ def _rows(
         switch = RENAMED_SWITCHES.get(switch, switch)
         unit = facts.get((call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"]))
         row = _row(call, entry, runs.get(entry["job_key"]), None if switch else unit)
-        rows.append({**row, "split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch})
+        rows.append(
+            {**row, "split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch}
+        )
     return rows
 
 
@@ -268,7 +296,12 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
     for weights in released:
         run, tags = weights.run, weights.run.tags
         row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, Metric.TEST)
-        row |= {"variant": RELEASED, "repetition": 0, "kind": tags.get(Tag.DATASET_KIND, ""), "settings": weights.settings}
+        row |= {
+            "variant": RELEASED,
+            "repetition": 0,
+            "kind": tags.get(Tag.DATASET_KIND, ""),
+            "settings": weights.settings,
+        }
         row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
         row |= {"switches": ", ".join(switched(run.params)), "as_published": weights.published_settings}
         rows.append(row)
@@ -283,7 +316,9 @@ def _problems(frame: pd.DataFrame) -> list[Problem]:
     return [Problem(**row) for row in records(lost.drop_duplicates())]
 
 
-def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: bool) -> dict[str, dict[str, str]]:
+def _settings(
+    tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: bool
+) -> dict[str, dict[str, str]]:
     """Settings by job key.
 
     Args:
@@ -293,7 +328,9 @@ def _settings(tracker: Tracker, runs: Mapping[str, RunRecord], *, with_code: boo
     settings = {key: dict(run.params) for key, run in runs.items()}
     for key, run in runs.items() if with_code else ():
         identity = identity_of(tracker, run.run_id)
-        settings[key] |= {name: str(identity.get(name, "unknown"))[:8] for name in ("code", "digest", "torch", "numpy")}
+        settings[key] |= {
+            name: str(identity.get(name, "unknown"))[:8] for name in ("code", "digest", "torch", "numpy")
+        }
         settings[key] |= {"grouping": str(identity["grouping"])} if "grouping" in identity else {}
     return settings
 
@@ -303,8 +340,12 @@ def _without_results(tracker: Tracker, found: Sequence[RunRecord], entries: Sequ
     reasons = [e["error"] or GONE for _, e in entries if e["error"] or e["state"] in ("done", "reused")]
     why = f"; all {len(entries)} jobs failed or did not run, first reason: {reasons[0]}" if reasons else ""
     others = [c for c in benchmark_runs(tracker) if c.run_id not in {f.run_id for f in found}]
-    hint = f"; other benchmark runs: {', '.join(f'{c.run_id} ({c.name})' for c in others[:3])}" if others else ""
-    return f"no results yet in benchmark run {names} of {tracker.uri}{why}. Rerun its command to continue{hint}"
+    hint = (
+        f"; other benchmark runs: {', '.join(f'{c.run_id} ({c.name})' for c in others[:3])}" if others else ""
+    )
+    return (
+        f"no results yet in benchmark run {names} of {tracker.uri}{why}. Rerun its command to continue{hint}"
+    )
 
 
 def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
@@ -315,7 +356,9 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
             if tags.get(Tag.ABLATION):
                 continue
             unit = _unit(run, call.run_id)
-            units.append(replace(unit, **study_of_run(tracker, run.run_id)) if Tag.TUNING_TRIALS in tags else unit)
+            units.append(
+                replace(unit, **study_of_run(tracker, run.run_id)) if Tag.TUNING_TRIALS in tags else unit
+            )
     return units
 
 
@@ -333,11 +376,19 @@ def _unit(run: RunRecord, call: str) -> UnitFacts:
     )
 
 
-def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit: UnitFacts | None) -> dict[str, Any]:
+def _row(
+    call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit: UnitFacts | None
+) -> dict[str, Any]:
     """A row of ``COLUMNS``, without split. A finished run counts whatever the entry's state: it may be from
     elsewhere."""
-    row = {name: entry[name] for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")}
-    row |= {"alignment": unit.alignment if unit else "unknown", "kind": unit.tag(Tag.DATASET_KIND) if unit else ""}
+    row = {
+        name: entry[name]
+        for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")
+    }
+    row |= {
+        "alignment": unit.alignment if unit else "unknown",
+        "kind": unit.tag(Tag.DATASET_KIND) if unit else "",
+    }
     row |= {"switches": "", "as_published": entry["variant"] == "published"}
     state = "not run" if entry["state"] == "missing" else entry["state"]  # version 0.1.0 wrote missing
     row |= {"benchmark_run": call.run_id, "error": entry["error"], "state": state}
@@ -351,7 +402,11 @@ def _row(call: RunRecord, entry: Mapping[str, Any], run: RunRecord | None, unit:
 def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
     """``NUMBERS`` of a run; None if missing."""
     found = {name: run.metrics.get(prefix + name) for name in (*METRICS, *DISJOINT)}
-    epochs = run.metrics.get(Metric.EPOCHS) if prefix == Metric.TEST else run.metrics.get(Metric.BEST_EPOCH, -1) + 1
+    epochs = (
+        run.metrics.get(Metric.EPOCHS)
+        if prefix == Metric.TEST
+        else run.metrics.get(Metric.BEST_EPOCH, -1) + 1
+    )
     return {**found, "beta": run.metrics.get(Metric.BETA), "epochs": epochs}
 
 
@@ -369,7 +424,9 @@ def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) 
 def _in(frame: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     """Whether each row of the frame is also in the other one."""
     known = set(other[ROW].itertuples(index=False, name=None))
-    return pd.Series([row in known for row in frame[ROW].itertuples(index=False, name=None)], index=frame.index, dtype=bool)
+    return pd.Series(
+        [row in known for row in frame[ROW].itertuples(index=False, name=None)], index=frame.index, dtype=bool
+    )
 
 
 def _settings_labels(group: pd.DataFrame, params: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -396,7 +453,9 @@ def _groups(tracker: Tracker, frame: pd.DataFrame) -> dict[str, Mapping[str, Any
     """``Results.groups`` of the finished jobs of a frame; released weights have no intervals."""
     trained = frame[(frame["state"] == "done") & (frame["variant"] != RELEASED)]
     found = {run_id: artifact_json(tracker, run_id, Artifact.GROUPS) for run_id in trained["run_id"]}
-    return {run_id: groups for run_id, groups in found.items() if isinstance(groups, dict) and "classes" in groups}
+    return {
+        run_id: groups for run_id, groups in found.items() if isinstance(groups, dict) and "classes" in groups
+    }
 
 
 def digests(tracker: Tracker, frame: pd.DataFrame) -> dict[tuple[str, str, str], list[str]]:

@@ -40,9 +40,14 @@ class Numbers(Fields):
     @model_validator(mode="after")
     def _consistent(self) -> Numbers:
         if self.seen is not None and self.unseen is not None and self.hm is not None:
-            expected = 2 * self.seen * self.unseen / (self.seen + self.unseen) if self.seen + self.unseen else 0.0
+            expected = (
+                2 * self.seen * self.unseen / (self.seen + self.unseen) if self.seen + self.unseen else 0.0
+            )
             if abs(expected - self.hm) > ROUNDING:
-                raise ValueError(f"hm {self.hm} is not the harmonic mean of seen and unseen ({expected:.2f}): a typing error?")
+                raise ValueError(
+                    f"hm {self.hm} is not the harmonic mean of seen and unseen ({expected:.2f}): a typing "
+                    "error?"
+                )
         if all(value is None for value in (self.seen, self.unseen, self.hm, self.zsl)):
             raise ValueError("no number given")
         return self

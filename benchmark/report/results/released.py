@@ -37,7 +37,11 @@ class ReleasedWeights:
     def facts(self) -> dict[str, str]:
         """The logged settings, and the hashes of weights and data."""
         tags = self.run.tags
-        return {**self.run.params, WEIGHTS: tags.get(Tag.WEIGHTS_DIGEST, "")[:8], DATA: tags.get(Tag.DATA_DIGEST, "")[:8]}
+        return {
+            **self.run.params,
+            WEIGHTS: tags.get(Tag.WEIGHTS_DIGEST, "")[:8],
+            DATA: tags.get(Tag.DATA_DIGEST, "")[:8],
+        }
 
     @property
     def published_settings(self) -> bool:
@@ -56,8 +60,11 @@ class OnOtherData:
     def sentence(self) -> str:
         """Which weights are omitted, and why."""
         tags = self.run.tags
-        weights = f"{tags.get(Tag.METHOD_TITLE, tags[Tag.METHOD])} (weights {tags.get(Tag.WEIGHTS_DIGEST, '?')[:8]})"
-        where = f"{tags.get(Tag.DATASET_TITLE, tags[Tag.DATASET])}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}"
+        digest = tags.get(Tag.WEIGHTS_DIGEST, "?")[:8]
+        weights = f"{tags.get(Tag.METHOD_TITLE, tags[Tag.METHOD])} (weights {digest})"
+        where = (
+            f"{tags.get(Tag.DATASET_TITLE, tags[Tag.DATASET])}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}"
+        )
         theirs, ours = tags.get(Tag.DATA_DIGEST, "?")[:8], ", ".join(d[:8] for d in self.digests)
         return (
             f"Omitted: released weights of {weights} on {where}, which were evaluated on other data (hash "
@@ -101,7 +108,9 @@ def on_report_data(
     for (identity, *_), run in kept.items():
         alike.setdefault(identity, []).append(run.params)
     rows = [
-        ReleasedWeights(run, ", ".join([*_weights(run, kept.values()), *_settings(run, alike[identity]), *_data(several)]))
+        ReleasedWeights(
+            run, ", ".join([*_weights(run, kept.values()), *_settings(run, alike[identity]), *_data(several)])
+        )
         for (identity, several, _), run in kept.items()
     ]
     return rows, [OnOtherData(run, known[data_of(run)]) for key, run in other.items() if key not in alike]
@@ -110,7 +119,9 @@ def on_report_data(
 def _weights(run: RunRecord, others: Iterable[RunRecord]) -> list[str]:
     """The hash of the weights, if there are several of the method."""
     mine = (run.tags[Tag.METHOD], *data_of(run))
-    weights = {o.tags.get(Tag.WEIGHTS_DIGEST, "") for o in others if (o.tags[Tag.METHOD], *data_of(o)) == mine}
+    weights = {
+        o.tags.get(Tag.WEIGHTS_DIGEST, "") for o in others if (o.tags[Tag.METHOD], *data_of(o)) == mine
+    }
     return [run.tags.get(Tag.WEIGHTS_DIGEST, "")[:8]] if len(weights) > 1 else []
 
 

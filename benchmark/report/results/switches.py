@@ -26,7 +26,9 @@ def switched(settings: Logged) -> list[str]:
 def differing(runs: Iterable[Logged]) -> list[str]:
     """Names of the settings that differ between runs."""
     known = list(runs)
-    return sorted({name for one in known for name in one if any(other.get(name) != one[name] for other in known)})
+    return sorted(
+        {name for one in known for name in one if any(other.get(name) != one[name] for other in known)}
+    )
 
 
 def told_apart(settings: Logged, names: Iterable[str]) -> list[str]:
@@ -37,6 +39,8 @@ def told_apart(settings: Logged, names: Iterable[str]) -> list[str]:
 def beyond_switches(method: str, runs: Sequence[Logged]) -> list[str]:
     """Settings that differ between runs of a method and that no protocol switch explains."""
     own = f"{PREFIX}{method}_"
-    set_by_switch = {f"{method}.{name.removeprefix(own)}" for one in runs for name in one if name.startswith(own)}
+    set_by_switch = {
+        f"{method}.{name.removeprefix(own)}" for one in runs for name in one if name.startswith(own)
+    }
     switches = {name for one in runs for name in one if name.startswith(PREFIX) and name not in NO_SWITCHES}
     return [name for name in differing(runs) if name not in switches | set_by_switch]

@@ -40,7 +40,8 @@ from benchmark.report.tables.table import (
 from benchmark.system.beside import Guard, unguarded
 
 ORDER = (
-    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost", "validation", "ablation",
+    "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost",
+    "validation", "ablation",
     "tuning", "references",
 )  # fmt: skip
 """Names of tables in the order of a report."""
@@ -92,7 +93,9 @@ def _tests(
     every = cache(lambda: builder(frame=test))
 
     def disjoint() -> list[Table | None]:
-        asked = test[test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()]
+        asked = test[
+            test.groupby([*UNIT, "variant", "settings"])["disjoint_samples"].transform("max").notna()
+        ]
         return [builder(frame=asked).disjoint("disjoint")] if len(asked) else []
 
     return {
@@ -138,7 +141,10 @@ class _Builder:
         """A row per method; for each dataset a column per metric, published and ours."""
         notes = Footnotes(self.results, self.frame)
         row_keys = ["method", "slot", "settings", "mode", "alignment"]
-        rows = [group for _, group in order_rows(self.summary, method_ranks(self.results)).groupby(row_keys, sort=False)]
+        rows = [
+            group
+            for _, group in order_rows(self.summary, method_ranks(self.results)).groupby(row_keys, sort=False)
+        ]
         rows.sort(key=lambda g: self._place(g.iloc[0]))
 
         # published numbers and ours, for each dataset and metric
@@ -165,7 +171,10 @@ class _Builder:
         columns.append(Column("beta", "all", [mean_and_deviation(r["beta"], r["beta_std"]) for r in lines]))
         epochs = [mean_and_deviation(r["epochs"], r["epochs_std"], 0 if r["seeds"] < 2 else 1) for r in lines]
         columns.append(Column("Epochs", "all", epochs))
-        seeds = [str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}" for r in lines]
+        seeds = [
+            str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}"
+            for r in lines
+        ]
         columns.append(Column("Seeds", "all", seeds))
         table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
         return replace(table, screen=name != "full", keys=[about(r) for r in lines])
@@ -178,7 +187,10 @@ class _Builder:
         columns = self._labels_with_dataset(lines, notes)
         for metric in ("seen", "hm"):
             ours = self._our_column(f"{LABELS[metric]} disjoint", "all", f"disjoint_{metric}", lines)
-            texts = ["none remain" if r["disjoint_samples"] == 0 else t for r, t in zip(lines, ours.texts, strict=True)]
+            texts = [
+                "none remain" if r["disjoint_samples"] == 0 else t
+                for r, t in zip(lines, ours.texts, strict=True)
+            ]
             columns.append(self._our_column(f"{LABELS[metric]} published split", "all", metric, lines))
             columns.append(replace(ours, texts=texts))
         for count in ("samples", "classes"):
@@ -193,12 +205,19 @@ class _Builder:
     def _labels_with_dataset(self, lines: Sequence[pd.Series], notes: Footnotes) -> list[Column]:
         columns = self._label_columns([pd.DataFrame([line]) for line in lines], notes)
         if len(self.datasets) > 1:
-            columns.insert(0, Column("Dataset", "", [self.dataset_titles.get(r["dataset"], r["dataset"]) for r in lines]))
+            columns.insert(
+                0, Column("Dataset", "", [self.dataset_titles.get(r["dataset"], r["dataset"]) for r in lines])
+            )
         return columns
 
     def _place(self, row: pd.Series) -> tuple[object, ...]:
         ranks = method_ranks(self.results)
-        second = (SLOTS.index(row["slot"]), row["settings"], row["mode"] != "paper", row["alignment"] != "official")
+        second = (
+            SLOTS.index(row["slot"]),
+            row["settings"],
+            row["mode"] != "paper",
+            row["alignment"] != "official",
+        )
         return (ranks[row["method"]], *second)
 
     def _protocol(self, row: pd.Series) -> tuple[str, ...]:
@@ -211,8 +230,12 @@ class _Builder:
 
     def _label_columns(self, rows: Sequence[pd.DataFrame], notes: Footnotes) -> list[Column]:
         firsts = [g.iloc[0] for g in rows]
-        titles = [self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts]
-        settings = [settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"]) for g in rows]
+        titles = [
+            self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts
+        ]
+        settings = [
+            settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"]) for g in rows
+        ]
         columns = [Column("Method", "", titles), Column("Settings", "", settings)]
         if len(self.protocols) > 1:
             alignments = {alignment for _, alignment in self.protocols}
@@ -232,7 +255,9 @@ class _Builder:
             texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
         return Column(header, dataset, texts, values)
 
-    def _published_column(self, dataset: str, metric: str, rows: Sequence[pd.Series | None], notes: Footnotes) -> list[Column]:
+    def _published_column(
+        self, dataset: str, metric: str, rows: Sequence[pd.Series | None], notes: Footnotes
+    ) -> list[Column]:
         """The published numbers, once per method; no column if there are none."""
         if metric not in PUBLISHED_METRICS:
             return []
@@ -250,17 +275,29 @@ class _Builder:
             return []
         return [Column(f"{self._header(dataset, metric)} published", dataset, texts, values, apart=False)]
 
-    def _table(self, name: str, columns: Sequence[Column], competing: Sequence[tuple[str, ...]], notes: Footnotes) -> Table:
+    def _table(
+        self, name: str, columns: Sequence[Column], competing: Sequence[tuple[str, ...]], notes: Footnotes
+    ) -> Table:
         cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
         together = [("published",)] * len(competing)
-        bold = pd.DataFrame({c.header: best(c.values, competing if c.apart else together) for c in columns}, dtype=bool)
+        bold = pd.DataFrame(
+            {c.header: best(c.values, competing if c.apart else together) for c in columns}, dtype=bool
+        )
         titles = ", ".join(self.dataset_titles.get(d, d) for d in self.datasets)
         groups = [self.dataset_titles.get(c.group, c.group) for c in columns]
         title = f"{TITLES[name]}: {titles}, features {self.features}"
         published = any(c.header.endswith(" published") for c in columns)
         text = caption_of(name, self.results, self.frame, self.summary, published=published)
         marks = "".join(t for c in columns for t in c.texts)
-        return Table(name, title, text, cells, bold, groups, notes.lines(name, marks, self.summary, published=published))
+        return Table(
+            name,
+            title,
+            text,
+            cells,
+            bold,
+            groups,
+            notes.lines(name, marks, self.summary, published=published),
+        )
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:

@@ -9,7 +9,13 @@ from typing import Any
 import pandas as pd
 
 from benchmark.report.results.collect import UNIT, Problem, Results, UnitFacts, distinct, records
-from benchmark.report.results.published import Published, PublishedTable, differences, published_for, user_reports_for
+from benchmark.report.results.published import (
+    Published,
+    PublishedTable,
+    differences,
+    published_for,
+    user_reports_for,
+)
 from benchmark.report.results.released import RELEASED, data_of
 from benchmark.report.tables.studies import budget_sentence
 from benchmark.report.tables.table import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND, Column, protocol_text
@@ -25,15 +31,19 @@ NAMED_PROBLEMS = 6
 """Seeds with failed jobs that a caption names; the report lists all of them."""
 
 MEANING = {
-    "gzsl": "Mean per-class accuracy in % among all classes: S on seen and U on unseen classes, HM their harmonic mean.",
+    "gzsl": (
+        "Mean per-class accuracy in % among all classes: S on seen and U on unseen classes, HM their "
+        "harmonic mean."
+    ),
     "zsl": "Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates.",
     "full": "All values in %, except beta, epochs and seeds: S, U and HM among all classes, ZSL among unseen "
-    "classes only, AUSUC the area under the seen-unseen curve. Beta is chosen on validation. Epochs of the final training.",
+    "classes only, AUSUC the area under the seen-unseen curve. Beta is chosen on validation. Epochs of the "
+    "final training.",
     "disjoint": "Mean per-class accuracy in %. Disjoint: without test-seen samples that share a group with a "
-    "training sample (clips from the same source video or recording, by the grouping rule of the dataset config). S "
-    "is over the remaining samples and classes, HM with the same U and beta.",
-    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch and beta are chosen "
-    "on the same data, so the results are optimistic. AUSUC: area under the seen-unseen curve.",
+    "training sample (clips from the same source video or recording, by the grouping rule of the dataset "
+    "config). S is over the remaining samples and classes, HM with the same U and beta.",
+    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch and beta are "
+    "chosen on the same data, so the results are optimistic. AUSUC: area under the seen-unseen curve.",
 }
 
 
@@ -62,7 +72,9 @@ def caption_of(
     return " ".join(s for s in sentences if s)
 
 
-def _how_trained(results: Results, frame: pd.DataFrame, units: Sequence[UnitFacts], ours: pd.DataFrame) -> list[str]:
+def _how_trained(
+    results: Results, frame: pd.DataFrame, units: Sequence[UnitFacts], ours: pd.DataFrame
+) -> list[str]:
     return [_uses(units), seeds_sentence(ours), budget_sentence(units), _training(units, results, frame)]
 
 
@@ -74,7 +86,8 @@ def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
 
 def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
     modes, alignments, features = (
-        distinct([*(getattr(u, column) for u in units), *frame[column]]) for column in ("mode", "alignment", "features")
+        distinct([*(getattr(u, column) for u in units), *frame[column]])
+        for column in ("mode", "alignment", "features")
     )
     marked = " (column Protocol)" if len(modes) > 1 or len(alignments) > 1 else ""
     mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
@@ -82,7 +95,9 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
     shuffled = " Shuffled class embeddings: negative control." if "shuffled" in alignments else ""
     known = {u.key for u in units}
     if any(key not in known for key in frame[UNIT].itertuples(index=False, name=None)):
-        shuffled += " The runs of some methods are no longer in the store, so their titles and settings are unknown."
+        shuffled += (
+            " The runs of some methods are no longer in the store, so their titles and settings are unknown."
+        )
     changed = distinct(frame["switches"])
     extra = [f"Non-default protocol switches: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
@@ -164,12 +179,16 @@ def processors_sentence(results: Results, frame: pd.DataFrame) -> str:
         frame: rows with ``job_key`` or, for released weights, ``run_id``.
     """
     runs = {**results.runs, **{weights.run.run_id: weights.run for weights in results.released}}
-    found = [runs.get(row["job_key"]) or runs.get(row["run_id"]) for row in records(frame[["job_key", "run_id"]])]
+    found = [
+        runs.get(row["job_key"]) or runs.get(row["run_id"]) for row in records(frame[["job_key", "run_id"]])
+    ]
     kinds = distinct(_processor(run) for run in found if run is not None)
     if len(kinds) < 2:
         return ""
     shown = "; ".join(kinds)
-    return f"Computed by different processors ({shown}); rounding can change a result as much as another seed."
+    return (
+        f"Computed by different processors ({shown}); rounding can change a result as much as another seed."
+    )
 
 
 def _processor(run: RunRecord) -> str:
@@ -181,8 +200,12 @@ def _processor(run: RunRecord) -> str:
 
 
 def _published(summary: pd.DataFrame) -> list[str]:
-    sources = {f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary) if not p.second_hand}
-    seeds = "single seed" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
+    sources = {
+        f"{p.source.short}, {p.source.table}": p for p in _published_rows(summary) if not p.second_hand
+    }
+    seeds = (
+        "single seed" if all(p.source.seeds == 1 for p in sources.values()) else "seeds as in their source"
+    )
     protocols = " or ".join(distinct(_protocol_text(p.source) for p in sources.values()))
     return [f"Published: {'; '.join(sources)} ({seeds}; {protocols})."] if sources else []
 
@@ -216,7 +239,9 @@ def _lost(results: Results, frame: pd.DataFrame) -> str:
     """The number of jobs that failed or did not run, and their names."""
     place = ["dataset", "features", "mode", "method"]
     mine = set(frame[place].itertuples(index=False, name=None))
-    lost = [p for p in results.problems if not p.ablation and (p.dataset, p.features, p.mode, p.method) in mine]
+    lost = [
+        p for p in results.problems if not p.ablation and (p.dataset, p.features, p.mode, p.method) in mine
+    ]
     if not lost:
         return ""
     counts = [f"{sum(p.state == state for p in lost)} {state}" for state in distinct(p.state for p in lost)]
@@ -252,7 +277,11 @@ def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -
         "Settings": lambda row: settings_text(row["variant"], row["settings"]),
     }
     found = [(header, [texts[header.rstrip("?")](row) for row in rows]) for header in headers]
-    return [Column(h.rstrip("?"), "", column) for h, column in found if not h.endswith("?") or len(set(column)) > 1]
+    return [
+        Column(h.rstrip("?"), "", column)
+        for h, column in found
+        if not h.endswith("?") or len(set(column)) > 1
+    ]
 
 
 def settings_text(variant: str, settings: str) -> str:
@@ -280,11 +309,15 @@ class Footnotes:
 
     def method_mark(self, method: str) -> str:
         """The mark of a method's note; empty if it has none."""
-        note = next((u.tag(Tag.METHOD_NOTE) for u in self.units if u.method == method and u.tag(Tag.METHOD_NOTE)), "")
+        note = next(
+            (u.tag(Tag.METHOD_NOTE) for u in self.units if u.method == method and u.tag(Tag.METHOD_NOTE)), ""
+        )
         if not note:
             return ""
         count = len(self.numbers)
-        return self.numbers.setdefault(note, SUPERSCRIPTS[count] if count < len(SUPERSCRIPTS) else f"({count + 1})")
+        return self.numbers.setdefault(
+            note, SUPERSCRIPTS[count] if count < len(SUPERSCRIPTS) else f"({count + 1})"
+        )
 
     def published_mark(self, row: pd.Series, found: Published | None) -> str:
         """The mark of a published number that is not comparable with its row; else empty."""
@@ -315,7 +348,9 @@ class Footnotes:
             sources = distinct(p.source.short for p in _published_rows(summary) if p.second_hand)
             lines.append(f"{SECOND_HAND} Second-hand: {'; '.join(sources)}.")
         if FEWER_SEEDS in marks:
-            lines.append(f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + ".")
+            lines.append(
+                f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + "."
+            )
         if self.has_released:
             lines.append(
                 "Released weights: checkpoints of the published code, from its authors or a user, evaluated "
@@ -325,7 +360,9 @@ class Footnotes:
             lines += [o.sentence() for o in self.results.on_other_data if data_of(o.run) in self.shown]
         kept = self._kept_starting_settings()
         if kept:
-            lines.append(f"No trial beat the untuned settings, so both rows are the same runs: {', '.join(kept)}.")
+            lines.append(
+                f"No trial beat the untuned settings, so both rows are the same runs: {', '.join(kept)}."
+            )
         return [*lines, *(self._user_reports(summary, "zsl" if name == "zsl" else "hm") if published else [])]
 
     def _fewer(self, summary: pd.DataFrame) -> list[str]:
@@ -341,7 +378,9 @@ class Footnotes:
         names = []
         for unit in self.units:
             if unit.study is not None and not unit.study["best_values"]:
-                where = [text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown]
+                where = [
+                    text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown
+                ]
                 title = unit.title
                 names.append(f"{title} ({', '.join(where)})" if where else title)
         return names
@@ -352,8 +391,16 @@ class Footnotes:
         for row in records(rows):
             reports = user_reports_for(row["dataset"], row["features"], row["method"])
             numbers = [(getattr(p.numbers, metric), p.source.short) for p in reports]
-            texts = [f"{metric.upper()} {value:.2f} ({source})" for value, source in numbers if value is not None]
+            texts = [
+                f"{metric.upper()} {value:.2f} ({source})" for value, source in numbers if value is not None
+            ]
             if texts:
-                name, place = method_title(self.results, row["method"]), dataset_title(self.results, row["dataset"])
-                lines.append(f"Users who retrained {name} on {place} with the published code report {', '.join(texts)}.")
+                name, place = (
+                    method_title(self.results, row["method"]),
+                    dataset_title(self.results, row["dataset"]),
+                )
+                lines.append(
+                    f"Users who retrained {name} on {place} with the published code report "
+                    f"{', '.join(texts)}."
+                )
         return lines

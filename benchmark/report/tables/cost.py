@@ -29,7 +29,9 @@ def costs(results: Results) -> pd.DataFrame:
     jobs = test.rename(columns={"minutes": "stage_2_minutes"}).merge(first, on=[*ROW, "settings"], how="left")
     jobs = jobs.dropna(subset=list(COSTS), how="all").assign(slot=jobs["variant"].map(slot_of))
     groups = jobs.groupby(IDENTITY, sort=False)
-    frame = groups.agg(variant=("variant", "first"), seeds=("run_id", "nunique"), **{c: (c, "mean") for c in COSTS})
+    frame = groups.agg(
+        variant=("variant", "first"), seeds=("run_id", "nunique"), **{c: (c, "mean") for c in COSTS}
+    )
     return order_rows(frame.reset_index(), method_ranks(results))
 
 

@@ -26,19 +26,23 @@ FITS = {"footnotesize": 130, "scriptsize": 170}
 """Characters of a row that fit on a landscape page in a font size; wider rows are ``tiny``."""
 
 SIGNS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "`": r"\textasciigrave{}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "`": r"\textasciigrave{}",
     "±": r"$\pm$", "·": r"$\cdot$", "×": r"$\times$", "−": "$-$", "→": r"$\to$", "≥": r"$\ge$", "≤": r"$\le$",
     "≈": r"$\approx$", "∞": r"$\infty$", "°": r"$^{\circ}$", "–": "--", "—": "---", "…": r"\ldots{}",
     "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"\textsuperscript{\S}",
     "‘": "`", "’": "'", "“": "``", "”": "''", "„": "``", "\u00a0": "~", "\u2009": r"\,", "\u202f": r"\,",
     "ß": r"{\ss}", "æ": r"{\ae}", "Æ": r"{\AE}", "œ": r"{\oe}", "Œ": r"{\OE}", "ø": r"{\o}", "Ø": r"{\O}",
     "ł": r"{\l}", "Ł": r"{\L}", "ı": r"{\i}",
-    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\epsilon$", "λ": r"$\lambda$", "μ": r"$\mu$",
-    "µ": r"$\mu$", "σ": r"$\sigma$", "τ": r"$\tau$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\epsilon$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$", "µ": r"$\mu$", "σ": r"$\sigma$", "τ": r"$\tau$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
 }  # fmt: skip
 ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+    "\u0308": '"',
     "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
 }  # fmt: skip
 
@@ -92,7 +96,9 @@ def table_names(tables: Sequence[Table]) -> list[str]:
         mine = [i for i, t in enumerate(tables) if t.name == kind]
         numbered = [kind] if len(mine) == 1 else [f"{kind}-{number}" for number in range(1, len(mine) + 1)]
         by_keys = ([_name(tables[i], keys) for i in mine] for keys in TELLING)
-        names |= dict(zip(mine, next((n for n in by_keys if len(set(n)) == len(mine)), numbered), strict=True))
+        names |= dict(
+            zip(mine, next((n for n in by_keys if len(set(n)) == len(mine)), numbered), strict=True)
+        )
     return [names[i] for i in range(len(tables))]
 
 
@@ -154,7 +160,10 @@ def _lines(table: Table, most: int = WORDY) -> int:
     """Number of lines of all rows, with ``most`` characters per line of wrapped text."""
     columns = table.cells.to_numpy().T.tolist()
     wrapped = [texts for texts, group in zip(columns, table.groups, strict=True) if _wraps(texts, group)]
-    return sum(max((ceil(len(texts[i]) / most) for texts in wrapped), default=1) or 1 for i in range(len(table.cells)))
+    return sum(
+        max((ceil(len(texts[i]) / most) for texts in wrapped), default=1) or 1
+        for i in range(len(table.cells))
+    )
 
 
 def _tabular(table: Table) -> list[str]:
@@ -224,7 +233,9 @@ def _head(table: Table) -> list[str]:
     if spans:
         cells, rules = [], []
         for group, width in spans:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}" if group else " & ".join([""] * width))
+            cells.append(
+                rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}" if group else " & ".join([""] * width)
+            )
             rules += [rf"\cmidrule(lr){{{at}-{at + width - 1}}}"] if group else []
             at += width
         lines = [" & ".join(cells) + r" \\", "".join(rules)]
@@ -234,7 +245,9 @@ def _head(table: Table) -> list[str]:
 def _columns(table: Table) -> tuple[str, int]:
     """The alignment of the columns, and the number of characters of a row."""
     specs, width = [], 0
-    for header, group, texts in zip(table.headers(), table.groups, table.cells.to_numpy().T.tolist(), strict=True):
+    for header, group, texts in zip(
+        table.headers(), table.groups, table.cells.to_numpy().T.tolist(), strict=True
+    ):
         longest = max(map(len, [header, *texts]))
         wraps = _wraps(texts, group)
         specs.append(r">{\raggedright\arraybackslash}p{15em}" if wraps else "r" if group else "l")

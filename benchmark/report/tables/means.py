@@ -33,7 +33,11 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     for key, group in slots.groupby(IDENTITY, sort=False):
         done = group[group["state"] == "done"]
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
-        row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0], "switches": group["switches"].max()}
+        row |= {
+            "variant": group["variant"].iloc[0],
+            "kind": group["kind"].iloc[0],
+            "switches": group["switches"].max(),
+        }
         row |= {"as_published": bool(group["as_published"].all())}
         row |= _progress(group)
         for name in NUMBERS:
@@ -159,14 +163,20 @@ def _telling_apart(method: str, modes: Sequence[str], logged: Sequence[Logged]) 
 
 
 def _pair(
-    paper: pd.DataFrame, corrected: pd.DataFrame, paper_settings: Logged, corrected_settings: Logged, names: Sequence[str]
+    paper: pd.DataFrame,
+    corrected: pd.DataFrame,
+    paper_settings: Logged,
+    corrected_settings: Logged,
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """The columns of ``mode_effects`` from the jobs with the same settings in each mode."""
     method, firsts = str(paper["method"].iloc[0]), [jobs.iloc[0] for jobs in (paper, corrected)]
     changed = [f"{first['switches']} in mode {first['mode']}" for first in firsts if first["switches"]]
     weights = [paper_settings[WEIGHTS]] if WEIGHTS in names else []
     row: dict[str, Any] = {
-        "settings": ", ".join([*weights, *told_apart(paper_settings, (n for n in names if n != WEIGHTS)), *changed]),
+        "settings": ", ".join(
+            [*weights, *told_apart(paper_settings, (n for n in names if n != WEIGHTS)), *changed]
+        ),
         "variant": firsts[0]["variant"],
         "paper_alignment": firsts[0]["alignment"],
         "corrected_alignment": firsts[1]["alignment"],
@@ -175,7 +185,11 @@ def _pair(
     }
     numbers = _paired(corrected, paper)
     for metric in METRICS:
-        for name, source in {"paper": f"{metric}_base", "corrected": metric, "difference": f"{metric}_effect"}.items():
+        for name, source in {
+            "paper": f"{metric}_base",
+            "corrected": metric,
+            "difference": f"{metric}_effect",
+        }.items():
             row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
     return row | {"seeds": numbers["seeds"]}
 
@@ -183,7 +197,11 @@ def _pair(
 def method_ranks(results: Results) -> dict[str, int]:
     """Rank of each method in tables, and its number in figures: first as in published tables, then as they
     were run."""
-    seen = [*results.test["method"].unique(), *results.validation["method"].unique(), *(u.method for u in results.units)]
+    seen = [
+        *results.test["method"].unique(),
+        *results.validation["method"].unique(),
+        *(u.method for u in results.units),
+    ]
     return {name: rank for rank, name in enumerate(dict.fromkeys([*method_order(), *seen]))}
 
 
@@ -205,8 +223,12 @@ def order_rows(summary: pd.DataFrame, ranks: dict[str, int]) -> pd.DataFrame:
 
 def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """The numbers of a table for its CSV file: percent with full precision, with the published numbers."""
-    columns: dict[str, Any] = {name: summary[name] for name in ("dataset", "features", "mode", "alignment", "method")}
-    columns["settings"] = [f"{v} {s}".strip() for v, s in zip(summary["variant"], summary["settings"], strict=True)]
+    columns: dict[str, Any] = {
+        name: summary[name] for name in ("dataset", "features", "mode", "alignment", "method")
+    }
+    columns["settings"] = [
+        f"{v} {s}".strip() for v, s in zip(summary["variant"], summary["settings"], strict=True)
+    ]
     columns |= {"seeds": summary["seeds"], "seeds_planned": summary["planned"]}
     found = [published_for(r["dataset"], r["features"], r["method"]) for r in records(summary)]
     for metric in metrics:
@@ -219,5 +241,7 @@ def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     if any(found):
         columns["published_origin"] = [p.source.origin if p else None for p in found]
         rows = zip(records(summary), found, strict=True)
-        columns["published_differs_in"] = [", ".join(differences(row, p.source)) if p else None for row, p in rows]
+        columns["published_differs_in"] = [
+            ", ".join(differences(row, p.source)) if p else None for row, p in rows
+        ]
     return pd.DataFrame(columns)

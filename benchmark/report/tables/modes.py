@@ -24,7 +24,16 @@ from benchmark.report.tables.means import (
     order_rows,
 )
 from benchmark.report.tables.studies import ONE_SEARCH
-from benchmark.report.tables.table import NOTHING, Column, Table, about, cell, difference, mean_and_deviation, plain_table
+from benchmark.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    about,
+    cell,
+    difference,
+    mean_and_deviation,
+    plain_table,
+)
 
 
 def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table | None:
@@ -39,7 +48,9 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     lines = records(effects)
     titles = [dataset_title(results, r["dataset"]) for r in lines]
     columns = labels(results, lines, "Dataset?", "Method", "Settings")
-    columns.append(Column("Text", "", [f"{r['paper_alignment']} → {r['corrected_alignment']}" for r in lines]))
+    columns.append(
+        Column("Text", "", [f"{r['paper_alignment']} → {r['corrected_alignment']}" for r in lines])
+    )
     columns.append(Column("Seeds", "", [str(r["seeds"]) for r in lines]))
     for metric in ("hm", "zsl", "seen", "unseen"):
         for name in ("paper", "corrected", "difference"):
@@ -57,7 +68,11 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     fixed = distinct(effects["switches"])
     caption += f" Set in both modes, so without effect here: {'; '.join(fixed)}." if fixed else ""
     caption += f" Synthetic data: {', '.join(distinct(generated))}." if generated else ""
-    caption += " Released weights: one training, so only the evaluation differs." if RELEASED in set(effects["slot"]) else ""
+    caption += (
+        " Released weights: one training, so only the evaluation differs."
+        if RELEASED in set(effects["slot"])
+        else ""
+    )
     processors = processors_sentence(results, shown)
     caption += f" {processors}" if processors else ""
     caption += f" {ONE_SEARCH}" if "tuned" in set(effects["slot"]) else ""
@@ -74,7 +89,10 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
 def ablation_tables(results: Results) -> list[Table]:
     """A table per method of an ablation: the published protocol, each switch corrected alone, and all of
     them."""
-    return [_ablation_table(results, effects) for _, effects in ablation_effects(results.ablation).groupby(ABLATED, sort=False)]
+    return [
+        _ablation_table(results, effects)
+        for _, effects in ablation_effects(results.ablation).groupby(ABLATED, sort=False)
+    ]
 
 
 def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
@@ -104,7 +122,9 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     notes = [
         f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first "
         "row has "
-        + " and ".join(f"{LABELS[m]} {mean_and_deviation(r[f'{m}_base'], r[f'{m}_base_std'])}" for m in ("hm", "zsl"))
+        + " and ".join(
+            f"{LABELS[m]} {mean_and_deviation(r[f'{m}_base'], r[f'{m}_base_std'])}" for m in ("hm", "zsl")
+        )
         + "."
         for r in lines
         if r["seeds"] < first["seeds"] and not pd.isna(r["hm_effect"])

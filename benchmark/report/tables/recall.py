@@ -35,7 +35,9 @@ def recall_by_class(results: Results) -> pd.DataFrame:
     if merged.empty:
         return pd.DataFrame(columns=columns)
     groups = merged.groupby([*IDENTITY, "class", "group"], sort=False, dropna=False)
-    frame = groups.agg(variant=("variant", "first"), samples=("samples", "first"), seeds=("run_id", "nunique"))
+    frame = groups.agg(
+        variant=("variant", "first"), samples=("samples", "first"), seeds=("run_id", "nunique")
+    )
     for name in RECALLS:
         frame[name], frame[f"{name}_std"] = 100 * groups[name].mean(), 100 * groups[name].std(ddof=1)
     for name in SIMILAR:
@@ -48,7 +50,9 @@ def recall_tables(results: Results) -> list[Table]:
     method."""
     frame = recall_by_class(results)
     unseen = frame[frame["group"] == "unseen"]
-    return [_table(results, tuple(map(str, key)), rows) for key, rows in unseen.groupby(UNIT[:-1], sort=False)]
+    return [
+        _table(results, tuple(map(str, key)), rows) for key, rows in unseen.groupby(UNIT[:-1], sort=False)
+    ]
 
 
 def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
@@ -63,8 +67,12 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
         means = mine.set_index("class")["gzsl"].reindex(classes.index)
         columns.append(Column(name, "recall", [NOTHING if pd.isna(v) else f"{v:.1f}" for v in means]))
     if classes["nearest_seen_class"].notna().any():
-        columns.append(Column("Nearest seen class", "", [NOTHING if pd.isna(v) else str(v) for v in classes[SIMILAR[0]]]))
-        columns.append(Column("Cosine", "", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in classes[SIMILAR[1]]]))
+        columns.append(
+            Column("Nearest seen class", "", [NOTHING if pd.isna(v) else str(v) for v in classes[SIMILAR[0]]])
+        )
+        columns.append(
+            Column("Cosine", "", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in classes[SIMILAR[1]]])
+        )
     low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
     seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
     caption = (
@@ -76,7 +84,9 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
             " Nearest seen class: the training class whose embedding has the highest cosine with that of "
             "the class, under the same text alignment."
         )
-    caption += " `recall.csv` also has deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    caption += (
+        " `recall.csv` also has deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    )
     done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
     processors = processors_sentence(results, done)
     caption += f" {processors}" if processors else ""

@@ -21,7 +21,11 @@ def references(results: Results) -> pd.DataFrame:
         mine = [u for u in results.units if u.features == features]
         methods = sorted({u.method for u in mine}, key=ranks.__getitem__)
         for dataset in dict.fromkeys(u.dataset for u in mine):
-            rows += [_row(dataset, method, p) for method in methods for p in all_numbers_for(dataset, features, method)]
+            rows += [
+                _row(dataset, method, p)
+                for method in methods
+                for p in all_numbers_for(dataset, features, method)
+            ]
     return pd.DataFrame(rows)
 
 
@@ -59,6 +63,10 @@ def references_table(results: Results, features: str) -> Table | None:
         "not reported. Origin: a paper, a README, second-hand (not from the method's authors), or a user's "
         "report of their own training. Protocol: see docs/protocol.md."
     )
-    caption += f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not." if generated else ""
+    caption += (
+        f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
+        if generated
+        else ""
+    )
     title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
     return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])

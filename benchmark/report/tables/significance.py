@@ -16,7 +16,15 @@ from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, labels, method_title, processors_sentence
 from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows
 from benchmark.report.tables.studies import ONE_SEARCH
-from benchmark.report.tables.table import NOTHING, Column, Table, about, difference, mean_and_deviation, plain_table
+from benchmark.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    about,
+    difference,
+    mean_and_deviation,
+    plain_table,
+)
 from benchmark.uncertainty import (
     DRAWS,
     LEVEL,
@@ -40,7 +48,9 @@ NOT_RECORDED, DIFFERENT = "not recorded", "different"
 def _trained(results: Results) -> pd.DataFrame:
     """Finished stage-2 jobs that were trained here, with ``slot``; accuracies in percent."""
     done = results.test[(results.test["state"] == "done") & (results.test["variant"] != RELEASED)]
-    return done.assign(slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS})
+    return done.assign(
+        slot=done["variant"].map(slot_of), **{m: 100 * done[m].astype(float) for m in PUBLISHED_METRICS}
+    )
 
 
 @once
@@ -95,7 +105,11 @@ def _over_samples(logged: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     if not same_samples(trainings):
         return {"samples_drawn": DIFFERENT}
     found = bootstrap_intervals(trainings).items()
-    ends = {f"{name}_samples_{end}": 100 * v for name, pair in found for end, v in zip(("low", "high"), pair, strict=True)}
+    ends = {
+        f"{name}_samples_{end}": 100 * v
+        for name, pair in found
+        for end, v in zip(("low", "high"), pair, strict=True)
+    }
     return {"samples_drawn": "groups" if known[0]["grouping"] else "single samples", **ends}
 
 
@@ -173,13 +187,18 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             continue
         columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
         columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
-        drawn = [NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples") for r in lines]
+        drawn = [
+            NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples")
+            for r in lines
+        ]
         columns.append(Column(f"{label} 95 % over samples", label, drawn))
         if mine[f"{metric}_to_published"].notna().any():
             gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
             columns.append(Column(f"{label} − published", label, gaps))
             columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
-    caption = f"In %. Over seeds: 95 % t-interval of the mean over n ≥ 2 seeds. {_samples_sentence(results, mine)}"
+    caption = (
+        f"In %. Over seeds: 95 % t-interval of the mean over n ≥ 2 seeds. {_samples_sentence(results, mine)}"
+    )
     if any(c.header.endswith("published") for c in columns):
         caption += (
             " − published: our mean − the published number, if the two are comparable. p (HM and ZSL, n ≥ "
@@ -226,7 +245,9 @@ def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> T
     caption += f" {ONE_SEARCH} So they are not tested." if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
     title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
-    return plain_table("comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines])
+    return plain_table(
+        "comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines]
+    )
 
 
 def _processors(results: Results, features: str) -> str:
@@ -251,7 +272,10 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
         sentence
         for kind, sentence in (
             (NOT_RECORDED, f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."),
-            (DIFFERENT, "No interval over samples for rows whose trainings were tested on different samples."),
+            (
+                DIFFERENT,
+                "No interval over samples for rows whose trainings were tested on different samples.",
+            ),
         )
         if kind in set(rows["samples_drawn"])
     ]
@@ -267,11 +291,15 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
 def _corrected_sentence(rows: pd.DataFrame) -> str:
     """How the p-values of a table are corrected, and what a mark requires."""
     p = rows[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
-    text, tests = f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.", np.isfinite(p)
+    text, tests = (
+        f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.",
+        np.isfinite(p),
+    )
     if not tests.any():
         return text
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())
-    needed = f"the smallest of {tests.sum()} p-values needs |t| > {smallest_t(most, int(tests.sum())):.1f} for a mark."
+    least = smallest_t(most, int(tests.sum()))
+    needed = f"the smallest of {tests.sum()} p-values needs |t| > {least:.1f} for a mark."
     return f"{text} At n = {most} {'almost nothing can be marked: ' if most == 2 else ''}{needed}"
 
 

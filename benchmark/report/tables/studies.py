@@ -45,7 +45,9 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
         return "No tuning."
     if len(whose) == 1:
         budget = next(iter(whose))
-        return f"Tuning budget: {budget} per method, dataset and mode; selection by validation HM. {ONE_SEARCH}"
+        return (
+            f"Tuning budget: {budget} per method, dataset and mode; selection by validation HM. {ONE_SEARCH}"
+        )
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
     return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {ONE_SEARCH}"
 
@@ -76,14 +78,18 @@ def tuning_table(results: Results) -> Table | None:
         "Seconds": lambda u, s: NOTHING if u.search is None else f"{u.search['seconds'].sum():.0f}",
         "Best trial": lambda u, s: str(s["best_number"]),
         "Validation HM": lambda u, s: f"{100 * s['best_hm']:.2f}",
-        "Gain": lambda u, s: NOTHING if s.get("start_hm") is None else _difference([s["best_hm"] - s["start_hm"]]),
+        "Gain": lambda u, s: (
+            NOTHING if s.get("start_hm") is None else _difference([s["best_hm"] - s["start_hm"]])
+        ),
         "Gain in test HM": lambda u, s: _difference(_test_gains(results, u)),
         "Best hyperparameters": lambda u, s: (
             ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the untuned settings"
         ),
     }
     left = {"Method", "Dataset", "Mode", "Budget", "Best hyperparameters"}
-    columns = [Column(n, "" if n in left else "all", [make(u, u.study) for u in units]) for n, make in text.items()]
+    columns = [
+        Column(n, "" if n in left else "all", [make(u, u.study) for u in units]) for n, make in text.items()
+    ]
     optional = {"Epochs saved", "Seconds", "Gain", "Gain in test HM"}
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     caption = (
@@ -129,10 +135,10 @@ def _meaning(headers: set[str]) -> str:
     meanings = {
         "Epochs saved": "Epochs saved: epochs skipped by pruning, out of all planned epochs.",
         "Seconds": "Seconds: training and validation of all trials.",
-        "Gain": "Gain: validation HM of the best trial − that of trial 0, in percentage points; as the highest of "
-        "all trials it is optimistic and never negative.",
-        "Gain in test HM": "Gain in test HM: tuned − untuned, paired by seed (mean ± standard deviation over the "
-        "seeds that both have).",
+        "Gain": "Gain: validation HM of the best trial − that of trial 0, in percentage points; as the "
+        "highest of all trials it is optimistic and never negative.",
+        "Gain in test HM": "Gain in test HM: tuned − untuned, paired by seed (mean ± standard deviation over "
+        "the seeds that both have).",
     }
     return " ".join(text for header, text in meanings.items() if header in headers)
 
@@ -143,7 +149,10 @@ def _saved(unit: UnitFacts) -> str:
         return NOTHING
     finished = unit.search[unit.search["state"] != "failed"]
     pruned = finished[finished["state"] == "pruned"]
-    saved, planned = int((pruned["planned_epochs"] - pruned["epochs"]).sum()), int(finished["planned_epochs"].sum())
+    saved, planned = (
+        int((pruned["planned_epochs"] - pruned["epochs"]).sum()),
+        int(finished["planned_epochs"].sum()),
+    )
     return f"{saved} of {planned} ({100 * saved / max(1, planned):.0f} %)"
 
 
@@ -152,7 +161,9 @@ def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
     mine = results.test[results.test["benchmark_run"] == unit.call]
     mine = mine[(mine[UNIT] == list(unit.key)).all(axis=1)]
     done, tuned = mine[mine["state"] == "done"], mine["variant"] == "tuned"
-    after, before = (done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned))
+    after, before = (
+        done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned)
+    )
     return list((after - before).dropna())
 
 
@@ -200,7 +211,9 @@ def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
     for unit, name in zip(units, names, strict=True):
         points = best_so_far(unit.search if unit.search is not None else pd.DataFrame())
         curves.append(SearchCurve(name, points, ranks[unit.method]))
-        searches.append(points.drop(columns=[c for c in points if str(c).startswith(PARAMETER)]).assign(method=name))
+        searches.append(
+            points.drop(columns=[c for c in points if str(c).startswith(PARAMETER)]).assign(method=name)
+        )
         found: Mapping[str, Any] = unit.importances or {"reason": "not logged"}
         values = found.get("values")
         if isinstance(values, Mapping) and values:
@@ -234,7 +247,9 @@ def _method_first(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _names(units: Sequence[UnitFacts]) -> list[str]:
     """A unique name for each study of a group: the method's, if needed with alignment or study."""
     titles = [u.title for u in units]
-    aligned = [f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)]
+    aligned = [
+        f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)
+    ]
     return [
         f"{n}, study {u.study['study'][-8:]}" if aligned.count(n) > 1 and u.study else n
         for n, u in zip(aligned, units, strict=True)

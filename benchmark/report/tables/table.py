@@ -58,7 +58,9 @@ class Table:
         columns = [escape(str(c)) for c in self.cells.columns]
         rows = [
             [f"**{escape(text)}**" if best else escape(text) for text, best in zip(texts, bests, strict=True)]
-            for texts, bests in zip(self.cells.to_numpy().tolist(), self.bold.to_numpy().tolist(), strict=True)
+            for texts, bests in zip(
+                self.cells.to_numpy().tolist(), self.bold.to_numpy().tolist(), strict=True
+            )
         ]
         align = ["left" if g == "" else "right" for g in self.groups]
         grid = tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, colalign=align)
@@ -76,7 +78,10 @@ class Table:
         """The table with only the columns of some groups and those that label rows."""
         keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
         return replace(
-            self, cells=self.cells.iloc[:, keep], bold=self.bold.iloc[:, keep], groups=[self.groups[i] for i in keep]
+            self,
+            cells=self.cells.iloc[:, keep],
+            bold=self.bold.iloc[:, keep],
+            groups=[self.groups[i] for i in keep],
         )
 
 
@@ -96,7 +101,9 @@ class Column:
 def name_ours(columns: list[Column]) -> list[Column]:
     """Add ``ours`` to the header of each column that has a published counterpart."""
     headers = {c.header for c in columns}
-    return [replace(c, header=f"{c.header} ours") if f"{c.header} published" in headers else c for c in columns]
+    return [
+        replace(c, header=f"{c.header} ours") if f"{c.header} published" in headers else c for c in columns
+    ]
 
 
 def cell(row: pd.Series, metric: str) -> str:

@@ -50,13 +50,17 @@ def test_splits_have_the_classes_and_samples_of_the_card(card: Card, store: Feat
 
 def test_every_class_of_a_split_has_samples_and_no_other_class_has(store: FeatureStore) -> None:
     for p, split in enumerate(SPLITS):
-        assert set(store.tables().labels[store.tables().splits == p]) == set(store.tables().class_splits[split])
+        assert set(store.tables().labels[store.tables().splits == p]) == set(
+            store.tables().class_splits[split]
+        )
 
 
 def test_no_group_is_in_two_splits_of_a_class(card: Card, store: FeatureStore) -> None:
     assert card.grouping is not None
     split_of: dict[tuple[int, str], set[int]] = {}
-    for sample, label, split in zip(store.tables().ids, store.tables().labels, store.tables().splits, strict=True):
+    for sample, label, split in zip(
+        store.tables().ids, store.tables().labels, store.tables().splits, strict=True
+    ):
         match = re.search(card.grouping, sample)
         assert match is not None
         split_of.setdefault((int(label), match.group(1)), set()).add(int(split))
@@ -67,7 +71,9 @@ def test_no_group_is_in_two_splits_of_a_class(card: Card, store: FeatureStore) -
 def test_unseen_classes_of_the_test_appear_nowhere_else(store: FeatureStore) -> None:
     unseen = set(store.tables().class_splits["stage_2_test_unseen"])
     assert not unseen & {c for split in SPLITS[:-1] for c in store.tables().class_splits[split]}
-    assert not set(store.tables().class_splits["stage_1_train"]) & set(store.tables().class_splits["stage_1_val_unseen"])
+    assert not set(store.tables().class_splits["stage_1_train"]) & set(
+        store.tables().class_splits["stage_1_val_unseen"]
+    )
 
 
 def test_the_division_is_near_the_intended_fractions(source: StampsSource) -> None:
@@ -110,7 +116,9 @@ def test_a_sample_keeps_its_frames_label_and_word_vector(source: StampsSource, s
             assert offsets is not None
             np.testing.assert_array_equal(array[offsets[row] : offsets[row + 1]], expected)
         assert samples.labels[row] == source.labels[i]
-        np.testing.assert_array_equal(section.classes.vectors[int(source.labels[i])], source.vectors[source.labels[i]])
+        np.testing.assert_array_equal(
+            section.classes.vectors[int(source.labels[i])], source.vectors[source.labels[i]]
+        )
 
 
 def test_class_ids_follow_the_sorted_names(store: FeatureStore) -> None:
@@ -124,7 +132,9 @@ def test_licence_and_attribution_are_shipped() -> None:
     with gzip.open(SOURCE / "CHANGELOG.tuxpaint-stamps.gz", "rt", encoding="utf-8") as f:
         assert "Tux Paint" in f.read()
     readme = (SOURCE / "README.md").read_text(encoding="utf-8")
-    assert all(word in readme for word in ("version 2", "Not a published benchmark", "COPYRIGHT.tuxpaint-stamps"))
+    assert all(
+        word in readme for word in ("version 2", "Not a published benchmark", "COPYRIGHT.tuxpaint-stamps")
+    )
 
 
 def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
@@ -136,7 +146,9 @@ def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
 
 def test_studies_of_the_demo_search_two_settings_of_each_method(tmp_path: Path) -> None:
     for trials, data in ((None, "demo"), (4, "stamps")):
-        for unit in make_plan(BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path).units:
+        for unit in make_plan(
+            BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path
+        ).units:
             assert (len(unit.ranges) == 2) == (data == "demo")
             assert unit.tuning.trials == (trials or 6)
 
@@ -172,7 +184,9 @@ def test_images_predict_class_embeddings_of_unseen_classes_above_chance(store: F
     """Ridge regression of pooled views to class embeddings, trained on stage 2's training splits."""
     development, test = store.development("by_name"), store.open_test("by_name")
     text = development.classes.text(development.samples.labels)
-    predicted = _ridge(np.asarray(development.samples.video.means), text, np.asarray(test.samples.video.means))
+    predicted = _ridge(
+        np.asarray(development.samples.video.means), text, np.asarray(test.samples.video.means)
+    )
 
     def accuracy(split: str) -> float:
         rows = test.samples.rows(split)

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmark.data.built.synthetic import SyntheticConfig, build_synthetic, synthetic_config, synthetic_content
+from benchmark.data.built.synthetic import (
+    SyntheticConfig,
+    build_synthetic,
+    synthetic_config,
+    synthetic_content,
+)
 from benchmark.data.cards import Card, load_cards
 from benchmark.data.store import SPLITS, FeatureStore, Floats, Ints, ModalityContent, StoreContent
 from benchmark.errors import UsageError
@@ -73,7 +78,9 @@ def half_differences(content: StoreContent) -> Floats:
     assert frames is not None
     assert offsets is not None
     bounds = [(a, (b - a) // 2, b) for a, b in pairwise(offsets)]
-    return np.stack([frames[a : a + half].sum(axis=0) - frames[b - half : b].sum(axis=0) for a, half, b in bounds])
+    return np.stack(
+        [frames[a : a + half].sum(axis=0) - frames[b - half : b].sum(axis=0) for a, half, b in bounds]
+    )
 
 
 def unseen_accuracy(content: StoreContent, x: Floats, penalty: float = 0.1) -> float:
@@ -152,7 +159,9 @@ def test_order_survives_normalising_video_over_time() -> None:
 
 
 def test_word_vectors_that_predict_nothing_give_chance_on_unseen_classes() -> None:
-    accuracies = [average(lambda c: means(c.audio), audio_signal=1.0, text_predictiveness=p) for p in (0.0, 0.7, 1.0)]
+    accuracies = [
+        average(lambda c: means(c.audio), audio_signal=1.0, text_predictiveness=p) for p in (0.0, 0.7, 1.0)
+    ]
     assert at_chance(accuracies[0])
     assert accuracies[0] < accuracies[1] < accuracies[2]
     assert accuracies[2] > 0.8

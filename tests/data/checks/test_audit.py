@@ -45,7 +45,9 @@ def leak(audit: Audit, split: str, against: int = 3, rule: str = "same source") 
 # Word vectors
 
 
-def test_each_class_that_gets_anothers_vector_is_named_with_the_vector_and_its_rightful_class(folder: Folder) -> None:
+def test_each_class_that_gets_anothers_vector_is_named_with_the_vector_and_its_rightful_class(
+    folder: Folder,
+) -> None:
     found = {c.name: c for c in audit_folder(folder).alignment.classes}
     manual = manual_names(folder)
     names = sorted(manual)
@@ -129,11 +131,20 @@ def test_a_file_of_word_vectors_that_is_not_there_is_wrong_usage(folder: Folder)
 
 def test_samples_that_share_a_group_with_what_is_trained_on_are_counted_and_listed(folder: Folder) -> None:
     relative = "v_Bowling_stage_1_val_unseen_g00_c02"
-    rows = [(s.replace("v_Diving_stage_2_test_unseen_g00", relative[:-4]), n) for s, n in folder.listed("stage_2_test_unseen")]
+    rows = [
+        (s.replace("v_Diving_stage_2_test_unseen_g00", relative[:-4]), n)
+        for s, n in folder.listed("stage_2_test_unseen")
+    ]
     folder.write_samples("stage_2_test_unseen", rows)
     audit = audit_folder(folder)
     found = leak(audit, "stage_2_test_unseen")
-    assert (len(found.related), found.samples, found.share, found.groups, found.same_class) == (1, 8, 1 / 8, 1, 0)
+    assert (len(found.related), found.samples, found.share, found.groups, found.same_class) == (
+        1,
+        8,
+        1 / 8,
+        1,
+        0,
+    )
     sample = found.related[0]
     assert (sample.sample, sample.label) == ("v_Bowling_stage_1_val_unseen_g00_c01", "Diving")
     assert (sample.relative_split, sample.relative_label) == ("stage_1_val_unseen", "Bowling")
@@ -148,7 +159,9 @@ def test_samples_of_unlisted_classes_are_in_no_denominator(folder: Folder) -> No
 
 
 @pytest.mark.parametrize(("start", "overlaps"), [(0, False), (1, True), (10, True), (19, True), (20, False)])
-def test_clips_overlap_that_start_less_than_their_length_apart(tmp_path: Path, start: int, overlaps: bool) -> None:
+def test_clips_overlap_that_start_less_than_their_length_apart(
+    tmp_path: Path, start: int, overlaps: bool
+) -> None:
     samples = default_samples()
     samples[0] = ("video_000010", *samples[0][1:])
     samples[-1] = (f"video_{start:06d}", *samples[-1][1:])
@@ -167,7 +180,9 @@ def test_ids_that_the_rule_does_not_fit_are_their_own_group_and_an_oddity(tmp_pa
 
 def test_where_the_rule_fits_no_id_relatives_are_unknown_and_that_is_a_problem(tmp_path: Path) -> None:
     audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5"))
-    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {"problem"}
+    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {
+        "problem"
+    }
     sentences, (table, _) = (s := audit_sections(audit)[1]).sentences, s.tables
     others = sum(2 * len(CLASS_SPLITS[split]) for split in DEVELOPMENT_SPLITS)
     assert sentences[1] == (
@@ -179,10 +194,14 @@ def test_where_the_rule_fits_no_id_relatives_are_unknown_and_that_is_a_problem(t
 
 
 def test_ids_that_the_rule_does_not_fit_are_counted_beside_the_relatives(tmp_path: Path) -> None:
-    samples = [(name if i == 0 else f"g{i}_{name}", *rest) for i, (name, *rest) in enumerate(default_samples())]
+    samples = [
+        (name if i == 0 else f"g{i}_{name}", *rest) for i, (name, *rest) in enumerate(default_samples())
+    ]
     samples[-1] = (samples[-1][0].split("_", 1)[1], *samples[-1][1:])
     audit = audit_store(own_card(grouping="^(g[0-9]+)_"), make_store(tmp_path / "own.h5", samples))
-    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {"note"}
+    assert {o.severity for o in audit.oddities if o.kind == "ids that the grouping rule does not match"} == {
+        "note"
+    }
     assert audit_sections(audit)[1].sentences[1] == (
         "0 of 2 test-unseen samples (0.0 %) share their source with a training or validation sample; "
         "the grouping rule does not match 1 of their ids and 1 of the ids of training and validation."
@@ -196,7 +215,9 @@ def test_without_a_rule_the_audit_reports_that(tmp_path: Path) -> None:
         origin_rule(own_card())
 
 
-origins = st.lists(st.builds(Origin, st.sampled_from("ab"), st.one_of(st.none(), st.integers(0, 30).map(float))), max_size=8)
+origins = st.lists(
+    st.builds(Origin, st.sampled_from("ab"), st.one_of(st.none(), st.integers(0, 30).map(float))), max_size=8
+)
 
 
 @given(origins, origins, st.one_of(st.none(), st.integers(1, 20).map(float)))
@@ -211,7 +232,9 @@ def test_relatives_are_those_of_a_comparison_of_all_pairs(
             if origin.group == other.group and (seconds is None or near):
                 expected.append(index)
         assert sorted(found) == expected
-        apart = [abs((origin.start or 0) - (others[i].start or 0)) for i in found if others[i].start is not None]
+        apart = [
+            abs((origin.start or 0) - (others[i].start or 0)) for i in found if others[i].start is not None
+        ]
         assert origin.start is None or apart == sorted(apart)
 
 
@@ -239,7 +262,9 @@ def test_samples_listed_twice_or_in_two_splits_are_problems(folder: Folder) -> N
     assert oddities(audit, "sample listed twice") == [("stage_2_test_seen", rows[0][0], 1)]
     twice = folder.listed("stage_1_train")[0][0]
     assert oddities(audit, "sample in two splits") == [("stage_1_train, stage_2_test_seen", twice, 2)]
-    assert {o.severity for o in audit.oddities if o.kind in ("sample listed twice", "sample in two splits")} == {"problem"}
+    assert {
+        o.severity for o in audit.oddities if o.kind in ("sample listed twice", "sample in two splits")
+    } == {"problem"}
 
 
 def test_a_split_without_a_sample_list_is_reported_and_not_compared(folder: Folder) -> None:
@@ -281,7 +306,9 @@ def test_counts_are_compared_with_the_dataset_config_with_the_union_of_training(
     assert differing(audit_folder(folder, features=expected)) == ["stage_1_train", "stage_2_train"]
 
 
-def test_a_store_has_the_same_findings_as_the_lists_that_it_was_imported_with(folder: Folder, tmp_path: Path) -> None:
+def test_a_store_has_the_same_findings_as_the_lists_that_it_was_imported_with(
+    folder: Folder, tmp_path: Path
+) -> None:
     card = card_of(folder)
     import_official(card, "cls", folder.parent, tmp_path / "tiny.h5")
     store, lists = audit_store(card, FeatureStore(tmp_path / "tiny.h5")), audit_folder(folder)
@@ -295,7 +322,9 @@ def test_a_store_has_the_same_findings_as_the_lists_that_it_was_imported_with(fo
     assert store.statistics is not None
 
 
-def test_a_feature_file_without_a_record_of_its_lists_has_unknown_findings(folder: Folder, tmp_path: Path) -> None:
+def test_a_feature_file_without_a_record_of_its_lists_has_unknown_findings(
+    folder: Folder, tmp_path: Path
+) -> None:
     target = tmp_path / "tiny.h5"
     import_official(card_of(folder), "cls", folder.parent, target)
     with h5py.File(target, "r+") as f:
@@ -330,10 +359,18 @@ def test_each_section_has_a_csv_file_and_the_page_has_all(folder: Folder, tmp_pa
     files = write_audit(audit, tmp_path / "out")
     assert [path.name for path in files] == ["audit.md", *(f"{name}.csv" for name in audit_files.TABLES)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
-    assert [row["class"] for row in rows_of(tmp_path / "out" / "misaligned.csv")] == [c.name for c in audit.alignment.classes]
+    assert [row["class"] for row in rows_of(tmp_path / "out" / "misaligned.csv")] == [
+        c.name for c in audit.alignment.classes
+    ]
     assert len(rows_of(tmp_path / "out" / "features.csv")) == 2 * len(SPLITS)
     page = files[0].read_text()
-    for text in ("# Audit of Tiny (cls)", f"`{audit.material.digest}`", "Gliding", "HandStandPushups", "a fencing bout"):
+    for text in (
+        "# Audit of Tiny (cls)",
+        f"`{audit.material.digest}`",
+        "Gliding",
+        "HandStandPushups",
+        "a fencing bout",
+    ):
         assert text in page
 
 

@@ -42,7 +42,11 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
 ) -> None:
     _, text, _ = command("synthetic", "--json", "--out", str(tmp_path / "here"))
     content = json.loads(text)
-    assert (content["dataset"], content["generated"], len(content["statistics"]["splits"])) == ("synthetic", True, 10)
+    assert (content["dataset"], content["generated"], len(content["statistics"]["splits"])) == (
+        "synthetic",
+        True,
+        10,
+    )
     assert content["files"][0] == str(tmp_path / "here" / "audit.md")
     _, text, _ = command("synthetic", "--json", str(tmp_path / "audit.json"))
     assert "Audit of Synthetic (native, synthetic data)" in text
@@ -73,7 +77,15 @@ def test_wrong_usage_ends_with_2_and_names_a_fix(
     [
         ("ucf", 79, 101, (35, 48), 555, 555, (0, 845)),
         ("vggsound", 205, 309, (173, 271), 3144, 9032, (0, 3200)),
-        ("activitynet", 8, 200, (8, 198), 784, 1615, (1, 4052)),  # segments of one video, yDH9iAn82Q8, of two classes
+        (
+            "activitynet",
+            8,
+            200,
+            (8, 198),
+            784,
+            1615,
+            (1, 4052),
+        ),  # segments of one video, yDH9iAn82Q8, of two classes
     ],
 )
 def test_the_published_lists_have_the_known_misalignment_and_leakage(
@@ -97,10 +109,15 @@ def test_the_published_lists_have_the_known_misalignment_and_leakage(
     content = json.loads((tmp_path / "audit.json").read_text())
     splits = {p["split"]: (p["misaligned"], p["classes"]) for p in content["alignment"]["splits"]}
     assert (splits["all classes"], splits["test classes"]) == ((misaligned, classes), test)
-    pairs = {(p["rule"], p["split"], len(p["against"])): (p["related"], p["samples"]) for p in content["leakage"]["pairs"]}
+    pairs = {
+        (p["rule"], p["split"], len(p["against"])): (p["related"], p["samples"])
+        for p in content["leakage"]["pairs"]
+    }
     assert pairs["same source", "stage_2_test_seen", 3] == (related, samples)
     assert pairs["same source", "stage_2_test_unseen", 3] == unseen
-    assert pairs.get(("overlapping seconds", "stage_2_test_seen", 3)) == ((24, 9032) if dataset == "vggsound" else None)
+    assert pairs.get(("overlapping seconds", "stage_2_test_seen", 3)) == (
+        (24, 9032) if dataset == "vggsound" else None
+    )
     assert all(count["as_expected"] for count in content["counts"])
     assert content["statistics"] is None
     out = tmp_path / "reports" / f"audit-{dataset}-cls"
@@ -115,7 +132,17 @@ def test_the_published_ucf_vectors_that_go_astray_are_named(
     official = shared / "official"
     text = official / "w2v_features" / "word_embeddings_ucf_normed.npy"
     folder = official / "avgzsl_benchmark_datasets" / "UCF"
-    command("ucf", "--features", "main", "--from", str(folder), "--text", str(text), "--out", str(tmp_path / "out"))
+    command(
+        "ucf",
+        "--features",
+        "main",
+        "--from",
+        str(folder),
+        "--text",
+        str(text),
+        "--out",
+        str(tmp_path / "out"),
+    )
     used = {row["class"]: row["vector used"] for row in rows_of(tmp_path / "out" / "misaligned.csv")}
     assert (used["StillRings"], used["PlayingFlute"]) == ("Sumo Wrestling", "Playing Guitar")
     odd = {row["what"] for row in rows_of(tmp_path / "out" / "oddities.csv")}

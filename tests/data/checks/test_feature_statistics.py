@@ -31,7 +31,10 @@ def samples_with_faults(draw: st.DrawFn) -> list[tuple[str, str, int, Any, Any]]
     value = st.sampled_from([0.0, 0.0, 1.0, -2.5, float("nan"), float("inf"), -float("inf")])
     frames = st.integers(1, 3).flatmap(lambda t: st.lists(value, min_size=2 * t, max_size=2 * t))
     splits = sorted(draw(st.lists(st.integers(0, 4), min_size=1, max_size=9)))
-    return [(f"s{i}", SPLITS[p], CLASS_SPLITS[SPLITS[p]][0], draw(frames), draw(frames)) for i, p in enumerate(splits)]
+    return [
+        (f"s{i}", SPLITS[p], CLASS_SPLITS[SPLITS[p]][0], draw(frames), draw(frames))
+        for i, p in enumerate(splits)
+    ]
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,10 +58,16 @@ def test_statistics_are_those_of_the_whole_arrays(
             for split in SPLITS:
                 own = [x for x, sample in zip(frames, samples, strict=True) if sample[1] == split]
                 check_split(values_of(found, split, modality), own, None if means_only else seconds)
-                others = [x.tobytes() for x, sample in zip(frames, samples, strict=True) if sample[1] != split]
+                others = [
+                    x.tobytes() for x, sample in zip(frames, samples, strict=True) if sample[1] != split
+                ]
                 content = [x.tobytes() for x in own]
-                assert values_of(found, split, modality).duplicates_within == sum(content.count(x) > 1 for x in content)
-                assert values_of(found, split, modality).duplicates_across == sum(x in others for x in content)
+                assert values_of(found, split, modality).duplicates_within == sum(
+                    content.count(x) > 1 for x in content
+                )
+                assert values_of(found, split, modality).duplicates_across == sum(
+                    x in others for x in content
+                )
 
 
 def check_split(found: SplitStatistics, frames: list[Any], seconds: float | None) -> None:
@@ -111,4 +120,6 @@ def test_progress_ends_with_all_samples_of_both_modalities(tmp_path: Path) -> No
     told: list[tuple[str, int, int]] = []
     audit_store(own_card(), make_store(tmp_path / "own.h5"), lambda *step: told.append(step))
     n = len(default_samples())
-    assert [max(done for what, done, total in told if m in what and total == n) for m in ("audio", "video")] == [n, n]
+    assert [
+        max(done for what, done, total in told if m in what and total == n) for m in ("audio", "video")
+    ] == [n, n]

@@ -42,7 +42,9 @@ def elements_of(folder: Folder) -> list[Element]:
     found = []
     for path in sorted((folder.sequences / "video").glob("*/*.pkl")):
         video = pickle.loads(path.read_bytes())
-        audio = pickle.loads((folder.sequences / "audio" / path.relative_to(folder.sequences / "video")).read_bytes())
+        audio = pickle.loads(
+            (folder.sequences / "audio" / path.relative_to(folder.sequences / "video")).read_bytes()
+        )
         for v, a, name in zip(video["features"], audio["features"], video["video_names"], strict=True):
             found.append([v, len(found) % 7, a, f"{name.decode()}.avi"])
     found.append([found[0][0] * 2, 0, found[0][2] * 2, "v_stray_g01_c01.avi"])
@@ -70,7 +72,12 @@ def a_pickle_per_video(elements: list[Element], place: Path) -> None:
 def as_tensors(elements: list[Element]) -> list[Element]:
     """As SeLaVi's script has them: of batches of one video, the name in a tuple."""
     return [
-        [torch.tensor(video)[:, None], torch.tensor([label]), torch.tensor(audio)[:, None].requires_grad_(), (name,)]
+        [
+            torch.tensor(video)[:, None],
+            torch.tensor([label]),
+            torch.tensor(audio)[:, None].requires_grad_(),
+            (name,),
+        ]
         for video, label, audio, name in elements
     ]
 
@@ -78,7 +85,9 @@ def as_tensors(elements: list[Element]) -> list[Element]:
 def a_pickle_of_tensors_per_video(elements: list[Element], place: Path) -> None:
     place.mkdir()
     for i, (video, label, audio, name) in enumerate(as_tensors(elements)):
-        (place / f"{i}.pkl").write_bytes(pickle.dumps([[video], [audio], [label], [name]], pickle.HIGHEST_PROTOCOL))
+        (place / f"{i}.pkl").write_bytes(
+            pickle.dumps([[video], [audio], [label], [name]], pickle.HIGHEST_PROTOCOL)
+        )
 
 
 def merged_tensors(elements: list[Element], place: Path) -> None:
@@ -115,7 +124,9 @@ def test_every_form_becomes_the_store_of_the_split_folder(
 
 
 def test_bytes_of_vggish_become_numbers(folder: Folder, tmp_path: Path) -> None:
-    elements = [[v, label, np.full(a.shape, 200, np.uint8), name] for v, label, a, name in elements_of(folder)]
+    elements = [
+        [v, label, np.full(a.shape, 200, np.uint8), name] for v, label, a, name in elements_of(folder)
+    ]
     in_one_list(elements, tmp_path / "extracted")
     take(folder, tmp_path / "extracted" / "ucf_features_no_averaged", tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
@@ -206,7 +217,9 @@ class HiddenPayload:
 
 def _first(change: Callable[[Element], Any]) -> Callable[[list[Element]], Any]:
     def spoil(elements: list[Element]) -> list[Any]:
-        i = next(i for i, element in enumerate(elements) if element[3].startswith("v_Archery_stage_1_train_g00"))
+        i = next(
+            i for i, element in enumerate(elements) if element[3].startswith("v_Archery_stage_1_train_g00")
+        )
         return [*elements[:i], change(list(elements[i])), *elements[i + 1 :]]
 
     return spoil
@@ -225,11 +238,19 @@ FAULTS: dict[str, tuple[str, Callable[[list[Element]], Any], str]] = {
     "hostile tensor": ("refused pickle", _set(0, lambda x: HiddenPayload()), r"features: (posix|nt)\.system"),
     "no list": ("wrong structure", lambda elements: {"video": 1}, "holds no list but dict"),
     "nothing": ("wrong structure", lambda elements: [], "but a list of 0"),
-    "three fields": ("wrong structure", _first(lambda element: element[:3]), r"element \d+ is no \[video, class index"),
+    "three fields": (
+        "wrong structure",
+        _first(lambda element: element[:3]),
+        r"element \d+ is no \[video, class index",
+    ),
     "a number": ("wrong structure", _first(lambda element: 3), r"element \d+ is no \[video.*, but 3"),
     "name": ("wrong structure", _set(3, lambda name: 17), r"element \d+ is no \[video"),
     "averaged": ("averaged features", _set(0, lambda x: x.mean(0)), "v_Archery_stage_1_train_g00_c01: video"),
-    "dimension": ("wrong dimension", _set(2, lambda x: x[:, :2]), "v_Archery_stage_1_train_g00_c01: audio: 2, not 3"),
+    "dimension": (
+        "wrong dimension",
+        _set(2, lambda x: x[:, :2]),
+        "v_Archery_stage_1_train_g00_c01: audio: 2, not 3",
+    ),
     "dtype": ("wrong dtype", _set(0, lambda x: x.astype(int)), "g00_c01: video: int64"),
     "no array": ("wrong dtype", _set(2, lambda x: x.tolist()), "g00_c01: audio: list"),
     "nan": ("not a number or infinite", _set(0, lambda x: x * np.nan), "g00_c01: video"),
@@ -288,17 +309,31 @@ def test_faults_of_all_files_and_lists_are_reported_together(folder: Folder, tmp
     assert kinds["refused pickle"].what.startswith("a: ")
 
 
-@pytest.mark.parametrize(("path", "message"), [("nowhere", "no such file or folder"), ("empty", "holds no files")])
+@pytest.mark.parametrize(
+    ("path", "message"), [("nowhere", "no such file or folder"), ("empty", "holds no files")]
+)
 def test_a_place_without_files_is_refused(folder: Folder, tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=message):
         take(folder, tmp_path / path, tmp_path / "tiny.h5")
 
 
-def test_the_command_imports_and_reports(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_imports_and_reports(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cards, "load_cards", lambda: {"tiny": folder.card()})
     in_one_list(elements_of(folder), tmp_path / "extracted")
-    words = ["data", "import", "tiny", "--from", folder.parent, "--extracted", tmp_path / "extracted", "--data-root", tmp_path]
+    words = [
+        "data",
+        "import",
+        "tiny",
+        "--from",
+        folder.parent,
+        "--extracted",
+        tmp_path / "extracted",
+        "--data-root",
+        tmp_path,
+    ]
     with pytest.raises(SystemExit) as ended:
         app.main([str(w) for w in [*words, "--json", tmp_path / "out.json"]])
     assert (ended.value.code or 0) == 0
@@ -370,8 +405,17 @@ def test_a_missing_file_and_a_truncated_one_are_reported(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "tensor",
     [
-        *(torch.arange(6.0).reshape(2, 3), torch.zeros(0, 3), torch.tensor([4]), torch.tensor(3.5), torch.arange(9.0)[3:5]),
-        *(torch.arange(6.0).reshape(2, 3).T, torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)[1:, :, ::2]),
+        *(
+            torch.arange(6.0).reshape(2, 3),
+            torch.zeros(0, 3),
+            torch.tensor([4]),
+            torch.tensor(3.5),
+            torch.arange(9.0)[3:5],
+        ),
+        *(
+            torch.arange(6.0).reshape(2, 3).T,
+            torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)[1:, :, ::2],
+        ),
         *(torch.arange(9.0)[::4], torch.nn.Parameter(torch.ones(2)), torch.zeros(5, 0).T),
     ],
 )
@@ -393,7 +437,9 @@ def test_tensors_of_bfloat16_which_numpy_has_not_become_float32(tmp_path: Path) 
     np.testing.assert_array_equal(array, tensor.float().numpy())
 
 
-@pytest.mark.parametrize("tensor", [torch.zeros(1).expand(10**9, 1), torch.arange(9.0).as_strided((7, 3), (1, 1))])
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(10**9, 1), torch.arange(9.0).as_strided((7, 3), (1, 1))]
+)
 def test_tensors_larger_than_their_numbers_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     path = tmp_path / "list"
     path.write_bytes(pickle.dumps([[tensor, 1]]))
@@ -404,7 +450,11 @@ def test_tensors_larger_than_their_numbers_are_refused(tmp_path: Path, tensor: t
 def test_memory_does_not_grow_with_the_list(tmp_path: Path) -> None:
     path = tmp_path / "list"
     size = 2**18
-    path.write_bytes(pickle.dumps([[np.zeros((1, size // 4), "f4"), i, np.zeros((1, 3), "f4"), f"{i}"] for i in range(200)]))
+    path.write_bytes(
+        pickle.dumps(
+            [[np.zeros((1, size // 4), "f4"), i, np.zeros((1, 3), "f4"), f"{i}"] for i in range(200)]
+        )
+    )
     tracemalloc.start()
     try:
         count = 0

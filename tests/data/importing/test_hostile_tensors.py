@@ -62,7 +62,9 @@ def _old(content: Any) -> bytes:
     return _saved(content, _use_new_zipfile_serialization=False)
 
 
-STORAGE = torch.storage.TypedStorage(wrap_storage=torch.arange(6.0).untyped_storage(), dtype=torch.float32, _internal=True)
+STORAGE = torch.storage.TypedStorage(
+    wrap_storage=torch.arange(6.0).untyped_storage(), dtype=torch.float32, _internal=True
+)
 TENSORS: dict[str, Any] = {
     "beyond the end": Rebuilt(STORAGE, 3, (4,), (1,)),
     "by its stride": Rebuilt(STORAGE, 0, (2, 2), (5, 1)),
@@ -106,7 +108,9 @@ def _npy(content: Any) -> bytes:
 
 def test_many_views_of_one_tensor_cannot_claim_more_than_their_share(tmp_path: Path) -> None:
     path = tmp_path / "class.pkl"
-    storage = torch.storage.TypedStorage(wrap_storage=torch.ones(10**4).untyped_storage(), dtype=torch.float32, _internal=True)
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.ones(10**4).untyped_storage(), dtype=torch.float32, _internal=True
+    )
     turned = [Rebuilt(storage, 0, (100, 100), (1, 100)) for _ in range(1000)]
     path.write_bytes(pickle.dumps({"features": turned, "video_names": [b"a"] * len(turned)}))
     assert path.stat().st_size < 3 * 40_000

@@ -37,7 +37,10 @@ FORMS: dict[str, Callable[[list[Any], list[bytes]], Any]] = {
         "features": [torch.from_numpy(np.repeat(a, 2, axis=0))[::2] for a in x],
         "video_names": ids,
     },
-    "parameters": lambda x, ids: {"features": [torch.nn.Parameter(torch.from_numpy(a)) for a in x], "video_names": ids},
+    "parameters": lambda x, ids: {
+        "features": [torch.nn.Parameter(torch.from_numpy(a)) for a in x],
+        "video_names": ids,
+    },
 }
 
 
@@ -48,20 +51,29 @@ def test_class_files_of_another_form_give_the_same_store(folder: Folder, tmp_pat
     assert digest(folder, tmp_path / "other.h5") == expected
 
 
-def test_sequences_of_one_length_in_an_array_of_objects_or_a_tensor_are_read(folder: Folder, tmp_path: Path) -> None:
+def test_sequences_of_one_length_in_an_array_of_objects_or_a_tensor_are_read(
+    folder: Folder, tmp_path: Path
+) -> None:
     def cut(frames: list[Any]) -> list[Any]:
         return [x[:1] for x in frames]
 
     rewrite(folder, lambda x, ids: {"features": cut(x), "video_names": ids})
     expected = digest(folder, tmp_path / "plain.h5")
-    for name, turn in (("objects", lambda x: np.array(x, object)), ("tensor", lambda x: torch.from_numpy(np.stack(x)))):
+    for name, turn in (
+        ("objects", lambda x: np.array(x, object)),
+        ("tensor", lambda x: torch.from_numpy(np.stack(x))),
+    ):
         rewrite(folder, lambda x, ids, turn=turn: {"features": turn(cut(list(x))), "video_names": ids})
         assert digest(folder, tmp_path / f"{name}.h5") == expected
-        rewrite(folder, lambda x, ids: {"features": [np.asarray(a, np.float32) for a in x], "video_names": ids})
+        rewrite(
+            folder, lambda x, ids: {"features": [np.asarray(a, np.float32) for a in x], "video_names": ids}
+        )
 
 
 def test_bfloat16_is_read_as_float32(folder: Folder, tmp_path: Path) -> None:
-    rewrite(folder, lambda x, ids: {"features": [torch.from_numpy(a).bfloat16() for a in x], "video_names": ids})
+    rewrite(
+        folder, lambda x, ids: {"features": [torch.from_numpy(a).bfloat16() for a in x], "video_names": ids}
+    )
     first = digest(folder, tmp_path / "bfloat16.h5")
     rewrite(folder, lambda x, ids: {"features": [t.float().numpy() for t in x], "video_names": ids})
     assert digest(folder, tmp_path / "float32.h5") == first
@@ -69,7 +81,9 @@ def test_bfloat16_is_read_as_float32(folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file_form", ["NFC", "NFD"])
 @pytest.mark.parametrize("list_form", ["NFC", "NFD"])
-def test_accents_join_however_they_are_encoded(folder: Folder, tmp_path: Path, list_form: Any, file_form: Any) -> None:
+def test_accents_join_however_they_are_encoded(
+    folder: Folder, tmp_path: Path, list_form: Any, file_form: Any
+) -> None:
     name, sample, manual = "Féncing", "v_Féncing_1", "fencing, déjà vu"
     rename(folder, unicodedata.normalize(list_form, name), files=False)
     old = folder.read_pickle("audio", "stage_2_test_unseen", "Fencing")[1][0]
@@ -87,7 +101,11 @@ def test_accents_join_however_they_are_encoded(folder: Folder, tmp_path: Path, l
         path.unlink()
     digest(folder, tmp_path / "tiny.h5")
     tables = FeatureStore(tmp_path / "tiny.h5").tables()
-    assert (name in tables.class_names, sample in tables.ids, manual in tables.vector_names) == (True, True, True)
+    assert (name in tables.class_names, sample in tables.ids, manual in tables.vector_names) == (
+        True,
+        True,
+        True,
+    )
 
 
 def test_a_class_with_a_slash_is_read_from_the_folder_in_its_name(folder: Folder, tmp_path: Path) -> None:
@@ -125,7 +143,10 @@ def test_a_class_file_on_a_disk_that_is_not_mounted_is_named(folder: Folder, tmp
 
 def test_a_list_with_a_column_twice_is_reported(folder: Folder, tmp_path: Path) -> None:
     path = folder.lists / "stage_1_train.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename,label, filename"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("filename,label", "filename,label, filename"),
+        encoding="utf-8",
+    )
     assert "has the column 'filename' twice" in problem(folder, tmp_path / "tiny.h5").what
 
 
@@ -141,5 +162,7 @@ def test_lists_with_another_sign_than_commas_are_shown(folder: Folder, tmp_path:
 def test_blanks_around_the_names_of_columns_do_not_count(folder: Folder, tmp_path: Path) -> None:
     first = digest(folder, tmp_path / "first.h5")
     path = folder.lists / "stage_1_train.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("filename,label", "filename , label "), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("filename,label", "filename , label "), encoding="utf-8"
+    )
     assert digest(folder, tmp_path / "tiny.h5") == first

@@ -61,16 +61,28 @@ def _npz() -> bytes:
 SOUND = pickle.dumps({"features": [], "video_names": []})
 KINDS: dict[str, tuple[bytes, str, str]] = {
     "gzip": (gzip.compress(SOUND), "compressed with gzip", "gunzip"),
-    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS", "git lfs pull"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+        "a pointer of Git LFS",
+        "git lfs pull",
+    ),
     "git-annex": (b"/annex/objects/SHA256E-s1--ab.pkl\n", "a pointer of git-annex", "git annex get"),
     "page": (b"\n<!DOCTYPE html><title>Quota exceeded</title>", "a web page", "download the file"),
     "page without type": (b"<html><body>404", "a web page", "download the file"),
     "torch.save": (_saved({"x": torch.ones(3)}), "a file of torch.save", "pickle.dump"),
-    "torch.save, old": (_saved(3, _use_new_zipfile_serialization=False), "a file of torch.save", "pickle.dump"),
+    "torch.save, old": (
+        _saved(3, _use_new_zipfile_serialization=False),
+        "a file of torch.save",
+        "pickle.dump",
+    ),
     "zip": (_zip(), "a zip archive", "unzip"),
     "npz": (_npz(), "a .npz archive", "docs/data.md"),
     "tar": (_tar(), "a tar archive", "tar -xf"),
-    "text": (b"These are the features of ...\n\nContact me.", "plain text ('These are the features of ...')", "keep files"),
+    "text": (
+        b"These are the features of ...\n\nContact me.",
+        "plain text ('These are the features of ...')",
+        "keep files",
+    ),
     "umlauts": ("Die Merkmale für …\n".encode() * 100, "plain text", "keep files"),
     "JSON": (b'{"error": "quota"}', "plain text", "fetch the file itself"),
     "empty": (b"", "an empty file", "fetch or extract it again"),
@@ -87,7 +99,9 @@ KINDS: dict[str, tuple[bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_of_another_kind_is_named_and_not_called_damaged(folder: Folder, tmp_path: Path, kind: str) -> None:
+def test_a_file_of_another_kind_is_named_and_not_called_damaged(
+    folder: Folder, tmp_path: Path, kind: str
+) -> None:
     content, told, fix = KINDS[kind]
     folder.path(*ARCHERY).write_bytes(content)
     found = problem(folder, tmp_path / "tiny.h5")
@@ -120,7 +134,9 @@ def test_a_truncated_pickle_is_damaged_whatever_its_protocol(tmp_path: Path, pro
     assert caught.value.kind == "unreadable file"
 
 
-def test_a_filter_that_is_missing_is_named_with_the_package_that_has_it(folder: Folder, tmp_path: Path) -> None:
+def test_a_filter_that_is_missing_is_named_with_the_package_that_has_it(
+    folder: Folder, tmp_path: Path
+) -> None:
     path = folder.means / "audio" / "stage_1_train" / "Archery.h5"
     with h5py.File(path, "a") as f:
         shape = f["data"].shape
@@ -142,7 +158,8 @@ def test_a_filter_that_is_missing_is_named_with_the_package_that_has_it(folder: 
 
 @pytest.mark.parametrize("form", ["sequences", "means"])
 @pytest.mark.parametrize(
-    ("code", "fix"), [(errno.EIO, "dmesg"), (errno.EMFILE, "ulimit"), (errno.EACCES, "chmod"), (errno.ESTALE, "mount")]
+    ("code", "fix"),
+    [(errno.EIO, "dmesg"), (errno.EMFILE, "ulimit"), (errno.EACCES, "chmod"), (errno.ESTALE, "mount")],
 )
 def test_a_file_that_the_system_cannot_read_is_not_called_damaged(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, code: int, fix: str
@@ -150,7 +167,9 @@ def test_a_file_that_the_system_cannot_read_is_not_called_damaged(
     def fail(*arguments: object, **options: object) -> Any:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail)))
+    monkeypatch.setattr(
+        *((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail))
+    )
     found = problem(folder, tmp_path / "tiny.h5", form=form)
     assert found.kind == "unavailable file"
     assert fix in found.fix
@@ -164,7 +183,9 @@ def test_an_error_that_nobody_foresaw_is_reported_as_such(
     def fail(*arguments: object, **options: object) -> Any:
         raise ZeroDivisionError("of the reader")
 
-    monkeypatch.setattr(*((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail)))
+    monkeypatch.setattr(
+        *((class_files.h5py, "File", fail) if form == "means" else (pickles.Interpreter, "load", fail))
+    )
     found = problem(folder, tmp_path / "tiny.h5", form=form)
     assert found.kind == "unforeseen error"
     assert found.fix.startswith("report it with this message")
@@ -183,7 +204,9 @@ def test_two_fixes_of_one_kind_are_kept_apart(folder: Folder, tmp_path: Path) ->
 # Values
 
 
-def test_numbers_beyond_float32_differ_from_infinite_ones_without_a_warning(folder: Folder, tmp_path: Path) -> None:
+def test_numbers_beyond_float32_differ_from_infinite_ones_without_a_warning(
+    folder: Folder, tmp_path: Path
+) -> None:
     rewrite(folder, lambda x, ids: {"features": [a.astype("f8") * 1e300 for a in x], "video_names": ids})
     assert problem(folder, tmp_path / "tiny.h5").kind == "too large for float32"
     rewrite(folder, lambda x, ids: {"features": [a * np.inf for a in x], "video_names": ids})
@@ -210,18 +233,25 @@ def test_lists_that_are_not_utf_8_are_named_and_nothing_is_concluded_from_them(
 
 
 @pytest.mark.parametrize("lines", ["\n", "\r\n", "\r"])
-def test_a_byte_order_mark_and_line_ends_of_other_systems_do_not_matter(folder: Folder, tmp_path: Path, lines: str) -> None:
+def test_a_byte_order_mark_and_line_ends_of_other_systems_do_not_matter(
+    folder: Folder, tmp_path: Path, lines: str
+) -> None:
     expected = digest(folder, tmp_path / "plain.h5")
     for path in (folder.root / "class-split").rglob("*"):
         if path.is_file():
-            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", lines.encode()))
+            path.write_bytes(
+                b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", lines.encode())
+            )
     assert digest(folder, tmp_path / "marked.h5") == expected
 
 
 def test_a_list_that_was_fetched_as_a_page_is_named(folder: Folder, tmp_path: Path) -> None:
     (folder.lists / "stage_1_train.csv").write_bytes(KINDS["page"][0])
     found = problem(folder, tmp_path / "tiny.h5")
-    assert (found.kind, found.what) == ("another kind of file", "class-split/cls_split/stage_1_train.csv: a web page")
+    assert (found.kind, found.what) == (
+        "another kind of file",
+        "class-split/cls_split/stage_1_train.csv: a web page",
+    )
 
 
 def test_a_list_that_is_a_spreadsheet_is_to_be_saved_as_text(folder: Folder, tmp_path: Path) -> None:
@@ -236,9 +266,12 @@ def test_a_list_that_is_a_spreadsheet_is_to_be_saved_as_text(folder: Folder, tmp
 
 
 @pytest.mark.parametrize(
-    "how", [lambda v: v.tolist(), lambda v: v[None], lambda v: tuple(v), torch.from_numpy, lambda v: v.astype("f8")]
+    "how",
+    [lambda v: v.tolist(), lambda v: v[None], lambda v: tuple(v), torch.from_numpy, lambda v: v.astype("f8")],
 )
-def test_word_vectors_of_other_forms_are_read(folder: Folder, tmp_path: Path, how: Callable[[Any], Any]) -> None:
+def test_word_vectors_of_other_forms_are_read(
+    folder: Folder, tmp_path: Path, how: Callable[[Any], Any]
+) -> None:
     expected = digest(folder, tmp_path / "plain.h5")
     np.save(folder.text, {name: how(v) for name, v in vectors_of(folder).items()})  # type: ignore[arg-type]
     assert digest(folder, tmp_path / "other.h5") == expected
@@ -309,10 +342,15 @@ def test_word_vectors_of_another_size_point_to_the_card(folder: Folder, tmp_path
 # The store in which an import ends
 
 
-def test_an_import_into_a_store_that_another_program_writes_to_is_refused_immediately(folder: Folder, tmp_path: Path) -> None:
+def test_an_import_into_a_store_that_another_program_writes_to_is_refused_immediately(
+    folder: Folder, tmp_path: Path
+) -> None:
     digest(folder, tmp_path / "tiny.h5")
     before = (tmp_path / "tiny.h5").stat().st_ino
-    with h5py.File(tmp_path / "tiny.h5", "r+"), pytest.raises(Unavailable, match="another program has it open for writing"):
+    with (
+        h5py.File(tmp_path / "tiny.h5", "r+"),
+        pytest.raises(Unavailable, match="another program has it open for writing"),
+    ):
         import_official(folder.card(), "cls", folder.parent, tmp_path / "tiny.h5", force=True)
     assert (tmp_path / "tiny.h5").stat().st_ino == before
     assert not (tmp_path / "tiny.h5.import").exists()
@@ -329,7 +367,9 @@ def test_an_import_writes_through_a_link(folder: Folder, tmp_path: Path) -> None
     assert [p.name for p in (tmp_path / "other disk").iterdir()] == ["store.h5"]
 
 
-def test_a_store_that_cannot_be_read_is_not_replaced(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_read_is_not_replaced(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest(folder, tmp_path / "tiny.h5")
     before = (tmp_path / "tiny.h5").stat().st_ino
 

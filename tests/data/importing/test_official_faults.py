@@ -45,7 +45,9 @@ def _resave(folder: Folder, how: Callable[[dict[str, Any]], Any]) -> None:
     np.save(folder.text, vectors, allow_pickle=True)
 
 
-def _first(folder: Folder, split: str, name: str, change: Callable[[Any], Any], modality: str = "audio") -> None:
+def _first(
+    folder: Folder, split: str, name: str, change: Callable[[Any], Any], modality: str = "audio"
+) -> None:
     folder.change(modality, split, name, lambda frames, ids: ([change(frames[0]), *frames[1:]], ids))
 
 
@@ -54,7 +56,9 @@ def _missing_file(f: Folder) -> None:
 
 
 def _malicious(f: Folder) -> None:
-    f.path("audio", "stage_1_train", HANDSTAND).write_bytes(pickle.dumps({"features": Payload(), "video_names": []}))
+    f.path("audio", "stage_1_train", HANDSTAND).write_bytes(
+        pickle.dumps({"features": Payload(), "video_names": []})
+    )
 
 
 def _truncated(f: Folder) -> None:
@@ -75,7 +79,12 @@ def _wrong_dtype(f: Folder) -> None:
 
 
 def _nan(f: Folder) -> None:
-    _first(f, "stage_1_val_unseen", "Bowling", lambda x: np.where(np.arange(x.size).reshape(x.shape) == 1, np.nan, x))
+    _first(
+        f,
+        "stage_1_val_unseen",
+        "Bowling",
+        lambda x: np.where(np.arange(x.size).reshape(x.shape) == 1, np.nan, x),
+    )
 
 
 def _empty_sequence(f: Folder) -> None:
@@ -96,7 +105,12 @@ def _duplicate(f: Folder) -> None:
 
 def _unlisted_sample(f: Folder) -> None:
     for modality in ("audio", "video"):
-        f.change(modality, "stage_2_test_seen", "Bowling", lambda frames, ids: (frames, ["v_stray_g01_c01", *ids[1:]]))
+        f.change(
+            modality,
+            "stage_2_test_seen",
+            "Bowling",
+            lambda frames, ids: (frames, ["v_stray_g01_c01", *ids[1:]]),
+        )
 
 
 def _wrong_structure(f: Folder) -> None:
@@ -183,7 +197,9 @@ def test_every_kind_of_fault_is_tried_here_or_there() -> None:
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_fault_is_reported_with_place_and_fix_and_nothing_is_imported(folder: Folder, tmp_path: Path, kind: str) -> None:
+def test_a_fault_is_reported_with_place_and_fix_and_nothing_is_imported(
+    folder: Folder, tmp_path: Path, kind: str
+) -> None:
     FAULTS[kind](folder)
     with pytest.raises(ImportProblems) as caught:
         take(folder, tmp_path / "tiny.h5", dtype="float16")
@@ -218,7 +234,9 @@ def test_a_malicious_class_file_is_named_with_what_it_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _malicious(folder)
-    with pytest.raises(ImportProblems, match=r"audio/stage_1_train/HandStandPushups\.pkl: (posix|nt)\.system"):
+    with pytest.raises(
+        ImportProblems, match=r"audio/stage_1_train/HandStandPushups\.pkl: (posix|nt)\.system"
+    ):
         take(folder, tmp_path / "tiny.h5")
     assert not (tmp_path / "canary").exists()
 
@@ -240,7 +258,9 @@ def test_faulty_means_are_reported(folder: Folder, tmp_path: Path, fault: str) -
             if fault == "huge":
                 f.create_dataset("data", (10**9, 3), "f4", chunks=(1000, 3))
             elif fault == "linked":
-                f["data"] = h5py.ExternalLink(str(folder.means / "audio/stage_1_train" / f"{COMMA}.h5"), "data")
+                f["data"] = h5py.ExternalLink(
+                    str(folder.means / "audio/stage_1_train" / f"{COMMA}.h5"), "data"
+                )
             else:
                 f["data"] = np.ones(4, "f4")
     with pytest.raises(ImportProblems, match=r"audio/stage_1_train/Archery\.h5") as caught:
@@ -265,14 +285,20 @@ def test_a_folder_that_is_not_there_is_reported_with_how_to_obtain_it(folder: Fo
         import_official(folder.card(), "cls", tmp_path / "nowhere", tmp_path / "tiny.h5")
 
 
-def test_features_that_are_not_there_are_reported_with_where_they_were_looked_for(folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"(?s)main_features_non_averaged.*main_features/.*Fetch them from nowhere"):
+def test_features_that_are_not_there_are_reported_with_where_they_were_looked_for(
+    folder: Folder, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"(?s)main_features_non_averaged.*main_features/.*Fetch them from nowhere"
+    ):
         import_official(folder.card(), "main", folder.root, tmp_path / "tiny.h5")
 
 
 def test_a_dataset_without_official_layout_is_refused(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no official layout"):
-        import_official(folder.card().model_copy(update={"official": None}), "cls", folder.root, tmp_path / "tiny.h5")
+        import_official(
+            folder.card().model_copy(update={"official": None}), "cls", folder.root, tmp_path / "tiny.h5"
+        )
 
 
 def test_two_imports_to_one_file_do_not_run_together(folder: Folder, tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ def test_every_frame_of_every_listed_class_arrives_under_its_id(folder: Folder, 
     expected = [sample for split in SPLITS for sample, name in folder.listed(split) if name != "Gliding"]
     assert sorted(store.tables().ids) == sorted(expected)
     for modality, dim in (("audio", 3), ("video", 5)):
-        for split, name in (("stage_1_train", "Archery"), ("stage_2_test_unseen", "Fencing"), ("stage_2_test_seen", COMMA)):
+        for split, name in (
+            ("stage_1_train", "Archery"),
+            ("stage_2_test_unseen", "Fencing"),
+            ("stage_2_test_seen", COMMA),
+        ):
             frames, ids = folder.read_pickle(modality, split, name)
             for x, sample in zip(frames, ids, strict=True):
                 assert x.shape[1] == dim
@@ -56,7 +60,9 @@ def test_every_frame_of_every_listed_class_arrives_under_its_id(folder: Folder, 
 def test_samples_are_sorted_by_split_then_class_then_id(folder: Folder, tmp_path: Path) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
-    keys = list(zip(store.tables().splits.tolist(), store.tables().labels.tolist(), store.tables().ids, strict=True))
+    keys = list(
+        zip(store.tables().splits.tolist(), store.tables().labels.tolist(), store.tables().ids, strict=True)
+    )
     assert keys == sorted(keys)
 
 
@@ -88,7 +94,9 @@ def test_class_names_with_commas_keep_their_samples_and_vector(folder: Folder, t
     assert report.splits["stage_1_train"].listed == 12
 
 
-def test_alignment_official_takes_rows_by_manual_name_and_by_name_each_class_its_own(folder: Folder, tmp_path: Path) -> None:
+def test_alignment_official_takes_rows_by_manual_name_and_by_name_each_class_its_own(
+    folder: Folder, tmp_path: Path
+) -> None:
     take(folder, tmp_path / "tiny.h5")
     store = FeatureStore(tmp_path / "tiny.h5")
     vectors = np.load(folder.text, allow_pickle=True).item()
@@ -127,10 +135,17 @@ def test_without_a_sample_list_the_files_decide_and_a_note_reports_it(folder: Fo
 
 def test_other_counts_than_the_cards_are_a_note(folder: Folder, tmp_path: Path) -> None:
     card = folder.card()
-    counts = card.features["cls"].model_copy(update={"samples": {"stage_1_train": 99}, "classes": {"stage_1_train": 98}})
-    report = import_official(card.model_copy(update={"features": {"cls": counts}}), "cls", folder.root, tmp_path / "tiny.h5")
+    counts = card.features["cls"].model_copy(
+        update={"samples": {"stage_1_train": 99}, "classes": {"stage_1_train": 98}}
+    )
+    report = import_official(
+        card.model_copy(update={"features": {"cls": counts}}), "cls", folder.root, tmp_path / "tiny.h5"
+    )
     note = next(note for note in report.notes if note.kind == "counts differ from the dataset config")
-    assert note.what == "stage_1_train: 12 samples, the config has 99; stage_1_train: 3 classes, the config has 98"
+    assert (
+        note.what
+        == "stage_1_train: 12 samples, the config has 99; stage_1_train: 3 classes, the config has 98"
+    )
 
 
 def test_the_means_form_gives_the_means_of_the_sequences(folder: Folder, tmp_path: Path) -> None:
@@ -156,10 +171,14 @@ def test_auto_takes_means_where_there_are_no_sequences(folder: Folder, tmp_path:
     assert take(folder, tmp_path / "tiny.h5").form == "means"
 
 
-def test_float16_halves_the_frames_and_the_means_are_of_what_is_stored(folder: Folder, tmp_path: Path) -> None:
+def test_float16_halves_the_frames_and_the_means_are_of_what_is_stored(
+    folder: Folder, tmp_path: Path
+) -> None:
     take(folder, tmp_path / "single.h5")
     take(folder, tmp_path / "half.h5", dtype="float16")
-    a, b = (FeatureStore(tmp_path / f"{name}.h5").development("by_name").samples for name in ("single", "half"))
+    a, b = (
+        FeatureStore(tmp_path / f"{name}.h5").development("by_name").samples for name in ("single", "half")
+    )
     assert a.audio.frames is not None
     assert b.audio.frames is not None
     assert (str(a.audio.frames.dtype), str(b.audio.frames.dtype)) == ("float32", "float16")
@@ -178,7 +197,9 @@ def test_the_folder_itself_or_its_parent_may_be_named(folder: Folder, tmp_path: 
     assert FeatureStore(tmp_path / "a.h5").provenance == FeatureStore(tmp_path / "b.h5").provenance
 
 
-def test_the_provenance_names_each_file_with_its_hash_and_no_absolute_path(folder: Folder, tmp_path: Path) -> None:
+def test_the_provenance_names_each_file_with_its_hash_and_no_absolute_path(
+    folder: Folder, tmp_path: Path
+) -> None:
     take(folder, tmp_path / "tiny.h5")
     provenance = FeatureStore(tmp_path / "tiny.h5").provenance
     assert (provenance["source"], provenance["card"], provenance["form"]) == ("Tiny", "tiny", "sequences")
@@ -266,11 +287,15 @@ def test_published_lists_have_the_counts_of_the_card_and_the_published_misalignm
     assert card.official is not None
     official = shared / "official"
     text = official / "w2v_features" / card.official.text_file
-    places = ListPlaces(official / "avgzsl_benchmark_datasets" / card.official.folder, features, card.official, [text])
+    places = ListPlaces(
+        official / "avgzsl_benchmark_datasets" / card.official.folder, features, card.official, [text]
+    )
     lists = read_lists(places, 300, findings := FindingLog("lists"))
     assert findings.problems == []
     assert len(lists.names) == classes
-    differing = sum(not np.array_equal(lists.vectors[c], lists.vectors[lists.own_vector[c]]) for c in range(classes))
+    differing = sum(
+        not np.array_equal(lists.vectors[c], lists.vectors[lists.own_vector[c]]) for c in range(classes)
+    )
     assert differing == misaligned
     expected = card.features[features]
     for split in SPLITS:
@@ -283,8 +308,13 @@ def test_a_trial_folder_with_published_lists_imports(shared: Path, tmp_path: Pat
     tool = shared / "tools" / "make_official_layout.py"
     subprocess.run([sys.executable, tool, tmp_path, "--dataset", "UCF", "--fraction", "0.02"], check=True)
     card = load_cards()["ucf"]
-    reports = [import_official(card, "cls", tmp_path, tmp_path / f"{form}.h5", form=form) for form in ("sequences", "means")]
+    reports = [
+        import_official(card, "cls", tmp_path, tmp_path / f"{form}.h5", form=form)
+        for form in ("sequences", "means")
+    ]
     assert reports[0].splits == reports[1].splits
     assert reports[0].splits["stage_2_test_unseen"].dropped == 422
-    findings = [finding for form in ("sequences", "means") for finding in verify_store(tmp_path / f"{form}.h5", card)]
+    findings = [
+        finding for form in ("sequences", "means") for finding in verify_store(tmp_path / f"{form}.h5", card)
+    ]
     assert {finding.severity for finding in findings} == {"note"}

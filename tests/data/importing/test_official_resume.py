@@ -105,7 +105,14 @@ def test_a_killed_import_continues_to_the_same_digest(folder: Folder, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "damage", ["torn journal line", "frames beyond the journal", "frames lost", "journal of another form", "old journal"]
+    "damage",
+    [
+        "torn journal line",
+        "frames beyond the journal",
+        "frames lost",
+        "journal of another form",
+        "old journal",
+    ],
 )
 def test_damaged_staging_costs_time_and_no_correctness(folder: Folder, tmp_path: Path, damage: str) -> None:
     digest = take(folder, tmp_path / "undisturbed.h5").digest
@@ -173,7 +180,9 @@ def write_big_folder(root: Path) -> int:
     names = [f"class {i:03d}" for i in range(120)]
     (lists / "all_class.txt").write_text("\n".join(names))
     (lists / card.official.names_file).write_text("original,manual\n" + "".join(f"{n},{n}\n" for n in names))
-    np.save(features / "text" / card.official.text_file, dict.fromkeys(names, noise[0, :300]), allow_pickle=True)  # type: ignore[arg-type]
+    np.save(
+        features / "text" / card.official.text_file, dict.fromkeys(names, noise[0, :300]), allow_pickle=True
+    )  # type: ignore[arg-type]
     total = 0
     for split, (classes, n) in BIG_SPLITS.items():
         (lists / "main_split" / f"{split}.txt").write_text("\n".join(names[c] for c in classes))

@@ -28,7 +28,17 @@ from benchmark.untrusted.pickles import UnreadableFile
 
 Folder = Any  # tests/data/conftest.py: OfficialFolder
 WORDS = ["</s>", "the", "archery", "ice", "hockey", "naïve", "猫", "a"]
-NAMES = ["archery", "ice hockey", "alligators, crocodiles hissing", "naïve", "猫が鳴く", "猫", "a", "</s>", "Ünïcode wörds"]
+NAMES = [
+    "archery",
+    "ice hockey",
+    "alligators, crocodiles hissing",
+    "naïve",
+    "猫が鳴く",
+    "猫",
+    "a",
+    "</s>",
+    "Ünïcode wörds",
+]
 
 
 def unit(vector: NDArray[Any]) -> NDArray[Any]:
@@ -36,7 +46,9 @@ def unit(vector: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize(
-    ("minn", "maxn", "buckets"), [(3, 6, 50), (1, 3, 50), (2, 2, 7), (0, 3, 1000)], ids=["usual", "single", "pairs", "zero"]
+    ("minn", "maxn", "buckets"),
+    [(3, 6, 50), (1, 3, 50), (2, 2, 7), (0, 3, 1000)],
+    ids=["usual", "single", "pairs", "zero"],
 )
 def test_vectors_are_the_means_of_a_words_row_and_its_ngrams_divided_by_their_norm(
     tmp_path: Path, minn: int, maxn: int, buckets: int
@@ -53,7 +65,8 @@ def test_vectors_are_the_means_of_a_words_row_and_its_ngrams_divided_by_their_no
 @settings(max_examples=40, deadline=None)
 @given(
     names=st.lists(
-        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12), max_size=5
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+        max_size=5,
     ),
     minn=st.integers(0, 4),
     maxn=st.integers(1, 6),
@@ -101,7 +114,9 @@ def test_the_matrix_is_not_read_as_a_whole(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    np.testing.assert_allclose(found["w7"], unit(model.matrix[7]), rtol=1e-6)  # its n-grams are in the hole: zeros
+    np.testing.assert_allclose(
+        found["w7"], unit(model.matrix[7]), rtol=1e-6
+    )  # its n-grams are in the hole: zeros
     assert "ice hockey" not in found
     assert peak < 2**20
 
@@ -114,7 +129,11 @@ def _cut(share: float) -> Callable[[bytes], bytes]:
     ("model", "spoil", "message"),
     [
         (Model(WORDS), lambda content: b"", "an empty file; fetch or extract it again"),
-        (Model(WORDS, magic=1), bytes, r"not a fastText model: it does not begin with 793712314; give a \.bin"),
+        (
+            Model(WORDS, magic=1),
+            bytes,
+            r"not a fastText model: it does not begin with 793712314; give a \.bin",
+        ),
         (Model(WORDS), gzip.compress, r"compressed with gzip; unpack it first \(gunzip\)"),
         (Model(WORDS, version=13), bytes, r"version 13, read are \(11, 12\); save it with fastText 0\.9"),
         (
@@ -125,7 +144,11 @@ def _cut(share: float) -> Callable[[bytes], bytes]:
         (Model(WORDS), lambda content: content[:80], "in its dictionary; fetch it again"),
         (Model(WORDS), lambda content: content[:130], "in its dictionary, at entry 2 of 8"),
         (Model(WORDS), _cut(0.7), "in its input matrix"),
-        (Model(WORDS, quantised=True), bytes, r"quantised fastText model.*give the \.bin that it was made from"),
+        (
+            Model(WORDS, quantised=True),
+            bytes,
+            r"quantised fastText model.*give the \.bin that it was made from",
+        ),
         (Model(WORDS, pruned=3), bytes, "quantised fastText model"),
         (Model(WORDS, pruned=2**60), bytes, "truncated fastText model"),
     ],
@@ -143,7 +166,8 @@ def test_a_model_whose_numbers_do_not_fit_is_refused(tmp_path: Path) -> None:
     model = Model(WORDS)
     model.matrix = model.matrix[:-1]
     with pytest.raises(
-        UnreadableFile, match="damaged fastText model: a matrix of 57 x 4 for 8 words, 50 n-grams and dimension 4"
+        UnreadableFile,
+        match="damaged fastText model: a matrix of 57 x 4 for 8 words, 50 n-grams and dimension 4",
     ):
         read_word_vectors(model.write(tmp_path / "m.bin"), NAMES)
 
@@ -155,12 +179,15 @@ def test_a_text_file_gives_names_their_own_vector_or_the_mean_of_their_words(tmp
     rng = np.random.default_rng(0)
     vectors = {w: rng.normal(size=3).astype("f4") for w in ["the", "ice", "hockey", "naïve", "ice skating"]}
     found = read_word_vectors(
-        write_text(tmp_path / "v.vec", vectors), ["ice", "ice hockey", "ice skating", "naïve", "the unknown", "unknown"]
+        write_text(tmp_path / "v.vec", vectors),
+        ["ice", "ice hockey", "ice skating", "naïve", "the unknown", "unknown"],
     )
     assert found.keys() == {"ice", "ice hockey", "ice skating", "naïve"}
     for name in ("ice", "ice skating", "naïve"):
         np.testing.assert_allclose(found[name], unit(vectors[name]), rtol=1e-4)
-    np.testing.assert_allclose(found["ice hockey"], unit(unit(vectors["ice"]) + unit(vectors["hockey"])), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["ice hockey"], unit(unit(vectors["ice"]) + unit(vectors["hockey"])), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +216,9 @@ def test_an_array_file_is_divided_by_norms_and_unit_vectors_stay_as_they_are(tmp
     np.testing.assert_allclose(np.linalg.norm(found["b"]), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "message"), [("v.txt", r"must end in \.bin, \.vec, \.npy"), ("v.bin", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("v.txt", r"must end in \.bin, \.vec, \.npy"), ("v.bin", "no such file")]
+)
 def test_other_files_are_refused_before_anything_is_read(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "v.txt").touch()
     with pytest.raises(UsageError, match=message):
@@ -212,7 +241,9 @@ def test_an_import_takes_the_vectors_of_the_file_and_records_it(folder: Folder, 
     assert tables.vector_names == sorted(tables.vector_names)
     for label, name in enumerate(tables.class_names):
         manual = tables.vector_names[tables.own_vector[label]]
-        np.testing.assert_allclose(tables.vectors[tables.own_vector[label]], unit(model.vector(manual)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            tables.vectors[tables.own_vector[label]], unit(model.vector(manual)), rtol=1e-5, atol=1e-6
+        )
         assert name != manual or name == "Diving"
     record = store.provenance["word_vectors"]
     assert (record["file"], record["size"]) == ("wiki.bin", len(model.content()))
@@ -239,22 +270,30 @@ def test_names_out_of_vocabulary_are_reported_together(folder: Folder, tmp_path:
     assert "a fastText .bin makes them of any name" in problem.fix
 
 
-def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_problems(folder: Folder, tmp_path: Path) -> None:
+def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_problems(
+    folder: Folder, tmp_path: Path
+) -> None:
     with pytest.raises(ImportProblems, match=r"wrong dimension \(8\): word vector 'Diving': 6, not 4"):
         take(folder, tmp_path / "s.h5", Model(WORDS, dim=6).write(tmp_path / "wiki.bin"))
-    with pytest.raises(ImportProblems, match=r"unreadable word vectors \(1\): .*wiki\.bin: a quantised fastText model"):
+    with pytest.raises(
+        ImportProblems, match=r"unreadable word vectors \(1\): .*wiki\.bin: a quantised fastText model"
+    ):
         take(folder, tmp_path / "s.h5", Model(WORDS, quantised=True).write(tmp_path / "wiki.bin"))
 
 
 @pytest.mark.parametrize("name", ["ucf", "vggsound", "activitynet"])
-def test_a_model_names_and_orders_the_vectors_as_the_published_files_do(shared: Path, tmp_path: Path, name: str) -> None:
+def test_a_model_names_and_orders_the_vectors_as_the_published_files_do(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
     card = load_cards()[name]
     assert card.official is not None
     root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
     texts = text_places(root, root, "cls", card.official.text_file)
     model = Model(WORDS, dim=300).write(tmp_path / "wiki.bin")
     published, made = (
-        read_lists(ListPlaces(root, "cls", card.official, texts, vectors), 300, findings := FindingLog("lists"))
+        read_lists(
+            ListPlaces(root, "cls", card.official, texts, vectors), 300, findings := FindingLog("lists")
+        )
         for vectors in (None, model)
     )
     assert not findings.problems

@@ -25,7 +25,9 @@ CODECS = {
     "h264.mp4": Clip(rate=30),
     "mpeg4.avi": Clip(codec="mpeg4", sound="libmp3lame"),
     "vp8.webm": Clip(codec="libvpx", sound="libopus", sound_rate=48_000, rate=15),
-    "mjpeg.mov": Clip(codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le", sound_rate=22_050, layout="mono", rate=24),
+    "mjpeg.mov": Clip(
+        codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le", sound_rate=22_050, layout="mono", rate=24
+    ),
     "hevc.mkv": Clip(codec="libx265", rate=60, size=(96, 64)),
     "raw.h264": Clip(sound=None),
 }
@@ -47,7 +49,9 @@ def test_any_rate_becomes_25_frames_a_second_at_their_times(tmp_path: Path, name
     assert abs(len(found) - 50) <= 1
     assert notes == []
     wanted = 20 + 20 * np.arange(len(found)) / 25
-    assert np.abs(np.array(found) - wanted).max() < 7  # a level of 2 a tenth of a second, and what the codec loses
+    assert (
+        np.abs(np.array(found) - wanted).max() < 7
+    )  # a level of 2 a tenth of a second, and what the codec loses
 
 
 def test_without_a_rate_frames_come_as_they_are(tmp_path: Path) -> None:
@@ -73,7 +77,9 @@ def test_a_last_frame_that_would_last_for_hours_is_shown_once(tmp_path: Path) ->
     path = write_video(tmp_path / "v.mp4", Clip(times=[0.0, 0.04, 0.12], sound=None, options={"bf": "0"}))
     content = bytearray(path.read_bytes())
     place = content.index(b"stts") + 8
-    struct.pack_into(">I", content, place + 8 * struct.unpack_from(">I", content, place)[0], 2**24)  # the last duration
+    struct.pack_into(
+        ">I", content, place + 8 * struct.unpack_from(">I", content, place)[0], 2**24
+    )  # the last duration
     path.write_bytes(content)
     assert 3 <= len(decoded(path)[0]) <= 5
 
@@ -92,7 +98,9 @@ def test_frames_of_joined_files_follow_each_other(tmp_path: Path) -> None:
 
 def test_a_burst_after_long_stills_does_not_jump_back(tmp_path: Path) -> None:
     times = [*(4.0 * i for i in range(8)), *(28 + 0.04 * i for i in range(1, 4))]
-    found, notes = decoded(write_video(tmp_path / "v.mp4", Clip(times=times, sound=None, options={"bf": "0"})))
+    found, notes = decoded(
+        write_video(tmp_path / "v.mp4", Clip(times=times, sound=None, options={"bf": "0"}))
+    )
     assert len(found) == pytest.approx(28 * 25 + 4, abs=3)
     assert not [note for note in notes if "jump" in note]
 
@@ -207,7 +215,9 @@ def test_frames_and_audio_of_a_recording_that_begins_between_keyframes_keep_in_s
 
 
 @pytest.mark.parametrize("delay", [0.08, 700.0])
-def test_audio_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(tmp_path: Path, delay: float) -> None:
+def test_audio_that_is_late_by_an_encoders_delay_or_beyond_belief_is_as_it_comes(
+    tmp_path: Path, delay: float
+) -> None:
     notes: list[str] = []
     path = write_video(tmp_path / "v.mkv", Clip(sound="pcm_s16le", sound_delay=delay))
     assert sum(map(len, read_audio(path, 16_000, notes.append))) == 32_000
@@ -256,7 +266,9 @@ def test_a_file_that_breaks_off_gives_what_it_has_and_says_so(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(10, "0.1"), (5, "0.2")])
-def test_frames_that_last_less_than_half_a_place_are_too_short_and_not_damaged(tmp_path: Path, rate: int, seconds: str) -> None:
+def test_frames_that_last_less_than_half_a_place_are_too_short_and_not_damaged(
+    tmp_path: Path, rate: int, seconds: str
+) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(times=[0.0], sound="pcm_s16le"))
     told = f"too short: its frames last 0.04 s, less than half of the {seconds} s of one frame"
     with pytest.raises(UnreadableVideo, match=f"^{told}$"):
@@ -269,7 +281,9 @@ def test_frames_that_last_less_than_half_a_place_are_too_short_and_not_damaged(t
 
 def test_a_span_between_two_frames_is_too_short_and_not_behind_the_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", Clip(sound=None))
-    with pytest.raises(UnreadableVideo, match=r"^too short: no frame from 1\.01 s to 1\.03 s, in which none begins$"):
+    with pytest.raises(
+        UnreadableVideo, match=r"^too short: no frame from 1\.01 s to 1\.03 s, in which none begins$"
+    ):
         list(read_frames(path, None, lambda note: None, Span(1.01, 1.03)))
 
 
@@ -319,10 +333,15 @@ def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, en
     silent = replace(silent, options={"qmin": "1", "qmax": "1", "g": "1", "b": "200000000"})
     path = tmp_path / f"v.{end}"
     if end == "ts":
-        parts = [write_video(tmp_path / "a.ts", silent), write_video(tmp_path / "b.ts", replace(silent, sound="mp2"))]
+        parts = [
+            write_video(tmp_path / "a.ts", silent),
+            write_video(tmp_path / "b.ts", replace(silent, sound="mp2")),
+        ]
         path.write_bytes(b"".join(part.read_bytes() for part in [parts[0], parts[1], parts[0]]))
     else:
-        content = write_video(path, replace(silent, codec="flv", sound="libmp3lame", sound_delay=0.16)).read_bytes()
+        content = write_video(
+            path, replace(silent, codec="flv", sound="libmp3lame", sound_delay=0.16)
+        ).read_bytes()
         path.write_bytes(content[:4] + b"\1" + content[5:])  # the header has no audio stream
     assert not has_audio(path)
     found, notes = decoded(path, None)

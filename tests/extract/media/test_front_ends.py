@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmark.extract.media.resampling import Resampler
-from benchmark.extract.media.spectrograms import BANK_FFT, BANK_RATE, MEL_RATE, log_filterbank, log_mel_patches
+from benchmark.extract.media.spectrograms import (
+    BANK_FFT,
+    BANK_RATE,
+    MEL_RATE,
+    log_filterbank,
+    log_mel_patches,
+)
 from benchmark.extract.networks.r2plus1d import R2plus1d18
 from benchmark.extract.networks.resnet9 import ResNet9
 
@@ -82,12 +88,17 @@ def test_the_log_filterbank_follows_its_definition(filters: int) -> None:
     np.testing.assert_allclose(found, plain_filterbank(waveform, filters), rtol=1e-5, atol=1e-5)
 
 
-PUBLISHED_SIZES = [(R2plus1d18, 31_505_325 - 513 * 400, "layer4.1.conv2.0.3.weight"), (ResNet9, 4_899_520, "layer4.0.bn2.bias")]
+PUBLISHED_SIZES = [
+    (R2plus1d18, 31_505_325 - 513 * 400, "layer4.1.conv2.0.3.weight"),
+    (ResNet9, 4_899_520, "layer4.0.bn2.bias"),
+]
 """Parameters of torchvision's networks without the last layer; ResNet-9 has one input channel, not three."""
 
 
 @pytest.mark.parametrize(("network", "parameters", "last"), PUBLISHED_SIZES)
-def test_networks_of_selavi_have_the_published_sizes(network: type[nn.Module], parameters: int, last: str) -> None:
+def test_networks_of_selavi_have_the_published_sizes(
+    network: type[nn.Module], parameters: int, last: str
+) -> None:
     with torch.device("meta"):
         built = network()
     assert sum(p.numel() for p in built.parameters()) == parameters

@@ -56,12 +56,23 @@ def test_the_number_of_a_segment_is_its_place_in_the_file(tmp_path: Path) -> Non
         (b"[]", "(all): Input should be"),
         (b'{"version": 1}', "database: Field required"),
         (b'{"database": {"a": {}}}', "database.a.annotations: Field required"),
-        (b'{"database": {"a": {"annotations": [{"segment": [1]}]}}}', "database.a.annotations.0.segment.1: Field required"),
-        (b'{"database": {"a": {"annotations": [{"segment": [1, "x"]}]}}}', "database.a.annotations.0.segment.1"),
-        (b'{"database": {"a": {"annotations": [{"segment": [1, NaN]}]}}}', "database.a.annotations.0.segment.1"),
+        (
+            b'{"database": {"a": {"annotations": [{"segment": [1]}]}}}',
+            "database.a.annotations.0.segment.1: Field required",
+        ),
+        (
+            b'{"database": {"a": {"annotations": [{"segment": [1, "x"]}]}}}',
+            "database.a.annotations.0.segment.1",
+        ),
+        (
+            b'{"database": {"a": {"annotations": [{"segment": [1, NaN]}]}}}',
+            "database.a.annotations.0.segment.1",
+        ),
     ],
 )
-def test_a_file_of_another_form_is_refused_with_place_and_fix(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_of_another_form_is_refused_with_place_and_fix(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="download the file again, or fix it") as caught:
@@ -133,7 +144,9 @@ def test_segments_become_a_store_and_are_reported_if_they_are_missing(
     assert told[f"{third}_1"] == (f"a.json has no segment 1 of {third}: it has 1, counted from 0", True)
 
 
-def test_a_video_of_its_own_comes_first_and_other_labels_are_reported(video_set: VideoSet, tmp_path: Path) -> None:
+def test_a_video_of_its_own_comes_first_and_other_labels_are_reported(
+    video_set: VideoSet, tmp_path: Path
+) -> None:
     file = tmp_path / "a.json"
     annotations = segmented(video_set, file, empty=True)
     first, second, third, *_ = annotations
@@ -142,14 +155,20 @@ def test_a_video_of_its_own_comes_first_and_other_labels_are_reported(video_set:
     annotations[second][1] = (1.7, 2.9, "Another class")
     annotations[third][1] = (1.7, 2.9, annotations[third][1][2].upper() + "!")
     (video_set.videos / f"v_{third}.mp4").rename(video_set.videos / f"{third}.webm")
-    plan = make_plan(video_set.card(), "tiny", video_set.videos, video_set.lists, None, annotate(file, **annotations))
+    plan = make_plan(
+        video_set.card(), "tiny", video_set.videos, video_set.lists, None, annotate(file, **annotations)
+    )
     found = {w.sample: (w.video, w.span) for w in plan.wanted}
     assert found[f"{first}_1"] == (own, None)
     assert found[f"{second}_1"] == (video_set.videos / f"v_{second}.mp4", Span(1.7, 2.9))
     assert found[f"{third}_1"][0].name == f"{third}.webm"
     name = annotations[second][0][2]
     assert [(row.sample, row.what, row.left_out) for row in plan.rows] == [
-        (f"{second}_1", f"the segment is annotated as 'Another class', the sample is listed as {name!r}", False)
+        (
+            f"{second}_1",
+            f"the segment is annotated as 'Another class', the sample is listed as {name!r}",
+            False,
+        )
     ]
 
 

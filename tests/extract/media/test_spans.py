@@ -1,4 +1,5 @@
-"""Spans of whole videos: the same as of files that were cut there, in step, and without decoding what lies before."""
+"""Spans of whole videos: the same as of files that were cut there, in step, and without decoding what lies
+before."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def test_a_span_is_what_a_file_cut_there_holds(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_frames_and_audio_of_a_span_stand_at_their_times(tmp_path: Path, name: str) -> None:
-    """Also where the times of a file begin elsewhere than at 0 (``.ts``), and where it has none (``.h264``)."""
+    """Also if the times of a file do not start at 0 (``.ts``), or there are none (``.h264``)."""
     whole = write_video(tmp_path / name, LOSSY[name])
     late_frames, late_audio = LATE.get(name, (0.0, 0.0))
     for span in (SPAN, Span(0.3, 1.5), Span(5.017, 8.9)):
@@ -90,7 +91,9 @@ def test_frames_and_audio_of_a_span_stand_at_their_times(tmp_path: Path, name: s
             assert abs(len(wave) - (span.end - span.start) * 16_000) <= 1
             content = span.start - late_audio + np.arange(len(wave)) / 16_000
             exact = 0.375 * np.sin(2 * np.pi * (440 + 50 * content) * content)
-            assert best_shift(wave, exact) <= 32  # 2 ms: some encoders and times of containers are not more exact
+            assert (
+                best_shift(wave, exact) <= 32
+            )  # 2 ms: some encoders and times of containers are not more exact
 
 
 def best_shift(wave: np.ndarray, exact: np.ndarray, most: int = 400) -> int:
@@ -114,7 +117,9 @@ def test_a_frame_that_lasts_is_seen_from_the_start_of_a_span_to_the_next_one(tmp
 def test_a_span_that_begins_behind_the_end_is_unreadable(tmp_path: Path, end: str) -> None:
     path = write_video(tmp_path / f"v.{end}", replace(TELLS, seconds=4, sound="aac"))
     for start in (4.1, 10.0):
-        with pytest.raises(UnreadableVideo, match=rf"no frame from {start:g} s to 30 s: its frames end at 4.0 s"):
+        with pytest.raises(
+            UnreadableVideo, match=rf"no frame from {start:g} s to 30 s: its frames end at 4.0 s"
+        ):
             shown(path, 25, Span(start, 30.0))
         assert len(heard(path, Span(start + 0.1, 30.0))) == 0
 
@@ -148,7 +153,9 @@ def test_audio_that_begins_late_is_silence_until_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "vp8.webm", "mpeg4.avi"])
-def test_what_is_before_and_after_a_span_is_not_decoded(tmp_path: Path, name: str, frames_decoded: dict[str, int]) -> None:
+def test_what_is_before_and_after_a_span_is_not_decoded(
+    tmp_path: Path, name: str, frames_decoded: dict[str, int]
+) -> None:
     path = write_video(tmp_path / name, replace(LOSSY[name], seconds=30))
     span = Span(24.0, 26.0)
     assert len(list(read_frames(path, 25, lambda note: None, span))) == 50

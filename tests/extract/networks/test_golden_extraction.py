@@ -65,7 +65,9 @@ def test_stereo_at_another_rate_gives_the_published_log_mel_patches(golden: Path
 
 
 @pytest.mark.parametrize(("network", "entry"), [(Vggish, "vggish_state"), (C3d, "c3d_state")])
-def test_parameters_have_the_published_names_and_shapes(golden: Path, network: type[nn.Module], entry: str) -> None:
+def test_parameters_have_the_published_names_and_shapes(
+    golden: Path, network: type[nn.Module], entry: str
+) -> None:
     published = json.loads((golden / "config.json").read_text())[entry]
     with torch.device("meta"):
         assert {name: list(x.shape) for name, x in network().state_dict().items()} == published

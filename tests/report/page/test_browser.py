@@ -1,4 +1,4 @@
-"""The pages in a real browser, wide and narrow: Debian's Chromium without a screen, driven by its own driver."""
+"""The pages in a real browser, wide and narrow: Debian's Chromium without a screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "correct
 VISIBLE = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent !== null).length"
 CONTRAST = """
 const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+  .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
 const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
   if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
@@ -26,7 +27,8 @@ const texts = "h1, h2, h3, p, a, th, td, button, label span, legend, summary, dt
 return [...document.querySelectorAll(texts)]
   .filter((e) => e.offsetParent !== null && e.textContent.trim() && !e.classList.contains("skip"))
   .map((e) => { const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
-    return [e.tagName, e.textContent.trim().slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; })
+    return [e.tagName, e.textContent.trim().slice(0, 40),
+      (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; })
   .filter(([, , ratio]) => ratio < 4.5);
 """
 
@@ -38,7 +40,9 @@ def site(new_store: Any, unit: Any, tmp_path_factory: pytest.TempPathFactory) ->
     store = new_store(folder)
     ucf = {"dataset": "ucf", "features": "main", "variant": "published"}
     scores = {"tcaf": [(0.3, 0.2), (0.4, 0.2)], "avca": [(0.5, 0.4), (0.6, 0.4)], "cjme": [(0.1, 0.1), None]}
-    units = [unit(method=m, scores=s, **ucf, **mode) for m, s in scores.items() for mode in (PAPER, CORRECTED)]
+    units = [
+        unit(method=m, scores=s, **ucf, **mode) for m, s in scores.items() for mode in (PAPER, CORRECTED)
+    ]
     store.call([*units, unit(), unit(method="perceiver", trials=3, tuned=[(0.5, 0.2)])])
     write_report(store.tracker, folder / "report")
     write_leaderboard([folder / "report"], folder / "site")
@@ -142,7 +146,10 @@ def test_figures_can_be_read_and_open_large(reader: Reader) -> None:
 
     title = reader.find("#large-title").text
     assert title == reader.script("return document.querySelector('figure.wide figcaption span').textContent")
-    shown, before = (reader.script(f"return document.querySelector('{s} img').offsetWidth") for s in ("#large", "figure.wide"))
+    shown, before = (
+        reader.script(f"return document.querySelector('{s} img').offsetWidth")
+        for s in ("#large", "figure.wide")
+    )
     assert shown > before
     assert reader.script("return document.querySelector('#large img').naturalWidth") > 0
     assert not reader.overflows()

@@ -26,13 +26,17 @@ def page_of(store: Any, folder: Path, **options: Any) -> Element:
 
 @pytest.fixture(scope="module")
 def page(new_store: Any, unit: Any, tmp_path_factory: pytest.TempPathFactory) -> Element:
-    """The page of a call on two data sets in both modes, with a failure and odd names."""
+    """The page of a call on two datasets in both modes, with a failure and odd names."""
     folder = tmp_path_factory.mktemp("page")
     store = new_store(folder)
     ucf = {"dataset": "ucf", "features": "main", "variant": "published", "caption": f"{EVIL} & more"}
     units = [unit(**ucf, **mode) for mode in (PAPER, CORRECTED)]
     store.call(
-        [*units, unit(method=EVIL, trials=3, tuned=[(0.3, 0.2)], best_values={"a": EVIL}), unit(scores=[(0.4, 0.2), None])]
+        [
+            *units,
+            unit(method=EVIL, trials=3, tuned=[(0.3, 0.2)], best_values={"a": EVIL}),
+            unit(scores=[(0.4, 0.2), None]),
+        ]
     )
     return page_of(store, folder / "report")
 
@@ -55,16 +59,24 @@ def test_the_page_needs_nothing_beside_it(page: Element) -> None:
     assert all(e.attributes["src"].startswith("data:image/") for e in page.all("img"))
     assert all(e.attributes["href"] == "data:," for e in page.all("link"))
     assert not any(
-        name in e.attributes for e in page.all("div", "td", "th", "tr", "p", "a", "img") for name in ("style", "onclick")
+        name in e.attributes
+        for e in page.all("div", "td", "th", "tr", "p", "a", "img")
+        for name in ("style", "onclick")
     )
     assert not re.search(r"url\(|@import|https?:", "".join(e.text for e in page.all("style", "script")))
 
 
 def test_headings_tables_and_images_are_there_for_every_reader(page: Element) -> None:
-    levels = [int(h.tag[1]) for h in page.all("h1", "h2", "h3") if h.attributes.get("id") not in ("panel-title", "large-title")]
+    levels = [
+        int(h.tag[1])
+        for h in page.all("h1", "h2", "h3")
+        if h.attributes.get("id") not in ("panel-title", "large-title")
+    ]
     ids = [
         e.attributes["id"]
-        for e in page.all(*["a", "button", "caption", "details", "dialog", "div", "figure", "h2", "h3", "main", "p"])
+        for e in page.all(
+            *["a", "button", "caption", "details", "dialog", "div", "figure", "h2", "h3", "main", "p"]
+        )
         if "id" in e.attributes
     ]
 
@@ -75,7 +87,9 @@ def test_headings_tables_and_images_are_there_for_every_reader(page: Element) ->
     assert all(table.all("caption")[0].text.strip() for table in page.all("table"))
     assert all(th.attributes.get("scope") in ("col", "row", "colgroup") for th in page.all("th"))
     assert all(image.attributes["alt"] for image in page.all("img"))
-    assert {e.attributes["href"][1:] for e in page.all("a") if e.attributes["href"].startswith("#")} <= set(ids)
+    assert {e.attributes["href"][1:] for e in page.all("a") if e.attributes["href"].startswith("#")} <= set(
+        ids
+    )
     assert page.all("html")[0].attributes["lang"] == "en"
 
 
@@ -102,9 +116,8 @@ def test_rows_and_figures_say_what_they_are_about_and_switches_offer_it(page: El
 
 
 def test_numbers_are_sorted_by_their_mean(page: Element) -> None:
-    assert [number_of(t) for t in ("12.30 ± 4.00", "-1.5 to 2", "+3.00*", "−2", "< 0.001", "–", "failed")] == [
-        12.3, -1.5, 3, -2, 0.001, None, None,
-    ]  # fmt: skip
+    texts = ("12.30 ± 4.00", "-1.5 to 2", "+3.00*", "−2", "< 0.001", "–", "failed")
+    assert [number_of(t) for t in texts] == [12.3, -1.5, 3, -2, 0.001, None, None]
     assert [number_of(t) for t in ("999", "1,024", "260,480", "1,234,567.8 ± 0.1", "3, 200 more", "1,2")] == [
         999, 1024, 260_480, 1_234_567.8, 3, 1,
     ]  # fmt: skip
@@ -130,8 +143,12 @@ def test_a_method_leads_to_its_runs_and_these_to_mlflow(store: Any, unit: Any, t
     assert "loss is not a number" in lines[1][-1]
     links = [a.attributes["href"] for a in runs.all("a")]
     ids = {run.run_id for run in store.tracker.find(kind="job", method="tcaf")}
-    assert {link.rpartition("/")[2] for link in links} == {f"{run_id}?workflowType=machine_learning" for run_id in ids}
-    assert all(link.startswith(f"https://mlflow.example.org/lab/#/experiments/{experiment}/runs/") for link in links)
+    assert {link.rpartition("/")[2] for link in links} == {
+        f"{run_id}?workflowType=machine_learning" for run_id in ids
+    }
+    assert all(
+        link.startswith(f"https://mlflow.example.org/lab/#/experiments/{experiment}/runs/") for link in links
+    )
 
 
 def test_links_lead_to_the_local_page_if_nothing_else_is_said(page: Element) -> None:
@@ -156,7 +173,14 @@ def test_provenance_is_on_the_page(store: Any, unit: Any, tmp_path: Path) -> Non
 
     text = page_of(store, tmp_path).text
 
-    for part in (call, "run_benchmark.py --methods all", "abc123def456", "torch 2.9.0", "digest-of-stamps", "methods: tcaf"):
+    for part in (
+        call,
+        "run_benchmark.py --methods all",
+        "abc123def456",
+        "torch 2.9.0",
+        "digest-of-stamps",
+        "methods: tcaf",
+    ):
         assert part in text
     assert "Not complete." in text
 
@@ -187,5 +211,8 @@ def test_the_manifest_says_what_the_report_is_about(store: Any, unit: Any, tmp_p
 
     assert facts["calls"] == [call]
     assert facts["data"] == {"stamps/native": ["digest-of-stamps"]}
-    assert facts["units"][0] | {"budget": "4 trials", "generated": True, "method_title": "TCAF"} == facts["units"][0]
+    assert (
+        facts["units"][0] | {"budget": "4 trials", "generated": True, "method_title": "TCAF"}
+        == facts["units"][0]
+    )
     assert facts["made"] > 0

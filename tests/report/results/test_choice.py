@@ -19,9 +19,11 @@ UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": 
 
 @pytest.fixture
 def filled(store: Any, unit: Any) -> Any:
-    """A store of two calls: two methods on two data sets, one of them in both modes."""
+    """A store of two calls: two methods on two datasets, one of them in both modes."""
     store.call([unit("tcaf"), unit("avca", trials=3, tuned=[(0.5, 0.3)])])
-    store.call([unit(m, **{**UCF, "mode": mode}) for m in ("tcaf", "cjme") for mode in ("paper", "corrected")])
+    store.call(
+        [unit(m, **{**UCF, "mode": mode}) for m in ("tcaf", "cjme") for mode in ("paper", "corrected")]
+    )
     return store
 
 
@@ -38,7 +40,8 @@ def test_all_calls_are_one_report(filled: Any) -> None:
 
 def test_options_choose_together(filled: Any) -> None:
     assert held(filled, ["all"], methods="tcaf") == {
-        ("tcaf", "stamps", "native", "paper"), ("tcaf", "ucf", "cls", "paper"), ("tcaf", "ucf", "cls", "corrected"),
+        ("tcaf", "stamps", "native", "paper"), ("tcaf", "ucf", "cls", "paper"),
+        ("tcaf", "ucf", "cls", "corrected"),
     }  # fmt: skip
     assert held(filled, ["all"], methods="tcaf, avca", mode="paper", features="native") == {
         ("tcaf", "stamps", "native", "paper"), ("avca", "stamps", "native", "paper"),
@@ -59,7 +62,9 @@ def test_nothing_of_what_was_not_chosen_is_left(filled: Any, tmp_path: Any) -> N
 
 
 @pytest.mark.parametrize("tag", ["preset", "alias"])
-def test_a_preset_chooses_its_dataset_also_in_stores_that_call_it_alias(store: Any, unit: Any, tag: str) -> None:
+def test_a_preset_chooses_its_dataset_also_in_stores_that_call_it_alias(
+    store: Any, unit: Any, tag: str
+) -> None:
     call = store.call([unit("tcaf"), unit("avca", **UCF)])
     for run in store.tracker.find(kind="method", parent=call, method="tcaf"):
         store.tracker.tag(run.run_id, {tag: "demo"})

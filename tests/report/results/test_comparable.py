@@ -18,7 +18,13 @@ from benchmark.tracking.runs import RunRecord
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
-UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
+UCF = {
+    "dataset": "ucf",
+    "features": "cls",
+    "alignment": "official",
+    "variant": "published",
+    "kind": "published",
+}
 
 
 def section_notes(table: Any) -> list[str]:
@@ -69,7 +75,9 @@ def test_a_published_number_stands_in_the_comparable_row_of_its_method(store: An
 
     table = tables_of(collect(store.tracker, calls))["gzsl"]
 
-    published = {(r["Method"], r["Settings"], r["Protocol"]): r["HM published"] for r in table.cells.to_dict("records")}
+    published = {
+        (r["Method"], r["Settings"], r["Protocol"]): r["HM published"] for r in table.cells.to_dict("records")
+    }
     assert published == {
         ("AVCA", "user-set", "paper, official text"): "41.34§",
         ("TCAF", "published", "paper, official text"): "50.78",
@@ -112,13 +120,16 @@ def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, u
 
 
 def test_rows_of_different_data_are_called_not_comparable(store: Any, unit: Any) -> None:
-    calls = [store.call([unit(method=m, **UCF, digest=d)]) for m, d in (("tcaf", "firstdata"), ("avca", "otherdata"))]
+    calls = [
+        store.call([unit(method=m, **UCF, digest=d)])
+        for m, d in (("tcaf", "firstdata"), ("avca", "otherdata"))
+    ]
 
     caption = tables_of(collect(store.tracker, calls))["gzsl"].caption
 
     assert (
-        "UCF: these runs used different versions of the data (hashes otherdat, firstdat), so rows are not comparable."
-        in caption
+        "UCF: these runs used different versions of the data (hashes otherdat, firstdat), so rows are not "
+        "comparable." in caption
     )
     assert "different versions" not in tables_of(collect(store.tracker, calls[:1]))["gzsl"].caption
 
@@ -135,7 +146,9 @@ def test_settings_of_the_user_are_not_averaged_with_published_ones(store: Any, u
     assert row(table, Settings="user-set")["S ours"] == "80.00"
 
 
-def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(store: Any, unit: Any, tmp_path: Any) -> None:
+def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(
+    store: Any, unit: Any, tmp_path: Any
+) -> None:
     store.call([unit(**UCF), unit(**{**UCF, "mode": "corrected", "alignment": "by_name"})])
 
     write_report(store.tracker, tmp_path)
@@ -146,7 +159,8 @@ def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(store: 
 
 AVX2, AVX512 = ("AVX2", "mkl + openblas Haswell"), ("AVX512", "mkl + openblas SkylakeX")
 ROUNDED = (
-    "Computed by different processors (AVX2 with mkl + openblas Haswell; AVX512 with mkl + openblas SkylakeX); rounding "
+    "Computed by different processors (AVX2 with mkl + openblas Haswell; AVX512 with mkl + openblas "
+    "SkylakeX); rounding "
     "can change a result as much as another seed."
 )
 
@@ -157,7 +171,10 @@ def test_a_table_over_several_processors_says_so_in_one_sentence(store: Any, uni
         store.call([unit(method=m, mode=mode, processor=p) for m, p in (("tcaf", AVX2), ("avca", AVX512))])
     tables = {t.name: t.caption for t in build_tables(collect(store.tracker, [ALL_RUNS]))}
     assert {"gzsl", "zsl", "full", "modes", "intervals", "comparisons"} <= set(tables)
-    assert {name for name, caption in tables.items() if caption.count(ROUNDED) == 1} == set(tables) - {"cost", "tuning"}
+    assert {name for name, caption in tables.items() if caption.count(ROUNDED) == 1} == set(tables) - {
+        "cost",
+        "tuning",
+    }
 
 
 @pytest.mark.parametrize("processor", [AVX2, None], ids=["recorded", "older runs"])
@@ -177,7 +194,12 @@ def test_jobs_on_gpus_are_told_apart_by_their_gpu(store: Any, unit: Any) -> None
         tags = {"cpu_capability": capability, "cuda_device": gpu}
         return RunRecord("r", "r", "FINISHED", tags, {"train.device": device}, {}, 0.0, 0.0, None)
 
-    given = (("AVX2", "H200", "auto"), ("AVX512", "H200", "cuda"), ("AVX512", "A100", "cuda"), ("AVX2", "A100", "cpu"))
+    given = (
+        ("AVX2", "H200", "auto"),
+        ("AVX512", "H200", "cuda"),
+        ("AVX512", "A100", "cuda"),
+        ("AVX2", "A100", "cpu"),
+    )
     assert [_processor(record(*facts)) for facts in given] == ["H200", "H200", "A100", "AVX2"]
 
 

@@ -1,4 +1,5 @@
-"""Reports of stores from which runs or artifacts are missing, in many combinations: always a report of what there is."""
+"""Reports of stores from which runs or artifacts are missing, in many combinations: always a report of what
+there is."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact
 
 DISJOINT = {"samples": 90.0, "classes": 3.0, "seen": 0.3, "hm": 0.2}
-FILES = ("curve.csv", "recall.csv", "confusion.csv", "embedding.csv", Artifact.EMBEDDING_MAP, "identity.json", "call.yaml")
+FILES = (
+    "curve.csv",
+    "recall.csv",
+    "confusion.csv",
+    "embedding.csv",
+    Artifact.EMBEDDING_MAP,
+    "identity.json",
+    "call.yaml",
+)
 OF_SEARCHES = ("tuning.json", "trials.csv", "importances.json")
 
 
@@ -101,13 +110,20 @@ class Memory:
     def read_json(self, run_id: str, file: str) -> Any:
         return json.loads(self.read_text(run_id, file))
 
-    def histories(self, run_ids: Sequence[str], metrics: Sequence[str]) -> dict[tuple[str, str], dict[int, float]]:
-        return {key: values for key, values in self.values.items() if key[0] in set(run_ids) and key[1] in metrics}
+    def histories(
+        self, run_ids: Sequence[str], metrics: Sequence[str]
+    ) -> dict[tuple[str, str], dict[int, float]]:
+        return {
+            key: values for key, values in self.values.items() if key[0] in set(run_ids) and key[1] in metrics
+        }
 
 
 @pytest.fixture(scope="module")
 def whole(store_on: Any, unit: Any) -> Memory:
-    """A call with everything that a report can show: modes, a search, an ablation, a failed seed, released weights."""
+    """A call with everything that a report can show:
+
+    modes, a search, an ablation, a failed seed, released weights.
+    """
     memory = Memory()
     store = store_on(memory)
     call = store.call(
@@ -128,7 +144,9 @@ def whole(store_on: Any, unit: Any) -> Memory:
     points = pd.DataFrame({"kind": ["sample", "class"] * 2, "class": ["a", "a", "b", "b"], "group": "unseen"})
     for run in store.tracker.find(kind="job", stage="2", repetition="0"):
         store.tracker.log_text(
-            run.run_id, points.assign(x=1.0, y=[1.0, 2.0, 3.0, 4.0]).to_csv(index=False), Artifact.EMBEDDING_MAP
+            run.run_id,
+            points.assign(x=1.0, y=[1.0, 2.0, 3.0, 4.0]).to_csv(index=False),
+            Artifact.EMBEDDING_MAP,
         )
     return memory
 
@@ -189,7 +207,9 @@ QUICK = [
 ]
 """What the fast tests try."""
 PAIRS = [
-    (list(FIRST)[(i + k) % len(FIRST)], second, method) for i, second in enumerate(SECOND) for k, method in enumerate(METHODS)
+    (list(FIRST)[(i + k) % len(FIRST)], second, method)
+    for i, second in enumerate(SECOND)
+    for k, method in enumerate(METHODS)
 ]
 """What the slow tests try besides: of the 54 combinations those that have each pair once at least."""
 
@@ -223,7 +243,10 @@ def test_runs_that_were_deleted_or_failed_leave_a_report_of_the_others(
     assert (GONE in text) is (len(now) < len(before))
     assert not re.search(r"Mode ,|alignment ,|features \.", text)
     if method == "no method's run" and "## Table" in text:
-        assert "The runs of some methods are no longer in the store, so their titles and settings are unknown." in text
+        assert (
+            "The runs of some methods are no longer in the store, so their titles and settings are unknown."
+            in text
+        )
     assert ("## Table" in text) or not kept.find(kind="job")
 
 
@@ -240,7 +263,10 @@ ALONE = [((file,), text) for file in (*FILES, *OF_SEARCHES) for text in (None, "
     ("files", "text"),
     [
         pytest.param(
-            files, text, marks=[] if len(files) > 1 and text in TEXTS[:2] else pytest.mark.slow, id=f"{name_of(files)}-{text!r}"
+            files,
+            text,
+            marks=[] if len(files) > 1 and text in TEXTS[:2] else pytest.mark.slow,
+            id=f"{name_of(files)}-{text!r}",
         )
         for files, text in (*TOGETHER, *ALONE)
     ],
@@ -252,7 +278,9 @@ def test_artifacts_that_are_missing_empty_or_of_other_content_leave_a_report_wit
     for file in files:
         smaller = smaller.with_text(file, text)
     report = report_of(smaller)
-    assert text in MALFORMED or report.not_written == [], "files of other content are named, all else is foreseen"
+    assert text in MALFORMED or report.not_written == [], (
+        "files of other content are named, all else is foreseen"
+    )
     assert {"gzsl", "zsl", "full", "intervals", "comparisons", "modes"} <= {t.name for t in report.tables}
 
 
@@ -285,7 +313,9 @@ def test_a_table_and_figures_that_fail_are_named_and_all_else_is_written(
         after = report_of(other)
     missing = names - {file.name for file in after.files}
     assert {"index.html", "cost.csv", "cost.tex"} <= missing
-    assert all(name.startswith(("index.html", "cost.", "scores-")) for name in missing), "nothing else is missing"
+    assert all(name.startswith(("index.html", "cost.", "scores-")) for name in missing), (
+        "nothing else is missing"
+    )
     assert "table cost, features native: RuntimeError: no luck" in after.not_written
     assert "index.html: RuntimeError: no luck" in after.not_written
     text = after.files[0].read_text(encoding="utf-8")

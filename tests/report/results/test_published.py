@@ -1,4 +1,5 @@
-"""Published numbers stand in the files as they stand in the papers, and wrong files are refused with all their errors."""
+"""Published numbers stand in the files as they stand in the papers, and wrong files are refused with all
+their errors."""
 
 from __future__ import annotations
 
@@ -7,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmark.report.results import published as module
-from benchmark.report.results.published import load_published, method_order, published_for, published_problems, user_reports_for
+from benchmark.report.results.published import (
+    load_published,
+    method_order,
+    published_for,
+    published_problems,
+    user_reports_for,
+)
 
 SIX = ["attention_fusion", "perceiver", "cjme", "avgzslnet", "avca", "tcaf"]
 
@@ -27,7 +34,9 @@ SIX = ["attention_fusion", "perceiver", "cjme", "avgzslnet", "avca", "tcaf"]
         ("ucf", "main", "tcaf", (None, None, 31.72, None)),
     ],
 )
-def test_numbers_are_those_of_the_papers(dataset: str, features: str, method: str, expected: tuple[float | None, ...]) -> None:
+def test_numbers_are_those_of_the_papers(
+    dataset: str, features: str, method: str, expected: tuple[float | None, ...]
+) -> None:
     found = published_for(dataset, features, method)
 
     assert found is not None
@@ -68,7 +77,9 @@ def test_what_users_report_is_not_taken_for_published() -> None:
     assert published.source.origin == "paper"
 
 
-def test_a_text_alignment_is_read_by_its_earlier_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_alignment_is_read_by_its_earlier_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PUBLISHED_DIR", tmp_path)
     head = "paper: P\nshort: P\ntable: T\norigin: paper\nfeatures: f\nmode: paper\nseeds: 1\nresults: {}\n"
     (tmp_path / "a.yaml").write_text(f"{head}alignment: corrected\n---\n{head}alignment: by_name\n")
@@ -80,8 +91,8 @@ def test_a_papers_number_is_preferred_to_any_other(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "PUBLISHED_DIR", tmp_path)
     for name, origin, value in (("a", "second-hand", 1.0), ("b", "paper", 2.0), ("c", "readme", 3.0)):
         (tmp_path / f"{name}.yaml").write_text(
-            f"{{paper: P, short: P, table: T, origin: {origin}, features: f, alignment: official, mode: paper, seeds: 1, "
-            f"results: {{d: {{m: {{hm: {value}}}}}}}}}"
+            f"{{paper: P, short: P, table: T, origin: {origin}, features: f, alignment: official, "
+            f"mode: paper, seeds: 1, results: {{d: {{m: {{hm: {value}}}}}}}}}"
         )
 
     found = published_for("d", "f", "m")
@@ -90,7 +101,9 @@ def test_a_papers_number_is_preferred_to_any_other(tmp_path: Path, monkeypatch: 
     assert found.numbers.hm == 2.0
 
 
-def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PUBLISHED_DIR", tmp_path)
     head = "paper: P\nshort: P\ntable: T\norigin: paper\nfeatures: f\nalignment: official\nmode: paper\n"
     (tmp_path / "a.yaml").write_text(head + "seeds: 0\npages: 3\nresults: {d: {m: {hm: 101}}}\n")
@@ -98,8 +111,12 @@ def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(tmp_path: 
     (tmp_path / "c.yaml").write_text("{")
 
     (tmp_path / "d.yaml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: 1}}}\nseeds: 2\n")
-    (tmp_path / "e.yml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: true}}}\n---\n" + head + "seeds: 1\nresults: {}\n")
-    (tmp_path / "good.yaml").write_text(head + "seeds: 1\nresults: {d: {m: {hm: 7}}}\n---\n" + head + "seeds: 2\nresults: {}\n")
+    (tmp_path / "e.yml").write_text(
+        head + "seeds: 1\nresults: {d: {m: {hm: true}}}\n---\n" + head + "seeds: 1\nresults: {}\n"
+    )
+    (tmp_path / "good.yaml").write_text(
+        head + "seeds: 1\nresults: {d: {m: {hm: 7}}}\n---\n" + head + "seeds: 2\nresults: {}\n"
+    )
     (tmp_path / "._good.yaml").write_bytes(b"\x00")
 
     assert [table.seeds for table in load_published()] == [1, 2]  # of the good file alone
@@ -107,7 +124,13 @@ def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(tmp_path: 
     assert "._good" not in message
     assert "d.yaml: line 10: key 'seeds' is given twice (first in line 8)" in message
     assert "e.yml: results.d.m.hm: Value error, is a truth value (true), not a number" in message
-    for part in ("a.yaml: seeds", "a.yaml: pages", "a.yaml: results.d.m.hm", "13.33", "c.yaml: not valid YAML"):
+    for part in (
+        "a.yaml: seeds",
+        "a.yaml: pages",
+        "a.yaml: results.d.m.hm",
+        "13.33",
+        "c.yaml: not valid YAML",
+    ):
         assert part in message
 
 

@@ -1,4 +1,5 @@
-"""Weights from run folders of the published code stand below the retrained rows, if tested on the report's data."""
+"""Weights from run folders of the published code stand below the retrained rows, if tested on the report's
+data."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from benchmark.errors import UsageError
 from benchmark.report.results.collect import collect
 from benchmark.report.write import write_report
 
-UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
+UCF = {
+    "dataset": "ucf",
+    "features": "cls",
+    "alignment": "official",
+    "variant": "published",
+    "kind": "published",
+}
 
 
 def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: Any) -> None:
@@ -22,7 +29,12 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
 
     for name in ("gzsl", "zsl", "full"):
         rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
-        assert rows == [("CJME", "published"), ("TCAF", "published"), ("TCAF", "tuned"), ("TCAF", "released weights")]
+        assert rows == [
+            ("CJME", "published"),
+            ("TCAF", "published"),
+            ("TCAF", "tuned"),
+            ("TCAF", "released weights"),
+        ]
         (note,) = [note for note in tables[name].notes if note.startswith("Released weights")]
         assert "checkpoints of the published code, from its authors or a user, evaluated here" in note
     released = row(tables["gzsl"], Settings="released weights")
@@ -55,7 +67,9 @@ def test_a_method_that_was_not_retrained_has_its_released_row_alone(store: Any, 
     assert row(table, Method="AVCA")["HM published"] == "41.34"
 
 
-def test_the_newest_test_of_the_same_weights_counts_and_different_weights_are_told_apart(store: Any, unit: Any) -> None:
+def test_the_newest_test_of_the_same_weights_counts_and_different_weights_are_told_apart(
+    store: Any, unit: Any
+) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF), (0.1, 0.1))
     store.released(unit(**UCF), (0.6, 0.3))
@@ -79,14 +93,18 @@ def test_tests_of_the_same_weights_under_other_settings_have_rows_of_their_own(s
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
-    assert {r["Settings"]: r["S ours"] for r in table.cells.to_dict("records") if r["Settings"] != "published"} == {
+    assert {
+        r["Settings"]: r["S ours"] for r in table.cells.to_dict("records") if r["Settings"] != "published"
+    } == {
         "released weights lengths.test=60, train.precision=32": "50.00",
         "released weights lengths.test=60, train.precision=16": "60.00",
         "released weights lengths.test=300, train.precision=32": "70.00",
     }
 
 
-def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(store: Any, unit: Any) -> None:
+def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(
+    store: Any, unit: Any
+) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF, params={"train.precision": "32"}), (0.6, 0.3))
     corrected = {**UCF, "mode": "corrected", "alignment": "by_name"}
@@ -94,7 +112,9 @@ def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    assert table.notes == ["TCAF on UCF, released weights: the modes also differ in other settings (train.precision)."]
+    assert table.notes == [
+        "TCAF on UCF, released weights: the modes also differ in other settings (train.precision)."
+    ]
 
 
 def test_modes_of_different_weights_are_not_paired(store: Any, unit: Any) -> None:
@@ -119,7 +139,9 @@ def test_released_weights_are_comparable_where_their_settings_are_known_to_be_th
 
     assert row(table, Method="TCAF")["HM published"] == f"50.78{mark}"
     notes = [n for n in table.notes if n.startswith("§")]
-    assert all(n.endswith("not comparable with this row, which has settings of the run folder.") for n in notes)
+    assert all(
+        n.endswith("not comparable with this row, which has settings of the run folder.") for n in notes
+    )
     assert len(notes) == len(mark)
 
 
@@ -149,7 +171,9 @@ def test_weights_tested_on_other_data_are_named_and_left_out(store: Any, unit: A
     assert not any("Released weights:" in n for n in tables["gzsl"].notes)
 
 
-def test_an_older_test_on_the_reports_data_counts_before_a_newer_one_on_other_data(store: Any, unit: Any) -> None:
+def test_an_older_test_on_the_reports_data_counts_before_a_newer_one_on_other_data(
+    store: Any, unit: Any
+) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**UCF), (0.6, 0.3))
     store.released(unit(**UCF, digest="otherdata"), (0.1, 0.1))
@@ -170,7 +194,9 @@ def test_where_calls_have_different_data_the_row_names_its_own(store: Any, unit:
 
 
 @pytest.mark.parametrize("other", [{"dataset": "activitynet"}, {"features": "main"}])
-def test_data_and_features_that_the_report_does_not_test_stay_out(store: Any, unit: Any, other: dict[str, str]) -> None:
+def test_data_and_features_that_the_report_does_not_test_stay_out(
+    store: Any, unit: Any, other: dict[str, str]
+) -> None:
     store.call([unit(**UCF)])
     store.released(unit(**{**UCF, **other}), (0.6, 0.3))
 
@@ -195,7 +221,13 @@ def test_a_report_of_released_weights_alone_is_whole(store: Any, unit: Any, tmp_
     assert {"report.md", "gzsl.csv", "zsl.csv", "full.csv", "results.csv", "references.csv"} <= names
     assert {f"curve-ucf-cls-paper-official-released.{end}" for end in ("csv", "png", "svg")} <= names
     text = (tmp_path / "report.md").read_text()
-    for part in ("released weights", "stage A and stage B", "`aaaa1111bbbb2222`", "`digest-of-ucf`", f"`{run}`"):
+    for part in (
+        "released weights",
+        "stage A and stage B",
+        "`aaaa1111bbbb2222`",
+        "`digest-of-ucf`",
+        f"`{run}`",
+    ):
         assert part in text
     assert row(next(t for t in report.tables if t.name == "gzsl"), Method="TCAF")["HM published"] == "50.78"
     assert "seeds" not in next(t for t in report.tables if t.name == "zsl").caption.split("Published:")[0]

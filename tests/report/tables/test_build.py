@@ -44,8 +44,19 @@ def test_one_seed_has_no_deviation(store: Any, unit: Any) -> None:
 
 
 def test_the_best_of_each_column_is_bold_published_and_ours_apart(store: Any, unit: Any) -> None:
-    ucf = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
-    store.call([unit(method="avgzslnet", scores=[(0.3, 0.5)], **ucf), unit(method="tcaf", scores=[(0.4, 0.2)], **ucf)])
+    ucf = {
+        "dataset": "ucf",
+        "features": "cls",
+        "alignment": "official",
+        "variant": "published",
+        "kind": "published",
+    }
+    store.call(
+        [
+            unit(method="avgzslnet", scores=[(0.3, 0.5)], **ucf),
+            unit(method="tcaf", scores=[(0.4, 0.2)], **ucf),
+        ]
+    )
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
@@ -62,7 +73,13 @@ def test_the_best_of_each_column_is_bold_published_and_ours_apart(store: Any, un
 
 
 def test_published_numbers_stand_beside_ours(store: Any, unit: Any) -> None:
-    ucf = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
+    ucf = {
+        "dataset": "ucf",
+        "features": "cls",
+        "alignment": "official",
+        "variant": "published",
+        "kind": "published",
+    }
     store.call([unit(method="tcaf", tuned=[(0.5, 0.3)], trials=4, **ucf), unit(method="mine", **ucf)])
 
     tables = tables_of(collect(store.tracker))
@@ -94,7 +111,9 @@ def test_data_without_published_numbers_have_no_published_columns(store: Any, un
 
 def test_several_data_sets_stand_in_one_table_and_can_be_cut_apart(store: Any, unit: Any) -> None:
     common = {"features": "cls", "alignment": "official", "variant": "published"}
-    store.call([unit(dataset=d, method=m, **common) for d in ("ucf", "activitynet") for m in ("tcaf", "avca")])
+    store.call(
+        [unit(dataset=d, method=m, **common) for d in ("ucf", "activitynet") for m in ("tcaf", "avca")]
+    )
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
@@ -130,7 +149,9 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
     table = tables_of(collect(store.tracker))["gzsl"]
 
     marks = list(zip(table.cells["Method"], table.cells["Protocol"], strict=True))
-    assert marks == [(m, p) for m in ("AVCA", "TCAF") for p in ("paper, official text", "corrected, by_name text")]
+    assert marks == [
+        (m, p) for m in ("AVCA", "TCAF") for p in ("paper, official text", "corrected, by_name text")
+    ]
     assert row(table, Method="TCAF", Protocol="corrected, by_name text")["HM published"] == ""
     assert list(table.bold["S ours"]) == [False, False, True, True]
     assert "Modes paper and corrected" in table.caption
@@ -140,7 +161,9 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
     store.call(
         [
             unit(method="tcaf", caption="drawings of stamps", reduced=True, tuned=[(0.5, 0.3)] * 2, trials=3),
-            unit(method="perceiver", caption="drawings of stamps", tuned=[(0.5, 0.3)] * 2, trials=3, epochs=9),
+            unit(
+                method="perceiver", caption="drawings of stamps", tuned=[(0.5, 0.3)] * 2, trials=3, epochs=9
+            ),
         ]
     )
 
@@ -180,7 +203,9 @@ def test_failed_jobs_are_counted_named_and_do_not_stop_the_others(store: Any, un
     assert row(table, Method="AVCA")["S"] == "not run"
     assert "3 failed, 3 not run" in table.caption
     assert "AVCA on stamps, paper, default, seed 1, stages 1 and 2" in table.caption
-    assert any(note.startswith("‡") and "TCAF on stamps, paper, default: 1 of 2" in note for note in table.notes)
+    assert any(
+        note.startswith("‡") and "TCAF on stamps, paper, default: 1 of 2" in note for note in table.notes
+    )
     assert {p.reason for p in results.problems} == {"loss is not a number in epoch 3", "stage 1 is failed"}
     assert not table.bold.to_numpy().any(), "one method alone is not the best of anything"
 
@@ -204,7 +229,10 @@ def test_calls_with_the_same_jobs_are_not_counted_twice(store: Any, unit: Any) -
 
 
 def test_runs_of_different_settings_are_not_averaged(store: Any, unit: Any) -> None:
-    ids = [store.call([unit(scores=[(0.4, 0.2)], epochs=2)]), store.call([unit(scores=[(0.6, 0.2)], epochs=50)])]
+    ids = [
+        store.call([unit(scores=[(0.4, 0.2)], epochs=2)]),
+        store.call([unit(scores=[(0.6, 0.2)], epochs=50)]),
+    ]
 
     table = tables_of(collect(store.tracker, ids))["gzsl"]
 
@@ -231,7 +259,10 @@ def test_tuning_that_kept_the_starting_settings_is_told(store: Any, unit: Any) -
 
     tables = tables_of(collect(store.tracker))
 
-    assert any(note.startswith("No trial beat the untuned settings") and "TCAF" in note for note in tables["gzsl"].notes)
+    assert any(
+        note.startswith("No trial beat the untuned settings") and "TCAF" in note
+        for note in tables["gzsl"].notes
+    )
     assert row(tables["tuning"], Method="TCAF")["Best hyperparameters"] == "the untuned settings"
     assert row(tables["tuning"], Method="TCAF")["Trials"] == "3 (1 pruned, 0 failed)"
 
@@ -256,7 +287,9 @@ def test_a_call_without_results_says_why(store: Any, unit: Any) -> None:
     with pytest.raises(UsageError, match=f"no results yet in benchmark run {empty}.*killed"):
         collect(store.tracker, [empty])
     with pytest.raises(UsageError, match="loss is not a number"):
-        collect(store.tracker, [c.run_id for c in store.tracker.find(kind="benchmark_run") if c.run_id != empty])
+        collect(
+            store.tracker, [c.run_id for c in store.tracker.find(kind="benchmark_run") if c.run_id != empty]
+        )
 
 
 def test_a_call_that_only_tuned_gives_the_tuning_table(store: Any, unit: Any) -> None:

@@ -50,7 +50,8 @@ def _table(rows: int = 2, **changes: Any) -> Table:
     bold.iloc[0, 2] = True
     keys = [{"features": "cls"}] * rows
     return replace(
-        Table("gzsl", "Title", "Caption.", cells, bold, ["", "UCF", "UCF", "VGG"], ["¹ Note."], keys=keys), **changes
+        Table("gzsl", "Title", "Caption.", cells, bold, ["", "UCF", "UCF", "VGG"], ["¹ Note."], keys=keys),
+        **changes,
     )
 
 
@@ -61,7 +62,13 @@ def test_data_sets_head_their_columns_and_the_best_is_bold() -> None:
     assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in text
     assert "\nMethod & S & HM & HM \\\\\n" in text
     assert text.count(r"\textbf{2.00 $\pm$ 0.10}") == 1
-    for part in (r"\begin{table}", r"\toprule", r"\label{tab:gzsl}", r"\textbf{Title.} Caption.", r"\textsuperscript{1} Note."):
+    for part in (
+        r"\begin{table}",
+        r"\toprule",
+        r"\label{tab:gzsl}",
+        r"\textbf{Title.} Caption.",
+        r"\textsuperscript{1} Note.",
+    ):
         assert part in text
 
 
@@ -75,7 +82,9 @@ def test_a_long_table_may_break_across_pages_and_repeats_its_head() -> None:
 
 def test_groups_of_columns_that_are_too_wide_together_stand_below_one_another() -> None:
     wide = [
-        f"{group} {name}" for group in ("HM", "ZSL", "S") for name in ("paper, which is long", "corrected, which is long", "d")
+        f"{group} {name}"
+        for group in ("HM", "ZSL", "S")
+        for name in ("paper, which is long", "corrected, which is long", "d")
     ]
     cells = pd.DataFrame([["A", *(["1.00 ± 0.10"] * 9)]] * 2, columns=["Method", *wide], dtype=object)
     groups = ["", *(name.split()[0] for name in wide)]
@@ -96,7 +105,9 @@ def test_tables_of_several_feature_sets_get_names_of_their_own() -> None:
     assert table_names([_table(), replace(_table(), name="zsl")]) == ["gzsl", "zsl"]
     assert table_names([_table(), other]) == ["gzsl-cls", "gzsl-main"]
     assert table_names([_table(), _table(), _table(name="zsl")]) == ["gzsl-1", "gzsl-2", "zsl"]
-    modes = [_table(keys=[{"dataset": "ucf", "features": "cls", "mode": mode}]) for mode in ("paper", "corrected")]
+    modes = [
+        _table(keys=[{"dataset": "ucf", "features": "cls", "mode": mode}]) for mode in ("paper", "corrected")
+    ]
     assert table_names(modes) == ["gzsl-ucf-cls-paper", "gzsl-ucf-cls-corrected"]
     assert set(latex_files([_table(), other])) == {"gzsl-cls.tex", "gzsl-main.tex", "report.tex"}
 
@@ -107,17 +118,30 @@ def compile_tex(folder: Path, file: str) -> str:
         need("pdflatex: apt-get install texlive-latex-base texlive-latex-recommended")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file]
     for _ in range(2):  # a second time for the widths of long tables
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        )
         assert done.returncode == 0, done.stdout[-3000:]
     return (folder / file).with_suffix(".log").read_text(errors="replace")
 
 
 @pytest.mark.slow
-def test_the_document_of_a_report_compiles_and_nothing_sticks_out(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_the_document_of_a_report_compiles_and_nothing_sticks_out(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     ucf = {"dataset": "ucf", "features": "main", "variant": "published", "trials": 3, "caption": ODD}
-    paper, corrected = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "by_name"}
-    units = [unit(method=m, tuned=[(0.5, 0.3), (0.4, 0.3)], **ucf, **p) for m in (ODD, "perceiver") for p in (paper, corrected)]
-    store.call([*units, unit(dataset="vggsound", features="main", scores=[(0.4, 0.2), None], **corrected), unit()])
+    paper, corrected = (
+        {"mode": "paper", "alignment": "official"},
+        {"mode": "corrected", "alignment": "by_name"},
+    )
+    units = [
+        unit(method=m, tuned=[(0.5, 0.3), (0.4, 0.3)], **ucf, **p)
+        for m in (ODD, "perceiver")
+        for p in (paper, corrected)
+    ]
+    store.call(
+        [*units, unit(dataset="vggsound", features="main", scores=[(0.4, 0.2), None], **corrected), unit()]
+    )
 
     write_report(store.tracker, tmp_path / "report")
 

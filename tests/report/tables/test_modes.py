@@ -20,7 +20,9 @@ PAPER = {"mode": "paper", "alignment": "official"}
 CORRECTED = {"mode": "corrected", "alignment": "by_name"}
 
 
-def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(store: Any, unit: Any, tmp_path: Any) -> None:
+def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(
+    store: Any, unit: Any, tmp_path: Any
+) -> None:
     store.call(
         [
             unit(scores=[(0.4, 0.2), (0.5, 0.3), (0.6, 0.4)], **PAPER),
@@ -34,11 +36,17 @@ def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(store: Any, u
     cells = row(table, Method="TCAF")
     assert (cells["S paper"], cells["S corrected"]) == ("50.00 ± 10.00", "43.33 ± 15.28")
     differences = [-10, 10, -20]
-    assert cells["S difference"] == f"{statistics.mean(differences):.2f} ± {statistics.stdev(differences):.2f}"
+    assert (
+        cells["S difference"] == f"{statistics.mean(differences):.2f} ± {statistics.stdev(differences):.2f}"
+    )
     assert cells["ZSL difference"] == "-6.00 ± 26.15", "of 6, 12 and -36"
     assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "3")
     assert not table.bold.to_numpy().any()
-    for part in ("paired by seed", "corrected − paper in percentage points", "is the effect of all protocol switches together"):
+    for part in (
+        "paired by seed",
+        "corrected − paper in percentage points",
+        "is the effect of all protocol switches together",
+    ):
         assert part in table.caption
     numbers = pd.read_csv(tmp_path / "modes.csv").iloc[0]
     assert numbers["seen_difference"] == pytest.approx(-20 / 3)
@@ -62,7 +70,10 @@ def test_modes_without_a_seed_in_common_have_no_row(store: Any, unit: Any) -> No
 
 
 def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any, unit: Any) -> None:
-    """Of the switch alone one seed of three has a result; of the other one a seed that the first row has not."""
+    """Of the switch alone one seed of three has a result;
+
+    of the other one a seed that the first row has not.
+    """
     place = {
         "benchmark_run": "c",
         "dataset": "ucf",
@@ -73,10 +84,21 @@ def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any
         "seen": 0.1,
         "ausuc": 0.1,
     }
-    jobs = [("", [0.10, 0.20, 0.60, None]), ("video_norm", [0.15, None, None, None]), ("calibration", [None, None, None, 0.5])]
+    jobs = [
+        ("", [0.10, 0.20, 0.60, None]),
+        ("video_norm", [0.15, None, None, None]),
+        ("calibration", [None, None, None, 0.5]),
+    ]
     frame = pd.DataFrame(
         [
-            {**place, "ablation": ablation, "repetition": i, "seed": i, "hm": hm, "state": "failed" if hm is None else "done"}
+            {
+                **place,
+                "ablation": ablation,
+                "repetition": i,
+                "seed": i,
+                "hm": hm,
+                "state": "failed" if hm is None else "done",
+            }
             for ablation, scores in jobs
             for i, hm in enumerate(scores)
         ]
@@ -94,7 +116,15 @@ def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any
 def test_each_data_set_and_kind_of_settings_is_paired_with_itself(store: Any, unit: Any) -> None:
     store.call(
         [
-            unit(dataset=d, method="avca", scores=[(s, 0.2)], tuned=[(s + 0.1, 0.2)], trials=2, kind=kind, **mode)
+            unit(
+                dataset=d,
+                method="avca",
+                scores=[(s, 0.2)],
+                tuned=[(s + 0.1, 0.2)],
+                trials=2,
+                kind=kind,
+                **mode,
+            )
             for mode, more in ((PAPER, 0.0), (CORRECTED, 0.05))
             for d, s, kind in (("ucf", 0.3 + more, "published"), ("synthetic", 0.5 + 2 * more, "generated"))
         ]
@@ -102,7 +132,10 @@ def test_each_data_set_and_kind_of_settings_is_paired_with_itself(store: Any, un
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    found = {(r["Dataset"], r["Settings"]): (r["S paper"], r["S difference"]) for r in table.cells.to_dict("records")}
+    found = {
+        (r["Dataset"], r["Settings"]): (r["S paper"], r["S difference"])
+        for r in table.cells.to_dict("records")
+    }
     assert found == {
         ("UCF", "default"): ("30.00", "+5.00"),
         ("UCF", "tuned"): ("40.00", "+5.00"),
@@ -148,7 +181,9 @@ def test_runs_that_differ_in_switches_alone_are_paired_and_told_apart(store: Any
 
 def test_modes_of_several_calls_are_paired_where_their_settings_are_equal(store: Any, unit: Any) -> None:
     calls = [
-        store.call([unit(epochs=2, scores=[(0.4, 0.2)], **PAPER), unit(epochs=2, scores=[(0.5, 0.2)], **CORRECTED)]),
+        store.call(
+            [unit(epochs=2, scores=[(0.4, 0.2)], **PAPER), unit(epochs=2, scores=[(0.5, 0.2)], **CORRECTED)]
+        ),
         store.call([unit(epochs=3, scores=[(0.9, 0.2)], **PAPER)]),
     ]
 
@@ -167,7 +202,9 @@ def test_what_no_mode_changes_is_no_switch(store: Any, unit: Any) -> None:
 
     table = tables_of(collect(store.tracker, calls))["modes"]
 
-    assert table.notes == ["TCAF on Stamps, default: the modes also differ in other settings (protocol.seen_test)."]
+    assert table.notes == [
+        "TCAF on Stamps, default: the modes also differ in other settings (protocol.seen_test)."
+    ]
 
 
 def test_one_mode_alone_has_nothing_beside_it(store: Any, unit: Any) -> None:
@@ -185,7 +222,9 @@ def test_feature_sets_have_tables_of_modes_of_their_own(store: Any, unit: Any) -
     assert [len(t.cells) for t in tables] == [1, 1]
 
 
-def test_group_disjoint_results_stand_beside_the_published_split(store: Any, unit: Any, tmp_path: Any) -> None:
+def test_group_disjoint_results_stand_beside_the_published_split(
+    store: Any, unit: Any, tmp_path: Any
+) -> None:
     some = {"samples": 12, "classes": 5, "seen": 0.25, "hm": 0.22}
     store.call(
         [
@@ -199,8 +238,16 @@ def test_group_disjoint_results_stand_beside_the_published_split(store: Any, uni
 
     stamps, ucf = (row(table, Dataset=name) for name in ("Stamps", "UCF"))
     assert (stamps["S published split"], stamps["S disjoint"]) == ("50.00 ± 14.14", "25.00 ± 0.00")
-    assert (stamps["HM disjoint"], stamps["Remaining samples"], stamps["Remaining classes"]) == ("22.00 ± 0.00", "12", "5")
-    assert (ucf["S disjoint"], ucf["HM disjoint"], ucf["Remaining samples"]) == ("none remain", "none remain", "0")
+    assert (stamps["HM disjoint"], stamps["Remaining samples"], stamps["Remaining classes"]) == (
+        "22.00 ± 0.00",
+        "12",
+        "5",
+    )
+    assert (ucf["S disjoint"], ucf["HM disjoint"], ucf["Remaining samples"]) == (
+        "none remain",
+        "none remain",
+        "0",
+    )
     assert ucf["S published split"] == "40.00"
     frame = pd.read_csv(tmp_path / "disjoint.csv").set_index("dataset")
     assert frame.loc["stamps", "S_disjoint_percent"] == pytest.approx(25)
@@ -208,7 +255,9 @@ def test_group_disjoint_results_stand_beside_the_published_split(store: Any, uni
     assert pd.isna(frame.loc["ucf", "S_disjoint_percent"])
 
 
-def test_only_rows_that_were_tested_so_are_in_the_disjoint_table(store: Any, unit: Any, tmp_path: Any) -> None:
+def test_only_rows_that_were_tested_so_are_in_the_disjoint_table(
+    store: Any, unit: Any, tmp_path: Any
+) -> None:
     asked = unit(scores=[(0.4, 0.2), None], disjoint={"samples": 1, "classes": 1, "seen": 0.5, "hm": 0.3})
     store.call([asked, unit(method="avca")])
 
@@ -227,7 +276,9 @@ def test_nothing_is_said_of_a_disjoint_test_that_no_job_made(store: Any, unit: A
     assert "without a relative" not in (tmp_path / "report.md").read_text()
 
 
-def test_lost_jobs_of_an_ablation_are_named_but_not_in_the_other_tables(store: Any, unit: Any, tmp_path: Any) -> None:
+def test_lost_jobs_of_an_ablation_are_named_but_not_in_the_other_tables(
+    store: Any, unit: Any, tmp_path: Any
+) -> None:
     call = store.call([unit()])
     entries = store.tracker.read_json(call, "jobs.json")
     lost = {"job_key": "lost", "state": "failed", "error": "loss is not a number", "ablation": "video_norm"}

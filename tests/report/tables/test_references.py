@@ -14,7 +14,13 @@ from benchmark.report.write import write_report
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
-UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
+UCF = {
+    "dataset": "ucf",
+    "features": "cls",
+    "alignment": "official",
+    "variant": "published",
+    "kind": "published",
+}
 
 
 def test_numbers_of_every_origin_are_listed_papers_first(store: Any, unit: Any, tmp_path: Any) -> None:
@@ -23,7 +29,10 @@ def test_numbers_of_every_origin_are_listed_papers_first(store: Any, unit: Any, 
     table = tables_of(collect(store.tracker))["references"]
     write_report(store.tracker, tmp_path)
 
-    rows = [(r["Method"], r["S"], r["HM"], r["ZSL"], r["Source"], r["Origin"]) for r in table.cells.to_dict("records")]
+    rows = [
+        (r["Method"], r["S"], r["HM"], r["ZSL"], r["Source"], r["Origin"])
+        for r in table.cells.to_dict("records")
+    ]
     own = "user's own training"
     assert rows == [
         ("TCAF", "67.14", "50.78", "44.64", "TCAF, ECCV 2022, Table 1", "paper"),
@@ -71,7 +80,12 @@ def test_data_that_nobody_published_on_have_no_references(store: Any, unit: Any,
 
 
 def test_long_tables_are_kept_off_the_screen(store: Any, unit: Any) -> None:
-    store.call([unit(tuned=[(0.5, 0.3)], trials=2, **UCF), unit(**{**UCF, "mode": "corrected", "alignment": "by_name"})])
+    store.call(
+        [
+            unit(tuned=[(0.5, 0.3)], trials=2, **UCF),
+            unit(**{**UCF, "mode": "corrected", "alignment": "by_name"}),
+        ]
+    )
 
     shown = {t.name: t.screen for t in build_tables(collect(store.tracker))}
 

@@ -1,4 +1,5 @@
-"""Intervals and tests of a report are those of its seeds, paired where they should be, corrected for their number."""
+"""Intervals and tests of a report are those of its seeds, paired where they should be, corrected for their
+number."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 
 OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31)]
 OTHERS = [(0.5, 0.20), (0.5, 0.22), (0.5, 0.21)]
-UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published", "kind": "published"}
+UCF = {
+    "dataset": "ucf",
+    "features": "cls",
+    "alignment": "official",
+    "variant": "published",
+    "kind": "published",
+}
 
 
 def zsl(scores: list[tuple[float, float]]) -> np.ndarray[Any, Any]:
@@ -31,14 +38,22 @@ def zsl(scores: list[tuple[float, float]]) -> np.ndarray[Any, Any]:
 
 
 def test_pairs_of_methods_are_tested_seed_by_seed(store: Any, unit: Any) -> None:
-    store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS), unit("avca", scores=[(0.5, 0.3), (0.4, 0.2)])])
+    store.call(
+        [
+            unit("tcaf", scores=OURS),
+            unit("cjme", scores=OTHERS),
+            unit("avca", scores=[(0.5, 0.3), (0.4, 0.2)]),
+        ]
+    )
     frame = comparisons(collect(store.tracker)).set_index(["method", "other"])
     expected = stats.ttest_rel(zsl(OTHERS), zsl(OURS))
     pair = frame.loc[("cjme", "tcaf")]
     assert pair["zsl_p"] == pytest.approx(expected.pvalue)
     assert (pair["zsl_low"], pair["zsl_high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert pair["zsl_difference"] == pytest.approx((zsl(OTHERS) - zsl(OURS)).mean())
-    assert pair["zsl_p_holm"] == pytest.approx(5 * expected.pvalue), "the second of three pairs in two metrics, behind its HM"
+    assert pair["zsl_p_holm"] == pytest.approx(5 * expected.pvalue), (
+        "the second of three pairs in two metrics, behind its HM"
+    )
     assert frame["seeds"].to_dict() == {("cjme", "avca"): 2, ("cjme", "tcaf"): 3, ("avca", "tcaf"): 2}
 
 
@@ -64,7 +79,13 @@ def test_a_published_number_is_tested_where_it_is_comparable(store: Any, unit: A
 
 def right(*answers: list[int], rule: str | None = "^(g)_", samples: int = 5) -> dict[str, Any]:
     """What a job logs of its groups: a seen class, and unseen ones with these right answers in each group."""
-    row = {"class": "seen", "group": "seen", "samples": [samples] * 4, "gzsl": [4, 3, 5, 4], "own_group": [5, 3, 5, 4]}
+    row = {
+        "class": "seen",
+        "group": "seen",
+        "samples": [samples] * 4,
+        "gzsl": [4, 3, 5, 4],
+        "own_group": [5, 3, 5, 4],
+    }
     unseen = [
         {"class": f"c{i}", "group": "unseen", "samples": [samples] * len(a), "gzsl": a, "own_group": a}
         for i, a in enumerate(answers)
@@ -80,7 +101,10 @@ def log_groups(store: Any, logged: list[dict[str, Any]]) -> None:
 
 
 def test_the_interval_over_test_samples_is_that_of_the_mean_over_all_seeds(store: Any, unit: Any) -> None:
-    """Seeds of 20, 60 and 80 % of an unseen class: the interval of the first alone does not hold their mean."""
+    """Seeds of 20, 60 and 80 % of an unseen class:
+
+    the interval of the first alone does not hold their mean.
+    """
     store.call([unit("tcaf", scores=OURS)])
     log_groups(store, [right([1] * 8), right([3] * 8), right([4] * 8)])
     line = intervals(collect(store.tracker)).iloc[0]
@@ -108,7 +132,9 @@ def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any
     assert "Not recorded: by jobs of earlier versions." in table.caption
 
 
-def test_seeds_that_were_tested_on_different_samples_have_no_interval_over_samples(store: Any, unit: Any) -> None:
+def test_seeds_that_were_tested_on_different_samples_have_no_interval_over_samples(
+    store: Any, unit: Any
+) -> None:
     store.call([unit("tcaf", scores=OURS)])
     log_groups(store, [right([1] * 8), right([3] * 8), right([3] * 7)])
     assert row(tables_of(collect(store.tracker))["intervals"], Method="TCAF")["ZSL 95 % over samples"] == "–"
@@ -142,7 +168,9 @@ def test_seen_and_unseen_accuracy_are_not_counted_as_tests(store: Any, unit: Any
     assert {c for c in frame if c.endswith("_p_holm")} == {"hm_p_holm", "zsl_p_holm"}
     assert frame["seen_to_published"].notna().all()
     both = frame[["hm_p", "zsl_p"]].to_numpy().min()
-    assert frame[["hm_p_holm", "zsl_p_holm"]].to_numpy().min() == pytest.approx(4 * both), "two methods in HM and ZSL"
+    assert frame[["hm_p_holm", "zsl_p_holm"]].to_numpy().min() == pytest.approx(4 * both), (
+        "two methods in HM and ZSL"
+    )
 
 
 def test_all_tests_of_a_table_are_corrected_together_and_tables_apart(store: Any, unit: Any) -> None:
@@ -167,9 +195,13 @@ def test_a_table_of_equal_methods_has_a_mark_in_one_of_twenty(together: float) -
     one, two = np.triu_indices(6, 1)
     gaps = scores[:, :, one] - scores[:, :, two]
     p = 2 * stats.t.sf(abs(gaps.mean(-1) / (gaps.std(-1, ddof=1) / 5**0.5)), 4)
-    frame = pd.DataFrame({"features": np.repeat(np.arange(tables), 15), "hm_p": p[0].ravel(), "zsl_p": p[1].ravel()})
+    frame = pd.DataFrame(
+        {"features": np.repeat(np.arange(tables), 15), "hm_p": p[0].ravel(), "zsl_p": p[1].ravel()}
+    )
 
-    marked = (_corrected(frame)[["hm_p_holm", "zsl_p_holm"]].min(axis=1) < LEVEL).groupby(frame["features"]).any()
+    marked = (
+        (_corrected(frame)[["hm_p_holm", "zsl_p_holm"]].min(axis=1) < LEVEL).groupby(frame["features"]).any()
+    )
 
     assert 0.01 < marked.mean() < 0.06
 
@@ -187,16 +219,21 @@ def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, un
     store.call(tuned)
     tables = tables_of(collect(store.tracker))
     assert all(
-        "from one search" in tables[name].caption for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
+        "from one search" in tables[name].caption
+        for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
     )
     frame = comparisons(collect(store.tracker))
-    assert frame[frame["slot"] == "tuned"][["hm_p", "zsl_p"]].isna().all(axis=None), "the scatter of a search is not known"
+    assert frame[frame["slot"] == "tuned"][["hm_p", "zsl_p"]].isna().all(axis=None), (
+        "the scatter of a search is not known"
+    )
     assert frame[frame["slot"] != "tuned"][["hm_p", "zsl_p"]].notna().all(axis=None)
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
     assert not any("from one search" in t.caption for t in build_tables(collect(store.tracker)))
 
 
-def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(store: Any, unit: Any) -> None:
+def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(
+    store: Any, unit: Any
+) -> None:
     for variant in ("default", "published"):
         store.call([unit(m, scores=s, variant=variant) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
     results = collect(store.tracker, [ALL_RUNS])

@@ -28,12 +28,26 @@ TRIALS = pd.DataFrame(
         "param.depth": [2, 3, 4, 5, 6],
     }
 )
-IMPORTANCES = {"evaluator": "fANOVA", "seed": 0, "trials": 12, "values": {"lr": 0.75, "depth": 0.25}, "reason": ""}
-STUDY = {"study": "s", "best_values": {"lr": 2e-3, "depth": 6}, "best_number": 4, "best_hm": 0.45, "start_hm": 0.40}
+IMPORTANCES = {
+    "evaluator": "fANOVA",
+    "seed": 0,
+    "trials": 12,
+    "values": {"lr": 0.75, "depth": 0.25},
+    "reason": "",
+}
+STUDY = {
+    "study": "s",
+    "best_values": {"lr": 2e-3, "depth": 6},
+    "best_number": 4,
+    "best_hm": 0.45,
+    "start_hm": 0.40,
+}
 COUNTS = {"complete": 3, "pruned": 1, "failed": 1, "trials": 4, "timeout": None}
 
 
-def log_search(store: Any, call: str, method: str = "tcaf", importances: object = IMPORTANCES, **study: object) -> None:
+def log_search(
+    store: Any, call: str, method: str = "tcaf", importances: object = IMPORTANCES, **study: object
+) -> None:
     """Give a method's run what ``running/studies.py`` logs."""
     run = next(r.run_id for r in store.tracker.find(kind="method", parent=call, method=method))
     store.tracker.log_json(run, {**STUDY, **COUNTS, **study}, "tuning.json")
@@ -86,11 +100,19 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     assert found.cells.iloc[0]["Budget"] == "3 trials"
     assert not {"Epochs saved", "Seconds", "Gain"} & set(found.cells.columns)
     assert "Epochs saved" not in found.caption
-    assert [f.name for f in report.files] == ["report.md", "index.html", "report.tex", "tuning.csv", "tuning.tex"]
+    assert [f.name for f in report.files] == [
+        "report.md",
+        "index.html",
+        "report.tex",
+        "tuning.csv",
+        "tuning.tex",
+    ]
 
 
 def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> None:
-    store.call([unit(tuned=[(0.5, 0.3)] * 2, trials=3), unit(method="avca", tuned=[(0.5, 0.3)] * 2, trials=5)])
+    store.call(
+        [unit(tuned=[(0.5, 0.3)] * 2, trials=3), unit(method="avca", tuned=[(0.5, 0.3)] * 2, trials=5)]
+    )
 
     found = tables(store)
 
@@ -159,7 +181,9 @@ def test_pruned_trials_use_up_the_budget_and_are_never_the_best(store: Any, unit
     assert list(found["best_so_far"]) == [0.40, 0.40, 0.40, 0.40, 0.45]
 
 
-def test_curves_and_importances_stand_in_the_report_with_their_numbers(store: Any, unit: Any, tmp_path: Path) -> None:
+def test_curves_and_importances_stand_in_the_report_with_their_numbers(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
     call = store.call([unit(trials=4), unit(method="avca", trials=4), unit(method="cjme", trials=4)])
     log_search(store, call)
     log_search(store, call, "avca")
@@ -172,7 +196,10 @@ def test_curves_and_importances_stand_in_the_report_with_their_numbers(store: An
     for stem in ("tuning-stamps-native-paper", "importances-stamps-native-paper"):
         assert f"({stem}.png)" in text
         assert (tmp_path / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
-    assert "No importances on Stamps (native), mode paper: CJME (3 finished trials, at least 5 are needed)." in text
+    assert (
+        "No importances on Stamps (native), mode paper: CJME (3 finished trials, at least 5 are needed)."
+        in text
+    )
     searches = pd.read_csv(tmp_path / "tuning-stamps-native-paper.csv")
     assert list(dict.fromkeys(searches["method"])) == ["CJME", "AVCA", "TCAF"]
     assert list(searches[searches["method"] == "TCAF"]["best_so_far"]) == [0.4, 0.4, 0.4, 0.4, 0.45]
