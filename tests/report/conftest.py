@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmark.report import write
-from benchmark.report.sections import Picture, ReportFigure
+from benchmark.report.sections import Image, ReportFigure
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
@@ -284,8 +284,8 @@ def unit() -> type[FakeUnit]:
 def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without painted figures, each of which takes half a second; their numbers are written."""
 
-    def save(figure: ReportFigure, folder: Path) -> Picture:
+    def save(figure: ReportFigure, folder: Path) -> Image:
         figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
-        return Picture(b"<svg/>", 1, 1)
+        return Image(b"<svg/>", 1, 1)
 
     monkeypatch.setattr(write, "save_figure", save)
