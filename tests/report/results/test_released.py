@@ -237,5 +237,5 @@ def test_a_report_of_released_weights_alone_is_whole(store: Any, unit: Any, tmp_
 def test_an_id_of_a_call_is_still_needed_to_exist(store: Any, unit: Any) -> None:
     store.released(unit(**UCF), (0.6, 0.3))
 
-    with pytest.raises(UsageError, match="no benchmark call yet"):
+    with pytest.raises(UsageError, match="no benchmark run yet"):
         collect(store.tracker, ["zzz"])
