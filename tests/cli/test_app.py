@@ -189,8 +189,8 @@ def test_tune_prints_the_best_settings(shell: Shell) -> None:
         (["report", "--leaderboard", "nowhere"], "nowhere: no such folder"),
         (["report", "nowhere"], "are for --leaderboard"),
         (["report", "--out", "nowhere"], "--out is for --leaderboard"),
-        (["report", "--mlflow-ui", "nowhere"], "no web address"),
-        (["report", "--methods", ","], "no name in it"),
+        (["report", "--mlflow-ui", "nowhere"], "not a web address"),
+        (["report", "--methods", ","], "contains no name"),
         (["report", "--leaderboard", "nowhere", "--mode", "paper"], "not to the leaderboard"),
     ],
 )

@@ -78,7 +78,6 @@ def test_published_cards_say_how_to_obtain_the_features(cards: dict[str, Card], 
     assert layout.folder == PUBLISHED[name]
     for needed in (
         "2025-12",
-        f"data import {name} --features cls --from DIR",
         layout.names_file,
         layout.text_file,
     ):

@@ -482,7 +482,7 @@ def test_an_action_on_a_deleted_run_is_reported_in_a_sentence(tracker: Tracker) 
             action()
 
 
-@pytest.mark.parametrize("deleted", ["call", "method", "job", "artifacts"])
+@pytest.mark.parametrize("deleted", ["benchmark_run", "method", "job", "artifacts"])
 def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(
     bench: Bench, deleted: str
 ) -> None:
@@ -492,9 +492,9 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(
         shutil.rmtree(bench.runs / "artifacts" / bench.tracker.find(kind="job")[0].run_id)
     else:
         bench.tracker.client.delete_run(bench.tracker.find(kind=deleted)[0].run_id)
-    if deleted == "call":
+    if deleted == "benchmark_run":
         with pytest.raises(
-            UsageError, match="calls that they belong to were deleted: restore one in MLflow's page"
+            UsageError, match="their benchmark runs were deleted: restore one in MLflow's page"
         ):
             find_benchmark_runs(bench.tracker, None)
     again = bench.run(call)
@@ -534,7 +534,7 @@ def test_a_plugin_below_the_working_folder_is_recorded_as_seen_from_there(
     (unit, *_) = bench.units(bench.call(methods="cjme"))
     monkeypatch.chdir(tmp_path)
     inside, outside = tmp_path / "methods" / "mine.py", Path("/elsewhere/mine.py")
-    assert replace(unit, plugins=[inside, outside]).job(1, 0).call().plugins == [
+    assert replace(unit, plugins=[inside, outside]).job(1, 0).alone().plugins == [
         Path("methods/mine.py"),
         outside,
     ]

@@ -212,8 +212,14 @@ def test_swapped_stages_and_missing_folders_are_named(
     a, b = write_run(place.folder, "avca", SMALL)
     _says(place, capsys, "swap the two folders", stage_a=b, stage_b=a)
     _says(place, capsys, "no such folder", stage_a=place.folder / "nowhere")
-    _says(place, capsys, "fixed by the weights", "avca.lr", options=["--set", "avca.lr=0.1"])
-    _says(place, capsys, "fixed by the weights", "train.epochs", options=["--set", "train.epochs=3"])
+    _says(place, capsys, "cannot be changed for trained weights", "avca.lr", options=["--set", "avca.lr=0.1"])
+    _says(
+        place,
+        capsys,
+        "cannot be changed for trained weights",
+        "train.epochs",
+        options=["--set", "train.epochs=3"],
+    )
 
 
 def test_stages_of_different_seeds_get_a_note(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
