@@ -499,8 +499,8 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(
             find_benchmark_runs(bench.tracker, None)
     again = bench.run(call)
     assert not again.failed
-    assert [e.state for e in again.entries] == ["reused" if deleted in ("call", "method") else "done"]
-    assert (again.run_id == first.run_id) == (deleted != "call")
+    assert [e.state for e in again.entries] == ["reused" if deleted in ("benchmark_run", "method") else "done"]
+    assert (again.run_id == first.run_id) == (deleted != "benchmark_run")
 
 
 def test_a_study_that_is_deleted_while_it_runs_is_reported_and_restarted_by_the_same_command(
