@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import shutil
@@ -25,6 +26,7 @@ from benchmark.data.locate import open_or_build
 from benchmark.figures import embedding_layout
 from benchmark.method import REGISTERED
 from benchmark.running import records, studies
+from benchmark.system import reading
 from benchmark.system.databases import sqlite_file, sqlite_uri
 from benchmark.tracking import tracker as tracking
 from benchmark.tracking.tracker import Tracker
@@ -37,6 +39,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("shared machine")
 registry.load()  # ours are there in every test
+_parsed = functools.cache(reading.parse_documents)
+reading.parse_documents = lambda text, place: copy.deepcopy(
+    _parsed(text, place)
+)  # a sixth of a tiny run's time
 
 MAKE_TRACKING, OPENING = tracking._make, tuning.opening
 MEMORY = Path("/dev/shm")
@@ -45,12 +51,9 @@ ROOM = 8 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the tests' folders into memory, unless the user has chosen a place or slow tests, with gigabytes,
-    are run."""
+    """Put the tests' folders into memory, unless the user has chosen a place, or slow tests run: they write gigabytes."""
     if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-        os.environ.setdefault(
-            "PYTEST_DEBUG_TEMPROOT", str(MEMORY)
-        )  # only for folders whose place --basetemp does not give
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # --basetemp wins over it
 
 
 @pytest.fixture(scope="session")

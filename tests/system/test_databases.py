@@ -499,7 +499,9 @@ def test_a_call_whose_runs_or_files_were_deleted_does_again_what_is_missing(
             find_benchmark_runs(bench.tracker, None)
     again = bench.run(call)
     assert not again.failed
-    assert [e.state for e in again.entries] == ["reused" if deleted in ("benchmark_run", "method") else "done"]
+    assert [e.state for e in again.entries] == [
+        "reused" if deleted in ("benchmark_run", "method") else "done"
+    ]
     assert (again.run_id == first.run_id) == (deleted != "benchmark_run")
 
 
