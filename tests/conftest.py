@@ -51,7 +51,7 @@ ROOM = 8 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the tests' folders into memory, unless the user has chosen a place, or slow tests run: they write gigabytes."""
+    """Put the folders of fast tests into memory, unless the user has chosen a place."""
     if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # --basetemp wins over it
 
