@@ -49,11 +49,11 @@ RunsDir = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow tracking URI. [default: SQLite in --runs-dir]"),
+    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow tracking URI. (default: SQLite in --runs-dir)"),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage URL. [default: SQLite in --runs-dir]"),
+    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage URL. (default: SQLite in --runs-dir)"),
 ]
 Json = Annotated[
     str | None,
@@ -64,7 +64,7 @@ Json = Annotated[
     ),
 ]
 Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods (repeatable).")]
-Features = Annotated[str | None, typer.Option(help="Feature set. [default: the dataset's]")]
+Features = Annotated[str | None, typer.Option(help="Feature set. (default: the dataset's)")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")
 ]
@@ -174,7 +174,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     shown = field.serialization_alias or name
     metavar = "[FLAGS]" if name == "ablate" else None
     simple = field.default not in (None, [], False)
-    help_text = f"{field.description} [default: {field.default}]" if simple else field.description
+    help_text = f"{field.description} (default: {field.default})" if simple else field.description
     option = typer.Option("--" + shown.replace("_", "-"), help=help_text, metavar=metavar)
     return Annotated[KINDS.get(name, str) | None, option]
 

@@ -84,10 +84,7 @@ def report(
         typer.Option(
             "--run",
             "--call",
-            help=(
-                "Benchmark run to report: its id or the beginning of it (repeatable), or all. [default: "
-                "newest]"
-            ),
+            help="Benchmark run: its id or the beginning of it (repeatable), or all. (default: newest)",
         ),
     ] = None,
     methods: OnlyMethods = None,

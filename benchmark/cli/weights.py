@@ -113,7 +113,7 @@ def export(
     run: Annotated[
         str | None,
         typer.Option(
-            "--run", "--call", help="Benchmark run: its id or the beginning of it. [default: newest]"
+            "--run", "--call", help="Benchmark run: its id or the beginning of it. (default: newest)"
         ),
     ] = None,
     methods: Annotated[

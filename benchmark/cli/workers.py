@@ -21,7 +21,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Parallel worker processes; results do not depend on it. [default: 1; with Ray: as many as fit]",
+        help="Parallel worker processes; results do not depend on it. (default: 1; with Ray: as many as fit)",
     ),
 ]
 Executor = Annotated[
@@ -30,10 +30,10 @@ Executor = Annotated[
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(help="Ray cluster, HOST:PORT. [default: RAY_ADDRESS, or a new one on this machine]"),
+    typer.Option(help="Ray cluster, HOST:PORT. (default: RAY_ADDRESS, or a new one on this machine)"),
 ]
 GpusPerJob = Annotated[
-    float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. [default: 1 on CUDA]")
+    float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. (default: 1 on CUDA)")
 ]
 
 

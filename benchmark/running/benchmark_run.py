@@ -36,7 +36,7 @@ class BenchmarkRun(Fields):
 
     methods: str = Field("all", description="Comma-separated methods, or all.")
     dataset: str = Field("demo", description="Comma-separated datasets or presets.")
-    features: str | None = Field(None, description="Feature set. [default: the dataset's]")
+    features: str | None = Field(None, description="Feature set. (default: the dataset's)")
     mode: Literal["paper", "corrected", "both"] = Field(
         "paper",
         description=(
@@ -47,14 +47,14 @@ class BenchmarkRun(Fields):
         "all", description="Training stages: 1 (model selection), 2 (final training and test) or all."
     )
     seeds: int | None = Field(
-        None, ge=1, le=10_000, description="Number of seeds. [default: 1, or the preset's]"
+        None, ge=1, le=10_000, description="Number of seeds. (default: 1, or the preset's)"
     )
     repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Numbers of single repetitions, instead of --seeds."
     )
     base_seed: int = Field(BASE_SEED, ge=0, description="Base seed; each repetition derives its own.")
     trials: int | None = Field(
-        None, ge=0, description="Total tuning trials per method; 0: no tuning. [default: 0, or the preset's]"
+        None, ge=0, description="Total tuning trials per method; 0: no tuning. (default: 0, or the preset's)"
     )
     timeout: float | None = Field(
         None, gt=0, description="Total seconds of tuning per method; alone or with --trials."

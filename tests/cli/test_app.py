@@ -36,6 +36,12 @@ def shell(
     return Shell(tmp_path, runs, monkeypatch, capsys)
 
 
+def test_help_shows_the_defaults(shell: Shell) -> None:
+    text = shell("run", "--help")
+    assert "(default: demo)" in text
+    assert "Comma-separated methods, or all. (default: all)" in " ".join(text.replace("│", " ").split())
+
+
 def test_a_command_in_a_process_of_its_own_prints_and_exits_alike(shell: Shell) -> None:
     """The only one here: what ``main`` raises in this process is what the process of a command exits with."""
     command = [sys.executable, str(PROJECT / "run_benchmark.py"), "list", "--json"]

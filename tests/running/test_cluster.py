@@ -152,7 +152,7 @@ def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(
         output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "its worker was lost" in output
-    assert "what it worked on is done again" in output
+    assert "its task is tried again" in output
     results(bench.tracker)  # no job twice
     report = bench.runs / "reports" / "demo"
     tables = {name: pd.read_csv(report / f"{name}.csv") for name in ("gzsl", "zsl")}
@@ -186,7 +186,7 @@ def test_a_lost_command_goes_on_when_started_again_and_a_lost_machine_has_its_wo
             kill_tree(busy[0])
             output = process.communicate()[0]
     assert process.returncode == 0, output
-    assert "what it worked on is done again" in output
+    assert "its task is tried again" in output
     assert results(other.tracker) == expected
 
 
