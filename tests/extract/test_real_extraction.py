@@ -79,5 +79,5 @@ def test_videos_are_extracted_trained_on_and_reported(
     assert give([*run, "--runs-dir", runs, "--reports-dir", tmp_path / "reports"]) == 0
     screen = capsys.readouterr().out
     assert "Generalised zero-shot learning: Sports" in screen
-    assert "generated data" in screen
+    assert "synthetic data" in screen
     assert "TCAF" in screen
