@@ -39,10 +39,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("shared machine")
 registry.load()  # ours are there in every test
-_parsed = functools.cache(reading.parse_documents)
-reading.parse_documents = lambda text, place: copy.deepcopy(
-    _parsed(text, place)
-)  # a sixth of a tiny run's time
+_parsed = functools.cache(reading.parse_documents)  # parsing is a sixth of a tiny run's time
+reading.parse_documents = lambda text, place: copy.deepcopy(_parsed(text, place))
 
 MAKE_TRACKING, OPENING = tracking._make, tuning.opening
 MEMORY = Path("/dev/shm")
