@@ -120,10 +120,10 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
     ]
     text = shell("status", *options)
     assert "cjme synthetic-native paper" in text
-    assert "2 trials, then the seeds again if settings differ" in text
+    assert "2 trials, then all seeds with the best hyperparameters" in text
     *jobs, study = json.loads(shell("status", *options, "--json"))
     assert [j["state"] for j in jobs] == ["not run"] * 2
-    assert (study["state"], study["trials"], study["timeout"], study["not run"]) == ("not run", 2, 900, 2)
+    assert (study["state"], study["trials"], study["timeout"], study["left"]) == ("not run", 2, 900, 2)
     config = shell.folder / "call.yaml"
     config.write_text("{methods: cjme, dataset: synthetic, ablate: [calibration]}")
     ablation = json.loads(shell("run", "--config", str(config), "--dry-run", *places, "--json", *SETS))
@@ -139,7 +139,7 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
     shell("tune", *options, "--quiet")
     first, second, study, *tuned = json.loads(shell("run", *options, "--dry-run", "--json"))
     assert [first["state"], second["state"]] == ["done", "not run"], "trial 0 is stage 1 of the first seed"
-    assert (study["state"], study["finished"] + study["pruned"], study["not run"]) == ("done", 2, 0)
+    assert (study["state"], study["finished"] + study["pruned"], study["left"]) == ("done", 2, 0)
     assert [j["state"] for j in tuned] == (["done", "not run"] if study["best_values"] else [])
     assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
 
@@ -147,7 +147,7 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
 @pytest.mark.slow
 def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
-    assert "0.001 s of trials, then the seeds" in " ".join(shell("run", "--dry-run", *options).split())
+    assert "0.001 s of trials, then all seeds" in " ".join(shell("run", "--dry-run", *options).split())
     text = " ".join(shell("run", *options).split())
     assert "tuning, 0 trials done of 0.001 s of trials" in text
     assert "Tuning budget: 0.001 s of trials per method, dataset and mode" in text

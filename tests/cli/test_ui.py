@@ -86,7 +86,7 @@ def test_both_pages_are_served_and_nothing_is_left_after_a_signal(
             runs_page = requests.post(
                 f"{found['MLflow']}/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"]}, timeout=30
             )
-            assert [run["info"]["run_name"] for run in runs_page.json()["runs"]] == ["a call"]
+            assert [run["info"]["run_name"] for run in runs_page.json()["runs"]] == ["a benchmark run"]
             assert "Optuna" in requests.get(f"{found['optuna-dashboard']}/dashboard", timeout=30).text
             process.send_signal(stop)
             _, message = process.communicate(timeout=60)
