@@ -11,17 +11,20 @@ from support.reader import WIDTHS, Reader, chromium, served
 
 AXES = {
     "curve": ("Unseen accuracy U (%)", "Seen accuracy S (%)"),
-    "scores": ("HM (%)", "ZSL (%)", "Method (name)"),
-    "training": ("Epoch (number)", "Training loss (no unit)", "Validation HM (%)"),
-    "recall": ("Cosine to the nearest seen class (no unit)", "Recall among all classes (%)"),
-    "embedding": ("t-SNE dimension 1 (no unit)", "t-SNE dimension 2 (no unit)"),
-    "confusion": ("Predicted class (name)", "True class (name)"),
+    "scores": ("HM (%)", "ZSL (%)", "Method"),
+    "training": ("Epoch", "Training loss", "Validation HM (%)"),
+    "recall": ("Cosine to the nearest seen class", "Recall among all classes (%)"),
+    "embedding": ("t-SNE dimension 1", "t-SNE dimension 2"),
+    "confusion": ("Predicted class", "True class"),
     "tuning": (
-        "Finished and pruned trials (number)",
+        "Finished trials, including pruned ones",
         "Validation HM (%)",
         "Training and validation time of the trials",
     ),
-    "importances": ("Importance (% of the variance that single settings explain)", "Searched setting (name)"),
+    "importances": (
+        "Importance (% of the variance that each hyperparameter explains alone)",
+        "Hyperparameter",
+    ),
 }
 OF_STUDIES = ("tuning", "importances")
 """The other figures are there for the starting settings and for the tuned ones."""

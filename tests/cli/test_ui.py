@@ -220,9 +220,9 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
         (call,) = bench.tracker.find(kind="benchmark_run")
         found = addresses(stack.enter_context(ui(bench.runs, "--json")))
         browser.get(found["runs"])
-        shows("matching runs", "A run per benchmark call")
+        shows("matching runs", "A run for each benchmark run")
         browser.get(f"{found['MLflow']}/#/experiments/{bench.tracker.experiment_id}/runs/{call.run_id}")
-        shows("Benchmark call", "Compare its methods")
+        shows("Benchmark run", "Compare its methods")
         browser.find_element("link text", "Compare its methods").click()
         if len(browser.window_handles) > 1:
             browser.switch_to.window(browser.window_handles[-1])
