@@ -50,10 +50,11 @@ AS_TRAINING = {"workflowType": "machine_learning"}
 EXPERIMENT = "gzsl-bench"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    Tag.DESCRIPTION: "A run for each benchmark run; below it ([+]) one per method, and below that one per job: a "
-    "stage of a seed, or a trial. The run of a method has its means over seeds as metrics, in fractions: `1 "
-    "HM`, `2 ZSL`, `3 S` and `4 U`, with `tuned` added for the best hyperparameters. The description of a "
-    "benchmark run links to a comparison of its methods, and its report is among its artifacts.",
+    Tag.DESCRIPTION: "A run for each benchmark run; below it ([+]) one per method, and below that one per "
+    "job: a stage of a seed, or a trial. The run of a method has its means over seeds as metrics, in "
+    "fractions: `1 HM`, `2 ZSL`, `3 S` and `4 U`, with `tuned` added for the best hyperparameters. The "
+    "description of a benchmark run links to a comparison of its methods, and its report is among its "
+    "artifacts.",
 }
 LAST_TABLE = "experiments"
 """MLflow writes its first row when it has created all tables of a database."""
