@@ -161,7 +161,7 @@ def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(
         assert sorted(table["method"]) == sorted(2 * methods), "two kinds of settings of each"
         assert (table["settings"] == "tuned").sum() == len(methods)
         assert (table["seeds"] == 2).all()
-    assert "n = 2 seeds" in (report / "report.md").read_text()
+    assert "over 2 seeds" in (report / "report.md").read_text()
     assert "Failed or not run" not in (report / "report.md").read_text()
     demo_report.check(report)
 
