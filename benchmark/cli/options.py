@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import ValidationError
@@ -106,10 +107,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors on
 
 
 class RunOptions:
-    """The options of a benchmark run:
-
-    one for each field of ``BenchmarkRun``, and ``--config`` for a file of them.
-    """
+    """The options of a benchmark run: its fields, and ``--config`` for a file of them."""
 
     omitted: ClassVar[tuple[str, ...]] = ("repetitions",)
     """Fields without an option."""
@@ -119,9 +117,9 @@ class RunOptions:
 
     @classmethod
     def parameters(cls) -> dict[str, Any]:
-        """Name -> annotation of each option;
+        """Name -> annotation of each option.
 
-        all default to None, so that only what is given wins over the file.
+        All default to None, so that only what is given wins over the file.
         """
         options = {name: _option(name, field) for name, field in BenchmarkRun.model_fields.items()}
         help_text = "YAML file of these options, such as a run's config.yaml artifact."
@@ -157,18 +155,6 @@ class TuneOptions(RunOptions):
     omitted = (*RunOptions.omitted, "stages", "seeds", "ablate", "config")
 
 
-KINDS = {
-    "base_seed": int,
-    "seeds": int,
-    "trials": int,
-    "timeout": float,
-    "in_memory": bool,
-    "settings": list[str],
-    "plugins": list[Path],
-}
-"""Types of the options that are not text; ``BenchmarkRun`` checks all values."""
-
-
 def _option(name: str, field: FieldInfo) -> Any:
     """The option of a field of ``BenchmarkRun``."""
     shown = field.serialization_alias or name
@@ -176,7 +162,12 @@ def _option(name: str, field: FieldInfo) -> Any:
     simple = field.default not in (None, [], False)
     help_text = f"{field.description} (default: {field.default})" if simple else field.description
     option = typer.Option("--" + shown.replace("_", "-"), help=help_text, metavar=metavar)
-    return Annotated[KINDS.get(name, str) | None, option]
+    kind: Any = field.annotation
+    if NoneType in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not NoneType)
+    if name == "ablate" or get_origin(kind) is Literal:  # read as text; ``BenchmarkRun`` checks all values
+        kind = str
+    return Annotated[kind | None, option]
 
 
 def _read_config(file: Path) -> dict[str, Any]:
