@@ -90,9 +90,9 @@ def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def made_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that a test makes in its own process gets a copy of the tables;
+    """A store that a test makes in its own process gets a copy of the tables.
 
-    the rest of making it stays as it is.
+    The rest of making it stays as it is.
     """
 
     def copy(name: str, address: str) -> None:

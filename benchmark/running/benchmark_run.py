@@ -20,9 +20,9 @@ BASE_SEED = 42
 
 
 def _option(default: Any, name: str, earlier: str, description: str) -> Any:
-    """A field whose option and key in ``config.yaml`` is ``name``;
+    """A field whose option and key in ``config.yaml`` is ``name``.
 
-    files of earlier versions have ``earlier``.
+    Files of earlier versions have ``earlier``.
     """
     choices = AliasChoices(name, earlier)
     return Field(default, validation_alias=choices, serialization_alias=name, description=description)

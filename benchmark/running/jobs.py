@@ -34,10 +34,7 @@ ALL_SWITCHES = "all"
 
 @dataclass(frozen=True)
 class Unit:
-    """A method on a dataset in a mode:
-
-    a row of a table. ``planning.make_plan`` makes it; a study tunes it.
-    """
+    """A method on a dataset in a mode, a row of a table. ``make_plan`` makes it; a study tunes it."""
 
     method: type[Method]
     ranges: Mapping[str, Range]
@@ -181,10 +178,7 @@ class Job:
 
 
 def _from_here(path: Path) -> Path:
-    """A path below the working folder as seen from there, so that a project may be moved with its runs;
-
-    else as it is.
-    """
+    """A path as seen from the working folder if it is below, so that a project moves with its runs."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -153,10 +153,7 @@ def _git(*words: str) -> _Answer:
 
 
 def data_caption(store: FeatureStore, card: Card) -> str:
-    """What every table's caption must say of a store:
-
-    its card's caption, and how many of the published samples it lacks.
-    """
+    """The caption of the dataset config, and how many published samples the feature file lacks."""
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)

@@ -181,10 +181,7 @@ class Runner:
     def open_run(
         self, identity: Mapping[str, str], name: str, tags: Mapping[str, str], parent: str | None = None
     ) -> str:
-        """The MLflow run with this identity, opened again, or a new one;
-
-        the same for two commands at the same time.
-        """
+        """The MLflow run with this identity, opened again or new; one for two simultaneous commands."""
         tracker = self.stores.tracker
         with self.locks.alone("calls"):
             found = tracker.find(parent=parent, **identity)

@@ -86,10 +86,7 @@ class StudyState:
 
 
 def plan_states(plan: Plan, stores: Existing) -> list[JobStatus | StudyState]:
-    """All work of a plan in its order:
-
-    a method's jobs, its study, and the tuned jobs once the study is over.
-    """
+    """All work of a plan in its order: jobs, the study, and the tuned jobs once the study is over."""
     found: list[JobStatus | StudyState] = []
     for unit in plan.units:
         found += _jobs(plan, unit, stores, unit.variant)

@@ -160,9 +160,9 @@ def with_groups(count: int, shipped: Path, target: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: Path) -> None:
-    """All recordings are looked for;
+    """All recordings are looked for.
 
-    features are computed for three groups of pictures of each class and their recordings.
+    Features are computed for three groups of pictures of each class and their recordings.
     """
     encoders()
     stamps = Path("/") / PACKAGE_FOLDER

@@ -43,9 +43,9 @@ UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": 
 
 
 def details(store: Any, seen: int = 2, unseen: int = 3, classes: tuple[float, ...] = ()) -> None:
-    """Give the jobs of a fake store what newer jobs log:
+    """Give the jobs of a fake store what newer jobs log.
 
-    recall of unseen class i is 0.1 i, or what ``classes`` say.
+    Recall of unseen class i is 0.1 i, or what ``classes`` say.
     """
     rng = np.random.default_rng(0)
     names = [*(f"seen {i}" for i in range(seen)), *(f"unseen {i}" for i in range(unseen))]

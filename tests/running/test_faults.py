@@ -448,9 +448,9 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_tracking_server_that_goes_away_loses_nothing(
     bench: Bench, other: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of a call, back after a while;
+    """Killed in the middle of a call, back after a while.
 
-    two processes work meanwhile, are killed too, and others start.
+    Two processes work meanwhile, are killed too, and others start.
     """
     longer = ["train.epochs=8", "train.batches_per_epoch=12"]
     bench.run(bench.call(*longer, methods="cjme,avca", trials=2))

@@ -80,9 +80,9 @@ KILLS = 12
 def test_jobs_whose_processes_are_killed_again_and_again_give_the_undisturbed_numbers(
     bench: Bench, other: Bench
 ) -> None:
-    """Four seeds of two methods, both stages each:
+    """Four seeds of two methods, both stages each.
 
-    sixteen jobs. A process is killed wherever it happens to be.
+    Sixteen jobs. A process is killed wherever it happens to be.
     """
     lengths = ("train.epochs=12", "train.batches_per_epoch=12")
     bench.run(bench.call(*lengths, methods="cjme,avgzslnet", seeds=4))

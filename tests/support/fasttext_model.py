@@ -71,9 +71,9 @@ class Model:
         return path
 
     def vector(self, name: str) -> NDArray[np.float64]:
-        """The mean of the rows of a word and of its n-grams, as bytes:
+        """The mean of the rows of a word and of its n-grams, as bytes.
 
-        a character begins where no continuation byte is.
+        A character begins where no continuation byte is.
         """
         rows = [self.words.index(name)] if name in self.words else []
         data = f"<{name}>".encode()

@@ -23,9 +23,9 @@ def open_stores(together: Barrier, tracking: Sequence[str], storages: Sequence[s
 
 
 def open_at_once(processes: int, tracking: Sequence[str], storages: Sequence[str], artifacts: Path) -> None:
-    """Have several processes open the same stores at the same moments;
+    """Have several processes open the same stores at the same moments.
 
-    raises what the first of them raised.
+    Raises what the first of them raised.
     """
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:

@@ -71,9 +71,9 @@ def make_data(seed: int = 0) -> Data:
 
 
 def write_data(path: Path, data: Data) -> None:
-    """The store of dataset ``ucf``, features ``cls``;
+    """The store of dataset ``ucf``, features ``cls``.
 
-    row k of the sorted vectors is what class k gets officially.
+    Row k of the sorted vectors is what class k gets officially.
     """
 
     def modality(name: str, dim: int) -> ModalityContent:
@@ -310,9 +310,9 @@ def write_run(
     states: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
     protocol: int = 4,
 ) -> tuple[Path, Path]:
-    """Both stages of a training:
+    """Both stages of a training.
 
-    stage A kept ``epoch`` (its file holds one more), stage B has a file for each epoch.
+    Stage A kept ``epoch`` (its file holds one more), stage B has a file for each epoch.
     """
     a, b = folder / "stage_a", folder / "stage_b"
     (a / "checkpoints").mkdir(parents=True)

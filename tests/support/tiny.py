@@ -109,9 +109,9 @@ class Bench:
 
 
 def results(tracker: Tracker) -> dict[str, object]:
-    """Results of all finished jobs by key, without what an interruption may rightly change:
+    """Results of all finished jobs by key, without what an interruption may rightly change.
 
-    times, openings of the test.
+    Times, openings of the test.
     """
     found: dict[str, object] = {}
     for run in tracker.find(kind="job", status="FINISHED"):

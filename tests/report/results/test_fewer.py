@@ -120,9 +120,9 @@ class Memory:
 
 @pytest.fixture(scope="module")
 def whole(store_on: Any, unit: Any) -> Memory:
-    """A call with everything that a report can show:
+    """A call with everything that a report can show.
 
-    modes, a search, an ablation, a failed seed, released weights.
+    Modes, a search, an ablation, a failed seed, released weights.
     """
     memory = Memory()
     store = store_on(memory)

@@ -70,9 +70,9 @@ def test_modes_without_a_seed_in_common_have_no_row(store: Any, unit: Any) -> No
 
 
 def test_an_ablation_and_its_effect_are_over_the_seeds_that_both_have(store: Any, unit: Any) -> None:
-    """Of the switch alone one seed of three has a result;
+    """Of the switch alone one seed of three has a result.
 
-    of the other one a seed that the first row has not.
+    Of the other one a seed that the first row has not.
     """
     place = {
         "benchmark_run": "c",

@@ -101,9 +101,9 @@ def log_groups(store: Any, logged: list[dict[str, Any]]) -> None:
 
 
 def test_the_interval_over_test_samples_is_that_of_the_mean_over_all_seeds(store: Any, unit: Any) -> None:
-    """Seeds of 20, 60 and 80 % of an unseen class:
+    """Seeds of 20, 60 and 80 % of an unseen class.
 
-    the interval of the first alone does not hold their mean.
+    The interval of the first alone does not hold their mean.
     """
     store.call([unit("tcaf", scores=OURS)])
     log_groups(store, [right([1] * 8), right([3] * 8), right([4] * 8)])
