@@ -444,7 +444,8 @@ class Filler:
                 "latest_metrics (key, value, timestamp, step, is_nan, run_uuid)": "latest_metrics",
             }
             for table, name in tables.items():
-                rows = self.rows[name]
+                if not (rows := self.rows[name]):
+                    continue
                 connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
             connection.execute("ANALYZE")
             connection.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from _pytest.unraisableexception import gc_collect_iterations_key
 from optuna.storages import RDBStorage
 from support.checkout import SHARED
 from support.tiny import Bench, need
@@ -25,6 +27,8 @@ from benchmark.data.cards import load_cards
 from benchmark.data.locate import open_or_build
 from benchmark.figures import embedding_layout
 from benchmark.method import REGISTERED
+from benchmark.report import parallel, write
+from benchmark.report.sections import Image, ReportFigure
 from benchmark.running import records, studies
 from benchmark.system import reading
 from benchmark.system.databases import sqlite_file, sqlite_uri
@@ -41,6 +45,9 @@ hypothesis.settings.load_profile("shared machine")
 registry.load()  # ours are there in every test
 _parsed = functools.cache(reading.parse_documents)  # parsing is a sixth of a tiny run's time
 reading.parse_documents = lambda text, place: copy.deepcopy(_parsed(text, place))
+# The collector would pass over a million objects of libraries again and again, for a sixth of all the time.
+gc.set_threshold(50_000, 10, 10)
+parallel.PROCESSES = 1  # another process imports matplotlib for a second, and draws for less
 
 MAKE_TRACKING, OPENING = tracking._make, tuning.opening
 MEMORY = Path("/dev/shm")
@@ -50,8 +57,14 @@ ROOM = 8 * 2**30
 
 def pytest_configure(config: pytest.Config) -> None:
     """Put the folders of fast tests into memory, unless the user has chosen a place."""
+    config.stash[gc_collect_iterations_key] = 1  # of five, which take seconds at the end
     if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # --basetemp wins over it
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of the garbage collector's passes."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +97,11 @@ def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("DELETE FROM experiments WHERE name = 'none'")
         connection.commit()
-    RDBStorage(sqlite_uri(folder / "optuna.db")).engine.dispose()
+    storage = RDBStorage(sqlite_uri(folder / "optuna.db"))
+    storage.engine.dispose()
+    # Optuna runs twelve files for it whenever a storage is opened.
+    newest = storage._version_manager.get_head_version()
+    type(storage._version_manager).get_head_version = lambda manager: newest
     return folder
 
 
@@ -145,12 +162,20 @@ def tracker(runs: Path) -> Tracker:
     return Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts")
 
 
-@pytest.fixture
-def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs in the process of a test draw no curve and lay out no map, which takes longer than their training.
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs and reports in the process of a test draw nothing: it takes longer than all the rest.
 
-    Marker ``figures`` leaves both as they are.
+    Jobs lay out no map; the numbers of a report's figures are written. Marker ``figures`` leaves jobs as they
+    are, marker ``painted`` reports.
     """
+
+    def save(figure: ReportFigure, folder: Path) -> Image:
+        figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
+        return Image(b"<svg/>", 1, 1)
+
+    if request.node.get_closest_marker("painted") is None:
+        monkeypatch.setattr(write, "save_figure", save)
     if request.node.get_closest_marker("figures") is None:
         for module in (records, studies):
             monkeypatch.setattr(module, "log_drawn", lambda tracker, run_id, draw, file: None)
@@ -158,7 +183,7 @@ def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path, quick_figures: None) -> Bench:
+def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path) -> Bench:
     return Bench(tracker, runs, Path(shutil.copytree(templates / "data", tmp_path / "data")))
 
 

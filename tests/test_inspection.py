@@ -339,7 +339,7 @@ def test_the_logged_map_is_bounded_rounded_and_holds_all_classes(bench: Bench) -
 def test_results_are_the_same_with_and_without_inspection(
     bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf", seeds=2)
+    call = bench.call("cjme.dropout=0.3", methods="cjme,tcaf")
     bench.run(call)
     with monkeypatch.context() as patch:
         patch.setattr(inspection, "cost", lambda *_: {})
@@ -361,6 +361,7 @@ def test_results_are_the_same_with_and_without_inspection(
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="other systems give the peak of the whole process"
 )
+@pytest.mark.slow
 def test_the_memory_peak_is_that_of_the_job_alone() -> None:
     code = """
 import numpy

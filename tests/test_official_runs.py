@@ -21,7 +21,7 @@ from benchmark.tracking.tracker import Tracker
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_figures")]
+pytestmark = pytest.mark.slow
 
 
 SWITCHES = {

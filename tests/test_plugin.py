@@ -68,6 +68,7 @@ def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> Non
     assert {e.method for e in result.entries} == {"linear", "cjme"}
 
 
+@pytest.mark.slow
 def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
     env = {**os.environ, "GZSL_CONTRACT_PLUGINS": str(plugin), "OMP_NUM_THREADS": "1"}
     command = [

@@ -241,7 +241,7 @@ def content_digest(f: h5py.File, n: int, splits: Sequence[str]) -> str:
     """
     # Names and splits. The keys are those of earlier versions, so that digests stay.
     sha = hashlib.sha256()
-    ids = f["samples/ids"].asstr()[:n]
+    ids, names = f["samples/ids"].asstr()[:n], f["classes/names"].asstr()[:]
     classes = sorted({int(c) for split in splits for c in f[f"classes/parts/{split}"][:]})
     own = f["classes/own_vector"][:]
     vectors = f["classes/vectors"][:]
@@ -250,7 +250,7 @@ def content_digest(f: h5py.File, n: int, splits: Sequence[str]) -> str:
         "dataset": f.attrs["dataset"],
         "features": f.attrs["features"],
         "ids": list(ids),
-        "names": [str(f["classes/names"].asstr()[c]) for c in classes],
+        "names": [str(names[c]) for c in classes],
         "parts": {split: f[f"classes/parts/{split}"][:].tolist() for split in splits},
     }
     sha.update(json.dumps(header, sort_keys=True).encode())

@@ -206,7 +206,7 @@ def log_map(tracker: Tracker, run_id: str, found: Inspection) -> None:
         return
     from benchmark.figures.embedding_layout import flat_map
 
-    text = embedding_csv(found.embedding, found.class_names)
+    text = tracker.read_text(run_id, Artifact.EMBEDDING)
     flat = flat_map(pd.read_csv(io.StringIO(text), keep_default_na=False))
     if flat is not None:
         tracker.log_text(run_id, flat.to_csv(index=False), Artifact.EMBEDDING_MAP)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from support.shell import Shell
 from support.tiny import TINY
 
 from benchmark.data.cards import Cards, load_cards
+from benchmark.protocol.training import Loop
 from benchmark.tracking.tracker import Tracker
 
 SETS = [f"--set={s}" for s in TINY]
@@ -214,20 +213,12 @@ def test_missing_features_say_what_to_fetch_where_it_is_looked_for_and_how_to_im
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(shell: Shell) -> None:
-    options = ["--methods", "tcaf", "--dataset", "synthetic", "--set=train.epochs=500", *SETS[1:]]
-    with subprocess.Popen(
-        [sys.executable, str(PROJECT / "run_benchmark.py"), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        while not list(shell.runs.glob("jobs/*/checkpoint.pt")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate()[0]
-    assert process.returncode == 130
-    assert "the same command resumes" in output
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shell.monkeypatch.setattr(Loop, "_epoch", interrupted)
+    text = shell("--methods", "cjme", "--dataset", "synthetic", *SETS, code=130)
+    assert "the same command resumes" in text
 
 
 def test_a_configuration_that_cannot_be_read_as_options_is_refused(shell: Shell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def sample_ids(split: str, name: str, n: int = 4) -> list[str]:
 class OfficialFolder:
     """The folder ``<parent>/Tiny`` with lists, word vectors and class files in both forms."""
 
-    def __init__(self, parent: Path, features: str = "cls", seed: int = 0) -> None:
+    def __init__(
+        self, parent: Path, features: str = "cls", seed: int = 0, written: Path | None = None
+    ) -> None:
+        """Write it, or copy one of these features that is written."""
         self.parent, self.root, self.features = parent, parent / "Tiny", features
         self.lists = self.root / "class-split" / f"{features}_split"
         self.sequences = self.root / "features" / f"{features}_features_non_averaged"
@@ -60,6 +64,9 @@ class OfficialFolder:
         self.text = self.sequences / "text" / "word_embeddings_tiny_normed.npy"
         self.names_file = self.root / "class-split" / "tiny_w2v_class_names.csv"
         self.rng = np.random.default_rng(seed)
+        if written is not None:
+            shutil.copytree(written, self.root)
+            return
         self._write_lists()
         for split in READ_SPLITS:
             for name in CLASSES[split] + ONLY_SAMPLES.get(split, []):
@@ -156,7 +163,13 @@ def make_folder() -> Callable[..., OfficialFolder]:
     return OfficialFolder
 
 
+@pytest.fixture(scope="session")
+def written_folder(tmp_path_factory: pytest.TempPathFactory) -> OfficialFolder:
+    """A faultless folder in the official layout, which tests only read."""
+    return OfficialFolder(tmp_path_factory.mktemp("official"))
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> OfficialFolder:
-    """A faultless folder in the official layout."""
-    return OfficialFolder(tmp_path / "source")
+def folder(tmp_path: Path, written_folder: OfficialFolder) -> OfficialFolder:
+    """A copy of it."""
+    return OfficialFolder(tmp_path / "source", written=written_folder.root)

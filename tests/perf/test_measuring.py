@@ -90,6 +90,7 @@ def test_an_epoch_needs_its_batches_and_the_embedding_of_what_it_is_validated_on
     assert stage.needed(generated.experiment_on(experiment.store, "avca"), 1) is None
 
 
+@pytest.mark.slow  # a step at published sizes
 def test_the_shares_of_a_step_by_kind_of_operation_are_a_whole(tmp_path: Path) -> None:
     found = registry.load()
     method = found.get("avgzslnet")

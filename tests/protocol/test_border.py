@@ -247,70 +247,75 @@ OF_STAGE_1 = """
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "body", "told"),
-    [
-        (
-            "tensor_loss",
-            "    def loss(self, batch, classes):\n        return self.map.weight.sum()",
-            "loss must return a dict",
-        ),
-        ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
-        (
-            "a_dict",
-            "    def embed(self, batch):\n        return {'joint': batch.audio}",
-            "embed must return an Embeddings",
-        ),
-        (
-            "views",
-            "    def embed(self, batch):\n        return Embeddings(views={})",
-            "the argument is called outputs",
-        ),
-        (
-            "a_view",
-            "    def distances(self, e, classes):\n        return e.views",
-            "it is called outputs now",
-        ),
-        (
-            "breaks",
-            "    def embed_classes(self, text):\n        return text.no_such_thing",
-            "(Trial: embed_classes, ",
-        ),
-        (
-            "of_none",
-            "    def loss(self, *_):\n        return {'total': nn.Parameter(torch.ones(())) * 1}",
-            "no parameter of",
-        ),
-        (
-            "has_none",
-            "    def __init__(self, *given):\n        super().__init__(*given)",
-            "has no parameters",
-        ),
-        ("other_outputs", OTHER_OUTPUTS, "distances must return the same outputs for every batch"),
-        (
-            "a_copy",
-            "    def fit(self, data, loop):\n        return loop.run(copy.deepcopy(self), data)",
-            "another model",
-        ),
-        ("of_stage_1", OF_STAGE_1, "fit trained another model or none"),
-        ("speechless", SPEECHLESS, "Speechless: its text cannot be shown, KeyError (Trial: loss, "),
-        (
-            "leaves",
-            "    def loss(self, batch, classes):\n        raise SystemExit(3)",
-            "SystemExit: 3 (Trial: loss, ",
-        ),
-    ],
-)
-def test_the_job_fails_with_the_message_and_the_other_method_continues(
-    bench: Bench, tmp_path: Path, name: str, body: str, told: str
+FAILING = [
+    (
+        "tensor_loss",
+        "    def loss(self, batch, classes):\n        return self.map.weight.sum()",
+        "loss must return a dict",
+    ),
+    ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
+    (
+        "a_dict",
+        "    def embed(self, batch):\n        return {'joint': batch.audio}",
+        "embed must return an Embeddings",
+    ),
+    (
+        "views",
+        "    def embed(self, batch):\n        return Embeddings(views={})",
+        "the argument is called outputs",
+    ),
+    (
+        "a_view",
+        "    def distances(self, e, classes):\n        return e.views",
+        "it is called outputs now",
+    ),
+    (
+        "breaks",
+        "    def embed_classes(self, text):\n        return text.no_such_thing",
+        "(Trial: embed_classes, ",
+    ),
+    (
+        "of_none",
+        "    def loss(self, *_):\n        return {'total': nn.Parameter(torch.ones(())) * 1}",
+        "no parameter of",
+    ),
+    (
+        "has_none",
+        "    def __init__(self, *given):\n        super().__init__(*given)",
+        "has no parameters",
+    ),
+    ("other_outputs", OTHER_OUTPUTS, "distances must return the same outputs for every batch"),
+    (
+        "a_copy",
+        "    def fit(self, data, loop):\n        return loop.run(copy.deepcopy(self), data)",
+        "another model",
+    ),
+    ("of_stage_1", OF_STAGE_1, "fit trained another model or none"),
+    ("speechless", SPEECHLESS, "Speechless: its text cannot be shown, KeyError (Trial: loss, "),
+    (
+        "leaves",
+        "    def loss(self, batch, classes):\n        raise SystemExit(3)",
+        "SystemExit: 3 (Trial: loss, ",
+    ),
+]
+"""Name, body and what is told of methods that fail."""
+
+
+def test_jobs_fail_with_their_message_and_the_other_method_continues(
+    bench: Bench, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    files = [plugin(tmp_path, name, body, "import copy"), plugin(tmp_path, f"fine_{name}")]
-    result = bench.run(bench.call("train.epochs=1", methods=f"{name},fine_{name}", plugins=files))
+    files = {name: plugin(tmp_path, name, body, "import copy") for name, body, _ in FAILING}
+    fine = plugin(tmp_path, "fine")
+    names = ",".join([*files, "fine"])
+    result = bench.run(bench.call("train.epochs=1", methods=names, plugins=[*files.values(), fine]))
     failed = [entry for entry in result.failed if entry.state == "failed"]
-    assert {entry.method for entry in failed} == {name}
-    assert told in failed[0].error
-    assert str(files[0]) in failed[0].error
-    assert len(bench.tracker.find(kind="job", status="FINISHED", method=f"fine_{name}")) == 2
+    assert sorted(entry.method for entry in failed) == sorted(files)
+    errors = {entry.method: entry.error for entry in failed}
+    for name, _, told in FAILING:
+        with subtests.test(name):
+            assert told in errors[name]
+            assert str(files[name]) in errors[name]
+    assert len(bench.tracker.find(kind="job", status="FINISHED", method="fine")) == 2
 
 
 def test_a_process_that_is_told_to_end_leaves_its_job_open(bench: Bench, tmp_path: Path) -> None:

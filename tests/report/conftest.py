@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.rows import Rows
 
-from benchmark.report import write
-from benchmark.report.sections import Image, ReportFigure
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
@@ -93,6 +92,18 @@ class FakeStore:
     """Writes calls into a store."""
 
     tracker: Tracker
+    rows: Rows | None = None
+    """Takes what is recorded, instead of the tracker."""
+    made: set[str] = field(default_factory=set)
+    """Keys of jobs."""
+
+    @property
+    def record(self) -> Tracker | Rows:
+        return self.rows or self.tracker
+
+    def flush(self) -> None:
+        if self.rows is not None:
+            self.rows.flush()
 
     def call(self, units: Sequence[FakeUnit], stages: str = "all", status: str = "FINISHED") -> str:
         tags = {
@@ -101,13 +112,13 @@ class FakeStore:
             "command": "run_benchmark.py --methods all",
             "git_revision": "abc123def456",
         }
-        call = self.tracker.start("benchmark 2026-01-01 12:00", tags)
+        call = self.record.start("benchmark 2026-01-01 12:00", tags)
         entries: list[dict[str, Any]] = []
         for unit in units:
             method_tags = {**unit.tags(), "kind": "method"}
             if unit.trials:
                 method_tags |= {"tuning.trials": str(unit.trials), "tuning.pruned": "1"}
-            parent = self.tracker.start(unit.method, method_tags, call)
+            parent = self.record.start(unit.method, method_tags, call)
             if unit.trials:
                 study = {
                     "study": "s",
@@ -116,16 +127,17 @@ class FakeStore:
                     "best_hm": 0.4321,
                 }
                 study |= {"complete": unit.trials - 1, "pruned": 1, "failed": 0}
-                self.tracker.log_json(parent, study, "tuning.json")
+                self.record.log_json(parent, study, "tuning.json")
             for variant, scores in ((unit.variant, unit.scores), ("tuned", unit.tuned)):
                 for repetition, score in enumerate(scores or ()):
                     entries += self.repetition(
                         replace(unit, variant=variant), parent, repetition, score, stages
                     )
-            self.tracker.finish(parent)
+            self.record.finish(parent)
         if entries:
-            self.tracker.log_json(call, entries, "jobs.json")
-        self.tracker.finish(call, status)  # type: ignore[arg-type]
+            self.record.log_json(call, entries, "jobs.json")
+        self.record.finish(call, status)  # type: ignore[arg-type]
+        self.flush()
         return call
 
     def repetition(
@@ -152,7 +164,9 @@ class FakeStore:
             return [first, second] if stages == "all" else [first]
         entries = []
         for stage in (1, 2) if stages == "all" else (1,):
-            state = "reused" if self.tracker.by_job_key([keys[stage - 1]]) else "done"
+            known = self.made if self.rows else self.tracker.by_job_key([keys[stage - 1]])
+            state = "reused" if keys[stage - 1] in known else "done"
+            self.made.add(keys[stage - 1])
             if state == "done":
                 self.job(unit, parent, repetition, stage, keys[stage - 1], score)
             entries.append(
@@ -188,15 +202,15 @@ class FakeStore:
         }
         versions |= dict(zip(("cpu_capability", "blas"), unit.processor or (), strict=False))
         job_tags = {"kind": "job", "job_key": key, "stage": str(stage), "seed": str(1000 + repetition)}
-        run = self.tracker.start(
+        run = self.record.start(
             key, {**unit.tags(), **job_tags, **versions, "repetition": str(repetition)}, parent
         )
         identity = {"digest": unit.digest or f"digest-of-{unit.dataset}", "code": "c0de", "torch": "2.9.0"}
         settings = {"train.epochs": unit.epochs, "train.batches_per_epoch": 40, "train.batch_size": 64}
-        self.tracker.log_params(
+        self.record.log_params(
             run, {**settings, "protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params}
         )
-        self.tracker.log_json(run, identity, "identity.json")
+        self.record.log_json(run, identity, "identity.json")
         seen, unseen = score
         values = {
             "seen": seen,
@@ -210,9 +224,9 @@ class FakeStore:
         else:
             metrics = {f"test/{k}": v for k, v in values.items()} | {"epochs": 5}
             metrics |= {f"test/disjoint_{k}": v for k, v in unit.disjoint.items()}
-            self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
-        self.tracker.log_metrics(run, {**metrics, "calibration/beta": 0.4 + 0.2 * repetition})
-        self.tracker.finish(run)
+            self.record.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
+        self.record.log_metrics(run, {**metrics, "calibration/beta": 0.4 + 0.2 * repetition})
+        self.record.finish(run)
 
     def released(
         self,
@@ -231,7 +245,7 @@ class FakeStore:
         }
         tags |= {"data_digest": unit.digest or f"digest-of-{unit.dataset}"}
         tags |= {} if published_settings is None else {"published_settings": published_settings}
-        run = self.tracker.start("released", {**unit.tags(), **tags})
+        run = self.record.start("released", {**unit.tags(), **tags})
         seen, unseen = score
         values = {
             "seen": seen,
@@ -240,14 +254,13 @@ class FakeStore:
             "zsl": 1.2 * unseen,
             "ausuc": 0.8 * seen * unseen,
         }
-        self.tracker.log_metrics(
-            run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4}
-        )
-        self.tracker.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
-        self.tracker.log_params(
+        self.record.log_metrics(run, {**{f"test/{k}": v for k, v in values.items()}, "calibration/beta": 1.4})
+        self.record.log_text(run, curve(seen, unseen).to_csv(index=False), "curve.csv")
+        self.record.log_params(
             run, {"protocol.mode": unit.mode, "protocol.calibration": unit.mode, **unit.params}
         )
-        self.tracker.finish(run)
+        self.record.finish(run)
+        self.flush()
         return run
 
 
@@ -257,7 +270,8 @@ def new_store(mlflow_template: Path) -> Callable[[Path], FakeStore]:
 
     def make(folder: Path) -> FakeStore:
         shutil.copy(mlflow_template, folder / "mlflow.db")
-        return FakeStore(Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts"))
+        tracker = Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
+        return FakeStore(tracker, Rows(tracker, folder))
 
     return make
 
@@ -278,14 +292,3 @@ def store(new_store: Callable[[Path], FakeStore], tmp_path: Path) -> FakeStore:
 def unit() -> type[FakeUnit]:
     """Makes units; test files cannot import this file."""
     return FakeUnit
-
-
-@pytest.fixture
-def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without painted figures, each of which takes half a second; their numbers are written."""
-
-    def save(figure: ReportFigure, folder: Path) -> Image:
-        figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
-        return Image(b"<svg/>", 1, 1)
-
-    monkeypatch.setattr(write, "save_figure", save)

@@ -99,6 +99,8 @@ def check_figures(report: Report, tracker: Any) -> None:
             assert axes.get_xlabel() or axes.get_label() == "<colorbar>", figure.stem
 
 
+@pytest.mark.painted
+@pytest.mark.slow
 def test_a_real_run_gives_every_figure_and_table(bench: Bench, tmp_path: Path) -> None:
     bench.run(bench.call(methods="cjme,tcaf", seeds=2))
 
@@ -111,6 +113,7 @@ def test_a_real_run_gives_every_figure_and_table(bench: Bench, tmp_path: Path) -
     assert costs(report.results)[["stage_1_minutes", "parameters", "flops_per_sample"]].gt(0).all(axis=None)
 
 
+@pytest.mark.painted
 def test_an_older_store_gives_a_report_that_says_what_is_left_out(
     store: Any, unit: Any, tmp_path: Path
 ) -> None:
@@ -254,6 +257,7 @@ def test_confusion_shares_are_of_the_samples_of_the_true_class() -> None:
     assert list(square(counts, limit=1).index) == ["a"], "that with the most samples"
 
 
+@pytest.mark.figures
 def test_a_map_of_embeddings_is_the_same_each_time_and_empty_where_there_is_nothing_to_see() -> None:
     values = np.random.default_rng(1).normal(size=(20, 4))
     frame = pd.DataFrame(values).add_prefix("e").assign(kind="sample", group="unseen", **{"class": "a"})

@@ -13,8 +13,6 @@ from benchmark.errors import UsageError
 from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.write import write_report
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 
 def report(store: Any, folder: Path, units: list[Any], made: int, stages: str = "all") -> Path:
     """A report of a call of its own, as if made at a time."""

@@ -18,6 +18,7 @@ from benchmark.errors import UsageError
 from benchmark.figures.curves import seen_unseen_figure
 from benchmark.figures.style import COLOURS, colour_of, marker_of
 from benchmark.report import folder as report_folder
+from benchmark.report import parallel
 from benchmark.report.parallel import in_parallel
 from benchmark.report.write import write_report
 
@@ -95,6 +96,7 @@ def test_a_new_report_replaces_the_earlier_one_and_nothing_else(
     assert names == {*pages, *numbers, "manifest.json", "notes.txt"}
 
 
+@pytest.mark.painted
 def test_a_report_is_written_again_only_where_something_changed(
     store: Any, unit: Any, tmp_path: Path
 ) -> None:
@@ -138,6 +140,7 @@ def test_other_code_writes_a_report_anew(
 
 def test_several_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "PROCESSES", 4)
     many = in_parallel(process_and_square, range(9))
     assert [square for _, square in many] == [n * n for n in range(9)]
     assert os.getpid() not in {process for process, _ in many}
@@ -167,6 +170,7 @@ def test_an_interrupted_call_is_called_incomplete(store: Any, unit: Any, tmp_pat
     assert "**Not complete.**" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.painted
 def test_curve_figures_have_a_curve_per_method_with_its_data_beside(
     store: Any, unit: Any, tmp_path: Path
 ) -> None:

@@ -51,7 +51,10 @@ def place(tmp_path: Path, runs: Path) -> Place:
 
 @pytest.mark.parametrize(
     ("method", "sizes"),
-    [(m, s) for m in CLASS_OF for s in (*SIZES, "published sizes") if m == "tcaf" or s != "fixed length"],
+    [
+        *((m, s) for m in CLASS_OF for s in SIZES if m == "tcaf" or s != "fixed length"),
+        *(pytest.param(m, "published sizes", marks=pytest.mark.slow) for m in CLASS_OF),
+    ],
 )
 def test_published_weights_give_the_numbers_of_a_plain_evaluation(
     place: Place, method: str, sizes: str, capsys: pytest.CaptureFixture[str]

@@ -119,8 +119,14 @@ def _embed_classes(method: str, s: State, text: Tensor) -> Tensor:
     return _perceptron(s, "triplet_net.embedding_net3", text, method == "cjme")
 
 
-def _distances(method: str, s: State, sizes: Sizes, sample: Sample, classes: Tensor) -> dict[str, Tensor]:
+def _distances(
+    method: str, s: State, sizes: Sizes, sample: Sample, classes: Tensor
+) -> dict[str, list[float]]:
     """Distances to all classes, by output; the last output is the reported one."""
+    return {output: x.tolist() for output, x in _outputs(method, s, sizes, sample, classes).items()}
+
+
+def _outputs(method: str, s: State, sizes: Sizes, sample: Sample, classes: Tensor) -> dict[str, Tensor]:
     outputs = {output: (x - classes).norm(dim=1) for output, x in _embed(method, s, sizes, sample).items()}
     if method == "avgzslnet":
         return {**outputs, "both": outputs["audio"] + outputs["video"]}
@@ -152,7 +158,8 @@ def fit(method: str, sizes: Sizes, state: dict[str, Tensor], data: Data, seed: i
         )
         if method in ("cjme", "avgzslnet"):  # one centre for both outputs, as after training
             state[f"{output}.bias"] = state[f"{output}.bias"] + (1.0 - scale * x.mean(0)).float()
-    embeddings = _all_embeddings(method, sizes, state, data).mean(1)
+    again = method not in OUTPUTS  # the last ReLU keeps a positive factor
+    embeddings = _all_embeddings(method, sizes, state, data).mean(1) if again else scale * x
     labels = torch.tensor([sample.label for sample in data.samples])
     noise = torch.randn(
         len(data.text), 64, generator=torch.Generator().manual_seed(seed), dtype=embeddings.dtype
@@ -186,17 +193,21 @@ def _all_embeddings(method: str, sizes: Sizes, state: State, data: Data) -> Tens
 
 
 def _score(
-    distances: Sequence[Tensor], labels: Sequence[int], ids: Sequence[int], seen: set[int], beta: float
+    distances: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    ids: Sequence[int],
+    seen: set[int],
+    beta: float,
 ) -> tuple[float, ...]:
     """S, U, HM, ZSL in percent."""
     right: dict[int, list[bool]] = {}
     right_zsl: dict[int, list[bool]] = {}
     for row, label in zip(distances, labels, strict=True):
-        shifted = {c: row[c].item() + (beta if c in seen else 0.0) for c in ids}
+        shifted = {c: row[c] + (beta if c in seen else 0.0) for c in ids}
         right.setdefault(label, []).append(min(ids, key=lambda c, d=shifted: d[c]) == label)  # type: ignore[misc]
         if label not in seen:
             unseen = [c for c in ids if c not in seen]
-            right_zsl.setdefault(label, []).append(min(unseen, key=lambda c, d=row: d[c].item()) == label)  # type: ignore[misc]
+            right_zsl.setdefault(label, []).append(min(unseen, key=lambda c, d=row: d[c]) == label)  # type: ignore[misc]
 
     def mean(table: Mapping[int, list[bool]], wanted: bool) -> float:
         return 100 * float(np.mean([np.mean(r) for c, r in table.items() if (c in seen) == wanted]))

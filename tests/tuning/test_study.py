@@ -129,6 +129,7 @@ def test_a_kill_while_values_are_drawn_leaves_no_trial(
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_processes_that_open_new_storages_at_once_all_open_them(tmp_path: Path) -> None:
     storages = [sqlite_uri(tmp_path / f"{i}.db") for i in range(3)]
     open_at_once(2, [], storages, tmp_path)

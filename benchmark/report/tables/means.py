@@ -76,8 +76,10 @@ def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
         for _, mine in group.groupby("ablation", sort=False):
             row: dict[str, Any] = {name: mine.iloc[0][name] for name in (*ABLATED, "ablation")}
             pair = _paired(mine, base)
-            alone = {n: v for n, v in _paired(mine, mine).items() if "_base" not in n and "_effect" not in n}
-            rows.append(row | _progress(mine) | (pair if pair["seeds"] else alone))
+            if not pair["seeds"]:
+                alone = _paired(mine, mine)
+                pair = {n: v for n, v in alone.items() if "_base" not in n and "_effect" not in n}
+            rows.append(row | _progress(mine) | pair)
     ends = ("", "_std", "_base", "_base_std", "_effect", "_effect_std")
     names = [f"{m}{suffix}" for m in METRICS for suffix in ends]
     return pd.DataFrame(rows, columns=[*ABLATED, "ablation", "planned", "seeds", "state", *names])

@@ -71,6 +71,8 @@ STOPS = {
     "before sync 47": 15,
     "writing the feature file 1": 15,
 }
+SOME = ("before sync 1", "before sync 4", "reading classes 14", "writing the feature file 0")
+"""What the fast tests stop at."""
 
 
 def run_child(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -90,13 +92,22 @@ def kill_at(folder: Folder, target: Path, stop: str) -> None:
     child.stdout.close()
 
 
-@pytest.mark.parametrize("stop", STOPS)
-def test_a_killed_import_continues_to_the_same_digest(folder: Folder, tmp_path: Path, stop: str) -> None:
-    undisturbed = take(folder, tmp_path / "undisturbed.h5")
+@pytest.fixture(scope="module")
+def digest(written_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of an undisturbed import."""
+    return take(written_folder, tmp_path_factory.mktemp("undisturbed") / "store.h5").digest
+
+
+@pytest.mark.parametrize(
+    "stop", [stop if stop in SOME else pytest.param(stop, marks=pytest.mark.slow) for stop in STOPS]
+)
+def test_a_killed_import_continues_to_the_same_digest(
+    folder: Folder, digest: str, tmp_path: Path, stop: str
+) -> None:
     target = tmp_path / "killed.h5"
     kill_at(folder, target, stop)
     report = take(folder, target)
-    assert report.digest == undisturbed.digest
+    assert report.digest == digest
     if stop == "writing the feature file 1":
         assert report.already
     else:
@@ -114,8 +125,9 @@ def test_a_killed_import_continues_to_the_same_digest(folder: Folder, tmp_path: 
         "old journal",
     ],
 )
-def test_damaged_staging_costs_time_and_no_correctness(folder: Folder, tmp_path: Path, damage: str) -> None:
-    digest = take(folder, tmp_path / "undisturbed.h5").digest
+def test_damaged_staging_costs_time_and_no_correctness(
+    folder: Folder, digest: str, tmp_path: Path, damage: str
+) -> None:
     target = tmp_path / "killed.h5"
     kill_at(folder, target, "reading classes 5")
     staging = tmp_path / "killed.h5.import"

@@ -349,6 +349,7 @@ def test_a_stream_that_begins_late_in_a_file_disturbs_nothing(tmp_path: Path, en
     assert notes in ([], ["video ends after 0.2 s of 0.4 s"])  # the audio of the other one is that long
 
 
+@pytest.mark.slow
 def test_decoding_of_damaged_videos_can_break_off_at_any_frame(tmp_path: Path) -> None:
     script = PROJECT / "tests" / "support" / "damaged_videos.py"
     path = os.pathsep.join(sys.path)

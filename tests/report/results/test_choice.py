@@ -12,8 +12,6 @@ from benchmark.report.results.choice import Choice
 from benchmark.report.results.collect import collect
 from benchmark.report.write import write_report
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 UCF = {"dataset": "ucf", "features": "cls", "alignment": "official", "variant": "published"}
 
 

@@ -16,8 +16,6 @@ from benchmark.report.write import write_report
 from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.tracking.runs import RunRecord
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 UCF = {
     "dataset": "ucf",
     "features": "cls",

@@ -332,6 +332,7 @@ def test_processes_that_cannot_work_leave_the_work_to_this_one(
         raise OSError("no memory for a process")
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "PROCESSES", 4)
     monkeypatch.setattr("joblib.Parallel", killed)
     assert parallel.in_parallel(abs, range(-9, 0)) == list(range(9, 0, -1))
     assert "no memory for a process" in caplog.text

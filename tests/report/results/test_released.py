@@ -210,6 +210,7 @@ def test_our_own_weights_are_the_retrained_rows_already(store: Any, unit: Any) -
     assert set(collect(store.tracker).test["variant"]) == {"published"}
 
 
+@pytest.mark.painted
 def test_a_report_of_released_weights_alone_is_whole(store: Any, unit: Any, tmp_path: Any) -> None:
     store.released(unit(**UCF), (0.6714, 0.4083))
     store.released(unit(method="avca", **UCF), (0.6, 0.3))

@@ -14,8 +14,6 @@ from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.means import ablation_effects
 from benchmark.report.write import write_report
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 PAPER = {"mode": "paper", "alignment": "official"}
 CORRECTED = {"mode": "corrected", "alignment": "by_name"}
 

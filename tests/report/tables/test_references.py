@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import pytest
 from support.cells_of import tables_of
 
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.write import write_report
-
-pytestmark = pytest.mark.usefixtures("unpainted")
 
 UCF = {
     "dataset": "ucf",

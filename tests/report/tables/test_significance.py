@@ -19,8 +19,6 @@ from benchmark.report.write import write_report
 from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.uncertainty import LEVEL
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
 OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31)]
 OTHERS = [(0.5, 0.20), (0.5, 0.22), (0.5, 0.21)]
 UCF = {

@@ -181,6 +181,7 @@ def test_pruned_trials_use_up_the_budget_and_are_never_the_best(store: Any, unit
     assert list(found["best_so_far"]) == [0.40, 0.40, 0.40, 0.40, 0.45]
 
 
+@pytest.mark.painted
 def test_curves_and_importances_stand_in_the_report_with_their_numbers(
     store: Any, unit: Any, tmp_path: Path
 ) -> None:
