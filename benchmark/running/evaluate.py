@@ -15,7 +15,7 @@ from benchmark.protocol.stages import Experiment, StageTwo, evaluate_weights
 from benchmark.running.provenance import data_caption, environment
 from benchmark.running.records import log_map, log_stage_two
 from benchmark.settings.resolve import Settings, protocol_for
-from benchmark.settings.schema import LengthConfig, Mode
+from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig
 from benchmark.settings.search_space import SearchSpace
 from benchmark.system.beside import Beside
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
@@ -155,6 +155,7 @@ def _settings(
         if s not in ("protocol", "train", "data")
     ]
     fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
+    fixed += [f"protocol.{k}" for k in overrides.get("protocol", {}) if k not in ProtocolConfig.model_fields]
     if fixed:
         raise UsageError(
             f"--set {', '.join(fixed)}: cannot be changed for trained weights; protocol.* and train.device, "

@@ -220,6 +220,12 @@ def test_swapped_stages_and_missing_folders_are_named(
         "train.epochs",
         options=["--set", "train.epochs=3"],
     )
+    _says(
+        place,
+        capsys,
+        "--set protocol.cjme_pairing: cannot be changed for trained weights",
+        options=["--set", "protocol.cjme_pairing=corrected"],
+    )
 
 
 def test_stages_of_different_seeds_get_a_note(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
