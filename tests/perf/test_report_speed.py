@@ -12,6 +12,7 @@ from perf import report
 
 
 @pytest.mark.slow
+@pytest.mark.painted
 def test_a_small_store_is_made_read_and_timed(runs: Path) -> None:
     made = report.fill(runs, 900)  # from which on there are small calls
 
