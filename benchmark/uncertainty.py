@@ -232,9 +232,8 @@ class _Resampled:
         total = np.zeros((DRAWS, recall.shape[1]))
         for c, (n, r, times) in enumerate(zip(samples, right, drawn, strict=True)):
             if own[c]:
-                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(
-                    np.float32
-                )  # whole numbers: exact
+                # whole numbers: exact
+                sums = times.astype(np.float32) @ np.column_stack([n, r]).astype(np.float32)
                 total += sums[:, 1:] / sums[:, :1]
             else:
                 whole = int(worth[c])

@@ -79,9 +79,8 @@ def run(
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     folder = reports_dir / (report_name or report_folder(plan.run))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
-        place.mkdir(
-            parents=True, exist_ok=True
-        )  # a folder that cannot be written is reported before training
+        # a folder that cannot be written is reported before training
+        place.mkdir(parents=True, exist_ok=True)
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     for entry in result.failed:

@@ -166,9 +166,8 @@ def is_free(port: int) -> bool:
     """Whether a program may listen on a port of this machine."""
     with socket.socket() as client:
         client.settimeout(1)
-        if (
-            client.connect_ex((LOOPBACK, port)) == 0
-        ):  # a program on all addresses may not keep us from binding
+        # a program on all addresses may not keep us from binding
+        if client.connect_ex((LOOPBACK, port)) == 0:
             return False
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -101,9 +101,8 @@ def assemble(
 
     def modality(name: str) -> ModalityContent:
         dim = results.identity["dims"][name]
-        frames: Any = ResultSequences(
-            results, name, [outcomes[w.sample] for w in kept], dim
-        )  # read by slices, as an array
+        # read by slices, as an array
+        frames: Any = ResultSequences(results, name, [outcomes[w.sample] for w in kept], dim)
         return ModalityContent(dim, frames=frames, offsets=frames.offsets)
 
     # A current feature file is not written again.

@@ -151,9 +151,8 @@ def _collect(
                 continue
             done += 1
             progress("videos", done, len(left))
-    outcomes = {
-        w.sample: made[w.sample] for w in wanted
-    }  # in the order of the lists, whichever was ready first
+    # in the order of the lists, whichever was ready first
+    outcomes = {w.sample: made[w.sample] for w in wanted}
     return Extracted(outcomes, _problem_rows(outcomes), len(wanted) - len(left))
 
 
@@ -292,9 +291,8 @@ def _extract_one(
 
 
 def _cannot_be_read(video: Path, error: OSError) -> str:
-    reason = (
-        outside_reason(error, video) if error.filename in (None, str(video)) else None
-    )  # else of another file
+    # an error that names another file is not about this video
+    reason = outside_reason(error, video) if error.filename in (None, str(video)) else None
     return f"cannot be read: {reason}" if reason else f"{type(error).__name__}: {error!s:.120}"
 
 

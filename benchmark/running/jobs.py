@@ -111,9 +111,8 @@ class Job:
         if self.stage == 1:
             del settings["protocol"]["seen_test"]  # stage 1 does not depend on which test samples count
         return {
-            **(
-                {"grouping": self.unit.card.grouping} if self.stage == 2 else {}
-            ),  # which test samples belong together
+            # which test samples belong together
+            **({"grouping": self.unit.card.grouping} if self.stage == 2 else {}),
             "settings": settings,
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,

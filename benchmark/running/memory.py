@@ -14,9 +14,8 @@ CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 def restart_peak_memory() -> None:
     """Let ``peak_memory_mb`` count from what is in use now, where the system can (Linux, CUDA)."""
-    with suppress(
-        OSError
-    ):  # another system, or a container that forbids it: then the peak is that of the process
+    # another system, or a container that forbids it: then the peak is that of the process
+    with suppress(OSError):
         CLEAR_REFS.write_text("5", encoding="utf-8")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

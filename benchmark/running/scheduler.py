@@ -184,9 +184,8 @@ class Dispatcher:
             return future.result()
         except Unavailable:  # it was waited for long enough
             raise
-        except (
-            Exception
-        ) as error:  # around a job, not in it: a locked database, say, which may be free the next time
+        except Exception as error:
+            # around a job, not in it: a locked database, say, which may be free the next time
             own = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
             reason = hide(pool.loss(error) or own)
         show = self.slot(task.order)

@@ -159,9 +159,8 @@ class Worker:
             try:
                 trial.report(record.epoch, record.validation["hm"], record.seconds)
             except Pruned:
-                if (
-                    record.epoch + 1 < job.settings.train.epochs
-                ):  # after its last epoch nothing is left to save
+                # after its last epoch nothing is left to save
+                if record.epoch + 1 < job.settings.train.epochs:
                     raise
 
         tags = {Tag.TUNED: "false", Tag.VARIANT: "trial", Tag.TRIAL: str(trial.number), Tag.STUDY: study}

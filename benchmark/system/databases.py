@@ -180,9 +180,8 @@ def opening(uri: str, last: str, make: Callable[[str], None]) -> Iterator[None]:
     elif urlparse(uri).scheme.split("+")[0] == "postgresql":
         from sqlalchemy import NullPool, create_engine, func, select
 
-        with create_engine(
-            uri, poolclass=NullPool
-        ).begin() as connection:  # the lock ends with the transaction
+        # the lock ends with the transaction
+        with create_engine(uri, poolclass=NullPool).begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(ONE_OPENS)))
             yield
     else:
@@ -273,9 +272,8 @@ def readable(uri: str) -> str:
                 contextlib.closing(sqlite3.connect(copy)) as target,
             ):
                 source.backup(target)
-        except (
-            sqlite3.OperationalError
-        ):  # the files that reading needs are missing, so nobody writes: copying is safe
+        except sqlite3.OperationalError:
+            # the files that reading needs are missing, so nobody writes: copying is safe
             for rest in ("", "-wal", "-journal"):
                 Path(f"{copy}{rest}").unlink(missing_ok=True)
                 if os.path.exists(f"{file}{rest}"):

@@ -134,9 +134,8 @@ def outside_reason(error: BaseException, path: Path) -> OutsideReason | None:
         return None
     named = re.search(r"\berrno = (\d+)", str(error))
     code = error.errno if error.errno is not None else int(named[1]) if named else None
-    if code is None and "file locking" in str(
-        error
-    ):  # HDF5: this process has the file open with other settings
+    # HDF5: this process has the file open with other settings
+    if code is None and "file locking" in str(error):
         return OutsideReason("locked", "this program has it open already, with locks", "close it first")
     kind = _KIND_OF.get(code) if code is not None else None
     if code in (errno.EEXIST, errno.ENOTDIR) and path.is_file():  # a folder was to be created or read

@@ -58,9 +58,8 @@ class Lasting:
         if isinstance(error, RuntimeError):  # a signal handler wrote to this stream during another write
             return
         self.lost = error
-        with suppress(
-            Exception
-        ):  # discards what is left in buffers, so that nothing fails when the program ends
+        # discards what is left in buffers, so that nothing fails when the program ends
+        with suppress(Exception):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -88,9 +87,8 @@ def open_missing_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(
-                os.open(os.devnull, os.O_RDWR), True
-            )  # gets the lowest free number, which is this one
+            # gets the lowest free number, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115

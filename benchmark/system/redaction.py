@@ -135,9 +135,8 @@ def learn_environment() -> None:
                 learn(found[0])
         elif name not in FOLDERS and SECRET_VARIABLE.fullmatch(name.upper()) and not value.startswith("/"):
             _add(value, LEAST_PIECE)
-            for piece in re.findall(
-                r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE
-            ):  # connection strings
+            # connection strings
+            for piece in re.findall(r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE):
                 _add(piece, LEAST_PIECE)
             for kind in (
                 "USERNAME",

@@ -80,17 +80,15 @@ def refuse_unreadable_mlflow_settings(variables: Mapping[str, Any]) -> None:
 
 def _soften_warnings() -> None:
     """Undo ``PYTHONWARNINGS=error``, which is meant for tests: users cannot fix what libraries warn of."""
-    kept = [
-        option for option in sys.warnoptions if not option.strip().startswith("e")
-    ]  # "error" may be abbreviated
+    # "error" may be abbreviated
+    kept = [option for option in sys.warnoptions if not option.strip().startswith("e")]
     if kept == sys.warnoptions:
         return
     sys.warnoptions[:] = kept  # children inherit them
     os.environ["PYTHONWARNINGS"] = ",".join(kept)
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
-    warnings.simplefilter(
-        "ignore", ImportWarning, append=True
-    )  # the default, set so that Python notices the change
+    # the default, set so that Python notices the change
+    warnings.simplefilter("ignore", ImportWarning, append=True)
 
 
 def _have_home() -> None:

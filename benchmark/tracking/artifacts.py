@@ -54,9 +54,8 @@ def folder_of(
         folder = home / tags[PLACE]
     else:
         ids = runs()
-        if not ids or any(
-            (home / name / run_id).is_dir() for run_id in ids
-        ):  # moved or copied with the database
+        # moved or copied with the database
+        if not ids or any((home / name / run_id).is_dir() for run_id in ids):
             folder = home / name
         elif not folder.is_dir():
             raise Unavailable(

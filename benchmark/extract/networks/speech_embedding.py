@@ -45,9 +45,8 @@ class SpeechEmbedding:
     def __call__(self, waveforms: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Windows ``[N, 12512]`` in -1 to 1 -> ``[N, 96]``."""
         spectra = self._melspectrogram((waveforms * 2**15).astype(np.float32))
-        scaled = (
-            spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2
-        )  # as in the training of the embedding
+        # as in the training of the embedding
+        scaled = spectra.reshape(len(waveforms), FRAMES, BANDS, 1) / 10 + 2
         return self._embedding(scaled.astype(np.float32)).reshape(len(waveforms), DIM)
 
 

@@ -46,9 +46,8 @@ class Vggish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.features(x)
-        embedding: Tensor = self.fc(
-            maps.permute(0, 2, 3, 1).flatten(1)
-        )  # channels last, as in the original network
+        # channels last, as in the original network
+        embedding: Tensor = self.fc(maps.permute(0, 2, 3, 1).flatten(1))
         return embedding
 
 

@@ -91,9 +91,8 @@ class Main(Extractor):
         return resized[:, top : top + CROP, left : left + CROP]
 
     def audio(self, waveforms: NDArray[np.floating[Any]]) -> Features:
-        sixteen_bit = np.clip(
-            np.round(waveforms * 2**15), -(2**15), 2**15 - 1
-        )  # as the network was trained on
+        # as the network was trained on
+        sixteen_bit = np.clip(np.round(waveforms * 2**15), -(2**15), 2**15 - 1)
         spectra = np.stack([log_filterbank(waveform) for waveform in sixteen_bit])
         x = (torch.from_numpy(spectra)[:, None] - SPECTRUM_MEAN) / SPECTRUM_STD
         return self.run(self.audio_network, x)
