@@ -19,9 +19,8 @@ from benchmark.figures.style import (
     MaxNLocator,
     colour_of,
     dash_of,
-    heading,
     marker_of,
-    plain,
+    single_panel,
 )
 
 UNSEEN_AXIS = "Unseen accuracy U (%)"
@@ -50,7 +49,7 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
         beta: the calibrated beta.
         title: heading of the figure.
     """
-    figure, axes = _figure(title, width=5.2)
+    figure, axes = single_panel(title, 5.2, 4.4)
     seen, unseen = 100 * points["seen"].to_numpy(float), 100 * points["unseen"].to_numpy(float)
     hm = _harmonic_mean(seen, unseen)
     best = int(hm.argmax())
@@ -60,17 +59,8 @@ def seen_unseen_figure(points: pd.DataFrame, chosen: tuple[float, float], beta: 
     look: dict[str, Any] = {"color": COLOURS[0], "mec": "white", "mew": 0.8, "linestyle": "", "markersize": 9}
     axes.plot([u], [s], MARKERS[0], label=f"chosen on validation, β = {beta:.3g}: {at}", zorder=5, **look)
     label = f"oracle (upper bound), β = {float(points['beta'].iloc[best]):.3g}: HM {hm[best]:.2f} %"
-    axes.plot(
-        [unseen[best]],
-        [seen[best]],
-        "D",
-        markersize=9,
-        mfc="none",
-        mec="black",
-        mew=1.4,
-        label=label,
-        zorder=6,
-    )
+    ring: dict[str, Any] = {"markersize": 9, "mfc": "none", "mec": "black", "mew": 1.4}
+    axes.plot([unseen[best]], [seen[best]], "D", label=label, zorder=6, **ring)
     _frame(axes, max(unseen.max(), u), max(seen.max(), s))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=1)
     return figure
@@ -87,28 +77,17 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
     A filled marker is the point that calibration chose, a hollow diamond the highest harmonic mean of the
     curve.
     """
-    figure, axes = _figure(title, width=7.2)
+    figure, axes = single_panel(title, 7.2, 4.4)
     for curve in curves:
-        seen, unseen = (
-            100 * curve.points["seen"].to_numpy(float),
-            100 * curve.points["unseen"].to_numpy(float),
-        )
+        seen = 100 * curve.points["seen"].to_numpy(float)
+        unseen = 100 * curve.points["unseen"].to_numpy(float)
         colour, dash, best = colour_of(curve.style), dash_of(curve.style), best_of(curve.points)
         chosen = (np.array([100 * curve.chosen[0]]), np.array([100 * curve.chosen[1]]))
         highest = float(_harmonic_mean(seen, unseen)[best])
         label = f"{curve.title}\nHM {_harmonic_mean(*chosen)[0]:.1f} %, oracle {highest:.1f} %"
         axes.plot(unseen, seen, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
-        axes.plot(
-            *chosen,
-            linestyle=dash,
-            color=colour,
-            marker=marker_of(curve.style),
-            markersize=8,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            label=label,
-            zorder=5,
-        )
+        look: dict[str, Any] = {"color": colour, "linestyle": dash, "mec": "white", "mew": 0.8}
+        axes.plot(*chosen, marker=marker_of(curve.style), markersize=8, label=label, zorder=5, **look)
         axes.plot(
             [unseen[best]], [seen[best]], "D", markersize=6.5, mfc="white", mec=colour, mew=1.5, zorder=4
         )
@@ -123,14 +102,6 @@ def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
     return figure
 
 
-def _figure(title: str, width: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 4.4), dpi=150, layout="constrained")
-    heading(figure, title)
-    axes = figure.add_subplot()
-    plain(axes)
-    return figure, axes
-
-
 def _frame(axes: Axes, unseen: float, seen: float) -> None:
     """Set axes from 0 to a little above the curves, and draw faint lines of equal harmonic mean."""
     right, top = (max(1.0, 1.06 * value) for value in (unseen, seen))
@@ -142,15 +113,8 @@ def _frame(axes: Axes, unseen: float, seen: float) -> None:
         axes.contour(u, s, hm, levels=levels, colors=FAINT, linewidths=0.7, zorder=1)
     for level in levels:  # at the right end of the line, away from the curves
         at = level * right / (2 * right - level)
-        axes.annotate(
-            f"HM {level:g}",
-            (right, at),
-            (2, 0),
-            textcoords="offset points",
-            fontsize=6.5,
-            va="center",
-            color=GREY,
-        )
+        look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": GREY}
+        axes.annotate(f"HM {level:g}", (right, at), (2, 0), fontsize=6.5, **look)
 
 
 def _harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from benchmark.figures.style import (
     MaxNLocator,
     colour_of,
     dash_of,
-    heading,
+    empty_figure,
     marker_of,
     plain,
 )
@@ -82,9 +82,10 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
     Args:
         titles: titles of the metrics, by their names in ``Bars.values``.
     """
-    figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(methods)), dpi=150, layout="constrained")
-    heading(figure, title)
+    figure = empty_figure(title, 9.0, 1.6 + 0.36 * len(methods))
     at = np.arange(len(methods))
+    diamond: dict[str, Any] = {"mfc": "white", "mec": "black", "mew": 1.3}
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     for axes, (metric, name) in zip(
         np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True
     ):
@@ -97,32 +98,13 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
             if np.isfinite(bar.low):
                 ends = np.clip([bar.low, bar.high], 0, 100)
                 for colour, width in (("white", 2.0), ("black", 1.1)):  # a white edge, visible on dark bars
-                    axes.plot(
-                        ends,
-                        [y, y],
-                        color=colour,
-                        linewidth=width,
-                        marker="|",
-                        markersize=7,
-                        mew=width,
-                        zorder=4,
-                    )
+                    look: dict[str, Any] = {"color": colour, "linewidth": width, "mew": width}
+                    axes.plot(ends, [y, y], marker="|", markersize=7, zorder=4, **look)
                 if ends[1] > right:
                     axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
             if np.isfinite(bar.published):
-                axes.plot(
-                    [bar.published], [y], "D", mfc="white", mec="black", mew=1.3, markersize=6.5, zorder=5
-                )
-            axes.annotate(
-                f"{bar.mean:.1f}",
-                (1, y),
-                (4, 0),
-                ("axes fraction", "data"),
-                "offset points",
-                fontsize=8,
-                va="center",
-                color=GREY,
-            )
+                axes.plot([bar.published], [y], "D", markersize=6.5, zorder=5, **diamond)
+            axes.annotate(f"{bar.mean:.1f}", (1, y), (4, 0), fontsize=8, va="center", color=GREY, **beside)
         axes.set(xlabel=f"{name} (%)", ylabel="Method", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
         axes.set_yticks(at, [m.title for m in methods])
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
@@ -134,8 +116,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
     if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
         handles = []
     if any(np.isfinite(m.values[x].published) for m in methods for x in titles):
-        look: dict[str, Any] = {"marker": "D", "mfc": "white", "mec": "black", "mew": 1.3, "linestyle": ""}
-        handles.append(Line2D([], [], label="published, same protocol", **look))
+        handles.append(Line2D([], [], marker="D", linestyle="", label="published, same protocol", **diamond))
     if handles:
         figure.legend(handles=handles, loc="outside lower right", fontsize=8, frameon=False, ncols=2)
     return figure
@@ -159,23 +140,17 @@ def training_figure(methods: Sequence[Drawn], title: str) -> Figure:
         methods: columns ``epoch`` (from 1), and ``_mean``, ``_low`` and ``_high`` of ``loss`` and ``hm``
             (fraction).
     """
-    figure = Figure(figsize=(9.6, 4.0), dpi=150, layout="constrained")
-    heading(figure, title)
+    figure = empty_figure(title, 9.6, 4.0)
     losses, scores = figure.subplots(1, 2)
     for method in methods:
-        look: dict[str, Any] = {
-            "color": colour_of(method.style),
-            "linestyle": dash_of(method.style),
-            "linewidth": 1.5,
-        }
-        epochs = method.data["epoch"]
+        epochs, colour = method.data["epoch"], colour_of(method.style)
+        look: dict[str, Any] = {"color": colour, "linestyle": dash_of(method.style), "linewidth": 1.5}
+        if len(epochs) < 2:
+            look |= {"marker": marker_of(method.style), "markersize": 5}
         for axes, name, factor in ((losses, "loss", 1), (scores, "hm", 100)):
             mean, low, high = (factor * method.data[f"{name}_{end}"] for end in ("mean", "low", "high"))
-            one: dict[str, Any] = (
-                {"marker": marker_of(method.style), "markersize": 5} if len(epochs) < 2 else {}
-            )
-            axes.plot(epochs, mean, label=method.title if axes is losses else None, zorder=3, **look, **one)
-            axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=2)
+            axes.plot(epochs, mean, label=method.title if axes is losses else None, zorder=3, **look)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
     values = pd.concat([m.data["loss_mean"] for m in methods]).dropna()
     if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
         losses.set_yscale("log")
@@ -226,51 +201,23 @@ def map_figure(methods: Sequence[Drawn], title: str) -> Figure:
             seen, named = frame["group"] == "seen", frame["class"].isin(shown)
             mark, grey_size = ("o", size) if frame is samples else ("P", 5.0)
             rest = frame[~seen & ~named]
-            axes.plot(
-                frame["x"][seen],
-                frame["y"][seen],
-                mark,
-                color=FAINT,
-                markersize=grey_size,
-                mec="white",
-                mew=0.3,
-                zorder=2,
-            )
-            axes.plot(
-                rest["x"], rest["y"], mark, color=GREY, markersize=grey_size, mec="white", mew=0.3, zorder=3
-            )
+            grey: dict[str, Any] = {"markersize": grey_size, "mec": "white", "mew": 0.3}
+            axes.plot(frame["x"][seen], frame["y"][seen], mark, color=FAINT, zorder=2, **grey)
+            axes.plot(rest["x"], rest["y"], mark, color=GREY, zorder=3, **grey)
 
             for i, name in enumerate(shown):
                 mine = frame[frame["class"] == name]
-                look: dict[str, Any] = {
-                    "color": colour_of(i),
-                    "markersize": size,
-                    "mec": "black",
-                    "mew": edge,
-                }
-                axes.plot(
-                    mine["x"],
-                    mine["y"],
-                    _class_marker(i),
-                    linestyle="",
-                    zorder=4 if frame is samples else 5,
-                    **look,
-                )
+                look: dict[str, Any] = {"color": colour_of(i), "markersize": size, "mec": "black"}
+                look |= {"mew": edge, "linestyle": "", "zorder": 4 if frame is samples else 5}
+                axes.plot(mine["x"], mine["y"], _class_marker(i), **look)
         axes.set_title(method.title, fontsize=8.5, loc="left")
         axes.set(xlabel=MAP_AXES[0], ylabel=MAP_AXES[1], xticks=[], yticks=[])
         axes.margins(0.05)
 
     # legend, in as many columns as fit
+    look = {"linestyle": "", "markersize": 5.5}
     handles = [
-        Line2D(
-            [],
-            [],
-            marker=_class_marker(i),
-            color=colour_of(i),
-            linestyle="",
-            markersize=5.5,
-            label=_short(name),
-        )
+        Line2D([], [], marker=_class_marker(i), color=colour_of(i), label=_short(name), **look)
         for i, name in enumerate(shown)
     ]
     handles += _map_legend(pd.concat([m.data for m in methods]), shown)
@@ -287,33 +234,16 @@ def _map_legend(data: pd.DataFrame, shown: Sequence[str]) -> list[Line2D]:
     look: dict[str, Any] = {"linestyle": "", "mec": "white", "mew": 0.3}
     entries = []
     if others:
-        entries.append(
-            Line2D(
-                [],
-                [],
-                marker="o",
-                color=GREY,
-                markersize=5.5,
-                label=f"{len(others)} further unseen classes",
-                **look,
-            )
-        )
-    entries.append(
-        Line2D([], [], marker="o", color=FAINT, markersize=5.5, label="samples of seen classes", **look)
-    )
+        label = f"{len(others)} further unseen classes"
+        entries.append(Line2D([], [], marker="o", color=GREY, markersize=5.5, label=label, **look))
+    label = "samples of seen classes"
+    entries.append(Line2D([], [], marker="o", color=FAINT, markersize=5.5, label=label, **look))
     if len(classes):
-        own: dict[str, Any] = {
-            "marker": "o",
-            "mfc": GREY,
-            "mec": "black",
-            "mew": 1.2,
-            "markersize": 7.5,
-            "linestyle": "",
-        }
-        entries.append(Line2D([], [], label="embedding of an unseen class", **own))
-        entries.append(
-            Line2D([], [], marker="P", color=FAINT, markersize=6, label="embedding of a seen class", **look)
-        )
+        own: dict[str, Any] = {**look, "mfc": GREY, "mec": "black", "mew": 1.2}
+        label = "embedding of an unseen class"
+        entries.append(Line2D([], [], marker="o", markersize=7.5, label=label, **own))
+        label = "embedding of a seen class"
+        entries.append(Line2D([], [], marker="P", color=FAINT, markersize=6, label=label, **look))
     return entries
 
 
@@ -342,10 +272,8 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
     size = max(len(m.data) for m in methods)
     font = 7.5 if size <= 16 else 6.5 if size <= 30 else 5.5
     longest = max(len(_short(name)) for m in methods for name in (*m.data.index, *m.data.columns))
-    across, names = (
-        min(len(methods), PANELS_A_ROW if size <= 24 else 2),
-        [list(m.data.index) for m in methods],
-    )
+    across = min(len(methods), PANELS_A_ROW if size <= 24 else 2)
+    names = [list(m.data.index) for m in methods]
     down, alike = -(-len(methods) // across), all(mine == names[0] for mine in names)
     side, room = max(2.2, 0.115 * size) + 0.45, 0.3 + 0.6 * font * longest / 72
     width, height = (side + room / (count if alike else 1) for count in (across, down))
@@ -356,13 +284,8 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
         shares = 100 * method.data.to_numpy(float)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="equal", interpolation="none")
         below = i + across
-        _name_classes(
-            axes.xaxis,
-            names[i],
-            named=below >= len(methods) or names[i] != names[below],
-            fontsize=font,
-            rotation=90,
-        )
+        named = below >= len(methods) or names[i] != names[below]
+        _name_classes(axes.xaxis, names[i], named=named, fontsize=font, rotation=90)
         _name_classes(axes.yaxis, names[i], named=i % across == 0 or names[i] != names[i - 1], fontsize=font)
         axes.tick_params(length=0)
         axes.set(xlabel=PREDICTED_AXIS, ylabel=TRUE_AXIS)
@@ -373,14 +296,8 @@ def confusion_figure(methods: Sequence[Drawn], title: str) -> Figure:
                 text = f"{shares[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
 
-    bar = figure.colorbar(
-        image,
-        ax=list(panels),
-        location="right",
-        shrink=min(0.6, 6 / figure.get_figheight()),
-        aspect=30,
-        pad=0.02,
-    )
+    shrink = min(0.6, 6 / figure.get_figheight())
+    bar = figure.colorbar(image, ax=list(panels), location="right", shrink=shrink, aspect=30, pad=0.02)
     bar.set_label("Share of the true class's samples (%)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     return figure
@@ -406,8 +323,7 @@ def _panels(
     """A figure with panels of a given size in inches, row by row."""
     across = min(columns, count)
     rows = -(-count // across)
-    figure = Figure(figsize=(max(5.6, width * across), height * rows + 0.7), dpi=150, layout="constrained")
-    heading(figure, title)
+    figure = empty_figure(title, max(5.6, width * across), height * rows + 0.7)
     panels = [figure.add_subplot(rows, across, i + 1) for i in range(count)]
     for axes in panels:
         plain(axes)

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from benchmark.figures.style import (
     COLOURS,
     GREY,
-    Axes,
     Figure,
     MaxNLocator,
     colour_of,
     dash_of,
-    heading,
+    empty_figure,
     marker_of,
     plain,
+    single_panel,
 )
 
 HM_AXIS = "Validation HM (%)"
@@ -75,60 +76,26 @@ def history_figure(trials: pd.DataFrame, title: str) -> Figure:
         trials: columns ``number``, ``state``, ``start``, ``value`` (highest validation HM, fraction) and
             ``seconds``.
     """
-    figure, axes = _figure(title, 6.4, 4.0)
+    figure, axes = single_panel(title, 6.4, 4.0)
     hm = 100 * trials["value"].astype(float)
     complete, pruned, failed = (trials["state"] == state for state in ("complete", "pruned", "failed"))
     best = 100 * best_so_far(trials)["best_so_far"]
-    colour = COLOURS[0]
-    axes.plot(
-        trials["number"],
-        best,
-        color=colour,
-        linewidth=1.8,
-        drawstyle="steps-post",
-        label="best so far",
-        zorder=3,
-    )
+    number, colour = trials["number"], COLOURS[0]
+    line: dict[str, Any] = {"color": colour, "linewidth": 1.8, "drawstyle": "steps-post"}
+    axes.plot(number, best, label="best so far", zorder=3, **line)
     shown = complete & ~trials["start"]
-    axes.plot(trials["number"][shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
+    axes.plot(number[shown], hm[shown], "o", color=colour, markersize=5, label="finished", zorder=4)
     if pruned.any():
-        label = "pruned: highest of its epochs"
-        axes.plot(
-            trials["number"][pruned],
-            hm[pruned],
-            "x",
-            color=GREY,
-            markersize=6,
-            mew=1.4,
-            label=label,
-            zorder=4,
-        )
+        cross: dict[str, Any] = {"color": GREY, "markersize": 6, "mew": 1.4}
+        axes.plot(number[pruned], hm[pruned], "x", label="pruned: highest of its epochs", zorder=4, **cross)
     if failed.any():
-        at = axes.get_xaxis_transform()
-        axes.plot(
-            trials["number"][failed],
-            [0.02] * int(failed.sum()),
-            "|",
-            color=GREY,
-            markersize=10,
-            mew=1.6,
-            label="failed",
-            transform=at,
-        )
+        tick: dict[str, Any] = {"color": GREY, "markersize": 10, "mew": 1.6}
+        bottom = [0.02] * int(failed.sum())
+        axes.plot(number[failed], bottom, "|", label="failed", transform=axes.get_xaxis_transform(), **tick)
     start = trials["start"] & complete
     if start.any():
-        label = "untuned settings"
-        axes.plot(
-            trials["number"][start],
-            hm[start],
-            "D",
-            mfc="none",
-            mec="black",
-            mew=1.5,
-            markersize=9,
-            label=label,
-            zorder=5,
-        )
+        ring: dict[str, Any] = {"markersize": 9, "mfc": "none", "mec": "black", "mew": 1.5}
+        axes.plot(number[start], hm[start], "D", label="untuned settings", zorder=5, **ring)
     axes.set(xlabel=TRIAL_AXIS, ylabel=HM_AXIS)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=3)
@@ -137,24 +104,19 @@ def history_figure(trials: pd.DataFrame, title: str) -> Figure:
 
 def searches_figure(curves: Sequence[SearchCurve], title: str) -> Figure:
     """Draw the best validation HM so far of several methods, by number of trials and by time."""
-    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
-    heading(figure, title)
+    figure = empty_figure(title, 9.0, 4.2)
     by_trials, by_seconds = figure.subplots(1, 2, sharey=True)
     unit, seconds = _time_unit(max(float(c.points["seconds_so_far"].max()) for c in curves))
     for curve in curves:
         found = curve.points.dropna(subset=["best_so_far"])
-        style = {
-            "color": colour_of(curve.style),
-            "linestyle": dash_of(curve.style),
-            "marker": marker_of(curve.style),
-        }
+        style: dict[str, Any] = {"color": colour_of(curve.style), "linestyle": dash_of(curve.style)}
+        style |= {"marker": marker_of(curve.style), "mec": "white", "mew": 0.6}
         rises = found["best_so_far"].diff().fillna(1).gt(0).to_numpy().nonzero()[0].tolist()
         for axes, along in ((by_trials, found["finished"]), (by_seconds, found["seconds_so_far"] / seconds)):
             label = curve.title if axes is by_trials else None
             axes.plot(
                 along, 100 * found["best_so_far"], drawstyle="steps-post", linewidth=1.6,
-                markersize=6, markevery=rises,
-                markeredgecolor="white", markeredgewidth=0.6, label=label, **style,
+                markersize=6, markevery=rises, label=label, **style,
             )  # fmt: skip
     for axes, label in ((by_trials, FINISHED_AXIS), (by_seconds, f"{TIME_AXIS} ({unit})")):
         axes.set(xlabel=label, ylabel=HM_AXIS if axes is by_trials else "")
@@ -170,10 +132,7 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
     columns = min(PANELS_A_ROW, len(panels))
     rows = -(-len(panels) // columns)
     tallest = max(len(p.values) for p in panels)
-    figure = Figure(
-        figsize=(max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5), dpi=150, layout="constrained"
-    )
-    heading(figure, title)
+    figure = empty_figure(title, max(6.4, 3.4 * columns), rows * (0.9 + 0.26 * tallest) + 0.5)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         named = sorted(panel.values.items(), key=lambda item: item[1])
@@ -192,11 +151,3 @@ def importances_figure(panels: Sequence[Panel], title: str) -> Figure:
 def _time_unit(longest: float) -> tuple[str, float]:
     """A readable unit for a number of seconds, and its length in seconds."""
     return ("h", 3600) if longest > 7200 else ("min", 60) if longest > 300 else ("s", 1)
-
-
-def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    heading(figure, title)
-    axes = figure.add_subplot()
-    plain(axes)
-    return figure, axes

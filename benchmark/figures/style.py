@@ -49,27 +49,15 @@ def _unread_settings() -> Iterator[None]:
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no messages on where it caches fonts
 with _unread_settings():
     import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.axis import Axis as Axis
+    from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG as FigureCanvasSVG
+    from matplotlib.figure import Figure as Figure
+    from matplotlib.lines import Line2D as Line2D
     from matplotlib.text import Text
-    from matplotlib.ticker import LogFormatter, MaxNLocator
-
-__all__ = [
-    "Axes",
-    "Axis",
-    "Figure",
-    "FigureCanvasAgg",
-    "FigureCanvasSVG",
-    "Line2D",
-    "LogFormatter",
-    "MaxNLocator",
-    "default_style",
-    "drawn",
-]
+    from matplotlib.ticker import LogFormatter as LogFormatter
+    from matplotlib.ticker import MaxNLocator as MaxNLocator
 
 
 @contextmanager
@@ -105,6 +93,21 @@ def heading(figure: Figure, title: str) -> None:
     room = int(LETTERS * float(figure.get_figwidth()))
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, room)]
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+
+
+def empty_figure(title: str, width: float, height: float) -> Figure:
+    """A figure with a heading; width and height are in inches."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    heading(figure, title)
+    return figure
+
+
+def single_panel(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with a heading and one plain panel; width and height are in inches."""
+    figure = empty_figure(title, width, height)
+    axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes
 
 
 def plain(axes: Axes) -> None:
