@@ -151,8 +151,8 @@ def _main(arguments: list[str]) -> None:
         if debug:
             sys.stderr.write(hidden_traceback(error))
         elif isinstance(error, (UsageError, Unavailable)):
-            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            err.print_line(f"[red]error:[/] {escape(str(error))}")
         else:  # an unforeseen error
             reason = outside_message(error) or f"{type(error).__name__}: {error} (--debug shows where)"
-            err.print(f"[red]error:[/] {escape(reason)}", highlight=False, soft_wrap=True)
+            err.print_line(f"[red]error:[/] {escape(reason)}")
         sys.exit(WRONG_USAGE)

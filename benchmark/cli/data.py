@@ -114,7 +114,7 @@ def import_(
             out, "Splits", list(splits[0]), [["-" if v is None else v for v in p.values()] for p in splits]
         )
         for note in report.notes:
-            out.print(f"note: {note}", highlight=False, soft_wrap=True)
+            out.print_line(f"note: {note}")
     notes = [str(note) for note in report.notes]
     facts = {"store": str(report.target), "digest": report.digest, "state": state}
     emit(of.json_file, {**facts, "splits": splits, "notes": notes})
@@ -172,7 +172,7 @@ def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
             ["features", "values", "correlation", "lowest of a row"],
             rows,
         )
-        out.print(f"{target}: written", highlight=False, soft_wrap=True)
+        out.print_line(f"{target}: written")
     emit(of.json_file, {"file": str(target), "agreement": [asdict(a) for a in agreements]})
     differing = [a.features for a in agreements if a.correlation < AGREEMENT]
     if differing:
@@ -270,7 +270,7 @@ def audit(
         files = write_audit(found, folder)
     if of.on_screen:
         _show_audit(found)
-        out.print(f"Audit: {os.path.relpath(files[0])}", highlight=False, soft_wrap=True)
+        out.print_line(f"Audit: {os.path.relpath(files[0])}")
     emit(of.json_file, audit_json(found, files))
 
 
@@ -302,11 +302,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _show_audit(found: Audit) -> None:
     from benchmark.data.checks.audit_report import audit_sections, audit_title
 
-    out.print(
-        f"[bold]Audit of {escape(audit_title(found))}[/], {escape(found.material.source)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.print_line(f"[bold]Audit of {escape(audit_title(found))}[/], {escape(found.material.source)}")
     for section in audit_sections(found):
         out.print(f"\n[bold]{escape(section.title)}[/]", highlight=False)
         for sentence in section.sentences:

@@ -166,7 +166,7 @@ def videos(
     if not extraction.quiet:
         _show_result(extraction, shard, done, assembled)
         if written is not None:
-            out.print(f"{written}: the same in the official layout", highlight=False, soft_wrap=True)
+            out.print_line(f"{written}: the same in the official layout")
     emit(json_file, {**_as_json(extraction, shard, done, assembled, rows), "official": written})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
@@ -296,7 +296,7 @@ def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> No
         cells,
     )
     if len(rows) > SCREEN_ROWS:
-        out.print(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}", highlight=False, soft_wrap=True)
+        out.print_line(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}")
 
 
 def _show_result(
@@ -305,23 +305,17 @@ def _show_result(
     left_out = sum(outcome.problem is not None for outcome in done.outcomes.values())
     before = f", {done.resumed:,} of them by earlier runs" if done.resumed else ""
     counts = f"{len(done.outcomes) - left_out:,} videos extracted and {left_out:,} left out{before}"
-    out.print(f"{counts}; results of each in {extraction.results.folder}", highlight=False, soft_wrap=True)
+    out.print_line(f"{counts}; results of each in {extraction.results.folder}")
     failed = f"{done.again:,} videos failed for a reason that may pass" if done.again else ""
     if assembled is None:
         but = f" except that {failed}: repeat the command to try them again" if failed else ""
         then = f"when all shards are, give --merge instead of --shard to write {extraction.target}"
-        out.print(f"shard {shard} is done{but}; {then}", highlight=False, soft_wrap=True)
+        out.print_line(f"shard {shard} is done{but}; {then}")
         return
     if failed:
-        out.print(
-            f"{failed}: repeat the command, without --merge, to try them again",
-            highlight=False,
-            soft_wrap=True,
-        )
+        out.print_line(f"{failed}: repeat the command, without --merge, to try them again")
     state = "is there already" if assembled.already else "written"
-    out.print(
-        f"{extraction.target}: {state}, digest {assembled.digest[:16]}", highlight=False, soft_wrap=True
-    )
+    out.print_line(f"{extraction.target}: {state}, digest {assembled.digest[:16]}")
     listed = _listed(extraction)
     splits = assembled.splits.items()
     rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in splits]
@@ -370,7 +364,7 @@ def names(
     card, _ = find_card(dataset, load_cards())
     count = write_class_vectors(card, lists, target)
     if json_file != "-":
-        out.print(f"{target}: {count} class names, {DIM}-dimensional", highlight=False, soft_wrap=True)
+        out.print_line(f"{target}: {count} class names, {DIM}-dimensional")
     emit(json_file, {"file": str(target), "names": count, "dim": DIM})
 
 

@@ -62,9 +62,9 @@ def write_report_of(
                 )
             for note in (table.caption, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
-        out.print(f"\nReport: {os.path.relpath(report.files[0])}", highlight=False, soft_wrap=True)
+        out.print_line(f"\nReport: {os.path.relpath(report.files[0])}")
         for page in (f for f in report.files if f.name == "index.html"):
-            out.print(f"Page:   {os.path.relpath(page)}", highlight=False, soft_wrap=True)
+            out.print_line(f"Page:   {os.path.relpath(page)}")
     return {
         "report": str(report.files[0]),
         "tables": [
@@ -143,7 +143,7 @@ def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> di
     if show:
         count = len(board.reports)
         text = f"Leaderboard of {count} report{'s' * (count != 1)}: {os.path.relpath(board.page)}"
-        out.print(text, highlight=False, soft_wrap=True)
+        out.print_line(text)
     return {
         "page": str(board.page),
         "reports": [r.name for r in board.reports],

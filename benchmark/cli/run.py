@@ -49,7 +49,7 @@ def _plan(options: RunOptions, data_root: Path, *, tune_only: bool = False) -> P
     known = registry.load(run.plugins)
     plan = make_plan(run, known, data_root, tune_only=tune_only)
     for note in plan_notes(plan, known):
-        err.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
+        err.print_line(f"note: {escape(note)}")
     return plan
 
 
@@ -87,7 +87,7 @@ def run(
         switch = f"{entry.ablation} corrected, " if entry.ablation else ""
         which = f"{switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage}"
         text = f"{entry.method} on {entry.dataset} ({which})"
-        err.print(f"[red]{entry.state}[/] {text}: {escape(entry.error)}", highlight=False, soft_wrap=True)
+        err.print_line(f"[red]{entry.state}[/] {text}: {escape(entry.error)}")
     if len(result.failed) == len(result.entries):  # there is nothing to report
         emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)

@@ -29,6 +29,10 @@ class HidingConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(hide(text), **options)
 
+    def print_line(self, text: str) -> None:
+        """Print a text with markup, without breaking it into lines or colouring its numbers."""
+        self.print(text, highlight=False, soft_wrap=True)
+
 
 out = HidingConsole(width=WIDTH)
 err = HidingConsole(stderr=True)
@@ -54,7 +58,7 @@ def emit(json_file: str | None, content: Any) -> None:
 
 
 def warn(text: str) -> None:
-    err.print(escape(text), highlight=False, soft_wrap=True)
+    err.print_line(escape(text))
 
 
 NARROWEST = 24

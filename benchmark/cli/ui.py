@@ -89,7 +89,7 @@ def ui(
                     )
                 servers.wait(lambda: bool(came))
         except ServerError as error:
-            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            err.print_line(f"[red]error:[/] {escape(str(error))}")
             raise typer.Exit(SOME_FAILED) from None
 
 
@@ -172,8 +172,8 @@ def _dashboard(storage: str, port: int) -> Program:
 def _show(addresses: dict[str, str], json_file: str | None, note: str = "") -> None:
     if json_file != "-":
         for name, address in addresses.items():
-            out.print(f"{name:<17} {address}", highlight=False, soft_wrap=True)
+            out.print_line(f"{name:<17} {address}")
         if note:
-            out.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
+            out.print_line(f"[dim]{escape(note)}[/]")
     emit(json_file, addresses)
     sys.stdout.flush()

@@ -80,12 +80,10 @@ def evaluate(
             out, title, ["S", "U", "HM", "ZSL", "beta"], [[f"{value:.2f}" for value in numbers.values()]]
         )
         weights = "published weights" if found.final.origin == "published" else "our own weights"
-        out.print(
+        out.print_line(
             f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, text alignment "
             f"{protocol.text_alignment}; beta selected by model A on validation (HM "
-            f"{100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]",
-            highlight=False,
-            soft_wrap=True,
+            f"{100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]"
         )
         if disjoint:
             out.print(
@@ -93,9 +91,9 @@ def evaluate(
                 highlight=False,
             )
         for note in found.notes:
-            out.print(f"note: {note}", highlight=False, soft_wrap=True)
+            out.print_line(f"note: {note}")
     for note in found.notes if json_file == "-" else ():
-        err.print(f"note: {note}", highlight=False, soft_wrap=True)
+        err.print_line(f"note: {note}")
     emit(json_file, {**numbers, **({"disjoint": disjoint} if disjoint else {})})
 
 
@@ -133,11 +131,9 @@ def export(
         raise UsageError(f"--to {to}: cannot be written ({error.strerror or error})") from None
     if json_file != "-":
         for training in exported:
-            out.print(str(training.folder), highlight=False, soft_wrap=True)
-        out.print(
+            out.print_line(str(training.folder))
+        out.print_line(
             f"[dim]Trained models: {len(exported)}. To test one: {program()} evaluate "
-            "--stage-a FOLDER/stage_a --stage-b FOLDER/stage_b --dataset NAME[/]",
-            highlight=False,
-            soft_wrap=True,
+            "--stage-a FOLDER/stage_a --stage-b FOLDER/stage_b --dataset NAME[/]"
         )
     emit(json_file, [str(training.folder) for training in exported])
