@@ -27,7 +27,7 @@ from benchmark.cli.options import (
 )
 from benchmark.cli.report import write_report_of
 from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, escape, out, warn
-from benchmark.cli.workers import Executor, GpusPerJob, Jobs, RayAddress, Workers
+from benchmark.cli.workers import Workers
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of
 from benchmark.system.redaction import hidden_command
@@ -57,11 +57,9 @@ def _plan(options: RunOptions, data_root: Path, *, tune_only: bool = False) -> P
 def run(
     options: RunOptions,
     folders: Folders,
+    *,
     retry_failed: RetryFailed = False,
-    jobs: Jobs = None,
-    executor: Executor = "local",
-    ray_address: RayAddress = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the planned jobs and their state; run nothing.")
     ] = False,
@@ -71,7 +69,6 @@ def run(
     json_file: Json = None,
 ) -> None:
     """Train, tune, test and report methods. Finished jobs are skipped."""
-    workers = Workers(executor, jobs, ray_address, gpus_per_job)
     plan = _plan(options, folders.data_root)
     if dry_run:
         _show_jobs(plan, folders, json_file)
@@ -114,16 +111,13 @@ def run(
 def tune(
     options: TuneOptions,
     folders: Folders,
+    *,
     retry_failed: RetryFailed = False,
-    jobs: Jobs = None,
-    executor: Executor = "local",
-    ray_address: RayAddress = None,
-    gpus_per_job: GpusPerJob = None,
+    workers: Workers,
     quiet: Quiet = False,
     json_file: Json = None,
 ) -> None:
     """Search hyperparameters on the validation splits; nothing is tested."""
-    workers = Workers(executor, jobs, ray_address, gpus_per_job)
     plan = _plan(options, folders.data_root, tune_only=True)
     if not all(unit.tuning.searches for unit in plan.units):
         raise UsageError(

@@ -45,10 +45,10 @@ class Workers:
         UsageError: an option of Ray without Ray, or Ray is not installed.
     """
 
-    executor: Literal["local", "ray"]
-    jobs: int | None
-    ray_address: str | None
-    gpus_per_job: float | None
+    jobs: Jobs = None
+    executor: Executor = "local"
+    ray_address: RayAddress = None
+    gpus_per_job: GpusPerJob = None
 
     def __post_init__(self) -> None:
         for option, value in (("--ray-address", self.ray_address), ("--gpus-per-job", self.gpus_per_job)):
