@@ -76,24 +76,14 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
         with_map: whether to embed test samples for a map.
     """
     opened = found.opened
-    experiment, method, data, nearest, exact = (
-        opened.experiment,
-        opened.method,
-        opened.data,
-        opened.nearest,
-        opened.exact,
-    )
+    experiment, method, data = opened.experiment, opened.method, opened.data
+    nearest, exact = opened.nearest, opened.exact
     names, size = opened.section.classes.names, experiment.settings.train.eval_batch_size
     beside = Beside(lambda text: None)  # whoever logs the results reports the failures
 
     # Each item is computed on its own: a failure must not cost the other items.
-    recall, confusion, embedding, costs = (
-        list[dict[str, Any]](),
-        list[dict[str, Any]](),
-        None,
-        dict[str, float](),
-    )
-    groups: dict[str, Any] = {}
+    recall, confusion, groups = list[dict[str, Any]](), list[dict[str, Any]](), dict[str, Any]()
+    embedding, costs = None, dict[str, float]()
     with beside(Artifact.GROUPS):
         groups = group_counts(experiment, opened.section, data, nearest, found.beta, exact=exact)
     with beside(Artifact.RECALL):
@@ -103,11 +93,9 @@ def inspect(found: StageTwo, *, with_map: bool) -> Inspection:
             {"true": names[t], "predicted": names[p], "count": n} for t, p, n in unseen_confusion(nearest)
         ]
     with beside(Artifact.EMBEDDING):
-        embedding = (
-            embedding_map(method, data, experiment.rules, _mapped_rows(data, experiment.seed), size)
-            if with_map
-            else None
-        )
+        if with_map:
+            rows = _mapped_rows(data, experiment.seed)
+            embedding = embedding_map(method, data, experiment.rules, rows, size)
     with beside("cost"):
         costs = dict(cost(method, data, experiment.rules, size, experiment.seed))
     return Inspection(recall, groups, confusion, embedding, costs, names, beside.failed)
@@ -182,10 +170,8 @@ def embedding_map(
     with _looking_at(method) as device:
         classes = method.embed_classes(torch.tensor(data.text, device=device)).flatten(1)
         for start in range(0, len(rows), batch_size):
-            batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False).to(
-                device
-            )
-            outputs = _compared(method.embed(batch), method.reported_output)
+            batch = make_batch(data.samples, rows[start : start + batch_size], rules, training=False)
+            outputs = _compared(method.embed(batch.to(device)), method.reported_output)
             parts.append(torch.cat([x.flatten(1) for x in outputs], 1).float().cpu())
     samples = torch.cat(parts).numpy()
     wide = torch.cat([classes] * len(outputs), 1).float().cpu().numpy()
@@ -268,9 +254,8 @@ def cost(
 ) -> Mapping[str, float]:
     """Number of trainable ``parameters``, and ``flops_per_sample`` of embedding if it can be counted."""
     flops = flops_per_sample(method, data, rules, batch_size, seed)
-    return {Metric.PARAMETERS: float(parameter_count(method))} | (
-        {} if flops is None else {Metric.FLOPS: flops}
-    )
+    counted = {} if flops is None else {Metric.FLOPS: flops}
+    return {Metric.PARAMETERS: float(parameter_count(method))} | counted
 
 
 def _mapped_rows(data: EvaluationSet, seed: int) -> Ints:
@@ -325,11 +310,7 @@ def group_counts(
         mask = nearest.label == c
         _, index = np.unique(names[mask], return_inverse=True)
         counts = {"samples": index, "gzsl": index[right[mask]], "own_group": index[own[mask]]}
-        row = {
-            "class": section.classes.names[int(c)],
-            "group": "seen" if nearest.is_seen[mask].all() else "unseen",
-        }
-        found.append(
-            row | {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()}
-        )
+        group = "seen" if nearest.is_seen[mask].all() else "unseen"
+        lists = {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()}
+        found.append({"class": section.classes.names[int(c)], "group": group, **lists})
     return {"grouping": experiment.card.grouping, "classes": found}

@@ -118,17 +118,15 @@ def method_note(unit: Unit, run: BenchmarkRun, means: Mapping[tuple[int, str], M
     protocol = unit.settings.protocol
     parts = [
         f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, text "
-        "alignment "
-        f"{protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
+        f"alignment {protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
         + (f" ({unit.method.note})" if unit.method.note else "")
     ]
     dataset = unit.preset or unit.card.name
-    one = run.model_copy(update={"methods": unit.method.name, "dataset": dataset, "mode": unit.mode})
+    mode = "paper" if unit.ablation else unit.mode
+    one = run.model_copy(update={"methods": unit.method.name, "dataset": dataset, "mode": mode})
     if rows := _rows(means, index):
         parts += [_table(HEADINGS, rows), MEANING]
-    return _short(
-        [*parts, _repeat(command_of(one if not unit.ablation else one.model_copy(update={"mode": "paper"})))]
-    )
+    return _short([*parts, _repeat(command_of(one))])
 
 
 def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) -> str:
@@ -141,8 +139,7 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
         )
     parts = [
         f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, "
-        f"{variant} settings, seed "
-        f"{job.repetition}, stage {job.stage}: it {what}."
+        f"{variant} settings, seed {job.repetition}, stage {job.stage}: it {what}."
     ]
     if result is not None:
         stage_1 = "validation" in result
@@ -151,12 +148,8 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
         told = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
         where = f"epoch {result['best_epoch'] + 1} on validation" if stage_1 else "test"
         parts.append(f"**Result** ({where}, %): {told}")
-    parts.append(
-        _repeat(
-            f"{program()} run --config {Artifact.CONFIG} --runs-dir runs-again",
-            f"with the artifact `{Artifact.CONFIG}`, ",
-        )
-    )
+    command = f"{program()} run --config {Artifact.CONFIG} --runs-dir runs-again"
+    parts.append(_repeat(command, f"with the artifact `{Artifact.CONFIG}`, "))
     return _short(parts)
 
 

@@ -13,7 +13,7 @@ from benchmark.inspection import Inspection, inspect
 from benchmark.method import Method
 from benchmark.protocol.stages import Experiment, StageTwo, evaluate_weights
 from benchmark.running.provenance import data_caption, environment
-from benchmark.running.records import log_map, log_stage_two
+from benchmark.running.records import log_data, log_map, log_stage_two, prefixed
 from benchmark.settings.resolve import Settings, protocol_for
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig
 from benchmark.settings.search_space import SearchSpace
@@ -132,13 +132,11 @@ def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore
     dims = {"audio": store.audio_dim, "video": store.video_dim}
     other = {m: size for m, size in weights.dims.items() if size != dims[m]}
     if other or (weights.features and weights.features != features):
-        was = f"{weights.features or 'features'} of " + ", ".join(
-            f"{m} {size}" for m, size in (weights.dims or dims).items()
-        )
+        sizes = ", ".join(f"{m} {size}" for m, size in (weights.dims or dims).items())
+        was = f"{weights.features or 'features'} of {sizes}"
         raise UsageError(
             f"{weights.file}: made for {was}; {card.name}/{features} has audio {dims['audio']}, "
-            f"video {dims['video']}; "
-            "choose with --features"
+            f"video {dims['video']}; choose with --features"
         )
     if weights.method.inputs == "sequence":
         store.require_sequences(weights.method.title)
@@ -148,12 +146,8 @@ def _settings(
     weights: Weights, card: Card, mode: Mode | None, overrides: Mapping[str, Mapping[str, Any]]
 ) -> Settings:
     """The settings of the weights, under the protocol that is asked for."""
-    fixed = [
-        f"{s}.{k}"
-        for s, values in overrides.items()
-        for k in values
-        if s not in ("protocol", "train", "data")
-    ]
+    others = [section for section in overrides if section not in ("protocol", "train", "data")]
+    fixed = [f"{section}.{name}" for section in others for name in overrides[section]]
     fixed += [f"train.{k}" for k in overrides.get("train", {}) if k in TRAINING_ALONE]
     fixed += [f"protocol.{k}" for k in overrides.get("protocol", {}) if k not in ProtocolConfig.model_fields]
     if fixed:
@@ -185,8 +179,7 @@ def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
         if weights.data_digest and weights.data_digest != digest:
             yield (
                 f"{weights.file}: trained on other data (digest {weights.data_digest[:12]}) than it is "
-                "tested on here "
-                f"({digest[:12]})"
+                f"tested on here ({digest[:12]})"
             )
 
 
@@ -222,27 +215,15 @@ def log_evaluation(
     }
     run_id = tracker.start(title, tags)
     tracker.log_params(run_id, settings.flat())
-    identity = {
-        "settings": settings.as_dict(),
-        "method": method.name,
-        "digest": store.digest,
-        "weights": tags[Tag.WEIGHTS_DIGEST],
-    }
+    identity = {"settings": settings.as_dict(), "method": method.name, "digest": store.digest}
+    identity["weights"] = tags[Tag.WEIGHTS_DIGEST]
     notes = list[str]()
     beside = Beside(notes.append)
     with beside(Artifact.IDENTITY):
         tracker.log_json(run_id, identity, Artifact.IDENTITY)
     with beside("the dataset's registration"):
-        tracker.log_dataset(
-            run_id,
-            name=f"{card.name}-{features}",
-            digest=store.digest,
-            source=f"{card.title}, feature set {features}",
-            context="validation+test",
-        )
-    tracker.log_metrics(
-        run_id, {f"{Metric.BEST}{name}": value for name, value in evaluation.validation.items()}
-    )
+        log_data(tracker, run_id, card, features, store.digest, "validation+test")
+    tracker.log_metrics(run_id, prefixed(Metric.BEST, evaluation.validation))
     result = log_stage_two(tracker, run_id, evaluation.result, evaluation.explained, title, 0, beside)
     tracker.log_json(run_id, result, Artifact.RESULT)
     with beside("the map of embeddings"):

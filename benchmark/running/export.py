@@ -72,15 +72,9 @@ def _trainings(entries: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> 
     keys: dict[str, dict[int, str]] = {}
     for entry in entries:
         if entry["state"] in ("done", "reused") and (not methods or entry["method"] in methods):
-            names = (
-                entry["dataset"],
-                entry["features"],
-                entry["mode"],
-                entry.get("ablation"),
-                entry["method"],
-                entry["variant"],
-            )
-            title = "-".join(str(name) for name in names if name) + f"-seed{entry['repetition']}"
+            fields = ("dataset", "features", "mode", "ablation", "method", "variant")
+            names = [str(entry[name]) for name in fields if entry.get(name)]
+            title = "-".join(names) + f"-seed{entry['repetition']}"
             title = re.sub(r"[^\w.+-]", "-", title)  # a folder's name, whatever the store says
             keys.setdefault(title, {})[entry["stage"]] = entry["job_key"]
     return {title: (stages[1], stages[2]) for title, stages in keys.items() if {1, 2} <= stages.keys()}

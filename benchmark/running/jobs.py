@@ -108,6 +108,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number; the key is its hash."""
         store, settings = self.unit.store, self.settings.as_dict()
+        features, of = self.unit.card.features[self.unit.features], ("audio", "video")
+        steps = {name: getattr(features, name).model_dump(exclude={"extractor"}) for name in of}
         if self.stage == 1:
             del settings["protocol"]["seen_test"]  # stage 1 does not depend on which test samples count
         return {
@@ -117,12 +119,7 @@ class Job:
             "method": self.unit.method.name,
             "dataset": self.unit.card.name,
             "features": self.unit.features,
-            "steps": {
-                name: getattr(self.unit.card.features[self.unit.features], name).model_dump(
-                    exclude={"extractor"}
-                )
-                for name in ("audio", "video")
-            },
+            "steps": steps,
             "digest": store.development_digest if self.stage == 1 else store.digest,
             "seed": self.seed,
             "stage": self.stage,

@@ -91,15 +91,12 @@ def git_revision() -> str:
 
     The checkout may belong to another user: its code runs already, so git may read it.
     """
-    if not (
-        tracked := _git("ls-files", "--error-unmatch", "--", f"benchmark/running/{Path(__file__).name}")
-    ).done:
+    tracked = _git("ls-files", "--error-unmatch", "--", f"benchmark/running/{Path(__file__).name}")
+    if not tracked.done:
         missing = "did not match any file" in tracked.text or "not a git repository" in tracked.text
         return f"unknown ({'not a git checkout' if missing else tracked.text})"
-    revision, status = (
-        _git("rev-parse", "--short=12", "HEAD"),
-        _git("status", "--porcelain", "-uno", "--", "."),
-    )
+    revision = _git("rev-parse", "--short=12", "HEAD")
+    status = _git("status", "--porcelain", "-uno", "--", ".")
     for answer in (revision, status):
         if not answer.done:
             return f"unknown ({answer.text})"
@@ -116,12 +113,8 @@ def _git(*words: str) -> _Answer:
     """Ask git about the project's own folder, whatever repository the environment names; change nothing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    options = [
-        "-c",
-        f"safe.directory={PROJECT}",
-        "-c",
-        "core.fsmonitor=false",
-    ]  # the latter would run a program
+    # core.fsmonitor would run a program
+    options = ["-c", f"safe.directory={PROJECT}", "-c", "core.fsmonitor=false"]
     command = ["git", *options, "-C", str(PROJECT), *words]
     try:
         process = subprocess.Popen(
@@ -134,11 +127,10 @@ def _git(*words: str) -> _Answer:
             errors="replace",
             start_new_session=True,
         )
+    except FileNotFoundError:
+        return _Answer(False, "git is not installed")
     except OSError as error:
-        return _Answer(
-            False,
-            "git is not installed" if isinstance(error, FileNotFoundError) else f"git: {error.strerror}",
-        )
+        return _Answer(False, f"git: {error.strerror}")
     try:
         printed, complaint = process.communicate(timeout=GIT_SECONDS)
     except subprocess.TimeoutExpired:

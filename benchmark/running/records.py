@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from benchmark.data.cards import Card
 from benchmark.errors import Unavailable
 from benchmark.inspection import EmbeddingMap, Inspection
 from benchmark.method import EpochRecord, Listener
@@ -70,8 +71,7 @@ class EpochLog(Listener):
         """
         while self.unsent:
             record = self.unsent[0]
-            metrics = {f"{Metric.TRAIN}{k}": v for k, v in record.losses.items()}
-            metrics |= {f"{Metric.VALIDATION}{k}": v for k, v in record.validation.items()}
+            metrics = prefixed(Metric.TRAIN, record.losses) | prefixed(Metric.VALIDATION, record.validation)
             metrics |= {Metric.LEARNING_RATE: record.lr, Metric.EPOCH_SECONDS: record.seconds}
             try:
                 self.tracker.log_metrics(self.run_id, metrics, step=record.epoch, wait=wait)
@@ -94,23 +94,29 @@ def describe(tracker: Tracker, run_id: str, job: Job, beside: Beside) -> None:
         tracker.log_json(run_id, job.identity(), Artifact.IDENTITY)
     store = job.unit.store
     with beside("the dataset's registration"):
-        tracker.log_dataset(
-            run_id,
-            name=f"{job.unit.card.name}-{job.unit.features}",
-            digest=store.development_digest if job.stage == 1 else store.digest,
-            source=f"{job.unit.card.title}, feature set {job.unit.features}",
-            context="train+validation" if job.stage == 1 else "train+validation+test",
-        )
+        digest = store.development_digest if job.stage == 1 else store.digest
+        context = "train+validation" if job.stage == 1 else "train+validation+test"
+        log_data(tracker, run_id, job.unit.card, job.unit.features, digest, context)
     if not beside.failed:
         tracker.tag(run_id, {Tag.DESCRIBED: "true"})
 
 
+def log_data(tracker: Tracker, run_id: str, card: Card, features: str, digest: str, context: str) -> None:
+    """Register a dataset as an input of a run."""
+    name, source = f"{card.name}-{features}", f"{card.title}, feature set {features}"
+    tracker.log_dataset(run_id, name=name, digest=digest, source=source, context=context)
+
+
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with a prefix of ``tracking/schema.py`` before their names."""
+    return {prefix + name: value for name, value in metrics.items()}
+
+
 def log_stage_one(tracker: Tracker, run_id: str, found: StageOne) -> None:
     """Log the kept epoch."""
-    best = {f"{Metric.BEST}{name}": value for name, value in found.validation.items()}
-    tracker.log_metrics(
-        run_id, {**best, Metric.BEST_EPOCH: found.best_epoch, Metric.BETA: found.calibration.beta}
-    )
+    best = prefixed(Metric.BEST, found.validation)
+    chosen = {Metric.BEST_EPOCH: found.best_epoch, Metric.BETA: found.calibration.beta}
+    tracker.log_metrics(run_id, {**best, **chosen})
 
 
 def log_stage_two(
@@ -132,8 +138,8 @@ def log_stage_two(
         beside: records failures of everything except the results.
     """
     # The results themselves: a failure here fails the job.
-    metrics = {f"{Metric.TEST}{name}": value for name, value in found.metrics.items()}
-    metrics |= {f"{Metric.TEST}{Metric.DISJOINT}{name}": value for name, value in found.disjoint.items()}
+    metrics = prefixed(Metric.TEST, found.metrics)
+    metrics |= prefixed(Metric.TEST + Metric.DISJOINT, found.disjoint)
     tracker.log_metrics(run_id, {**metrics, Metric.BETA: found.beta, Metric.EPOCHS: found.epochs})
     beside.note(explained.failed)
 
@@ -142,9 +148,7 @@ def log_stage_two(
     if explained.groups:
         with beside("intervals over test samples"):
             intervals = _bootstrap(explained.groups, seed)
-            tracker.log_metrics(
-                run_id, {f"{Metric.BOOTSTRAP}{name}": value for name, value in intervals.items()}
-            )
+            tracker.log_metrics(run_id, prefixed(Metric.BOOTSTRAP, intervals))
         with beside(Artifact.GROUPS):
             tracker.log_text(run_id, json.dumps(explained.groups, separators=(",", ":")), Artifact.GROUPS)
     if explained.recall:
@@ -158,9 +162,8 @@ def log_stage_two(
             tracker.log_text(run_id, confusion.to_csv(index=False), Artifact.CONFUSION)
     if explained.embedding is not None:
         with beside(Artifact.EMBEDDING):
-            tracker.log_text(
-                run_id, embedding_csv(explained.embedding, explained.class_names), Artifact.EMBEDDING
-            )
+            text = embedding_csv(explained.embedding, explained.class_names)
+            tracker.log_text(run_id, text, Artifact.EMBEDDING)
     with beside(Artifact.CURVE):
         curve = found.curve.thinned()
         points = pd.DataFrame({"beta": curve.beta, "seen": curve.seen, "unseen": curve.unseen})
@@ -224,10 +227,8 @@ def embedding_frame(found: EmbeddingMap, names: Mapping[int, str]) -> pd.DataFra
     Args:
         names: of class ids.
     """
-    values, ids = (
-        np.concatenate([found.samples, found.classes]),
-        np.concatenate([found.labels, found.class_ids]),
-    )
+    values = np.concatenate([found.samples, found.classes])
+    ids = np.concatenate([found.labels, found.class_ids])
     labels = pd.DataFrame(
         {
             "kind": np.repeat(["sample", "class"], [len(found.samples), len(found.classes)]),

@@ -198,11 +198,9 @@ class _Progress:
         self.runner, self.plan, self.tracker, self.units = runner, plan, runner.stores.tracker, plan.units
         self.beside = Beside(runner.say)
         about = {Tag.COMMAND: runner.command, Tag.REVISION: git_revision()}
-        run_id = runner.open_run(
-            {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: plan.key},
-            run_name(plan),
-            {**about, Tag.DATASET: plan.run.dataset, Tag.MODE: plan.run.mode},
-        )
+        about |= {Tag.DATASET: plan.run.dataset, Tag.MODE: plan.run.mode}
+        identity = {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: plan.key}
+        run_id = runner.open_run(identity, run_name(plan), about)
         with self.beside(Artifact.CONFIG):
             self.tracker.log_text(run_id, plan.run.as_yaml(), Artifact.CONFIG)
         self.result = BenchmarkRunResult(run_id)
@@ -255,11 +253,8 @@ class _Progress:
         if isinstance(task, Search):
             if done.tuning is not None:
                 self.result.studies.append(done.tuning)
-                tasks = (
-                    []
-                    if self.plan.tune_only
-                    else self._repetitions(task.unit, "tuned", done.tuning.best_values)
-                )
+                if not self.plan.tune_only:
+                    tasks = self._repetitions(task.unit, "tuned", done.tuning.best_values)
         elif unit.tuning.searches and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
             tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
         self._opened(tasks)
@@ -269,9 +264,8 @@ class _Progress:
         if self.open_tasks[task.unit] == 0:
             with self.beside(f"the means of {unit.title}"):
                 self._summarise(task.unit)
-            self.tracker.finish(
-                task.parent, "FAILED" if any(_is_of(e, unit) for e in self.result.failed) else "FINISHED"
-            )
+            failed = any(_is_of(e, unit) for e in self.result.failed)
+            self.tracker.finish(task.parent, "FAILED" if failed else "FINISHED")
         if self.open_tasks[task.unit] == 0 or time.monotonic() > self.logged + LOG_SECONDS:
             with self.beside(Artifact.JOBS):
                 self._log_entries()

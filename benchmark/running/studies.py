@@ -66,12 +66,8 @@ def _log_importances(tracker: Tracker, run_id: str, importances: Importances, ti
 
     if importances.values:
         panel = Panel(f"{title}, {importances.trials} finished trials", importances.values)
-        log_drawn(
-            tracker,
-            run_id,
-            partial(importances_figure, [panel], importances.evaluator),
-            Artifact.IMPORTANCES_FIGURE,
-        )
+        draw = partial(importances_figure, [panel], importances.evaluator)
+        log_drawn(tracker, run_id, draw, Artifact.IMPORTANCES_FIGURE)
 
 
 def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:

@@ -255,24 +255,14 @@ class Worker:
             if Tag.DESCRIBED not in interrupted[0].tags:
                 describe(self.stores.tracker, interrupted[0].run_id, job, beside)
             return interrupted[0].run_id
-        identity = {
-            **unit_tags(job.unit),
-            Tag.KIND: Kind.JOB,
-            Tag.JOB_KEY: job.key,
-            Tag.STAGE: str(job.stage),
-        }
-        seeds = {
-            Tag.SEED: str(job.seed),
-            Tag.REPETITION: str(job.repetition),
-            Tag.BASE_SEED: str(job.unit.base_seed),
-        }
+        identity = {**unit_tags(job.unit), Tag.KIND: Kind.JOB, Tag.JOB_KEY: job.key}
+        identity |= {Tag.STAGE: str(job.stage), Tag.SEED: str(job.seed)}
+        identity |= {Tag.REPETITION: str(job.repetition), Tag.BASE_SEED: str(job.unit.base_seed)}
         about = {}
         with beside("the description"):
             about = {Tag.DESCRIPTION: job_note(job, tags[Tag.VARIANT])}
         name = job_name(job, tags[Tag.VARIANT], tags.get(Tag.TRIAL))
-        run_id = self.stores.tracker.start(
-            name, {**identity, **seeds, **tags, **environment(), **about}, parent
-        )
+        run_id = self.stores.tracker.start(name, {**identity, **tags, **environment(), **about}, parent)
         describe(self.stores.tracker, run_id, job, beside)
         return run_id
 
@@ -331,11 +321,8 @@ class Worker:
 
         # What is written beside the result: a failure here is recorded, and the result stays.
         with beside("duration and memory"):
-            usage = {
-                Metric.DURATION: sum(r.seconds for r in listener.history),
-                Metric.PEAK_MEMORY: peak_memory_mb(),
-            }
-            tracker.log_metrics(run_id, usage)
+            seconds = sum(r.seconds for r in listener.history)
+            tracker.log_metrics(run_id, {Metric.DURATION: seconds, Metric.PEAK_MEMORY: peak_memory_mb()})
         if first is not None:
             with beside("the map of embeddings"):
                 log_map(tracker, run_id, explained)
