@@ -140,14 +140,10 @@ def build(
         _rebuild(card, sources, of)
         return
     store = of.store()
+    samples = sum(store.counts.values())
     if of.on_screen:
-        out.print(
-            f"{store.path}: {sum(store.counts.values())} samples, digest {store.digest[:16]}", highlight=False
-        )
-    emit(
-        of.json_file,
-        {"store": str(store.path), "digest": store.digest, "samples": sum(store.counts.values())},
-    )
+        out.print(f"{store.path}: {samples} samples, digest {store.digest[:16]}", highlight=False)
+    emit(of.json_file, {"store": str(store.path), "digest": store.digest, "samples": samples})
 
 
 def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
@@ -166,12 +162,8 @@ def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
         agreements = rebuild(sources, CARDS_DIR / card.name / ARRAYS, target, show)
     if of.on_screen:
         rows = [(a.features, f"{a.values:,}", f"{a.correlation:.5f}", f"{a.lowest:.5f}") for a in agreements]
-        rows_table(
-            out,
-            "Agreement with the shipped features",
-            ["features", "values", "correlation", "lowest of a row"],
-            rows,
-        )
+        columns = ["features", "values", "correlation", "lowest of a row"]
+        rows_table(out, "Agreement with the shipped features", columns, rows)
         out.print_line(f"{target}: written")
     emit(of.json_file, {"file": str(target), "agreement": [asdict(a) for a in agreements]})
     differing = [a.features for a in agreements if a.correlation < AGREEMENT]

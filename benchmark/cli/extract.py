@@ -289,12 +289,8 @@ def _show_problems(rows: Sequence[ProblemRow], path: Path, *, quiet: bool) -> No
         for row in ordered[:SCREEN_ROWS]
     ]
     left_out = sum(row.left_out for row in rows)
-    rows_table(
-        out,
-        f"Problems: {left_out:,} left out, {len(rows) - left_out:,} notes",
-        ["sample", "file", "what", ""],
-        cells,
-    )
+    title = f"Problems: {left_out:,} left out, {len(rows) - left_out:,} notes"
+    rows_table(out, title, ["sample", "file", "what", ""], cells)
     if len(rows) > SCREEN_ROWS:
         out.print_line(f"and {len(rows) - SCREEN_ROWS:,} more, see {path}")
 

@@ -114,8 +114,7 @@ def report(
     if leaderboard and (run or choice):
         raise UsageError(
             "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report "
-            "is written, not "
-            "to the leaderboard"
+            "is written, not to the leaderboard"
         )
     if leaderboard:
         emit(json_file, _write_leaderboard(folders or [], out_dir or Path("site"), show=json_file != "-"))
@@ -130,10 +129,8 @@ def report(
         )
     tracker = existing_tracker_of(runs_dir, tracking_uri)
     folder = reports_dir / (name or "latest")
-    emit(
-        json_file,
-        write_report_of(tracker, folder, run, show=json_file != "-", mlflow_ui=mlflow_ui, choice=choice),
-    )
+    show = json_file != "-"
+    emit(json_file, write_report_of(tracker, folder, run, show=show, mlflow_ui=mlflow_ui, choice=choice))
 
 
 def _write_leaderboard(folders: Sequence[Path], site: Path, *, show: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from benchmark.cli.options import (
     with_options,
 )
 from benchmark.cli.report import write_report_of
-from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, escape, out, warn
+from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, escape, out, rows_table, warn
 from benchmark.cli.workers import Workers
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of
@@ -127,36 +127,20 @@ def tune(
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     if json_file != "-":
-        from benchmark.cli.terminal import rows_table
-
-        rows = [
-            (
-                s.study,
-                f"{100 * s.best_hm:.2f}",
-                s.best_number,
-                s.complete,
-                s.pruned,
-                s.failed,
-                _settings_text(s.best_values),
-            )
-            for s in result.studies
-        ]
-        rows_table(
-            out,
-            "Tuning",
-            ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"],
-            rows,
-        )
+        columns = ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"]
+        rows = []
+        for s in result.studies:
+            counts = (s.best_number, s.complete, s.pruned, s.failed)
+            rows.append((s.study, f"{100 * s.best_hm:.2f}", *counts, _settings_text(s.best_values)))
+        rows_table(out, "Tuning", columns, rows)
     emit(json_file, [s.as_dict() for s in result.studies])
     if result.failed:
         raise typer.Exit(SOME_FAILED)
 
 
 def _settings_text(values: Any) -> str:
-    return (
-        ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-        or "as published"
-    )
+    shown = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    return ", ".join(shown) or "as published"
 
 
 def _run(
@@ -190,7 +174,6 @@ def report_folder(run: BenchmarkRun) -> str:
 
 def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
     """Show the state of a plan's jobs and studies; a store that is not there yet is not created."""
-    from benchmark.cli.terminal import rows_table
     from benchmark.running.status import Existing, JobStatus, StudyState, plan_states
     from benchmark.system.databases import readable
     from benchmark.tracking.tracker import Tracker
@@ -208,29 +191,12 @@ def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
     rows_table(out, "Jobs", ["job", "key", "state", "reason"], jobs)
     studies = [s for s in states if isinstance(s, StudyState)]
     if studies:
-        columns = [
-            "study",
-            "state",
-            "finished",
-            "pruned",
-            "running",
-            "interrupted",
-            "failed",
-            "left",
-            "reason",
-        ]
+        columns = ["finished", "pruned", "running", "interrupted", "failed", "left"]
         rows = []
         for s in studies:
-            counts = (
-                s.finished,
-                s.pruned,
-                s.running,
-                s.interrupted,
-                s.failed,
-                "" if s.left is None else s.left,
-            )
-            rows.append((s.study, s.state, *counts, _reasons(s)))
-        rows_table(out, "Studies, trials", columns, rows)
+            counts = (getattr(s, name) for name in columns)
+            rows.append((s.study, s.state, *("" if n is None else n for n in counts), _reasons(s)))
+        rows_table(out, "Studies, trials", ["study", "state", *columns, "reason"], rows)
     for study in studies:
         then = "then all seeds with the best hyperparameters, if these differ from the defaults"
         if study.best_hm is not None:
@@ -257,22 +223,14 @@ def status(options: RunOptions, folders: Folders, json_file: Json = None) -> Non
 def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = Path("data")) -> None:
     """List methods and datasets."""
     from benchmark import registry
-    from benchmark.cli.terminal import rows_table
     from benchmark.data.cards import load_cards
     from benchmark.data.locate import store_path
 
     found, cards = registry.load(plugin or []), load_cards()
-    methods = [
-        (
-            m.name,
-            m.title,
-            str(m.inputs),
-            f"transductive ({', '.join(m.uses)})" if m.uses else "inductive",
-            m.paper,
-            m.note,
-        )
-        for m in found.methods.values()
-    ]
+    methods: list[tuple[str, ...]] = []
+    for m in found.methods.values():
+        training = f"transductive ({', '.join(m.uses)})" if m.uses else "inductive"
+        methods.append((m.name, m.title, str(m.inputs), training, m.paper, m.note))
     methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
     datasets: list[tuple[str, ...]] = [
         (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else

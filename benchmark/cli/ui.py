@@ -82,11 +82,8 @@ def ui(
                     servers.wait(lambda: bool(came), until_ready=True)
                 if not came:
                     links = _links_note(addresses["MLflow"], uri, runs_dir, tracking_uri)
-                    _show(
-                        addresses,
-                        json_file,
-                        "\n".join([*links, "Press Ctrl-C to stop what was started here"]),
-                    )
+                    note = "\n".join([*links, "Press Ctrl-C to stop what was started here"])
+                    _show(addresses, json_file, note)
                 servers.wait(lambda: bool(came))
         except ServerError as error:
             err.print_line(f"[red]error:[/] {escape(str(error))}")
@@ -143,25 +140,15 @@ def _port(wanted: int | None, usual: int, taken: list[int]) -> int:
 
 
 def _mlflow(uri: str, runs_dir: Path, port: int) -> Program:
-    words = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    places = ["--no-serve-artifacts", "--default-artifact-root", (runs_dir / "artifacts").resolve().as_uri()]
+    words = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)]
+    words += ["--workers", "1", "--no-serve-artifacts"]
+    words += ["--default-artifact-root", (runs_dir / "artifacts").resolve().as_uri()]
     environment = {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    return Program("MLflow", [*words, *places], port, "/health", environment)
+    return Program("MLflow", words, port, "/health", environment)
 
 
 def _dashboard(storage: str, port: int) -> Program:

@@ -35,12 +35,8 @@ class Tag:
     # runs of methods, jobs, evaluations
     METHOD, METHOD_TITLE, METHOD_NOTE = "method", "method_title", "method_note"
     METHOD_INPUTS, METHOD_USES = "method_inputs", "method_uses"
-    DATASET, DATASET_TITLE, DATASET_KIND, DATASET_CAPTION = (
-        "dataset",
-        "dataset_title",
-        "dataset_kind",
-        "dataset_caption",
-    )
+    DATASET, DATASET_TITLE = "dataset", "dataset_title"
+    DATASET_KIND, DATASET_CAPTION = "dataset_kind", "dataset_caption"
     FEATURES, MODE, ALIGNMENT, ABLATION = "features", "mode", "alignment", "ablation"
     REDUCED_SIZES, EPOCHS, BATCHES, LENGTHS = "reduced_sizes", "epochs", "batches_per_epoch", "lengths"
     PRESET = "preset"
@@ -108,13 +104,8 @@ class Artifact:
     """Options that repeat it; what its key is made of; its result; where it failed."""
 
     # stage 2 and evaluations
-    CURVE, CURVE_FIGURE, RECALL, CONFUSION, GROUPS = (
-        "curve.csv",
-        "curve.png",
-        "recall.csv",
-        "confusion.csv",
-        "groups.json",
-    )
+    CURVE, CURVE_FIGURE = "curve.csv", "curve.png"
+    RECALL, CONFUSION, GROUPS = "recall.csv", "confusion.csv", "groups.json"
     EMBEDDING, EMBEDDING_MAP = "embedding.csv", "map-1.csv"
     """Embeddings of some samples; the same in two dimensions, with the number of the layout
     (``figures/embedding_layout.py``): after a change there reports compute the maps of earlier jobs again."""

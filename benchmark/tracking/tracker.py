@@ -93,16 +93,10 @@ class Tracker:
         from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
+        failures = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
         try:
             patiently(self._open, disk_is_full, f"tracking store {without_password(uri)} cannot be written")
-        except (
-            MlflowException,
-            RequestException,
-            SQLAlchemyError,
-            sqlite3.Error,
-            OSError,
-            ImportError,
-        ) as error:
+        except failures as error:
             reason = why_closed(error)
             if _is_half_made(uri):
                 reason += "; its tables are incomplete and hold no run: drop the database and create it again"
@@ -139,12 +133,9 @@ class Tracker:
 
         file = sqlite_file(self.uri)
         location = None if _is_server(self.uri) else self.artifacts.resolve().as_uri()
-        tags = (
-            EXPERIMENT_TAGS
-            if file is None
-            else {**EXPERIMENT_TAGS, PLACE: place_beside(file, self.artifacts)}
-        )
+        tags = dict(EXPERIMENT_TAGS)
         if file is not None:
+            tags[PLACE] = place_beside(file, self.artifacts)
             location = (Path(os.path.realpath(file)).parent / tags[PLACE]).as_uri()
         with opening(
             self.address, LAST_TABLE, lambda address: _make(address, self.experiment, str(location), tags)
@@ -279,11 +270,8 @@ class Tracker:
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """All values of a metric by step; the later one if a step was logged twice."""
-        return sorted(
-            {
-                m.step: m.value for m in self._do(lambda: self.client.get_metric_history(run_id, metric))
-            }.items()
-        )
+        values = self._do(lambda: self.client.get_metric_history(run_id, metric))
+        return sorted({m.step: m.value for m in values}.items())
 
     def histories(
         self, run_ids: Iterable[str], metrics: Sequence[str]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import optuna
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -366,16 +367,10 @@ def open_storage(uri: str) -> optuna.storages.RDBStorage:
         UsageError: it cannot be opened.
     """
     shown = without_password(uri)
+    failures = (OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError, RuntimeError)
     try:
         return patiently(lambda: _opened(uri), disk_is_full, f"Optuna storage {shown} cannot be written")
-    except (
-        optuna.exceptions.OptunaError,
-        SQLAlchemyError,
-        sqlite3.Error,
-        OSError,
-        ImportError,
-        RuntimeError,
-    ) as error:
+    except failures as error:
         raise UsageError(f"--storage {shown}: cannot be opened ({why_closed(error)})") from error
 
 
