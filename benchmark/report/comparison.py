@@ -51,12 +51,7 @@ class Comparison:
     @property
     def keys(self) -> dict[str, str]:
         """Values by which readers select figures."""
-        return {
-            "dataset": self.dataset,
-            "features": self.features,
-            "mode": self.mode,
-            "alignment": self.alignment,
-        }
+        return {name: getattr(self, name) for name in UNIT[:-1]}
 
     def stem(self, kind: str) -> str:
         """Name of a figure's files without suffix."""

@@ -77,12 +77,7 @@ def explain(tracker: Tracker, results: Results, guard: Guard = unguarded) -> lis
         ("Seen-unseen curves", CURVES_TEXT, tested, lambda c: _curves(tracker, results, c)),
         ("Scores", SCORES_TEXT, tested, lambda c: [scores_of(c)]),
         ("Training", TRAINING_TEXT, validated, lambda c: _training(tracker, c, missing)),
-        (
-            "Recall of unseen classes",
-            RECALL_TEXT,
-            tested,
-            lambda c: _recalls(recall_by_class(results), c, missing),
-        ),
+        ("Recall of unseen classes", RECALL_TEXT, tested, lambda c: _recalls(results, c, missing)),
         ("Embeddings", MAP_TEXT, tested, lambda c: _maps(maps, c, missing)),
         ("Confusion of unseen classes", CONFUSION_TEXT, tested, lambda c: _confusions(tracker, c, missing)),
     ]
@@ -172,24 +167,12 @@ def scores_of(compared: Comparison) -> ReportFigure:
             theirs = float("nan") if number is None else number / 100
             numbers = {"mean": float(values.mean()), "low": low, "high": high, "published": theirs}
             bars[metric] = Bar(**{name: 100 * value for name, value in numbers.items()})
-            rows.append(
-                {
-                    "method": one.method,
-                    "settings": one.settings,
-                    "metric": metric,
-                    "seeds": len(values),
-                    **numbers,
-                }
-            )
+            facts = {"method": one.method, "settings": one.settings, "metric": metric}
+            rows.append({**facts, "seeds": len(values), **numbers})
         drawn.append(Bars(one.title, one.style, bars))
     title = f"HM and ZSL: {compared.title}"
-    return ReportFigure(
-        compared.stem("scores"),
-        title,
-        partial(scores_figure, drawn, SCORES, title),
-        pd.DataFrame(rows),
-        compared.keys,
-    )
+    draw = partial(scores_figure, drawn, SCORES, title)
+    return ReportFigure(compared.stem("scores"), title, draw, pd.DataFrame(rows), compared.keys)
 
 
 def _training(tracker: Tracker, compared: Comparison, missing: Missing) -> list[ReportFigure]:
@@ -231,26 +214,15 @@ def training_epochs(tracker: Tracker, run_ids: Sequence[str] | pd.Series) -> pd.
 ENDS = {"mean": "mean", "low": "min", "high": "max"}
 
 
-def _recalls(recall: pd.DataFrame, compared: Comparison, missing: Missing) -> list[ReportFigure]:
-    drawn, reasons = [], dict[str, str]()
+def _recalls(results: Results, compared: Comparison, missing: Missing) -> list[ReportFigure]:
+    recall, drawn, reasons = recall_by_class(results), [], dict[str, str]()
     for one in compared.series:
-        key = [
-            compared.dataset,
-            compared.features,
-            compared.mode,
-            compared.alignment,
-            one.method,
-            compared.slot,
-            one.settings,
-        ]
+        key = [*compared.keys.values(), one.method, compared.slot, one.settings]
         mine = recall[(recall[IDENTITY] == key).all(axis=1) & (recall["group"] == "unseen")]
         points = mine.dropna(subset=["nearest_seen_cosine"])
         if points.empty:
-            reasons[one.title] = (
-                "seeds have different class embeddings"
-                if compared.alignment == "shuffled" and len(mine)
-                else NOT_LOGGED
-            )
+            shuffled = compared.alignment == "shuffled" and len(mine)
+            reasons[one.title] = "seeds have different class embeddings" if shuffled else NOT_LOGGED
             continue
         data = points[
             ["class", "samples", "seeds", "gzsl", "own_group", "nearest_seen_class", "nearest_seen_cosine"]
@@ -277,11 +249,8 @@ def _flat_maps(tracker: Tracker, comparisons: Sequence[Comparison]) -> dict[str,
     """``laid_out`` of the first seed of each method, by run id; the logged map if there is one."""
     firsts = dict.fromkeys(_first_run(one) for compared in comparisons for one in compared.series)
     logged = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING_MAP) for run_id in firsts}
-    embedded = {
-        run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING)
-        for run_id in firsts
-        if logged[run_id] is None
-    }
+    unmapped = [run_id for run_id in firsts if logged[run_id] is None]
+    embedded = {run_id: artifact_frame(tracker, run_id, Artifact.EMBEDDING) for run_id in unmapped}
     frames = {run_id: frame for run_id, frame in embedded.items() if frame is not None}
     made = dict(zip(frames, in_parallel(laid_out, list(frames.values())), strict=True))
     return {run_id: frame for run_id, frame in logged.items() if frame is not None} | made
@@ -351,11 +320,8 @@ def square(counts: pd.DataFrame, limit: int = CLASSES) -> pd.DataFrame:
     totals = counts.groupby("true")["count"].sum()
     names = sorted(sorted(totals.index, key=lambda name: (-totals[name], name))[:limit])
     names += [p for p in sorted(set(counts["predicted"])) if p not in totals.index][: limit - len(names)]
-    return (
-        counts.pivot(index="true", columns="predicted", values="share")
-        .reindex(index=names, columns=names)
-        .fillna(0.0)
-    )
+    shares = counts.pivot(index="true", columns="predicted", values="share")
+    return shares.reindex(index=names, columns=names).fillna(0.0)
 
 
 Chunk = Sequence[tuple[Series, pd.DataFrame]]
@@ -373,10 +339,8 @@ def _paneled(
     ``-3``, ..."""
     figures, title = [], f"{what}: {compared.title}"
     for number, start in enumerate(range(0, len(drawn), PANELS), 1):
-        chunk, stem = (
-            drawn[start : start + PANELS],
-            compared.stem(kind if number == 1 else f"{kind}-{number}"),
-        )
+        chunk = drawn[start : start + PANELS]
+        stem = compared.stem(kind if number == 1 else f"{kind}-{number}")
         figures.append(ReportFigure(stem, title, draw(chunk, title), _labelled(chunk), compared.keys))
     return figures
 

@@ -287,23 +287,13 @@ def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
     title += f"mode {protocol_text(first.row)}"
     title += f", data {first.data or 'of unknown hash'}" if several else ""
     spans = [("", 2), ("Best", len(head)), ("Latest", len(head))]
-    return Grid(
-        f"board-{number}",
-        title,
-        spans,
-        ["Method", "Rank", *head, *head],
-        [False, True, *numeric, *numeric],
-        rows,
-    )
+    headers = ["Method", "Rank", *head, *head]
+    return Grid(f"board-{number}", title, spans, headers, [False, True, *numeric, *numeric], rows)
 
 
 def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
-    return [
-        *(_number(entry, metric, bold=bold and metric == "HM") for metric in ("HM", "ZSL")),
-        Cell(_settings(entry)),
-        Cell(_seeds(entry)),
-        _link(entry.source),
-    ]
+    numbers = [_number(entry, metric, bold=bold and metric == "HM") for metric in ("HM", "ZSL")]
+    return [*numbers, Cell(_settings(entry)), Cell(_seeds(entry)), _link(entry.source)]
 
 
 def _number(entry: Entry, metric: str, *, bold: bool = False) -> Cell:
@@ -336,11 +326,8 @@ def _everything(entries: Sequence[Entry]) -> Grid:
     for e in entries:
         dataset = f"{e.unit.get('dataset_title') or e.row['dataset']}, {e.row['features']}"
         texts = [e.method, dataset, protocol_text(e.row), _settings(e)]
-        cells = [
-            *(Cell(t, label=i == 0) for i, t in enumerate(texts)),
-            *(_number(e, m) for m in METRICS),
-            Cell(_seeds(e)),
-        ]
+        cells = [Cell(t, label=i == 0) for i, t in enumerate(texts)]
+        cells += [*(_number(e, m) for m in METRICS), Cell(_seeds(e))]
         cells += [Cell(e.data or NOTHING), Cell(str(e.source.facts.get("revision") or NOTHING)[:12])]
         rows.append(Row([*cells, _link(e.source)], e.keys))
     return Grid("everything", "All results of all reports", (), heads, numeric, rows)

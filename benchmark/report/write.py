@@ -114,12 +114,8 @@ def write_report(
         UsageError: there is no benchmark run, an id or name is unknown, there is no result yet, or the
             address is invalid; the folder does not change.
     """
-    address = (
-        link_to(mlflow_ui)
-        if mlflow_ui
-        else (link_to(tracker.uri) if tracker.uri.startswith("http") else MLFLOW_UI)
-    )
-    link = run_link(address, tracker.experiment_id)
+    known = mlflow_ui or (tracker.uri if tracker.uri.startswith("http") else "")
+    link = run_link(link_to(known) if known else MLFLOW_UI, tracker.experiment_id)
 
     # everything but the figures, which take most of the time
     results, beside = collect(tracker, call_ids, choice), Beside(say)
@@ -272,12 +268,9 @@ def title_of(results: Results) -> str:
 
 
 def _incomplete(results: Results) -> str:
-    unfinished = [c for c in results.calls if c.status in ("RUNNING", "KILLED")]
-    return (
-        "A benchmark run is still running or was interrupted; this report has the results so far."
-        if unfinished
-        else ""
-    )
+    if not any(c.status in ("RUNNING", "KILLED") for c in results.calls):
+        return ""
+    return "A benchmark run is still running or was interrupted; this report has the results so far."
 
 
 def report_markdown(
@@ -303,11 +296,8 @@ def report_markdown(
     if failed:
         parts += ["## Failed or not run", "\n".join(f"- {_one_line(text)}" for text in failed)]
     if not_written:
-        parts += [
-            "## Not written",
-            NOT_WRITTEN_TEXT,
-            "\n".join(f"- {_one_line(text)}" for text in not_written),
-        ]
+        items = "\n".join(f"- {_one_line(text)}" for text in not_written)
+        parts += ["## Not written", NOT_WRITTEN_TEXT, items]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]
     parts += ["## Files", _files(tables)]
     return "\n\n".join(p.strip() for p in parts) + "\n"
@@ -342,11 +332,8 @@ def _files(tables: Sequence[Table]) -> str:
     names = [f"`{n}.csv`" for n in ORDER if n in present]
     lines = [f"- `{PAGE}`: the whole report as one page, with sortable tables and the runs of each method"]
     lines += ["- `report.tex`: all tables for LaTeX; each table also has its own file"] if tables else []
-    lines += (
-        [f"- {', '.join(names)}: the numbers of the tables; accuracies in percent, not rounded"]
-        if names
-        else []
-    )
+    if names:
+        lines.append(f"- {', '.join(names)}: the numbers of the tables; accuracies in percent, not rounded")
     if present & {"full", "validation"}:
         lines.append("- `results.csv`: one line per job; accuracies as fractions")
     return "\n".join(lines)

@@ -89,9 +89,7 @@ def grid(table: Table, name: str, title: str) -> Grid:
     numeric = [_numeric(texts) for texts in columns]
     heads = [str(c) for c in table.cells.columns]
     rows = []
-    for i, (texts, bests) in enumerate(
-        zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)
-    ):
+    for i, (texts, bests) in enumerate(table.rows()):
         keys = table.keys[i] if table.keys else {}
         cells = [
             Cell(

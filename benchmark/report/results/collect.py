@@ -49,13 +49,8 @@ COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "benchmark_run"
 the mode; ``as_published``: whether the settings are the published ones."""
 SLOTS = ("untuned", "user-set", "tuned", RELEASED)
 """Kinds of settings in the order of rows. Published and default settings are one kind, ``untuned``."""
-TYPES: dict[str, type] = {
-    **dict.fromkeys(COLUMNS, object),
-    **dict.fromkeys(NUMBERS, float),
-    "repetition": int,
-    "stage": int,
-    "as_published": bool,
-}
+TYPES: dict[str, type] = {**dict.fromkeys(COLUMNS, object), **dict.fromkeys(NUMBERS, float)}
+TYPES |= {"repetition": int, "stage": int, "as_published": bool}
 """Types of the columns, so that frames fit each other even without rows or values."""
 RECALL_COLUMNS = [
     "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
@@ -218,11 +213,8 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
         )
         entries = [(call, entry) for call, entry in entries if choice.has(entry)]
         units, weights = [u for u in units if choice.has(u.tags)], [w for w in weights if choice.has(w.tags)]
-        found = [
-            call
-            for call in found
-            if call.run_id in {*(c.run_id for c, _ in entries), *(u.call for u in units)}
-        ]
+        kept = {*(c.run_id for c, _ in entries), *(u.call for u in units)}
+        found = [call for call in found if call.run_id in kept]
         alone = alone or not found
 
     # a row per job, from its finished run, whichever benchmark run it belongs to
@@ -296,13 +288,9 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
     for weights in released:
         run, tags = weights.run, weights.run.tags
         row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, Metric.TEST)
-        row |= {
-            "variant": RELEASED,
-            "repetition": 0,
-            "kind": tags.get(Tag.DATASET_KIND, ""),
-            "settings": weights.settings,
-        }
-        row |= {"split": "test", "stage": 2, "state": "done", "run_id": run.run_id}
+        row |= {"variant": RELEASED, "repetition": 0, "settings": weights.settings}
+        row |= {"kind": tags.get(Tag.DATASET_KIND, ""), "run_id": run.run_id}
+        row |= {"split": "test", "stage": 2, "state": "done"}
         row |= {"switches": ", ".join(switched(run.params)), "as_published": weights.published_settings}
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "settings"])
@@ -385,10 +373,8 @@ def _row(
         name: entry[name]
         for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")
     }
-    row |= {
-        "alignment": unit.alignment if unit else "unknown",
-        "kind": unit.tag(Tag.DATASET_KIND) if unit else "",
-    }
+    row["alignment"] = unit.alignment if unit else "unknown"
+    row["kind"] = unit.tag(Tag.DATASET_KIND) if unit else ""
     row |= {"switches": "", "as_published": entry["variant"] == "published"}
     state = "not run" if entry["state"] == "missing" else entry["state"]  # version 0.1.0 wrote missing
     row |= {"benchmark_run": call.run_id, "error": entry["error"], "state": state}
@@ -402,11 +388,8 @@ def _row(
 def _numbers(run: RunRecord, prefix: str) -> dict[str, float | None]:
     """``NUMBERS`` of a run; None if missing."""
     found = {name: run.metrics.get(prefix + name) for name in (*METRICS, *DISJOINT)}
-    epochs = (
-        run.metrics.get(Metric.EPOCHS)
-        if prefix == Metric.TEST
-        else run.metrics.get(Metric.BEST_EPOCH, -1) + 1
-    )
+    until_best = run.metrics.get(Metric.BEST_EPOCH, -1) + 1
+    epochs = run.metrics.get(Metric.EPOCHS) if prefix == Metric.TEST else until_best
     return {**found, "beta": run.metrics.get(Metric.BETA), "epochs": epochs}
 
 

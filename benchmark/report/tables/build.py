@@ -211,14 +211,9 @@ class _Builder:
         return columns
 
     def _place(self, row: pd.Series) -> tuple[object, ...]:
-        ranks = method_ranks(self.results)
-        second = (
-            SLOTS.index(row["slot"]),
-            row["settings"],
-            row["mode"] != "paper",
-            row["alignment"] != "official",
-        )
-        return (ranks[row["method"]], *second)
+        rank = method_ranks(self.results)[row["method"]]
+        protocol = (row["mode"] != "paper", row["alignment"] != "official")
+        return (rank, SLOTS.index(row["slot"]), row["settings"], *protocol)
 
     def _protocol(self, row: pd.Series) -> tuple[str, ...]:
         return (str(row["mode"]), str(row["alignment"]))
@@ -289,15 +284,8 @@ class _Builder:
         published = any(c.header.endswith(" published") for c in columns)
         text = caption_of(name, self.results, self.frame, self.summary, published=published)
         marks = "".join(t for c in columns for t in c.texts)
-        return Table(
-            name,
-            title,
-            text,
-            cells,
-            bold,
-            groups,
-            notes.lines(name, marks, self.summary, published=published),
-        )
+        lines = notes.lines(name, marks, self.summary, published=published)
+        return Table(name, title, text, cells, bold, groups, lines)
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:

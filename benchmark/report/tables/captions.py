@@ -395,12 +395,8 @@ class Footnotes:
                 f"{metric.upper()} {value:.2f} ({source})" for value, source in numbers if value is not None
             ]
             if texts:
-                name, place = (
-                    method_title(self.results, row["method"]),
-                    dataset_title(self.results, row["dataset"]),
-                )
-                lines.append(
-                    f"Users who retrained {name} on {place} with the published code report "
-                    f"{', '.join(texts)}."
-                )
+                name = method_title(self.results, row["method"])
+                place = dataset_title(self.results, row["dataset"])
+                who = f"Users who retrained {name} on {place} with the published code"
+                lines.append(f"{who} report {', '.join(texts)}.")
         return lines

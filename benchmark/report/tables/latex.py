@@ -187,7 +187,7 @@ def _rows(table: Table, columns: str) -> list[str]:
     end = r" \\[2pt]" if "p{" in columns else r" \\"
     return [
         " & ".join(_cell(text, best) for text, best in zip(texts, bests, strict=True)) + end
-        for texts, bests in zip(table.cells.to_numpy().tolist(), table.bold.to_numpy().tolist(), strict=True)
+        for texts, bests in table.rows()
     ]
 
 

@@ -33,12 +33,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     for key, group in slots.groupby(IDENTITY, sort=False):
         done = group[group["state"] == "done"]
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
-        row |= {
-            "variant": group["variant"].iloc[0],
-            "kind": group["kind"].iloc[0],
-            "switches": group["switches"].max(),
-        }
-        row |= {"as_published": bool(group["as_published"].all())}
+        row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0]}
+        row |= {"switches": group["switches"].max(), "as_published": bool(group["as_published"].all())}
         row |= _progress(group)
         for name in NUMBERS:
             factor = 100.0 if name in FRACTIONS else 1.0
@@ -187,11 +183,8 @@ def _pair(
     }
     numbers = _paired(corrected, paper)
     for metric in METRICS:
-        for name, source in {
-            "paper": f"{metric}_base",
-            "corrected": metric,
-            "difference": f"{metric}_effect",
-        }.items():
+        sources = {"paper": f"{metric}_base", "corrected": metric, "difference": f"{metric}_effect"}
+        for name, source in sources.items():
             row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
     return row | {"seeds": numbers["seeds"]}
 
@@ -199,11 +192,8 @@ def _pair(
 def method_ranks(results: Results) -> dict[str, int]:
     """Rank of each method in tables, and its number in figures: first as in published tables, then as they
     were run."""
-    seen = [
-        *results.test["method"].unique(),
-        *results.validation["method"].unique(),
-        *(u.method for u in results.units),
-    ]
+    seen = [*results.test["method"].unique(), *results.validation["method"].unique()]
+    seen += [u.method for u in results.units]
     return {name: rank for rank, name in enumerate(dict.fromkeys([*method_order(), *seen]))}
 
 

@@ -68,11 +68,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     fixed = distinct(effects["switches"])
     caption += f" Set in both modes, so without effect here: {'; '.join(fixed)}." if fixed else ""
     caption += f" Synthetic data: {', '.join(distinct(generated))}." if generated else ""
-    caption += (
-        " Released weights: one training, so only the evaluation differs."
-        if RELEASED in set(effects["slot"])
-        else ""
-    )
+    if RELEASED in set(effects["slot"]):
+        caption += " Released weights: one training, so only the evaluation differs."
     processors = processors_sentence(results, shown)
     caption += f" {processors}" if processors else ""
     caption += f" {ONE_SEARCH}" if "tuned" in set(effects["slot"]) else ""
@@ -109,10 +106,10 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
         texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
         columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
     generated = " Synthetic data." if any(u.generated for u in units) else ""
+    last = "; the last row corrects all" if "all" in set(effects["ablation"]) else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested in mode paper with one switch "
-        "corrected "
-        f"(docs/protocol.md){'; the last row corrects all' if 'all' in set(effects['ablation']) else ''}. "
+        f"corrected (docs/protocol.md){last}. "
         f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, paired by "
         f"seed. A row and its effect are over the seeds that both have.{generated}"
     )

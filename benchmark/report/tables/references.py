@@ -63,10 +63,7 @@ def references_table(results: Results, features: str) -> Table | None:
         "not reported. Origin: a paper, a README, second-hand (not from the method's authors), or a user's "
         "report of their own training. Protocol: see docs/protocol.md."
     )
-    caption += (
-        f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
-        if generated
-        else ""
-    )
+    if generated:
+        caption += f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
     title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
     return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])

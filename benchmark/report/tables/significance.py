@@ -268,17 +268,11 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
         for kind, datasets in drawn.items()
         if datasets
     ]
-    missing = [
-        sentence
-        for kind, sentence in (
-            (NOT_RECORDED, f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions."),
-            (
-                DIFFERENT,
-                "No interval over samples for rows whose trainings were tested on different samples.",
-            ),
-        )
-        if kind in set(rows["samples_drawn"])
-    ]
+    without = {
+        NOT_RECORDED: f"{NOT_RECORDED.capitalize()}: by jobs of earlier versions.",
+        DIFFERENT: "No interval over samples for rows whose trainings were tested on different samples.",
+    }
+    missing = [sentence for kind, sentence in without.items() if kind in set(rows["samples_drawn"])]
     if not texts:
         return " ".join(missing)
     bootstrap = (
@@ -291,10 +285,8 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
 def _corrected_sentence(rows: pd.DataFrame) -> str:
     """How the p-values of a table are corrected, and what a mark requires."""
     p = rows[[f"{metric}_p" for metric in TESTED]].to_numpy(float)
-    text, tests = (
-        f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}.",
-        np.isfinite(p),
-    )
+    text = f"All p-values of this table are corrected together (Holm). {SIGNIFICANT} p < {LEVEL:.2g}."
+    tests = np.isfinite(p)
     if not tests.any():
         return text
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())

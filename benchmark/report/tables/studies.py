@@ -149,10 +149,8 @@ def _saved(unit: UnitFacts) -> str:
         return NOTHING
     finished = unit.search[unit.search["state"] != "failed"]
     pruned = finished[finished["state"] == "pruned"]
-    saved, planned = (
-        int((pruned["planned_epochs"] - pruned["epochs"]).sum()),
-        int(finished["planned_epochs"].sum()),
-    )
+    saved = int((pruned["planned_epochs"] - pruned["epochs"]).sum())
+    planned = int(finished["planned_epochs"].sum())
     return f"{saved} of {planned} ({100 * saved / max(1, planned):.0f} %)"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -53,14 +53,16 @@ class Table:
             return texts
         return [t.removeprefix(f"{g} ") if g else t for t, g in zip(texts, self.groups, strict=True)]
 
+    def rows(self) -> Iterator[tuple[list[str], list[bool]]]:
+        """The texts of each row, and which of them are bold."""
+        return zip(self.cells.to_numpy().tolist(), self.bold.to_numpy().tolist(), strict=True)
+
     def markdown(self, heading: str = "###") -> str:
         """The table as Markdown, with title, caption and footnotes."""
         columns = [escape(str(c)) for c in self.cells.columns]
         rows = [
             [f"**{escape(text)}**" if best else escape(text) for text, best in zip(texts, bests, strict=True)]
-            for texts, bests in zip(
-                self.cells.to_numpy().tolist(), self.bold.to_numpy().tolist(), strict=True
-            )
+            for texts, bests in self.rows()
         ]
         align = ["left" if g == "" else "right" for g in self.groups]
         grid = tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, colalign=align)
@@ -77,12 +79,8 @@ class Table:
     def only(self, names: Sequence[str]) -> Table:
         """The table with only the columns of some groups and those that label rows."""
         keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
-        return replace(
-            self,
-            cells=self.cells.iloc[:, keep],
-            bold=self.bold.iloc[:, keep],
-            groups=[self.groups[i] for i in keep],
-        )
+        cells, bold = self.cells.iloc[:, keep], self.bold.iloc[:, keep]
+        return replace(self, cells=cells, bold=bold, groups=[self.groups[i] for i in keep])
 
 
 @dataclass
