@@ -222,11 +222,8 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
 
 
 def _texts(values: Any) -> list[str]:
-    return (
-        [value for value in values or () if isinstance(value, str)]
-        if isinstance(values, (list, dict))
-        else []
-    )
+    listed = values if isinstance(values, (list, dict)) else ()
+    return [value for value in listed if isinstance(value, str)]
 
 
 def find_card(name: str, cards: Mapping[str, Card]) -> tuple[Card, Preset]:

@@ -181,10 +181,8 @@ def attempt(
         raise
     except Failed as error:
         return failed(w, root, results, str(error))
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a library may fail on one video in any way; the others continue
+    except (Exception, SystemExit) as error:
+        # a library may fail on one video in any way; the others continue
         return failed(w, root, results, f"{type(error).__name__}: {error!s:.120}")
 
 

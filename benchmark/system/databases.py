@@ -130,16 +130,12 @@ def _asked(uri: str, name: str, *, rows: bool) -> bool:
             if not inspect(engine).has_table(name) or not rows:
                 return inspect(engine).has_table(name)
             with engine.connect() as connection:
-                return (
-                    connection.execute(select(literal(1)).select_from(table(name)).limit(1)).first()
-                    is not None
-                )
+                query = select(literal(1)).select_from(table(name)).limit(1)
+                return connection.execute(query).first() is not None
         finally:
             engine.dispose()
-    except (
-        SQLAlchemyError,
-        ImportError,
-    ):  # no answer, no database, no driver, or the address of an MLflow server
+    except (SQLAlchemyError, ImportError):
+        # no answer, no database, no driver, or the address of an MLflow server
         return True
 
 

@@ -157,11 +157,8 @@ def _missing(path: Path) -> OutsideReason:
     for place in (*reversed(path.parents), path):
         if place.is_symlink() and not place.exists():
             why = "a link" if place == path else f"{place} is a link"
-            return OutsideReason(
-                "link",
-                f"{why} to {os.readlink(place)}, which is not there",
-                "mount its disk, or remove the link",
-            )
+            what = f"{why} to {os.readlink(place)}, which is not there"
+            return OutsideReason("link", what, "mount its disk, or remove the link")
         if place != path and place.is_file():
             return OutsideReason("missing", f"{place} is a file, not a folder", "check the path")
     return _reason("missing")

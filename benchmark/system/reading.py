@@ -61,11 +61,8 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (
-            ValueError,
-            OverflowError,
-            KeyError,
-        ) as error:  # an impossible date, an endless number, "!!bool maybe"
+        except (ValueError, OverflowError, KeyError) as error:
+            # an impossible date, an endless number, "!!bool maybe"
             kind = node.tag.rsplit(":", 1)[-1]
             problem = f"{node.value!s:.60} cannot be read as {kind} ({error!s:.60}); write a text in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None

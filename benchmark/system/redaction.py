@@ -138,10 +138,8 @@ def learn_environment() -> None:
             # connection strings
             for piece in re.findall(r"(?:key|password|pwd|signature)=([^;]+)", value, re.IGNORECASE):
                 _add(piece, LEAST_PIECE)
-            for kind in (
-                "USERNAME",
-                "USER",
-            ):  # servers repeat the header that they got: user and password in base64
+            # servers repeat the header that they got: user and password in base64
+            for kind in ("USERNAME", "USER"):
                 user = os.environ.get(name.removesuffix("PASSWORD") + kind)
                 if user is not None and name.endswith("PASSWORD"):
                     _add(base64.b64encode(f"{user}:{value}".encode()).decode())
@@ -149,14 +147,8 @@ def learn_environment() -> None:
 
 def _add(secret: str, least: int = LEAST) -> None:
     plain = unquote(secret)
-    forms = {
-        secret,
-        plain,
-        unquote_plus(secret),
-        quote_plus(plain),
-        quote(plain),
-        *(quote(s, safe="") for s in (plain, secret)),
-    }
+    forms = {secret, plain, unquote_plus(secret), quote_plus(plain), quote(plain)}
+    forms |= {quote(s, safe="") for s in (plain, secret)}
     forms |= {repr(form)[1:-1] for form in forms} | {json.dumps(form)[1:-1] for form in forms}
     _secrets.update(
         form for form in forms if len(form) >= least and form.lower() not in ("true", "false", "none", "null")
@@ -172,11 +164,8 @@ def _without_known(text: str, secrets: Sequence[str] | set[str]) -> str:
         if _is_sure(secret):
             text = text.replace(secret, HIDDEN)
         else:  # only as a whole word, also after %3A or \n
-            text = re.sub(
-                rf"(?:(?<![^\W_])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){re.escape(secret)}(?![^\W_])",
-                HIDDEN,
-                text,
-            )
+            word = rf"(?:(?<![^\W_])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){re.escape(secret)}(?![^\W_])"
+            text = re.sub(word, HIDDEN, text)
     return text
 
 

@@ -62,12 +62,8 @@ class RefusedPickle(UnreadableFile):
     """A pickle that asks for something that no data file needs; ``name`` is the global or instruction."""
 
     def __init__(self, path: Path, name: str) -> None:
-        super().__init__(
-            path,
-            f"refused: the pickle asks for {name}, which no such file needs; nothing was run",
-            FETCH_TRUSTED,
-            "refused pickle",
-        )
+        what = f"refused: the pickle asks for {name}, which no such file needs; nothing was run"
+        super().__init__(path, what, FETCH_TRUSTED, "refused pickle")
         self.what = name
         self.name = name
 

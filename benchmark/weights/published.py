@@ -67,16 +67,10 @@ def _check_same_training(first: Weights, final: Weights) -> None:
     Raises:
         UsageError: they differ in seed, dataset, feature set or settings.
     """
-    facts = [
-        {
-            "method": w.method.name,
-            "seed": w.seed,
-            "dataset": w.dataset,
-            "features": w.features,
-            **(w.recorded.flat() if w.recorded else {}),
-        }
-        for w in (first, final)
-    ]
+    facts = []
+    for w in (first, final):
+        own = {"method": w.method.name, "seed": w.seed, "dataset": w.dataset, "features": w.features}
+        facts.append(own | (w.recorded.flat() if w.recorded else {}))
     names = [
         n for n in facts[0] | facts[1] if facts[0].get(n) != facts[1].get(n) and n != "protocol.seen_test"
     ]

@@ -294,17 +294,12 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
 
 
 def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
+    names, splits = material.class_names, material.class_splits
     oddities = [
         *material.problems,
         *(material.from_lists or ()),
-        *class_oddities(material.class_names, material.class_splits, material.samples),
-        *vector_oddities(
-            material.class_names,
-            material.class_splits,
-            material.vector_names,
-            material.vectors,
-            material.own_vector,
-        ),
+        *class_oddities(names, splits, material.samples),
+        *vector_oddities(names, splits, material.vector_names, material.vectors, material.own_vector),
     ]
     leakage, unfit = _leakage(material)
     return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)
@@ -318,12 +313,8 @@ def _alignment(material: Material) -> AlignmentAudit:
     if not material.card.published_order:
         reason = "no published order: each class gets its own embedding"
     elif not material.vector_names or len(own) != len(names):
-        hint = (
-            f"--text named {material.text}"
-            if material.text
-            else "--text FILE names the file of the word vectors"
-        )
-        reason = f"some classes have no known word vector, see the oddities; {hint}"
+        hint = f"named {material.text}" if material.text else "FILE names the file of the word vectors"
+        reason = f"some classes have no known word vector, see the oddities; --text {hint}"
     elif len(material.vector_names) != len(names):
         reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
     if reason:
@@ -386,15 +377,8 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
         wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
         if wrong:
             severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
-            unfit.append(
-                Finding(
-                    severity,
-                    "ids that the grouping rule does not match",
-                    split,
-                    ", ".join(wrong[:3]),
-                    len(wrong),
-                )
-            )
+            kind = "ids that the grouping rule does not match"
+            unfit.append(Finding(severity, kind, split, ", ".join(wrong[:3]), len(wrong)))
 
     # Compare each evaluated split with what is trained on, by each rule.
     rules: list[tuple[LeakRule, float | None]] = [("same source", None)]

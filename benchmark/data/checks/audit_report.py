@@ -138,42 +138,16 @@ def _alignment(audit: Audit) -> AuditSection:
         sentences.append(
             f"Training classes that get the embedding of a test-unseen class: {len(lent)} ({_gets(lent[0])})."
         )
-    screen = {
-        "split": "classes of",
-        "classes": "classes",
-        "misaligned": "misaligned",
-        "share (%)": "share (%)",
-    }
+    screen = {"split": "classes of", **_same("classes", "misaligned", "share (%)")}
     shares = [(p.split, p.classes, p.misaligned, _percent(p.share)) for p in found.splits]
-    rows = [
-        (
-            c.name,
-            c.manual_name,
-            c.vector_used,
-            c.vector_of or None,
-            c.cosine,
-            ", ".join(c.splits),
-            ", ".join(c.vector_of_splits),
-        )
-        for c in found.classes
-    ]
-    columns = (
-        "class",
-        "manual name",
-        "vector used",
-        "vector of class",
-        "cosine",
-        "splits",
-        "splits of that class",
-    )
-    return AuditSection(
-        title,
-        sentences,
-        [
-            AuditTable("alignment", tuple(screen), shares, screen),
-            AuditTable("misaligned", columns, rows),
-        ],
-    )
+    rows = []
+    for c in found.classes:
+        splits = (", ".join(c.splits), ", ".join(c.vector_of_splits))
+        rows.append((c.name, c.manual_name, c.vector_used, c.vector_of or None, c.cosine, *splits))
+    named = ("class", "manual name", "vector used", "vector of class", "cosine")
+    misaligned = AuditTable("misaligned", (*named, "splits", "splits of that class"), rows)
+    alignment = AuditTable("alignment", tuple(screen), shares, screen)
+    return AuditSection(title, sentences, [alignment, misaligned])
 
 
 def _gets(found: MisalignedClass) -> str:
@@ -202,18 +176,10 @@ def _leakage(audit: Audit) -> AuditSection:
         )
 
     # One table of counts, and one with every sample that has relatives.
-    rows = [
-        (
-            leak.rule,
-            leak.split,
-            _against(leak.against),
-            leak.samples,
-            *_leak_counts(leak),
-            leak.unfit,
-            _leak_example(leak),
-        )
-        for leak in found.leaks
-    ]
+    rows = []
+    for leak in found.leaks:
+        place = (leak.rule, leak.split, _against(leak.against), leak.samples)
+        rows.append((*place, *_leak_counts(leak), leak.unfit, _leak_example(leak)))
     listed = [
         (leak.rule, leak.split, _against(leak.against), s.sample, s.label, s.group, s.relatives, s.relative,
          s.relative_split, s.relative_label)
@@ -281,22 +247,13 @@ def _counts(audit: Audit) -> AuditSection:
         sentences.append(
             f"{dropped:,} listed samples are dropped: their class is not a class of their split."
         )
-    rows = [
-        (
-            c.split,
-            c.classes,
-            c.expected_classes,
-            c.samples,
-            c.expected_samples,
-            c.dropped,
-            "" if c.as_expected else "differs",
-        )
-        for c in audit.counts
-    ]
+    rows = []
+    for c in audit.counts:
+        counts = (c.classes, c.expected_classes, c.samples, c.expected_samples, c.dropped)
+        rows.append((c.split, *counts, "" if c.as_expected else "differs"))
     columns = ("split", "classes", "expected classes", "samples", "expected samples", "dropped", "note")
-    return AuditSection(
-        "Counts", sentences, [AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})]
-    )
+    table = AuditTable("counts", columns, rows, {**_same(*columns), "note": ""})
+    return AuditSection("Counts", sentences, [table])
 
 
 def _features(audit: Audit) -> AuditSection:

@@ -121,10 +121,8 @@ class _Tally:
             block = block[finite]
         self.finite += block.size
         if block.size:
-            self.minimum, self.maximum = (
-                min(self.minimum, float(block.min())),
-                max(self.maximum, float(block.max())),
-            )
+            self.minimum = min(self.minimum, float(block.min()))
+            self.maximum = max(self.maximum, float(block.max()))
             self.total += float(block.sum(dtype=np.float64))
 
 

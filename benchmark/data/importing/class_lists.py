@@ -83,12 +83,8 @@ def read_lists(places: ListPlaces, text_dim: int, findings: FindingLog) -> Class
     for split in SPLITS:
         lists.splits[split] = _read_split(places, split, lists, by_name, findings, unknown)
     if places.split_file(UNION_SPLIT, "txt").is_file():
-        _check_union(
-            places,
-            _read_split(places, UNION_SPLIT, lists, by_name, findings, unknown),
-            lists.splits,
-            findings,
-        )
+        union = _read_split(places, UNION_SPLIT, lists, by_name, findings, unknown)
+        _check_union(places, union, lists.splits, findings)
     _read_vectors(places, lists, text_dim, findings)
     return lists
 

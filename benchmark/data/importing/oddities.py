@@ -33,17 +33,10 @@ class SplitSamples:
 def list_oddities(lists: ClassLists) -> list[Finding]:
     """Find what only the lists show: spellings, samples dropped or listed twice, missing lists."""
     by_folded = {folded(name): name for name in lists.names}
-    found = [
-        Finding(
-            "note",
-            "name differs in upper and lower case",
-            ", ".join(files),
-            f"{name}, the class is {own}",
-            len(files),
-        )
-        for name, files in sorted(lists.spellings.items())
-        for own in [by_folded[folded(name)]]
-    ]
+    found = []
+    for name, files in sorted(lists.spellings.items()):
+        what, kind = f"{name}, the class is {by_folded[folded(name)]}", "name differs in upper and lower case"
+        found.append(Finding("note", kind, ", ".join(files), what, len(files)))
     for split, listing in lists.splits.items():
         if listing.samples is None:
             found.append(Finding("note", "no sample list", split, "its samples are those of its files"))

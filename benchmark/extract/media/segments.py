@@ -104,11 +104,8 @@ def annotated_segments(path: Path) -> Rule:
             return Cut(video, None, f"{path.name} has no video {video}")
         segments = database[video].annotations
         if k >= len(segments):
-            return Cut(
-                video,
-                None,
-                f"{path.name} has no segment {k} of {video}: it has {len(segments)}, counted from 0",
-            )
+            why = f"{path.name} has no segment {k} of {video}: it has {len(segments)}, counted from 0"
+            return Cut(video, None, why)
         start, end = segments[k].segment
         if not 0 <= start < end:
             return Cut(video, None, f"{path.name}: segment {k} of {video} is from {start:g} s to {end:g} s")

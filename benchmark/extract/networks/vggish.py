@@ -35,14 +35,8 @@ class Vggish(nn.Module):
             else:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.fc = nn.Sequential(
-            nn.Linear(6 * 4 * size, 4096),
-            nn.ReLU(),
-            nn.Linear(4096, 4096),
-            nn.ReLU(),
-            nn.Linear(4096, DIM),
-            nn.ReLU(),
-        )
+        hidden = [nn.Linear(6 * 4 * size, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU()]
+        self.fc = nn.Sequential(*hidden, nn.Linear(4096, DIM), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.features(x)
