@@ -71,13 +71,11 @@ def videos(
         typer.Option("--no-audio", "--no-sound", help="Videos without audio: skip them, or use silence."),
     ] = "skip",
     shard: Annotated[
-        str | None,
-        typer.Option(help="Extract one shard, such as 3/16; --merge writes the feature file."),
+        str | None, typer.Option(help="Extract one shard, such as 3/16; --merge writes the feature file.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the feature file of all shards.")] = False,
     segments: Annotated[
-        Path | None,
-        typer.Option(help="Annotations in ActivityNet's format: cut clips of whole videos."),
+        Path | None, typer.Option(help="Annotations in ActivityNet's format: cut clips of whole videos.")
     ] = None,
     work: Annotated[
         Path | None,
@@ -92,16 +90,14 @@ def videos(
         Literal["float32", "float16"], typer.Option(help="Type of the stored features.")
     ] = "float32",
     device: Annotated[
-        str,
-        typer.Option(help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu."),
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu.")
     ] = "auto",
     precision: Annotated[
         Literal["float32", "float16", "bfloat16"],
         typer.Option(help="Of the networks; other results are computed again."),
     ] = "float32",
     decoders: Annotated[
-        int | None,
-        typer.Option(help="Videos in parallel per device; 1 on a CPU, up to 8 on a GPU.", min=1),
+        int | None, typer.Option(help="Videos in parallel per device; 1 on a CPU, up to 8 on a GPU.", min=1)
     ] = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,

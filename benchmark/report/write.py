@@ -18,14 +18,7 @@ from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.parallel import in_parallel
 from benchmark.report.results.artifacts import artifact_text
 from benchmark.report.results.choice import Choice
-from benchmark.report.results.collect import (
-    DISJOINT,
-    METRICS,
-    Results,
-    collect,
-    digests,
-    distinct,
-)
+from benchmark.report.results.collect import DISJOINT, METRICS, Results, collect, digests, distinct
 from benchmark.report.results.published import published_problems
 from benchmark.report.sections import Image, ReportFigure, Section, save_figure
 from benchmark.report.tables.build import ORDER, build_tables

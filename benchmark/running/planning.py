@@ -41,11 +41,10 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
         asked = run.model_copy(update={"trials": 0})
 
     units: list[Unit] = []
-    for name, card, preset, features, store in _open_stores(asked, data_root, overrides.get("data", {})):
+    for opened in _open_stores(asked, data_root, overrides.get("data", {})):
         for mode in asked.modes:
             for method in methods:
-                space = registry.search_space(method)
-                make = partial(_unit, asked, method, space, card, features, name, preset, store)
+                make = partial(_unit, asked, method, registry.search_space(method), opened)
                 unit = make(mode, overrides)
                 units += [unit, *_ablations(asked, unit, make, overrides)]
     return Plan(run, units, tune_only)
@@ -152,16 +151,17 @@ def _ablations(
     return units
 
 
-def _open_stores(
-    run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any]
-) -> list[tuple[str, Card, Preset, str, FeatureStore]]:
+Opened = tuple[str, Card, Preset, str, FeatureStore]
+"""A dataset: its name in the command, its config, the preset, the feature set and the feature file."""
+
+
+def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any]) -> list[Opened]:
     """The datasets of a benchmark run with their feature files.
 
     Raises:
         UsageError: a dataset is unknown or named twice, or features are missing; all missing ones are listed.
     """
-    cards, problems = load_cards(), list[str]()
-    opened: list[tuple[str, Card, Preset, str, FeatureStore]] = []
+    cards, problems, opened = load_cards(), list[str](), list[Opened]()
     for name in named_once(run.dataset, "--dataset"):
         card, preset = find_card(name, cards)
         features, _ = card.feature_set(run.features)
@@ -182,11 +182,7 @@ def _unit(
     run: BenchmarkRun,
     method: type[Method],
     space: SearchSpace,
-    card: Card,
-    features: str,
-    name: str,
-    preset: Preset,
-    store: FeatureStore,
+    opened: Opened,
     mode: Mode,
     overrides: dict[str, dict[str, Any]],
 ) -> Unit:
@@ -195,6 +191,7 @@ def _unit(
     Raises:
         UsageError: the settings, the search ranges and what is asked for do not fit together.
     """
+    name, card, preset, features, store = opened
     if method.inputs == "sequence":
         store.require_sequences(method.title)
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}

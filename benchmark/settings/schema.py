@@ -6,7 +6,7 @@ Later sources win: the default here, the published value for the dataset (``sear
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
@@ -16,6 +16,11 @@ from benchmark.tracking.schema import Budget, current_alignment
 Mode = Literal["paper", "corrected"]
 Switch = Literal["paper", "corrected"]
 Length = Literal["max"] | Annotated[int, Field(ge=1, le=100_000)]
+
+
+def _switch(description: str) -> Any:
+    """A switch of the protocol, which follows published code by default."""
+    return Field("paper", description=description)
 
 
 class TrainConfig(Fields):
@@ -60,37 +65,27 @@ class ProtocolConfig(Fields):
         description="official: class embeddings by row, as in published code; by_name: each class has its "
         "own; shuffled: a control, classes have embeddings of others",
     )
-    evaluation_times: Switch = Field(
-        "paper", description="paper: positions 0, 1, 2, ... at evaluation; times restart after cuts"
+    evaluation_times: Switch = _switch(
+        "paper: positions 0, 1, 2, ... at evaluation; times restart after cuts"
     )
-    extra_bn_pass: Switch = Field(
-        "paper", description="paper: a second forward pass moves BatchNorm statistics after each step"
+    extra_bn_pass: Switch = _switch("paper: a second forward pass moves BatchNorm statistics after each step")
+    padding_in_bn: Switch = _switch("paper: padded time steps enter the encoders' BatchNorm statistics")
+    video_norm: Switch = _switch(
+        "paper: video sequences are L2-normalised over time; corrected: over channels"
     )
-    padding_in_bn: Switch = Field(
-        "paper", description="paper: padded time steps enter the encoders' BatchNorm statistics"
-    )
-    video_norm: Switch = Field(
-        "paper", description="paper: video sequences are L2-normalised over time; corrected: over channels"
-    )
-    audio_scale: Switch = Field(
-        "paper", description="paper: audio sequences are divided by 255 in every feature set"
-    )
-    length_rule: Switch = Field(
-        "paper",
-        description="paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio and video "
-        "cut at the same time (s: seconds per time step)",
+    audio_scale: Switch = _switch("paper: audio sequences are divided by 255 in every feature set")
+    length_rule: Switch = _switch(
+        "paper: audio length n*s_v*s_a, cuts as published; corrected: n*s_v/s_a, audio and video "
+        "cut at the same time (s: seconds per time step)"
     )
     beta_output: Switch = Field(
         "paper",
         validation_alias=AliasChoices("beta_output", "beta_view"),
         description="paper: mean of the outputs' betas; corrected: beta of the reported output",
     )
-    calibration: Switch = Field(
-        "paper", description="paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum"
-    )
-    stage2_schedule: Switch = Field(
-        "paper",
-        description="paper: plateau on the training data; corrected: the learning rates of stage 1 again",
+    calibration: Switch = _switch("paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
+    stage2_schedule: Switch = _switch(
+        "paper: plateau on the training data; corrected: the learning rates of stage 1 again"
     )
     seen_test: Literal["published", "group_disjoint"] = Field(
         "published",

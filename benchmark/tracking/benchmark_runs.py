@@ -22,8 +22,7 @@ def find_benchmark_runs(tracker: Tracker, ids: Sequence[str] | None) -> list[Run
     if not known and tracker.find(kind=Kind.JOB):
         raise UsageError(
             f"{tracker.uri} has jobs, but their benchmark runs were deleted: restore one in MLflow's page, "
-            "or repeat its "
-            "command, which does no finished job again"
+            "or repeat its command, which does no finished job again"
         )
     if not known:
         raise UsageError(

@@ -81,9 +81,8 @@ class Weights:
             ) from None
         problems = list(state_problems(self.state, skeleton))
         if problems:
-            listed = "; ".join(problems[:6]) + (
-                f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-            )
+            more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+            listed = "; ".join(problems[:6]) + more
             raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {listed}")
 
 

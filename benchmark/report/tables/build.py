@@ -13,13 +13,7 @@ from benchmark.report.results.published import Published, differences, published
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import Footnotes, caption_of, settings_text
 from benchmark.report.tables.cost import cost_table
-from benchmark.report.tables.means import (
-    LABELS,
-    PUBLISHED_METRICS,
-    method_ranks,
-    order_rows,
-    summarise,
-)
+from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks, order_rows, summarise
 from benchmark.report.tables.modes import ablation_tables, modes_table
 from benchmark.report.tables.recall import recall_tables
 from benchmark.report.tables.references import references_table
@@ -84,10 +78,7 @@ def _makers(results: Results) -> Iterator[Maker]:
 
 
 def _tests(
-    results: Results,
-    test: pd.DataFrame,
-    features: str,
-    builder: Callable[..., _Builder],
+    results: Results, test: pd.DataFrame, features: str, builder: Callable[..., _Builder]
 ) -> dict[str, Callable[[], list[Table | None]]]:
     """The functions that make the tables of a feature set's test results."""
     every = cache(lambda: builder(frame=test))

@@ -48,12 +48,7 @@ MEANING = {
 
 
 def caption_of(
-    name: str,
-    results: Results,
-    frame: pd.DataFrame,
-    summary: pd.DataFrame,
-    *,
-    published: bool,
+    name: str, results: Results, frame: pd.DataFrame, summary: pd.DataFrame, *, published: bool
 ) -> str:
     """The caption of a table over the rows of ``frame``."""
     units = units_of(results, frame)
