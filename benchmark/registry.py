@@ -119,11 +119,8 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
         if path.stem in SHARED_FILES:
             continue
         if not path.is_file() or not path.stem.isidentifier():
-            fault = (
-                "no Python module can have this name; rename it"
-                if path.is_file()
-                else "is not a readable file"
-            )
+            misnamed = "no Python module can have this name; rename it"
+            fault = misnamed if path.is_file() else "is not a readable file"
             registry.broken[path.stem] = f"{path}: {fault}"
         elif reason := attempt(partial(importlib.import_module, f"methods.{path.stem}")):
             registry.broken[path.stem] = reason

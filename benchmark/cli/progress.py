@@ -102,11 +102,9 @@ class LiveDisplay:
         self.wide = wide
         self._slots: dict[Hashable, Slot] = {}
         self._jobs, self._done, self._trained, self._started = jobs, 0, 0, time.monotonic()
-        self._all = (
-            None
-            if jobs is None
-            else self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
-        )
+        self._all: TaskID | None = None
+        if jobs is not None:
+            self._all = self.progress.add_task("[bold]all jobs[/]", total=jobs, place="", numbers="", left="")
         self.passed(0)
 
     def __enter__(self) -> LiveDisplay:

@@ -47,11 +47,9 @@ def install(new: Path, folder: Path, first: str, facts: Mapping[str, Any]) -> li
 def listed_files(folder: Path) -> list[str]:
     """The files in a folder's manifest; only plain names, so that no file outside the folder is named."""
     files = read_manifest(folder).get("files")
-    return (
-        [n for n in files if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
-        if isinstance(files, list)
-        else []
-    )
+    if not isinstance(files, list):
+        return []
+    return [n for n in files if isinstance(n, str) and re.fullmatch(r"\w[\w.+-]*", n)]
 
 
 def is_whole(folder: Path) -> bool:

@@ -149,9 +149,7 @@ def data_caption(store: FeatureStore, card: Card) -> str:
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)
-    lacks = (
-        f"{sum(missing):,} of {listed:,} listed samples missing"
-        if any(missing) and not store.generated
-        else ""
-    )
-    return ", ".join(filter(None, [card.caption, lacks]))
+    parts = [card.caption] if card.caption else []
+    if any(missing) and not store.generated:
+        parts.append(f"{sum(missing):,} of {listed:,} listed samples missing")
+    return ", ".join(parts)

@@ -130,11 +130,8 @@ def _check_database(place: str, address: str, kind: str) -> None:
     from sqlalchemy.exc import ArgumentError
 
     driver = DRIVERS.get(kind)
-    fix = (
-        f"name one that is, such as {kind}+{driver}:// (pip install {driver})"
-        if driver
-        else "install it with pip"
-    )
+    other = f"name one that is, such as {kind}+{driver}:// (pip install {driver})"
+    fix = other if driver else "install it with pip"
     try:
         make_url(address).get_dialect().import_dbapi()
     except ImportError as error:

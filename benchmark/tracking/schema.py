@@ -127,11 +127,9 @@ class Budget:
     def __str__(self) -> str:
         """``30 trials``, ``600 s of trials`` or ``600 s of trials, at most 30 trials``."""
         trials = "" if self.trials is None else f"{self.trials} trial{'s' * (self.trials != 1)}"
-        return (
-            trials
-            if self.seconds is None
-            else f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
-        )
+        if self.seconds is None:
+            return trials
+        return f"{self.seconds:g} s of trials" + (f", at most {trials}" if trials else "")
 
 
 RENAMED_SWITCHES = {"beta_view": "beta_output"}

@@ -64,15 +64,12 @@ class RunTables:
         query = self._active(status)
         for i, name in enumerate(names):
             tag = TAGS.alias(f"tag{i}")
-            query = query.where(
-                RUNS.c.run_uuid.in_(
-                    select(tag.c.run_uuid).where(tag.c.key == name, tag.c.value == tags[name])
-                )
-                if i == 0
-                else select(tag.c.run_uuid)
-                .where(tag.c.run_uuid == RUNS.c.run_uuid, tag.c.key == name, tag.c.value == tags[name])
-                .exists()
-            )
+            matching = (tag.c.key == name, tag.c.value == tags[name])
+            if i == 0:
+                query = query.where(RUNS.c.run_uuid.in_(select(tag.c.run_uuid).where(*matching)))
+            else:
+                of_run = select(tag.c.run_uuid).where(tag.c.run_uuid == RUNS.c.run_uuid, *matching)
+                query = query.where(of_run.exists())
         with self.engine.connect() as connection:
             return self._complete(connection, connection.execute(query).all())
 

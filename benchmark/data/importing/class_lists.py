@@ -284,11 +284,8 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
     rows = _table(places, names_file, ("original", "manual"), findings)
     read: Mapping[str, Floats]
     try:
-        read = (
-            read_word_vectors(path, [manual for _, manual in rows or ()])
-            if places.vectors
-            else load_npy_dict(path)
-        )
+        names = [manual for _, manual in rows or ()]
+        read = read_word_vectors(path, names) if places.vectors else load_npy_dict(path)
     except UnreadableFile as error:
         if places.vectors is not None and error.kind == "unreadable file":
             findings.problem("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)

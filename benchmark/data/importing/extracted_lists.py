@@ -70,11 +70,9 @@ def _groups(extracted: Path) -> tuple[Path, list[list[Path]]]:
             f"--extracted {extracted}: no such file or folder; give what the extraction scripts wrote"
         )
     base = (extracted if extracted.is_dir() else extracted.parent).resolve()
-    files = (
-        [extracted.resolve()]
-        if extracted.is_file()
-        else sorted(path for path in base.rglob("*") if path.is_file())
-    )
+    files = [extracted.resolve()]
+    if not extracted.is_file():
+        files = sorted(path for path in base.rglob("*") if path.is_file())
     groups: list[list[Path]] = []
     room = 0
     for path in files:

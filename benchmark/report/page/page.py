@@ -165,11 +165,9 @@ def runs_grid(runs: Sequence[Run], name: str, title: str, link: str) -> Grid:
             )
             for j, text in enumerate(run.cells)
         ]
-        last = (
-            Cell(run.run_id[:8], link=f"{link}{run.run_id}?{urlencode(AS_TRAINING)}")
-            if run.run_id
-            else Cell(run.error or "none")
-        )
+        last = Cell(run.error or "none")
+        if run.run_id:
+            last = Cell(run.run_id[:8], link=f"{link}{run.run_id}?{urlencode(AS_TRAINING)}")
         rows.append(Row([*cells, last], run.keys))
     return Grid(name, title, (), [*COLUMNS, "Run"], [*numeric, False], rows)
 
