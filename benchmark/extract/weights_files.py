@@ -15,9 +15,8 @@ from torch import Tensor
 from benchmark.errors import UsageError, near
 from benchmark.extract.extractor import Extractor, State, WeightsFile
 from benchmark.system.files import fingerprint, raise_outside
-from benchmark.untrusted.tensors import is_plain, load_tensors, state_problems
+from benchmark.untrusted.tensors import is_plain, load_tensors, state_fault
 
-SHOWN = 6
 MAX_BYTES = 2**26
 """Largest size of the arrays in a ``.npz``."""
 WRAPPER = "module."
@@ -136,13 +135,9 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
         for name, x in state.items()
         if name in wanted or not name.startswith(needed.ignored or ("\0",))
     }
-    problems = list(state_problems(state, wanted))
-    if problems:
-        listed = "; ".join(problems[:SHOWN]) + (
-            f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        )
+    if fault := state_fault(state, wanted):
         raise UsageError(
-            f"{path}: does not hold {needed.what} ({listed}); download it from {needed.published}, "
+            f"{path}: does not hold {needed.what} ({fault}); download it from {needed.published}, "
             f"or list what it must hold: extract weights {extractor.name}"
         )
     record: dict[str, Any] = {"file": path.name, "size": source.size, "sha256": source.sha256}

@@ -82,10 +82,8 @@ class Tracker:
         Unavailable: the disk is full, and was so for ``patience()`` seconds.
     """
 
-    def __init__(
-        self, uri: str, artifacts: Path, experiment: str = EXPERIMENT, *, address: str | None = None
-    ) -> None:
-        self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
+    def __init__(self, uri: str, artifacts: Path, *, address: str | None = None) -> None:
+        self.uri, self.artifacts, self.experiment = uri, artifacts, EXPERIMENT
         self.address = address or uri
         """Address of what is open: the store or its copy."""
         _load_mlflow(server=_is_server(uri))

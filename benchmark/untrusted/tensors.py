@@ -16,6 +16,7 @@ from benchmark.system.files import raise_outside, raise_unreadable
 from benchmark.untrusted.kinds import FETCH_AGAIN, Foreign, first_bytes, likely_kind
 from benchmark.untrusted.pickles import CheckedDtype, checked_scalar
 
+SHOWN = 6
 NUMPY_SCALARS: list[Any] = [
     *((checked_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     (CheckedDtype, "numpy.dtype"),
@@ -24,13 +25,20 @@ NUMPY_SCALARS: list[Any] = [
 2."""
 
 
-def state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
-    """Why tensors cannot be the state of a network: one phrase for each problem.
+def state_fault(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Why tensors cannot be the state of a network, at most ``SHOWN`` problems; empty if they can.
 
     Args:
         state: the tensors by name.
         wanted: the network's own tensors, of which only names, shapes and types matter.
     """
+    problems = list(_state_problems(state, wanted))
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def _state_problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    """One phrase for each problem of ``state_fault``."""
     yield from (f"missing {name}" for name in sorted(wanted.keys() - state.keys()))
     yield from (f"extra {name}" for name in sorted(state.keys() - wanted.keys()))
     for name in sorted(wanted.keys() & state.keys()):

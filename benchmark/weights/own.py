@@ -26,7 +26,7 @@ from benchmark.settings.resolve import Settings
 from benchmark.settings.schema import LengthConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
 from benchmark.system.reading import read_json
-from benchmark.untrusted.tensors import is_plain, load_tensors, state_problems
+from benchmark.untrusted.tensors import is_plain, load_tensors, state_fault
 
 CONFIG = "config.json"
 OWN_WEIGHTS = ("model.safetensors", "best.pt", "final.pt")
@@ -79,11 +79,8 @@ class Weights:
             raise UsageError(
                 f"{self.record}: no {self.method.title} can be built with these sizes ({error!s:.150})"
             ) from None
-        problems = list(state_problems(self.state, skeleton))
-        if problems:
-            more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-            listed = "; ".join(problems[:6]) + more
-            raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {listed}")
+        if fault := state_fault(self.state, skeleton):
+            raise UsageError(f"{self.file}: does not fit {self.method.title} on these features: {fault}")
 
 
 def digest_of(*weights: Weights) -> str:
