@@ -59,7 +59,7 @@ class Perceiver(SequenceMethod):
         latents = torch.empty(config.latents, config.dim)
         self.latents = nn.Parameter(nn.init.trunc_normal_(latents, std=0.02, a=-2.0, b=2.0))
         self.blocks = nn.ModuleList(PerceiverBlock(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, bias=False)  # a BatchNorm follows, which cancels a bias
         self.sample_projection = self.sample_projection_of(config.dim)
 
     def fuse(self, audio: Tokens, video: Tokens) -> dict[str, Tensor]:

@@ -295,6 +295,16 @@ class TrainingBatches:
                 batch = replace(batch, negative=self._labelled(other[0][i], other[1][i], cut_rng))
             yield batch
 
+    def each(self, size: int) -> Iterator[Batch]:
+        """Every training sample once, class by class, with the lengths and times of evaluation."""
+        labels = np.repeat(np.arange(len(self.sampler.class_ids)), self.sampler.counts)
+        for start in range(0, len(labels), size):
+            label = torch.from_numpy(labels[start : start + size])
+            batch = make_batch(
+                self.samples, self.sampler.rows[start : start + size], self.rules, training=False
+            )
+            yield replace(batch, label=label, text=self.classes.text[label])
+
     def at_evaluation_times(self, batch: Batch) -> Batch:
         """A batch with the times of evaluation, for the extra forward pass of the published code."""
         return with_evaluation_times(batch, self.rules)

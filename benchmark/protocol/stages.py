@@ -23,6 +23,7 @@ from benchmark.errors import JobError
 from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
+from benchmark.protocol.dead_biases import keep_dead_biases
 from benchmark.protocol.device import autocast_for, choose_device
 from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
 from benchmark.protocol.randomness import seed_everything
@@ -83,7 +84,10 @@ class Experiment:
         torch.set_num_threads(self.settings.train.threads)
         device = choose_device(self.settings.train.device)
         seed_everything(self.seed)
-        return checked_model(self.method(self.settings.config, self.spec)).to(device)
+        model = checked_model(self.method(self.settings.config, self.spec))
+        if self.protocol.dead_biases == "corrected":
+            keep_dead_biases(model)
+        return model.to(device)
 
 
 @dataclass(frozen=True)
