@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 setup: $(READY)  ## set up .venv with the exact versions of constraints.txt
 
-demo: $(READY)  ## train, tune, test and report all six methods on the shipped data
+demo: $(READY)  ## train, tune, test and report all methods on the shipped data
 	$(BIN)/python run_benchmark.py --methods all --dataset demo --jobs $(JOBS)
 
 # pytest rewrites each test file, which takes seconds for each process that does not find it done. More BLAS threads than cores

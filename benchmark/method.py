@@ -195,6 +195,9 @@ class Batches(Protocol):
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
         """The batches of an epoch. The same arguments always give the same batches."""
 
+    def each(self, size: int) -> Iterator[Batch]:
+        """Every training sample once, uncut, ``size`` at a time, for methods that need no random batches."""
+
     def at_evaluation_times(self, batch: Batch) -> Batch:
         """A training batch with the times that evaluation uses, for ``Method.after_step``."""
 

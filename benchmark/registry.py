@@ -31,7 +31,7 @@ from benchmark.system.reading import YAML_SUFFIXES, files_in
 from benchmark.system.redaction import hide
 
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
-SHARED_FILES = ("__init__", "blocks", "losses")
+SHARED_FILES = ("__init__", "blocks", "compatibility", "losses")
 ENTRY_POINTS = "gzsl_bench.methods"
 _replaced: list[object] = []
 """Streams with which method files replaced the standard ones, which would close if these were collected."""

@@ -21,13 +21,13 @@ from benchmark.method import RESERVED
 from benchmark.settings.resolve import SECTIONS
 
 METHOD = '''
-"""Ridge-like baseline: a linear map of both means to the class embeddings."""
+"""Ridge-like baseline: a plain map of both means to the class embeddings."""
 import torch
 from torch.nn import functional
 from benchmark.method import Embeddings, Field, Method, MethodConfig, register
 
 
-@register("linear", title="Linear", paper="none", bibtex="@misc{linear}", inputs="mean")
+@register("plain", title="Linear", paper="none", bibtex="@misc{plain}", inputs="mean")
 class Linear(Method):
     class Config(MethodConfig):
         dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the inputs")
@@ -50,22 +50,22 @@ class Linear(Method):
     def embed_classes(self, text):
         return text
 '''
-SEARCH_SPACE = "method: linear\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\n"
+SEARCH_SPACE = "method: plain\nsearch: {dropout: {type: float, low: 0.0, high: 0.5}}\n"
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
-    path = tmp_path / "linear.py"
+    path = tmp_path / "plain.py"
     path.write_text(METHOD)
     path.with_suffix(".yaml").write_text(SEARCH_SPACE)
     return path
 
 
 def test_a_plugin_is_listed_runs_and_is_tuned(bench: Bench, plugin: Path) -> None:
-    assert "linear" in registry.load([plugin]).methods
-    result = bench.run(bench.call(methods="linear,cjme", trials=2, plugins=[plugin]))
+    assert "plain" in registry.load([plugin]).methods
+    result = bench.run(bench.call(methods="plain,cjme", trials=2, plugins=[plugin]))
     assert not result.failed
-    assert {e.method for e in result.entries} == {"linear", "cjme"}
+    assert {e.method for e in result.entries} == {"plain", "cjme"}
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
         "pytest",
         "tests/contract",
         "-k",
-        "linear",
+        "plain",
         "-p",
         "no:cacheprovider",
         "-n0",
@@ -92,15 +92,15 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
     [
         (
             "dropout: {type: float, low: 0.1, high: 50}",
-            r"linear\.yaml: search\.dropout: high: Input should be less than 1 \(got 50",
+            r"plain\.yaml: search\.dropout: high: Input should be less than 1 \(got 50",
         ),
         (
             "dropout: {type: float, low: -1, high: 0.5}",
-            r"linear\.yaml: search\.dropout: low: .*greater than or equal to 0 \(got -1",
+            r"plain\.yaml: search\.dropout: low: .*greater than or equal to 0 \(got -1",
         ),
         (
             "dropout: {type: categorical, choices: [0.1, some]}",
-            r"linear\.yaml: search\.dropout: choices\[1\]: .*number.*\(got 'some'",
+            r"plain\.yaml: search\.dropout: choices\[1\]: .*number.*\(got 'some'",
         ),
         (
             "train.epochs: {type: float, low: 1, high: 9}",
@@ -111,9 +111,9 @@ def test_a_plugin_passes_the_contract_tests(plugin: Path) -> None:
 def test_a_range_with_values_that_the_method_refuses_is_reported_before_anything_runs(
     bench: Bench, plugin: Path, searched: str, says: str
 ) -> None:
-    plugin.with_suffix(".yaml").write_text(f"method: linear\nsearch: {{{searched}}}\n")
+    plugin.with_suffix(".yaml").write_text(f"method: plain\nsearch: {{{searched}}}\n")
     with pytest.raises(UsageError, match=says) as error:
-        bench.units(bench.call(methods="linear", plugins=[plugin]))
+        bench.units(bench.call(methods="plain", plugins=[plugin]))
     assert "or change the limits of its Config" in str(error.value)
 
 
@@ -129,10 +129,10 @@ def test_values_that_do_not_fit_together_fail_their_trial_alone(bench: Bench, pl
             "            return self\n",
         )
     )
-    result = bench.run(bench.call(methods="linear,cjme", trials=1, plugins=[plugin]))
+    result = bench.run(bench.call(methods="plain,cjme", trials=1, plugins=[plugin]))
     assert not result.failed
-    result = bench.run(bench.call(methods="linear,cjme", trials=2, plugins=[plugin]))
-    assert {(e.method, e.variant, e.state) for e in result.failed} == {("linear", "tuned", "failed")}
+    result = bench.run(bench.call(methods="plain,cjme", trials=2, plugins=[plugin]))
+    assert {(e.method, e.variant, e.state) for e in result.failed} == {("plain", "tuned", "failed")}
     assert any(e.method == "cjme" and e.variant == "tuned" for e in result.entries), (
         "the other method goes on"
     )
@@ -153,7 +153,7 @@ def test_a_plugin_that_registers_nothing_or_cannot_be_read_is_refused(tmp_path: 
 
 def test_a_name_cannot_be_registered_twice(tmp_path: Path) -> None:
     thief = tmp_path / "thief.py"
-    thief.write_text(METHOD.replace('"linear"', '"tcaf"'))
+    thief.write_text(METHOD.replace('"plain"', '"tcaf"'))
     with pytest.raises(UsageError, match=r"method name 'tcaf' is taken by methods\.tcaf"):
         registry.load([thief])
 
@@ -192,7 +192,7 @@ def test_a_plugin_that_ends_the_process_is_an_error(
 ) -> None:
     code, reason = ENDINGS[kind]
     path = tmp_path / "train.py"
-    path.write_text(f"{METHOD.replace('linear', 'begun')}\n{code}\n")
+    path.write_text(f"{METHOD.replace('plain', 'begun')}\n{code}\n")
     with pytest.raises(UsageError) as error:
         registry.load([path])
     message = str(error.value)
@@ -210,7 +210,7 @@ def test_what_a_plugin_changes_of_the_process_is_restored(
 ) -> None:
     path = tmp_path / "busy.py"
     path.write_text(
-        METHOD.replace('"linear"', '"busy"') + "import logging, os, sys, warnings\n"
+        METHOD.replace('"plain"', '"busy"') + "import logging, os, sys, warnings\n"
         "print('on stdout')\nsys.argv[:] = ['other']\nsys.argv = "
         "[]\nos.chdir('/')\nwarnings.simplefilter('error')\n"
         "torch.set_default_dtype(torch.float64)\n"
@@ -248,7 +248,7 @@ def test_interrupts_from_outside_are_not_blamed_on_a_plugin(
 
 def test_a_plugin_that_wraps_the_output_leaves_it_open(tmp_path: Path) -> None:
     (tmp_path / "wraps.py").write_text(
-        METHOD.replace('"linear"', '"wraps"')
+        METHOD.replace('"plain"', '"wraps"')
         + "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')\n"
     )
     code = "import gc\nfrom pathlib import Path\nfrom benchmark import registry\n"
@@ -275,8 +275,8 @@ def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_files_that_are_no_methods_do_not_stop_others(methods: Path) -> None:
     (methods / "exits.py").write_text("import sys\nsys.exit('not now')\n")
-    (methods / "fine_one.py").write_text(METHOD.replace('"linear"', '"fine_one"'))
-    (methods / "fine_one (copy).py").write_text(METHOD.replace('"linear"', '"fine_one"'))
+    (methods / "fine_one.py").write_text(METHOD.replace('"plain"', '"fine_one"'))
+    (methods / "fine_one (copy).py").write_text(METHOD.replace('"plain"', '"fine_one"'))
     (methods / "link.py").symlink_to(methods / "nowhere.py")
     (methods / "folder.py").mkdir()
     for junk in ("._fine_one.py", ".hidden.py", "fine_one.py~", "#fine_one.py#"):
@@ -326,13 +326,13 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         ('title="Linear"', 'title=""', "title=''"),
         ('title="Linear"', "title=None", "title=None: must be a text"),
         ('paper="none"', "paper=1", "paper=1: must be a text"),
-        ('@register("linear"', "@register(7", "name=7: use lower-case letters"),
-        ('@register("linear"', '@register("Linear"', "name='Linear': use lower-case letters"),
-        ('@register("linear"', '@register("größe"', "use lower-case letters"),
-        ('@register("linear"', '@register("../linear"', "use lower-case letters"),
-        ('@register("linear"', f'@register("{"l" * 65}"', "64 at most"),
-        ('@register("linear"', '@register("all"', "name='all': means something else on the command line"),
-        ('@register("linear"', '@register("train"', "name='train': means something else"),
+        ('@register("plain"', "@register(7", "name=7: use lower-case letters"),
+        ('@register("plain"', '@register("Linear"', "name='Linear': use lower-case letters"),
+        ('@register("plain"', '@register("größe"', "use lower-case letters"),
+        ('@register("plain"', '@register("../plain"', "use lower-case letters"),
+        ('@register("plain"', f'@register("{"l" * 65}"', "64 at most"),
+        ('@register("plain"', '@register("all"', "name='all': means something else on the command line"),
+        ('@register("plain"', '@register("train"', "name='train': means something else"),
         ("Config(MethodConfig)", "Config", "Config=<class .*: must be a subclass of MethodConfig"),
         (
             "class Linear(Method):",
@@ -382,7 +382,7 @@ def test_an_entry_point_that_ends_the_process_is_listed(monkeypatch: pytest.Monk
         (
             "@register(",
             "@register('second', title='B', paper='', bibtex='', inputs='mean')\n@register(",
-            "Linear is registered as 'linear' already",
+            "Linear is registered as 'plain' already",
         ),
         ("def embed_classes", "def embed_class", "Linear must define embed_classes"),
         ("class Linear(Method):", "class Linear(torch.nn.Module):", "decorate a subclass of Method, not"),
@@ -392,7 +392,7 @@ def test_a_wrong_declaration_is_refused_with_its_file_and_what_is_expected(
     plugin: Path, old: str, new: str, told: str
 ) -> None:
     plugin.write_text(METHOD.replace(old, new))
-    with pytest.raises(UsageError, match=rf"--plugin .*linear\.py: ValueError: .*{told}"):
+    with pytest.raises(UsageError, match=rf"--plugin .*plain\.py: ValueError: .*{told}"):
         registry.load([plugin])
 
 
@@ -403,14 +403,14 @@ def test_all_sections_of_settings_are_names_that_no_method_may_have() -> None:
 def test_a_search_space_with_a_key_twice_or_in_two_files_is_refused(plugin: Path, bench: Bench) -> None:
     space = plugin.with_suffix(".yaml")
     space.write_text(f"{SEARCH_SPACE}search: {{}}\n")
-    call = bench.call(methods="linear", plugins=[plugin])
+    call = bench.call(methods="plain", plugins=[plugin])
     with pytest.raises(
-        UsageError, match=r"linear\.yaml: line 3: key 'search' is given twice \(first in line 2\)"
+        UsageError, match=r"plain\.yaml: line 3: key 'search' is given twice \(first in line 2\)"
     ):
         bench.units(call)
     space.write_text(SEARCH_SPACE)
     space.with_suffix(".yml").write_text(SEARCH_SPACE)
-    with pytest.raises(UsageError, match=r"linear\.yaml: there is linear\.yml too"):
+    with pytest.raises(UsageError, match=r"plain\.yaml: there is plain\.yml too"):
         bench.units(call)
     space.unlink()
     assert set(bench.units(call)[0].ranges) == {"dropout"}

@@ -144,12 +144,12 @@ def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
     assert not found.published_order
 
 
-def test_studies_of_the_demo_search_two_settings_of_each_method(tmp_path: Path) -> None:
+def test_studies_of_the_demo_search_few_settings_of_each_method(tmp_path: Path) -> None:
     for trials, data in ((None, "demo"), (4, "stamps")):
         for unit in make_plan(
             BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path
         ).units:
-            assert (len(unit.ranges) == 2) == (data == "demo")
+            assert len(unit.ranges) in ((1, 2) if data == "demo" else range(2, 20))
             assert unit.tuning.trials == (trials or 6)
 
 
