@@ -46,12 +46,12 @@ class Perceiver(SequenceMethod):
     class Config(SequenceConfig):
         """Defaults: TCAF's published settings for UCF, cls features, and the Perceiver's own shape."""
 
-        depth: int = Field(6, ge=1, le=32, description="number of blocks")
-        latents: int = Field(64, ge=1, description="number of latents")
+        depth: int = Field(4, ge=1, le=32, description="number of blocks")
+        latents: int = Field(16, ge=1, description="number of latents")
         cross_heads: int = Field(1, ge=1, description="heads of the cross-attention from the tokens")
         heads: int = Field(8, ge=1, description="heads of the self-attention of the latents")
         dim_head: int = Field(64, ge=1, description="width of a head, in both attentions")
-        mlp_factor: int = Field(4, ge=1, description="hidden width of the feed-forwards in units of dim")
+        mlp_factor: int = Field(1, ge=1, description="hidden width of the feed-forwards in units of dim")
         dropout: float = Field(0.3, ge=0, lt=1, description="dropout of attention and feed-forwards")
 
     def __init__(self, config: Config, spec: Spec) -> None:

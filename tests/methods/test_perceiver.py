@@ -41,14 +41,14 @@ def test_default_parameters_have_the_described_shapes() -> None:
     model = Perceiver(Perceiver.Config(), SPEC)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
 
-    assert shapes["latents"] == (64, 300)
-    assert len(model.blocks) == 6
-    for i in range(6):
+    assert shapes["latents"] == (16, 300)
+    assert len(model.blocks) == 4
+    for i in range(4):
         assert shapes[f"blocks.{i}.cross.query.weight"] == (64, 300)
         assert shapes[f"blocks.{i}.own.query.weight"] == (512, 300)
         for feed_forward in ("cross_feed_forward", "own_feed_forward"):
-            assert shapes[f"blocks.{i}.{feed_forward}.enter.weight"] == (2400, 300)
-            assert shapes[f"blocks.{i}.{feed_forward}.leave.weight"] == (300, 1200)
+            assert shapes[f"blocks.{i}.{feed_forward}.enter.weight"] == (600, 300)
+            assert shapes[f"blocks.{i}.{feed_forward}.leave.weight"] == (300, 300)
     assert shapes["sample_projection.0.weight"] == (512, 300)
     assert len({id(p) for p in model.parameters()}) == len(shapes)
 
