@@ -53,13 +53,14 @@ def counted(out: Console, err: Console) -> Iterator[Callable[[str, int, int], No
             progress.update(task, description=f"{what} {done:,} of {total:,}", completed=done, total=total)
             if not out.is_terminal and done and now - said >= LINE_SECONDS:
                 left = (now - started) / done * (total - done)
-                err.print(f"{what}: {done:,} of {total:,}, about {_duration(left)} left", highlight=False)
+                err.print(f"{what}: {done:,} of {total:,}, about {duration(left)} left", highlight=False)
                 said = now
 
         yield show
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``3 h 12 min``, ``14 min`` or ``20 s``."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"

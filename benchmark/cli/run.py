@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,9 +36,10 @@ from benchmark.system.shipped_files import program
 
 if TYPE_CHECKING:
     from benchmark.running.benchmark_run import BenchmarkRun
+    from benchmark.running.estimate import Expected
     from benchmark.running.jobs import Plan
     from benchmark.running.runner import BenchmarkRunResult
-    from benchmark.running.status import StudyState
+    from benchmark.running.status import Existing, StudyState
     from benchmark.tracking.tracker import Tracker
 
 
@@ -72,6 +74,8 @@ def run(
     plan = _plan(options, folders.data_root)
     if dry_run:
         _show_jobs(plan, folders, json_file)
+        if json_file != "-":
+            _show_expected(plan, folders, workers)
         return
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     folder = reports_dir / (report_name or report_folder(plan.run))
@@ -153,6 +157,8 @@ def _run(
 
     if note := workers.note(plan):
         err.print(note)
+    if not quiet:
+        _say_expected(plan, folders, workers)
     with LiveDisplay(out, quiet=quiet, jobs=plan.count) as display, Interrupts(err.print) as interrupts:
         command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
@@ -174,14 +180,9 @@ def report_folder(run: BenchmarkRun) -> str:
 
 def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
     """Show the state of a plan's jobs and studies; a store that is not there yet is not created."""
-    from benchmark.running.status import Existing, JobStatus, StudyState, plan_states
-    from benchmark.system.databases import readable
-    from benchmark.tracking.tracker import Tracker
+    from benchmark.running.status import JobStatus, StudyState, plan_states
 
-    runs_dir = folders.runs_dir
-    tracker = Tracker.existing(tracking_uri_of(runs_dir, folders.tracking_uri), runs_dir / "artifacts")
-    storage = readable(storage_of(runs_dir, folders.storage))
-    states = plan_states(plan, Existing(tracker, storage, runs_dir))
+    states = plan_states(plan, _existing(folders))
     emit(json_file, [asdict(state) for state in states])
     if json_file == "-":
         return
@@ -203,6 +204,68 @@ def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
             best = _settings_text(study.best_values)
             then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {best}"
         out.print(f"{study.unit}: {study.budget}, {then}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _existing(folders: Folders) -> Existing:
+    """The stores, which are not created where there are none yet."""
+    from benchmark.running.status import Existing
+    from benchmark.system.databases import readable
+    from benchmark.tracking.tracker import Tracker
+
+    runs_dir = folders.runs_dir
+    tracker = Tracker.existing(tracking_uri_of(runs_dir, folders.tracking_uri), runs_dir / "artifacts")
+    return Existing(tracker, readable(storage_of(runs_dir, folders.storage)), runs_dir)
+
+
+def _show_expected(plan: Plan, folders: Folders, workers: Workers) -> None:
+    """Show how long what is left takes at most on this machine, method by method."""
+    from benchmark.cli.progress import duration
+    from benchmark.running.estimate import expected
+
+    found, others = expected(plan, _existing(folders))
+    rows = [
+        (
+            e.unit,
+            e.trainings,
+            f"{1000 * e.batch_seconds:.0f} ms",
+            duration(e.training_seconds),
+            duration(e.seconds),
+        )
+        for e in found
+    ]
+    columns = ["method", "trainings left", "a batch", "a training", "all"]
+    rows_table(out, "Expected time on this machine", columns, rows)
+    out.print_line(_in_all(found, others, workers))
+
+
+def _in_all(found: Sequence[Expected], others: Sequence[str], workers: Workers) -> str:
+    """The expected time in a sentence."""
+    from benchmark.cli.progress import duration
+    from benchmark.running.estimate import BATCHES
+
+    seconds, processes = sum(e.seconds for e in found), workers.jobs or 1
+    shared = f", {duration(seconds / processes)} with {processes} processes" if processes > 1 else ""
+    unknown = f" Not measured, since they train in their own way: {', '.join(others)}." if others else ""
+    return (
+        f"At most {duration(seconds)} in all{shared}, by {BATCHES} batches of each method. Pruned trials and "
+        f"trainings of fewer epochs take less.{unknown}"
+    )
+
+
+def _say_expected(plan: Plan, folders: Folders, workers: Workers) -> None:
+    """Say before a run how long it takes at most; what cannot be measured is no reason not to run."""
+    from benchmark.running.estimate import expected
+
+    if workers.executor == "ray":  # other machines
+        return
+    try:
+        found, others = expected(plan, _existing(folders))
+    except Exception as error:  # the jobs themselves will record it
+        err.print_line(f"note: the expected time is not known ({escape(reason_of(error))})")
+        return
+    if found:
+        longest = max(found, key=lambda e: e.seconds)
+        err.print_line(f"{_in_all(found, others, workers)} Longest: {escape(longest.unit)}.")
 
 
 def _reasons(study: StudyState) -> str:

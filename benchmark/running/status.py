@@ -86,15 +86,18 @@ class StudyState:
 
 
 def plan_states(plan: Plan, stores: Existing) -> list[JobStatus | StudyState]:
-    """All work of a plan in its order: jobs, the study, and the tuned jobs once the study is over."""
-    found: list[JobStatus | StudyState] = []
-    for unit in plan.units:
-        found += _jobs(plan, unit, stores, unit.variant)
-        if unit.tuning.searches:
-            study = study_state(unit, stores)
-            found.append(study)
-            if study.best_values:
-                found += _jobs(plan, unit, stores, "tuned", study.best_values)
+    """All work of a plan in its order."""
+    return [state for unit in plan.units for state in unit_states(plan, unit, stores)]
+
+
+def unit_states(plan: Plan, unit: Unit, stores: Existing) -> list[JobStatus | StudyState]:
+    """All work of a unit: jobs, the study, and the tuned jobs once the study is over."""
+    found: list[JobStatus | StudyState] = list(_jobs(plan, unit, stores, unit.variant))
+    if unit.tuning.searches:
+        study = study_state(unit, stores)
+        found.append(study)
+        if study.best_values:
+            found += _jobs(plan, unit, stores, "tuned", study.best_values)
     return found
 
 
