@@ -157,8 +157,6 @@ def _run(
 
     if note := workers.note(plan):
         err.print(note)
-    if not quiet:
-        _say_expected(plan, folders, workers)
     with LiveDisplay(out, quiet=quiet, jobs=plan.count) as display, Interrupts(err.print) as interrupts:
         command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
@@ -250,22 +248,6 @@ def _in_all(found: Sequence[Expected], others: Sequence[str], workers: Workers) 
         f"At most {duration(seconds)} in all{shared}, by {BATCHES} batches of each method. Pruned trials and "
         f"trainings of fewer epochs take less.{unknown}"
     )
-
-
-def _say_expected(plan: Plan, folders: Folders, workers: Workers) -> None:
-    """Say before a run how long it takes at most; what cannot be measured is no reason not to run."""
-    from benchmark.running.estimate import expected
-
-    if workers.executor == "ray":  # other machines
-        return
-    try:
-        found, others = expected(plan, _existing(folders))
-    except Exception as error:  # the jobs themselves will record it
-        err.print_line(f"note: the expected time is not known ({escape(reason_of(error))})")
-        return
-    if found:
-        longest = max(found, key=lambda e: e.seconds)
-        err.print_line(f"{_in_all(found, others, workers)} Longest: {escape(longest.unit)}.")
 
 
 def _reasons(study: StudyState) -> str:
