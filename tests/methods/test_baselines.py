@@ -95,7 +95,7 @@ def test_each_gives_every_training_sample_once(bench: Bench, stage: int) -> None
     batches = training_data(experiment, stage).batches  # type: ignore[arg-type]
     found = torch.cat([batch.audio for batch in batches.each(7)])
     labels = torch.cat([batch.label for batch in batches.each(7) if batch.label is not None])
-    stored = torch.from_numpy(batches.samples.audio.means[:])
+    stored = torch.tensor(batches.samples.audio.means[:])
     assert len(found) == len(stored)
     assert torch.equal(found[found[:, 0].argsort()], stored[stored[:, 0].argsort()])
     assert torch.equal(labels.bincount(), torch.from_numpy(batches.sampler.counts))
