@@ -73,9 +73,10 @@ def run(
     """Train, tune, test and report methods. Finished jobs are skipped."""
     plan = _plan(options, folders.data_root)
     if dry_run:
-        _show_jobs(plan, folders, json_file)
+        stores = _existing(folders)
+        _show_jobs(plan, stores, json_file)
         if json_file != "-":
-            _show_expected(plan, folders, workers)
+            _show_expected(plan, stores, workers)
         return
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
     folder = reports_dir / (report_name or report_folder(plan.run))
@@ -176,11 +177,11 @@ def report_folder(run: BenchmarkRun) -> str:
     return "-".join(p for p in parts if p)
 
 
-def _show_jobs(plan: Plan, folders: Folders, json_file: str | None) -> None:
-    """Show the state of a plan's jobs and studies; a store that is not there yet is not created."""
+def _show_jobs(plan: Plan, stores: Existing, json_file: str | None) -> None:
+    """Show the state of a plan's jobs and studies."""
     from benchmark.running.status import JobStatus, StudyState, plan_states
 
-    states = plan_states(plan, _existing(folders))
+    states = plan_states(plan, stores)
     emit(json_file, [asdict(state) for state in states])
     if json_file == "-":
         return
@@ -215,12 +216,12 @@ def _existing(folders: Folders) -> Existing:
     return Existing(tracker, readable(storage_of(runs_dir, folders.storage)), runs_dir)
 
 
-def _show_expected(plan: Plan, folders: Folders, workers: Workers) -> None:
+def _show_expected(plan: Plan, stores: Existing, workers: Workers) -> None:
     """Show how long what is left takes at most on this machine, method by method."""
     from benchmark.cli.progress import duration
     from benchmark.running.estimate import expected
 
-    found, others = expected(plan, _existing(folders))
+    found, others = expected(plan, stores)
     rows = [
         (
             e.unit,
@@ -262,7 +263,7 @@ def _reasons(study: StudyState) -> str:
 @with_options
 def status(options: RunOptions, folders: Folders, json_file: Json = None) -> None:
     """Show the state of all jobs and trials of a benchmark run."""
-    _show_jobs(_plan(options, folders.data_root), folders, json_file)
+    _show_jobs(_plan(options, folders.data_root), _existing(folders), json_file)
 
 
 def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = Path("data")) -> None:

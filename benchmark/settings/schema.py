@@ -87,10 +87,9 @@ class ProtocolConfig(Fields):
     stage2_schedule: Switch = _switch(
         "paper: plateau on the training data; corrected: the learning rates of stage 1 again"
     )
-    dead_biases: Switch = Field(
-        "paper",
-        description="paper: biases in front of a BatchNorm are trained, though rounding alone moves them; "
-        "corrected: they keep their start",
+    dead_biases: Switch = _switch(
+        "paper: biases in front of a BatchNorm are trained, though rounding alone moves them; "
+        "corrected: they keep their start"
     )
     seen_test: Literal["published", "group_disjoint"] = Field(
         "published",
