@@ -101,8 +101,9 @@ class Eszsl(Method):
                 yield torch.cat([batch.audio, batch.video], dim=1).to(device).double(), labels_of(batch)
 
         # Means and deviations of the features; a feature that never changes is left out.
-        count = sum(len(x) for x, _ in samples())
-        mean = torch.stack([x.sum(0) for x, _ in samples()]).sum(0) / count
+        sums = [(len(x), x.sum(0)) for x, _ in samples()]
+        count = sum(number for number, _ in sums)
+        mean = torch.stack([total for _, total in sums]).sum(0) / count
         variance = torch.stack([(x - mean).square().sum(0) for x, _ in samples()]).sum(0) / count
         deviation = torch.where(variance > 0, variance.sqrt(), torch.inf)
         self.get_buffer("mean").copy_(mean)
