@@ -179,7 +179,7 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial,
     trial.command("run", "--methods", "all", *names, *small)
     rows = trial.table("both", "gzsl")
     assert {(r["dataset"], r["method"]) for r in rows} == {
-        (dataset, method) for dataset in ("activitynet", "vggsound") for method in registry.load()
+        (dataset, method) for dataset in ("activitynet", "vggsound") for method in load().methods
     }
 
 

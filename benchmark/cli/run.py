@@ -35,7 +35,6 @@ from benchmark.system.redaction import hidden_command
 from benchmark.system.shipped_files import program
 
 if TYPE_CHECKING:
-    from benchmark.running.benchmark_run import BenchmarkRun
     from benchmark.running.estimate import Expected
     from benchmark.running.jobs import Plan
     from benchmark.running.runner import BenchmarkRunResult
@@ -79,7 +78,7 @@ def run(
             _show_expected(plan, stores, workers)
         return
     tracker = tracker_of(folders.runs_dir, folders.tracking_uri)
-    folder = reports_dir / (report_name or report_folder(plan.run))
+    folder = reports_dir / (report_name or report_folder(plan))
     for place in (folder, *([Path(json_file).parent] if json_file not in (None, "-") else [])):
         # a folder that cannot be written is reported before training
         place.mkdir(parents=True, exist_ok=True)
@@ -132,11 +131,17 @@ def tune(
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     if json_file != "-":
-        columns = ["study", "best val HM", "trial", "complete", "pruned", "failed", "best settings"]
+        columns = ["study", "val HM", "trainings", "trial", "best in search", "complete", "pruned", "failed",
+                   "hyperparameters"]  # fmt: skip
         rows = []
         for s in result.studies:
-            counts = (s.best_number, s.complete, s.pruned, s.failed)
-            rows.append((s.study, f"{100 * s.best_hm:.2f}", *counts, _settings_text(s.best_values)))
+            again = s.confirmation
+            counts = (s.complete, s.pruned, s.failed, _settings_text(s.chosen))
+            if again is None:
+                hm, trainings, number = s.best_hm, 1, s.best_number
+            else:
+                hm, trainings, number = again.hm, len(again.seeds), again.number
+            rows.append((s.study, f"{100 * hm:.2f}", trainings, number, f"{100 * s.best_hm:.2f}", *counts))
         rows_table(out, "Tuning", columns, rows)
     emit(json_file, [s.as_dict() for s in result.studies])
     if result.failed:
@@ -170,9 +175,11 @@ def _run(
             raise typer.Exit(INTERRUPTED) from None
 
 
-def report_folder(run: BenchmarkRun) -> str:
+def report_folder(plan: Plan) -> str:
     """Name of a benchmark run's report: its datasets, and what differs from the defaults."""
-    special = "ablation" if run.ablate else run.mode if run.mode != "paper" else None
+    run = plan.run
+    usual = all(unit.mode == unit.card.default_mode for unit in plan.units)
+    special = "ablation" if run.ablate else None if usual else plan.mode
     parts = [run.dataset.replace(",", "-"), run.features, special]
     return "-".join(p for p in parts if p)
 
@@ -198,10 +205,12 @@ def _show_jobs(plan: Plan, stores: Existing, json_file: str | None) -> None:
             rows.append((s.study, s.state, *("" if n is None else n for n in counts), _reasons(s)))
         rows_table(out, "Studies, trials", ["study", "state", *columns, "reason"], rows)
     for study in studies:
-        then = "then all seeds with the best hyperparameters, if these differ from the defaults"
+        then = "then the best trials again, then all seeds with the best hyperparameters"
         if study.best_hm is not None:
             best = _settings_text(study.best_values)
             then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {best}"
+            if study.chosen_trial is not None:
+                then += f"; kept: trial {study.chosen_trial}: {_settings_text(study.chosen_values)}"
         out.print(f"{study.unit}: {study.budget}, {then}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -90,6 +90,9 @@ class Card(Fields):
     published_order: bool = Field(
         False, description="whether there is an official text alignment, which mode paper uses"
     )
+    default_mode: Literal["paper", "corrected"] = Field(
+        "paper", description="mode of a run that names none; paper only makes sense for published numbers"
+    )
     default_features: str
     features: dict[Name, FeatureSetConfig]
     official: OfficialLayout | None = None

@@ -123,17 +123,21 @@ class Loop:
         for record in state.history:
             self.listener.on_epoch(record)
 
+        rates = self.replay
+        if rates is None and self.train.schedule == "cosine":
+            rates = cosine_rates(method.config.lr, self.train.epochs)
+
         # Train, validate, select, schedule, save.
         for epoch in range(len(state.history), self.train.epochs):
             started = time.perf_counter()
-            if self.replay is not None:
-                set_lr(optimizer, self.replay[epoch])
+            if rates is not None:
+                set_lr(optimizer, rates[epoch])
             lr = float(optimizer.param_groups[0]["lr"])
             losses = self._epoch(method, data, optimizer, scaler, epoch)
             validation = data.validate(method)
             record = EpochRecord(epoch, losses, dict(validation.metrics), lr, time.perf_counter() - started)
             self._select(state, record, validation, method)
-            if self.replay is None and method.config.plateau:
+            if rates is None and method.config.plateau:
                 plateau.step(record.validation["hm"])
             self._save(parts, state)
             self.listener.on_epoch(record)
@@ -189,12 +193,13 @@ class Loop:
         return checked_losses(method, losses)
 
     def _select(self, state: LoopState, record: EpochRecord, validation: Validation, method: Method) -> None:
-        """Add a record, and keep the epoch if it is better than all before it."""
-        better = (
-            record.validation["hm"] > state.best_hm or state.best_hm == 0
-        )  # as published: HM 0 keeps no epoch
+        """Add a record, and keep the epoch if it is better than all before it (or the last one)."""
+        # as published: HM 0 keeps no epoch
+        keep = record.validation["hm"] > state.best_hm or state.best_hm == 0
+        if self.train.selection == "last":
+            keep = record.epoch == self.train.epochs - 1
         state.history.append(record)
-        if better:
+        if keep:
             state.best_epoch, state.best_calibration = record.epoch, validation.calibration
             if self.keep_best:
                 save_atomically(
@@ -244,6 +249,12 @@ class Loop:
         if key != self.key:
             raise UsageError(f"{file}: belongs to other settings ({key}); remove it")
         return content
+
+
+def cosine_rates(lr: float, epochs: int) -> list[float]:
+    """The learning rate of each epoch, from ``lr`` towards zero along half a cosine (Loshchilov and Hutter,
+    ICLR 2017, without restarts)."""
+    return [lr * (1 + math.cos(math.pi * epoch / epochs)) / 2 for epoch in range(epochs)]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

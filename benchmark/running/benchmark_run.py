@@ -37,10 +37,11 @@ class BenchmarkRun(Fields):
     methods: str = Field("all", description="Comma-separated methods, or all.")
     dataset: str = Field("demo", description="Comma-separated datasets or presets.")
     features: str | None = Field(None, description="Feature set. (default: the dataset's)")
-    mode: Literal["paper", "corrected", "both"] = Field(
-        "paper",
+    mode: Literal["paper", "corrected", "both"] | None = Field(
+        None,
         description=(
-            "Protocol: paper equals the published code, corrected fixes its known deviations; or both."
+            "Protocol: paper equals the published code, corrected fixes its known deviations; or both. "
+            "(default: the dataset's; paper for published datasets)"
         ),
     )
     stages: Stages = Field(
@@ -84,10 +85,9 @@ class BenchmarkRun(Fields):
             raise ValueError(f"{twice[0]!r} is given twice; give it once")
         return values
 
-    @property
-    def modes(self) -> list[Mode]:
-        """The modes to run."""
-        return ["paper", "corrected"] if self.mode == "both" else [self.mode]
+    def modes(self, default: Mode) -> list[Mode]:
+        """The modes to run on a dataset with this default mode."""
+        return ["paper", "corrected"] if self.mode == "both" else [self.mode or default]
 
     def options(self) -> dict[str, Any]:
         """All that differs from the defaults, by the names of the options."""

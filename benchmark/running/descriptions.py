@@ -63,15 +63,17 @@ def run_name(plan: Plan) -> str:
     run, methods = plan.run, len({unit.method.name for unit in plan.units})
     what = run.methods if methods <= 2 and run.methods != "all" else f"{methods} method{'s' * (methods != 1)}"
     kind = ["tuning"] if plan.tune_only else ["ablation"] if run.ablate else []
-    return " · ".join([run.dataset, *kind, what, run.mode, time.strftime("%Y-%m-%d %H:%M")])
+    return " · ".join([run.dataset, *kind, what, plan.mode, time.strftime("%Y-%m-%d %H:%M")])
 
 
-def job_name(job: Job, variant: str, trial: str | None = None) -> str:
+def job_name(job: Job, variant: str, trial: str | None = None, confirms: str | None = None) -> str:
     """``TCAF · tuned · seed 0 · stage 2 · ucf/cls · paper``; two jobs of a method have two names."""
     unit = job.unit
     place = unit.title.removeprefix(f"{unit.method.title} · ")
     own = [f"trial {trial}"] if trial is not None else [f"seed {job.repetition}", f"stage {job.stage}"]
-    return " · ".join([unit.method.title, *(["tuned"] if variant == "tuned" else []), *own, place])
+    kind = ["tuned"] if variant == "tuned" else []
+    kind += [f"trial {confirms} again"] if confirms is not None else []
+    return " · ".join([unit.method.title, *kind, *own, place])
 
 
 def method_metrics(untuned: Means | None, tuned: Means | None, prefix: str) -> dict[str, float]:
@@ -103,7 +105,7 @@ def run_note(
     compare = urlencode({**pair, **AS_TRAINING})
     seeds, tuning = len(plan.units[0].repetitions), plan.units[0].tuning
     search = f"tuning budget {tuning.budget}" if tuning.searches else "no tuning"
-    facts = f"{plan.run.dataset}, mode {plan.run.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
+    facts = f"{plan.run.dataset}, mode {plan.mode}, {seeds} seed{'s' * (seeds != 1)}, {search}"
     parts = [f"**Benchmark run**: {facts}. [Compare its methods](#/compare-runs?{compare})"]
 
     # What came out.

@@ -11,7 +11,7 @@ import torch
 from benchmark.method import Method
 from benchmark.protocol.device import autocast_for, method_device
 from benchmark.protocol.stages import VAL_SEEN, VAL_UNSEEN, training_data
-from benchmark.running.jobs import Plan, Unit
+from benchmark.running.jobs import Plan, Unit, trainings_that_confirm
 from benchmark.running.status import Existing, JobStatus, StudyState, unit_states
 
 BATCHES = 3
@@ -59,8 +59,12 @@ def trainings_left(plan: Plan, unit: Unit, states: Sequence[JobStatus | StudySta
     count = sum(isinstance(state, JobStatus) and state.state != "done" for state in states)
     for study in (state for state in states if isinstance(state, StudyState)):
         count += (study.left or 0) + study.interrupted + study.running
-        if study.state != "done" and not plan.tune_only:
-            count += len(unit.repetitions) * (2 if plan.run.stages == "all" else 1)
+        if study.state == "done":
+            continue
+
+        # Untuned repetitions are trial 0 again; trainings that confirm are stage 1 of tuned ones.
+        confirming, stages = trainings_that_confirm(unit), 2 if plan.run.stages == "all" else 1
+        count += confirming + len(unit.repetitions) * (stages - (2 if confirming else 0))
     return count
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from benchmark.settings.schema import Mode, TuningConfig
 from benchmark.settings.search_space import Range
 
 ALL_SWITCHES = "all"
+SEARCH_REPETITION = 1_000_000
+"""The repetition whose seed the trials of a search have; no repetition of a run has this number."""
+FEWEST_CONFIRMING = 3
+"""Seeds with which a search is confirmed at least: fewer have no standard error worth the name."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ class Unit:
         if self.user_set:
             return "user-set"
         return "published" if self.settings.published else "default"
+
+    @property
+    def confirming(self) -> list[int]:
+        """The repetitions whose seeds confirm a search: those of the run, and more if these are few."""
+        further = (r for r in count() if r not in self.repetitions)
+        return [*self.repetitions, *islice(further, max(0, FEWEST_CONFIRMING - len(self.repetitions)))]
 
     def job(self, stage: Stage, repetition: int, settings: Settings | None = None) -> Job:
         """One stage of one repetition."""
@@ -178,6 +189,15 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def trainings_that_confirm(unit: Unit) -> int:
+    """How many trainings confirm a search at most."""
+    tuning = unit.tuning
+    if not tuning.searches or not tuning.confirm:
+        return 0
+    others = tuning.confirm if tuning.trials is None else min(tuning.confirm, tuning.trials - 1)
+    return (1 + others) * len(unit.confirming) if others else 0
+
+
 @dataclass(frozen=True)
 class Plan:
     """All work of a benchmark run.
@@ -189,6 +209,12 @@ class Plan:
     units: Sequence[Unit]
     tune_only: bool = False
     """Whether hyperparameters are searched and nothing is tested."""
+
+    @property
+    def mode(self) -> str:
+        """The mode of all units, or ``both``."""
+        modes = {unit.mode for unit in self.units}
+        return "both" if len(modes) > 1 else modes.pop()
 
     @cached_property
     def key(self) -> str:
@@ -209,7 +235,7 @@ class Plan:
         for unit in self.units:
             if unit.tuning.trials is None:
                 return None
-            jobs += unit.tuning.trials
+            jobs += unit.tuning.trials + trainings_that_confirm(unit)
             if not self.tune_only:
                 jobs += stages * len(unit.repetitions) * (2 if unit.tuning.searches else 1)
         return jobs

@@ -38,11 +38,11 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
     asked = run
     if run.ablate is not None:
         _check_ablation(run, methods)
-        asked = run.model_copy(update={"trials": 0})
+        asked = run.model_copy(update={"trials": 0, "mode": "paper"})
 
     units: list[Unit] = []
     for opened in _open_stores(asked, data_root, overrides.get("data", {})):
-        for mode in asked.modes:
+        for mode in asked.modes(opened[1].default_mode):
             for method in methods:
                 make = partial(_unit, asked, method, registry.search_space(method), opened)
                 unit = make(mode, overrides)
@@ -110,7 +110,7 @@ def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[
 
 def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
     """Refuse an ablation whose rows would differ in more than the protocol."""
-    if run.mode != "paper":
+    if run.mode not in (None, "paper"):
         raise UsageError(
             f"--ablate-protocol starts from mode paper: omit --mode {run.mode} (its row is added)"
         )

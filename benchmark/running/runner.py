@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
 from benchmark.running.descriptions import Means, method_metrics, method_note, run_name, run_note
-from benchmark.running.events import Said, Show
-from benchmark.running.jobs import Job, Plan, Unit
+from benchmark.running.events import Said, Show, Skipped
+from benchmark.running.jobs import Job, Plan, Unit, trainings_that_confirm
 from benchmark.running.provenance import git_revision, unit_tags
 from benchmark.running.stores import Stores
-from benchmark.running.studies import study_of, trial_job
+from benchmark.running.studies import log_confirmation, study_of
 from benchmark.running.tasks import (
+    Confirm,
     JobEntry,
     JobResult,
     Repetition,
@@ -28,11 +29,13 @@ from benchmark.running.tasks import (
     TaskResult,
     entry_of,
     failed_search,
+    trial_job,
 )
 from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
+from benchmark.tuning.confirmation import Confirmed, confirm
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.results import TuningResult
 from benchmark.tuning.study import open_storage
@@ -156,6 +159,9 @@ class Runner:
         """
         if isinstance(task, Search):
             return self._lost_search(plan.units[task.unit], task, error)
+        if isinstance(task, Confirm):
+            self._record_lost(task.job(plan.units[task.unit]), error)
+            return TaskResult()
         jobs = task.jobs(plan.units[task.unit], plan.run.stages)
         unfinished = [job for job in jobs if not self.stores.tracker.by_job_key([job.key])]
         for job in unfinished:
@@ -198,7 +204,7 @@ class _Progress:
         self.runner, self.plan, self.tracker, self.units = runner, plan, runner.stores.tracker, plan.units
         self.beside = Beside(runner.say)
         about = {Tag.COMMAND: runner.command, Tag.REVISION: git_revision()}
-        about |= {Tag.DATASET: plan.run.dataset, Tag.MODE: plan.run.mode}
+        about |= {Tag.DATASET: plan.run.dataset, Tag.MODE: plan.mode}
         identity = {Tag.KIND: Kind.BENCHMARK_RUN, Tag.RUN_KEY: plan.key}
         run_id = runner.open_run(identity, run_name(plan), about)
         with self.beside(Artifact.CONFIG):
@@ -208,6 +214,8 @@ class _Progress:
         self.parents = [self._open_method(index) for index in range(len(plan.units))]
         self._describe()
         self.open_tasks = [0] * len(plan.units)
+        self.confirming: dict[int, tuple[TuningResult, dict[tuple[int, int], float | None]]] = {}
+        """By unit a search that is over, and the validation HMs by trial and repetition that confirm it."""
         self.logged = time.monotonic()
 
     def _describe(self) -> None:
@@ -229,9 +237,10 @@ class _Progress:
         """The tasks that need no result of others."""
         tasks: list[Task] = []
         for index, unit in enumerate(self.units):
-            tasks += (
-                self._searches(index) if self.plan.tune_only else self._repetitions(index, unit.variant, None)
-            )
+            if not self.plan.tune_only:
+                tasks += self._repetitions(index, unit.variant, None)
+            if unit.tuning.searches:
+                tasks += self._searches(index)
         return self._opened(tasks)
 
     def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
@@ -244,19 +253,53 @@ class _Progress:
         slots = min(tuning.parallel, tuning.trials or tuning.parallel)
         return [Search(index, self.parents[index], slot) for slot in range(slots)]
 
+    def _confirmations(self, index: int, tuning: TuningResult) -> list[Task]:
+        """The trainings that confirm a search."""
+        unit, parent = self.units[index], self.parents[index]
+        self.confirming[index] = tuning, {}
+        trainings = [(c, r) for c in tuning.candidates for r in unit.confirming]
+        self.runner.show(Skipped(trainings_that_confirm(unit) - len(trainings)))  # too few trials succeeded
+        return [Confirm(index, parent, i, c.number, c.values, r) for i, (c, r) in enumerate(trainings)]
+
+    def _confirmed(self, task: Confirm, done: TaskResult) -> list[Task]:
+        """Take the result of a training that confirms a search; after the last one, choose."""
+        unit, (tuning, hms) = self.units[task.unit], self.confirming[task.unit]
+        hms[task.number, task.repetition] = done.hm
+        if len(hms) < len(tuning.candidates) * len(unit.confirming):
+            return []
+        candidates = [
+            Confirmed(c.number, c.values, c.hm, [hms[c.number, r] for r in unit.confirming])
+            for c in tuning.candidates
+        ]
+        found = confirm(unit.confirming, candidates)
+        if found is None:
+            error = "every trial that was to confirm the search failed"
+            self.result.by_task[task.order] = [failed_search(unit, error)]
+            return []
+        return self._tuned(task.unit, replace(tuning, confirmation=found))
+
+    def _tuned(self, index: int, tuning: TuningResult) -> list[Task]:
+        """Record what a search came to; returns the repetitions with its hyperparameters."""
+        self.result.studies.append(tuning)
+        if tuning.confirmation is not None:
+            self.runner.say(f"{self.units[index].title}: {tuning.confirmation.sentence()}")
+        with self.beside(f"what confirms the search of {self.units[index].title}"):
+            log_confirmation(self.tracker, self.parents[index], tuning)
+        return [] if self.plan.tune_only else self._repetitions(index, "tuned", tuning.chosen)
+
     def then(self, task: Task, done: TaskResult) -> list[Task]:
         """Record the result of a task; returns the tasks that it makes possible."""
         unit, tasks = self.units[task.unit], list[Task]()
         self.result.by_task[task.order] = done.entries
 
-        # The search follows the first seed, and the tuned seeds follow the search.
-        if isinstance(task, Search):
-            if done.tuning is not None:
-                self.result.studies.append(done.tuning)
-                if not self.plan.tune_only:
-                    tasks = self._repetitions(task.unit, "tuned", done.tuning.best_values)
-        elif unit.tuning.searches and task.variant != "tuned" and task.repetition == unit.repetitions[0]:
-            tasks = self._searches(task.unit)  # its trial 0 is stage 1 of this repetition
+        # A search is followed by the trainings that confirm it, and these by the tuned repetitions.
+        if isinstance(task, Confirm):
+            tasks = self._confirmed(task, done)
+        elif isinstance(task, Search) and done.tuning is not None:
+            if unit.tuning.confirm:
+                tasks = self._confirmations(task.unit, done.tuning)
+            if not tasks:
+                tasks = self._tuned(task.unit, done.tuning)
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.running.jobs import Job, Plan, Unit
 from benchmark.running.studies import study_of
-from benchmark.running.tasks import JobState, Repetition, label_of, lock_of
+from benchmark.running.tasks import JobState, Repetition, label_of, lock_of, trial_job
 from benchmark.system.locks import Locks
-from benchmark.tracking.schema import Kind, Tag
+from benchmark.tracking.schema import Kind, Metric, Tag
 from benchmark.tracking.tracker import Tracker
+from benchmark.tuning.confirmation import Confirmed, confirm
 from benchmark.tuning.locks import StudyLocks
+from benchmark.tuning.results import TuningResult
 
 STATES: Mapping[str, JobState] = {
     "FINISHED": "done",
@@ -82,6 +84,10 @@ class StudyState:
     best_hm: float | None
     """Its validation HM, fraction."""
     best_values: Mapping[str, Any]
+    """Its hyperparameters; empty if they are the defaults."""
+    chosen_trial: int | None
+    """The trial that is kept after the best ones were trained again; None before that."""
+    chosen_values: Mapping[str, Any]
     """Its hyperparameters; empty if they are the defaults, so that no further job follows."""
 
 
@@ -94,11 +100,37 @@ def unit_states(plan: Plan, unit: Unit, stores: Existing) -> list[JobStatus | St
     """All work of a unit: jobs, the study, and the tuned jobs once the study is over."""
     found: list[JobStatus | StudyState] = list(_jobs(plan, unit, stores, unit.variant))
     if unit.tuning.searches:
-        study = study_state(unit, stores)
-        found.append(study)
-        if study.best_values:
-            found += _jobs(plan, unit, stores, "tuned", study.best_values)
+        result, study = study_state(unit, stores)
+        confirming = [
+            job_status(trial_job(unit, c.values, r), stores, "", f"trial {c.number} again")
+            for c in (result.candidates if result else ())
+            for r in unit.confirming
+        ]
+        if result and all(job.state in ("done", "failed") for job in confirming):
+            study = _chosen(unit, stores, result, study)
+        listed = {state.key for state in found if isinstance(state, JobStatus)}  # trial 0 is the untuned one
+        found += [study, *(job for job in confirming if job.key not in listed)]
+        if study.chosen_values:
+            found += _jobs(plan, unit, stores, "tuned", study.chosen_values)
     return found
+
+
+def _chosen(unit: Unit, stores: Existing, result: TuningResult, study: StudyState) -> StudyState:
+    """A study that is over, with what is kept of it."""
+    if not result.candidates:
+        return replace(study, chosen_trial=result.best_number, chosen_values=result.best_values)
+
+    def hm(values: Mapping[str, Any], repetition: int) -> float | None:
+        job = trial_job(unit, values, repetition)
+        run = stores.tracker.by_job_key([job.key]).get(job.key) if stores.tracker is not None else None
+        return run.metrics[Metric.BEST + "hm"] if run else None
+
+    candidates = [
+        Confirmed(c.number, c.values, c.hm, [hm(c.values, r) for r in unit.confirming])
+        for c in result.candidates
+    ]
+    found = confirm(unit.confirming, candidates)
+    return replace(study, chosen_trial=found.number, chosen_values=found.values) if found else study
 
 
 def _jobs(
@@ -109,11 +141,12 @@ def _jobs(
     return [job_status(job, stores, variant) for job in jobs]
 
 
-def job_status(job: Job, stores: Existing, variant: str) -> JobStatus:
+def job_status(job: Job, stores: Existing, variant: str, what: str = "") -> JobStatus:
     """The state of a job.
 
     Args:
         variant: of its settings; ``tuned`` or another one.
+        what: is added to its title.
     """
     runs = stores.tracker.find(kind=Kind.JOB, job_key=job.key) if stores.tracker is not None else []
     runs = [r for r in runs if r.tags.get(Tag.OUTCOME) != "pruned"]
@@ -122,11 +155,12 @@ def job_status(job: Job, stores: Existing, variant: str) -> JobStatus:
     if state != "done" and Locks(stores.runs_dir).is_held(lock_of(job)):
         state = "running"
     reason = run.tags.get(Tag.ERROR, "") if run and state != "done" else ""
-    return JobStatus(label_of(job, variant), job.key, state, reason)
+    title = label_of(job, variant) + (f" · {what}" if what else "")
+    return JobStatus(title, job.key, state, reason)
 
 
-def study_state(unit: Unit, stores: Existing) -> StudyState:
-    """The state of a unit's study."""
+def study_state(unit: Unit, stores: Existing) -> tuple[TuningResult | None, StudyState]:
+    """The result of a unit's study if it is over, and its state."""
     study = study_of(unit, stores.storage)
     record, locks = study.look(), StudyLocks(Locks(stores.runs_dir), study.name)
 
@@ -147,7 +181,7 @@ def study_state(unit: Unit, stores: Existing) -> StudyState:
         state = "failed"
     elif result:
         state = "done"
-    return StudyState(
+    return result, StudyState(
         study=study.name,
         unit=unit.title,
         state=state,
@@ -165,4 +199,6 @@ def study_state(unit: Unit, stores: Existing) -> StudyState:
         best_trial=result.best_number if result else None,
         best_hm=result.best_hm if result else None,
         best_values=result.best_values if result else {},
+        chosen_trial=None,
+        chosen_values={},
     )

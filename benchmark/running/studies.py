@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
-from benchmark.errors import JobError, UsageError
-from benchmark.running.jobs import Job, Unit
+from benchmark.running.jobs import SEARCH_REPETITION, Unit
 from benchmark.running.records import log_drawn
 from benchmark.system.beside import Beside
 from benchmark.tracking.schema import PARAMETER, Artifact, Tag
@@ -53,6 +51,21 @@ def log_study(
         with beside(Artifact.IMPORTANCES_FIGURE):
             _log_importances(tracker, run_id, importances, title)
     tracker.tag(run_id, {**tags, **beside.tags(before)})  # last: the tags say that the rest is there
+
+
+def log_confirmation(tracker: Tracker, run_id: str, found: TuningResult) -> None:
+    """Log what the trainings with other seeds came to, unless this was done before.
+
+    Args:
+        run_id: of the method.
+    """
+    if found.confirmation is None:
+        return
+    tried, trainings = [c.number for c in found.confirmation.candidates], len(found.confirmation.seeds)
+    text = f"trial {found.confirmation.number} of {tried}, {trainings} trainings each"
+    if tracker.get(run_id).tags.get(Tag.TUNING_CONFIRMED) != text:
+        tracker.log_json(run_id, found.as_dict(), Artifact.TUNING)
+        tracker.tag(run_id, {Tag.TUNING_CONFIRMED: text})
 
 
 def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str) -> None:
@@ -96,22 +109,9 @@ def study_of(unit: Unit, storage: str) -> Study:
     """
     ranges = unit.ranges
     start = unit.settings.searchable()
-    identity = unit.job(1, unit.repetitions[0]).identity()
-    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout"})
+    identity = unit.job(1, SEARCH_REPETITION).identity()
+    identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout", "confirm"})
     identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{unit.method.name} {unit.card.name}-{unit.features} {unit.mode} {digest}"
     return Study(name, storage, ranges, {key: start[key] for key in ranges}, unit.tuning)
-
-
-def trial_job(unit: Unit, values: Mapping[str, Any]) -> Job:
-    """The job of a trial with these hyperparameters.
-
-    Raises:
-        JobError: the method does not accept them together.
-    """
-    try:
-        settings = unit.settings.with_values(unit.method, values)
-    except UsageError as error:
-        raise JobError(str(error)) from None
-    return unit.job(1, unit.repetitions[0], settings)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmark.errors import JobError, UsageError
 from benchmark.running.benchmark_run import Stages
-from benchmark.running.jobs import Job, Unit
+from benchmark.running.jobs import SEARCH_REPETITION, Job, Unit
 from benchmark.tuning.results import TuningResult
 
+MOST_SLOTS = 1000
+"""Most processes that work on one search."""
 JobState = Literal["done", "reused", "failed", "not run", "running", "interrupted"]
 """``reused``: done by an earlier run; ``running``: a living process works on it; ``interrupted``:
 started, and no process works on it."""
@@ -65,7 +68,7 @@ class Repetition:
     variant: str
     repetition: int
     values: Mapping[str, Any] | None = None
-    """Best hyperparameters of the search."""
+    """Hyperparameters that the search found."""
 
     def final_job(self, unit: Unit) -> Job:
         """Its stage 2, whose ``first_stage`` is its stage 1."""
@@ -100,7 +103,33 @@ class Search:
         return (self.unit, 1, self.slot)
 
 
-Task = Repetition | Search
+@dataclass(frozen=True)
+class Confirm:
+    """A task: stage 1 of a trial again, with a seed that took no part in the search."""
+
+    unit: int
+    """Index in the plan's units."""
+    parent: str
+    """MLflow run of the method."""
+    place: int
+    """Among the trainings that confirm the search."""
+    number: int
+    """The trial."""
+    values: Mapping[str, Any]
+    """Its hyperparameters; empty for trial 0."""
+    repetition: int
+
+    def job(self, unit: Unit) -> Job:
+        """Its training."""
+        return trial_job(unit, self.values, self.repetition)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its place among the tasks; smaller ones start first."""
+        return (self.unit, 1, MOST_SLOTS + self.place)
+
+
+Task = Repetition | Search | Confirm
 
 
 @dataclass(frozen=True)
@@ -109,6 +138,9 @@ class TaskResult:
 
     entries: Sequence[JobEntry] = ()
     tuning: TuningResult | None = None
+    """Of a search that is over."""
+    hm: float | None = None
+    """Validation HM of a ``Confirm``, fraction; None if it failed."""
     stopped: bool = False
     """Whether it stopped at a checkpoint, for a later run to continue."""
 
@@ -116,6 +148,22 @@ class TaskResult:
 def lock_of(job: Job) -> str:
     """Name of the lock that a process holds while it works on a job."""
     return f"jobs/{job.key}"
+
+
+def trial_job(unit: Unit, values: Mapping[str, Any], repetition: int = SEARCH_REPETITION) -> Job:
+    """Stage 1 with the hyperparameters of a trial, as the search trains it or with another seed.
+
+    Args:
+        values: none for those of the unit.
+
+    Raises:
+        JobError: the method does not accept them together.
+    """
+    try:
+        settings = unit.settings.with_values(unit.method, values) if values else unit.settings
+    except UsageError as error:
+        raise JobError(str(error)) from None
+    return unit.job(1, repetition, settings)
 
 
 def label_of(job: Job, variant: str) -> str:

@@ -1,4 +1,5 @@
-"""Does one task, in this process or in one of many: a repetition of a method, or its hyperparameter search.
+"""Does one task, in this process or in one of many: a repetition of a method, its hyperparameter search, or a
+training that confirms the search.
 
 A finished job is not done again, an interrupted one continues, and a failure is recorded. The tracking store
 holds all of this. Checkpoints are in ``runs/jobs/<key>`` until their job is finished.
@@ -25,8 +26,9 @@ from benchmark.running.memory import peak_memory_mb, restart_peak_memory
 from benchmark.running.provenance import environment, processor, unit_tags
 from benchmark.running.records import EpochLog, describe, log_map, log_stage_one, log_stage_two
 from benchmark.running.stores import Stores
-from benchmark.running.studies import log_study, study_of, trial_job
+from benchmark.running.studies import log_study, study_of
 from benchmark.running.tasks import (
+    Confirm,
     JobLine,
     JobResult,
     Repetition,
@@ -37,6 +39,7 @@ from benchmark.running.tasks import (
     failed_search,
     label_of,
     lock_of,
+    trial_job,
 )
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
@@ -71,13 +74,19 @@ class Worker:
         Raises:
             KeyboardInterrupt: it was stopped.
         """
-        return self._search(task) if isinstance(task, Search) else self._repetition(task)
+        if isinstance(task, Search):
+            return self._search(task)
+        return self._confirm(task) if isinstance(task, Confirm) else self._repetition(task)
 
     def done_before(self, task: Task) -> TaskResult | None:
         """The result of a task that an earlier run finished; None if something of it is left to do."""
         unit = self.plan.units[task.unit]
         if isinstance(task, Search):
             return self._search(task) if study_of(unit, self.stores.storage).is_over() else None
+        if isinstance(task, Confirm):
+            job = task.job(unit)
+            done = self._find_done(job, self._runs(job))
+            return None if done is None else self._confirmed(task, done)
         jobs = task.jobs(unit, self.plan.run.stages)
         found = [self._find_done(job, self._runs(job)) for job in jobs]
         results = [result for result in found if result is not None]
@@ -108,6 +117,17 @@ class Worker:
                 result = JobResult(second, "not run", error=why)
             entries.append(entry_of(result, task.variant))
         return TaskResult(entries)
+
+    def _confirm(self, task: Confirm) -> TaskResult:
+        """Train a trial again with another seed, unless a repetition has the same training."""
+        job = task.job(self.plan.units[task.unit])
+        tags = {Tag.TUNED: "false", Tag.VARIANT: "confirmation", Tag.CONFIRMS: str(task.number)}
+        return self._confirmed(task, self.run_job(job, task.parent, tags, show_end=False))
+
+    def _confirmed(self, task: Confirm, done: JobResult) -> TaskResult:
+        label = f"{done.job.unit.title} · trial {task.number} again · seed {done.job.repetition}"
+        self._show_end(done, label)
+        return TaskResult(hm=float(done.result["validation"]["hm"]) if done.result else None)
 
     def _search(self, task: Search) -> TaskResult:
         unit = self.plan.units[task.unit]
@@ -195,6 +215,7 @@ class Worker:
         on_epoch: Callable[[EpochRecord], None] | None = None,
         only_find: bool = False,
         label: str = "",
+        show_end: bool = True,
     ) -> JobResult:
         """Run a job, continue an interrupted one, or find that it is done.
 
@@ -222,7 +243,8 @@ class Worker:
                 beside = self._beside(label)
                 run_id = self._job_run(job, runs, parent, tags, beside)
                 result = self._train(job, run_id, first, on_epoch, label, variant, beside)
-        self._show_end(result, label)
+        if show_end:
+            self._show_end(result, label)
         return result
 
     def _runs(self, job: Job) -> list[RunRecord]:
@@ -261,7 +283,7 @@ class Worker:
         about = {}
         with beside("the description"):
             about = {Tag.DESCRIPTION: job_note(job, tags[Tag.VARIANT])}
-        name = job_name(job, tags[Tag.VARIANT], tags.get(Tag.TRIAL))
+        name = job_name(job, tags[Tag.VARIANT], tags.get(Tag.TRIAL), tags.get(Tag.CONFIRMS))
         run_id = self.stores.tracker.start(name, {**identity, **tags, **environment(), **about}, parent)
         describe(self.stores.tracker, run_id, job, beside)
         return run_id

@@ -28,6 +28,15 @@ class TrainConfig(Fields):
 
     epochs: int = Field(50, ge=1, le=10_000)
     batches_per_epoch: int = Field(300, ge=1, le=1_000_000)
+    selection: Literal["best", "last"] = Field(
+        "best",
+        description="epoch that a training keeps: that with the highest validation HM, as published, or "
+        "the last one",
+    )
+    schedule: Literal["published", "cosine"] = Field(
+        "published",
+        description="learning rate: as the method's `plateau` has it, or falling to zero along half a cosine",
+    )
     batch_size: int = Field(64, ge=2, le=65_536, description="BatchNorm needs at least two samples")
     eval_batch_size: int = Field(
         256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"
@@ -121,6 +130,13 @@ class TuningConfig(Fields):
         description="trials that may run in parallel, each drawn without the results of the others",
     )
     seed: int = Field(0, ge=0)
+    confirm: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="best trials that are trained again, like trial 0, with seeds that took no part in the "
+        "search; their mean decides. 0: the best trial wins",
+    )
 
     @property
     def searches(self) -> bool:

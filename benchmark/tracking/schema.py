@@ -47,10 +47,14 @@ class Tag:
     # a method's run, when its search is over
     TUNING_TRIALS, TUNING_PRUNED = "tuning.trials", "tuning.pruned"
     """Finished trials, pruned ones included; pruned trials."""
+    TUNING_CONFIRMED = "tuning.confirmed"
+    """The trial that is kept after the best ones were trained again, out of which, and how often."""
 
     # a job
     JOB_KEY, STAGE, SEED, REPETITION, BASE_SEED = "job_key", "stage", "seed", "repetition", "base_seed"
     TUNED, VARIANT, TRIAL, STUDY = "tuned", "variant", "trial", "study"
+    CONFIRMS = "confirms_trial"
+    """The trial that a job trains again with another seed."""
     DESCRIBED, OUTCOME, ERROR, WEIGHTS = "described", "outcome", "error", "weights"
     """Whether settings and data are logged; done, pruned, failed or lost; the reason; the file."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
+
+from benchmark.tuning.confirmation import Candidate, Confirmation
 
 SECONDS = "seconds"
 """User attribute of a trial: seconds that its epochs took."""
@@ -27,7 +29,7 @@ class TuningResult:
     """Hyperparameters of the best trial; empty for trial 0, which has the published or default ones."""
     best_number: int
     best_hm: float
-    """Its validation HM, fraction."""
+    """Its validation HM, fraction: optimistic, as the highest of all trials."""
     complete: int
     pruned: int
     failed: int
@@ -37,10 +39,19 @@ class TuningResult:
     """Budget: finished trials in total; None if only the seconds are limited."""
     timeout: float | None
     """Budget: seconds of trials after which no further trial started."""
+    candidates: Sequence[Candidate] = ()
+    """Trial 0 and the best others, which are trained again; none if the best trial wins as it is."""
+    confirmation: Confirmation | None = None
+    """What came of them; None before they are trained."""
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Hyperparameters of the tuned trainings: the confirmed ones, else those of the best trial."""
+        return self.best_values if self.confirmation is None else self.confirmation.values
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return {**vars(self), "best_values": dict(self.best_values)}
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from benchmark.settings.search_space import Range
 from benchmark.system.databases import LOCK_SECONDS, has_rows, opening, sqlite_file, without_password
 from benchmark.system.patience import disk_is_full, patiently, why_closed
 from benchmark.system.redaction import hide
+from benchmark.tuning.confirmation import Candidate
 from benchmark.tuning.results import (
     ERROR,
     FINISHED,
@@ -357,7 +358,19 @@ class Study:
             start_hm=start.value if start.state == TrialState.COMPLETE else None,
             trials=self.config.trials,
             timeout=self.config.timeout,
+            candidates=self._candidates(study),
         )
+
+    def _candidates(self, study: optuna.Study) -> list[Candidate]:
+        """Trial 0 and the best other settings; none if there are no others, or nothing is confirmed."""
+        start, *others = study.get_trials(deepcopy=False)
+        complete = [t for t in others if t.state == TrialState.COMPLETE and t.params != start.params]
+        found: list[Candidate] = []
+        for trial in sorted(complete, key=lambda t: (-(t.value or 0.0), t.number)):
+            if len(found) < self.config.confirm and all(trial.params != c.values for c in found):
+                found.append(Candidate(trial.number, dict(trial.params), trial.value))
+        value = start.value if start.state == TrialState.COMPLETE else None
+        return [Candidate(0, {}, value), *found] if found else []
 
 
 def open_storage(uri: str) -> optuna.storages.RDBStorage:

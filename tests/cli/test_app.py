@@ -130,7 +130,7 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
     ]
     text = shell("status", *options)
     assert "cjme synthetic-native paper" in text
-    assert "2 trials, then all seeds with the best hyperparameters" in text
+    assert "2 trials, then the best trials again, then all seeds with the best hyperparameters" in text
     *jobs, study = json.loads(shell("status", *options, "--json"))
     assert [j["state"] for j in jobs] == ["not run"] * 2
     assert (study["state"], study["trials"], study["timeout"], study["left"]) == ("not run", 2, 900, 2)
@@ -147,25 +147,35 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
 def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS]
     shell("tune", *options, "--quiet")
-    first, second, study, *tuned = json.loads(shell("run", *options, "--dry-run", "--json"))
-    assert [first["state"], second["state"]] == ["done", "not run"], "trial 0 is stage 1 of the first seed"
+    first, second, study, *others = json.loads(shell("run", *options, "--dry-run", "--json"))
+    assert [first["state"], second["state"]] == ["done", "not run"], (
+        "trial 0 again is stage 1 of the first seed"
+    )
     assert (study["state"], study["finished"] + study["pruned"], study["left"]) == ("done", 2, 0)
-    assert [j["state"] for j in tuned] == (["done", "not run"] if study["best_values"] else [])
+    tuned = [j for j in others if j["job"].endswith(" · tuned")]
+    assert {j["state"] for j in others if j not in tuned} <= {"done"}
+    assert [j["state"] for j in tuned] == (["done", "not run"] if study["chosen_values"] else [])
     assert f"best val HM {100 * study['best_hm']:.2f}" in shell("status", *options)
 
 
 @pytest.mark.slow
 def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
-    assert "0.001 s of trials, then all seeds" in " ".join(shell("run", "--dry-run", *options).split())
+    assert "0.001 s of trials, then the best trials again" in " ".join(
+        shell("run", "--dry-run", *options).split()
+    )
     text = " ".join(shell("run", *options).split())
     assert "tuning, 0 trials done of 0.001 s of trials" in text
     assert "Tuning budget: 0.001 s of trials per method, dataset and mode" in text
 
 
 def test_tune_prints_the_best_settings(shell: Shell) -> None:
-    text = shell("tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS)
-    assert "best val HM" in text
+    text = shell(
+        "tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--seeds", "4", *SETS
+    )
+    assert "is kept, validation HM" in text
+    assert "best in search" in text
+    assert "trial 0 again · seed 3" in text
 
 
 @pytest.mark.parametrize(

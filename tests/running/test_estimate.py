@@ -13,10 +13,8 @@ from benchmark.running.status import Existing
 LONG = ["train.epochs=3", "train.batches_per_epoch=60"]
 
 
-def left(bench: Bench, call: BenchmarkRun, **options: bool) -> list[int]:
-    found, _ = expected(
-        bench.plan(call, **options), Existing(bench.tracker, bench.stores.storage, bench.runs)
-    )
+def left(bench: Bench, call: BenchmarkRun) -> list[int]:
+    found, _ = expected(bench.plan(call), Existing(bench.tracker, bench.stores.storage, bench.runs))
     return [e.trainings for e in found]
 
 
@@ -25,8 +23,9 @@ def test_jobs_and_trials_that_are_not_done_count(bench: Bench) -> None:
     assert left(bench, call) == [4, 4]
     bench.run(bench.call(methods="cjme", seeds=1))
     assert left(bench, call) == [2, 4]
-    assert left(bench, bench.call(methods="cjme", seeds=1, trials=3)) == [3 + 2]
-    assert left(bench, bench.call(methods="avgzslnet", trials=3), tune_only=True) == [2 + 3]
+    assert left(bench, bench.call("tuning.confirm=0", methods="cjme", seeds=1, trials=3)) == [3 + 2]
+    # 3 trials, each again with 3 seeds, of which trial 0 has one already, and the tuned stage 2
+    assert left(bench, bench.call(methods="cjme", seeds=1, trials=3)) == [3 + 3 * 3 - 1 + 1]
     bench.run(call)
     assert left(bench, call) == []
 

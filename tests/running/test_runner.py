@@ -28,6 +28,7 @@ from benchmark.running.studies import study_of
 from benchmark.running.tasks import Search
 from benchmark.settings.search_space import Range
 from benchmark.system.databases import sqlite_uri
+from benchmark.tracking.schema import Artifact
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study as tuning
 
@@ -183,6 +184,54 @@ def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Benc
     assert not bench.units(bench.call(methods="cjme"))[0].tuning.searches
 
 
+def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) -> None:
+    call = bench.call("tuning.seed=1", methods="linear", seeds=2, trials=3)
+    result = bench.run(call)
+    (study,) = result.studies
+    again = study.confirmation
+    assert again is not None
+    assert (again.seeds, again.candidates[0].number) == ([0, 1, 2], 0)
+    trials = bench.tracker.find(kind="job", variant="trial")
+    assert {r.tags["repetition"] for r in trials} == {"1000000"}, "the search has a seed of its own"
+
+    # The numbers are those of stage 1 with these seeds, which the untuned and the tuned rows share.
+    hms: dict[str, list[float]] = {e.variant: [] for e in result.entries}
+    for entry in result.entries:
+        if entry.stage == 1:
+            run = bench.tracker.by_job_key([entry.job_key])[entry.job_key]
+            hms[entry.variant].append(run.metrics["best/hm"])
+    kept = next(c for c in again.candidates if c.number == again.number)
+    assert hms[result.entries[0].variant] == list(again.candidates[0].hms)[:2]
+    assert hms["tuned"] == list(kept.hms)[:2]
+    assert again.number != 0, "the starting settings are kept: choose another seed"
+    assert again.hm == pytest.approx(kept.mean)
+    (method,) = bench.tracker.find(kind="method")
+    assert bench.tracker.read_json(method.run_id, Artifact.TUNING)["confirmation"]["number"] == again.number
+
+    # The same command does nothing again, and without confirmation the study is the same.
+    assert {e.state for e in bench.run(call).entries} == {"reused"}
+    plain = bench.run(bench.call("tuning.seed=1", "tuning.confirm=0", methods="linear", seeds=2, trials=3))
+    assert plain.studies[0].study == study.study
+    assert (plain.studies[0].confirmation, plain.studies[0].chosen) == (None, study.best_values)
+
+
+def test_a_training_that_fails_takes_its_trial_out_of_the_confirmation(
+    bench: Bench,
+) -> None:
+    call = bench.call("tuning.seed=1", methods="linear", trials=3)
+    best = bench.run(call, tune_only=True).studies[0].best_number
+    assert best != 0, "choose another seed"
+    again = f"trial {best} again · seed 2"
+    (run,) = [r for r in bench.tracker.find(kind="job") if again in r.name]
+    bench.tracker.tag(run.run_id, {"outcome": "failed", "error": "loss is not finite"})
+    bench.tracker.finish(run.run_id, "FAILED")
+    (study,) = bench.run(call).studies
+    assert study.confirmation is not None
+    (failed,) = [c for c in study.confirmation.candidates if None in c.hms]
+    assert (failed.number, list(failed.hms).index(None)) == (best, 2)
+    assert study.confirmation.number != best
+
+
 def test_a_fixed_setting_is_not_searched(bench: Bench) -> None:
     unit = bench.units(bench.call(methods="cjme", trials=2))[0]
     assert "hidden" not in unit.ranges  # TINY fixes it
@@ -248,17 +297,27 @@ def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
     kill_at_checkpoint(killed, bench.data, 2)
     done = {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
-    kill_at_checkpoint(killed, bench.data, 3)
+    for nth in (3, 6, 6, 6):  # in the searches, in the trainings that confirm them, in the tuned repetitions
+        kill_at_checkpoint(killed, bench.data, nth)
     other.run(call)
     assert done
     assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
     assert results(other.tracker) == results(bench.tracker)
+    searches = [searched(b) for b in (bench, other)]
+    assert searches[0] == searches[1]
+    assert [len(s["confirmation"]["seeds"]) for s in searches[0]] == [3, 3]
     assert set(times_done(other.tracker.find(kind="job")).values()) == {1}, (
         "an interrupted job got a second run"
     )
     for run in other.tracker.find(kind="job", status="FINISHED"):
         steps = [step for step, _ in other.tracker.history(run.run_id, "val/hm")]
         assert steps == list(range(len(steps)))
+
+
+def searched(bench: Bench) -> list[dict[str, Any]]:
+    """The result of each search."""
+    methods = sorted(bench.tracker.find(kind="method"), key=lambda run: run.name)
+    return [bench.tracker.read_json(run.run_id, Artifact.TUNING) for run in methods]
 
 
 @pytest.mark.slow

@@ -33,11 +33,16 @@ def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
 
     result = bench.run(call)
     jobs, (study,) = states(bench, bench.plan(call))
-    assert [j.key for j in jobs] == [e.job_key for e in result.entries]
+    again = [j for j in jobs if j.job.endswith(" again")]
+    assert [j.key for j in jobs if j not in again] == [e.job_key for e in result.entries]
     assert {j.state for j in jobs} == {"done"}
-    assert study.best_values, "the starting settings are the best ones: choose another seed"
-    assert [j.job.endswith("· tuned") for j in jobs] == [False] * 4 + [True] * 4
+    assert study.chosen_values, "the starting settings are the best ones: choose another seed"
+    assert [j.job.endswith("· tuned") for j in jobs if j not in again] == [False] * 4 + [True] * 4
     (found,) = result.studies
+    assert found.confirmation is not None
+    trials = {c.number for c in found.confirmation.candidates} - {0}
+    assert len(again) == 3 * len(trials) + 1, "the first two seeds of trial 0 are the untuned rows"
+    assert (study.chosen_trial, study.chosen_values) == (found.confirmation.number, found.chosen)
     assert (study.study, study.state, study.left) == (found.study, "done", 0)
     assert (study.finished, study.pruned, study.failed) == (found.complete, found.pruned, 0)
     assert (study.best_trial, study.best_hm, study.best_values) == (
@@ -56,7 +61,7 @@ def test_a_call_that_kept_the_starting_settings_has_no_tuned_jobs(bench: Bench) 
     bench.run(call)
     jobs, (study,) = states(bench, bench.plan(call))
     assert [j.state for j in jobs] == ["done", "done"]
-    assert (study.state, study.best_trial, study.best_values) == ("done", 0, {})
+    assert (study.state, study.best_trial, study.chosen_trial, study.chosen_values) == ("done", 0, 0, {})
 
 
 def test_a_trial_of_a_living_process_runs_and_one_of_a_dead_process_is_interrupted(
