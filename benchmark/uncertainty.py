@@ -21,6 +21,10 @@ CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
 """A difference is significant if its p-value, corrected for the number of tests, is below this."""
 DRAWS = 2000
+FEWEST_SEEDS = 5
+"""Values of which an interval or a test is shown at least. With two, the 95 % interval is 13 standard
+deviations wide to each side, and the standard deviation itself is wrong by a factor of four in a fifth of all
+cases."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.uint8]
@@ -33,6 +37,18 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[fl
         return (float("nan"), float("nan"))
     half = stdtrit(x.size - 1, (1 + confidence) / 2) * x.std(ddof=1) / np.sqrt(x.size)
     return (float(x.mean() - half), float(x.mean() + half))
+
+
+def spread(values: ArrayLike) -> tuple[float, float]:
+    """What a mean over seeds is shown with: its 95 % interval, or below ``FEWEST_SEEDS`` the range.
+
+    Returns:
+        The ends of the interval, or the lowest and the highest value; NaN with fewer than two values.
+    """
+    x = np.asarray(values, float)
+    if x.size >= FEWEST_SEEDS or x.size < 2:
+        return mean_interval(x)
+    return (float(x.min()), float(x.max()))
 
 
 def p_value(differences: ArrayLike) -> float:
@@ -70,6 +86,24 @@ def _two_sided(x: Floats, factor: float) -> float:
         return float("nan")
     t = x.mean() / (x.std(ddof=1) * np.sqrt(factor))
     return float(2 * stdtr(x.size - 1, -abs(t)))
+
+
+def welch_p(mean: float, deviation: float, n: int, mean_2: float, deviation_2: float, n_2: int) -> float:
+    """Two-sided p-value of Welch's t-test that two samples have one mean.
+
+    Args:
+        deviation, deviation_2: sample standard deviations.
+
+    Returns:
+        1 for equal means; 0 for different means of values without scatter.
+    """
+    a, b = deviation**2 / n, deviation_2**2 / n_2
+    if mean == mean_2:
+        return 1.0
+    if a + b == 0:
+        return 0.0
+    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (n_2 - 1))
+    return float(2 * stdtr(freedom, -abs(mean - mean_2) / np.sqrt(a + b)))
 
 
 def smallest_t(n: int, tests: int) -> float:

@@ -50,7 +50,7 @@ class Bar:
 
     mean: float
     low: float
-    """Lower end of its interval; NaN with one seed."""
+    """Lower end of its interval or, with few seeds, the lowest seed; NaN with one."""
     high: float
     published: float
     """NaN if there is no comparable number."""
@@ -75,12 +75,13 @@ class Drawn:
     """Columns as the function for the figure requires; accuracies are fractions."""
 
 
-def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str) -> Figure:
-    """Draw a panel of bars for each metric, with intervals of the means over seeds and published values as
+def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str, line: str) -> Figure:
+    """Draw a panel of bars for each metric, with intervals or ranges over seeds and published values as
     diamonds.
 
     Args:
         titles: titles of the metrics, by their names in ``Bars.values``.
+        line: what ``low`` and ``high`` are, for the legend.
     """
     figure = empty_figure(title, 9.0, 1.6 + 0.36 * len(methods))
     at = np.arange(len(methods))
@@ -110,9 +111,7 @@ def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
         axes.label_outer()
         plain(axes)
-    handles = [
-        Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval of the mean over seeds")
-    ]
+    handles = [Line2D([], [], color="black", marker="|", linewidth=1.1, label=line)]
     if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
         handles = []
     if any(np.isfinite(m.values[x].published) for m in methods for x in titles):

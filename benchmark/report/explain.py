@@ -39,7 +39,7 @@ from benchmark.report.tables.recall import recall_by_class
 from benchmark.system.beside import Guard, reason_of, unguarded
 from benchmark.tracking.schema import Artifact, Metric
 from benchmark.tracking.tracker import Tracker
-from benchmark.uncertainty import mean_interval, spearman
+from benchmark.uncertainty import FEWEST_SEEDS, spearman, spread
 
 SCORES = {"hm": "HM", "zsl": "ZSL"}
 PANELS = 9
@@ -98,8 +98,9 @@ CURVES_TEXT = (
     "mean. Each figure has its numbers as CSV."
 )
 SCORES_TEXT = (
-    "HM and ZSL: mean over seeds with its 95 % t-interval; an arrow marks an interval that ends outside the "
-    "axes. Diamond: the published value, if its protocol, data and settings are the same."
+    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and the "
+    "highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if its "
+    "protocol, data and settings are the same."
 )
 TRAINING_TEXT = (
     "Training loss and validation HM of stage 1 after each epoch: mean over seeds, with the range of the "
@@ -162,7 +163,7 @@ def scores_of(compared: Comparison) -> ReportFigure:
         bars = {}
         for metric in SCORES:
             values = one.jobs[metric].astype(float).dropna()
-            low, high = mean_interval(values)
+            low, high = spread(values)
             number = getattr(found.numbers, metric) if found is not None and comparable else None
             theirs = float("nan") if number is None else number / 100
             numbers = {"mean": float(values.mean()), "low": low, "high": high, "published": theirs}
@@ -171,7 +172,11 @@ def scores_of(compared: Comparison) -> ReportFigure:
             rows.append({**facts, "seeds": len(values), **numbers})
         drawn.append(Bars(one.title, one.style, bars))
     title = f"HM and ZSL: {compared.title}"
-    draw = partial(scores_figure, drawn, SCORES, title)
+    kinds = [
+        *(["95 % interval of the mean over seeds"] if any(r["seeds"] >= FEWEST_SEEDS for r in rows) else []),
+        *(["lowest and highest seed"] if any(1 < r["seeds"] < FEWEST_SEEDS for r in rows) else []),
+    ]
+    draw = partial(scores_figure, drawn, SCORES, title, " or ".join(kinds))
     return ReportFigure(compared.stem("scores"), title, draw, pd.DataFrame(rows), compared.keys)
 
 

@@ -22,7 +22,7 @@ from benchmark.report.folder import MANIFEST, install, listed_files, read_manife
 from benchmark.report.page.page import PLACE, Cell, Grid, Row, choices, number_of, render
 from benchmark.report.results.collect import distinct, records
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.table import NOTHING, mean_and_deviation, protocol_text
+from benchmark.report.tables.table import NOTHING, protocol_text, spread_of
 from benchmark.system.shipped_files import program
 from benchmark.tracking.schema import current_alignment
 
@@ -237,7 +237,7 @@ def _entries(source: Source) -> list[Entry]:
 
 
 def _numbers() -> list[str]:
-    return [f"{m}{suffix}_percent" for m in METRICS for suffix in ("", "_std")]
+    return [f"{m}{suffix}_percent" for m in METRICS for suffix in ("", "_low", "_high")]
 
 
 def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
@@ -297,9 +297,10 @@ def _cells(entry: Entry, *, bold: bool) -> list[Cell]:
 
 
 def _number(entry: Entry, metric: str, *, bold: bool = False) -> Cell:
-    text = mean_and_deviation(
-        entry.row.get(f"{metric}_percent", float("nan")), entry.row.get(f"{metric}_std_percent", float("nan"))
-    )
+    numbers = {
+        metric + end: entry.row.get(f"{metric}{end}_percent", float("nan")) for end in ("", "_low", "_high")
+    }
+    text = spread_of({**numbers, "seeds": entry.row["seeds"]}, metric)
     return Cell(text, number_of(text), bold)
 
 

@@ -20,6 +20,7 @@ from benchmark.running.jobs import Job, Plan, Unit
 from benchmark.system.shipped_files import program
 from benchmark.tracking.schema import Artifact, Metric
 from benchmark.tracking.tracker import AS_TRAINING
+from benchmark.uncertainty import FEWEST_SEEDS, spread
 
 LONGEST = 7_500
 """Characters of a description; MLflow takes 8,000."""
@@ -38,24 +39,27 @@ class Means:
     seeds: int
     mean: Mapping[str, float]
     """By metric, fractions."""
-    deviation: Mapping[str, float]
-    """Standard deviation (n - 1), NaN for one seed."""
+    ends: Mapping[str, tuple[float, float]]
+    """The 95 % interval of the mean or, with few seeds, the range (``uncertainty.spread``)."""
 
     @classmethod
     def of(cls, results: Sequence[Mapping[str, float]]) -> Means:
         """Of the metrics of jobs; those that all have."""
         names = [name for name in results[0] if all(name in metrics for metrics in results)]
         values = {name: [metrics[name] for metrics in results] for name in names}
-        many = len(results) > 1
-        deviation = {name: float(np.std(v, ddof=1)) if many else float("nan") for name, v in values.items()}
-        return cls(len(results), {name: float(np.mean(v)) for name, v in values.items()}, deviation)
+        means = {name: float(np.mean(v)) for name, v in values.items()}
+        return cls(len(results), means, {name: spread(v) for name, v in values.items()})
 
     def text(self, metric: str) -> str:
-        """Percent, with the deviation where there is one."""
+        """Percent, with the interval or the range if there are several seeds."""
         if metric not in self.mean:
             return ""
-        deviation = self.deviation[metric]
-        return f"{100 * self.mean[metric]:.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
+        text, (low, high) = f"{100 * self.mean[metric]:.2f}", self.ends[metric]
+        if self.seeds < 2:
+            return text
+        if self.seeds >= FEWEST_SEEDS:
+            return f"{text} ± {50 * (high - low):.2f}"
+        return f"{text} ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def run_name(plan: Plan) -> str:
@@ -170,7 +174,10 @@ def command_of(run: BenchmarkRun) -> str:
 
 
 HEADINGS = ["settings", "seeds", "S", "U", "HM", "ZSL"]
-MEANING = "Mean per-class accuracy in % on the test splits (± standard deviation over seeds)."
+MEANING = (
+    "Mean per-class accuracy in % on the test splits, mean over seeds. ±: half of its 95 % interval, from "
+    f"{FEWEST_SEEDS} seeds on; in parentheses: lowest and highest."
+)
 
 
 def _rows(means: Mapping[tuple[int, str], Means], index: int) -> list[list[str]]:

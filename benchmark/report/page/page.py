@@ -26,7 +26,7 @@ from benchmark.report.results.released import RELEASED
 from benchmark.report.sections import Image, Section
 from benchmark.report.tables.captions import dataset_title, method_title, settings_text
 from benchmark.report.tables.means import LABELS, summarise
-from benchmark.report.tables.table import Table, mean_and_deviation
+from benchmark.report.tables.table import Table, spread_of
 from benchmark.tracking.tracker import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -136,7 +136,7 @@ def highlights(results: Results) -> list[Highlight]:
             known = rows.dropna(subset=[metric])
             if len(known):
                 best = known.sort_values(metric, kind="stable").iloc[-1]
-                value = mean_and_deviation(best[metric], best[f"{metric}_std"])
+                value = spread_of(best, metric)
                 settings = settings_text(best["variant"], best["settings"])
                 who = f"{method_title(results, best['method'])}, {settings}"
                 lines.append((LABELS[metric] if tested else f"Validation {LABELS[metric]}", value, who))

@@ -115,6 +115,15 @@ class UnitFacts:
         """Finished tuning trials, pruned ones included."""
         return int(self.tags.get(Tag.TUNING_TRIALS, "0"))
 
+    @property
+    def tuned_values(self) -> Mapping[str, Any]:
+        """Hyperparameters of the tuned rows; empty if they are the untuned ones, or without tuning."""
+        study = self.study or {}
+        found: Mapping[str, Any] = (study.get("confirmation") or {}).get(
+            "values", study.get("best_values", {})
+        )
+        return found
+
     def tag(self, name: str, default: str = "") -> str:
         """A tag, or the default where it is missing or empty."""
         return self.tags.get(name) or default
@@ -266,7 +275,16 @@ def _rows(
     runs: Mapping[str, RunRecord],
     units: Sequence[UnitFacts],
 ) -> list[dict[str, Any]]:
-    """A row (``COLUMNS`` and ``ablation``) for each entry of the lists of jobs."""
+    """A row (``COLUMNS`` and ``ablation``) for each entry of the lists of jobs.
+
+    If tuning kept the untuned settings, its jobs are those of the untuned rows, which are enough.
+    """
+    untuned = {(call.run_id, e["job_key"]) for call, e in entries if e["variant"] != "tuned"}
+    entries = [
+        (call, e)
+        for call, e in entries
+        if e["variant"] != "tuned" or (call.run_id, e["job_key"]) not in untuned
+    ]
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
     facts = {(u.call, u.dataset, u.features, u.mode, u.method): u for u in units}
     rows = []

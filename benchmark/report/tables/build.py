@@ -17,21 +17,23 @@ from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_rank
 from benchmark.report.tables.modes import ablation_tables, modes_table
 from benchmark.report.tables.recall import recall_tables
 from benchmark.report.tables.references import references_table
-from benchmark.report.tables.significance import comparisons, comparisons_table, intervals, intervals_table
+from benchmark.report.tables.significance import comparisons, intervals, intervals_table, wins_tables
 from benchmark.report.tables.studies import tuning_table
 from benchmark.report.tables.table import (
     NOTHING,
     Column,
+    Sample,
     Table,
     about,
     best,
     cell,
-    mean_and_deviation,
     name_ours,
     protocol_text,
     published_cell,
+    spread_of,
 )
 from benchmark.system.beside import Guard, unguarded
+from benchmark.uncertainty import FEWEST_SEEDS
 
 ORDER = (
     "gzsl", "zsl", "modes", "disjoint", "full", "intervals", "comparisons", "recall", "cost",
@@ -79,7 +81,7 @@ def _makers(results: Results) -> Iterator[Maker]:
 
 def _tests(
     results: Results, test: pd.DataFrame, features: str, builder: Callable[..., _Builder]
-) -> dict[str, Callable[[], list[Table | None]]]:
+) -> dict[str, Callable[[], Sequence[Table | None]]]:
     """The functions that make the tables of a feature set's test results."""
     every = cache(lambda: builder(frame=test))
 
@@ -94,7 +96,7 @@ def _tests(
         "zsl": lambda: [every().wide("zsl", ("zsl",))],
         "full": lambda: [every().full("full")],
         "intervals": lambda: [intervals_table(results, features, intervals(results))],
-        "comparisons": lambda: [comparisons_table(results, features, comparisons(results))],
+        "comparisons": lambda: wins_tables(results, features, comparisons(results)),
         "modes": lambda: [modes_table(results, test, features)],
         "cost": lambda: [cost_table(results, features)],
         "disjoint": disjoint,
@@ -159,8 +161,8 @@ class _Builder:
         columns = self._labels_with_dataset(lines, notes)
         for metric, label in LABELS.items():
             columns.append(self._our_column(label, "all", metric, lines))
-        columns.append(Column("beta", "all", [mean_and_deviation(r["beta"], r["beta_std"]) for r in lines]))
-        epochs = [mean_and_deviation(r["epochs"], r["epochs_std"], 0 if r["seeds"] < 2 else 1) for r in lines]
+        columns.append(Column("beta", "all", [spread_of(r, "beta") for r in lines]))
+        epochs = [spread_of(r, "epochs", 0 if r["seeds"] < 2 else 1) for r in lines]
         columns.append(Column("Epochs", "all", epochs))
         seeds = [
             str(r["seeds"]) if r["seeds"] == r["planned"] else f"{r['seeds']} of {r['planned']}"
@@ -185,7 +187,8 @@ class _Builder:
             columns.append(self._our_column(f"{LABELS[metric]} published split", "all", metric, lines))
             columns.append(replace(ours, texts=texts))
         for count in ("samples", "classes"):
-            texts = [mean_and_deviation(r[f"disjoint_{count}"], float("nan"), 0) for r in lines]
+            counts = [r[f"disjoint_{count}"] for r in lines]
+            texts = [NOTHING if pd.isna(value) else f"{value:.0f}" for value in counts]
             columns.append(Column(f"Remaining {count}", "all", texts))
         table = self._table(name, columns, [(r["dataset"], *self._rivals(r)) for r in lines], notes)
         return replace(table, keys=[about(r) for r in lines])
@@ -220,7 +223,10 @@ class _Builder:
             self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts
         ]
         settings = [
-            settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"]) for g in rows
+            settings_text(
+                " / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"], int(g["seeds"].max())
+            )
+            for g in rows
         ]
         columns = [Column("Method", "", titles), Column("Settings", "", settings)]
         if len(self.protocols) > 1:
@@ -234,12 +240,16 @@ class _Builder:
         return f"{self.dataset_titles.get(dataset, dataset)} {label}" if len(self.datasets) > 1 else label
 
     def _our_column(self, header: str, dataset: str, metric: str, rows: Sequence[pd.Series | None]) -> Column:
-        texts, values = [], []
+        texts, results = list[str](), list[Sample | None]()
         for row in rows:
             present = row is not None and row["seeds"] > 0 and not pd.isna(row[metric])
-            values.append(round(float(row[metric]), 2) if row is not None and present else None)
             texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
-        return Column(header, dataset, texts, values)
+            competes = row is not None and present and row["seeds"] >= FEWEST_SEEDS and row["slot"] != "tuned"
+            found = (
+                (row[metric], row[f"{metric}_std"], row["seeds"]) if row is not None and competes else None
+            )
+            results.append(None if found is None else Sample(*found))
+        return Column(header, dataset, texts, results)
 
     def _published_column(
         self, dataset: str, metric: str, rows: Sequence[pd.Series | None], notes: Footnotes
@@ -259,21 +269,25 @@ class _Builder:
             texts[i] = published_cell(source, values[i]) + mark
         if all(v is None for v in values):
             return []
-        return [Column(f"{self._header(dataset, metric)} published", dataset, texts, values, apart=False)]
+        return [Column(f"{self._header(dataset, metric)} published", dataset, texts)]
 
     def _table(
         self, name: str, columns: Sequence[Column], competing: Sequence[tuple[str, ...]], notes: Footnotes
     ) -> Table:
         cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
-        together = [("published",)] * len(competing)
-        bold = pd.DataFrame(
-            {c.header: best(c.values, competing if c.apart else together) for c in columns}, dtype=bool
-        )
+        bold = pd.DataFrame({c.header: best(c.results, competing) for c in columns}, dtype=bool)
         titles = ", ".join(self.dataset_titles.get(d, d) for d in self.datasets)
         groups = [self.dataset_titles.get(c.group, c.group) for c in columns]
         title = f"{TITLES[name]}: {titles}, features {self.features}"
         published = any(c.header.endswith(" published") for c in columns)
-        text = caption_of(name, self.results, self.frame, self.summary, published=published)
+        text = caption_of(
+            name,
+            self.results,
+            self.frame,
+            self.summary,
+            published=published,
+            bold=bool(bold.to_numpy().any()),
+        )
         marks = "".join(t for c in columns for t in c.texts)
         lines = notes.lines(name, marks, self.summary, published=published)
         return Table(name, title, text, cells, bold, groups, lines)

@@ -18,9 +18,17 @@ from benchmark.report.results.published import (
 )
 from benchmark.report.results.released import RELEASED, data_of
 from benchmark.report.tables.studies import budget_sentence
-from benchmark.report.tables.table import FEWER_SEEDS, NOT_COMPARABLE, SECOND_HAND, Column, protocol_text
+from benchmark.report.tables.table import (
+    FEWER_SEEDS,
+    NOT_COMPARABLE,
+    SECOND_HAND,
+    Column,
+    protocol_text,
+    spread_sentence,
+)
 from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Tag
+from benchmark.uncertainty import FEWEST_SEEDS, LEVEL
 
 SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
@@ -48,9 +56,13 @@ MEANING = {
 
 
 def caption_of(
-    name: str, results: Results, frame: pd.DataFrame, summary: pd.DataFrame, *, published: bool
+    name: str, results: Results, frame: pd.DataFrame, summary: pd.DataFrame, *, published: bool, bold: bool
 ) -> str:
-    """The caption of a table over the rows of ``frame``."""
+    """The caption of a table over the rows of ``frame``.
+
+    Args:
+        bold: whether a cell is bold.
+    """
     units = units_of(results, frame)
     trained, ours = [u for u in units if not u.released], summary[summary["slot"] != RELEASED]
     sentences = [
@@ -61,7 +73,7 @@ def caption_of(
         *_versions(results, frame),
         processors_sentence(results, frame),
         *(_published(summary) if published else []),
-        _bold(summary, published, wide=name in WIDE),
+        _bold(summary, wide=name in WIDE) if bold else "",
         _lost(results, frame),
     ]
     return " ".join(s for s in sentences if s)
@@ -115,7 +127,7 @@ def seeds_sentence(summary: pd.DataFrame) -> str:
     if high == 1:
         return "Ours: single seed."
     count = str(high) if low == high else f"{low} to {high}"
-    return f"Ours: mean ± sample standard deviation over {count} seeds{fewer}."
+    return f"Ours: mean over {count} seeds{fewer}. {spread_sentence(summary['seeds'])}"
 
 
 def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> str:
@@ -214,20 +226,17 @@ def _published_rows(summary: pd.DataFrame) -> list[Published]:
     return [p for p in found if p is not None]
 
 
-def _bold(summary: pd.DataFrame, published: bool, wide: bool) -> str:
+def _bold(summary: pd.DataFrame, *, wide: bool) -> str:
     within = []
     if not wide and len(summary["dataset"].unique()) > 1:
         within.append("dataset")
     if len(summary[["mode", "alignment"]].drop_duplicates()) > 1:
         within.append("protocol")
     where = f" for each {' and '.join(within)}" if within else ""
-    kinds = [
-        *(["published"] if published else []),
-        *(["ours"] if (summary["slot"] != RELEASED).any() else []),
-        *(["released weights"] if (summary["slot"] == RELEASED).any() else []),
-    ]
-    apart = f"; {', '.join(kinds[:-1])} and {kinds[-1]} compete separately" if len(kinds) > 1 else ""
-    return f"Bold: highest mean per column{where}{apart}."
+    return (
+        f"Bold: the highest mean of a column{where} and all that noise may have put below it (Welch's test, "
+        f"p ≥ {LEVEL:.2g}), among untuned rows with {FEWEST_SEEDS} seeds or more."
+    )
 
 
 def _lost(results: Results, frame: pd.DataFrame) -> str:
@@ -269,7 +278,7 @@ def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -
         "Dataset": lambda row: dataset_title(results, row["dataset"]),
         "Protocol": protocol_text,
         "Method": lambda row: method_title(results, row["method"]),
-        "Settings": lambda row: settings_text(row["variant"], row["settings"]),
+        "Settings": lambda row: settings_text(row["variant"], row["settings"], int(row.get("seeds") or 0)),
     }
     found = [(header, [texts[header.rstrip("?")](row) for row in rows]) for header in headers]
     return [
@@ -279,9 +288,16 @@ def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -
     ]
 
 
-def settings_text(variant: str, settings: str) -> str:
-    """The settings of a row, as tables name them."""
-    return f"{'released weights' if variant == RELEASED else variant} {settings}".strip()
+def settings_text(variant: str, settings: str, trainings: int = 0) -> str:
+    """The settings of a row, as tables name them.
+
+    Args:
+        trainings: of a tuned row, which are of one search.
+    """
+    name = "released weights" if variant == RELEASED else variant
+    if variant == "tuned" and trainings:
+        name = f"tuned: one search, {trainings} training{'s' * (trainings > 1)}"
+    return f"{name} {settings}".strip()
 
 
 def _seed_name(problem: Problem, results: Results) -> str:
@@ -355,9 +371,7 @@ class Footnotes:
             lines += [o.sentence() for o in self.results.on_other_data if data_of(o.run) in self.shown]
         kept = self._kept_starting_settings()
         if kept:
-            lines.append(
-                f"No trial beat the untuned settings, so both rows are the same runs: {', '.join(kept)}."
-            )
+            lines.append(f"Tuning kept the untuned settings, so there is no other row: {', '.join(kept)}.")
         return [*lines, *(self._user_reports(summary, "zsl" if name == "zsl" else "hm") if published else [])]
 
     def _fewer(self, summary: pd.DataFrame) -> list[str]:
@@ -372,7 +386,7 @@ class Footnotes:
         several = len({u.dataset for u in self.units}) > 1, len({u.mode for u in self.units}) > 1
         names = []
         for unit in self.units:
-            if unit.study is not None and not unit.study["best_values"]:
+            if unit.study is not None and not unit.tuned_values:
                 where = [
                     text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown
                 ]

@@ -1,4 +1,4 @@
-"""Computes means and standard deviations over seeds, in percent, for tables and their CSV files."""
+"""Computes means over seeds with their intervals, in percent, for tables and their CSV files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from benchmark.report.results.collect import FRACTIONS, METRICS, NUMBERS, SLOTS,
 from benchmark.report.results.published import differences, method_order, published_for
 from benchmark.report.results.released import DATA, WEIGHTS
 from benchmark.report.results.switches import Logged, beyond_switches, told_apart
+from benchmark.uncertainty import spread
 
 LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
 CSV_NAMES = {**LABELS, "disjoint_seen": "S_disjoint", "disjoint_hm": "HM_disjoint"}
 IDENTITY = ["dataset", "features", "mode", "alignment", "method", "slot", "settings"]
 PUBLISHED_METRICS = ("seen", "unseen", "hm", "zsl")
+ENDS = ("_std", "_low", "_high")
+"""What follows a number's name: its standard deviation over seeds (n - 1), and ``uncertainty.spread``."""
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -25,8 +28,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what distinguishes rows with different
     settings), ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches``
     that differ from the mode, ``as_published`` (whether the settings are the published ones), ``seeds`` with
-    a result, ``planned`` seeds, ``state`` of the worst job, and ``<number>`` and ``<number>_std`` for each of
-    ``NUMBERS`` (sample standard deviation; missing with one seed), accuracies in percent.
+    a result, ``planned`` seeds, ``state`` of the worst job, and for each of ``NUMBERS`` its mean with
+    ``ENDS``, accuracies in percent.
     """
     rows: list[dict[str, Any]] = []
     slots = frame.assign(slot=frame["variant"].map(slot_of))
@@ -37,13 +40,18 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"switches": group["switches"].max(), "as_published": bool(group["as_published"].all())}
         row |= _progress(group)
         for name in NUMBERS:
-            factor = 100.0 if name in FRACTIONS else 1.0
-            row[name] = factor * float(done[name].mean())
-            row[f"{name}_std"] = factor * float(done[name].std(ddof=1))
+            row |= _over_seeds(name, done[name] * (100.0 if name in FRACTIONS else 1.0))
         rows.append(row)
-    numbers = [name for number in NUMBERS for name in (number, f"{number}_std")]
+    numbers = [number + end for number in NUMBERS for end in ("", *ENDS)]
     facts = ["variant", "kind", "switches", "as_published", "seeds", "planned", "state"]
     return pd.DataFrame(rows, columns=[*IDENTITY, *facts, *numbers])
+
+
+def _over_seeds(name: str, values: pd.Series) -> dict[str, float]:
+    """The mean of a number over seeds, and ``ENDS``."""
+    known = values.astype(float).dropna()
+    low, high = spread(known)
+    return {name: known.mean(), f"{name}_std": known.std(ddof=1), f"{name}_low": low, f"{name}_high": high}
 
 
 def _progress(jobs: pd.DataFrame) -> dict[str, Any]:
@@ -61,10 +69,10 @@ def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
     is first.
 
     Columns: ``ABLATED``, ``ablation``, ``planned``, ``seeds`` with a result under both protocols, ``state``,
-    in percent ``<metric>`` and ``<metric>_base`` (the published protocol) with ``_std``, and in percentage
-    points ``<metric>_effect`` and ``<metric>_effect_std``: the mean over seeds of (switched - published),
-    paired by seed. All are over ``seeds``. A row that shares no seed with the published protocol is over its
-    own seeds and has no effect.
+    in percent ``<metric>`` and ``<metric>_base`` (the published protocol), and in percentage points
+    ``<metric>_effect``: the mean over seeds of (switched - published), paired by seed; each with ``ENDS``.
+    All are over ``seeds``. A row that shares no seed with the published protocol is over its own seeds and
+    has no effect.
     """
     rows = []
     for _, group in frame.groupby(ABLATED, sort=False):
@@ -76,13 +84,13 @@ def ablation_effects(frame: pd.DataFrame) -> pd.DataFrame:
                 alone = _paired(mine, mine)
                 pair = {n: v for n, v in alone.items() if "_base" not in n and "_effect" not in n}
             rows.append(row | _progress(mine) | pair)
-    ends = ("", "_std", "_base", "_base_std", "_effect", "_effect_std")
+    ends = [side + end for side in ("", "_base", "_effect") for end in ("", *ENDS)]
     names = [f"{m}{suffix}" for m in METRICS for suffix in ends]
     return pd.DataFrame(rows, columns=[*ABLATED, "ablation", "planned", "seeds", "state", *names])
 
 
 def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """Means and deviations (``_std``) over the ``seeds`` with a result on both sides.
+    """Means (with ``ENDS``) over the ``seeds`` with a result on both sides.
 
     Returns:
         ``<metric>`` of the jobs and ``<metric>_base`` in percent, and their difference ``<metric>_effect`` in
@@ -96,7 +104,7 @@ def _paired(jobs: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
     sides = {"": ours.loc[common].where(both), "_base": theirs.loc[common].where(both), "_effect": effects}
     for end, values in sides.items():
         for metric in METRICS:
-            row |= {f"{metric}{end}": values[metric].mean(), f"{metric}{end}_std": values[metric].std(ddof=1)}
+            row |= _over_seeds(f"{metric}{end}", values[metric])
     return row
 
 
@@ -121,7 +129,7 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.Data
     both, ``switches`` that differ from either mode, ``other_settings`` (differences besides switches, since
     each mode is tuned separately), in percent ``<metric>_paper`` and ``<metric>_corrected``, and in
     percentage points ``<metric>_difference``: the mean over seeds of (corrected - paper), paired by seed;
-    each with its deviation ``_std``. All are over ``seeds``.
+    each with ``ENDS``. All are over ``seeds``.
 
     Args:
         frame: stage-2 jobs and released weights.
@@ -140,7 +148,7 @@ def mode_effects(frame: pd.DataFrame, settings: Mapping[str, Logged]) -> pd.Data
                 row: dict[str, Any] = dict(zip(COMPARED, key, strict=False))
                 row |= _pair(kinds[i], kinds[j], logged[i], logged[j], names)
                 rows += [row] if row["seeds"] else []
-    kinds_of_numbers = product(METRICS, ("paper", "corrected", "difference"), ("", "_std"))
+    kinds_of_numbers = product(METRICS, ("paper", "corrected", "difference"), ("", *ENDS))
     numbers = [f"{metric}_{name}{suffix}" for metric, name, suffix in kinds_of_numbers]
     labels = ["variant", "paper_alignment", "corrected_alignment", "seeds", "switches", "other_settings"]
     return pd.DataFrame(rows, columns=[*COMPARED, *labels, *numbers])
@@ -185,7 +193,7 @@ def _pair(
     for metric in METRICS:
         sources = {"paper": f"{metric}_base", "corrected": metric, "difference": f"{metric}_effect"}
         for name, source in sources.items():
-            row |= {f"{metric}_{name}": numbers[source], f"{metric}_{name}_std": numbers[f"{source}_std"]}
+            row |= {f"{metric}_{name}{end}": numbers[source + end] for end in ("", *ENDS)}
     return row | {"seeds": numbers["seeds"]}
 
 
@@ -227,7 +235,7 @@ def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         label = CSV_NAMES.get(metric, metric)
         unit = "_percent" if metric in FRACTIONS else ""
         columns[f"{label}{unit}"] = summary[metric].round(6)
-        columns[f"{label}_std{unit}"] = summary[f"{metric}_std"].round(6)
+        columns |= {f"{label}{end}{unit}": summary[metric + end].round(6) for end in ENDS}
         if metric in PUBLISHED_METRICS and any(found):
             columns[f"{label}_published{unit}"] = [getattr(p.numbers, metric) if p else None for p in found]
     if any(found):

@@ -30,9 +30,10 @@ from benchmark.report.tables.table import (
     Table,
     about,
     cell,
-    difference,
-    mean_and_deviation,
     plain_table,
+    signed,
+    spread_of,
+    spread_sentence,
 )
 
 
@@ -54,16 +55,16 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     columns.append(Column("Seeds", "", [str(r["seeds"]) for r in lines]))
     for metric in ("hm", "zsl", "seen", "unseen"):
         for name in ("paper", "corrected", "difference"):
-            write = difference if name == "difference" else mean_and_deviation
-            texts = [write(r[f"{metric}_{name}"], r[f"{metric}_{name}_std"]) for r in lines]
+            texts = [spread_of(r, f"{metric}_{name}") for r in lines]
+            texts = list(map(signed, texts)) if name == "difference" else texts
             columns.append(Column(f"{LABELS[metric]} {name}", LABELS[metric], texts))
     shown = frame[frame["dataset"].isin(effects["dataset"]) & frame["method"].isin(effects["method"])]
     generated = [dataset_title(results, name) for name in shown.loc[shown["kind"] == "generated", "dataset"]]
     caption = (
-        "Mean per-class accuracy in % in modes paper and corrected: mean ± standard deviation over the "
-        "seeds that both have (column Seeds). Difference: corrected − paper in percentage points, paired by "
-        "seed. It is the effect of all protocol switches together, including the text alignment (column "
-        f"Text: paper → corrected). Features {features}."
+        "Mean per-class accuracy in % in modes paper and corrected, over the seeds that both have (column "
+        f"Seeds). {spread_sentence(effects['seeds'])} Difference: corrected − paper in percentage points, "
+        "paired by seed. It is the effect of all protocol switches together, including the text alignment "
+        f"(column Text: paper → corrected). Features {features}."
     )
     fixed = distinct(effects["switches"])
     caption += f" Set in both modes, so without effect here: {'; '.join(fixed)}." if fixed else ""
@@ -102,7 +103,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     for metric in PUBLISHED_METRICS:
         columns.append(Column(LABELS[metric], "all", [cell(r, metric) for r in lines]))
     for metric in ("hm", "zsl"):
-        texts = [difference(r[f"{metric}_effect"], r[f"{metric}_effect_std"]) for r in lines]
+        texts = [signed(spread_of(r, f"{metric}_effect")) for r in lines]
         texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
         columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
     generated = " Synthetic data." if any(u.generated for u in units) else ""
@@ -118,11 +119,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     caption += f" {processors}" if processors else ""
     notes = [
         f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first "
-        "row has "
-        + " and ".join(
-            f"{LABELS[m]} {mean_and_deviation(r[f'{m}_base'], r[f'{m}_base_std'])}" for m in ("hm", "zsl")
-        )
-        + "."
+        "row has " + " and ".join(f"{LABELS[m]} {spread_of(r, f'{m}_base')}" for m in ("hm", "zsl")) + "."
         for r in lines
         if r["seeds"] < first["seeds"] and not pd.isna(r["hm_effect"])
     ]

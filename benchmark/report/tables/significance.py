@@ -3,6 +3,7 @@ numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -21,12 +22,12 @@ from benchmark.report.tables.table import (
     Column,
     Table,
     about,
-    difference,
-    mean_and_deviation,
     plain_table,
+    protocol_text,
 )
 from benchmark.uncertainty import (
     DRAWS,
+    FEWEST_SEEDS,
     LEVEL,
     bootstrap_intervals,
     holm,
@@ -57,11 +58,12 @@ def _trained(results: Results) -> pd.DataFrame:
 def intervals(results: Results) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
 
-    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_low`` and ``_high``,
-    the 95 % interval of the mean over seeds (missing with one); ``_samples_low`` and ``_samples_high``, the
-    95 % interval of the same mean over test samples; ``_published``; if that is comparable ``_to_published``
-    (ours - published), and for ``TESTED`` ``_p`` (null hypothesis: the published number is one more training
-    of ours) and ``_p_holm``, corrected for all tests of the feature set. ``samples_drawn``: see
+    Columns: ``variant``, ``seeds``, and for each of ``PUBLISHED_METRICS``: its mean; ``_by_seed``, the value
+    of each seed; ``_low`` and ``_high``, the 95 % interval of the mean over seeds; ``_samples_low`` and
+    ``_samples_high``, the 95 % interval of the same mean over test samples; ``_published``; if that is
+    comparable ``_to_published`` (ours - published), and for ``TESTED`` ``_p`` (null hypothesis: the published
+    number is one more training of ours) and ``_p_holm``, corrected for all tests of the feature set. Below
+    ``FEWEST_SEEDS`` seeds there are no intervals over seeds and no p-values. ``samples_drawn``: see
     ``_over_samples``.
     """
     rows = []
@@ -72,15 +74,17 @@ def intervals(results: Results) -> pd.DataFrame:
         found = published_for(row["dataset"], row["features"], row["method"])
         row |= _over_samples([results.groups.get(run_id) for run_id in jobs["run_id"]])
         for metric in PUBLISHED_METRICS:
-            low, high = mean_interval(jobs[metric])
+            low, high = mean_interval(jobs[metric]) if len(jobs) >= FEWEST_SEEDS else (math.nan, math.nan)
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
+            row[f"{metric}_by_seed"] = ", ".join(f"{v:.2f}" for v in jobs.sort_values("repetition")[metric])
             value = getattr(found.numbers, metric) if found else None
             apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
             gaps = jobs[metric] - (float("nan") if apart else value)
             row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean()}
-            row |= {f"{metric}_p": p_value_of_one_more(gaps)} if metric in TESTED else {}
+            tested = metric in TESTED and len(jobs) >= FEWEST_SEEDS
+            row |= {f"{metric}_p": p_value_of_one_more(gaps)} if tested else {}
         rows.append(row)
-    ends = ["", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
+    ends = ["", "_by_seed", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
     names = [m + end for m in PUBLISHED_METRICS for end in (*ends, *(["_p"] if m in TESTED else []))]
     frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "samples_drawn", *names])
     return _corrected(order_rows(frame, method_ranks(results)))
@@ -119,9 +123,10 @@ def comparisons(results: Results) -> pd.DataFrame:
 
     Columns: ``COMPARED_IN``, ``method``, ``settings``, ``other``, ``other_settings``, ``seeds`` that both
     have, and for each metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and
-    ``_high`` of its 95 % interval, ``_p`` of the paired t-test and ``_p_holm``, corrected for all tests of
-    the feature set. Tuned settings are not tested: each method has one search only, so the variance between
-    searches is unknown.
+    ``_high`` of its 95 % interval, ``_wins`` and ``_losses`` (seeds in which the method is above or below the
+    other), ``_p`` of the paired t-test and ``_p_holm``, corrected for all tests of the feature set. Below
+    ``FEWEST_SEEDS`` seeds there are no intervals and no tests. Tuned settings are not tested: each method has
+    one search only, so the variance between searches is unknown.
     """
     rows, ranks = [], method_ranks(results)
     for key, jobs in _trained(results).groupby(COMPARED_IN, sort=False):
@@ -139,12 +144,15 @@ def comparisons(results: Results) -> pd.DataFrame:
             row["seeds"] = len(gaps)
             for metric, values in zip(TESTED, gaps.T, strict=True):
                 gap = pd.Series(values)
-                low, high = mean_interval(gap)
+                enough = len(gap) >= FEWEST_SEEDS
+                low, high = mean_interval(gap) if enough else (math.nan, math.nan)
                 row |= {f"{metric}_difference": gap.mean(), f"{metric}_std": gap.std(ddof=1)}
-                p = float("nan") if row["slot"] == "tuned" else p_value(gap)
+                row |= {f"{metric}_wins": int((gap > 0).sum()), f"{metric}_losses": int((gap < 0).sum())}
+                p = p_value(gap) if enough and row["slot"] != "tuned" else math.nan
                 row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p}
             rows.append(row)
-    names = [f"{m}_{name}" for m in TESTED for name in ("difference", "std", "low", "high", "p")]
+    numbers = ("difference", "std", "low", "high", "wins", "losses", "p")
+    names = [f"{m}_{name}" for m in TESTED for name in numbers]
     labels = ["method", "settings", "other", "other_settings", "seeds"]
     return _corrected(pd.DataFrame(rows, columns=[*COMPARED_IN, *labels, *names]))
 
@@ -164,14 +172,14 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
 def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
     """Intervals of a feature set and differences to published numbers; None if there are neither.
 
-    With one seed there is no interval over seeds and no test.
+    Below ``FEWEST_SEEDS`` seeds there is no interval over seeds and no test, but the value of each seed.
 
     Args:
         frame: result of ``intervals``.
     """
     mine = frame[frame["features"] == features]
     shown = [m + end for m in PUBLISHED_METRICS for end in ("_low", "_samples_low", "_to_published")]
-    if mine[shown].isna().all(axis=None):
+    if mine[shown].isna().all(axis=None) and (mine["seeds"] < 2).all():
         return None
     lines = records(mine)
     columns = [
@@ -182,28 +190,29 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
         label = LABELS[metric]
         if metric not in TESTED:
             if mine[f"{metric}_to_published"].notna().any():
-                gaps = [difference(r[f"{metric}_to_published"], float("nan")) for r in lines]
+                gaps = [_gap(r, metric) for r in lines]
                 columns.append(Column(f"{label} − published", label, gaps))
             continue
-        columns.append(Column(label, label, [mean_and_deviation(r[metric], float("nan")) for r in lines]))
-        columns.append(Column(f"{label} 95 % over seeds", label, [_range(r, metric) for r in lines]))
+        columns.append(Column(label, label, [f"{r[metric]:.2f}" for r in lines]))
+        columns.append(Column(f"{label} over seeds", label, [_over_seeds(r, metric) for r in lines]))
         drawn = [
             NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples")
             for r in lines
         ]
         columns.append(Column(f"{label} 95 % over samples", label, drawn))
         if mine[f"{metric}_to_published"].notna().any():
-            gaps = [difference(r[f"{metric}_to_published"], float("nan")) + _mark(r, metric) for r in lines]
+            gaps = [_gap(r, metric) + _mark(r, metric) for r in lines]
             columns.append(Column(f"{label} − published", label, gaps))
             columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
     caption = (
-        f"In %. Over seeds: 95 % t-interval of the mean over n ≥ 2 seeds. {_samples_sentence(results, mine)}"
+        f"In %. Over seeds: with n ≥ {FEWEST_SEEDS} seeds the 95 % t-interval of the mean; with fewer, which "
+        f"allow no interval and no test, the value of each seed. {_samples_sentence(results, mine)}"
     )
     if any(c.header.endswith("published") for c in columns):
         caption += (
             " − published: our mean − the published number, if the two are comparable. p (HM and ZSL, n ≥ "
-            "2): the published number counts as one further training with the variance of ours (t-test by "
-            f"the prediction interval). {_corrected_sentence(mine)}"
+            f"{FEWEST_SEEDS}): the published number counts as one further training with the variance of ours "
+            f"(t-test by the prediction interval). {_corrected_sentence(mine)}"
         )
     caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
     caption += _processors(results, features)
@@ -211,43 +220,60 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
     return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
 
 
-def comparisons_table(results: Results, features: str, frame: pd.DataFrame) -> Table | None:
-    """Differences between methods of a feature set; None if no two methods share two seeds.
+def wins_tables(results: Results, features: str, frame: pd.DataFrame) -> list[Table]:
+    """How often each method is above each other one, a table per metric and group of compared methods.
+
+    There is none for methods that share fewer than ``FEWEST_SEEDS`` seeds, and none for tuned settings.
 
     Args:
         frame: result of ``comparisons``.
     """
-    mine = frame[(frame["features"] == features) & (frame["seeds"] > 1)]
-    if mine.empty:
-        return None
-    lines = records(mine)
+    mine = frame[(frame["features"] == features) & (frame["slot"] != "tuned")]
+    enough = mine[mine["seeds"] >= FEWEST_SEEDS]
+    several = mine["slot"].nunique() > 1
+    return [
+        _wins_table(results, rows, metric, several=several)
+        for _, rows in enough.groupby(COMPARED_IN, sort=False)
+        for metric in TESTED
+    ]
 
-    def name(row: dict[str, Any], method: str, settings: str) -> str:
-        return f"{method_title(results, row[method])} {row[settings]}".strip()
 
-    pairs = [f"{name(r, 'method', 'settings')} − {name(r, 'other', 'other_settings')}" for r in lines]
-    columns = labels(results, lines, "Dataset?", "Protocol?")
-    slots = Column("Settings", "", [r["slot"] for r in lines])
-    columns += [slots] if len(set(slots.texts)) > 1 else []
-    columns += [Column("Difference", "", pairs), Column("n", "", [str(r["seeds"]) for r in lines])]
-    for metric in TESTED:
-        label = LABELS[metric]
-        gaps = [difference(r[f"{metric}_difference"], r[f"{metric}_std"]) + _mark(r, metric) for r in lines]
-        columns.append(Column(label, label, gaps))
-        columns.append(Column(f"{label} 95 %", label, [_range(r, metric) for r in lines]))
-        columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
-    found = sum(bool(_mark(r, metric)) for r in lines for metric in TESTED)
+def _wins_table(results: Results, rows: pd.DataFrame, metric: str, *, several: bool) -> Table:
+    """A row and a column for each method."""
+    # Each pair both ways: (row, column) -> seeds that the row wins, and whether its lead is significant.
+    pairs: dict[tuple[tuple[str, str], tuple[str, str]], str] = {}
+    better: dict[tuple[str, str], int] = {}
+    for r in records(rows):
+        one, two = (r["method"], r["settings"]), (r["other"], r["other_settings"])
+        ahead = r[f"{metric}_difference"] > 0
+        for a, b, wins, leads in ((one, two, "wins", ahead), (two, one, "losses", not ahead)):
+            marked = leads and r[f"{metric}_p_holm"] < LEVEL
+            pairs[a, b] = f"{r[f'{metric}_{wins}']}/{r['seeds']}" + SIGNIFICANT * marked
+            better[a] = better.get(a, 0) + marked
+    names = {key: f"{method_title(results, key[0])} {key[1]}".strip() for key in better}
+
+    # The columns, and what they are.
+    label, first = LABELS[metric], records(rows.head(1))[0]
+    columns = [Column("Method", "", list(names.values()))]
+    columns += [
+        Column(f"vs {name}", "wins", ["" if a == b else pairs.get((a, b), NOTHING) for a in names])
+        for b, name in names.items()
+    ]
+    columns.append(Column("Better than", "wins", [str(better[a]) for a in names]))
+    tests = f"all {int(np.isfinite(rows[f'{metric}_p']).sum())} pairs"
     caption = (
-        "In percentage points, paired by seed (both methods see the same batches): mean ± standard "
-        "deviation over the n seeds that both have, its 95 % t-interval, and the paired t-test. "
-        f"{_corrected_sentence(mine)} Marked: {found} of {len(TESTED) * len(lines)} differences."
+        f"{label}: in how many of the seeds that both have the row's method is above the column's. "
+        f"{SIGNIFICANT}: the mean difference is significant (paired t-test, p < {LEVEL:.2g} after Holm's "
+        f"correction over {tests} and both metrics). Better than: number of marked wins. Differences and "
+        "p-values: `comparisons.csv`."
     )
-    caption += f" {ONE_SEARCH} So they are not tested." if "tuned" in set(mine["slot"]) else ""
-    caption += _processors(results, features)
-    title = f"Differences between methods: {_datasets(results, mine)}, features {features}"
-    return plain_table(
-        "comparisons", title, caption, columns, screen=False, keys=[about(r, "method") for r in lines]
+    caption += _processors(results, str(first["features"]))
+    place = f"{dataset_title(results, first['dataset'])}, features {first['features']}"
+    title = f"Wins in {label}: {place}, mode {protocol_text(first)}" + (
+        f", {first['slot']} settings" if several else ""
     )
+    keys = [about({**first, "method": key[0]}) for key in names]
+    return plain_table("comparisons", title, caption, columns, screen=False, keys=keys)
 
 
 def _processors(results: Results, features: str) -> str:
@@ -292,14 +318,27 @@ def _corrected_sentence(rows: pd.DataFrame) -> str:
     most = int(rows.loc[tests.any(axis=1), "seeds"].max())
     least = smallest_t(most, int(tests.sum()))
     needed = f"the smallest of {tests.sum()} p-values needs |t| > {least:.1f} for a mark."
-    return f"{text} At n = {most} {'almost nothing can be marked: ' if most == 2 else ''}{needed}"
+    return f"{text} At n = {most} {needed}"
 
 
 def _datasets(results: Results, frame: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(dataset_title(results, name) for name in frame["dataset"]))
 
 
-def _range(row: dict[str, Any], name: str) -> str:
+def _gap(row: Mapping[str, Any], metric: str) -> str:
+    """Ours - published."""
+    gap = row[f"{metric}_to_published"]
+    return NOTHING if pd.isna(gap) else f"{gap:+.2f}"
+
+
+def _over_seeds(row: Mapping[str, Any], metric: str) -> str:
+    """The interval of the mean, or what each of a few seeds gave."""
+    if row["seeds"] >= FEWEST_SEEDS:
+        return _range(row, metric)
+    return str(row[f"{metric}_by_seed"]) if row["seeds"] > 1 else NOTHING
+
+
+def _range(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return NOTHING if pd.isna(low) else f"{low:.2f} to {high:.2f}"
 
@@ -310,5 +349,5 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _mark(row: dict[str, Any], metric: str) -> str:
+def _mark(row: Mapping[str, Any], metric: str) -> str:
     return SIGNIFICANT if row[f"{metric}_p_holm"] < LEVEL else ""

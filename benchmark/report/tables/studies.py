@@ -14,8 +14,17 @@ import pandas as pd
 from benchmark.figures.searches import Panel, SearchCurve, best_so_far
 from benchmark.report.results.collect import UNIT, Results, UnitFacts, distinct
 from benchmark.report.tables.means import method_ranks
-from benchmark.report.tables.table import NOTHING, Column, Table, difference, plain_table
+from benchmark.report.tables.table import (
+    NOTHING,
+    Column,
+    Table,
+    plain_table,
+    signed,
+    spread_of,
+    spread_sentence,
+)
 from benchmark.tracking.schema import PARAMETER, Budget
+from benchmark.uncertainty import spread
 
 ONE_SEARCH = "Each tuned row is from one search: ± and intervals are over trainings, not over searches."
 
@@ -76,26 +85,26 @@ def tuning_table(results: Results) -> Table | None:
         "Pruned": lambda u, s: f"{100 * s['pruned'] / max(1, s['complete'] + s['pruned']):.0f} %",
         "Epochs saved": lambda u, s: _saved(u),
         "Seconds": lambda u, s: NOTHING if u.search is None else f"{u.search['seconds'].sum():.0f}",
-        "Best trial": lambda u, s: str(s["best_number"]),
-        "Validation HM": lambda u, s: f"{100 * s['best_hm']:.2f}",
-        "Gain": lambda u, s: (
-            NOTHING if s.get("start_hm") is None else _difference([s["best_hm"] - s["start_hm"]])
-        ),
-        "Gain in test HM": lambda u, s: _difference(_test_gains(results, u)),
-        "Best hyperparameters": lambda u, s: (
-            ", ".join(f"{k}={_short(v)}" for k, v in s["best_values"].items()) or "the untuned settings"
+        "Best in search": lambda u, s: f"{100 * s['best_hm']:.2f} (trial {s['best_number']})",
+        "Kept trial": lambda u, s: str((s.get("confirmation") or {}).get("number", s["best_number"])),
+        "Validation HM": lambda u, s: _over_seeds(_confirmed(s, kept=True)),
+        "Gain": lambda u, s: signed(_over_seeds(_gains(s))),
+        "Gain in test HM": lambda u, s: signed(_over_seeds(_test_gains(results, u))),
+        "Hyperparameters": lambda u, s: (
+            ", ".join(f"{k}={_short(v)}" for k, v in u.tuned_values.items()) or "the untuned settings"
         ),
     }
-    left = {"Method", "Dataset", "Mode", "Budget", "Best hyperparameters"}
+    left = {"Method", "Dataset", "Mode", "Budget", "Hyperparameters"}
     columns = [
         Column(n, "" if n in left else "all", [make(u, u.study) for u in units]) for n, make in text.items()
     ]
-    optional = {"Epochs saved", "Seconds", "Gain", "Gain in test HM"}
+    optional = {"Epochs saved", "Seconds", "Validation HM", "Gain", "Gain in test HM"}
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     caption = (
-        "Each search maximises HM on the validation splits (in %) with one seed; no test data are used. "
-        "Trial 0 has the untuned settings. Trials: finished ones, including pruned "
-        f"ones. {budget_sentence(units)} {_meaning({c.header for c in columns})}"
+        "Each search maximises HM on the validation splits (in %) with a seed of its own; no test data are "
+        "used. Trial 0 has the untuned settings. Trials: finished ones, including pruned "
+        f"ones. {budget_sentence(units)} {_meaning({c.header for c in columns})} "
+        f"{spread_sentence(pd.Series([len(_confirmed(u.study or {}, kept=True)) for u in units]))}"
     )
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
     return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
@@ -104,14 +113,16 @@ def tuning_table(results: Results) -> Table | None:
 def tuning_csv(results: Results) -> pd.DataFrame:
     """The numbers of ``tuning_table``, a row per study.
 
-    Columns: ``UNIT``, ``study``, trials by state, ``seconds`` of all trials, ``best_trial``, in percent
-    validation HM of trial 0 (``start``) and of the best trial, in percentage points their ``gain`` and the
-    gain in test HM (mean over ``test_seeds`` and deviation), and ``best_hyperparameters`` as JSON.
+    Columns: ``UNIT``, ``study``, trials by state, ``seconds`` of all trials, ``best_trial``, in percent the
+    search's validation HM of trial 0 (``start``) and of the best trial, in percentage points their ``gain``;
+    ``kept_trial``, its validation HM (mean over ``confirmed_seeds`` and deviation) and its gain over trial 0;
+    the gain in test HM (mean over ``test_seeds`` and deviation), and ``kept_hyperparameters`` as JSON.
     """
     rows = []
     for unit in studies(results):
         s = unit.study or {}
         start, gains = s.get("start_hm"), 100 * pd.Series(_test_gains(results, unit), dtype=float)
+        again, ahead = (100 * pd.Series(v, dtype=float) for v in (_confirmed(s, kept=True), _gains(s)))
         rows.append(
             {
                 **dict(zip(UNIT, unit.key, strict=True)),
@@ -122,10 +133,16 @@ def tuning_csv(results: Results) -> pd.DataFrame:
                 "validation_HM_start_percent": None if start is None else 100 * start,
                 "validation_HM_percent": 100 * s["best_hm"],
                 "validation_HM_gain": None if start is None else 100 * (s["best_hm"] - start),
+                "kept_trial": (s.get("confirmation") or {}).get("number", s["best_number"]),
+                "confirmed_HM_percent": again.mean(),
+                "confirmed_HM_std_percent": again.std(ddof=1),
+                "confirmed_HM_gain": ahead.mean(),
+                "confirmed_HM_gain_std": ahead.std(ddof=1),
+                "confirmed_seeds": len(again),
                 "test_HM_gain": gains.mean(),
                 "test_HM_gain_std": gains.std(ddof=1),
                 "test_seeds": len(gains),
-                "best_hyperparameters": json.dumps(s["best_values"]),
+                "kept_hyperparameters": json.dumps(unit.tuned_values),
             }
         )
     return pd.DataFrame(rows)
@@ -135,10 +152,13 @@ def _meaning(headers: set[str]) -> str:
     meanings = {
         "Epochs saved": "Epochs saved: epochs skipped by pruning, out of all planned epochs.",
         "Seconds": "Seconds: training and validation of all trials.",
-        "Gain": "Gain: validation HM of the best trial − that of trial 0, in percentage points; as the "
-        "highest of all trials it is optimistic and never negative.",
-        "Gain in test HM": "Gain in test HM: tuned − untuned, paired by seed (mean ± standard deviation over "
-        "the seeds that both have).",
+        "Best in search": "Best in search: the highest of all trials, each a single training, so it is "
+        "optimistic.",
+        "Validation HM": "Validation HM: the kept trial, trained again with seeds that took no part in the "
+        "search. Trial 0 and the best trials are trained again; the highest mean is kept, and trial 0 stays "
+        "unless the gain, paired by seed, exceeds one standard error.",
+        "Gain": "Gain: kept trial − trial 0 with these seeds, in percentage points.",
+        "Gain in test HM": "Gain in test HM: tuned − untuned, paired by seed.",
     }
     return " ".join(text for header, text in meanings.items() if header in headers)
 
@@ -165,9 +185,25 @@ def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
     return list((after - before).dropna())
 
 
-def _difference(gains: Sequence[float]) -> str:
-    values = 100 * pd.Series(gains, dtype=float)
-    return difference(values.mean(), values.std(ddof=1))
+def _confirmed(study: Mapping[str, Any], *, kept: bool) -> list[float]:
+    """Validation HMs by seed of the kept trial, or of trial 0, in the trainings that confirm a search."""
+    found = study.get("confirmation") or {}
+    number = found.get("number") if kept else 0
+    return next((c["hms"] for c in found.get("candidates", ()) if c["number"] == number), [])
+
+
+def _gains(study: Mapping[str, Any]) -> list[float]:
+    """Validation HM of the kept trial - that of trial 0, by seed; none if trial 0 is kept or failed."""
+    pairs = list(zip(_confirmed(study, kept=True), _confirmed(study, kept=False), strict=False))
+    gains = [kept - start for kept, start in pairs if start is not None]
+    return gains if len(gains) == len(pairs) and any(gains) else []
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """Fractions, in percent."""
+    x = 100 * pd.Series(values, dtype=float)
+    low, high = spread(x)
+    return spread_of({"": x.mean(), "_low": low, "_high": high, "seeds": len(x)}, "")
 
 
 def _short(value: object) -> str:

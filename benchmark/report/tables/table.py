@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from benchmark.report.results.collect import UNIT
 from benchmark.report.results.published import Published
+from benchmark.uncertainty import FEWEST_SEEDS, LEVEL, welch_p
 
 NOTHING = "–"
 SECOND_HAND = "†"
@@ -83,17 +84,31 @@ class Table:
         return replace(self, cells=cells, bold=bold, groups=[self.groups[i] for i in keep])
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What the seeds of a row gave."""
+
+    mean: float
+    deviation: float
+    """Sample standard deviation."""
+    seeds: int
+
+    def differs(self, other: Sample) -> bool:
+        """Whether the means differ by more than noise."""
+        return (
+            welch_p(self.mean, self.deviation, self.seeds, other.mean, other.deviation, other.seeds) < LEVEL
+        )
+
+
 @dataclass
 class Column:
-    """A column while a table is built: a text and a number per row. The numbers decide which texts are
-    bold."""
+    """A column while a table is built: a text per row, and the results that decide which texts are bold."""
 
     header: str
     group: str
     texts: Sequence[str]
-    values: Sequence[float | None] = ()
-    apart: bool = True
-    """Whether rows compete only with rows of the same protocol."""
+    results: Sequence[Sample | None] = ()
+    """For each row what competes for bold; None for rows that do not."""
 
 
 def name_ours(columns: list[Column]) -> list[Column]:
@@ -109,7 +124,7 @@ def cell(row: pd.Series, metric: str) -> str:
     if row["seeds"] == 0:
         return str(row["state"])
     mark = FEWER_SEEDS if row["seeds"] < row["planned"] else ""
-    return mean_and_deviation(row[metric], row[f"{metric}_std"]) + mark
+    return spread_of(row, metric) + mark
 
 
 def published_cell(found: Published | None, value: float | None) -> str:
@@ -119,33 +134,56 @@ def published_cell(found: Published | None, value: float | None) -> str:
     return f"{value:.2f}" + (SECOND_HAND if found.second_hand else "")
 
 
-def mean_and_deviation(mean: float, deviation: float, digits: int = 2) -> str:
-    """``12.34 ± 0.56``; only the mean if there is no deviation."""
+def spread_of(row: Mapping[str, Any] | pd.Series, name: str, digits: int = 2) -> str:
+    """The mean of a row's column over its ``seeds``, with its interval or range.
+
+    ``12.34 ± 0.56`` from five seeds on: half the width of the 95 % interval of the mean. With two to four
+    seeds ``12.34 (11.90 to 12.80)``: the lowest and the highest. With one seed only the value.
+    """
+    mean, low, high = (row.get(name + end, float("nan")) for end in ("", "_low", "_high"))
     if pd.isna(mean):
         return NOTHING
-    return f"{mean:.{digits}f}" if pd.isna(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    text = f"{mean:.{digits}f}"
+    if pd.isna(low):
+        return text
+    if row["seeds"] >= FEWEST_SEEDS:
+        return f"{text} ± {(high - low) / 2:.{digits}f}"
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def difference(mean: float, deviation: float) -> str:
-    """A difference with its sign."""
-    text = mean_and_deviation(mean, deviation)
+def spread_sentence(seeds: pd.Series) -> str:
+    """What follows the means of a table whose rows have so many seeds."""
+    few, many = ((seeds > 1) & (seeds < FEWEST_SEEDS)).any(), (seeds >= FEWEST_SEEDS).any()
+    sentences = ["±: half the width of the 95 % t-interval of the mean."] if many else []
+    if few:
+        sentences.append(
+            f"In parentheses: the lowest and the highest seed. An interval or a test needs {FEWEST_SEEDS} "
+            f"seeds (--seeds {FEWEST_SEEDS})."
+        )
+    return " ".join(sentences)
+
+
+def signed(text: str) -> str:
+    """The text of a difference with its sign."""
     return text if text == NOTHING or text.startswith("-") else f"+{text}"
 
 
-def best(values: Sequence[float | None], competing: Sequence[tuple[str, ...]]) -> list[bool]:
-    """Which values are the highest among competing rows; none if there is no second value.
+def best(results: Sequence[Sample | None], competing: Sequence[tuple[str, ...]]) -> list[bool]:
+    """Which results are the highest among competing rows, or differ from it by no more than noise.
+
+    None where all are that, since then nothing is best.
 
     Args:
         competing: rows with equal entries compete.
     """
-    if not values:
-        return [False] * len(competing)
-    highest: dict[tuple[str, ...], float] = {}
-    for rivals in set(competing):
-        mine = [v for v, c in zip(values, competing, strict=True) if c == rivals and v is not None]
-        if len(mine) > 1:
-            highest[rivals] = max(mine)
-    return [v is not None and v == highest.get(c) for v, c in zip(values, competing, strict=True)]
+    bold = [False] * len(competing)
+    for rivals in set(competing if results else ()):
+        mine = [(i, r) for i, r in enumerate(results) if competing[i] == rivals and r is not None]
+        highest = max((r for _, r in mine), key=lambda r: r.mean, default=None)
+        within = [i for i, r in mine if highest is not None and not highest.differs(r)]
+        for i in within if len(within) < len(mine) else ():
+            bold[i] = True
+    return bold
 
 
 def about(row: Mapping[str, Any] | pd.Series, *without: str) -> dict[str, str]:
