@@ -313,6 +313,9 @@ class Method(nn.Module, ABC):
     """Whether ``loss`` needs ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
     """Fields of ``Config`` that mode ``corrected`` sets, for known deviations of the published method."""
+    control: ClassVar[Literal["", "chance", "shuffled"]] = ""
+    """What a control checks; empty for a method. ``--methods all`` leaves controls out, ``--controls`` adds
+    them, and they are never tuned. ``shuffled``: classes have the embeddings of others."""
     published_class: ClassVar[str] = ""
     """Class name in the file names of the authors' checkpoints; empty if there are none."""
 

@@ -59,7 +59,7 @@ class Registry:
         raise UsageError(f"unknown method {name!r}: {near(name, self.methods)}")
 
     def select(self, names: str) -> list[type[Method]]:
-        """The methods of a comma-separated list, or all for ``all``.
+        """The methods of a comma-separated list, or all for ``all``, which leaves out controls.
 
         Raises:
             UsageError: a name is unknown, or it is ``all`` and a method cannot be imported.
@@ -68,13 +68,17 @@ class Registry:
             if self.broken:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
                 raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
-            return list(self.methods.values())
+            return [method for method in self.methods.values() if not method.control]
         wanted = named_once(names, "--methods")
         if not wanted:
             raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
         if "all" in wanted:
             raise UsageError(f"--methods {names}: all cannot be combined with names; write --methods all")
         return [self.get(name) for name in wanted]
+
+    def controls(self) -> list[type[Method]]:
+        """The methods that are controls."""
+        return [method for method in self.methods.values() if method.control]
 
     def search_space(self, method: type[Method]) -> SearchSpace:
         """The search space of a method: beside its file, else in ``search_spaces/``, else an empty one.

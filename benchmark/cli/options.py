@@ -152,7 +152,7 @@ class RunOptions:
 class TuneOptions(RunOptions):
     """The options of a benchmark run that only searches hyperparameters."""
 
-    omitted = (*RunOptions.omitted, "stages", "ablate", "config")
+    omitted = (*RunOptions.omitted, "stages", "ablate", "controls", "config")
 
 
 def _option(name: str, field: FieldInfo) -> Any:

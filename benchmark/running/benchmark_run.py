@@ -67,6 +67,9 @@ class BenchmarkRun(Fields):
         None, "ablate_protocol", "ablate",
         "Correct the protocol flags one at a time, starting from mode paper. Optionally name the flags.",
     )  # fmt: skip
+    controls: bool = Field(
+        False, description="Add rows that should be at chance: no training, and shuffled class embeddings."
+    )
     plugins: list[Path] = _option([], "plugin", "plugins", "Python file with more methods (repeatable).")
     in_memory: bool = Field(
         False, description="Load features into memory instead of memory-mapping the file."

@@ -33,6 +33,7 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
         raise UsageError("--dataset: no dataset given")
     overrides = parse_overrides(run.settings, registry.methods)
     methods = registry.select(run.methods)
+    methods += [control for control in registry.controls() if run.controls and control not in methods]
 
     # An ablation compares protocols under one setting, so it never tunes.
     asked = run
@@ -119,6 +120,8 @@ def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
         raise UsageError(f"--ablate-protocol cannot be combined with tuning: {option}")
     if run.stages != "all":
         raise UsageError("--ablate-protocol needs both stages: omit --stages")
+    if run.controls:
+        raise UsageError("--ablate-protocol compares protocols, which controls do not: omit --controls")
     known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
     unknown = [s for s in run.ablate or [] if s not in known]
     if unknown or not run.ablate:
@@ -205,6 +208,8 @@ def _unit(
             "write `grouping` in its dataset config"
         )
     tuning = _tuning(run, preset, overrides.get("tuning", {}))
+    if method.control:
+        tuning = TuningConfig(trials=0)
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(

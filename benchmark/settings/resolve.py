@@ -191,6 +191,8 @@ def resolve(
     published = space.settings_for(card.name, features)
     base = published or PublishedSettings()
     protocol = {**protocol_for(mode, published_order=card.published_order), **overrides.get("protocol", {})}
+    if method.control == "shuffled":
+        protocol["text_alignment"] = "shuffled"
     corrected = {
         setting: method.corrected_settings[setting]
         for name, setting in own_switches(method).items()

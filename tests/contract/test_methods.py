@@ -21,7 +21,7 @@ FOUND = registry.load(PLUGINS)
 SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=0.5, video_seconds=0.25)
 CLASSES = 4
 
-pytestmark = pytest.mark.parametrize("name", FOUND.methods)
+pytestmark = pytest.mark.parametrize("name", [m.name for m in FOUND.select("all")])
 
 
 SIZES = load_cards()["stamps"].sizes
