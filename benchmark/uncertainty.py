@@ -22,8 +22,8 @@ LEVEL = 1 - CONFIDENCE
 """A difference is significant if its p-value, corrected for the number of tests, is below this."""
 DRAWS = 2000
 FEWEST_SEEDS = 5
-"""Values of which an interval or a test is shown at least. With two, the 95 % interval is 13 standard
-deviations wide to each side, and the standard deviation itself is wrong by a factor of four in a fifth of all
+"""Values of which an interval or a test is shown at least. With two, the 95 % interval reaches 9 standard
+deviations to each side, and the standard deviation itself is wrong by a factor of four in a fifth of all
 cases."""
 
 Floats = NDArray[np.float64]

@@ -58,7 +58,7 @@ def trainings_left(plan: Plan, unit: Unit, states: Sequence[JobStatus | StudySta
     """
     count = sum(isinstance(state, JobStatus) and state.state != "done" for state in states)
     for study in (state for state in states if isinstance(state, StudyState)):
-        count += (study.left or 0) + study.interrupted + study.running
+        count += ((study.left or 0) + study.interrupted + study.running) * unit.tuning.seeds
         if study.state == "done":
             continue
 

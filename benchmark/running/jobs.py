@@ -32,7 +32,7 @@ from benchmark.settings.search_space import Range
 
 ALL_SWITCHES = "all"
 SEARCH_REPETITION = 1_000_000
-"""The repetition whose seed the trials of a search have; no repetition of a run has this number."""
+"""The repetition whose seed the trials of a search have; with several seeds also those after it."""
 FEWEST_CONFIRMING = 3
 """Seeds with which a search is confirmed at least: fewer have no standard error worth the name."""
 
@@ -235,7 +235,7 @@ class Plan:
         for unit in self.units:
             if unit.tuning.trials is None:
                 return None
-            jobs += unit.tuning.trials + trainings_that_confirm(unit)
+            jobs += unit.tuning.trials * unit.tuning.seeds + trainings_that_confirm(unit)
             if not self.tune_only:
                 jobs += stages * len(unit.repetitions) * (2 if unit.tuning.searches else 1)
         return jobs

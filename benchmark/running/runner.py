@@ -29,7 +29,7 @@ from benchmark.running.tasks import (
     TaskResult,
     entry_of,
     failed_search,
-    trial_job,
+    trial_jobs,
 )
 from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
@@ -175,7 +175,8 @@ class Runner:
         values = study.blame(error, StudyLocks(self.locks, study.name))
         if values is None:
             return TaskResult() if task.slot > 0 else TaskResult([failed_search(unit, error)])
-        self._record_lost(trial_job(unit, values), error)
+        for job in trial_jobs(unit, values):
+            self._record_lost(job, error)
         return None
 
     def _record_lost(self, job: Job, error: str) -> None:

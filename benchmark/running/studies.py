@@ -41,7 +41,7 @@ def log_study(
         return
     tracker.log_json(run_id, found.as_dict(), Artifact.TUNING)
     with beside(Artifact.TRIALS):
-        trials = trials_frame(study.past_trials(), list(study.ranges), epochs)
+        trials = trials_frame(study.past_trials(), list(study.ranges), epochs, study.config.seeds)
         tracker.log_text(run_id, trials.to_csv(index=False), Artifact.TRIALS)
         with beside(Artifact.TUNING_FIGURE):
             _log_history(tracker, run_id, trials, title)
@@ -83,20 +83,23 @@ def _log_importances(tracker: Tracker, run_id: str, importances: Importances, ti
         log_drawn(tracker, run_id, draw, Artifact.IMPORTANCES_FIGURE)
 
 
-def trials_frame(trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int) -> pd.DataFrame:
+def trials_frame(
+    trials: Sequence[PastTrial], parameters: Sequence[str], epochs: int, seeds: int
+) -> pd.DataFrame:
     """A row per trial.
 
     Columns: ``number``; ``state`` (complete, pruned or failed); ``start``, whether it has the default
     hyperparameters; ``value``, its highest validation HM (a fraction, empty if no epoch was finished);
-    ``seconds`` of its epochs with validation; ``epochs`` reached; ``planned_epochs``; ``param.<name>`` for
-    each hyperparameter.
+    ``seconds`` of its epochs with validation; ``epochs`` reached, of all its seeds; ``planned_epochs``;
+    ``param.<name>`` for each hyperparameter.
 
     Args:
-        epochs: of a trial, if they are not searched.
+        epochs: of a training, if they are not searched.
+        seeds: trainings of a trial.
     """
     rows = []
     for t in trials:
-        planned = t.values.get("train.epochs", epochs)
+        planned = t.values.get("train.epochs", epochs) * seeds
         facts = [t.number, t.state, t.start, t.hm, round(t.seconds, 3), t.epochs, planned]
         rows.append([*facts, *(t.values.get(p) for p in parameters)])
     return pd.DataFrame(rows, columns=[*COLUMNS, *(PARAMETER + p for p in parameters)])

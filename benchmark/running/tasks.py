@@ -150,8 +150,17 @@ def lock_of(job: Job) -> str:
     return f"jobs/{job.key}"
 
 
-def trial_job(unit: Unit, values: Mapping[str, Any], repetition: int = SEARCH_REPETITION) -> Job:
-    """Stage 1 with the hyperparameters of a trial, as the search trains it or with another seed.
+def trial_jobs(unit: Unit, values: Mapping[str, Any]) -> list[Job]:
+    """The trainings of a trial, one for each seed of the search.
+
+    Raises:
+        JobError: the method does not accept the values together.
+    """
+    return [trial_job(unit, values, SEARCH_REPETITION + i) for i in range(unit.tuning.seeds)]
+
+
+def trial_job(unit: Unit, values: Mapping[str, Any], repetition: int) -> Job:
+    """Stage 1 with the hyperparameters of a trial and the seed of a repetition.
 
     Args:
         values: none for those of the unit.

@@ -39,7 +39,7 @@ from benchmark.running.tasks import (
     failed_search,
     label_of,
     lock_of,
-    trial_job,
+    trial_jobs,
 )
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
@@ -136,7 +136,7 @@ class Worker:
         if task.slot == 0:
             finished = study.finished_trials()
             self.say(f"{unit.title}: tuning, {finished} trials done of {unit.tuning.budget}")
-            self.show(Skipped(finished))
+            self.show(Skipped(finished * unit.tuning.seeds))
 
         def objective(trial: Trial, values: Mapping[str, Any]) -> float:
             return self._trial(task, study.name, trial, values)
@@ -161,7 +161,7 @@ class Worker:
         return TaskResult(tuning=tuned)
 
     def _trial(self, task: Search, study: str, trial: Trial, values: Mapping[str, Any]) -> float:
-        """Train stage 1 with searched hyperparameters and return its validation HM, a fraction.
+        """Train stage 1 with searched hyperparameters; returns the mean validation HM over seeds, a fraction.
 
         Raises:
             Pruned: the study has no hope for the trial.
@@ -170,28 +170,37 @@ class Worker:
         unit = self.plan.units[task.unit]
         label = f"{unit.title} · trial {trial.number}"
         try:
-            job = trial_job(unit, values)
+            jobs = trial_jobs(unit, values)
         except JobError as error:
             self.show(JobEnded(JobLine(label, "failed", {}, str(error))))
             raise
 
+        # The study hears of the epochs of all seeds one after the other, with the mean of the seeds so far.
+        hms: list[float] = []
+        epochs = jobs[0].settings.train.epochs
+
         def report(record: EpochRecord) -> None:
+            step = len(hms) * epochs + record.epoch
             try:
-                trial.report(record.epoch, record.validation["hm"], record.seconds)
+                hm = (sum(hms) + record.validation["hm"]) / (len(hms) + 1)
+                trial.report(step, hm, record.seconds)
             except Pruned:
                 # after its last epoch nothing is left to save
-                if record.epoch + 1 < job.settings.train.epochs:
+                if step + 1 < len(jobs) * epochs:
                     raise
 
         tags = {Tag.TUNED: "false", Tag.VARIANT: "trial", Tag.TRIAL: str(trial.number), Tag.STUDY: study}
-        try:
-            result = self.run_job(job, task.parent, tags, on_epoch=report, label=label)
-        except Pruned:
-            self.show(Skipped(1))
-            raise
-        if result.state == "failed":
-            raise JobError(result.error)
-        return float(result.result["validation"]["hm"])
+        for job in jobs:
+            name = f"{label} · seed {len(hms)}" if len(jobs) > 1 else label
+            try:
+                result = self.run_job(job, task.parent, tags, on_epoch=report, label=name)
+            except Pruned:
+                self.show(Skipped(len(jobs) - len(hms)))
+                raise
+            if result.state == "failed":
+                raise JobError(result.error)
+            hms.append(float(result.result["validation"]["hm"]))
+        return sum(hms) / len(hms)
 
     def say(self, text: str) -> None:
         """Show a line to the user."""

@@ -130,6 +130,9 @@ class TuningConfig(Fields):
         description="trials that may run in parallel, each drawn without the results of the others",
     )
     seed: int = Field(0, ge=0)
+    seeds: int = Field(
+        1, ge=1, le=1000, description="trainings of a trial, each with its own seed; their mean is its result"
+    )
     confirm: int = Field(
         3,
         ge=0,

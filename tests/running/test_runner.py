@@ -215,6 +215,24 @@ def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) 
     assert (plain.studies[0].confirmation, plain.studies[0].chosen) == (None, study.best_values)
 
 
+def test_a_trial_may_be_the_mean_of_several_seeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = bench.call("tuning.seeds=2", "tuning.confirm=0", "tuning.seed=1", methods="linear", trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.display, "start", lambda title, *sizes: exit_in(title, "trial 1 · seed 1"))
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(call, tune_only=True)
+    (study,) = bench.run(call, tune_only=True).studies
+    runs = bench.tracker.find(kind="job", variant="trial")
+    assert {r.tags["repetition"] for r in runs} == {"1000000", "1000001"}
+    hms = [[r.metrics["best/hm"] for r in runs if r.tags["trial"] == t] for t in ("0", "1")]
+    assert [len(values) for values in hms] == [2, 2]
+    assert study.best_hm == pytest.approx(max(sum(values) / 2 for values in hms))
+    (method,) = bench.tracker.find(kind="method")
+    trials = bench.tracker.read_text(method.run_id, Artifact.TRIALS).splitlines()
+    assert [row.split(",")[5:7] for row in trials[1:]] == [["6", "6"]] * 2, "epochs of both seeds"
+    assert set(times_done(bench.tracker.find(kind="job")).values()) == {1}
+
+
 def test_a_training_that_fails_takes_its_trial_out_of_the_confirmation(
     bench: Bench,
 ) -> None:
