@@ -2,9 +2,8 @@
 
     z = sin(f x R)        R: random ``[D_a + D_v, D_w]``, f so large that neighbours have unlike z
 
-x are the temporal means of audio and video. Each sample has a random direction, the same whenever it is
-embedded. So each of C classes is right for 1 / C of the samples on average (ZSL), whatever the class embeddings
-are.
+x are the temporal means of audio and video. A sample always has the same random direction.
+So each of C classes is right for 1 / C of the samples on average (ZSL).
 """
 
 from __future__ import annotations

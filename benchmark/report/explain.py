@@ -34,7 +34,7 @@ from benchmark.report.results.published import differences, published_for
 from benchmark.report.results.released import RELEASED
 from benchmark.report.sections import ReportFigure, Section
 from benchmark.report.tables.captions import method_title
-from benchmark.report.tables.means import IDENTITY, method_ranks
+from benchmark.report.tables.means import IDENTITY, method_ranks, over_searches
 from benchmark.report.tables.recall import recall_by_class
 from benchmark.system.beside import Guard, reason_of, unguarded
 from benchmark.tracking.schema import Artifact, Metric
@@ -98,9 +98,9 @@ CURVES_TEXT = (
     "mean. Each figure has its numbers as CSV."
 )
 SCORES_TEXT = (
-    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and the "
-    "highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if its "
-    "protocol, data and settings are the same."
+    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and "
+    "the highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if "
+    "its protocol, data and settings are the same."
 )
 TRAINING_TEXT = (
     "Training loss and validation HM of stage 1 after each epoch: mean over seeds, with the range of the "
@@ -162,7 +162,7 @@ def scores_of(compared: Comparison) -> ReportFigure:
         comparable = found is not None and not differences(one.jobs.iloc[0].to_dict(), found.source)
         bars = {}
         for metric in SCORES:
-            values = one.jobs[metric].astype(float).dropna()
+            values = over_searches(one.jobs)[metric].astype(float).dropna()
             low, high = spread(values)
             number = getattr(found.numbers, metric) if found is not None and comparable else None
             theirs = float("nan") if number is None else number / 100

@@ -60,6 +60,13 @@ class BenchmarkRun(Fields):
     timeout: float | None = Field(
         None, gt=0, description="Total seconds of tuning per method; alone or with --trials."
     )
+    studies: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Number of independent searches per method, each with its own trainings. With several, "
+        "the ± of tuned rows is over searches.",
+    )
     settings: list[str] = _option(
         [], "set", "settings", "Override a setting: SECTION.FIELD=VALUE (repeatable)."
     )

@@ -57,14 +57,16 @@ def trainings_left(plan: Plan, unit: Unit, states: Sequence[JobStatus | StudySta
     A search that only seconds bound counts for nothing.
     """
     count = sum(isinstance(state, JobStatus) and state.state != "done" for state in states)
-    for study in (state for state in states if isinstance(state, StudyState)):
+    stages, repetitions = 2 if plan.run.stages == "all" else 1, len(unit.repetitions)
+    for number, study in enumerate(state for state in states if isinstance(state, StudyState)):
         count += ((study.left or 0) + study.interrupted + study.running) * unit.tuning.seeds
         if study.state == "done":
             continue
 
-        # Untuned repetitions are trial 0 again; trainings that confirm are stage 1 of tuned ones.
-        confirming, stages = trainings_that_confirm(unit), 2 if plan.run.stages == "all" else 1
-        count += confirming + len(unit.repetitions) * (stages - (2 if confirming else 0))
+        # Trainings that confirm are stage 1 of the tuned repetitions and, for trial 0, of the untuned ones.
+        confirming = trainings_that_confirm(unit)
+        shared = 0 if not confirming else 1 if number else 2
+        count += confirming + repetitions * (stages - shared)
     return count
 
 

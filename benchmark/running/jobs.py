@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ from benchmark.protocol.randomness import derive_seed
 from benchmark.protocol.stages import Experiment, Stage
 from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.settings.resolve import Settings
-from benchmark.settings.schema import Mode, TuningConfig
+from benchmark.settings.schema import MOST_SEEDS, Mode, TuningConfig
 from benchmark.settings.search_space import Range
 
 ALL_SWITCHES = "all"
 SEARCH_REPETITION = 1_000_000
-"""The repetition whose seed the trials of a search have; with several seeds also those after it."""
+"""The repetition whose seed the trials of a search have. No repetition of a run has such a number."""
 FEWEST_CONFIRMING = 3
 """Seeds with which a search is confirmed at least: fewer have no standard error worth the name."""
 
@@ -61,12 +60,36 @@ class Unit:
     base_seed: int
     ablation: str = ""
     """The protocol flag that an ablation corrects; ``all`` for mode corrected; empty outside ablations."""
+    studies: int = 1
+    """How many independent searches there are."""
+    study: int = 0
+    """Number of the search that this unit stands for (``of_study``)."""
 
     @property
     def title(self) -> str:
-        """``TCAF · ucf/cls · paper``, in an ablation with the corrected flag."""
+        """``TCAF · ucf/cls · paper``, in an ablation with the corrected flag, of a further search with its
+        number."""
         switch = f" with {self.ablation} corrected" if self.ablation not in ("", ALL_SWITCHES) else ""
-        return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}"
+        study = f" · study {self.study}" if self.study else ""
+        return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}{study}"
+
+    def of_study(self, number: int) -> Unit:
+        """The unit as one of its searches tunes and trains it: no two share a seed."""
+        if number == self.study:
+            return self
+        step = number * (max(self.confirming) + 1)
+        return replace(
+            self,
+            study=number,
+            tuning=self.tuning.model_copy(update={"seed": self.tuning.seed + number}),
+            repetitions=[repetition + step for repetition in self.repetitions],
+        )
+
+    @property
+    def searching(self) -> list[int]:
+        """The repetitions whose seeds the trials of its search have."""
+        first = SEARCH_REPETITION + self.study * MOST_SEEDS
+        return [first + i for i in range(self.tuning.seeds)]
 
     @property
     def variant(self) -> str:
@@ -81,8 +104,8 @@ class Unit:
     @property
     def confirming(self) -> list[int]:
         """The repetitions whose seeds confirm a search: those of the run, and more if these are few."""
-        further = (r for r in count() if r not in self.repetitions)
-        return [*self.repetitions, *islice(further, max(0, FEWEST_CONFIRMING - len(self.repetitions)))]
+        more, after = FEWEST_CONFIRMING - len(self.repetitions), max(self.repetitions) + 1
+        return [*self.repetitions, *range(after, after + more)]
 
     def job(self, stage: Stage, repetition: int, settings: Settings | None = None) -> Job:
         """One stage of one repetition."""
@@ -225,7 +248,8 @@ class Plan:
             + ([{k: r.model_dump() for k, r in unit.ranges.items()}] if unit.tuning.searches else [])
             for unit in self.units
         ]
-        text = json.dumps([work, self.run.stages, self.tune_only, self.run.dataset], sort_keys=True)
+        asked = [work, self.run.stages, self.tune_only, self.run.dataset, self.run.studies]
+        text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -235,7 +259,9 @@ class Plan:
         for unit in self.units:
             if unit.tuning.trials is None:
                 return None
-            jobs += unit.tuning.trials * unit.tuning.seeds + trainings_that_confirm(unit)
-            if not self.tune_only:
-                jobs += stages * len(unit.repetitions) * (2 if unit.tuning.searches else 1)
+            tests = 0 if self.tune_only else stages * len(unit.repetitions)
+            jobs += tests
+            if unit.tuning.searches:
+                search = unit.tuning.trials * unit.tuning.seeds + trainings_that_confirm(unit)
+                jobs += unit.studies * (search + tests)
         return jobs

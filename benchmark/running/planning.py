@@ -39,7 +39,7 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
     asked = run
     if run.ablate is not None:
         _check_ablation(run, methods)
-        asked = run.model_copy(update={"trials": 0, "mode": "paper"})
+        asked = run.model_copy(update={"trials": 0, "mode": "paper", "studies": 1})
 
     units: list[Unit] = []
     for opened in _open_stores(asked, data_root, overrides.get("data", {})):
@@ -229,6 +229,8 @@ def _unit(
             f"--stages 2 cannot be combined with {option.split()[0]}: tuning needs stage 1; "
             "use --stages all, or --trials 0"
         )
+    if run.studies > 1 and not tuning.searches and not method.control:
+        raise UsageError(f"--studies {run.studies} needs tuning: set a budget, for example --trials 30")
     seeds = run.seeds or preset.seeds
     return Unit(
         method=method,
@@ -245,6 +247,7 @@ def _unit(
         plugins=[path.resolve() for path in run.plugins],
         repetitions=run.repetitions if run.repetitions is not None else list(range(seeds)),
         base_seed=run.base_seed,
+        studies=run.studies,
     )
 
 

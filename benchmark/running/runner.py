@@ -30,10 +30,12 @@ from benchmark.running.tasks import (
     entry_of,
     failed_search,
     trial_jobs,
+    unit_of,
 )
 from benchmark.running.worker import Worker
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
+from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
 from benchmark.tuning.confirmation import Confirmed, confirm
 from benchmark.tuning.locks import StudyLocks
@@ -158,11 +160,11 @@ class Runner:
             None for a search that continues: one trial was to blame.
         """
         if isinstance(task, Search):
-            return self._lost_search(plan.units[task.unit], task, error)
+            return self._lost_search(unit_of(plan, task), task, error)
         if isinstance(task, Confirm):
-            self._record_lost(task.job(plan.units[task.unit]), error)
+            self._record_lost(task.job(unit_of(plan, task)), error)
             return TaskResult()
-        jobs = task.jobs(plan.units[task.unit], plan.run.stages)
+        jobs = task.jobs(unit_of(plan, task), plan.run.stages)
         unfinished = [job for job in jobs if not self.stores.tracker.by_job_key([job.key])]
         for job in unfinished:
             self._record_lost(job, error)
@@ -215,8 +217,9 @@ class _Progress:
         self.parents = [self._open_method(index) for index in range(len(plan.units))]
         self._describe()
         self.open_tasks = [0] * len(plan.units)
-        self.confirming: dict[int, tuple[TuningResult, dict[tuple[int, int], float | None]]] = {}
-        """By unit a search that is over, and the validation HMs by trial and repetition that confirm it."""
+        self.confirming: dict[tuple[int, int], tuple[TuningResult, dict[tuple[int, int], float | None]]] = {}
+        """By unit and study a search that is over, and what confirms it: validation HMs by trial and
+        repetition."""
         self.logged = time.monotonic()
 
     def _describe(self) -> None:
@@ -244,27 +247,35 @@ class _Progress:
                 tasks += self._searches(index)
         return self._opened(tasks)
 
-    def _repetitions(self, index: int, variant: str, values: Mapping[str, object] | None) -> list[Task]:
-        return [
-            Repetition(index, self.parents[index], variant, r, values) for r in self.units[index].repetitions
-        ]
+    def _repetitions(
+        self, index: int, variant: str, values: Mapping[str, object] | None, study: int = 0
+    ) -> list[Task]:
+        repetitions = self.units[index].of_study(study).repetitions
+        return [Repetition(index, self.parents[index], variant, r, values, study) for r in repetitions]
 
     def _searches(self, index: int) -> list[Task]:
-        tuning = self.units[index].tuning
-        slots = min(tuning.parallel, tuning.trials or tuning.parallel)
-        return [Search(index, self.parents[index], slot) for slot in range(slots)]
+        unit = self.units[index]
+        slots = min(unit.tuning.parallel, unit.tuning.trials or unit.tuning.parallel)
+        return [
+            Search(index, self.parents[index], slot, study)
+            for study in range(unit.studies)
+            for slot in range(slots)
+        ]
 
-    def _confirmations(self, index: int, tuning: TuningResult) -> list[Task]:
+    def _confirmations(self, task: Search, tuning: TuningResult) -> list[Task]:
         """The trainings that confirm a search."""
-        unit, parent = self.units[index], self.parents[index]
-        self.confirming[index] = tuning, {}
+        unit = unit_of(self.plan, task)
+        self.confirming[task.unit, task.study] = tuning, {}
         trainings = [(c, r) for c in tuning.candidates for r in unit.confirming]
         self.runner.show(Skipped(trainings_that_confirm(unit) - len(trainings)))  # too few trials succeeded
-        return [Confirm(index, parent, i, c.number, c.values, r) for i, (c, r) in enumerate(trainings)]
+        return [
+            Confirm(task.unit, task.parent, place, c.number, c.values, repetition, task.study)
+            for place, (c, repetition) in enumerate(trainings)
+        ]
 
     def _confirmed(self, task: Confirm, done: TaskResult) -> list[Task]:
         """Take the result of a training that confirms a search; after the last one, choose."""
-        unit, (tuning, hms) = self.units[task.unit], self.confirming[task.unit]
+        unit, (tuning, hms) = unit_of(self.plan, task), self.confirming[task.unit, task.study]
         hms[task.number, task.repetition] = done.hm
         if len(hms) < len(tuning.candidates) * len(unit.confirming):
             return []
@@ -277,16 +288,19 @@ class _Progress:
             error = "every trial that was to confirm the search failed"
             self.result.by_task[task.order] = [failed_search(unit, error)]
             return []
-        return self._tuned(task.unit, replace(tuning, confirmation=found))
+        return self._tuned(task, replace(tuning, confirmation=found))
 
-    def _tuned(self, index: int, tuning: TuningResult) -> list[Task]:
+    def _tuned(self, task: Search | Confirm, tuning: TuningResult) -> list[Task]:
         """Record what a search came to; returns the repetitions with its hyperparameters."""
+        title = unit_of(self.plan, task).title
         self.result.studies.append(tuning)
         if tuning.confirmation is not None:
-            self.runner.say(f"{self.units[index].title}: {tuning.confirmation.sentence()}")
-        with self.beside(f"what confirms the search of {self.units[index].title}"):
-            log_confirmation(self.tracker, self.parents[index], tuning)
-        return [] if self.plan.tune_only else self._repetitions(index, "tuned", tuning.chosen)
+            self.runner.say(f"{title}: {tuning.confirmation.sentence()}")
+        with self.beside(f"what confirms the search of {title}"):
+            log_confirmation(self.tracker, task.parent, tuning, task.study)
+        if self.plan.tune_only:
+            return []
+        return self._repetitions(task.unit, "tuned", tuning.chosen, task.study)
 
     def then(self, task: Task, done: TaskResult) -> list[Task]:
         """Record the result of a task; returns the tasks that it makes possible."""
@@ -298,9 +312,9 @@ class _Progress:
             tasks = self._confirmed(task, done)
         elif isinstance(task, Search) and done.tuning is not None:
             if unit.tuning.confirm:
-                tasks = self._confirmations(task.unit, done.tuning)
+                tasks = self._confirmations(task, done.tuning)
             if not tasks:
-                tasks = self._tuned(task.unit, done.tuning)
+                tasks = self._tuned(task, done.tuning)
         self._opened(tasks)
         self.open_tasks[task.unit] -= 1
 
@@ -346,9 +360,9 @@ class _Progress:
         runs = self.tracker.by_job_key(e.job_key for e in entries)
         found: dict[bool, Means] = {}
         for variant in dict.fromkeys(e.variant for e in entries):
-            done = [runs[e.job_key].metrics for e in entries if e.variant == variant and e.job_key in runs]
+            done = [(e, runs[e.job_key]) for e in entries if e.variant == variant and e.job_key in runs]
             if done:
-                found[variant == "tuned"] = means = Means.of(done)
+                found[variant == "tuned"] = means = _means(done)
                 if stage == 2:
                     self.means[index, variant] = means
         metrics = method_metrics(found.get(False), found.get(True), prefix)
@@ -358,6 +372,16 @@ class _Progress:
         if metrics:
             self.tracker.log_metrics(parent, metrics)
             self.tracker.tag(parent, {Tag.DESCRIPTION: method_note(unit, self.plan.run, self.means, index)})
+
+
+def _means(done: Sequence[tuple[JobEntry, RunRecord]]) -> Means:
+    """Over jobs or, if these follow several searches, over the searches."""
+    by_study: dict[int, list[Mapping[str, float]]] = {}
+    for entry, run in done:
+        by_study.setdefault(entry.study, []).append(run.metrics)
+    if len(by_study) == 1:
+        return Means.of(next(iter(by_study.values())))
+    return Means.of([Means.of(metrics).mean for metrics in by_study.values()])
 
 
 def _is_of(entry: JobEntry, unit: Unit) -> bool:

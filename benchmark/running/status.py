@@ -99,19 +99,22 @@ def plan_states(plan: Plan, stores: Existing) -> list[JobStatus | StudyState]:
 def unit_states(plan: Plan, unit: Unit, stores: Existing) -> list[JobStatus | StudyState]:
     """All work of a unit: jobs, the study, and the tuned jobs once the study is over."""
     found: list[JobStatus | StudyState] = list(_jobs(plan, unit, stores, unit.variant))
-    if unit.tuning.searches:
-        result, study = study_state(unit, stores)
+    for number in range(unit.studies if unit.tuning.searches else 0):
+        one = unit.of_study(number)
+        result, study = study_state(one, stores)
         confirming = [
-            job_status(trial_job(unit, c.values, r), stores, "", f"trial {c.number} again")
+            job_status(trial_job(one, c.values, r), stores, "", f"trial {c.number} again")
             for c in (result.candidates if result else ())
-            for r in unit.confirming
+            for r in one.confirming
         ]
         if result and all(job.state in ("done", "failed") for job in confirming):
-            study = _chosen(unit, stores, result, study)
+            study = _chosen(one, stores, result, study)
         listed = {state.key for state in found if isinstance(state, JobStatus)}  # trial 0 is the untuned one
         found += [study, *(job for job in confirming if job.key not in listed)]
-        if study.chosen_values:
-            found += _jobs(plan, unit, stores, "tuned", study.chosen_values)
+
+        # A first search that keeps the defaults has the untuned jobs; a further one has seeds of its own.
+        if study.chosen_values or (number and study.chosen_trial is not None):
+            found += _jobs(plan, one, stores, "tuned", study.chosen_values)
     return found
 
 

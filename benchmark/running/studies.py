@@ -13,10 +13,10 @@ from functools import partial
 
 import pandas as pd
 
-from benchmark.running.jobs import SEARCH_REPETITION, Unit
+from benchmark.running.jobs import Unit
 from benchmark.running.records import log_drawn
 from benchmark.system.beside import Beside
-from benchmark.tracking.schema import PARAMETER, Artifact, Tag
+from benchmark.tracking.schema import PARAMETER, Artifact, Tag, of_study
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning.results import Importances, PastTrial, TuningResult
 from benchmark.tuning.study import Study
@@ -25,62 +25,69 @@ COLUMNS = ["number", "state", "start", "value", "seconds", "epochs", "planned_ep
 
 
 def log_study(
-    tracker: Tracker, run_id: str, study: Study, found: TuningResult, title: str, epochs: int, beside: Beside
+    tracker: Tracker, run_id: str, study: Study, found: TuningResult, unit: Unit, epochs: int, beside: Beside
 ) -> None:
     """Log a study that has used up its budget, unless this was done before.
 
     Args:
         run_id: of the method.
-        title: heading of the figures.
-        epochs: of a trial, if the study does not search them.
+        unit: what is tuned.
+        epochs: of a training, if the study does not search them.
         beside: records failures of everything except the result.
     """
-    tags = {Tag.TUNING_TRIALS: str(found.complete + found.pruned), Tag.TUNING_PRUNED: str(found.pruned)}
+    named = partial(of_study, number=unit.study)
+    tags = {
+        named(Tag.TUNING_TRIALS): str(found.complete + found.pruned),
+        named(Tag.TUNING_PRUNED): str(found.pruned),
+    }
     before = tracker.get(run_id).tags
     if tags.items() <= before.items():
         return
-    tracker.log_json(run_id, found.as_dict(), Artifact.TUNING)
-    with beside(Artifact.TRIALS):
+    tracker.log_json(run_id, found.as_dict(), named(Artifact.TUNING))
+    with beside(named(Artifact.TRIALS)):
         trials = trials_frame(study.past_trials(), list(study.ranges), epochs, study.config.seeds)
-        tracker.log_text(run_id, trials.to_csv(index=False), Artifact.TRIALS)
-        with beside(Artifact.TUNING_FIGURE):
-            _log_history(tracker, run_id, trials, title)
-    with beside(Artifact.IMPORTANCES):
+        tracker.log_text(run_id, trials.to_csv(index=False), named(Artifact.TRIALS))
+        with beside(named(Artifact.TUNING_FIGURE)):
+            _log_history(tracker, run_id, trials, unit)
+    with beside(named(Artifact.IMPORTANCES)):
         importances = study.importances()
-        tracker.log_json(run_id, asdict(importances), Artifact.IMPORTANCES)
-        with beside(Artifact.IMPORTANCES_FIGURE):
-            _log_importances(tracker, run_id, importances, title)
+        tracker.log_json(run_id, asdict(importances), named(Artifact.IMPORTANCES))
+        with beside(named(Artifact.IMPORTANCES_FIGURE)):
+            _log_importances(tracker, run_id, importances, unit)
     tracker.tag(run_id, {**tags, **beside.tags(before)})  # last: the tags say that the rest is there
 
 
-def log_confirmation(tracker: Tracker, run_id: str, found: TuningResult) -> None:
+def log_confirmation(tracker: Tracker, run_id: str, found: TuningResult, number: int) -> None:
     """Log what the trainings with other seeds came to, unless this was done before.
 
     Args:
         run_id: of the method.
+        number: of the search.
     """
     if found.confirmation is None:
         return
     tried, trainings = [c.number for c in found.confirmation.candidates], len(found.confirmation.seeds)
     text = f"trial {found.confirmation.number} of {tried}, {trainings} trainings each"
-    if tracker.get(run_id).tags.get(Tag.TUNING_CONFIRMED) != text:
-        tracker.log_json(run_id, found.as_dict(), Artifact.TUNING)
-        tracker.tag(run_id, {Tag.TUNING_CONFIRMED: text})
+    tag = of_study(Tag.TUNING_CONFIRMED, number)
+    if tracker.get(run_id).tags.get(tag) != text:
+        tracker.log_json(run_id, found.as_dict(), of_study(Artifact.TUNING, number))
+        tracker.tag(run_id, {tag: text})
 
 
-def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, title: str) -> None:
+def _log_history(tracker: Tracker, run_id: str, trials: pd.DataFrame, unit: Unit) -> None:
     from benchmark.figures.searches import history_figure  # matplotlib takes half a second
 
-    log_drawn(tracker, run_id, partial(history_figure, trials, title), Artifact.TUNING_FIGURE)
+    name = of_study(Artifact.TUNING_FIGURE, unit.study)
+    log_drawn(tracker, run_id, partial(history_figure, trials, unit.title), name)
 
 
-def _log_importances(tracker: Tracker, run_id: str, importances: Importances, title: str) -> None:
+def _log_importances(tracker: Tracker, run_id: str, importances: Importances, unit: Unit) -> None:
     from benchmark.figures.searches import Panel, importances_figure
 
     if importances.values:
-        panel = Panel(f"{title}, {importances.trials} finished trials", importances.values)
+        panel = Panel(f"{unit.title}, {importances.trials} finished trials", importances.values)
         draw = partial(importances_figure, [panel], importances.evaluator)
-        log_drawn(tracker, run_id, draw, Artifact.IMPORTANCES_FIGURE)
+        log_drawn(tracker, run_id, draw, of_study(Artifact.IMPORTANCES_FIGURE, unit.study))
 
 
 def trials_frame(
@@ -112,7 +119,7 @@ def study_of(unit: Unit, storage: str) -> Study:
     """
     ranges = unit.ranges
     start = unit.settings.searchable()
-    identity = unit.job(1, SEARCH_REPETITION).identity()
+    identity = unit.job(1, unit.searching[0]).identity()
     identity["tuning"] = unit.tuning.model_dump(exclude={"trials", "timeout", "confirm"})
     identity["ranges"] = {k: r.model_dump() for k, r in ranges.items()}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

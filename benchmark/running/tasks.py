@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from benchmark.errors import JobError, UsageError
 from benchmark.running.benchmark_run import Stages
-from benchmark.running.jobs import SEARCH_REPETITION, Job, Unit
+from benchmark.running.jobs import Job, Plan, Unit
 from benchmark.tuning.results import TuningResult
 
 MOST_SLOTS = 1000
 """Most processes that work on one search."""
+MOST_TASKS = 100_000_000
+"""More than the tasks of one search."""
 JobState = Literal["done", "reused", "failed", "not run", "running", "interrupted"]
 """``reused``: done by an earlier run; ``running``: a living process works on it; ``interrupted``:
 started, and no process works on it."""
@@ -55,6 +57,8 @@ class JobEntry:
     error: str = ""
     ablation: str = ""
     """The protocol flag that an ablation corrects alone; ``all`` for mode corrected."""
+    study: int = 0
+    """Number of the search that a tuned job follows."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Repetition:
     repetition: int
     values: Mapping[str, Any] | None = None
     """Hyperparameters that the search found."""
+    study: int = 0
 
     def final_job(self, unit: Unit) -> Job:
         """Its stage 2, whose ``first_stage`` is its stage 1."""
@@ -96,11 +101,12 @@ class Search:
     """MLflow run of the method."""
     slot: int = 0
     """0: to the search's end; others only help."""
+    study: int = 0
 
     @property
     def order(self) -> tuple[int, int, int]:
         """Its place among the tasks; smaller ones start first."""
-        return (self.unit, 1, self.slot)
+        return (self.unit, 1, self.study * MOST_TASKS + self.slot)
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Confirm:
     values: Mapping[str, Any]
     """Its hyperparameters; empty for trial 0."""
     repetition: int
+    study: int = 0
 
     def job(self, unit: Unit) -> Job:
         """Its training."""
@@ -126,7 +133,7 @@ class Confirm:
     @property
     def order(self) -> tuple[int, int, int]:
         """Its place among the tasks; smaller ones start first."""
-        return (self.unit, 1, MOST_SLOTS + self.place)
+        return (self.unit, 1, self.study * MOST_TASKS + MOST_SLOTS + self.place)
 
 
 Task = Repetition | Search | Confirm
@@ -145,6 +152,11 @@ class TaskResult:
     """Whether it stopped at a checkpoint, for a later run to continue."""
 
 
+def unit_of(plan: Plan, task: Task) -> Unit:
+    """The unit of a task, as the search of the task tunes and trains it."""
+    return plan.units[task.unit].of_study(task.study)
+
+
 def lock_of(job: Job) -> str:
     """Name of the lock that a process holds while it works on a job."""
     return f"jobs/{job.key}"
@@ -156,7 +168,7 @@ def trial_jobs(unit: Unit, values: Mapping[str, Any]) -> list[Job]:
     Raises:
         JobError: the method does not accept the values together.
     """
-    return [trial_job(unit, values, SEARCH_REPETITION + i) for i in range(unit.tuning.seeds)]
+    return [trial_job(unit, values, repetition) for repetition in unit.searching]
 
 
 def trial_job(unit: Unit, values: Mapping[str, Any], repetition: int) -> Job:
@@ -191,11 +203,19 @@ def entry_of(result: JobResult, variant: str) -> JobEntry:
         job_key=job.key,
         state=result.state,
         error=result.error,
+        study=job.unit.study,
     )
 
 
 def failed_search(unit: Unit, error: str) -> JobEntry:
     """The line of ``jobs.json`` for a search without a result."""
     return JobEntry(
-        **unit.identity(), variant="tuned", repetition=0, stage=1, job_key="", state="failed", error=error
+        **unit.identity(),
+        variant="tuned",
+        repetition=0,
+        stage=1,
+        job_key="",
+        state="failed",
+        error=error,
+        study=unit.study,
     )

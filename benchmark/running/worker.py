@@ -40,6 +40,7 @@ from benchmark.running.tasks import (
     label_of,
     lock_of,
     trial_jobs,
+    unit_of,
 )
 from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
@@ -80,7 +81,7 @@ class Worker:
 
     def done_before(self, task: Task) -> TaskResult | None:
         """The result of a task that an earlier run finished; None if something of it is left to do."""
-        unit = self.plan.units[task.unit]
+        unit = unit_of(self.plan, task)
         if isinstance(task, Search):
             return self._search(task) if study_of(unit, self.stores.storage).is_over() else None
         if isinstance(task, Confirm):
@@ -98,7 +99,7 @@ class Worker:
         return TaskResult([entry_of(result, task.variant) for result in results])
 
     def _repetition(self, task: Repetition) -> TaskResult:
-        unit, stages, entries = self.plan.units[task.unit], self.plan.run.stages, []
+        unit, stages, entries = unit_of(self.plan, task), self.plan.run.stages, []
         tags = {Tag.TUNED: str(task.variant == "tuned").lower(), Tag.VARIANT: task.variant}
         second = task.final_job(unit)
         first = second.first_stage()
@@ -120,7 +121,7 @@ class Worker:
 
     def _confirm(self, task: Confirm) -> TaskResult:
         """Train a trial again with another seed, unless a repetition has the same training."""
-        job = task.job(self.plan.units[task.unit])
+        job = task.job(unit_of(self.plan, task))
         tags = {Tag.TUNED: "false", Tag.VARIANT: "confirmation", Tag.CONFIRMS: str(task.number)}
         return self._confirmed(task, self.run_job(job, task.parent, tags, show_end=False))
 
@@ -130,7 +131,7 @@ class Worker:
         return TaskResult(hm=float(done.result["validation"]["hm"]) if done.result else None)
 
     def _search(self, task: Search) -> TaskResult:
-        unit = self.plan.units[task.unit]
+        unit = unit_of(self.plan, task)
         study = study_of(unit, self.stores.storage)
         locks = StudyLocks(self.locks, study.name)
         if task.slot == 0:
@@ -155,7 +156,7 @@ class Worker:
         beside = self._beside(unit.title)
         with beside("the record of the search"):
             epochs = unit.settings.train.epochs
-            log_study(self.stores.tracker, task.parent, study, tuned, unit.title, epochs, beside)
+            log_study(self.stores.tracker, task.parent, study, tuned, unit, epochs, beside)
         with beside("what is missing of the search"):
             self.stores.tracker.tag(task.parent, beside.tags())
         return TaskResult(tuning=tuned)
@@ -167,7 +168,7 @@ class Worker:
             Pruned: the study has no hope for the trial.
             JobError: the job failed, or the method refuses the values.
         """
-        unit = self.plan.units[task.unit]
+        unit = unit_of(self.plan, task)
         label = f"{unit.title} · trial {trial.number}"
         try:
             jobs = trial_jobs(unit, values)

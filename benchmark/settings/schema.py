@@ -13,6 +13,8 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from benchmark.system.reading import Fields
 from benchmark.tracking.schema import Budget, current_alignment
 
+MOST_SEEDS = 1000
+"""Most trainings of a trial."""
 Mode = Literal["paper", "corrected"]
 Switch = Literal["paper", "corrected"]
 Length = Literal["max"] | Annotated[int, Field(ge=1, le=100_000)]
@@ -131,7 +133,10 @@ class TuningConfig(Fields):
     )
     seed: int = Field(0, ge=0)
     seeds: int = Field(
-        1, ge=1, le=1000, description="trainings of a trial, each with its own seed; their mean is its result"
+        1,
+        ge=1,
+        le=MOST_SEEDS,
+        description="trainings of a trial, each with its own seed; their mean is its result",
     )
     confirm: int = Field(
         3,

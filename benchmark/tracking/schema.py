@@ -67,6 +67,12 @@ class Tag:
     CPU_CAPABILITY, BLAS, CUDA_DEVICE = "cpu_capability", "blas", "cuda_device"
 
 
+def of_study(name: str, number: int) -> str:
+    """The name of a tag or artifact of one of several searches of a method; that of the first is the name
+    itself."""
+    return f"study-{number}-{name}" if number else name
+
+
 class Metric:
     """Names of metrics, accuracies as fractions; those that end in ``/`` or ``_`` are prefixes."""
 

@@ -21,14 +21,18 @@ from support.tiny import TINY, Bench, results
 from benchmark.errors import UsageError
 from benchmark.method import Method
 from benchmark.protocol.code_version import code_version
+from benchmark.report.results.collect import collect, records
+from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.means import summarise
 from benchmark.running import planning
 from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.running.jobs import Plan
+from benchmark.running.status import Existing, plan_states
 from benchmark.running.studies import study_of
 from benchmark.running.tasks import Search
 from benchmark.settings.search_space import Range
 from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.schema import Artifact
+from benchmark.tracking.schema import Artifact, of_study
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study as tuning
 
@@ -213,6 +217,49 @@ def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) 
     plain = bench.run(bench.call("tuning.seed=1", "tuning.confirm=0", methods="linear", seeds=2, trials=3))
     assert plain.studies[0].study == study.study
     assert (plain.studies[0].confirmation, plain.studies[0].chosen) == (None, study.best_values)
+
+
+def test_several_searches_share_no_seed_and_each_has_its_trainings(bench: Bench) -> None:
+    call = bench.call(methods="linear", seeds=2, trials=2, studies=2)
+    result = bench.run(call)
+    tuned = [e for e in result.entries if e.variant == "tuned"]
+    assert {(e.study, e.repetition) for e in tuned} == {(0, 0), (0, 1), (1, 3), (1, 4)}
+    assert [len(s.confirmation.seeds) for s in result.studies if s.confirmation] == [3, 3]
+    confirming = [set(s.confirmation.seeds) for s in result.studies if s.confirmation]
+    assert len(set.union(*confirming)) == 6, "no seed confirms two searches"
+    trials = bench.tracker.find(kind="job", variant="trial")
+    assert {r.tags["repetition"] for r in trials} == {"1000000", "1001000"}
+    names = [run.name for run in bench.tracker.find(kind="job")]
+    assert len(set(names)) == len(names)
+
+    # Each search is recorded, and the same command does nothing again.
+    (method,) = bench.tracker.find(kind="method")
+    found = [bench.tracker.read_json(method.run_id, of_study(Artifact.TUNING, n)) for n in range(2)]
+    assert [f["study"] for f in found] == [s.study for s in result.studies]
+    assert {e.state for e in bench.run(call).entries} == {"reused"}
+    states = plan_states(bench.plan(call), Existing(bench.tracker, bench.stores.storage, bench.runs))
+    assert {s.state for s in states} == {"done"}
+
+    # More searches begin with these.
+    more = bench.run(bench.call(methods="linear", seeds=2, trials=2, studies=3), tune_only=True)
+    assert [s.study for s in more.studies][:2] == [f["study"] for f in found]
+
+    # A tuned row is over searches: the mean of each counts once.
+    results = collect(bench.tracker, [result.run_id])
+    (row,) = records(summarise(results.test[results.test["variant"] == "tuned"]))
+    assert (row["seeds"], row["searches"], row["trainings"]) == (2, 2, 2)
+    hm = results.test[results.test["variant"] == "tuned"].groupby("study")["hm"].mean()
+    assert row["hm"] == pytest.approx(100 * hm.mean())
+    assert row["hm_std"] == pytest.approx(100 * hm.std(ddof=1))
+    tables = {t.name: t for t in build_tables(results)}
+    assert "tuned: 2 searches, 2 trainings each" in list(tables["gzsl"].cells["Settings"])
+    assert len(tables["tuning"].cells) == 2
+    assert "± is over searches" in tables["gzsl"].caption
+
+
+def test_several_searches_need_a_budget(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="--studies 3 needs tuning"):
+        bench.units(bench.call(methods="linear", studies=3))
 
 
 def test_a_trial_may_be_the_mean_of_several_seeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

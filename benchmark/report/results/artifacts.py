@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -11,7 +13,7 @@ import pandas as pd
 from benchmark.errors import UsageError
 from benchmark.system.redaction import hide_values
 from benchmark.tracking.runs import RunRecord
-from benchmark.tracking.schema import Artifact
+from benchmark.tracking.schema import Artifact, Tag, of_study
 from benchmark.tracking.tracker import Tracker
 
 
@@ -51,8 +53,18 @@ def entries_of(tracker: Tracker, call: RunRecord) -> list[dict[str, Any]]:
     return list(hide_values(artifact_json(tracker, call.run_id, Artifact.JOBS) or []))
 
 
-def study_of_run(tracker: Tracker, run_id: str) -> dict[str, Any]:
-    """The study of a method's run. Earlier stores have the result alone; what cannot be read is None."""
+def study_of_run(tracker: Tracker, run_id: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The studies of a method's run. Earlier stores have the result alone; what cannot be read is None.
+
+    Args:
+        tags: of the run, which name further studies.
+    """
+    further = []
+    for number in count(1):
+        if of_study(Tag.TUNING_TRIALS, number) not in tags:
+            break
+        found = artifact_json(tracker, run_id, of_study(Artifact.TUNING, number))
+        further += [found] if isinstance(found, dict) else []
     study, importances = (
         artifact_json(tracker, run_id, name) for name in (Artifact.TUNING, Artifact.IMPORTANCES)
     )
@@ -60,4 +72,5 @@ def study_of_run(tracker: Tracker, run_id: str) -> dict[str, Any]:
         "study": study if isinstance(study, dict) else None,
         "search": artifact_frame(tracker, run_id, Artifact.TRIALS),
         "importances": importances if isinstance(importances, dict) else None,
+        "further": further,
     }

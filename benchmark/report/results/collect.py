@@ -42,7 +42,7 @@ DISJOINT = ("disjoint_seen", "disjoint_hm", "disjoint_samples", "disjoint_classe
 FRACTIONS = (*METRICS, "disjoint_seen", "disjoint_hm")
 NUMBERS = (*METRICS, "beta", "epochs", *DISJOINT)
 UNIT = ["dataset", "features", "mode", "alignment", "method"]
-ROW = [*UNIT, "variant", "repetition"]
+ROW = [*UNIT, "variant", "study", "repetition"]
 _FACTS = ["kind", "switches", "as_published", "split", "stage", "state"]
 COLUMNS = [*ROW, *_FACTS, *NUMBERS, "seed", "job_key", "run_id", "benchmark_run", "error"]
 """``kind``: published, real or generated (synthetic) data; ``switches``: protocol switches that differ from
@@ -50,7 +50,7 @@ the mode; ``as_published``: whether the settings are the published ones."""
 SLOTS = ("untuned", "user-set", "tuned", RELEASED)
 """Kinds of settings in the order of rows. Published and default settings are one kind, ``untuned``."""
 TYPES: dict[str, type] = {**dict.fromkeys(COLUMNS, object), **dict.fromkeys(NUMBERS, float)}
-TYPES |= {"repetition": int, "stage": int, "as_published": bool}
+TYPES |= {"repetition": int, "study": int, "stage": int, "as_published": bool}
 """Types of the columns, so that frames fit each other even without rows or values."""
 RECALL_COLUMNS = [
     "run_id", "class", "group", "gzsl", "own_group", "samples", "nearest_seen_class", "nearest_seen_cosine",
@@ -79,6 +79,10 @@ class UnitFacts:
     """Id of the method's run; its own jobs are below it."""
     study: Mapping[str, Any] | None = None
     """Result of tuning (``Artifact.TUNING``); None without tuning."""
+    further: Sequence[Mapping[str, Any]] = ()
+    """Results of further searches, if there are several."""
+    number: int = 0
+    """Which of several searches ``study`` is."""
     search: pd.DataFrame | None = field(default=None, compare=False)
     """The trials (``Artifact.TRIALS``); None without tuning and in earlier stores."""
     importances: Mapping[str, Any] | None = None
@@ -277,13 +281,15 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """A row (``COLUMNS`` and ``ablation``) for each entry of the lists of jobs.
 
-    If tuning kept the untuned settings, its jobs are those of the untuned rows, which are enough.
+    If tuning kept the untuned settings, its jobs are those of the untuned rows, which are enough. A further
+    search has jobs of its own, whatever it kept.
     """
     untuned = {(call.run_id, e["job_key"]) for call, e in entries if e["variant"] != "tuned"}
+    several = {call.run_id for call, e in entries if e.get("study", 0)}
     entries = [
         (call, e)
         for call, e in entries
-        if e["variant"] != "tuned" or (call.run_id, e["job_key"]) not in untuned
+        if e["variant"] != "tuned" or (call.run_id, e["job_key"]) not in untuned or call.run_id in several
     ]
     has_test = {call.run_id for call, entry in entries if entry["stage"] == 2}
     facts = {(u.call, u.dataset, u.features, u.mode, u.method): u for u in units}
@@ -306,7 +312,7 @@ def _released_frame(released: Sequence[ReleasedWeights]) -> pd.DataFrame:
     for weights in released:
         run, tags = weights.run, weights.run.tags
         row: dict[str, Any] = {name: tags.get(name, "unknown") for name in UNIT} | _numbers(run, Metric.TEST)
-        row |= {"variant": RELEASED, "repetition": 0, "settings": weights.settings}
+        row |= {"variant": RELEASED, "repetition": 0, "study": 0, "settings": weights.settings}
         row |= {"kind": tags.get(Tag.DATASET_KIND, ""), "run_id": run.run_id}
         row |= {"split": "test", "stage": 2, "state": "done"}
         row |= {"switches": ", ".join(switched(run.params)), "as_published": weights.published_settings}
@@ -363,7 +369,9 @@ def _units(tracker: Tracker, found: Sequence[RunRecord]) -> list[UnitFacts]:
                 continue
             unit = _unit(run, call.run_id)
             units.append(
-                replace(unit, **study_of_run(tracker, run.run_id)) if Tag.TUNING_TRIALS in tags else unit
+                replace(unit, **study_of_run(tracker, run.run_id, tags))
+                if Tag.TUNING_TRIALS in tags
+                else unit
             )
     return units
 
@@ -391,6 +399,7 @@ def _row(
         name: entry[name]
         for name in ("dataset", "features", "mode", "method", "variant", "repetition", "job_key")
     }
+    row["study"] = entry.get("study", 0)
     row["alignment"] = unit.alignment if unit else "unknown"
     row["kind"] = unit.tag(Tag.DATASET_KIND) if unit else ""
     row |= {"switches": "", "as_published": entry["variant"] == "published"}
@@ -416,8 +425,9 @@ def _frame(rows: list[dict[str, Any]], params: Mapping[str, Mapping[str, str]]) 
     frame = pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
     frame["settings"], frame["slot"] = "", frame["variant"].map(slot_of)
     for _, group in frame.groupby([*UNIT, "slot"], sort=False):
-        frame.loc[group.index, "settings"] = _settings_labels(group, params)
-    done = frame[frame["state"] == "done"].drop_duplicates([*UNIT, "slot", "repetition", "settings"])
+        if not group["study"].any():  # several searches find different settings, which are one row
+            frame.loc[group.index, "settings"] = _settings_labels(group, params)
+    done = frame[frame["state"] == "done"].drop_duplicates([*UNIT, "slot", "study", "repetition", "settings"])
     lost = frame[(frame["state"] != "done") & ~_in(frame, done)].drop_duplicates(ROW)
     return frame.loc[sorted([*done.index, *lost.index])].drop(columns="slot").reset_index(drop=True)
 

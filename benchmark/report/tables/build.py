@@ -223,9 +223,7 @@ class _Builder:
             self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts
         ]
         settings = [
-            settings_text(
-                " / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"], int(g["seeds"].max())
-            )
+            settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"], *_trainings(g))
             for g in rows
         ]
         columns = [Column("Method", "", titles), Column("Settings", "", settings)]
@@ -244,7 +242,9 @@ class _Builder:
         for row in rows:
             present = row is not None and row["seeds"] > 0 and not pd.isna(row[metric])
             texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
-            competes = row is not None and present and row["seeds"] >= FEWEST_SEEDS and row["slot"] != "tuned"
+            competes = row is not None and present and row["seeds"] >= FEWEST_SEEDS
+            if row is not None and row["slot"] == "tuned" and row["searches"] == 1:
+                competes = False
             found = (
                 (row[metric], row[f"{metric}_std"], row["seeds"]) if row is not None and competes else None
             )
@@ -291,6 +291,11 @@ class _Builder:
         marks = "".join(t for c in columns for t in c.texts)
         lines = notes.lines(name, marks, self.summary, published=published)
         return Table(name, title, text, cells, bold, groups, lines)
+
+
+def _trainings(rows: pd.DataFrame) -> tuple[int, int]:
+    """Trainings of a search and searches, of the rows of a method on several datasets."""
+    return int(rows["trainings"].max()), int(rows["searches"].max())
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:

@@ -278,7 +278,12 @@ def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -
         "Dataset": lambda row: dataset_title(results, row["dataset"]),
         "Protocol": protocol_text,
         "Method": lambda row: method_title(results, row["method"]),
-        "Settings": lambda row: settings_text(row["variant"], row["settings"], int(row.get("seeds") or 0)),
+        "Settings": lambda row: settings_text(
+            row["variant"],
+            row["settings"],
+            int(row.get("trainings") or row.get("seeds") or 0),
+            int(row.get("searches") or 1),
+        ),
     }
     found = [(header, [texts[header.rstrip("?")](row) for row in rows]) for header in headers]
     return [
@@ -288,15 +293,17 @@ def labels(results: Results, rows: Sequence[Mapping[str, Any]], *headers: str) -
     ]
 
 
-def settings_text(variant: str, settings: str, trainings: int = 0) -> str:
+def settings_text(variant: str, settings: str, trainings: int = 0, searches: int = 1) -> str:
     """The settings of a row, as tables name them.
 
     Args:
-        trainings: of a tuned row, which are of one search.
+        trainings: of each search of a tuned row.
     """
     name = "released weights" if variant == RELEASED else variant
     if variant == "tuned" and trainings:
-        name = f"tuned: one search, {trainings} training{'s' * (trainings > 1)}"
+        of = "one search" if searches == 1 else f"{searches} searches"
+        each = " each" if searches > 1 else ""
+        name = f"tuned: {of}, {trainings} training{'s' * (trainings > 1)}{each}"
     return f"{name} {settings}".strip()
 
 

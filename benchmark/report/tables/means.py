@@ -28,23 +28,64 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: ``IDENTITY`` (``slot``: one of ``SLOTS``; ``settings``: what distinguishes rows with different
     settings), ``variant`` (published, default, user-set, tuned or released), ``kind`` of data, ``switches``
     that differ from the mode, ``as_published`` (whether the settings are the published ones), ``seeds`` with
-    a result, ``planned`` seeds, ``state`` of the worst job, and for each of ``NUMBERS`` its mean with
+    a result, ``planned`` seeds, ``state`` of the worst job, ``searches`` that a tuned row is over and
+    ``trainings`` of each (then ``seeds`` counts searches), and for each of ``NUMBERS`` its mean with
     ``ENDS``, accuracies in percent.
     """
     rows: list[dict[str, Any]] = []
-    slots = frame.assign(slot=frame["variant"].map(slot_of))
-    for key, group in slots.groupby(IDENTITY, sort=False):
+    for key, group in over_searches(frame).groupby(IDENTITY, sort=False):
         done = group[group["state"] == "done"]
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
         row |= {"variant": group["variant"].iloc[0], "kind": group["kind"].iloc[0]}
         row |= {"switches": group["switches"].max(), "as_published": bool(group["as_published"].all())}
         row |= _progress(group)
+        searches = int(group["searches"].max())
+        row |= {
+            "searches": searches,
+            "trainings": int(group["trainings"].max()) if searches > 1 else row["seeds"],
+        }
         for name in NUMBERS:
             row |= _over_seeds(name, done[name] * (100.0 if name in FRACTIONS else 1.0))
         rows.append(row)
     numbers = [number + end for number in NUMBERS for end in ("", *ENDS)]
-    facts = ["variant", "kind", "switches", "as_published", "seeds", "planned", "state"]
+    facts = [
+        "variant",
+        "kind",
+        "switches",
+        "as_published",
+        "seeds",
+        "planned",
+        "state",
+        "searches",
+        "trainings",
+    ]
     return pd.DataFrame(rows, columns=[*IDENTITY, *facts, *numbers])
+
+
+def over_searches(frame: pd.DataFrame) -> pd.DataFrame:
+    """Jobs, in which tuned settings of several searches have a row per search: the mean over its trainings.
+
+    Columns are added: ``slot``, ``searches`` (1 if there are not several) and ``trainings`` of each. The row
+    of a search has its number as ``repetition`` and ``seed``.
+    """
+    frame = frame.assign(slot=frame["variant"].map(slot_of), searches=1, trainings=1)
+    if not frame["study"].any():
+        return frame
+    parts = []
+    for _, group in frame.groupby(IDENTITY, sort=False):
+        number = group["study"].nunique()
+        if number == 1:
+            parts.append(group)
+            continue
+        for study, jobs in group.groupby("study"):
+            done, row = jobs[jobs["state"] == "done"], jobs.iloc[:1].copy()
+            for name in NUMBERS:
+                row[name] = done[name].mean()
+            row["state"] = _progress(jobs)["state"]
+            parts.append(
+                row.assign(repetition=study, seed=f"search {study}", searches=number, trainings=len(done))
+            )
+    return pd.concat(parts)
 
 
 def _over_seeds(name: str, values: pd.Series) -> dict[str, float]:

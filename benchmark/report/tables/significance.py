@@ -15,7 +15,14 @@ from benchmark.report.results.collect import UNIT, Results, distinct, once, reco
 from benchmark.report.results.published import differences, published_for
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, labels, method_title, processors_sentence
-from benchmark.report.tables.means import IDENTITY, LABELS, PUBLISHED_METRICS, method_ranks, order_rows
+from benchmark.report.tables.means import (
+    IDENTITY,
+    LABELS,
+    PUBLISHED_METRICS,
+    method_ranks,
+    order_rows,
+    over_searches,
+)
 from benchmark.report.tables.studies import ONE_SEARCH
 from benchmark.report.tables.table import (
     NOTHING,
@@ -54,6 +61,11 @@ def _trained(results: Results) -> pd.DataFrame:
     )
 
 
+def _repeated(results: Results) -> pd.DataFrame:
+    """``_trained`` with a row per repetition of the procedure: a training, or a search with its trainings."""
+    return over_searches(_trained(results))
+
+
 @once
 def intervals(results: Results) -> pd.DataFrame:
     """A row per method and kind of settings (``IDENTITY``), in percent and percentage points.
@@ -66,13 +78,15 @@ def intervals(results: Results) -> pd.DataFrame:
     ``FEWEST_SEEDS`` seeds there are no intervals over seeds and no p-values. ``samples_drawn``: see
     ``_over_samples``.
     """
-    rows = []
-    for key, jobs in _trained(results).groupby(IDENTITY, sort=False):
+    rows, trained = [], dict(list(_trained(results).groupby(IDENTITY, sort=False)))
+    for key, jobs in _repeated(results).groupby(IDENTITY, sort=False):
         row: dict[str, Any] = dict(zip(IDENTITY, key, strict=True))
         first = jobs.sort_values("repetition").iloc[0]
         row |= {"variant": first["variant"], "seeds": len(jobs)}
+        row |= {name: int(first[name]) for name in ("searches", "trainings")}
+        row["trainings"] = row["trainings"] if row["searches"] > 1 else len(jobs)
         found = published_for(row["dataset"], row["features"], row["method"])
-        row |= _over_samples([results.groups.get(run_id) for run_id in jobs["run_id"]])
+        row |= _over_samples([results.groups.get(run_id) for run_id in trained[key]["run_id"]])
         for metric in PUBLISHED_METRICS:
             low, high = mean_interval(jobs[metric]) if len(jobs) >= FEWEST_SEEDS else (math.nan, math.nan)
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
@@ -86,7 +100,8 @@ def intervals(results: Results) -> pd.DataFrame:
         rows.append(row)
     ends = ["", "_by_seed", "_low", "_high", "_samples_low", "_samples_high", "_published", "_to_published"]
     names = [m + end for m in PUBLISHED_METRICS for end in (*ends, *(["_p"] if m in TESTED else []))]
-    frame = pd.DataFrame(rows, columns=[*IDENTITY, "variant", "seeds", "samples_drawn", *names])
+    facts = ["variant", "seeds", "searches", "trainings", "samples_drawn"]
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, *facts, *names])
     return _corrected(order_rows(frame, method_ranks(results)))
 
 
@@ -125,11 +140,12 @@ def comparisons(results: Results) -> pd.DataFrame:
     have, and for each metric of ``TESTED``: ``_difference`` (method - other), its ``_std``, ``_low`` and
     ``_high`` of its 95 % interval, ``_wins`` and ``_losses`` (seeds in which the method is above or below the
     other), ``_p`` of the paired t-test and ``_p_holm``, corrected for all tests of the feature set. Below
-    ``FEWEST_SEEDS`` seeds there are no intervals and no tests. Tuned settings are not tested: each method has
-    one search only, so the variance between searches is unknown.
+    ``FEWEST_SEEDS`` seeds there are no intervals and no tests. Tuned settings are not tested if a method has
+    one search only, since the variance between searches is unknown. With several, ``seeds`` counts searches.
     """
     rows, ranks = [], method_ranks(results)
-    for key, jobs in _trained(results).groupby(COMPARED_IN, sort=False):
+    for key, jobs in _repeated(results).groupby(COMPARED_IN, sort=False):
+        single = key[-1] == "tuned" and bool((jobs["searches"] == 1).any())
         groups = jobs.groupby(["method", "settings"], sort=False)
         sides = [(key, side.set_index("seed")[list(TESTED)]) for key, side in groups]
         sides.sort(key=lambda side: ranks[str(side[0][0])])
@@ -148,7 +164,7 @@ def comparisons(results: Results) -> pd.DataFrame:
                 low, high = mean_interval(gap) if enough else (math.nan, math.nan)
                 row |= {f"{metric}_difference": gap.mean(), f"{metric}_std": gap.std(ddof=1)}
                 row |= {f"{metric}_wins": int((gap > 0).sum()), f"{metric}_losses": int((gap < 0).sum())}
-                p = p_value(gap) if enough and row["slot"] != "tuned" else math.nan
+                p = p_value(gap) if enough and not single else math.nan
                 row |= {f"{metric}_low": low, f"{metric}_high": high, f"{metric}_p": p}
             rows.append(row)
     numbers = ("difference", "std", "low", "high", "wins", "losses", "p")
@@ -223,12 +239,14 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
 def wins_tables(results: Results, features: str, frame: pd.DataFrame) -> list[Table]:
     """How often each method is above each other one, a table per metric and group of compared methods.
 
-    There is none for methods that share fewer than ``FEWEST_SEEDS`` seeds, and none for tuned settings.
+    There is none for methods that share fewer than ``FEWEST_SEEDS`` seeds, and none for tuned settings of
+    single searches.
 
     Args:
         frame: result of ``comparisons``.
     """
-    mine = frame[(frame["features"] == features) & (frame["slot"] != "tuned")]
+    tested = frame[[f"{metric}_p" for metric in TESTED]].notna().any(axis=1)
+    mine = frame[(frame["features"] == features) & (tested | (frame["slot"] != "tuned"))]
     enough = mine[mine["seeds"] >= FEWEST_SEEDS]
     several = mine["slot"].nunique() > 1
     return [

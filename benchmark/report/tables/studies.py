@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -27,6 +27,7 @@ from benchmark.tracking.schema import PARAMETER, Budget
 from benchmark.uncertainty import spread
 
 ONE_SEARCH = "Each tuned row is from one search: ± and intervals are over trainings, not over searches."
+SEARCHES = "Tuned rows of several searches: a search with its trainings counts once, and ± is over searches."
 
 
 def budget_of(unit: UnitFacts) -> Budget | None:
@@ -52,22 +53,26 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
             whose.setdefault(budget_of(unit), {})[title if alike else place] = None
     if not set(whose) - {None}:
         return "No tuning."
+    searches = SEARCHES if any(unit.further or unit.number for unit in units) else ONE_SEARCH
     if len(whose) == 1:
         budget = next(iter(whose))
-        return (
-            f"Tuning budget: {budget} per method, dataset and mode; selection by validation HM. {ONE_SEARCH}"
-        )
+        return f"Tuning budget: {budget} per search; selection by validation HM. {searches}"
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
-    return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {ONE_SEARCH}"
+    return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {searches}"
 
 
 def studies(results: Results) -> list[UnitFacts]:
-    """The units with a finished study, in the order of tables; the newest of those that share a study."""
+    """The units with a finished study, in the order of tables; the newest of those that share a study.
+
+    A unit with several searches is there once for each.
+    """
     ranks = method_ranks(results)
     found: dict[tuple[object, ...], UnitFacts] = {}
     for unit in results.units:
-        if unit.study is not None:
-            found.setdefault((unit.key, unit.study["study"]), unit)
+        for number, study in enumerate([unit.study, *unit.further]):
+            one = replace(unit, study=study, number=number, search=None, importances=None) if number else unit
+            if study is not None:
+                found.setdefault((unit.key, study["study"]), one)
     return sorted(found.values(), key=lambda u: (ranks[u.method], u.mode != "paper"))
 
 
@@ -178,6 +183,7 @@ def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
     """Test HM with tuned settings - with untuned ones, as a fraction, for each seed that has both."""
     mine = results.test[results.test["benchmark_run"] == unit.call]
     mine = mine[(mine[UNIT] == list(unit.key)).all(axis=1)]
+    mine = mine[(mine["variant"] != "tuned") | (mine["study"] == unit.number)]
     done, tuned = mine[mine["state"] == "done"], mine["variant"] == "tuned"
     after, before = (
         done[which.loc[done.index]].set_index("seed")["hm"].astype(float) for which in (tuned, ~tuned)
