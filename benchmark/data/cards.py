@@ -73,6 +73,7 @@ class Preset(Fields):
 
     train: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(0, ge=0)
+    tuned: list[str] | None = Field(None, description="methods that are tuned; None: all")
     searched: list[str] | None = Field(
         None, description="settings to search; None, or none that a method has: all of its search space"
     )

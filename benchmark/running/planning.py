@@ -80,6 +80,12 @@ def plan_notes(plan: Plan, registry: Registry) -> list[str]:
                 for name in preset.searched or ()
                 if name not in fields
             ]
+            notes += [
+                f"dataset {card.name}: presets.{of}.tuned: no method has the name {name!r}: "
+                f"{near(name, methods)}"
+                for name in preset.tuned or ()
+                if name not in methods
+            ]
     cards = load_cards()
     for name, space in {unit.method.name: registry.search_space(unit.method) for unit in plan.units}.items():
         notes += _unused_settings(name, space, cards)
@@ -207,9 +213,7 @@ def _unit(
             f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; "
             "write `grouping` in its dataset config"
         )
-    tuning = _tuning(run, preset, overrides.get("tuning", {}))
-    if method.control:
-        tuning = TuningConfig(trials=0)
+    tuning = _tuning(run, preset, method, overrides.get("tuning", {}))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(
@@ -251,8 +255,10 @@ def _unit(
     )
 
 
-def _tuning(run: BenchmarkRun, preset: Preset, given: Mapping[str, Any]) -> TuningConfig:
-    """How far a hyperparameter search goes, the same for every method.
+def _tuning(
+    run: BenchmarkRun, preset: Preset, method: type[Method], given: Mapping[str, Any]
+) -> TuningConfig:
+    """How far a hyperparameter search goes, the same for every method that is tuned.
 
     Args:
         given: settings of ``--set tuning.…``, which win.
@@ -260,9 +266,12 @@ def _tuning(run: BenchmarkRun, preset: Preset, given: Mapping[str, Any]) -> Tuni
     Raises:
         UsageError: seconds for no trials.
     """
+    if method.control:
+        return TuningConfig(trials=0)
     asked = {"trials": run.trials, "timeout": run.timeout, **given}
     if asked["trials"] is None:
-        asked["trials"] = preset.trials or (0 if asked["timeout"] is None else None)
+        of_preset = preset.trials if preset.tuned is None or method.name in preset.tuned else 0
+        asked["trials"] = of_preset or (0 if asked["timeout"] is None else None)
     tuning = TuningConfig.model_validate(asked)
     if not tuning.searches and tuning.timeout is not None:
         raise UsageError(

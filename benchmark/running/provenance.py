@@ -34,6 +34,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         Tag.METHOD_TITLE: unit.method.title,
         Tag.METHOD_NOTE: unit.method.note,
         Tag.METHOD_INPUTS: unit.method.inputs,
+        Tag.CONTROL: unit.method.control,
         Tag.METHOD_USES: ", ".join(unit.method.uses).replace("_", " "),
         Tag.DATASET_TITLE: unit.card.title,
         Tag.DATASET_KIND: "generated" if unit.store.generated else unit.card.kind,

@@ -35,6 +35,8 @@ class Tag:
     # runs of methods, jobs, evaluations
     METHOD, METHOD_TITLE, METHOD_NOTE = "method", "method_title", "method_note"
     METHOD_INPUTS, METHOD_USES = "method_inputs", "method_uses"
+    CONTROL = "control"
+    """What a control checks; empty for a method."""
     DATASET, DATASET_TITLE = "dataset", "dataset_title"
     DATASET_KIND, DATASET_CAPTION = "dataset_kind", "dataset_caption"
     FEATURES, MODE, ALIGNMENT, ABLATION = "features", "mode", "alignment", "ablation"

@@ -50,8 +50,9 @@ MEANING = {
     "disjoint": "Mean per-class accuracy in %. Disjoint: without test-seen samples that share a group with a "
     "training sample (clips from the same source video or recording, by the grouping rule of the dataset "
     "config). S is over the remaining samples and classes, HM with the same U and beta.",
-    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch and beta are "
-    "chosen on the same data, so the results are optimistic. AUSUC: area under the seen-unseen curve.",
+    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch (unless the "
+    "last one is kept) and beta are chosen on the same data, so the results are optimistic. AUSUC: area under "
+    "the seen-unseen curve.",
 }
 
 
@@ -140,13 +141,17 @@ def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame)
         size = f" of {params['train.batch_size']}" if "train.batch_size" in params else ""
         epochs = params.get("train.epochs", unit.tag(Tag.EPOCHS, "?"))
         batches = params.get("train.batches_per_epoch", unit.tag(Tag.BATCHES, "?"))
-        lengths.setdefault(f"{epochs} epochs × {batches} batches{size}", {})[unit.title] = None
+        last = params.get("train.selection") == "last"
+        length = f"{'' if last else 'up to '}{epochs} epochs × {batches} batches{size}"
+        length += ", the last epoch kept" if last else ""
+        length += ", cosine schedule" if params.get("train.schedule") == "cosine" else ""
+        lengths.setdefault(length, {})[unit.title] = None
     presets = distinct(u.tag(Tag.PRESET) for u in units)
     preset = f" (preset {', '.join(presets)})" if presets else ""
     if len(lengths) == 1:
-        return f"Training: up to {next(iter(lengths))}{preset}."
+        return f"Training: {next(iter(lengths))}{preset}."
     parts = [f"{length} ({', '.join(titles)})" for length, titles in lengths.items()]
-    return f"Training: up to {'; '.join(parts)}{preset}." if parts else ""
+    return f"Training: {'; '.join(parts)}{preset}." if parts else ""
 
 
 def _data(units: Sequence[UnitFacts]) -> list[str]:

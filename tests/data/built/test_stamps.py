@@ -140,17 +140,19 @@ def test_licence_and_attribution_are_shipped() -> None:
 def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
     found, preset = find_card("demo", load_cards())
     assert found.name == "stamps"
-    assert (preset.train["epochs"], preset.trials, preset.seeds) == (6, 6, 2)
+    assert (found.train["epochs"], preset.trials, preset.seeds) == (6, 6, 8)
     assert not found.published_order
 
 
-def test_studies_of_the_demo_search_few_settings_of_each_method(tmp_path: Path) -> None:
+def test_the_demo_searches_few_settings_of_two_methods(tmp_path: Path) -> None:
     for trials, data in ((None, "demo"), (4, "stamps")):
         for unit in make_plan(
             BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path
         ).units:
-            assert len(unit.ranges) in ((1, 2) if data == "demo" else range(2, 20))
-            assert unit.tuning.trials == (trials or 6)
+            tuned = unit.method.name in ("cjme", "avgzslnet")
+            assert unit.tuning.trials == (trials or 6 * tuned)
+            assert len(unit.ranges) == 2 if data == "demo" and tuned else len(unit.ranges) >= 1
+            assert unit.mode == "corrected"
 
 
 def test_a_damaged_source_is_a_usage_error(card: Card, tmp_path: Path) -> None:
