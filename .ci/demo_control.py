@@ -1,5 +1,5 @@
-"""Whether the shipped data teach something and the evaluation invents nothing: in the demo the controls are at
-chance, and the linear baseline is above them. ``python .ci/demo_control.py CHECKOUT`` after ``make demo``."""
+"""Whether the shipped data teach something and the evaluation invents nothing: in the demo the controls are
+at chance, and the linear baseline is above them. ``python .ci/demo_control.py CHECKOUT`` after the demo."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     x = BatchNorm([x_a, x_v])
     z = f(x)                      f: one linear layer, or two with BatchNorm, ReLU and dropout between them
     t_c                           class embedding with length 1
-    s_c = t_c or g(t_c)           fixed, or learned: g is Linear, BatchNorm, ReLU, dropout; then s_c has length
-                                  1 or its own length
+    s_c = t_c or g(t_c)           fixed, or learned: g is Linear, BatchNorm, ReLU, dropout, and s_c has
+                                  length 1 or its own length
     softmax: cross-entropy of -|z - s_c|^2 over all training classes
     triplet: max(1 + |z - s_label| - |z - s_other|, 0) with one random other class
 

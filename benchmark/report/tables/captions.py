@@ -51,8 +51,8 @@ MEANING = {
     "training sample (clips from the same source video or recording, by the grouping rule of the dataset "
     "config). S is over the remaining samples and classes, HM with the same U and beta.",
     "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch (unless the "
-    "last one is kept) and beta are chosen on the same data, so the results are optimistic. AUSUC: area under "
-    "the seen-unseen curve.",
+    "last one is kept) and beta are chosen on the same data, so the results are optimistic. AUSUC: area "
+    "under the seen-unseen curve.",
 }
 
 
