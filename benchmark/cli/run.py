@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
     from benchmark.tracking.tracker import Tracker
 
 
+ANNOUNCE_SECONDS = 120
+"""Longest wait for the expected time, which is omitted then."""
+
+
 def _plan(options: RunOptions, data_root: Path, *, tune_only: bool = False) -> Plan:
     from benchmark import registry
     from benchmark.running.planning import make_plan, plan_notes
@@ -62,7 +68,11 @@ def run(
     retry_failed: RetryFailed = False,
     workers: Workers,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the planned jobs and their state; run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show the planned jobs and the expected time; run nothing. With --quiet only the time.",
+        ),
     ] = False,
     report_name: Report = None,
     reports_dir: ReportsDir = Path("reports"),
@@ -73,7 +83,7 @@ def run(
     plan = _plan(options, folders.data_root)
     if dry_run:
         stores = _existing(folders)
-        _show_jobs(plan, stores, json_file)
+        _show_jobs(plan, stores, json_file, quiet=quiet)
         if json_file != "-":
             _show_expected(plan, stores, workers)
         return
@@ -163,6 +173,8 @@ def _run(
 
     if note := workers.note(plan):
         err.print(note)
+    if out.is_terminal and not quiet:
+        _announce()
     with LiveDisplay(out, quiet=quiet, jobs=plan.count) as display, Interrupts(err.print) as interrupts:
         command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
@@ -175,6 +187,18 @@ def _run(
             raise typer.Exit(INTERRUPTED) from None
 
 
+def _announce() -> None:
+    """Show the expected time before a long wait. A process of its own measures it, so that the methods' code
+    runs in this one as if nothing had been measured."""
+    words = ["run" if word == "tune" else word for word in sys.argv[1:2]]
+    words += [word for word in sys.argv[2:] if not word.startswith("--json=")]
+    command = [sys.executable, sys.argv[0], *words, "--dry-run", "--quiet"]
+    with suppress(subprocess.TimeoutExpired):
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=ANNOUNCE_SECONDS, check=False)
+        if shown.returncode == 0:
+            out.print(shown.stdout, highlight=False, markup=False, soft_wrap=True)
+
+
 def report_folder(plan: Plan) -> str:
     """Name of a benchmark run's report: its datasets, and what differs from the defaults."""
     run = plan.run
@@ -184,13 +208,13 @@ def report_folder(plan: Plan) -> str:
     return "-".join(p for p in parts if p)
 
 
-def _show_jobs(plan: Plan, stores: Existing, json_file: str | None) -> None:
+def _show_jobs(plan: Plan, stores: Existing, json_file: str | None, *, quiet: bool = False) -> None:
     """Show the state of a plan's jobs and studies."""
     from benchmark.running.status import JobStatus, StudyState, plan_states
 
     states = plan_states(plan, stores)
     emit(json_file, [asdict(state) for state in states])
-    if json_file == "-":
+    if json_file == "-" or quiet:
         return
 
     # Jobs, then studies with the numbers of their trials.

@@ -50,6 +50,8 @@ def emit(json_file: str | None, content: Any) -> None:
     text = json.dumps(hide_values(content), indent=1, default=lambda value: hide_values(str(value)))
     if json_file == "-":
         sys.stdout.write(text + "\n")
+    elif Path(json_file).exists() and not Path(json_file).is_file():  # such as /dev/null
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
     else:
         from benchmark.system.files import replacing
 

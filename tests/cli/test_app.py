@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.checkout import PROJECT
 from support.shell import Shell
 from support.tiny import TINY
 
+from benchmark.cli.terminal import HidingConsole
 from benchmark.data.cards import Cards, load_cards
 from benchmark.protocol.training import Loop
 from benchmark.tracking.tracker import Tracker
@@ -111,6 +114,38 @@ def test_a_dry_run_says_how_long_what_is_left_takes_at_most(shell: Shell) -> Non
     assert "Not measured, since they train in their own way: ESZSL" in " ".join(text.split())
     shell(*names, *SETS)
     assert "At most 0 s in all" in shell(*names, "--dry-run", *SETS), "nothing is left"
+
+
+def test_a_device_that_json_names_is_written_to_and_not_replaced(shell: Shell) -> None:
+    pipe = shell.folder / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    shell("list", f"--json={pipe}")
+    assert json.loads(os.read(reader, 10**6))["methods"]
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_terminal_begins_with_the_expected_time(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own process measures it and takes seconds to start: the only test that starts it."""
+    asked: list[list[str]] = []
+    real = subprocess.run
+
+    def in_the_project(command: list[str], **options: Any) -> Any:
+        asked.append(command)
+        return real([command[0], str(PROJECT / command[1]), *command[2:]], **options)
+
+    monkeypatch.setattr(subprocess, "run", in_the_project)
+    monkeypatch.setattr(HidingConsole, "is_terminal", property(lambda console: True))
+    options = ["--methods", "linear", "--dataset", "synthetic", "--trials", "1", *SETS]
+    text = shell("tune", *options)
+    assert asked[0][2:] == ["run", *options, "--dry-run", "--quiet"]
+    assert "At most" in text
+    assert "a batch" in text
+    assert "tuning, 0 trials done" in text
 
 
 @pytest.mark.slow
