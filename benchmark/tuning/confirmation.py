@@ -65,12 +65,14 @@ class Confirmation:
 
     def sentence(self) -> str:
         """What is kept, and why."""
-        trainings = f"{len(self.seeds)} trainings each"
-        text = f"trial {self.number} of {len(self.candidates)} is kept, validation HM {100 * self.hm:.2f}"
+        text = f"trial {self.number} is kept, validation HM {100 * self.hm:.2f} over {len(self.seeds)} seeds"
         if self.gain is None or self.gain_error is None:
-            return f"{text} ({trainings})"
-        gain = f"the best other trial gains {100 * self.gain:.2f} ± {100 * self.gain_error:.2f} over trial 0"
-        return f"{text} ({trainings}; {gain})"
+            return text
+        gain = f"{100 * self.gain:.2f} ± {100 * self.gain_error:.2f}"
+        if self.number:
+            return f"{text}, {gain} above trial 0"
+        return f"{text}; the best other trial is {gain} above it, which may be noise"
+
 
 
 def confirm(seeds: Sequence[int], candidates: Sequence[Confirmed]) -> Confirmation | None:

@@ -33,6 +33,7 @@ def test_the_highest_mean_is_kept_if_its_gain_exceeds_a_standard_error() -> None
     assert found.hm == pytest.approx(0.29)
     assert found.gain == pytest.approx(0.04)
     assert found.gain_error == pytest.approx(0.01 / math.sqrt(3))
+    assert found.sentence() == "trial 3 is kept, validation HM 29.00 over 3 seeds, 4.00 ± 0.58 above trial 0"
 
 
 def test_trial_zero_stays_where_the_gain_is_noise() -> None:
@@ -41,13 +42,14 @@ def test_trial_zero_stays_where_the_gain_is_noise() -> None:
     assert found.gain == pytest.approx(1 / 60)
     assert found.gain_error == pytest.approx(np.std([-0.1, 0.2, -0.05], ddof=1) / math.sqrt(3))
     assert (found.number, found.values, found.hm) == (0, {}, pytest.approx(0.25))
+    assert found.sentence().endswith("the best other trial is 1.67 ± 9.28 above it, which may be noise")
 
 
 def test_trial_zero_that_is_best_has_no_gain_to_name() -> None:
     found = chosen(t0=[0.3, 0.4], t1=[0.2, 0.3])
     assert found is not None
     assert (found.number, found.gain, found.gain_error) == (0, None, None)
-    assert "trial 0 of 2 is kept, validation HM 35.00 (2 trainings each)" in found.sentence()
+    assert found.sentence() == "trial 0 is kept, validation HM 35.00 over 2 seeds"
 
 
 def test_a_trial_with_a_failed_training_is_not_kept() -> None:
