@@ -98,9 +98,9 @@ CURVES_TEXT = (
     "mean. Each figure has its numbers as CSV."
 )
 SCORES_TEXT = (
-    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and the "
-    "highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if its "
-    "protocol, data and settings are the same."
+    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and "
+    "the highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if "
+    "its protocol, data and settings are the same."
 )
 TRAINING_TEXT = (
     "Training loss and validation HM of stage 1 after each epoch: mean over seeds, with the range of the "

@@ -244,11 +244,7 @@ class _Builder:
         for row in rows:
             present = row is not None and row["seeds"] > 0 and not pd.isna(row[metric])
             texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
-            competes = row is not None and present and row["seeds"] >= FEWEST_SEEDS and row["slot"] != "tuned"
-            found = (
-                (row[metric], row[f"{metric}_std"], row["seeds"]) if row is not None and competes else None
-            )
-            results.append(None if found is None else Sample(*found))
+            results.append(_sample(row, metric) if row is not None else None)
         return Column(header, dataset, texts, results)
 
     def _published_column(
@@ -291,6 +287,13 @@ class _Builder:
         marks = "".join(t for c in columns for t in c.texts)
         lines = notes.lines(name, marks, self.summary, published=published)
         return Table(name, title, text, cells, bold, groups, lines)
+
+
+def _sample(row: pd.Series, metric: str) -> Sample | None:
+    """What competes for bold; None for tuned rows, and if too few seeds have the metric."""
+    if row["slot"] == "tuned" or row["seeds"] < FEWEST_SEEDS or pd.isna(row[f"{metric}_low"]):
+        return None
+    return Sample(row[metric], row[f"{metric}_std"], row["seeds"])
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:
