@@ -22,6 +22,8 @@ from benchmark.uncertainty import (
     same_samples,
     smallest_t,
     spearman,
+    spread,
+    welch_p,
 )
 
 NAN = float("nan")
@@ -66,6 +68,39 @@ def test_what_cannot_be_tested_has_no_p_value(differences: list[float], p: float
 
 def test_an_interval_needs_two_values() -> None:
     assert np.isnan(mean_interval([1.0])).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 4, 5, 9])
+def test_a_mean_is_shown_with_its_range_below_five_seeds_and_with_its_interval_from_there_on(
+    random: np.random.Generator, n: int
+) -> None:
+    values = random.normal(50, 2, n)
+    if n < 2:
+        assert np.isnan(spread(values)).all()
+    elif n < 5:
+        assert spread(values) == (values.min(), values.max())
+    else:
+        expected = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+        assert spread(values.tolist()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("n", "n_2"), [(5, 5), (5, 12), (2, 30)])
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 4.0])
+def test_welchs_test_is_that_of_scipy(
+    random: np.random.Generator, n: int, n_2: int, deviation: float
+) -> None:
+    """Of samples that scatter differently, one perhaps not at all."""
+    ours, theirs = random.normal(50, 2, n), random.normal(49, deviation, n_2)
+    facts = [f(values) for values in (ours, theirs) for f in (np.mean, lambda x: np.std(x, ddof=1), len)]
+    expected = stats.ttest_ind_from_stats(*facts, equal_var=False).pvalue
+    assert welch_p(*facts) == pytest.approx(expected)
+    assert welch_p(*facts[3:], *facts[:3]) == pytest.approx(expected), "whichever comes first"
+
+
+def test_welchs_test_of_values_without_scatter() -> None:
+    assert welch_p(50.0, 0.0, 5, 50.0, 0.0, 5) == 1.0
+    assert welch_p(50.0, 0.0, 5, 49.9, 0.0, 5) == 0.0
+    assert welch_p(50.0, 1.0, 5, 50.0, 0.0, 5) == 1.0
 
 
 def test_holm_on_an_example_worked_by_hand() -> None:
@@ -151,6 +186,35 @@ def test_the_bootstrap_of_many_single_samples_is_that_of_scipy(random: np.random
         (right.astype(float),), np.mean, n_resamples=5000, method="percentile", rng=random
     )
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)
+
+
+def test_the_bootstrap_of_groups_is_a_plain_resampling_of_whole_groups(random: np.random.Generator) -> None:
+    """Drawn one by one here, with Student's t for the normal quantile, for two trainings and four classes."""
+    groups = [random.integers(1, 9, 7) for _ in range(4)]
+    right = [[random.binomial(samples, rate) for samples in groups] for rate in (0.4, 0.7)]
+    seen = [[(g.tolist(), r.tolist()) for g, r in zip(groups, one, strict=True)] for one in right]
+
+    low, high = bootstrap_intervals([training(classes, OTHER) for classes in seen])["seen"]
+
+    draws = []
+    for _ in range(4000):
+        times = [random.integers(0, 7, 6) for _ in groups]  # 6 of 7 groups, so that the variance is right
+        recalls = [
+            np.mean([r[t].sum() / g[t].sum() for g, r, t in zip(groups, one, times, strict=True)])
+            for one in right
+        ]
+        draws.append(np.mean(recalls))
+    mean = np.mean([[r.sum() / g.sum() for g, r in zip(groups, one, strict=True)] for one in right])
+    joint = [np.sum(rs, axis=0) / 2 for rs in zip(*right, strict=True)]
+    scatter = [
+        np.var((r - r.sum() / g.sum() * g) / g.mean(), ddof=1) for g, r in zip(groups, joint, strict=True)
+    ]
+    freedom = np.sum(scatter) ** 2 / (np.square(scatter) / 6).sum()  # Satterthwaite
+    wider = stats.t.isf(0.025, freedom) / stats.norm.isf(0.025)
+    ends = [mean + wider * (end - mean) for end in np.quantile(draws, [0.025, 0.975])]
+    assert low < mean < high
+    assert (low, high) == pytest.approx(ends, abs=0.01)
+    assert high - low > 0.1, "ten times the tolerance"
 
 
 def clustered(

@@ -74,7 +74,6 @@ class Confirmation:
         return f"{text}; the best other trial is {gain} above it, which may be noise"
 
 
-
 def confirm(seeds: Sequence[int], candidates: Sequence[Confirmed]) -> Confirmation | None:
     """Choose the candidate with the highest mean validation HM.
 

@@ -158,23 +158,53 @@ def test_released_weights_have_scores_and_no_training(store: Any, unit: Any) -> 
     assert "scores-ucf-cls-paper-official-released" in stems
 
 
-def test_scores_have_t_intervals_and_published_values_where_comparable(store: Any, unit: Any) -> None:
+def equal(*values: float) -> list[tuple[float, float]]:
+    """S and U of seeds whose HM is this, too."""
+    return [(value, value) for value in values]
+
+
+def test_scores_have_t_intervals_or_ranges_and_published_values_where_comparable(
+    store: Any, unit: Any
+) -> None:
     store.call(
         [
-            unit(scores=[(0.5, 0.5), (0.3, 0.3), (0.4, 0.4)], **UCF),
-            unit(method="avca", scores=[(0.5, 0.5)], **UCF),
+            unit(scores=equal(0.5, 0.3, 0.4, 0.4, 0.4), **UCF),
+            unit(method="cjme", scores=equal(0.5, 0.2, 0.2, 0.3), **UCF),
+            unit(method="avca", scores=equal(0.5), **UCF),
         ]
     )
 
     (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
-    data = scores_of(place).data.set_index(["method", "metric"])
+    figure = scores_of(place)
+    data = figure.data.set_index(["method", "metric"])
 
-    half = 4.302653 * 0.1 / np.sqrt(3)  # t of 97.5 % with two degrees of freedom, deviation 0.1
+    half = 2.776445 * np.sqrt(0.02 / 4) / np.sqrt(5)  # t of 97.5 % with four degrees of freedom
     assert data.loc[("tcaf", "hm"), "mean"] == pytest.approx(0.4)
     assert data.loc[("tcaf", "hm"), "low"] == pytest.approx(0.4 - half, abs=1e-6)
     assert data.loc[("tcaf", "hm"), "high"] == pytest.approx(0.4 + half, abs=1e-6)
     assert data.loc[("tcaf", "hm"), "published"] == pytest.approx(0.5078)
-    assert np.isnan(data.loc[("avca", "hm"), "low"]), "one seed has no interval"
+    few = data.loc[("cjme", "hm"), ["mean", "low", "high"]]
+    assert few.tolist() == pytest.approx([0.3, 0.2, 0.5]), "the range of four seeds"
+    assert np.isnan(data.loc[("avca", "hm"), "low"]), "one seed has neither"
+    assert legend_of(figure)[0] == "95 % interval of the mean over seeds or lowest and highest seed"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "line"),
+    [(1, None), (2, "lowest and highest seed"), (5, "95 % interval of the mean over seeds")],
+)
+def test_the_legend_of_scores_says_what_their_lines_are(
+    store: Any, unit: Any, seeds: int, line: str | None
+) -> None:
+    store.call([unit(scores=equal(0.5, 0.3, 0.4, 0.4, 0.4)[:seeds])])
+
+    (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
+
+    assert legend_of(scores_of(place)) == ([] if line is None else [line])
+
+
+def legend_of(figure: ReportFigure) -> list[str]:
+    return [text.get_text() for legend in figure.draw().legends for text in legend.get_texts()]
 
 
 def test_a_published_value_of_another_protocol_is_not_in_the_figure(store: Any, unit: Any) -> None:
@@ -373,7 +403,7 @@ def test_texts_of_figures_are_drawn_as_they_are_written_and_titles_in_as_many_li
     bars = [Bars("Pay $5 or $6", 0, {"hm": Bar(20.0, -60.0, 100.0, float("nan"))})]
     title = "HM: " + "a dataset with a long name, " * 6
     figure = ReportFigure(
-        "prices", title, partial(scores_figure, bars, {"hm": "HM"}, title), pd.DataFrame({"a": [1]})
+        "prices", title, partial(scores_figure, bars, {"hm": "HM"}, title, "a line"), pd.DataFrame({"a": [1]})
     )
 
     picture = save_figure(figure, tmp_path)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from support.html_of import Element, read_page
 
@@ -36,7 +37,7 @@ def site_of(folder: Path) -> Element:
 def test_best_and_latest_of_each_method_with_links_to_their_reports(
     store: Any, unit: Any, tmp_path: Path
 ) -> None:
-    high, low = [(0.5, 0.5), (0.5, 0.5)], [(0.2, 0.2), (0.2, 0.2)]
+    high, low = [(0.5, 0.5)] * 5, [(0.1, 0.1), (0.3, 0.3)]
     old = report(store, tmp_path / "old", [unit(scores=high), unit(method="avca", scores=low)], 1_000_000)
     new = report(store, tmp_path / "new", [unit(scores=low, epochs=9)], 2_000_000)
 
@@ -46,10 +47,11 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(
     assert (tmp_path / "site" / ".nojekyll").is_file()
     page = site_of(tmp_path / "site")
     rows = cells(page, "Stamps, features native: mode paper, by_name text")
-    assert [row[:3] for row in rows] == [["TCAF", "1", "50.00 ± 0.00"], ["AVCA", "2", "20.00 ± 0.00"]]
+    two = "20.00 (10.00 to 30.00)"
+    assert [row[:3] for row in rows] == [["TCAF", "1", "50.00 ± 0.00"], ["AVCA", "2", two]]
     assert [(row[6], row[7], row[11]) for row in rows] == [
-        ("old, 1970-01-12 13:46", "20.00 ± 0.00", "new, 1970-01-24 03:33"),
-        ("old, 1970-01-12 13:46", "20.00 ± 0.00", "old, 1970-01-12 13:46"),
+        ("old, 1970-01-12 13:46", two, "new, 1970-01-24 03:33"),
+        ("old, 1970-01-12 13:46", two, "old, 1970-01-12 13:46"),
     ]
     assert len(cells(page, "All results")) == 3
     links = {a.attributes["href"] for a in page.all("main")[0].all("a")}
@@ -75,6 +77,23 @@ def test_reports_of_version_0_1_compete_though_they_name_the_alignment_otherwise
 
     (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name text")
     assert (row[0], row[2].split()[0], row[7].split()[0]) == ("TCAF", "40.00", "20.00")
+
+
+def test_reports_whose_csv_has_no_intervals_compete_with_their_means(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
+    """Earlier reports have the standard deviation alone, which is neither an interval nor a range."""
+    old = report(store, tmp_path / "old", [unit(scores=[(0.4, 0.4), (0.6, 0.6)])], 1_000_000)
+    new = report(store, tmp_path / "new", [unit(scores=[(0.1, 0.1), (0.3, 0.3)], epochs=9)], 2_000_000)
+    numbers = pd.read_csv(old / "full.csv", keep_default_na=False)
+    ends = [name for name in numbers if "_low" in name or "_high" in name]
+    assert len(ends) == 2 * 7
+    numbers.drop(columns=ends).to_csv(old / "full.csv", index=False)
+
+    write_leaderboard([old, new], tmp_path / "site")
+
+    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name text")
+    assert (row[2], row[7]) == ("50.00", "20.00 (10.00 to 30.00)")
 
 
 def test_results_on_other_data_do_not_compete(store: Any, unit: Any, tmp_path: Path) -> None:

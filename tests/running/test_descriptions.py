@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import yaml
+from scipy import stats
 from support.tiny import Bench
 
 from benchmark.report.write import write_report
@@ -29,7 +30,7 @@ def test_a_call_its_methods_and_jobs_say_what_they_are_what_came_out_and_how_to_
     for method in methods:
         assert sorted(method.metrics)[0] == "1 HM"
         means = {name: f"{100 * method.metrics[name]:.2f}" for name in FIRST.values()}
-        assert all(f"| {value} ± " in method.tags[Tag.DESCRIPTION] for value in means.values())
+        assert all(f"| {value} (" in method.tags[Tag.DESCRIPTION] for value in means.values())
         assert all(value in call.tags[Tag.DESCRIPTION] for value in means.values())
         assert method.metrics["1 HM"] == method.metrics["test/hm"]
     for job in jobs:
@@ -59,9 +60,13 @@ def test_a_call_is_written_as_the_command_that_repeats_it() -> None:
     ]  # fmt: skip
 
 
-def test_means_over_seeds_have_a_deviation_where_there_are_two() -> None:
+def test_means_over_seeds_have_a_range_where_there_are_two_and_an_interval_where_there_are_five() -> None:
     assert Means.of([{"test/hm": 0.25}]).text("test/hm") == "25.00"
-    assert Means.of([{"test/hm": 0.25}, {"test/hm": 0.35}]).text("test/hm") == "30.00 ± 7.07"
+    assert Means.of([{"test/hm": 0.35}, {"test/hm": 0.25}]).text("test/hm") == "30.00 (25.00 to 35.00)"
+    five = [0.2, 0.25, 0.3, 0.35, 0.4]
+    low, high = stats.t.interval(0.95, 4, 30, 100 * stats.sem(five))
+    text = Means.of([{"test/hm": value} for value in five]).text("test/hm")
+    assert text == f"30.00 ± {30 - low:.2f}" == f"30.00 ± {high - 30:.2f}" == "30.00 ± 9.82"
     assert Means.of([{"test/hm": 0.25}, {}]).text("test/hm") == ""
 
 

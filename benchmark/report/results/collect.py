@@ -120,13 +120,23 @@ class UnitFacts:
         return int(self.tags.get(Tag.TUNING_TRIALS, "0"))
 
     @property
-    def tuned_values(self) -> Mapping[str, Any]:
-        """Hyperparameters of the tuned rows; empty if they are the untuned ones, or without tuning."""
+    def kept_trial(self) -> int | None:
+        """The trial that the search kept; None without tuning, and until the search is confirmed."""
+        number: int | None = self._kept("number", "best_number")
+        return number
+
+    @property
+    def tuned_values(self) -> Mapping[str, Any] | None:
+        """Hyperparameters of the kept trial, empty if they are the untuned ones; None if none is kept."""
+        values: Mapping[str, Any] | None = self._kept("values", "best_values")
+        return values
+
+    def _kept(self, name: str, in_search: str) -> Any:
+        """A fact of the kept trial: the confirmed one, or the search's best if nothing is to be confirmed."""
         study = self.study or {}
-        found: Mapping[str, Any] = (study.get("confirmation") or {}).get(
-            "values", study.get("best_values", {})
-        )
-        return found
+        if study.get("confirmation"):
+            return study["confirmation"][name]
+        return None if study.get("candidates") else study.get(in_search)
 
     def tag(self, name: str, default: str = "") -> str:
         """A tag, or the default where it is missing or empty."""

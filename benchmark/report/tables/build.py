@@ -242,13 +242,7 @@ class _Builder:
         for row in rows:
             present = row is not None and row["seeds"] > 0 and not pd.isna(row[metric])
             texts.append(cell(row, metric) if row is not None and (present or row["seeds"] == 0) else NOTHING)
-            competes = row is not None and present and row["seeds"] >= FEWEST_SEEDS
-            if row is not None and row["slot"] == "tuned" and row["searches"] == 1:
-                competes = False
-            found = (
-                (row[metric], row[f"{metric}_std"], row["seeds"]) if row is not None and competes else None
-            )
-            results.append(None if found is None else Sample(*found))
+            results.append(_sample(row, metric) if row is not None else None)
         return Column(header, dataset, texts, results)
 
     def _published_column(
@@ -296,6 +290,14 @@ class _Builder:
 def _trainings(rows: pd.DataFrame) -> tuple[int, int]:
     """Trainings of a search and searches, of the rows of a method on several datasets."""
     return int(rows["trainings"].max()), int(rows["searches"].max())
+
+
+def _sample(row: pd.Series, metric: str) -> Sample | None:
+    """What competes for bold; None for tuned rows of one search, and if too few seeds have the metric."""
+    one_search = row["slot"] == "tuned" and row["searches"] == 1
+    if one_search or row["seeds"] < FEWEST_SEEDS or pd.isna(row[f"{metric}_low"]):
+        return None
+    return Sample(row[metric], row[f"{metric}_std"], row["seeds"])
 
 
 def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | None]) -> list[int]:

@@ -304,12 +304,12 @@ def settings_text(variant: str, settings: str, trainings: int = 0, searches: int
     Args:
         trainings: of each search of a tuned row.
     """
-    name = "released weights" if variant == RELEASED else variant
     if variant == "tuned" and trainings:
         of = "one search" if searches == 1 else f"{searches} searches"
         each = " each" if searches > 1 else ""
         name = f"tuned: {of}, {trainings} training{'s' * (trainings > 1)}{each}"
-    return f"{name} {settings}".strip()
+        return f"{name}, {settings}" if settings else name
+    return f"{'released weights' if variant == RELEASED else variant} {settings}".strip()
 
 
 def _seed_name(problem: Problem, results: Results) -> str:
@@ -398,7 +398,7 @@ class Footnotes:
         several = len({u.dataset for u in self.units}) > 1, len({u.mode for u in self.units}) > 1
         names = []
         for unit in self.units:
-            if unit.study is not None and not unit.tuned_values:
+            if unit.tuned_values is not None and not unit.tuned_values:
                 where = [
                     text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown
                 ]

@@ -89,9 +89,13 @@ def over_searches(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_seeds(name: str, values: pd.Series) -> dict[str, float]:
-    """The mean of a number over seeds, and ``ENDS``."""
+    """The mean of a number over seeds, and ``ENDS``.
+
+    If some seeds lack the number, its ``_low`` and ``_high`` are NaN, since the row's ``seeds`` are more than
+    it has values: a range could be taken for an interval.
+    """
     known = values.astype(float).dropna()
-    low, high = spread(known)
+    low, high = spread(known) if len(known) == len(values) else (float("nan"), float("nan"))
     return {name: known.mean(), f"{name}_std": known.std(ddof=1), f"{name}_low": low, f"{name}_high": high}
 
 

@@ -90,7 +90,7 @@ def intervals(results: Results) -> pd.DataFrame:
         for metric in PUBLISHED_METRICS:
             low, high = mean_interval(jobs[metric]) if len(jobs) >= FEWEST_SEEDS else (math.nan, math.nan)
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
-            row[f"{metric}_by_seed"] = ", ".join(f"{v:.2f}" for v in jobs.sort_values("repetition")[metric])
+            row[f"{metric}_by_seed"] = ", ".join(map(_number, jobs.sort_values("repetition")[metric]))
             value = getattr(found.numbers, metric) if found else None
             apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
             gaps = jobs[metric] - (float("nan") if apart else value)
@@ -209,7 +209,7 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
                 gaps = [_gap(r, metric) for r in lines]
                 columns.append(Column(f"{label} − published", label, gaps))
             continue
-        columns.append(Column(label, label, [f"{r[metric]:.2f}" for r in lines]))
+        columns.append(Column(label, label, [_number(r[metric]) for r in lines]))
         columns.append(Column(f"{label} over seeds", label, [_over_seeds(r, metric) for r in lines]))
         drawn = [
             NOT_RECORDED if r["samples_drawn"] == NOT_RECORDED else _range(r, f"{metric}_samples")
@@ -249,15 +249,21 @@ def wins_tables(results: Results, features: str, frame: pd.DataFrame) -> list[Ta
     mine = frame[(frame["features"] == features) & (tested | (frame["slot"] != "tuned"))]
     enough = mine[mine["seeds"] >= FEWEST_SEEDS]
     several = mine["slot"].nunique() > 1
+    tests = int(np.isfinite(mine[[f"{metric}_p" for metric in TESTED]].to_numpy(float)).sum())
     return [
-        _wins_table(results, rows, metric, several=several)
+        _wins_table(results, rows, metric, tests, several=several)
         for _, rows in enough.groupby(COMPARED_IN, sort=False)
         for metric in TESTED
     ]
 
 
-def _wins_table(results: Results, rows: pd.DataFrame, metric: str, *, several: bool) -> Table:
-    """A row and a column for each method."""
+def _wins_table(results: Results, rows: pd.DataFrame, metric: str, tests: int, *, several: bool) -> Table:
+    """A row and a column for each method.
+
+    Args:
+        tests: for how many the p-values are corrected.
+        several: whether other tables are of another kind of settings.
+    """
     # Each pair both ways: (row, column) -> seeds that the row wins, and whether its lead is significant.
     pairs: dict[tuple[tuple[str, str], tuple[str, str]], str] = {}
     better: dict[tuple[str, str], int] = {}
@@ -268,7 +274,9 @@ def _wins_table(results: Results, rows: pd.DataFrame, metric: str, *, several: b
             marked = leads and r[f"{metric}_p_holm"] < LEVEL
             pairs[a, b] = f"{r[f'{metric}_{wins}']}/{r['seeds']}" + SIGNIFICANT * marked
             better[a] = better.get(a, 0) + marked
-    names = {key: f"{method_title(results, key[0])} {key[1]}".strip() for key in better}
+    ranks = method_ranks(results)
+    methods = sorted(better, key=lambda key: ranks[key[0]])
+    names = {key: f"{method_title(results, key[0])} {key[1]}".strip() for key in methods}
 
     # The columns, and what they are.
     label, first = LABELS[metric], records(rows.head(1))[0]
@@ -278,12 +286,11 @@ def _wins_table(results: Results, rows: pd.DataFrame, metric: str, *, several: b
         for b, name in names.items()
     ]
     columns.append(Column("Better than", "wins", [str(better[a]) for a in names]))
-    tests = f"all {int(np.isfinite(rows[f'{metric}_p']).sum())} pairs"
     caption = (
         f"{label}: in how many of the seeds that both have the row's method is above the column's. "
         f"{SIGNIFICANT}: the mean difference is significant (paired t-test, p < {LEVEL:.2g} after Holm's "
-        f"correction over {tests} and both metrics). Better than: number of marked wins. Differences and "
-        "p-values: `comparisons.csv`."
+        f"correction for {tests} tests: all pairs with these features, in HM and ZSL). Better than: number "
+        "of marked wins. Differences and p-values: `comparisons.csv`."
     )
     caption += _processors(results, str(first["features"]))
     place = f"{dataset_title(results, first['dataset'])}, features {first['features']}"
@@ -341,6 +348,10 @@ def _corrected_sentence(rows: pd.DataFrame) -> str:
 
 def _datasets(results: Results, frame: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(dataset_title(results, name) for name in frame["dataset"]))
+
+
+def _number(value: float) -> str:
+    return NOTHING if pd.isna(value) else f"{value:.2f}"
 
 
 def _gap(row: Mapping[str, Any], metric: str) -> str:

@@ -91,13 +91,11 @@ def tuning_table(results: Results) -> Table | None:
         "Epochs saved": lambda u, s: _saved(u),
         "Seconds": lambda u, s: NOTHING if u.search is None else f"{u.search['seconds'].sum():.0f}",
         "Best in search": lambda u, s: f"{100 * s['best_hm']:.2f} (trial {s['best_number']})",
-        "Kept trial": lambda u, s: str((s.get("confirmation") or {}).get("number", s["best_number"])),
-        "Validation HM": lambda u, s: _over_seeds(_confirmed(s, kept=True)),
+        "Kept trial": lambda u, s: NOTHING if u.kept_trial is None else str(u.kept_trial),
+        "Validation HM": lambda u, s: _over_seeds(_confirmed(s)),
         "Gain": lambda u, s: signed(_over_seeds(_gains(s))),
         "Gain in test HM": lambda u, s: signed(_over_seeds(_test_gains(results, u))),
-        "Hyperparameters": lambda u, s: (
-            ", ".join(f"{k}={_short(v)}" for k, v in u.tuned_values.items()) or "the untuned settings"
-        ),
+        "Hyperparameters": lambda u, s: NOTHING if u.tuned_values is None else _values_text(u.tuned_values),
     }
     left = {"Method", "Dataset", "Mode", "Budget", "Hyperparameters"}
     columns = [
@@ -105,11 +103,12 @@ def tuning_table(results: Results) -> Table | None:
     ]
     optional = {"Epochs saved", "Seconds", "Validation HM", "Gain", "Gain in test HM"}
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
+    over_seeds = [values for u in units for values in (_confirmed(u.study or {}), _test_gains(results, u))]
     caption = (
         "Each search maximises HM on the validation splits (in %) with a seed of its own; no test data are "
         "used. Trial 0 has the untuned settings. Trials: finished ones, including pruned "
         f"ones. {budget_sentence(units)} {_meaning({c.header for c in columns})} "
-        f"{spread_sentence(pd.Series([len(_confirmed(u.study or {}, kept=True)) for u in units]))}"
+        f"{spread_sentence(pd.Series([len(values) for values in over_seeds]))}"
     )
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
     return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
@@ -121,13 +120,14 @@ def tuning_csv(results: Results) -> pd.DataFrame:
     Columns: ``UNIT``, ``study``, trials by state, ``seconds`` of all trials, ``best_trial``, in percent the
     search's validation HM of trial 0 (``start``) and of the best trial, in percentage points their ``gain``;
     ``kept_trial``, its validation HM (mean over ``confirmed_seeds`` and deviation) and its gain over trial 0;
-    the gain in test HM (mean over ``test_seeds`` and deviation), and ``kept_hyperparameters`` as JSON.
+    the gain in test HM (mean over ``test_seeds`` and deviation), and ``kept_hyperparameters`` as JSON. The
+    kept trial and its hyperparameters are missing until the search is confirmed.
     """
     rows = []
     for unit in studies(results):
-        s = unit.study or {}
+        s, values = unit.study or {}, unit.tuned_values
         start, gains = s.get("start_hm"), 100 * pd.Series(_test_gains(results, unit), dtype=float)
-        again, ahead = (100 * pd.Series(v, dtype=float) for v in (_confirmed(s, kept=True), _gains(s)))
+        again, ahead = (100 * pd.Series(v, dtype=float) for v in (_confirmed(s), _gains(s)))
         rows.append(
             {
                 **dict(zip(UNIT, unit.key, strict=True)),
@@ -138,7 +138,7 @@ def tuning_csv(results: Results) -> pd.DataFrame:
                 "validation_HM_start_percent": None if start is None else 100 * start,
                 "validation_HM_percent": 100 * s["best_hm"],
                 "validation_HM_gain": None if start is None else 100 * (s["best_hm"] - start),
-                "kept_trial": (s.get("confirmation") or {}).get("number", s["best_number"]),
+                "kept_trial": unit.kept_trial,
                 "confirmed_HM_percent": again.mean(),
                 "confirmed_HM_std_percent": again.std(ddof=1),
                 "confirmed_HM_gain": ahead.mean(),
@@ -147,7 +147,7 @@ def tuning_csv(results: Results) -> pd.DataFrame:
                 "test_HM_gain": gains.mean(),
                 "test_HM_gain_std": gains.std(ddof=1),
                 "test_seeds": len(gains),
-                "kept_hyperparameters": json.dumps(unit.tuned_values),
+                "kept_hyperparameters": values if values is None else json.dumps(values),
             }
         )
     return pd.DataFrame(rows)
@@ -191,18 +191,24 @@ def _test_gains(results: Results, unit: UnitFacts) -> list[float]:
     return list((after - before).dropna())
 
 
-def _confirmed(study: Mapping[str, Any], *, kept: bool) -> list[float]:
-    """Validation HMs by seed of the kept trial, or of trial 0, in the trainings that confirm a search."""
+def _confirmed(study: Mapping[str, Any], number: int | None = None) -> list[float]:
+    """Validation HMs by seed of a trial, in the trainings that confirm a search; none if one of them failed.
+
+    Args:
+        number: of the trial; the kept one if None.
+    """
     found = study.get("confirmation") or {}
-    number = found.get("number") if kept else 0
-    return next((c["hms"] for c in found.get("candidates", ()) if c["number"] == number), [])
+    wanted = found.get("number") if number is None else number
+    hms: Sequence[float] = next((c["hms"] for c in found.get("candidates", ()) if c["number"] == wanted), [])
+    return [] if None in hms else list(hms)
 
 
 def _gains(study: Mapping[str, Any]) -> list[float]:
     """Validation HM of the kept trial - that of trial 0, by seed; none if trial 0 is kept or failed."""
-    pairs = list(zip(_confirmed(study, kept=True), _confirmed(study, kept=False), strict=False))
-    gains = [kept - start for kept, start in pairs if start is not None]
-    return gains if len(gains) == len(pairs) and any(gains) else []
+    kept, start = _confirmed(study), _confirmed(study, 0)
+    if not kept or not start or (study.get("confirmation") or {}).get("number") == 0:
+        return []
+    return [after - before for after, before in zip(kept, start, strict=True)]
 
 
 def _over_seeds(values: Sequence[float]) -> str:
@@ -210,6 +216,10 @@ def _over_seeds(values: Sequence[float]) -> str:
     x = 100 * pd.Series(values, dtype=float)
     low, high = spread(x)
     return spread_of({"": x.mean(), "_low": low, "_high": high, "seeds": len(x)}, "")
+
+
+def _values_text(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in values.items()) or "the untuned settings"
 
 
 def _short(value: object) -> str:

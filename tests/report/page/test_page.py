@@ -30,12 +30,13 @@ def page(new_store: Any, unit: Any, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("page")
     store = new_store(folder)
     ucf = {"dataset": "ucf", "features": "main", "variant": "published", "caption": f"{EVIL} & more"}
-    units = [unit(**ucf, **mode) for mode in (PAPER, CORRECTED)]
+    five = [(0.4, 0.2), (0.5, 0.3), (0.6, 0.1), (0.4, 0.3), (0.5, 0.2)]
+    units = [unit(scores=five, **ucf, **mode) for mode in (PAPER, CORRECTED)]
     store.call(
         [
             *units,
             unit(method=EVIL, trials=3, tuned=[(0.3, 0.2)], best_values={"a": EVIL}),
-            unit(scores=[(0.4, 0.2), None]),
+            unit(scores=[(0.4, 0.2), (0.5, 0.3), None]),
         ]
     )
     return page_of(store, folder / "report")
@@ -116,14 +117,25 @@ def test_rows_and_figures_say_what_they_are_about_and_switches_offer_it(page: El
 
 
 def test_numbers_are_sorted_by_their_mean(page: Element) -> None:
-    texts = ("12.30 ± 4.00", "-1.5 to 2", "+3.00*", "−2", "< 0.001", "–", "failed")
-    assert [number_of(t) for t in texts] == [12.3, -1.5, 3, -2, 0.001, None, None]
+    texts = (
+        "12.30 ± 4.00",
+        "12.30 (9.00 to 14.00)",
+        "-1.5 to 2",
+        "+3.00*",
+        "4/5*",
+        "−2",
+        "< 0.001",
+        "–",
+        "failed",
+    )
+    assert [number_of(t) for t in texts] == [12.3, 12.3, -1.5, 3, 4, -2, 0.001, None, None]
     assert [number_of(t) for t in ("999", "1,024", "260,480", "1,234,567.8 ± 0.1", "3, 200 more", "1,2")] == [
         999, 1024, 260_480, 1_234_567.8, 3, 1,
     ]  # fmt: skip
-    cells = [td for td in page.all("td", class_="number") if "±" in td.text]
-    assert cells
-    assert all(float(td.attributes["data-sort"]) == float(td.text.split()[0]) for td in cells)
+    for written in (" ± ", " ("):
+        cells = [td for td in page.all("td", class_="number") if written in td.text]
+        assert cells
+        assert all(float(td.attributes["data-sort"]) == float(td.text.split()[0]) for td in cells)
 
 
 def test_a_method_leads_to_its_runs_and_these_to_mlflow(store: Any, unit: Any, tmp_path: Path) -> None:

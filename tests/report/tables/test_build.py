@@ -6,44 +6,110 @@ import statistics
 from typing import Any
 
 import pytest
+from scipy import stats
 from support.cells_of import row, tables_of
 
 from benchmark.errors import UsageError
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
+from benchmark.report.tables.table import Sample, Table, best
+
+FIVE = [(0.4, 0.2), (0.5, 0.3), (0.45, 0.1), (0.42, 0.22), (0.48, 0.18)]
+RANGE = "In parentheses: the lowest and the highest seed. An interval or a test needs 5 seeds (--seeds 5)."
+HALF = "±: half the width of the 95 % t-interval of the mean."
 
 
 def hm(seen: float, unseen: float) -> float:
     return 2 * seen * unseen / (seen + unseen)
 
 
-def test_cells_are_mean_and_sample_deviation_over_seeds_in_percent(store: Any, unit: Any) -> None:
-    store.call([unit(scores=[(0.4, 0.2), (0.5, 0.3), (0.45, 0.1)])])
+def bold_in(table: Table) -> set[tuple[str, str]]:
+    """Method and column of each bold cell."""
+    methods = table.cells["Method"]
+    return {(m, c) for i, m in enumerate(methods) for c in table.cells if table.bold.iloc[i][c]}
+
+
+def test_cells_are_mean_and_half_of_its_interval_over_seeds_in_percent(store: Any, unit: Any) -> None:
+    store.call([unit(scores=FIVE)])
 
     tables = tables_of(collect(store.tracker))
 
-    hms = [100 * hm(0.4, 0.2), 100 * hm(0.5, 0.3), 100 * hm(0.45, 0.1)]
+    def expected(values: list[float], digits: int = 2) -> str:
+        low, high = stats.t.interval(0.95, 4, statistics.mean(values), stats.sem(values))
+        return f"{statistics.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+
     cells = row(tables["gzsl"], Method="TCAF")
-    assert cells["S"] == "45.00 ± 5.00"
-    assert cells["U"] == "20.00 ± 10.00"
-    assert cells["HM"] == f"{statistics.mean(hms):.2f} ± {statistics.stdev(hms):.2f}"
-    assert row(tables["zsl"], Method="TCAF")["ZSL"] == "24.00 ± 12.00"
+    assert cells["S"] == expected([100 * seen for seen, _ in FIVE]) == "45.00 ± 5.12"
+    assert cells["U"] == expected([100 * unseen for _, unseen in FIVE])
+    assert cells["HM"] == expected([100 * hm(*score) for score in FIVE])
+    assert row(tables["zsl"], Method="TCAF")["ZSL"] == expected([120 * unseen for _, unseen in FIVE])
     full = row(tables["full"], Method="TCAF")
-    assert (full["beta"], full["Seeds"], full["Epochs"]) == ("0.60 ± 0.20", "3", "5.0 ± 0.0")
-    assert full["AUSUC"].startswith("7.33 ±"), "0.8 · (0.08 + 0.15 + 0.045) / 3"
-    assert "over 3 seeds" in tables["gzsl"].caption
+    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(5)])
+    assert (full["Seeds"], full["Epochs"]) == ("5", "5.0 ± 0.0")
+    assert full["AUSUC"] == expected([80 * seen * unseen for seen, unseen in FIVE])
+    assert f"Ours: mean over 5 seeds. {HALF}" in tables["gzsl"].caption
+    assert "In parentheses" not in tables["gzsl"].caption
 
 
-def test_one_seed_has_no_deviation(store: Any, unit: Any) -> None:
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_cells_of_fewer_seeds_are_mean_lowest_and_highest(store: Any, unit: Any, seeds: int) -> None:
+    scores = FIVE[:seeds]
+    store.call([unit(scores=scores)])
+
+    tables = tables_of(collect(store.tracker))
+
+    def expected(values: list[float]) -> str:
+        return f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+    cells = row(tables["gzsl"], Method="TCAF")
+    assert cells["S"] == expected([100 * seen for seen, _ in scores])
+    assert cells["HM"] == expected([100 * hm(*score) for score in scores])
+    full = row(tables["full"], Method="TCAF")
+    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(seeds)])
+    assert (full["Seeds"], full["Epochs"]) == (str(seeds), "5.0 (5.0 to 5.0)")
+    assert f"Ours: mean over {seeds} seeds. {RANGE}" in tables["gzsl"].caption
+    assert "±" not in tables["gzsl"].caption
+
+
+def test_one_seed_is_shown_as_it_is(store: Any, unit: Any) -> None:
     store.call([unit(scores=[(0.4, 0.2)])])
+
+    tables = tables_of(collect(store.tracker))
+
+    assert row(tables["gzsl"], Method="TCAF")["S"] == "40.00"
+    full = row(tables["full"], Method="TCAF")
+    assert (full["HM"], full["beta"], full["Epochs"]) == ("26.67", "0.40", "5")
+    assert "Ours: single seed." in tables["gzsl"].caption
+    assert not any(sentence in tables["gzsl"].caption for sentence in (HALF, RANGE))
+
+
+def test_seeds_that_failed_do_not_count_towards_an_interval(store: Any, unit: Any) -> None:
+    store.call([unit(scores=[*FIVE[:4], None]), unit(method="avca", scores=FIVE)])
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
-    assert row(table, Method="TCAF")["S"] == "40.00"
-    assert "single seed" in table.caption
+    assert row(table, Method="TCAF")["S"] == "44.25 (40.00 to 50.00)‡"
+    assert row(table, Method="AVCA")["S"] == "45.00 ± 5.12"
+    assert f"Ours: mean over 5 seeds (fewer where a run failed). {HALF} {RANGE}" in table.caption
 
 
-def test_the_best_of_each_column_is_bold_published_and_ours_apart(store: Any, unit: Any) -> None:
+def test_a_number_that_some_seeds_lack_has_a_mean_alone_and_is_not_bold(store: Any, unit: Any) -> None:
+    """The number of seeds of its row is not its own, so a range could be taken for an interval."""
+    store.call([unit(scores=[(0.6, 0.2)] * 5), unit(method="avca", scores=[(0.4, 0.2)] * 5)])
+    results = collect(store.tracker)
+    best = results.test.index[results.test["method"] == "tcaf"]
+    assert ("TCAF", "S") in bold_in(tables_of(results)["gzsl"])
+    results.test.loc[best[0], "seen"] = float("nan")
+
+    table = tables_of(results)["gzsl"]
+
+    assert row(table, Method="TCAF")["S"] == "60.00"
+    assert row(table, Method="TCAF")["U"] == "20.00 ± 0.00"
+    assert ("TCAF", "S") not in bold_in(table)
+
+
+@pytest.mark.parametrize("seeds", [4, 5])
+def test_the_best_of_each_column_is_bold_from_five_seeds_on(store: Any, unit: Any, seeds: int) -> None:
     ucf = {
         "dataset": "ucf",
         "features": "cls",
@@ -51,25 +117,76 @@ def test_the_best_of_each_column_is_bold_published_and_ours_apart(store: Any, un
         "variant": "published",
         "kind": "published",
     }
+    near = [0.00, 0.01, -0.01, 0.02, -0.02][:seeds]
     store.call(
         [
-            unit(method="avgzslnet", scores=[(0.3, 0.5)], **ucf),
-            unit(method="tcaf", scores=[(0.4, 0.2)], **ucf),
+            unit(method="avgzslnet", scores=[(0.3 + x, 0.5 - x) for x in near], **ucf),
+            unit(method="tcaf", scores=[(0.4 + x, 0.2 - x) for x in near], **ucf),
         ]
     )
 
     table = tables_of(collect(store.tracker))["gzsl"]
 
-    bold = {(r["Method"], c) for r, b in zip(table.cells.to_dict("records"), table.bold.to_dict("records"), strict=True) for c in b if b[c]}  # fmt: skip # noqa: E501
-    assert bold == {
-        ("AVGZSLNet", "S published"),
-        ("TCAF", "U published"),
-        ("TCAF", "HM published"),
-        ("TCAF", "S ours"),
-        ("AVGZSLNet", "U ours"),
-        ("AVGZSLNet", "HM ours"),
-    }
-    assert "**74.79**" in table.markdown()
+    clear = {("TCAF", "S ours"), ("AVGZSLNet", "U ours"), ("AVGZSLNet", "HM ours")}
+    assert bold_in(table) == (clear if seeds == 5 else set()), "published numbers are never bold"
+    assert ("Bold: the highest mean of a column and all" in table.caption) is (seeds == 5)
+    assert f"**{row(table, Method='TCAF')['S ours']}**" in table.markdown() or seeds < 5
+    assert "**74.79**" not in table.markdown()
+
+
+def test_all_within_noise_of_the_best_are_bold_and_none_if_all_are(store: Any, unit: Any) -> None:
+    """In S one method is clearly below two others; in U noise may have put any one below the others."""
+    scatter = [0.00, 0.02, -0.02, 0.04, -0.04]
+
+    def scores(seen: float, unseen: float) -> list[tuple[float, float]]:
+        return [(seen + x, unseen + x) for x in scatter]
+
+    means = {"tcaf": (0.50, 0.21), "avca": (0.49, 0.20), "cjme": (0.30, 0.205)}
+    p = [
+        stats.ttest_ind(*([s for s, _ in scores(*means[m])] for m in ("tcaf", other)), equal_var=False).pvalue
+        for other in ("avca", "cjme")
+    ]
+    assert p[0] > 0.05 > p[1]
+    store.call([unit(m, scores=scores(*mean)) for m, mean in means.items()])
+
+    tables = tables_of(collect(store.tracker))
+
+    assert {cell for cell in bold_in(tables["gzsl"]) if cell[1] != "HM"} == {("TCAF", "S"), ("AVCA", "S")}
+    assert bold_in(tables["zsl"]) == set()
+    assert "Bold" not in tables["zsl"].caption
+
+
+def test_tuned_rows_are_never_bold_and_do_not_take_it_from_others(store: Any, unit: Any) -> None:
+    store.call(
+        [
+            unit(scores=[(0.5, 0.3)] * 5, tuned=[(0.9, 0.8)] * 5, trials=3),
+            unit(method="avca", scores=[(0.4, 0.2)] * 5),
+        ]
+    )
+
+    table = tables_of(collect(store.tracker))["gzsl"]
+
+    tuned = row(table, Settings="tuned: one search, 5 trainings")
+    assert (tuned["S"], tuned["HM"]) == ("90.00 ± 0.00", "84.71 ± 0.00")
+    assert [list(table.bold[c]) for c in ("S", "U", "HM")] == [[False, True, False]] * 3
+    assert list(table.cells["Settings"]) == ["default", "default", "tuned: one search, 5 trainings"]
+
+
+def test_best_needs_two_rivals_and_a_difference() -> None:
+    def sample(mean: float, deviation: float = 1.0, seeds: int = 5) -> Sample:
+        return Sample(mean, deviation, seeds)
+
+    together = [("paper",)] * 3
+    high, near, low = sample(50), sample(49.5), sample(40)
+    assert best([high, low, sample(30)], together) == [True, False, False]
+    assert best([low, near, high], together) == [False, True, True]
+    assert best([high, near, sample(49)], together) == [False] * 3
+    assert best([high, None, None], together) == [False] * 3
+    assert best([None, high, low], together) == [False, True, False]
+    assert best([high, near, low], [("paper",), ("corrected",), ("corrected",)]) == [False, True, False]
+    assert best([], together) == [False] * 3
+    # Means that do not differ at all, and means without any scatter.
+    assert best([sample(50, 0), sample(50, 0), sample(49.9, 0)], together) == [True, True, False]
 
 
 def test_published_numbers_stand_beside_ours(store: Any, unit: Any) -> None:
@@ -81,13 +198,14 @@ def test_published_numbers_stand_beside_ours(store: Any, unit: Any) -> None:
         "kind": "published",
     }
     store.call([unit(method="tcaf", tuned=[(0.5, 0.3)], trials=4, **ucf), unit(method="mine", **ucf)])
+    tuned = "tuned: one search, 1 training"
 
     tables = tables_of(collect(store.tracker))
 
     ours = row(tables["gzsl"], Method="TCAF", Settings="published")
     assert (ours["S published"], ours["U published"], ours["HM published"]) == ("67.14", "40.83", "50.78")
     assert row(tables["zsl"], Method="TCAF", Settings="published")["ZSL published"] == "44.64"
-    assert row(tables["gzsl"], Method="TCAF", Settings="tuned")["HM published"] == ""
+    assert row(tables["gzsl"], Method="TCAF", Settings=tuned)["HM published"] == ""
     assert row(tables["gzsl"], Method="mine")["HM published"] == "–"
     assert "Published: TCAF, ECCV 2022, Table 1 (single seed" in tables["gzsl"].caption
     assert any("30.22" in note and "27.99" in note for note in tables["gzsl"].notes)
@@ -140,13 +258,13 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
     common = {"dataset": "ucf", "features": "cls", "variant": "published"}
     store.call(
         [
-            unit(method=m, mode=mode, alignment=a, scores=[(s, 0.2)], **common)
+            unit(method=m, mode=mode, alignment=a, scores=[(s, 0.2)] * 5, **common)
             for m, s in (("tcaf", 0.4), ("avca", 0.3))
             for mode, a in (("paper", "official"), ("corrected", "by_name"))
         ]
     )
 
-    table = tables_of(collect(store.tracker))["gzsl"]
+    table = next(t for t in build_tables(collect(store.tracker)) if t.name == "gzsl")
 
     marks = list(zip(table.cells["Method"], table.cells["Protocol"], strict=True))
     assert marks == [
@@ -217,7 +335,7 @@ def test_a_job_that_another_call_ran_counts(store: Any, unit: Any) -> None:
     results = collect(store.tracker, [second])
 
     assert first != second
-    assert row(tables_of(results)["gzsl"], Method="TCAF")["S"] == "50.00 ± 14.14"
+    assert row(tables_of(results)["gzsl"], Method="TCAF")["S"] == "50.00 (40.00 to 60.00)"
 
 
 def test_calls_with_the_same_jobs_are_not_counted_twice(store: Any, unit: Any) -> None:
@@ -240,6 +358,20 @@ def test_runs_of_different_settings_are_not_averaged(store: Any, unit: Any) -> N
     assert row(table, Settings="default train.epochs=50")["S"] == "60.00"
 
 
+def test_tuned_rows_name_their_trainings_and_then_what_they_differ_in(store: Any, unit: Any) -> None:
+    ids = [
+        store.call([unit(scores=[], tuned=[(0.4, 0.2)] * n, trials=3, epochs=epochs)])
+        for n, epochs in ((1, 2), (3, 50))
+    ]
+
+    table = tables_of(collect(store.tracker, ids))["gzsl"]
+
+    assert sorted(table.cells["Settings"]) == [
+        "tuned: one search, 1 training, train.epochs=2",
+        "tuned: one search, 3 trainings, train.epochs=50",
+    ]
+
+
 def test_stage_1_alone_gives_a_validation_table(store: Any, unit: Any) -> None:
     store.call([unit(), unit(method="avca")], stages="1")
 
@@ -247,23 +379,36 @@ def test_stage_1_alone_gives_a_validation_table(store: Any, unit: Any) -> None:
     tables = tables_of(results)
 
     assert set(tables) == {"validation"}
-    assert row(tables["validation"], Method="TCAF")["S"] == "45.00 ± 7.07"
-    assert row(tables["validation"], Method="TCAF")["Epochs"] == "5.0 ± 0.0"
+    assert row(tables["validation"], Method="TCAF")["S"] == "45.00 (40.00 to 50.00)"
+    assert row(tables["validation"], Method="TCAF")["Epochs"] == "5.0 (5.0 to 5.0)"
     assert "without test" in tables["validation"].caption
     assert results.test.empty
     assert set(results.validation["split"]) == {"validation"}
 
 
-def test_tuning_that_kept_the_starting_settings_is_told(store: Any, unit: Any) -> None:
-    store.call([unit(tuned=[(0.4, 0.2), (0.5, 0.3)], trials=3, best_values={})])
-
-    tables = tables_of(collect(store.tracker))
-
-    assert any(
-        note.startswith("No trial beat the untuned settings") and "TCAF" in note
-        for note in tables["gzsl"].notes
+def test_tuning_that_kept_the_untuned_settings_is_told_and_has_no_row_of_its_own(
+    store: Any, unit: Any
+) -> None:
+    """Its jobs are those of the untuned row, so a second row would show the same runs again."""
+    both = [(0.4, 0.2), (0.5, 0.3)]
+    store.call(
+        [unit(tuned=both, trials=3, best_values={}), unit(method="avca", tuned=[(0.5, 0.3)] * 2, trials=3)]
     )
-    assert row(tables["tuning"], Method="TCAF")["Best hyperparameters"] == "the untuned settings"
+
+    results = collect(store.tracker)
+    tables = tables_of(results)
+
+    note = "Tuning kept the untuned settings, so there is no other row: TCAF."
+    for name in ("gzsl", "zsl", "full"):
+        rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
+        assert rows == [
+            ("AVCA", "default"), ("AVCA", "tuned: one search, 2 trainings"), ("TCAF", "default"),
+        ]  # fmt: skip
+        assert note in tables[name].notes
+    assert results.test["job_key"].is_unique
+    assert results.validation["job_key"].is_unique
+    assert row(tables["tuning"], Method="TCAF")["Hyperparameters"] == "the untuned settings"
+    assert row(tables["tuning"], Method="TCAF")["Gain in test HM"] == "–"
     assert row(tables["tuning"], Method="TCAF")["Trials"] == "3 (1 pruned, 0 failed)"
 
 
@@ -298,8 +443,8 @@ def test_a_call_that_only_tuned_gives_the_tuning_table(store: Any, unit: Any) ->
     tables = tables_of(collect(store.tracker))
 
     assert set(tables) == {"tuning"}
-    assert row(tables["tuning"], Method="TCAF")["Best hyperparameters"] == "lr=0.000123"
-    assert row(tables["tuning"], Method="TCAF")["Validation HM"] == "43.21"
+    assert row(tables["tuning"], Method="TCAF")["Hyperparameters"] == "lr=0.000123"
+    assert row(tables["tuning"], Method="TCAF")["Best in search"] == "43.21 (trial 2)"
 
 
 def test_a_failed_study_is_a_lost_row_of_its_own(store: Any, unit: Any) -> None:

@@ -134,9 +134,10 @@ def test_the_document_of_a_report_compiles_and_nothing_sticks_out(
         {"mode": "paper", "alignment": "official"},
         {"mode": "corrected", "alignment": "by_name"},
     )
+    scores = {m: [(s + i / 50, 0.3) for i in range(5)] for m, s in ((ODD, 0.4), ("perceiver", 0.3))}
     units = [
-        unit(method=m, tuned=[(0.5, 0.3), (0.4, 0.3)], **ucf, **p)
-        for m in (ODD, "perceiver")
+        unit(method=m, scores=five, tuned=[(0.5, 0.3), (0.4, 0.3)], **ucf, **p)
+        for m, five in scores.items()
         for p in (paper, corrected)
     ]
     store.call(
@@ -146,6 +147,7 @@ def test_the_document_of_a_report_compiles_and_nothing_sticks_out(
     write_report(store.tracker, tmp_path / "report")
 
     log = compile_tex(tmp_path / "report", "report.tex")
+    assert "Wins in ZSL" in (tmp_path / "report" / "comparisons-4.tex").read_text()
     assert "Overfull \\hbox" not in log
     assert "LaTeX Error" not in log
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from scipy import stats
 from support.cells_of import row, tables_of
 
 from benchmark.report.results.collect import collect
@@ -21,24 +22,22 @@ CORRECTED = {"mode": "corrected", "alignment": "by_name"}
 def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(
     store: Any, unit: Any, tmp_path: Any
 ) -> None:
-    store.call(
-        [
-            unit(scores=[(0.4, 0.2), (0.5, 0.3), (0.6, 0.4)], **PAPER),
-            unit(scores=[(0.3, 0.25), (0.6, 0.4), (0.4, 0.1)], **CORRECTED),
-        ]
-    )
+    paper = [(0.4, 0.2), (0.5, 0.3), (0.6, 0.4), (0.5, 0.3), (0.5, 0.3)]
+    corrected = [(0.3, 0.25), (0.6, 0.4), (0.4, 0.1), (0.5, 0.3), (0.45, 0.25)]
+    store.call([unit(scores=paper, **PAPER), unit(scores=corrected, **CORRECTED)])
 
     table = tables_of(collect(store.tracker))["modes"]
     write_report(store.tracker, tmp_path)
 
     cells = row(table, Method="TCAF")
-    assert (cells["S paper"], cells["S corrected"]) == ("50.00 ± 10.00", "43.33 ± 15.28")
-    differences = [-10, 10, -20]
-    assert (
-        cells["S difference"] == f"{statistics.mean(differences):.2f} ± {statistics.stdev(differences):.2f}"
-    )
-    assert cells["ZSL difference"] == "-6.00 ± 26.15", "of 6, 12 and -36"
-    assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "3")
+    differences = [-10, 10, -20, 0, -5]
+    expected = stats.ttest_rel(*([100 * s for s, _ in mode] for mode in (corrected, paper)))
+    low, high = expected.confidence_interval(0.95)
+    assert (cells["S paper"], cells["S corrected"]) == ("50.00 ± 8.78", "45.00 ± 13.88")
+    assert cells["S difference"] == f"{statistics.mean(differences):.2f} ± {(high - low) / 2:.2f}"
+    assert cells["S difference"].startswith("-5.00 ± 13"), "paired by seed"
+    assert cells["ZSL difference"].startswith("-4.80 ± "), "of 6, 12, -36, 0 and -6"
+    assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "5")
     assert not table.bold.to_numpy().any()
     for part in (
         "paired by seed",
@@ -47,9 +46,28 @@ def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(
     ):
         assert part in table.caption
     numbers = pd.read_csv(tmp_path / "modes.csv").iloc[0]
-    assert numbers["seen_difference"] == pytest.approx(-20 / 3)
+    assert numbers["seen_difference"] == pytest.approx(-5)
     assert numbers["seen_difference_std"] == pytest.approx(statistics.stdev(differences))
-    assert (numbers["method"], numbers["variant"], numbers["seeds"]) == ("tcaf", "default", 3)
+    ends = (numbers["seen_difference_low"], numbers["seen_difference_high"])
+    assert ends == pytest.approx((low, high), abs=1e-6)
+    assert (numbers["method"], numbers["variant"], numbers["seeds"]) == ("tcaf", "default", 5)
+
+
+def test_a_difference_of_modes_over_few_seeds_has_the_range_of_its_seeds(store: Any, unit: Any) -> None:
+    store.call(
+        [
+            unit(scores=[(0.4, 0.2), (0.5, 0.3), (0.6, 0.4)], **PAPER),
+            unit(scores=[(0.6, 0.25), (0.5, 0.4), (0.7, 0.1)], **CORRECTED),
+        ]
+    )
+
+    table = tables_of(collect(store.tracker))["modes"]
+
+    cells = row(table, Method="TCAF")
+    assert (cells["S paper"], cells["S corrected"]) == ("50.00 (40.00 to 60.00)", "60.00 (50.00 to 70.00)")
+    assert cells["S difference"] == "+10.00 (0.00 to 20.00)", "of 20, 0 and 10"
+    assert cells["ZSL difference"] == "-6.00 (-36.00 to 12.00)", "of 6, 12 and -36"
+    assert "In parentheses: the lowest and the highest seed." in table.caption
 
 
 def test_the_difference_is_over_the_seeds_that_both_modes_have(store: Any, unit: Any) -> None:
@@ -136,9 +154,9 @@ def test_each_data_set_and_kind_of_settings_is_paired_with_itself(store: Any, un
     }
     assert found == {
         ("UCF", "default"): ("30.00", "+5.00"),
-        ("UCF", "tuned"): ("40.00", "+5.00"),
+        ("UCF", "tuned: one search, 1 training"): ("40.00", "+5.00"),
         ("Synthetic", "default"): ("50.00", "+10.00"),
-        ("Synthetic", "tuned"): ("60.00", "+10.00"),
+        ("Synthetic", "tuned: one search, 1 training"): ("60.00", "+10.00"),
     }
     assert "Synthetic data: Synthetic." in table.caption
 
@@ -235,9 +253,10 @@ def test_group_disjoint_results_stand_beside_the_published_split(
     write_report(store.tracker, tmp_path)
 
     stamps, ucf = (row(table, Dataset=name) for name in ("Stamps", "UCF"))
-    assert (stamps["S published split"], stamps["S disjoint"]) == ("50.00 ± 14.14", "25.00 ± 0.00")
+    assert stamps["S published split"] == "50.00 (40.00 to 60.00)"
+    assert stamps["S disjoint"] == "25.00 (25.00 to 25.00)"
     assert (stamps["HM disjoint"], stamps["Remaining samples"], stamps["Remaining classes"]) == (
-        "22.00 ± 0.00",
+        "22.00 (22.00 to 22.00)",
         "12",
         "5",
     )

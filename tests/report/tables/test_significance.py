@@ -3,6 +3,8 @@ number."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,21 @@ from support.cells_of import row, tables_of
 from benchmark.report.results.collect import collect
 from benchmark.report.results.published import published_for
 from benchmark.report.tables.build import build_tables
-from benchmark.report.tables.significance import _corrected, comparisons, intervals
+from benchmark.report.tables.means import numbers_csv, summarise
+from benchmark.report.tables.significance import (
+    _corrected,
+    comparisons,
+    intervals,
+    intervals_table,
+    wins_tables,
+)
+from benchmark.report.tables.table import Table
 from benchmark.report.write import write_report
 from benchmark.tracking.benchmark_runs import ALL_RUNS
 from benchmark.uncertainty import LEVEL
 
-OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31)]
-OTHERS = [(0.5, 0.20), (0.5, 0.22), (0.5, 0.21)]
+OURS = [(0.5, 0.30), (0.5, 0.33), (0.5, 0.31), (0.5, 0.32), (0.5, 0.29)]
+OTHERS = [(0.5, 0.20), (0.5, 0.22), (0.5, 0.21), (0.5, 0.20), (0.5, 0.19)]
 UCF = {
     "dataset": "ucf",
     "features": "cls",
@@ -40,7 +50,7 @@ def test_pairs_of_methods_are_tested_seed_by_seed(store: Any, unit: Any) -> None
         [
             unit("tcaf", scores=OURS),
             unit("cjme", scores=OTHERS),
-            unit("avca", scores=[(0.5, 0.3), (0.4, 0.2)]),
+            unit("avca", scores=[(0.5, 0.3), (0.4, 0.2), (0.4, 0.1), (0.5, 0.2)]),
         ]
     )
     frame = comparisons(collect(store.tracker)).set_index(["method", "other"])
@@ -49,27 +59,204 @@ def test_pairs_of_methods_are_tested_seed_by_seed(store: Any, unit: Any) -> None
     assert pair["zsl_p"] == pytest.approx(expected.pvalue)
     assert (pair["zsl_low"], pair["zsl_high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert pair["zsl_difference"] == pytest.approx((zsl(OTHERS) - zsl(OURS)).mean())
-    assert pair["zsl_p_holm"] == pytest.approx(5 * expected.pvalue), (
-        "the second of three pairs in two metrics, behind its HM"
-    )
-    assert frame["seeds"].to_dict() == {("cjme", "avca"): 2, ("cjme", "tcaf"): 3, ("avca", "tcaf"): 2}
+    assert pair["hm_p"] < pair["zsl_p"]
+    assert pair["hm_p_holm"] == pytest.approx(2 * pair["hm_p"]), "one pair in two metrics"
+    assert pair["zsl_p_holm"] == pytest.approx(max(2 * pair["hm_p"], expected.pvalue))
+    assert (pair["zsl_wins"], pair["zsl_losses"]) == (0, 5)
+    assert frame["seeds"].to_dict() == {("cjme", "avca"): 4, ("cjme", "tcaf"): 5, ("avca", "tcaf"): 4}
+    few = frame.loc[[("cjme", "avca"), ("avca", "tcaf")]]
+    tests = [f"{m}_{name}" for m in ("hm", "zsl") for name in ("low", "high", "p", "p_holm")]
+    assert few[tests].isna().all(axis=None), "four seeds allow no interval and no test"
+    assert few["zsl_difference"].tolist() == pytest.approx([0.9, -13.8])
+    assert few["zsl_wins"].tolist() == [2, 0]
+    assert few["zsl_losses"].tolist() == [1, 3], "the other seeds are equal"
 
 
 def test_marks_say_which_differences_are_significant(store: Any, unit: Any) -> None:
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
-    table = tables_of(collect(store.tracker))["comparisons"]
-    found = row(table, Difference="CJME − TCAF")
-    assert found["ZSL"].endswith("*")
-    assert found["n"] == "3"
-    assert "2 of 2 differences" in table.caption
+    for table in wins_of(store):
+        assert row(table, Method="TCAF") == {
+            "Method": "TCAF", "vs CJME": "5/5*", "vs TCAF": "", "Better than": "1",
+        }  # fmt: skip
+        assert row(table, Method="CJME") == {
+            "Method": "CJME", "vs CJME": "", "vs TCAF": "0/5", "Better than": "0",
+        }  # fmt: skip
+        assert "Holm's correction for 2 tests" in table.caption
+
+
+def wins_of(store: Any, **about: str) -> list[Table]:
+    """The matrices of wins, in HM and ZSL, whose rows are all about this."""
+    tables = [t for t in build_tables(collect(store.tracker)) if t.name == "comparisons"]
+    return [t for t in tables if all(key.items() >= about.items() for key in t.keys)]
+
+
+def test_the_matrix_of_wins_counts_the_seeds_of_each_pair_both_ways(store: Any, unit: Any) -> None:
+    """Of five seeds one is a tie of TCAF and AVCA; the two are not told apart, and CJME is below both."""
+    tied = [OURS[0], (0.5, 0.30), (0.5, 0.30), (0.5, 0.34), (0.5, 0.30)]
+    store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS), unit("avca", scores=tied)])
+
+    tables = wins_of(store)
+
+    assert [t.title for t in tables] == [
+        f"Wins in {metric}: Stamps, features native, mode paper, by_name text" for metric in ("HM", "ZSL")
+    ]
+    for table, metric in zip(tables, ("HM", "ZSL"), strict=True):
+        found = table.cells.set_index("Method")
+        assert list(found) == ["vs CJME", "vs AVCA", "vs TCAF", "Better than"]
+        assert list(found.index) == ["CJME", "AVCA", "TCAF"]
+        assert found.loc["CJME"].tolist() == ["", "0/5", "0/5", "0"]
+        assert found.loc["AVCA"].tolist() == ["5/5*", "", "2/5", "1"]
+        assert found.loc["TCAF"].tolist() == ["5/5*", "2/5", "", "1"]
+        assert table.caption.startswith(f"{metric}: in how many of the seeds that both have")
+        assert "Holm's correction for 6 tests" in table.caption
+        assert not table.bold.to_numpy().any()
+        assert not table.screen
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wins_losses_and_ties_of_a_pair_are_all_its_seeds(store: Any, unit: Any, seed: int) -> None:
+    """The matrix and its transpose leave the ties, and only a side with the higher mean has a mark."""
+    random = np.random.default_rng(seed)
+    scores = {m: [(0.5, random.integers(20, 24) / 100) for _ in range(6)] for m in ("tcaf", "cjme", "avca")}
+    scores["avgzslnet"] = [(0.5, unseen + 0.2) for _, unseen in scores["tcaf"][::-1]]
+    store.call([unit(m, scores=s) for m, s in scores.items()])
+
+    _, table = wins_of(store)
+
+    titles = {"TCAF": "tcaf", "CJME": "cjme", "AVCA": "avca", "AVGZSLNet": "avgzslnet"}
+    found = table.cells.set_index("Method")
+    for one, two in combinations(titles, 2):
+        gaps = zsl(scores[titles[one]]) - zsl(scores[titles[two]])
+        cells = found.loc[one, f"vs {two}"], found.loc[two, f"vs {one}"]
+        assert [cell.rstrip("*") for cell in cells] == [f"{(gaps > 0).sum()}/6", f"{(gaps < 0).sum()}/6"]
+        marked = [cell.endswith("*") for cell in cells]
+        assert marked[0] <= (gaps.mean() > 0)
+        assert marked[1] <= (gaps.mean() < 0)
+    marks = [sum(cell.endswith("*") for cell in cells[1:-1]) for cells in table.cells.to_numpy()]
+    assert found["Better than"].tolist() == [str(count) for count in marks]
+    assert found.loc["AVGZSLNet", "Better than"] == "3"
+
+
+def test_a_method_with_fewer_seeds_is_in_no_matrix_of_wins(store: Any, unit: Any) -> None:
+    four = [unit("avca", scores=OURS[:4]), unit("cjme", scores=OTHERS)]
+    store.call([unit("tcaf", scores=OURS), *four])
+    assert [list(t.cells["Method"]) for t in wins_of(store)] == [["CJME", "TCAF"]] * 2
+    store.call(four)
+    assert wins_of(store) == []
+
+
+def test_methods_keep_their_order_where_the_first_ones_share_few_seeds(store: Any, unit: Any) -> None:
+    """CJME and AVCA share four seeds, and each shares five with TCAF."""
+    eight = [OURS[i % 5] for i in range(8)]
+    low = [(0.5, 0.15 + i / 100) for i in range(8)]
+    store.call(
+        [
+            unit("tcaf", scores=eight),
+            unit("cjme", scores=[*low[:6], None, None]),
+            unit("avca", scores=[None, None, *low[2:]]),
+        ]
+    )
+    assert comparisons(collect(store.tracker))["seeds"].tolist() == [4, 6, 6]
+    _, table = wins_of(store)
+    found = table.cells.set_index("Method")
+    assert list(found.index) == ["CJME", "AVCA", "TCAF"]
+    assert list(found) == ["vs CJME", "vs AVCA", "vs TCAF", "Better than"]
+    assert (found.loc["CJME", "vs AVCA"], found.loc["AVCA", "vs CJME"]) == ("–", "–")
+
+
+def test_each_place_and_kind_of_settings_has_matrices_of_its_own(store: Any, unit: Any) -> None:
+    """They are corrected together, and each says for how many tests."""
+    methods = (("tcaf", OURS), ("cjme", OTHERS))
+    store.call(
+        [
+            unit(m, scores=s, mode=mode, **more)
+            for m, s in methods
+            for mode, more in (("paper", {}), ("corrected", {}))
+        ]
+        + [unit(m, scores=s, variant="user-set", params={"x": "1"}) for m, s in methods]
+        + [unit(m, scores=s, features="main") for m, s in methods]
+    )
+    titles = [t.title for t in wins_of(store, features="native")]
+    places = (
+        "paper, by_name text, untuned",
+        "corrected, by_name text, untuned",
+        "paper, by_name text, user-set",
+    )
+    assert titles == [
+        f"Wins in {metric}: Stamps, features native, mode {place} settings"
+        for place in places
+        for metric in ("HM", "ZSL")
+    ]
+    assert all("correction for 6 tests" in t.caption for t in wins_of(store, features="native"))
+    main = wins_of(store, features="main")
+    assert [t.title for t in main] == [
+        f"Wins in {metric}: Stamps, features main, mode paper, by_name text" for metric in ("HM", "ZSL")
+    ]
+    assert all("correction for 2 tests" in t.caption for t in main)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4, 5])
+def test_what_a_report_shows_of_so_many_seeds_and_what_it_leaves_out(
+    store: Any, unit: Any, tmp_path: Any, seeds: int
+) -> None:
+    ours, others = OURS[:seeds], OTHERS[:seeds]
+    store.call([unit("tcaf", scores=ours, **UCF), unit("cjme", scores=others, **UCF)])
+
+    results = collect(store.tracker)
+    tables = {t.name: t for t in build_tables(results)}
+    files = {p.name: p for p in write_report(store.tracker, tmp_path / "report").files}
+
+    # A cell is a mean with its interval from five seeds on; with two to four with the range.
+    values = zsl(ours)
+    low, high = stats.t.interval(0.95, seeds - 1, values.mean(), stats.sem(values)) if seeds > 1 else (0, 0)
+    spread_text = {
+        1: "",
+        5: f" ± {(high - low) / 2:.2f}",
+    }.get(seeds, f" ({values.min():.2f} to {values.max():.2f})")
+    assert row(tables["zsl"], Method="TCAF")["ZSL ours"] == f"{values.mean():.2f}{spread_text}"
+    numbers = pd.read_csv(files["zsl.csv"]).set_index("method").loc["tcaf"]
+    ends = {1: (np.nan, np.nan), 5: (low, high)}.get(seeds, (values.min(), values.max()))
+    assert numbers["ZSL_percent"] == pytest.approx(values.mean())
+    assert (numbers["ZSL_low_percent"], numbers["ZSL_high_percent"]) == pytest.approx(
+        ends, abs=1e-6, nan_ok=True
+    )
+    assert np.isnan(numbers["ZSL_std_percent"]) == (seeds == 1)
+
+    # Captions say what they are, and how many seeds an interval needs.
+    needed = "An interval or a test needs 5 seeds (--seeds 5)."
+    for name in ("gzsl", "zsl", "full"):
+        assert ("Ours: single seed." in tables[name].caption) is (seeds == 1)
+        assert (needed in tables[name].caption) is (seeds in (2, 4))
+        assert ("95 % t-interval of the mean" in tables[name].caption) is (seeds == 5)
+
+    # The table of intervals lists the seeds if there are too few, and has no test of them.
+    line = row(tables["intervals"], Method="TCAF")
+    listed = "–" if seeds == 1 else ", ".join(f"{v:.2f}" for v in values)
+    assert line["ZSL over seeds"] == (f"{low:.2f} to {high:.2f}" if seeds == 5 else listed)
+    assert (line["ZSL"], line["n"]) == (f"{values.mean():.2f}", str(seeds))
+    assert (line["ZSL p"] == "–") is (seeds < 5)
+    assert line["HM − published"].endswith("*") is (seeds == 5)
+    frame = intervals(results)
+    tests = [f"{m}_{end}" for m in ("hm", "zsl") for end in ("low", "high", "p", "p_holm")]
+    assert frame[tests].notna().all(axis=None) if seeds == 5 else frame[tests].isna().all(axis=None)
+    assert "with n ≥ 5 seeds the 95 % t-interval of the mean" in tables["intervals"].caption
+    assert ("needs |t| >" in tables["intervals"].caption) is (seeds == 5)
+
+    # Methods are compared, and one is bold, from five seeds on.
+    assert ("comparisons" in tables) is ("comparisons.csv" in files) is (seeds == 5)
+    pairs = comparisons(results)[["hm_low", "hm_high", "hm_p", "zsl_p", "hm_p_holm", "zsl_p_holm"]]
+    assert pairs.notna().all(axis=None) if seeds == 5 else pairs.isna().all(axis=None)
+    bold = {name for name, table in tables.items() if table.bold.to_numpy().any()}
+    assert bold == ({"gzsl", "zsl", "full"} if seeds == 5 else set())
+    assert ("**" in files["report.md"].read_text(encoding="utf-8")) is (seeds == 5)
 
 
 def test_a_published_number_is_tested_where_it_is_comparable(store: Any, unit: Any) -> None:
     store.call([unit("tcaf", scores=OURS, **UCF), unit("tcaf", scores=OURS, **{**UCF, "mode": "corrected"})])
     paper, corrected = intervals(collect(store.tracker)).to_dict("records")
     assert paper["zsl_published"] == corrected["zsl_published"]
-    t = (zsl(OURS).mean() - paper["zsl_published"]) / (zsl(OURS).std(ddof=1) * (1 + 1 / 3) ** 0.5)
-    assert paper["zsl_p"] == pytest.approx(2 * stats.t.sf(abs(t), 2))
+    t = (zsl(OURS).mean() - paper["zsl_published"]) / (zsl(OURS).std(ddof=1) * (1 + 1 / 5) ** 0.5)
+    assert paper["zsl_p"] == pytest.approx(2 * stats.t.sf(abs(t), 4))
     assert np.isnan(corrected["zsl_p"])
     table = tables_of(collect(store.tracker))["intervals"]
     assert row(table, Protocol="corrected, official text")["ZSL − published"] == "–"
@@ -103,7 +290,7 @@ def test_the_interval_over_test_samples_is_that_of_the_mean_over_all_seeds(store
 
     The interval of the first alone does not hold their mean.
     """
-    store.call([unit("tcaf", scores=OURS)])
+    store.call([unit("tcaf", scores=OURS[:3])])
     log_groups(store, [right([1] * 8), right([3] * 8), right([4] * 8)])
     line = intervals(collect(store.tracker)).iloc[0]
     assert line["zsl_samples_low"] < 100 * (0.2 + 0.6 + 0.8) / 3 < line["zsl_samples_high"]
@@ -133,7 +320,7 @@ def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any
 def test_seeds_that_were_tested_on_different_samples_have_no_interval_over_samples(
     store: Any, unit: Any
 ) -> None:
-    store.call([unit("tcaf", scores=OURS)])
+    store.call([unit("tcaf", scores=OURS[:3])])
     log_groups(store, [right([1] * 8), right([3] * 8), right([3] * 7)])
     assert row(tables_of(collect(store.tracker))["intervals"], Method="TCAF")["ZSL 95 % over samples"] == "–"
 
@@ -148,7 +335,7 @@ def test_one_seed_has_its_difference_to_published_numbers_and_no_test(store: Any
     assert theirs is not None
     assert found["n"] == "1"
     assert " to " in found["HM 95 % over samples"]
-    assert (found["HM 95 % over seeds"], found["HM p"], found["ZSL p"]) == ("–", "–", "–")
+    assert (found["HM over seeds"], found["HM p"], found["ZSL p"]) == ("–", "–", "–")
     for label, ours, published in (
         ("S", 50, theirs.numbers.seen),
         ("U", 30, theirs.numbers.unseen),
@@ -204,22 +391,22 @@ def test_a_table_of_equal_methods_has_a_mark_in_one_of_twenty(together: float) -
     assert 0.01 < marked.mean() < 0.06
 
 
-def test_with_two_seeds_the_caption_says_that_nearly_nothing_can_be_marked(store: Any, unit: Any) -> None:
-    store.call([unit(m, scores=s[:2]) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
-    assert (
-        "At n = 2 almost nothing can be marked: the smallest of 2 p-values needs |t| > 25.5"
-        in tables_of(collect(store.tracker))["comparisons"].caption
-    )
+def test_the_caption_says_which_t_a_mark_needs(store: Any, unit: Any) -> None:
+    store.call([unit(m, scores=s, **UCF) for m, s in (("tcaf", OURS), ("cjme", OTHERS[:4]))])
+    caption = next(t for t in build_tables(collect(store.tracker)) if t.name == "intervals").caption
+    needed = stats.t.isf(0.05 / 2 / 2, 4)
+    assert f"At n = 5 the smallest of 2 p-values needs |t| > {needed:.1f} for a mark." in caption
 
 
 def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, unit: Any) -> None:
     tuned = [unit(m, scores=s, tuned=s, trials=3) for m, s in (("tcaf", OURS), ("cjme", OTHERS))]
     store.call(tuned)
-    tables = tables_of(collect(store.tracker))
-    assert all(
-        "from one search" in tables[name].caption
-        for name in ("gzsl", "zsl", "full", "intervals", "comparisons", "tuning")
-    )
+    tables = build_tables(collect(store.tracker))
+    named = {t.name for t in tables if "from one search" in t.caption}
+    assert named == {"gzsl", "zsl", "full", "intervals", "tuning"}
+    wins = [t for t in tables if t.name == "comparisons"]
+    assert [list(t.cells["Method"]) for t in wins] == [["CJME", "TCAF"]] * 2, "none of tuned settings"
+    assert not any("tuned" in t.title for t in wins)
     frame = comparisons(collect(store.tracker))
     assert frame[frame["slot"] == "tuned"][["hm_p", "zsl_p"]].isna().all(axis=None), (
         "the scatter of a search is not known"
@@ -235,8 +422,8 @@ def test_a_method_whose_default_settings_became_published_ones_has_each_seed_onc
     for variant in ("default", "published"):
         store.call([unit(m, scores=s, variant=variant) for m, s in (("tcaf", OURS), ("cjme", OTHERS))])
     results = collect(store.tracker, [ALL_RUNS])
-    assert intervals(results)["seeds"].tolist() == [3, 3]
-    assert comparisons(results)["seeds"].tolist() == [3]
+    assert intervals(results)["seeds"].tolist() == [5, 5]
+    assert comparisons(results)["seeds"].tolist() == [5]
 
 
 def test_one_seed_without_anything_to_say_has_neither_table(store: Any, unit: Any) -> None:
@@ -252,9 +439,40 @@ def test_released_weights_are_in_no_test(store: Any, unit: Any) -> None:
 
 
 def test_both_tables_have_their_csv(store: Any, unit: Any, tmp_path: Any) -> None:
+    store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS), unit("avca", scores=OURS[:4])])
+    files = {p.name: p for p in write_report(store.tracker, tmp_path / "report").files}
+    line = pd.read_csv(files["intervals.csv"]).set_index("method").loc["avca"]
+    assert line["zsl_by_seed"] == "36.00, 39.60, 37.20, 38.40"
+    pairs = pd.read_csv(files["comparisons.csv"]).set_index(["method", "other"])
+    numbers = ["seeds", "zsl_wins", "zsl_losses"]
+    assert pairs[numbers].to_dict("index") == {
+        ("cjme", "avca"): {"seeds": 4, "zsl_wins": 0, "zsl_losses": 4},
+        ("cjme", "tcaf"): {"seeds": 5, "zsl_wins": 0, "zsl_losses": 5},
+        ("avca", "tcaf"): {"seeds": 4, "zsl_wins": 0, "zsl_losses": 0},
+    }
+    assert pairs["zsl_p"].notna().tolist() == [False, True, False]
+
+
+def test_the_matrices_of_wins_are_latex_tables_of_their_own(store: Any, unit: Any, tmp_path: Any) -> None:
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
-    names = {p.name for p in write_report(store.tracker, tmp_path / "report").files}
-    assert {"intervals.csv", "comparisons.csv"} <= names
+    files = {p.name: p for p in write_report(store.tracker, tmp_path / "report").files}
+    for number, metric in enumerate(("HM", "ZSL"), 1):
+        text = files[f"comparisons-{number}.tex"].read_text()
+        assert rf"\textbf{{Wins in {metric}: Stamps" in text
+        assert "TCAF & 5/5* &  & 1" in text
+
+
+def test_results_without_finished_jobs_have_frames_with_all_columns(store: Any, unit: Any) -> None:
+    store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
+    whole = collect(store.tracker)
+    empty = replace(whole, test=whole.test.iloc[:0])
+    for make in (intervals, comparisons):
+        assert list(make(empty)) == list(make(whole))
+        assert make(empty).empty
+    assert intervals_table(empty, "native", intervals(empty)) is None
+    assert wins_tables(empty, "native", comparisons(empty)) == []
+    summary = summarise(empty.test)
+    assert list(numbers_csv(summary, ["hm"])) == list(numbers_csv(summarise(whole.test), ["hm"]))
 
 
 def test_one_seed_on_published_data_has_the_csv_of_intervals(store: Any, unit: Any, tmp_path: Any) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from benchmark.figures.searches import best_so_far, history_figure
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.table import Table
 from benchmark.report.write import write_report
+from benchmark.tuning.confirmation import Confirmed, confirm
 
 TRIALS = pd.DataFrame(
     {
@@ -71,15 +75,156 @@ def test_the_table_tells_budget_pruning_and_gains(store: Any, unit: Any) -> None
     assert row["Pruned"] == "25 %"
     assert row["Epochs saved"] == "5 of 32 (16 %)"
     assert row["Seconds"] == "36"
-    assert row["Gain"] == "+5.00"
-    assert row["Gain in test HM"] == "+12.92 ± 0.59"  # 40 - 26.67 and 50 - 37.5
-    for meaning in ("Epochs saved: ", "Gain: ", "Gain in test HM: ", "Tuning budget: 4 trials per method"):
+    assert row["Best in search"] == "45.00 (trial 4)"
+    assert row["Kept trial"] == "4"
+    assert row["Hyperparameters"] == "lr=0.002, depth=6"
+    assert row["Gain in test HM"] == "+12.92 (12.50 to 13.33)"  # 50 - 37.5 and 40 - 26.67
+    for meaning in (
+        "Epochs saved: ",
+        "Best in search: the highest of all trials",
+        "Gain in test HM: ",
+        "Tuning budget: 4 trials per method",
+        "In parentheses: the lowest and the highest seed.",
+    ):
         assert meaning in found.caption
+
+
+def hyperparameters(number: int) -> dict[str, float]:
+    return {"lr": number / 1000, "depth": float(number)} if number else {}
+
+
+def confirmation(kept: int, **hms: list[float | None]) -> dict[str, Any]:
+    """What ``TuningResult.as_dict`` has of the trainings that confirm a search.
+
+    Args:
+        kept: number of the trial.
+        hms: by trial (``t0``), by seed.
+    """
+    trials = {int(name[1:]): values for name, values in hms.items()}
+    candidates = [
+        Confirmed(number, hyperparameters(number), 0.4, values) for number, values in trials.items()
+    ]
+    found = confirm(range(len(next(iter(hms.values())))), candidates)
+    assert found is not None
+    assert found.number == kept
+    return {"confirmation": asdict(found), "candidates": [{"number": number} for number in trials]}
+
+
+def tuned(store: Any, unit: Any, seeds: int = 2, **study: Any) -> str:
+    """A run with a search; returns its id."""
+    scores = [(0.4, 0.2), (0.5, 0.3), (0.4, 0.3), (0.5, 0.2), (0.45, 0.25)][:seeds]
+    call: str = store.call(
+        [unit(scores=scores, tuned=[(seen, unseen + 0.1) for seen, unseen in scores], trials=4)]
+    )
+    log_search(store, call, **study)
+    return call
+
+
+def test_a_confirmed_search_shows_what_its_kept_trial_gave_with_other_seeds(store: Any, unit: Any) -> None:
+    """The search's best trial was merely lucky: another one is kept."""
+    tuned(store, unit, **confirmation(2, t0=[0.30, 0.32, 0.28], t4=[0.31, 0.30, 0.29], t2=[0.36, 0.40, 0.32]))
+
+    table = tables(store)["tuning"]
+
+    row = table.cells.iloc[0]
+    assert (row["Best in search"], row["Kept trial"]) == ("45.00 (trial 4)", "2")
+    assert row["Validation HM"] == "36.00 (32.00 to 40.00)"
+    assert row["Gain"] == "+6.00 (4.00 to 8.00)", "6, 8 and 4, paired by seed"
+    assert row["Hyperparameters"] == "lr=0.002, depth=2"
+    order = ["Best in search", "Kept trial", "Validation HM", "Gain", "Gain in test HM", "Hyperparameters"]
+    assert list(table.cells)[-6:] == order
+    for meaning in ("Validation HM: the kept trial, trained again", "Gain: kept trial − trial 0"):
+        assert meaning in table.caption
+
+
+def test_a_search_that_five_seeds_confirm_has_intervals(store: Any, unit: Any) -> None:
+    start, kept = [0.30, 0.32, 0.28, 0.31, 0.29], [0.36, 0.40, 0.32, 0.34, 0.38]
+    tuned(store, unit, seeds=5, **confirmation(2, t0=start, t2=kept))
+
+    table = tables(store)["tuning"]
+
+    row = table.cells.iloc[0]
+    expected = stats.ttest_rel([100 * hm for hm in kept], [100 * hm for hm in start])
+    low, high = expected.confidence_interval(0.95)
+    assert row["Validation HM"].startswith("36.00 ± ")
+    assert row["Gain"] == f"+6.00 ± {(high - low) / 2:.2f}"
+    assert "±: half the width of the 95 % t-interval of the mean." in table.caption
+    assert "In parentheses" not in table.caption
+
+
+def test_a_search_that_kept_trial_0_has_no_gain(store: Any, unit: Any) -> None:
+    """The other trial is ahead by less than a standard error."""
+    call = store.call([unit(tuned=[(0.4, 0.2), (0.5, 0.3)], trials=4, best_values={}), unit(method="avca")])
+    log_search(store, call, **confirmation(0, t0=[0.30, 0.40, 0.35], t4=[0.45, 0.32, 0.30]))
+
+    found = tables(store)
+
+    row = found["tuning"].cells.iloc[0]
+    assert (row["Best in search"], row["Kept trial"]) == ("45.00 (trial 4)", "0")
+    assert row["Validation HM"] == "35.00 (30.00 to 40.00)"
+    assert row["Hyperparameters"] == "the untuned settings"
+    assert not {"Gain", "Gain in test HM"} & set(found["tuning"].cells), "columns without any value"
+    assert "Tuning kept the untuned settings, so there is no other row: TCAF." in found["gzsl"].notes
+    assert list(found["gzsl"].cells["Settings"]) == ["default", "default"]
+
+
+def test_trainings_that_failed_while_they_confirmed_a_search_are_left_out(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
+    """Without a result of trial 0 there is no gain; another failed candidate changes nothing."""
+    tuned(store, unit, **confirmation(4, t0=[0.30, None, 0.28], t4=[0.31, 0.30, 0.29], t2=[None, 0.9, 0.9]))
+
+    row = tables(store)["tuning"].cells.iloc[0]
+    write_report(store.tracker, tmp_path)
+
+    assert (row["Kept trial"], row["Validation HM"]) == ("4", "30.00 (29.00 to 31.00)")
+    assert "Gain" not in row
+    numbers = pd.read_csv(tmp_path / "tuning.csv").iloc[0]
+    assert (numbers["kept_trial"], numbers["confirmed_seeds"]) == (4, 3)
+    assert numbers[["confirmed_HM_gain", "confirmed_HM_gain_std"]].isna().all()
+
+
+def test_a_search_that_is_not_confirmed_yet_has_kept_no_trial(store: Any, unit: Any, tmp_path: Path) -> None:
+    """The run was stopped, or all trainings failed: the best trial may not be the one that is kept."""
+    call = store.call([unit(trials=4), unit(method="avca", trials=4)])
+    candidates = [{"number": 0, "values": {}, "hm": 0.4}, {"number": 4, "values": {"lr": 2e-3}, "hm": 0.45}]
+    log_search(store, call, candidates=candidates, confirmation=None)
+    log_search(store, call, "avca", best_values={}, candidates=candidates, confirmation=None)
+
+    found = tables(store)
+    write_report(store.tracker, tmp_path)
+
+    for column, text in (
+        ("Best in search", "45.00 (trial 4)"),
+        ("Kept trial", "–"),
+        ("Hyperparameters", "–"),
+    ):
+        assert list(found["tuning"].cells[column]) == [text] * 2
+    assert not any(note.startswith("Tuning kept") for note in found["gzsl"].notes)
+    assert pd.read_csv(tmp_path / "tuning.csv")[["kept_trial", "kept_hyperparameters"]].isna().all(axis=None)
+
+
+def test_a_search_without_confirmation_keeps_its_best_trial(store: Any, unit: Any, tmp_path: Path) -> None:
+    """As in stores of earlier versions, and without ``--tuning.confirm``; beside one that is confirmed."""
+    call = store.call([unit(trials=4, tuned=[(0.5, 0.3)] * 2), unit(method="avca", trials=4)])
+    log_search(store, call)
+    log_search(store, call, "avca", **confirmation(2, t0=[0.30, 0.32], t2=[0.36, 0.40]))
+
+    found = tables(store)["tuning"].cells.set_index("Method")
+    write_report(store.tracker, tmp_path)
+
+    columns = ["Kept trial", "Validation HM", "Gain"]
+    assert found.loc["TCAF", columns].tolist() == ["4", "–", "–"]
+    assert found.loc["AVCA", columns].tolist() == ["2", "38.00 (36.00 to 40.00)", "+7.00 (6.00 to 8.00)"]
+    numbers = pd.read_csv(tmp_path / "tuning.csv").set_index("method")
+    assert numbers.loc["tcaf", ["kept_trial", "confirmed_seeds"]].tolist() == [4, 0]
+    assert np.isnan(numbers.loc["tcaf", "confirmed_HM_percent"])
+    assert json.loads(str(numbers.loc["tcaf", "kept_hyperparameters"])) == {"lr": 2e-3, "depth": 6}
 
 
 def test_the_table_has_its_numbers_as_csv(store: Any, unit: Any, tmp_path: Path) -> None:
     call = store.call([unit(scores=[(0.4, 0.2), (0.5, 0.3)], tuned=[(0.4, 0.4), (0.5, 0.5)], trials=4)])
-    log_search(store, call)
+    log_search(store, call, **confirmation(2, t0=[0.30, 0.32], t4=[0.31, 0.30], t2=[0.36, 0.40]))
 
     write_report(store.tracker, tmp_path)
 
@@ -87,7 +232,10 @@ def test_the_table_has_its_numbers_as_csv(store: Any, unit: Any, tmp_path: Path)
     assert (row["method"], row["trials_complete"], row["trials_pruned"], row["seconds"]) == ("tcaf", 3, 1, 36)
     assert (row["validation_HM_percent"], row["validation_HM_gain"]) == pytest.approx((45, 5))
     assert (row["test_HM_gain"], row["test_HM_gain_std"]) == pytest.approx((12.916667, 0.589256))
-    assert json.loads(row["best_hyperparameters"]) == {"lr": 2e-3, "depth": 6}
+    assert (row["best_trial"], row["kept_trial"], row["confirmed_seeds"], row["test_seeds"]) == (4, 2, 2, 2)
+    assert (row["confirmed_HM_percent"], row["confirmed_HM_std_percent"]) == pytest.approx((38, 8**0.5))
+    assert (row["confirmed_HM_gain"], row["confirmed_HM_gain_std"]) == pytest.approx((7, 2**0.5))
+    assert json.loads(row["kept_hyperparameters"]) == {"lr": 2e-3, "depth": 2}
     assert "`tuning.csv`" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -98,7 +246,8 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     report = write_report(store.tracker, tmp_path)
 
     assert found.cells.iloc[0]["Budget"] == "3 trials"
-    assert not {"Epochs saved", "Seconds", "Gain"} & set(found.cells.columns)
+    assert not {"Epochs saved", "Seconds", "Validation HM", "Gain"} & set(found.cells.columns)
+    assert found.cells.iloc[0][["Best in search", "Kept trial"]].tolist() == ["43.21 (trial 2)", "2"]
     assert "Epochs saved" not in found.caption
     assert [f.name for f in report.files] == [
         "report.md",
