@@ -126,7 +126,8 @@ def seeds_sentence(summary: pd.DataFrame) -> str:
     low, high = int(summary["planned"].min()), int(summary["planned"].max())
     fewer = " (fewer where a run failed)" if (summary["seeds"] < summary["planned"]).any() else ""
     if high == 1:
-        return "Ours: single seed."
+        needed = f"An interval or a test needs {FEWEST_SEEDS} seeds (--seeds {FEWEST_SEEDS})."
+        return f"Ours: single seed. {needed}"
     count = str(high) if low == high else f"{low} to {high}"
     return f"Ours: mean over {count} seeds{fewer}. {spread_sentence(summary['seeds'])}"
 
@@ -240,7 +241,7 @@ def _bold(summary: pd.DataFrame, *, wide: bool) -> str:
     where = f" for each {' and '.join(within)}" if within else ""
     return (
         f"Bold: the highest mean of a column{where} and all that noise may have put below it (Welch's test, "
-        f"p ≥ {LEVEL:.2g}), among untuned rows with {FEWEST_SEEDS} seeds or more."
+        f"p ≥ {LEVEL:.2g}), among rows with {FEWEST_SEEDS} seeds or more but no tuned ones of one search."
     )
 
 

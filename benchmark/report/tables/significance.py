@@ -219,7 +219,8 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
         if mine[f"{metric}_to_published"].notna().any():
             gaps = [_gap(r, metric) + _mark(r, metric) for r in lines]
             columns.append(Column(f"{label} − published", label, gaps))
-            columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
+            if mine[f"{metric}_p"].notna().any():
+                columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
     caption = (
         f"In %. Over seeds: with n ≥ {FEWEST_SEEDS} seeds the 95 % t-interval of the mean; with fewer, which "
         f"allow no interval and no test, the value of each seed. {_samples_sentence(results, mine)}"

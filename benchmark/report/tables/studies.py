@@ -56,7 +56,9 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
     searches = SEARCHES if any(unit.further or unit.number for unit in units) else ONE_SEARCH
     if len(whose) == 1:
         budget = next(iter(whose))
-        return f"Tuning budget: {budget} per search; selection by validation HM. {searches}"
+        each = "search, " if searches == SEARCHES else ""
+        place = f"{each}method, dataset and mode"
+        return f"Tuning budget: {budget} per {place}; selection by validation HM. {searches}"
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
     return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {searches}"
 

@@ -226,7 +226,7 @@ def test_what_a_report_shows_of_so_many_seeds_and_what_it_leaves_out(
     needed = "An interval or a test needs 5 seeds (--seeds 5)."
     for name in ("gzsl", "zsl", "full"):
         assert ("Ours: single seed." in tables[name].caption) is (seeds == 1)
-        assert (needed in tables[name].caption) is (seeds in (2, 4))
+        assert (needed in tables[name].caption) is (seeds < 5)
         assert ("95 % t-interval of the mean" in tables[name].caption) is (seeds == 5)
 
     # The table of intervals lists the seeds if there are too few, and has no test of them.
@@ -234,7 +234,7 @@ def test_what_a_report_shows_of_so_many_seeds_and_what_it_leaves_out(
     listed = "–" if seeds == 1 else ", ".join(f"{v:.2f}" for v in values)
     assert line["ZSL over seeds"] == (f"{low:.2f} to {high:.2f}" if seeds == 5 else listed)
     assert (line["ZSL"], line["n"]) == (f"{values.mean():.2f}", str(seeds))
-    assert (line["ZSL p"] == "–") is (seeds < 5)
+    assert ("ZSL p" in line) is (seeds >= 5)
     assert line["HM − published"].endswith("*") is (seeds == 5)
     frame = intervals(results)
     tests = [f"{m}_{end}" for m in ("hm", "zsl") for end in ("low", "high", "p", "p_holm")]
@@ -335,7 +335,8 @@ def test_one_seed_has_its_difference_to_published_numbers_and_no_test(store: Any
     assert theirs is not None
     assert found["n"] == "1"
     assert " to " in found["HM 95 % over samples"]
-    assert (found["HM over seeds"], found["HM p"], found["ZSL p"]) == ("–", "–", "–")
+    assert found["HM over seeds"] == "–"
+    assert not {"HM p", "ZSL p"} & set(found)
     for label, ours, published in (
         ("S", 50, theirs.numbers.seen),
         ("U", 30, theirs.numbers.unseen),
