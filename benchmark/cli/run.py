@@ -194,9 +194,9 @@ def _announce() -> None:
     words += [word for word in sys.argv[2:] if not word.startswith("--json=")]
     command = [sys.executable, sys.argv[0], *words, "--dry-run", "--quiet"]
     with suppress(subprocess.TimeoutExpired):
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=ANNOUNCE_SECONDS, check=False)
+        shown = subprocess.run(command, capture_output=True, timeout=ANNOUNCE_SECONDS, check=False)
         if shown.returncode == 0:
-            out.print(shown.stdout, highlight=False, markup=False, soft_wrap=True)
+            out.print(shown.stdout.decode(), highlight=False, markup=False, soft_wrap=True)
 
 
 def report_folder(plan: Plan) -> str:
