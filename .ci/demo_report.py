@@ -35,7 +35,7 @@ def check(folder: Path) -> None:
         assert (folder / name).stat().st_size > 100, name
     for name in TABLES:
         assert len(pd.read_csv(folder / f"{name}.csv")), name
-        assert (folder / f"{name}.tex").is_file(), name
+        assert list(folder.glob(f"{name}*.tex")), name
     page, text = ((folder / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
     for figure, labels in AXES.items():
         found = sorted(folder.glob(f"{figure}-*.svg"))
