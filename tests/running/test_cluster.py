@@ -141,7 +141,7 @@ def test_the_demo_on_a_cluster_whose_worker_is_killed_gives_a_complete_report(
         "--seeds",
         "5",
         "--trials",
-        "3",
+        "5",
         "--set=train.epochs=1",
         "--set=train.batches_per_epoch=4",
     ]
