@@ -140,7 +140,7 @@ def test_licence_and_attribution_are_shipped() -> None:
 def test_the_preset_demo_is_stamps_with_few_epochs_trials_and_seeds() -> None:
     found, preset = find_card("demo", load_cards())
     assert found.name == "stamps"
-    assert (found.train["epochs"], preset.trials, preset.seeds) == (6, 6, 8)
+    assert (found.train["epochs"], preset.trials, preset.seeds) == (6, 8, 8)
     assert not found.published_order
 
 
@@ -150,7 +150,7 @@ def test_the_demo_searches_few_settings_of_two_methods(tmp_path: Path) -> None:
             BenchmarkRun(dataset=data, methods="all", trials=trials), registry.load(), tmp_path
         ).units:
             tuned = unit.method.name in ("cjme", "avgzslnet")
-            assert unit.tuning.trials == (trials or 6 * tuned)
+            assert unit.tuning.trials == (trials or 8 * tuned)
             assert len(unit.ranges) == 2 if data == "demo" and tuned else len(unit.ranges) >= 1
             assert unit.mode == "corrected"
 
