@@ -41,12 +41,23 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         Tag.DATASET_CAPTION: ", ".join(
             [data_caption(unit.store, unit.card), *(f"{k}={v}" for k, v in unit.data_settings.items())]
         ),
-        Tag.REDUCED_SIZES: str(unit.method.name in unit.card.sizes).lower(),
+        Tag.REDUCED_SIZES: str(_is_reduced(unit)).lower(),
         Tag.EPOCHS: str(unit.settings.train.epochs),
         Tag.BATCHES: str(unit.settings.train.batches_per_epoch),
         Tag.LENGTHS: f"{lengths.train}/{lengths.test}",
         Tag.PRESET: unit.preset or "",
     }
+
+
+def _is_reduced(unit: Unit) -> bool:
+    """Whether the dataset config gives the method a smaller width or depth than its default."""
+    fields = unit.method.Config.model_fields
+    given = unit.card.sizes.get(unit.method.name, {})
+    return any(
+        isinstance(value, int) and isinstance(fields[name].default, int) and value < fields[name].default
+        for name, value in given.items()
+        if name in fields
+    )
 
 
 def environment() -> dict[str, str]:
