@@ -12,7 +12,6 @@ from benchmark.report.results.collect import UNIT, Results, distinct, slot_of, s
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title
 from benchmark.report.tables.means import method_ranks
-from benchmark.tracking.schema import Tag
 
 COMPARED_IN = [*UNIT[:-1], "slot"]
 """Dataset, features, mode, alignment, and kind of hyperparameters."""
@@ -66,8 +65,7 @@ def comparisons_of(results: Results, frame: pd.DataFrame) -> list[Comparison]:
     Args:
         frame: ``Results.test`` or ``Results.validation``.
     """
-    controls = {unit.method for unit in results.units if unit.tag(Tag.CONTROL)}
-    done = frame[(frame["state"] == "done") & ~frame["method"].isin(controls)]
+    done = frame[(frame["state"] == "done") & ~frame["method"].isin(results.controls)]
     slots = done.assign(slot=done["variant"].map(slot_of))
     return [
         _comparison(results, tuple(map(str, key)), group)

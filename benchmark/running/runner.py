@@ -37,7 +37,7 @@ from benchmark.system.beside import Beside
 from benchmark.system.locks import Locks
 from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact, Kind, Metric, Tag
-from benchmark.tuning.confirmation import Confirmed, confirm
+from benchmark.tuning.confirmation import confirm_candidates
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.results import TuningResult
 from benchmark.tuning.study import open_storage
@@ -279,11 +279,7 @@ class _Progress:
         hms[task.number, task.repetition] = done.hm
         if len(hms) < len(tuning.candidates) * len(unit.confirming):
             return []
-        candidates = [
-            Confirmed(c.number, c.values, c.hm, [hms[c.number, r] for r in unit.confirming])
-            for c in tuning.candidates
-        ]
-        found = confirm(unit.confirming, candidates)
+        found = confirm_candidates(unit.confirming, tuning.candidates, lambda c, r: hms[c.number, r])
         if found is None:
             error = "every trial that was to confirm the search failed"
             self.result.by_task[task.order] = [failed_search(unit, error)]

@@ -14,7 +14,7 @@ from benchmark.running.tasks import JobState, Repetition, label_of, lock_of, tri
 from benchmark.system.locks import Locks
 from benchmark.tracking.schema import Kind, Metric, Tag
 from benchmark.tracking.tracker import Tracker
-from benchmark.tuning.confirmation import Confirmed, confirm
+from benchmark.tuning.confirmation import Candidate, confirm_candidates
 from benchmark.tuning.locks import StudyLocks
 from benchmark.tuning.results import TuningResult
 
@@ -123,16 +123,16 @@ def _chosen(unit: Unit, stores: Existing, result: TuningResult, study: StudyStat
     if not result.candidates:
         return replace(study, chosen_trial=result.best_number, chosen_values=result.best_values)
 
-    def hm(values: Mapping[str, Any], repetition: int) -> float | None:
-        job = trial_job(unit, values, repetition)
-        run = stores.tracker.by_job_key([job.key]).get(job.key) if stores.tracker is not None else None
+    keys = {
+        (c.number, r): trial_job(unit, c.values, r).key for c in result.candidates for r in unit.confirming
+    }
+    runs = stores.tracker.by_job_key(keys.values()) if stores.tracker is not None else {}
+
+    def hm(candidate: Candidate, repetition: int) -> float | None:
+        run = runs.get(keys[candidate.number, repetition])
         return run.metrics[Metric.BEST + "hm"] if run else None
 
-    candidates = [
-        Confirmed(c.number, c.values, c.hm, [hm(c.values, r) for r in unit.confirming])
-        for c in result.candidates
-    ]
-    found = confirm(unit.confirming, candidates)
+    found = confirm_candidates(unit.confirming, result.candidates, hm)
     return replace(study, chosen_trial=found.number, chosen_values=found.values) if found else study
 
 

@@ -130,6 +130,10 @@ class Confirm:
         """Its training."""
         return trial_job(unit, self.values, self.repetition)
 
+    def label(self, job: Job) -> str:
+        """Its training on the terminal."""
+        return f"{job.unit.title} · trial {self.number} again · seed {self.repetition}"
+
     @property
     def order(self) -> tuple[int, int, int]:
         """Its place among the tasks; smaller ones start first."""

@@ -87,7 +87,10 @@ class Worker:
         if isinstance(task, Confirm):
             job = task.job(unit)
             done = self._find_done(job, self._runs(job))
-            return None if done is None else self._confirmed(task, done)
+            if done is None:
+                return None
+            self._show_end(done, task.label(job))
+            return _confirmed(done)
         jobs = task.jobs(unit, self.plan.run.stages)
         found = [self._find_done(job, self._runs(job)) for job in jobs]
         results = [result for result in found if result is not None]
@@ -123,12 +126,7 @@ class Worker:
         """Train a trial again with another seed, unless a repetition has the same training."""
         job = task.job(unit_of(self.plan, task))
         tags = {Tag.TUNED: "false", Tag.VARIANT: "confirmation", Tag.CONFIRMS: str(task.number)}
-        return self._confirmed(task, self.run_job(job, task.parent, tags, show_end=False))
-
-    def _confirmed(self, task: Confirm, done: JobResult) -> TaskResult:
-        label = f"{done.job.unit.title} · trial {task.number} again · seed {done.job.repetition}"
-        self._show_end(done, label)
-        return TaskResult(hm=float(done.result["validation"]["hm"]) if done.result else None)
+        return _confirmed(self.run_job(job, task.parent, tags, label=task.label(job)))
 
     def _search(self, task: Search) -> TaskResult:
         unit = unit_of(self.plan, task)
@@ -225,7 +223,6 @@ class Worker:
         on_epoch: Callable[[EpochRecord], None] | None = None,
         only_find: bool = False,
         label: str = "",
-        show_end: bool = True,
     ) -> JobResult:
         """Run a job, continue an interrupted one, or find that it is done.
 
@@ -253,8 +250,7 @@ class Worker:
                 beside = self._beside(label)
                 run_id = self._job_run(job, runs, parent, tags, beside)
                 result = self._train(job, run_id, first, on_epoch, label, variant, beside)
-        if show_end:
-            self._show_end(result, label)
+        self._show_end(result, label)
         return result
 
     def _runs(self, job: Job) -> list[RunRecord]:
@@ -375,6 +371,10 @@ class Worker:
         """Stop after an epoch if the user asked for it."""
         if self.stop():
             raise KeyboardInterrupt
+
+
+def _confirmed(done: JobResult) -> TaskResult:
+    return TaskResult(hm=float(done.result["validation"]["hm"]) if done.result else None)
 
 
 def text_of(error: BaseException, method: type[Method]) -> str:

@@ -7,7 +7,7 @@ trials and trial 0 are compared by their mean validation HM over other seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,18 @@ def confirm(seeds: Sequence[int], candidates: Sequence[Confirmed]) -> Confirmati
         gain, error = _mean(gains), _standard_error(gains)
         kept = best if gain > error else start
     return Confirmation(list(seeds), list(candidates), kept.number, dict(kept.values), kept.mean, gain, error)
+
+
+def confirm_candidates(
+    seeds: Sequence[int], candidates: Sequence[Candidate], hm_of: Callable[[Candidate, int], float | None]
+) -> Confirmation | None:
+    """``confirm`` the candidates of a search.
+
+    Args:
+        hm_of: validation HM of a candidate with a seed, fraction; None if the training failed.
+    """
+    trained = [Confirmed(c.number, c.values, c.hm, [hm_of(c, seed) for seed in seeds]) for c in candidates]
+    return confirm(seeds, trained)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -203,6 +203,11 @@ class Results:
     """Frames made from these results, by the function that made them (``once``)."""
 
     @property
+    def controls(self) -> set[str]:
+        """The methods that are controls: they have rows, and neither figures nor recalls by class."""
+        return {unit.method for unit in self.units if unit.tag(Tag.CONTROL)}
+
+    @property
     def method_runs(self) -> set[str]:
         """Ids of the runs of methods. A job below any other run was reused."""
         return {u.run_id for u in self.units}

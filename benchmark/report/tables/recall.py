@@ -11,7 +11,6 @@ from benchmark.report.results.collect import UNIT, Results, once, records, slot_
 from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence, settings_text
 from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows
 from benchmark.report.tables.table import NOTHING, Column, Table, plain_table
-from benchmark.tracking.schema import Tag
 
 RECALLS = ("gzsl", "own_group")
 """Recall among all classes at the calibrated beta, and among the classes of the same group (seen or
@@ -49,8 +48,8 @@ def recall_by_class(results: Results) -> pd.DataFrame:
 def recall_tables(results: Results) -> list[Table]:
     """GZSL recall of the unseen classes: a table per dataset, features, mode and alignment, a column per
     method. Controls are left out."""
-    frame, controls = recall_by_class(results), {u.method for u in results.units if u.tag(Tag.CONTROL)}
-    unseen = frame[(frame["group"] == "unseen") & ~frame["method"].isin(controls)]
+    frame = recall_by_class(results)
+    unseen = frame[(frame["group"] == "unseen") & ~frame["method"].isin(results.controls)]
     return [
         _table(results, tuple(map(str, key)), rows) for key, rows in unseen.groupby(UNIT[:-1], sort=False)
     ]
