@@ -226,7 +226,7 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
         browser.find_element("link text", "Compare its methods").click()
         if len(browser.window_handles) > 1:
             browser.switch_to.window(browser.window_handles[-1])
-        lines = shows("Comparing 2 Runs", "CJME · stamps/native · paper", "1 HM tuned", "2 ZSL tuned")
+        lines = shows("Comparing 2 Runs", "CJME · stamps/native · corrected", "1 HM tuned", "2 ZSL tuned")
         metrics = [
             line
             for line in lines[lines.index("Metrics") :]
@@ -234,7 +234,7 @@ def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matt
         ]
         assert metrics[:5] == ["1 HM", "1 HM tuned", "2 ZSL", "2 ZSL tuned", "3 S"]
         browser.get(f"{found['optuna-dashboard']}/dashboard")
-        shows("cjme stamps-native paper")
+        shows("cjme stamps-native corrected")
 
 
 def test_if_pages_of_reports_lead_elsewhere_ui_explains_the_fix() -> None:
