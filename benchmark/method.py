@@ -416,9 +416,9 @@ def register(
     name: str,
     *,
     title: str,
-    paper: str,
-    bibtex: str,
     inputs: Inputs,
+    paper: str = "",
+    bibtex: str = "",
     note: str = "",
     uses: tuple[Use, ...] = (),
 ) -> Callable[[type[M]], type[M]]:
@@ -427,9 +427,9 @@ def register(
     Args:
         name: short name for the command line, lower case, unique.
         title: name in tables.
-        paper: where the method was published (authors, title, venue, year).
-        bibtex: BibTeX entry of that paper.
         inputs: ``"sequence"`` for features per time step, ``"mean"`` for their temporal means.
+        paper: where the method was published (authors, title, venue, year); empty if it was not.
+        bibtex: BibTeX entry of that paper.
         note: what a reader of the tables must know, such as "our adaptation".
         uses: what the method uses in training beyond the training classes (``TrainingData.unseen_classes``).
             Empty for an inductive method. Tables show it.

@@ -1,4 +1,5 @@
-"""Finds methods: files of ``methods/``, installed entry points, and files given with ``--plugin``.
+"""Finds methods: files of ``methods/`` (the project's and that of the working folder), installed entry
+points, and files given with ``--plugin``.
 
 A file that cannot be imported does not stop the others: it is listed with the reason. While a method's file
 is imported, it cannot end this process (except by ``os._exit``) nor change its arguments, working folder,
@@ -29,9 +30,13 @@ from benchmark.method import REGISTERED, Method
 from benchmark.settings.search_space import SEARCH_SPACES_DIR, SearchSpace, load_search_space
 from benchmark.system.reading import YAML_SUFFIXES, files_in
 from benchmark.system.redaction import hide
+from benchmark.system.shipped_files import own
 
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
 SHARED_FILES = ("__init__", "blocks", "compatibility", "losses")
+MARK = b"benchmark.method"
+"""What a file of ``methods/`` in the working folder must contain to be imported: the folder may be of another
+project."""
 ENTRY_POINTS = "gzsl_bench.methods"
 _replaced: list[object] = []
 """Streams with which method files replaced the standard ones, which would close if these were collected."""
@@ -86,14 +91,17 @@ class Registry:
         Raises:
             UsageError: the file has errors (all are listed), or there are two files.
         """
-        for base in (source_file(method), SEARCH_SPACES_DIR / f"{method.name}.py"):
+        folders = [SEARCH_SPACES_DIR, *([users] if (users := own("search_spaces")) else [])]
+        for bases in ([source_file(method)], [folder / f"{method.name}.py" for folder in folders]):
             found = [
                 path
+                for base in bases
                 for suffix in YAML_SUFFIXES
                 if (path := base.with_suffix(suffix)).exists() or path.is_symlink()
             ]
             if len(found) > 1:
-                raise UsageError(f"{found[0]}: there is {found[1].name} too; keep one of them")
+                other = found[1].name if found[1].parent == found[0].parent else found[1]
+                raise UsageError(f"{found[0]}: there is {other} too; keep one of them")
             if found:
                 return load_search_space(found[0], method)
         return SearchSpace(method=method.name)
@@ -131,6 +139,10 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
     for point in entry_points(group=ENTRY_POINTS):
         if reason := attempt(point.load):
             registry.broken[point.name] = f"entry point {point.value}: {reason}"
+    users = own("methods")
+    for path in files_in(users, ".py") if users is not None else ():
+        if path.is_file() and MARK in path.read_bytes() and (reason := _import(path.resolve())[1]):
+            registry.broken[path.stem] = f"{path}: {reason}"
     for plugin in plugins:
         _load_plugin(plugin)
     registry.methods.update(sorted(REGISTERED.items()))
@@ -237,18 +249,27 @@ def import_file(path: Path) -> str:
     path = path.resolve()
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")
+    name, reason = _import(path)
+    if reason:
+        raise UsageError(f"--plugin {path}: {reason}")
+    return name
+
+
+def _import(path: Path) -> tuple[str, str]:
+    """Import a file by its absolute path, once: the name of its module, and why that failed, or an empty
+    text."""
     name = f"gzsl_bench_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     if name in sys.modules:
-        return name
+        return name, ""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--plugin {path}: not a Python file")
+        return name, "not a Python file"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if reason := attempt(partial(spec.loader.exec_module, module)):
         del sys.modules[name]
-        raise UsageError(f"--plugin {path}: {reason}")
-    return name
+        return name, reason
+    return name, ""
 
 
 def source_file(method: type[Method]) -> Path:

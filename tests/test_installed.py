@@ -8,11 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 from support.checkout import PROJECT
+from test_plugin import METHOD
 
 import gzsl_bench
 from benchmark.cli.options import existing_tracker_of
@@ -133,11 +136,26 @@ def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path)
                 ).read_bytes(), name
     here, elsewhere = (start("-c", FACTS, path=path, cwd=tmp_path) for path in (PROJECT, unpacked))
     assert json.loads(elsewhere.stdout) == json.loads(here.stdout)
-    (tmp_path / "empty").mkdir()
-    words = ["-m", "gzsl_bench", "data", "info", "demo", "--json"]
-    shown = start(*words, path=unpacked, cwd=tmp_path / "empty")
-    assert shown.returncode == 0, shown.stderr
-    assert Path(json.loads(shown.stdout)["file"]).parts[0] == "data", (
-        "what is made goes to the working directory"
-    )
-    assert [p.name for p in (tmp_path / "empty").iterdir()] == ["data"]
+
+    # Installed in an environment of its own, which borrows the libraries of this one.
+    env = tmp_path / "env"
+    venv.create(env, with_pip=True)
+    (site,) = (env / "lib").glob("python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    before = sorted(site.rglob("*"))
+    python, command = env / "bin" / "python", env / "bin" / "gzsl-bench"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    work = tmp_path / "work"
+    (work / "methods").mkdir(parents=True)
+    (work / "methods" / "plain.py").write_text(METHOD, encoding="utf-8")
+    words = ["--methods", "linear,plain", "--dataset", "demo", "--seeds", "1"]
+    words += ["--set", "train.epochs=1", "--json", "out.json"]
+    done = subprocess.run([command, *words], cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((work / "out.json").read_text())["tables"][0]["rows"]
+    assert len(rows) == 2
+    made = ["data", "methods", "out.json", "reports", "runs"]
+    assert sorted(p.name for p in work.iterdir()) == made, "what is made goes to the working folder"
+    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "gzsl-bench"], check=True)
+    assert sorted(site.rglob("*")) == before
+    assert not command.exists()

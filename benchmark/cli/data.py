@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from benchmark.cli.options import DataRoot, Features, Json, ReportsDir, Vectors, local, with_options
+from benchmark.cli.options import (
+    DataRoot,
+    DatasetConfig,
+    Features,
+    Json,
+    ReportsDir,
+    Vectors,
+    local,
+    with_options,
+)
 from benchmark.cli.progress import counted
 from benchmark.cli.terminal import emit, err, escape, out, rows_table, show_table
 from benchmark.errors import UsageError
@@ -36,6 +45,7 @@ class DataOptions:
     features: Features = None
     json_file: Json = None
     data_root: DataRoot = Path("data")
+    dataset_config: DatasetConfig = None
 
     @property
     def on_screen(self) -> bool:
@@ -46,7 +56,7 @@ class DataOptions:
         """The dataset config and the name of the feature set."""
         from benchmark.data.cards import find_card, load_cards
 
-        card, _ = find_card(self.dataset, load_cards())
+        card, _ = find_card(self.dataset, load_cards(files=self.dataset_config or []))
         return card, card.feature_set(self.features)[0]
 
     def store(self) -> FeatureStore:

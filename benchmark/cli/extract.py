@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from benchmark.cli.options import DataRoot, Features, Json, Vectors, local
+from benchmark.cli.options import DataRoot, DatasetConfig, Features, Json, Vectors, local
 from benchmark.cli.progress import counted
 from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, out, rows_table
 from benchmark.errors import UsageError
@@ -57,6 +57,7 @@ def videos(
         typer.Option("--lists", help="Folder in the official layout: class-split/ and class embeddings."),
     ],
     features: Features = None,
+    dataset_config: DatasetConfig = None,
     weights: WeightsOption = None,
     random_weights: Annotated[
         bool,
@@ -123,7 +124,7 @@ def videos(
 
     # The dataset, its extractor, and the videos that the lists name.
     share = Shard.parse(shard) if shard is not None else Shard()
-    card, _ = find_card(dataset, load_cards())
+    card, _ = find_card(dataset, load_cards(files=dataset_config or []))
     name, feature_set = card.feature_set(features)
     extractor = find_extractor(name, plugin or [])
     _check_dims(card, name, extractor)
@@ -347,13 +348,14 @@ def names(
     target: Annotated[
         Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")
     ],
+    dataset_config: DatasetConfig = None,
     json_file: Json = None,
 ) -> None:
     """Embed the class names with all-MiniLM-L6-v2 (384-dimensional), and save them as a .npy file."""
     from benchmark.data.cards import find_card, load_cards
     from benchmark.extract.networks.sentences import DIM, write_class_vectors
 
-    card, _ = find_card(dataset, load_cards())
+    card, _ = find_card(dataset, load_cards(files=dataset_config or []))
     count = write_class_vectors(card, lists, target)
     if json_file != "-":
         out.print_line(f"{target}: {count} class names, {DIM}-dimensional")

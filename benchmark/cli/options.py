@@ -65,6 +65,9 @@ Json = Annotated[
     ),
 ]
 Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods (repeatable).")]
+DatasetConfig = Annotated[
+    list[Path] | None, typer.Option(help="YAML file of a further dataset (repeatable).")
+]
 Features = Annotated[str | None, typer.Option(help="Feature set. (default: the dataset's)")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")

@@ -9,6 +9,7 @@ import typer
 
 from benchmark.cli.options import (
     DataRoot,
+    DatasetConfig,
     Features,
     Json,
     Plugin,
@@ -41,6 +42,7 @@ def evaluate(
     ] = None,
     set_: Set = None,
     plugin: Plugin = None,
+    dataset_config: DatasetConfig = None,
     json_file: Json = None,
     data_root: DataRoot = Path("data"),
     runs_dir: RunsDir = Path("runs"),
@@ -61,7 +63,7 @@ def evaluate(
     # Weights, dataset and settings.
     known = registry.load(plugin or [])
     overrides = parse_overrides(set_ or [], known.methods)
-    card, _ = find_card(dataset, load_cards())
+    card, _ = find_card(dataset, load_cards(files=dataset_config or []))
     pair = read_pair(stage_a, stage_b, known.methods)
     name, _ = card.feature_set(features or pair[1].features or None)
     store = open_or_build(card, name, data_root, overrides=overrides.get("data", {}))

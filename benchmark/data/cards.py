@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.system.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
-from benchmark.system.shipped_files import shipped
+from benchmark.system.shipped_files import own, shipped
 
 CARDS_DIR = shipped("datasets")
 
@@ -189,15 +189,24 @@ class Cards(dict[str, Card]):
         self.broken = broken
 
 
-def load_cards(folder: Path = CARDS_DIR) -> Cards:
-    """Read all dataset configs of a folder, by name.
+def load_cards(folder: Path = CARDS_DIR, files: Sequence[Path] = ()) -> Cards:
+    """Read the dataset configs of a folder, of ``datasets/`` in the working folder, and some files, by name.
 
     A file that is not YAML, or has unknown or wrong fields, does not stop the others. Of two configs with one
-    name, the one whose file has that name counts.
+    name, the one in ``folder`` counts, then the one whose file has that name.
+
+    Args:
+        files: dataset configs that must be usable.
+
+    Raises:
+        UsageError: one of ``files`` cannot be used.
     """
+    shipped_ones, users = files_in(folder, *YAML_SUFFIXES), own("datasets")
+    explicit = [path.resolve() for path in files]
+    users_ones = [path.resolve() for path in files_in(users, *YAML_SUFFIXES)] if users is not None else []
     found: dict[str, dict[Path, Card]] = {}
     broken = []
-    for path in files_in(folder, *YAML_SUFFIXES):
+    for path in dict.fromkeys([*shipped_ones, *users_ones, *explicit]):
         names = [path.stem]
         try:
             if path.exists() and not path.is_file():  # reading a pipe would wait without end
@@ -214,7 +223,8 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
             found.setdefault(card.name, {})[path] = card
     cards = {}
     for name, owners in found.items():
-        chosen = [path for path in owners if path.stem == name] if len(owners) > 1 else list(owners)
+        chosen = [path for path in owners if path in shipped_ones] or list(owners)
+        chosen = [path for path in chosen if path.stem == name] if len(chosen) > 1 else chosen
         if len(chosen) == 1:
             cards[name] = owners[chosen[0]]
         for path in owners.keys() - set(chosen if len(chosen) == 1 else []):
@@ -222,6 +232,8 @@ def load_cards(folder: Path = CARDS_DIR) -> Cards:
             broken.append(
                 BrokenCard(path, f"{path}: the name {name!r} is taken by {others}; choose another", [name])
             )
+    if unusable := [each.reason for each in broken if each.path in explicit]:
+        raise UsageError("\n".join(f"--dataset-config {reason}" for reason in unusable))
     return Cards(cards, sorted(broken, key=lambda b: b.path))
 
 

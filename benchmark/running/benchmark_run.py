@@ -77,6 +77,9 @@ class BenchmarkRun(Fields):
     controls: bool = Field(
         False, description="Add rows that should be at chance: no training, and shuffled class embeddings."
     )
+    dataset_configs: list[Path] = _option(
+        [], "dataset_config", "dataset_configs", "YAML file of a further dataset (repeatable)."
+    )
     plugins: list[Path] = _option([], "plugin", "plugins", "Python file with more methods (repeatable).")
     in_memory: bool = Field(
         False, description="Load features into memory instead of memory-mapping the file."

@@ -86,7 +86,9 @@ def plan_notes(plan: Plan, registry: Registry) -> list[str]:
                 for name in preset.tuned or ()
                 if name not in methods
             ]
-    cards = load_cards()
+    cards = load_cards(files=plan.run.dataset_configs)
+    used = {unit.card.name for unit in plan.units}
+    notes += [broken.reason for broken in cards.broken if used & {*broken.names}]
     for name, space in {unit.method.name: registry.search_space(unit.method) for unit in plan.units}.items():
         notes += _unused_settings(name, space, cards)
     return notes
@@ -170,7 +172,8 @@ def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str,
     Raises:
         UsageError: a dataset is unknown or named twice, or features are missing; all missing ones are listed.
     """
-    cards, problems, opened = load_cards(), list[str](), list[Opened]()
+    cards = load_cards(files=run.dataset_configs)
+    problems, opened = list[str](), list[Opened]()
     for name in named_once(run.dataset, "--dataset"):
         card, preset = find_card(name, cards)
         features, _ = card.feature_set(run.features)
@@ -213,7 +216,7 @@ def _unit(
             f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; "
             "write `grouping` in its dataset config"
         )
-    tuning = _tuning(run, preset, method, overrides.get("tuning", {}))
+    tuning = _tuning(run, preset, method, overrides.get("tuning", {}), searchable=bool(ranges))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
         raise UsageError(
@@ -256,12 +259,18 @@ def _unit(
 
 
 def _tuning(
-    run: BenchmarkRun, preset: Preset, method: type[Method], given: Mapping[str, Any]
+    run: BenchmarkRun,
+    preset: Preset,
+    method: type[Method],
+    given: Mapping[str, Any],
+    *,
+    searchable: bool,
 ) -> TuningConfig:
     """How far a hyperparameter search goes, the same for every method that is tuned.
 
     Args:
         given: settings of ``--set tuning.…``, which win.
+        searchable: whether the method has a search space; a preset does not tune one that has none.
 
     Raises:
         UsageError: seconds for no trials.
@@ -270,7 +279,8 @@ def _tuning(
         return TuningConfig(trials=0)
     asked = {"trials": run.trials, "timeout": run.timeout, **given}
     if asked["trials"] is None:
-        of_preset = preset.trials if preset.tuned is None or method.name in preset.tuned else 0
+        tuned = searchable and (preset.tuned is None or method.name in preset.tuned)
+        of_preset = preset.trials if tuned else 0
         asked["trials"] = of_preset or (0 if asked["timeout"] is None else None)
     tuning = TuningConfig.model_validate(asked)
     if not tuning.searches and tuning.timeout is not None:

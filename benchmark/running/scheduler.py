@@ -7,11 +7,13 @@ records travel. If a process dies, its task goes to another one, which continues
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +74,8 @@ class Pool(Protocol):
 class WorkerSpec:
     """All that a process needs to do tasks of a plan; paths are absolute."""
 
+    working_folder: Path
+    """May have ``methods/``, ``datasets/`` and ``search_spaces/`` of the user."""
     run: BenchmarkRun
     key: str
     """The plan's key, which the process must come to by itself."""
@@ -86,9 +90,13 @@ class WorkerSpec:
     @classmethod
     def of(cls, runner: Runner, plan: Plan, data_root: Path) -> WorkerSpec:
         """The specification for a runner's processes."""
-        tracker, plugins = runner.stores.tracker, [path.resolve() for path in plan.run.plugins]
+        tracker = runner.stores.tracker
+        files = {
+            name: [p.resolve() for p in getattr(plan.run, name)] for name in ("plugins", "dataset_configs")
+        }
         return cls(
-            run=plan.run.model_copy(update={"plugins": plugins}),
+            working_folder=Path.cwd(),
+            run=plan.run.model_copy(update=files),
             key=plan.key,
             tune_only=plan.tune_only,
             data_root=data_root.resolve(),
@@ -105,6 +113,8 @@ class WorkerSpec:
         Raises:
             UsageError: this process comes to other jobs than the one that started the benchmark run.
         """
+        with suppress(OSError):  # another machine may lack it
+            os.chdir(self.working_folder)
         plan = make_plan(self.run, registry.load(self.run.plugins), self.data_root, tune_only=self.tune_only)
         if plan.key != self.key:
             raise UsageError(

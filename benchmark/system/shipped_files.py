@@ -15,6 +15,19 @@ def shipped(*parts: str) -> Path:
     return (INSTALLED if INSTALLED.is_dir() else PACKAGE.parent).joinpath(*parts)
 
 
+def own(name: str) -> Path | None:
+    """The user's folder of this name in the working folder, such as ``methods``.
+
+    Returns:
+        None if there is none, or it is that of the checkout.
+    """
+    try:
+        found = Path.cwd() / name
+    except OSError:  # the working folder was removed
+        return None
+    return found if found.is_dir() and found.resolve() != (PACKAGE.parent / name).resolve() else None
+
+
 def program() -> str:
     """The command to show in messages: a checkout has a script, an installed package a command."""
     return "gzsl-bench" if INSTALLED.is_dir() else "python run_benchmark.py"
