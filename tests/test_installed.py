@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -70,6 +72,17 @@ def test_messages_name_the_command_that_there_is(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(shipped_files, "INSTALLED", folder)
         with pytest.raises(UsageError, match=rf"no tracking store at .*: {wanted} --dataset demo"):
             existing_tracker_of(tmp_path, None)
+
+
+def test_messages_tell_how_to_install_an_extra_in_the_way_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shipped_files.install("encoders") == "pip install -c constraints.txt -e '.[encoders]'"
+    monkeypatch.setattr(shipped_files, "INSTALLED", tmp_path)
+    words = shlex.split(shipped_files.install("encoders"))  # contains the extra ``extract``
+    assert [re.split("[<>]", word)[0] for word in words[2:]] == [
+        "av", "pillow", "ai-edge-litert", "sentence-transformers"
+    ]  # fmt: skip
 
 
 def start(*words: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -26,14 +26,13 @@ from benchmark.running.jobs import Plan
 from benchmark.running.scheduler import POLL_SECONDS, Dispatcher, Message, WorkerSpec, do_task
 from benchmark.running.tasks import Task, TaskResult
 from benchmark.system.databases import sqlite_file
+from benchmark.system.shipped_files import install
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ModuleNotFoundError:
-    raise UsageError(
-        "--executor ray: Ray is not installed; pip install -c constraints.txt -e '.[cluster]'"
-    ) from None
+    raise UsageError(f"--executor ray: Ray is not installed; {install('cluster')}") from None
 
 GUIDE = "docs/cluster.md"
 WAIT_SECONDS = 60.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,3 +33,21 @@ def own(name: str) -> Path | None:
 def program() -> str:
     """The command to show in messages: a checkout has a script, an installed package a command."""
     return "gzsl-bench" if INSTALLED.is_dir() else "python run_benchmark.py"
+
+
+def install(extra: str) -> str:
+    """The command to show in messages that installs an optional part, such as ``cluster``."""
+    if not INSTALLED.is_dir():
+        return f"pip install -c constraints.txt -e '.[{extra}]'"
+    return "pip install " + " ".join(f"'{one}'" for one in _requirements(extra))
+
+
+def _requirements(extra: str) -> list[str]:
+    found: list[str] = []
+    for line in metadata.requires("gzsl-bench") or ():
+        requirement, _, condition = line.partition(";")
+        if re.search(rf"""extra == ['"]{extra}['"]""", condition):
+            inner = re.match(r"gzsl-bench\[(.*)\]", requirement.strip())
+            names = inner[1].split(",") if inner else []
+            found += [one for name in names for one in _requirements(name)] or [requirement.strip()]
+    return found

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from benchmark.errors import UsageError
 from benchmark.extract.media.resampling import Resampler
 from benchmark.extract.media.segments import Span
+from benchmark.system.shipped_files import install
 
 try:
     import av
 except ImportError:
-    raise UsageError(
-        "PyAV decodes the videos and is not installed: pip install -c constraints.txt -e '.[extract]'"
-    ) from None
+    raise UsageError(f"PyAV decodes the videos and is not installed: {install('extract')}") from None
 
 # At any other level, ffmpeg's threads need Python's lock to report errors. Whoever frees a decoder holds that
 # lock and waits for these threads, so a damaged video would stop everything. The table of problems reports

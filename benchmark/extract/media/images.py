@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from benchmark.errors import UsageError
+from benchmark.system.shipped_files import install
 
 try:
     from PIL import Image
 except ImportError:
-    raise UsageError(
-        "Pillow resizes the images and is not installed: pip install -c constraints.txt -e '.[extract]'"
-    ) from None
+    raise UsageError(f"Pillow resizes the images and is not installed: {install('extract')}") from None
 
 Pixels = NDArray[np.uint8]
 Prepared = NDArray[np.float32]

@@ -19,6 +19,7 @@ from benchmark.data.importing.word_vectors import write_word_vectors
 from benchmark.errors import UsageError
 from benchmark.extract.packages import Package
 from benchmark.system.files import fingerprint
+from benchmark.system.shipped_files import install
 
 DIM = 384
 MINILM = Package(
@@ -40,9 +41,7 @@ def sentence_vectors(names: Sequence[str]) -> NDArray[np.float32]:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError:
-        raise UsageError(
-            "sentence-transformers is not installed: pip install -c constraints.txt -e '.[encoders]'"
-        ) from None
+        raise UsageError(f"sentence-transformers is not installed: {install('encoders')}") from None
     path = MINILM.path()
     MINILM.check(path, fingerprint(path, path.parent).sha256)
     disable_progress_bar()

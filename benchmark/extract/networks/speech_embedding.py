@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import UsageError
+from benchmark.system.shipped_files import install
 
 DIM = 96
 RATE = 16_000
@@ -57,9 +58,7 @@ class _Network:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
-            raise UsageError(
-                "LiteRT is not installed: pip install -c constraints.txt -e '.[encoders]'"
-            ) from None
+            raise UsageError(f"LiteRT is not installed: {install('encoders')}") from None
         self._interpreter: Any = Interpreter(model_content=content, num_threads=1)
         self._input: Any = self._interpreter.get_input_details()[0]["index"]
         self._output: Any = self._interpreter.get_output_details()[0]["index"]
