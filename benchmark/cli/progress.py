@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,8 @@ def duration(seconds: float) -> str:
 class LiveDisplay:
     """Progress of a benchmark run: its running jobs with time left, and a line for each finished job.
 
-    Without a terminal, or on one that cannot move its cursor, there are only the lines; with
-    ``quiet`` not even these.
+    Without a terminal or a notebook, or on a terminal that cannot move its cursor, a line now and then
+    replaces the bars; with ``quiet`` there is nothing.
 
     Args:
         jobs: how many jobs there are; without it there is no bar for all of them.
@@ -96,7 +97,7 @@ class LiveDisplay:
             _TimeLeft(),
             console=console,
             refresh_per_second=REFRESHES,
-            disable=quiet or not console.is_terminal or console.is_dumb_terminal,
+            disable=quiet or not _moves(console),
             transient=True,
             expand=True,
         )
@@ -148,6 +149,13 @@ class LiveDisplay:
         return _clock((time.monotonic() - self._started) * open_jobs / trained)
 
 
+def _moves(console: Console) -> bool:
+    """Whether bars can move: on a terminal, and in a notebook that has widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class _TimeLeft(ProgressColumn):
     """The time left of a task, or an estimate from its speed."""
 
@@ -179,7 +187,7 @@ class Slot:
         self.epochs, self.batches, self.share = 1, 1, 0.0
         self.loss: float | None = None
         self.hm: float | None = None  # of the last epoch, percent
-        self._shown = 0.0
+        self._shown, self._begun, self._said, self._title = 0.0, 0.0, 0.0, ""
 
     def __call__(self, event: Event) -> None:
         from benchmark.running.events import BatchDone, EpochDone, JobEnded, JobStarted, Said, Skipped
@@ -204,6 +212,8 @@ class Slot:
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.clear()
         self.epochs, self.batches, self.loss, self.hm = epochs, batches, None, None
+        self._title, self._begun = title, time.monotonic()
+        self._said = self._begun
         if not self.display.wide:  # data and mode are in the lines above
             method, *rest = title.split(" · ")
             title = " · ".join([method, *rest[2:]])
@@ -221,6 +231,17 @@ class Slot:
             numbers = f"loss {_number(self.loss, 3)} val HM {_number(self.hm, 2)}"
         self.progress.update(self.task, completed=done, place=place, numbers=numbers)
         self.display.moved()
+        if self.progress.disable and not self.display.quiet and done:
+            self._line(f"epoch {epoch + 1}/{self.epochs} batch {batch}/{self.batches}, {numbers}")
+
+    def _line(self, text: str) -> None:
+        """Show where a long job is, if no bar does."""
+        now = time.monotonic()
+        if now >= self._said + LINE_SECONDS and self.share < 1:
+            left = duration((now - self._begun) * (1 - self.share) / self.share)
+            line = escape(f"{self._title}: {text}, about {left} left")
+            self.console.print(f"[dim]{line}[/]", highlight=False, soft_wrap=True)
+            self._said = now
 
     def batch(self, epoch: int, batch: int, loss: float) -> None:
         now = time.monotonic()

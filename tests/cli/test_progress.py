@@ -65,6 +65,19 @@ def test_without_a_terminal_a_line_now_and_then_says_what_is_left(monkeypatch: p
     )  # 10 ms and more for two of them
 
 
+def test_without_a_terminal_a_long_job_shows_now_and_then_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    paper, silent = console(140, terminal=False), console(140, terminal=False)
+    run_two_jobs(paper)
+    run_two_jobs(silent, quiet=True)
+    first, *_ = text_of(paper).splitlines()
+    where = re.escape(f"{TITLE}: epoch 1/2 batch 4/4, loss 0.500 val HM -, about ")
+    assert re.fullmatch(where + r"\d+ s left", first)
+    assert not text_of(silent)
+
+
 def test_live_progress_shows_all_jobs_epochs_batches_and_time_left() -> None:
     shown = run_two_jobs(console(140))
     assert "jobs 1/3" in shown
