@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import linecache
 import os
 import sys
 import warnings
@@ -92,7 +94,8 @@ class Registry:
             UsageError: the file has errors (all are listed), or there are two files.
         """
         folders = [SEARCH_SPACES_DIR, *([users] if (users := own("search_spaces")) else [])]
-        for bases in ([source_file(method)], [folder / f"{method.name}.py" for folder in folders]):
+        file = source_file(method)
+        for bases in ([file] if file else [], [folder / f"{method.name}.py" for folder in folders]):
             found = [
                 path
                 for base in bases
@@ -272,6 +275,20 @@ def _import(path: Path) -> tuple[str, str]:
     return name, ""
 
 
-def source_file(method: type[Method]) -> Path:
-    """The file that defines a method."""
-    return Path(str(sys.modules[method.__module__].__file__))
+def source_file(method: type[Method]) -> Path | None:
+    """The file that defines a method; None if it is defined in a notebook."""
+    file = getattr(sys.modules[method.__module__], "__file__", None)
+    return None if file is None else Path(file)
+
+
+def cells(method: type[Method]) -> bytes:
+    """The source of the notebook's cells that define a method without a file.
+
+    Raises:
+        UsageError: the source is not known.
+    """
+    files = {f.__code__.co_filename for f in vars(method).values() if inspect.isfunction(f)}
+    lines = [line for file in sorted(files) for line in linecache.getlines(file)]
+    if not lines:
+        raise UsageError(f"{method.__name__}: its source is not known; define it in a file or a notebook")
+    return "".join(lines).encode()

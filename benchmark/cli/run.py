@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from benchmark.running.jobs import Plan
     from benchmark.running.runner import BenchmarkRunResult
     from benchmark.running.status import Existing, StudyState
+    from benchmark.running.stores import Stores
     from benchmark.tracking.tracker import Tracker
 
 
@@ -166,25 +167,48 @@ def _settings_text(values: Any) -> str:
 def _run(
     plan: Plan, tracker: Tracker, folders: Folders, workers: Workers, *, quiet: bool, retry_failed: bool
 ) -> BenchmarkRunResult:
+    from benchmark.running.stores import Stores
+
+    if out.is_terminal and not quiet:
+        _announce()
+    stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
+    command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    try:
+        return carry_out(
+            plan, stores, workers, folders.data_root, command, quiet=quiet, retry_failed=retry_failed
+        )
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command resumes")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def carry_out(
+    plan: Plan,
+    stores: Stores,
+    workers: Workers,
+    data_root: Path,
+    command: str,
+    *,
+    quiet: bool = False,
+    retry_failed: bool = False,
+) -> BenchmarkRunResult:
+    """Run a plan and show its progress, for the commands and for ``api.run``.
+
+    Args:
+        command: repeats the run; it is recorded.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it; its checkpoints are kept.
+    """
     from benchmark.cli.progress import LiveDisplay
     from benchmark.cli.signals import Interrupts
     from benchmark.running.runner import Runner
-    from benchmark.running.stores import Stores
 
     if note := workers.note(plan):
         err.print(note)
-    if out.is_terminal and not quiet:
-        _announce()
     with LiveDisplay(out, quiet=quiet, jobs=plan.count) as display, Interrupts(err.print) as interrupts:
-        command = hidden_command(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        stores = Stores(tracker, storage_of(folders.runs_dir, folders.storage), folders.runs_dir)
         runner = Runner(stores, display.slot(), command, interrupts.stopping, retry_failed)
-        engine = workers.engine(runner, plan, folders.data_root, display.slot)
-        try:
-            return runner.run(plan, engine)
-        except KeyboardInterrupt:
-            err.print("interrupted; the same command resumes")
-            raise typer.Exit(INTERRUPTED) from None
+        return runner.run(plan, workers.engine(runner, plan, data_root, display.slot))
 
 
 def _announce() -> None:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmark.method import Method
-from benchmark.registry import METHODS_DIR, source_file
+from benchmark.registry import METHODS_DIR, cells, source_file
 
 PROTOCOL = Path(__file__).parent
 BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping", "system/streams")
@@ -19,18 +19,22 @@ BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping",
 def code_version(method: type[Method]) -> str:
     """The digest of the code that determines a method's results. Keys of jobs contain it.
 
-    It covers ``protocol/``, ``BESIDE``, the files of the method's classes, and what these import from
-    ``methods/``. It is computed once per process, so editing a file does not change the keys of running jobs.
+    It covers ``protocol/``, ``BESIDE``, the files (or the notebook's cells) of the method's classes, and what
+    these import from ``methods/``. It is computed once per process, so editing a file does not change the
+    keys of running jobs.
     """
     files = {*PROTOCOL.glob("*.py"), *(PROTOCOL.parent / f"{name}.py" for name in BESIDE)}
-    left = [source_file(base) for base in method.__mro__ if issubclass(base, Method) and base is not Method]
+    bases = [base for base in method.__mro__ if issubclass(base, Method) and base is not Method]
+    typed = [cells(base) for base in bases if source_file(base) is None]
+    left = [file for base in bases if (file := source_file(base)) is not None]
     while left:
         path = left.pop()
         if path not in files:
             files.add(path)
             left += _imported(path)
     sha = sha256()
-    for content in sorted(path.read_bytes() for path in files):  # independent of where the files are
+    contents = [path.read_bytes() for path in files]
+    for content in sorted([*contents, *typed]):  # independent of where the files are
         sha.update(content)
     return sha.hexdigest()[:16]
 

@@ -164,7 +164,7 @@ def command_of(run: BenchmarkRun) -> str:
     words: list[str] = []
     for name, value in run.options().items():
         option = "--" + name.replace("_", "-")
-        if name in ("set", "plugin"):
+        if name in ("set", "plugin", "dataset_config"):
             words += [word for entry in value for word in (option, entry)]
         elif value is True:
             words.append(option)
