@@ -29,6 +29,7 @@ from benchmark.protocol.evaluation import Calibration, Nearest
 from benchmark.registry import load, source_file
 from benchmark.report.results.artifacts import artifact_frame
 from benchmark.report.results.collect import Results, collect
+from benchmark.report.tables.means import ablation_effects
 from benchmark.report.write import write_report
 from benchmark.running.benchmark_run import BASE_SEED, BenchmarkRun
 from benchmark.running.descriptions import command_of
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Result", "compare", "datasets", "evaluate", "load_results", "methods", "run"]
 
 METRICS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
+ENDS = ("", "_low", "_high")
 ROW = ["method", "dataset", "features", "mode", "settings"]
 """What the seeds of a row of a table have in common."""
 
@@ -59,6 +61,7 @@ def run(
     trials: int | None = None,
     settings: Mapping[str, Any] | None = None,
     controls: bool = False,
+    ablate_protocol: Sequence[str] | None = None,
     plugins: Sequence[Path | str] = (),
     dataset_configs: Sequence[Path | str] = (),
     jobs: int = 1,
@@ -78,6 +81,8 @@ def run(
         trials: tuning trials of each method, 0 for no tuning; 0 or the preset's if None.
         settings: settings to override, such as ``{"train.epochs": 2, "tcaf.lr": 1e-4}``.
         controls: whether to add the controls, which should be at chance.
+        ablate_protocol: flags of the protocol to correct one at a time, starting from mode ``paper``;
+            ``["all"]`` for all of them (``Result.ablation``).
         plugins: Python files with more methods.
         dataset_configs: YAML files of more datasets.
         jobs: worker processes. With several, a script must start below ``if __name__ == "__main__"``.
@@ -105,6 +110,7 @@ def run(
         "trials": trials,
         "settings": [f"{name}={value}" for name, value in (settings or {}).items()],
         "controls": controls,
+        "ablate": None if ablate_protocol is None else list(ablate_protocol),
         "plugins": [Path(path) for path in plugins],
         "dataset_configs": [Path(path) for path in dataset_configs],
     }
@@ -160,7 +166,7 @@ class Result:
 
         Columns: method, dataset, features, mode, seed, S, U, HM, ZSL, AUSUC (percent), beta, settings
         (``default``, ``published``, ``user-set`` or ``tuned``, and what else differs), study (which of
-        several searches), repetition.
+        several searches), random_seed (what ``seed`` and the base seed give). ``seed`` counts from 0.
         """
         return _metrics(self._results)
 
@@ -189,12 +195,12 @@ class Result:
         Raises:
             UsageError: none or several tests match.
         """
-        wanted = {"repetition": seed, **({} if method is None else {"method": method}), **chosen}
+        wanted = {"seed": seed, **({} if method is None else {"method": method}), **chosen}
         rows = self.metrics.assign(run_id=_done(self._results)["run_id"].to_numpy())
         for name, value in wanted.items():
             rows = rows[rows[name] == value]
         if len(rows) != 1:
-            found = self.metrics[[*ROW, "repetition"]].to_string(index=False)
+            found = self.metrics[[*ROW, "seed"]].to_string(index=False)
             raise UsageError(f"curve: {len(rows)} tests match {wanted}; choose one of\n{found}")
         curve = artifact_frame(self._tracker, rows["run_id"].iloc[0], Artifact.CURVE)
         if curve is None:
@@ -212,6 +218,18 @@ class Result:
         columns = [*ROW, "seed", "class", "group", "recall", "recall_of_side", "samples"]
         return found.assign(**percent)[columns]
 
+    def ablation(self) -> pd.DataFrame:
+        """What correcting each protocol flag alone changes, in percentage points.
+
+        A row per method and flag; ``all`` is mode ``corrected``. Differences are paired by seed. ``_low`` and
+        ``_high`` are as in ``summary``.
+        """
+        found = ablation_effects(self._results.ablation)
+        found = found[found["ablation"] != ""].rename(columns={"ablation": "flag"})
+        effects = {f"{m}_effect{end}": label + end for m, label in METRICS.items() for end in ENDS}
+        columns = ["method", "dataset", "features", "flag", "seeds", *effects]
+        return found[columns].rename(columns=effects).reset_index(drop=True)
+
     def report(self, folder: Path | str) -> Path:
         """Write the report: ``report.md``, ``index.html``, tables as CSV and LaTeX, figures.
 
@@ -222,7 +240,20 @@ class Result:
             return write_report(self._tracker, Path(folder), [self._run_id], say=warn).files[0]
 
     def __repr__(self) -> str:
-        return f"Result of {len(self.metrics)} tests\n{self.summary().round(2).to_string(index=False)}"
+        table = self.summary()
+        if table.empty:
+            return "Result without a test"
+        same = [name for name in ROW[1:] if table[name].nunique() == 1]
+        shown = table[[name for name in [*ROW, "seeds"] if name not in same]].copy()
+        for name in METRICS.values():
+            shown[name] = table[name].map("{:.2f}".format)
+            if name in ("HM", "ZSL") and table["seeds"].max() > 1:
+                ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+                shown[name] += [f" [{low:.2f}, {high:.2f}]" for low, high in ends]
+        enough = table["seeds"].min() >= FEWEST_SEEDS
+        note = "95 % interval of the mean" if enough else "lowest and highest seed"
+        about = ", ".join(f"{name} {table[name].iloc[0]}" for name in same)
+        return f"{about}; percent, [{note}]\n{shown.to_string(index=False)}"
 
 
 def load_results(tracking: Path | str = "runs") -> pd.DataFrame:
@@ -243,13 +274,11 @@ def _done(results: Results) -> pd.DataFrame:
 
 def _metrics(results: Results) -> pd.DataFrame:
     done = _done(results)
-    frame = done[["method", "dataset", "features", "mode", "seed"]].copy()
+    frame = done[["method", "dataset", "features", "mode"]].assign(seed=done["repetition"])
     for name, label in METRICS.items():
         frame[label] = 100 * done[name].astype(float)
     settings = (done["variant"] + " " + done["settings"]).str.strip()
-    return frame.assign(
-        beta=done["beta"], settings=settings, study=done["study"], repetition=done["repetition"]
-    )
+    return frame.assign(beta=done["beta"], settings=settings, study=done["study"], random_seed=done["seed"])
 
 
 @dataclass(frozen=True)
@@ -294,7 +323,7 @@ def compare(frame: pd.DataFrame, method: str, other: str, *, metric: str = "HM")
         raise UsageError(f"compare: no metric {metric!r}: {near(metric, METRICS.values())}")
     pair = [_by_seed(frame, name, metric) for name in (method, other)]
     both = pd.concat(pair, axis=1, join="inner", keys=["one", "other"])
-    differences = (both["one"] - both["other"]).rename(metric)
+    differences = (both["one"] - both["other"]).rename(metric).droplevel("random_seed")
     if differences.empty:
         raise UsageError(f"compare: {method} and {other} have no seed in common")
     tuned = frame[frame["method"].isin([method, other])]["settings"].str.startswith("tuned").any()
@@ -319,7 +348,7 @@ def _by_seed(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:
             f"compare: the rows of {method} differ in {several[0]} ({values}); "
             f"choose one, such as frame[frame[{several[0]!r}] == {rows[several[0]].iloc[0]!r}]"
         )
-    return rows.set_index("seed")[metric]
+    return rows.set_index(["seed", "random_seed"])[metric]
 
 
 Distances = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]

@@ -128,7 +128,11 @@ def test_what_cannot_be_run_is_refused(bench: Bench, monkeypatch: pytest.MonkeyP
 def frame(*rows: tuple[str, list[float]], **columns: Any) -> pd.DataFrame:
     base = {"dataset": "d", "features": "f", "mode": "paper", "settings": "default", "study": 0, **columns}
     return pd.DataFrame(
-        [{"method": m, "seed": s, "HM": v, **base} for m, values in rows for s, v in enumerate(values)]
+        [
+            {"method": m, "seed": s, "random_seed": str(s), "HM": v, **base}
+            for m, values in rows
+            for s, v in enumerate(values)
+        ]
     )
 
 
