@@ -252,8 +252,9 @@ class Result:
                 shown[name] += [f" [{low:.2f}, {high:.2f}]" for low, high in ends]
         enough = table["seeds"].min() >= FEWEST_SEEDS
         note = "95 % interval of the mean" if enough else "lowest and highest seed"
-        about = ", ".join(f"{name} {table[name].iloc[0]}" for name in same)
-        return f"{about}; percent, [{note}]\n{shown.to_string(index=False)}"
+        about = ", ".join(f"{name} {table[name].iloc[0]}" for name in same) + "; percent"
+        about += f", [{note}]" if table["seeds"].max() > 1 else ""
+        return f"{about}\n{shown.to_string(index=False)}"
 
 
 def load_results(tracking: Path | str = "runs") -> pd.DataFrame:
