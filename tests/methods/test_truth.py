@@ -85,17 +85,14 @@ def test_with_shuffled_class_embeddings_no_method_beats_chance_on_unseen_classes
     tmp_path: Path, method: str
 ) -> None:
     """Other data and another permutation for each seed. With six classes a permutation may be informative by
-    chance, so single results scatter widely. Their mean is at chance within three standard errors."""
-    values = [
-        zsl(
-            method,
-            tmp_path / str(seed),
-            "protocol.text_alignment=shuffled",
-            f"data.seed={seed}",
-            video_signal=1.0,
-        )
-        for seed in range(5)
-    ]
+    chance, so single results scatter widely. Their mean is at chance within three standard errors. With
+    their own embeddings and the same training, unseen classes are recognised."""
+    quick = ("train.epochs=2", "protocol.text_alignment=")
+    assert zsl(method, tmp_path / "own", quick[0], f"{quick[1]}by_name", video_signal=1.0) > 3 * CHANCE
+    values = []
+    for seed in range(5):
+        shuffled = (quick[0], f"{quick[1]}shuffled", f"data.seed={seed}")
+        values.append(zsl(method, tmp_path / str(seed), *shuffled, video_signal=1.0))
     error = statistics.stdev(values) / len(values) ** 0.5
     print(method, values, error)
     assert statistics.fmean(values) < CHANCE + max(3 * error, 0.05), values
