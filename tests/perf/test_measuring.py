@@ -99,7 +99,7 @@ def test_the_shares_of_a_step_by_kind_of_operation_are_a_whole(tmp_path: Path) -
     shares = bounds.of(bench, 1)
 
     for speed in ("products, of peak", "alone, of peak"):
-        assert 0 < shares.pop(speed) < 200
+        assert 0 < shares.pop(speed) < 400  # the peak is measured apart, perhaps beside other work
     assert shares[bounds.PRODUCTS] > 5
     assert shares[bounds.OPTIMISER] > 0
     assert sum(shares.values()) == pytest.approx(100, abs=0.5)
