@@ -35,7 +35,7 @@ except ModuleNotFoundError:
         "--executor ray: Ray is not installed; pip install -c constraints.txt -e '.[cluster]'"
     ) from None
 
-GUIDE = "docs/cluster.md"
+GUIDE = "docs/how-to/cluster.md"
 WAIT_SECONDS = 60.0
 """How long a cluster may take to come up."""
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/datasets.md, with the published lists and synthetic videos under the real names.
+"""The recipes of docs/how-to/datasets.md, with the published lists and synthetic videos under the real names.
 
 An extractor that reads times from the videos replaces the networks: the features of each sample are its
 seconds.
@@ -27,7 +27,7 @@ from benchmark.cli import app
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.extract import devices, extractor
 
-GUIDE = PROJECT / "docs" / "datasets.md"
+GUIDE = PROJECT / "docs" / "how-to" / "datasets.md"
 FOLDERS = {"ucf": "UCF", "vggsound": "VGGSound", "activitynet": "ActivityNet"}
 TELLS = Clip(picture=clock, rise=100.0, options={"g": "60"})
 """Pictures say their time, the tone is 440 Hz at first and rises by 100 a second."""
