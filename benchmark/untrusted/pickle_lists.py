@@ -53,7 +53,7 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
         raise UnreadableFile(
             path,
             what,
-            "docs/how-to/import.md describes the content of each file",
+            "docs/reference/official-layout.md describes the content of each file",
             "wrong structure",
         )
 
