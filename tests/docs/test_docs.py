@@ -70,9 +70,9 @@ def example(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def first_method(tmp_path: Path) -> Iterator[Path]:
-    """The method of tutorials/my-method.md; forgotten afterwards."""
+    """The method of tutorials/my-method.md with its search space, as a plug-in; forgotten afterwards."""
     files = write_files("tutorials/my-method.md", tmp_path)
-    assert set(files) == {"mine.py"}
+    assert set(files) == {"mine.py", "mine.yaml"}
     yield files["mine.py"]
     registry.REGISTERED.pop("mine", None)
 
