@@ -129,11 +129,11 @@ def methods() -> str:
     """Each method with its origin and its hyperparameters."""
     parts = []
     for name, method in registry.load().methods.items():
-        facts = [["inputs", f"`{method.inputs}`"], ["reported output", f"`{method.reported_output}`"]]
-        facts += [["paper", method.paper]] if method.paper else []
-        facts += [["note", method.note]] if method.note else []
-        head = f"## {method.title} {{ #{name} }}\n\n`{name}`\n"
-        parts.append("\n".join([head, table(["", ""], facts), fields(method.Config)]))
+        facts = [f"- inputs: `{method.inputs}`", f"- reported output: `{method.reported_output}`"]
+        facts += [
+            f"- {what}: {text}" for what, text in (("paper", method.paper), ("note", method.note)) if text
+        ]
+        parts += [f"## {method.title} {{ #{name} }}\n\n- name: `{name}`", *facts, "", fields(method.Config)]
     return "\n".join(parts)
 
 
