@@ -136,7 +136,7 @@ def test_the_example_store_has_no_fault_and_trains(
     bench: Bench, own_data: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert verify_store(tmp_path / "data" / "crickets-native.h5", own_data["crickets"]) == []
-    monkeypatch.setattr(planning, "load_cards", lambda: own_data)
+    monkeypatch.setattr(planning, "load_cards", lambda **_: own_data)
     result = bench.run(bench.call("train.epochs=1", methods="cjme,tcaf", dataset="crickets"))
     assert not result.failed
     assert len(result.entries) == 4
