@@ -9,7 +9,7 @@ XDIST_SLOW ?= 3
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench always clean
+.PHONY: help setup demo test test-slow lint format docs docs-serve bench always clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,6 +53,12 @@ lint: $(READY)  ## check style, types and import rules
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## build the documentation into build/site, all links checked
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)  ## show the documentation on http://127.0.0.1:8000 while you edit it
+	$(BIN)/mkdocs serve
 
 # One of them: make bench/stage.md. Each writes a markdown table and the same numbers as JSON.
 BENCHMARKS := training_step bounds stage evaluation store memory extraction overhead report

@@ -8,9 +8,9 @@ and D_w the size of a class embedding as it is given:
 2. ``fit(data, loop)`` trains it on its device. By default that is ``loop.run(self, data)``
    (``protocol/training.py``), which does this in each epoch:
 
-   a. For each batch, in training mode: ``loss(batch, classes)`` returns scalars, of which ``total`` is
+    - For each batch, in training mode: ``loss(batch, classes)`` returns scalars, of which ``total`` is
       minimised by ``optimizer()``. Mode ``paper`` then calls ``after_step(batch)`` without gradients.
-   b. Validation, in evaluation mode without gradients: ``embed_classes(text)`` maps ``[C, D_w]`` to
+    - Validation, in evaluation mode without gradients: ``embed_classes(text)`` maps ``[C, D_w]`` to
       ``[C, d]`` once. For each block of samples, ``embed(batch)`` returns ``[B, d]`` per output, and
       ``distances(embeddings, classes)`` returns ``[B, C]`` per output. ``reported_output`` names the output
       that selects the epoch.
@@ -303,7 +303,7 @@ class Method(nn.Module, ABC):
     """Base class of all methods.
 
     Subclass it and decorate the subclass with ``@register``. The protocol builds and calls it as the module's
-    docstring describes. ``docs/add-a-method.md`` has a complete example.
+    docstring describes. ``docs/how-to/port-a-method.md`` has a complete example.
     """
 
     Config: type[MethodConfig] = MethodConfig

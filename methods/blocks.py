@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, with cheaper random draws on the CPU (docs/performance.md).
+    """torch's dropout, with cheaper random draws on the CPU (docs/development/performance.md).
 
     Each element gets 16 random bits, so the probability is rounded to a multiple of 2^-16. The scale belongs
     to the rounded probability, and the expectation is exact.

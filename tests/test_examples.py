@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -79,3 +80,17 @@ def test_a_notebook(folder: Path, name: str) -> None:
     state: dict[str, Any] = {"__name__": "__main__"}
     for text in cells(name, "code"):
         exec(compile(text, name, "exec"), state)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    (folder / "mine.py").write_text(blocks[0])  # a class needs a file or a notebook
+    try:
+        runpy.run_path("mine.py")
+        for block in blocks[1:]:
+            exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    finally:
+        REGISTERED.pop("mine", None)
+    assert re.search(r"birds +eszsl", capsys.readouterr().out)

@@ -180,7 +180,7 @@ def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
     if differing:
         raise UsageError(
             f"{target}: {', '.join(differing)} correlate with the shipped features by less than {AGREEMENT}; "
-            "docs/extraction.md lists the versions that the shipped ones were made with"
+            "docs/how-to/packaged-features.md lists the versions that the shipped ones were made with"
         )
 
 

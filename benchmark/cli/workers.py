@@ -26,7 +26,7 @@ Jobs = Annotated[
 ]
 Executor = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="Where jobs run: this machine, or a Ray cluster (docs/cluster.md)."),
+    typer.Option(help="Where jobs run: this machine, or a Ray cluster (docs/how-to/cluster.md)."),
 ]
 RayAddress = Annotated[
     str | None,

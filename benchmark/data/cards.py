@@ -20,10 +20,10 @@ CARDS_DIR = shipped("datasets")
 class ModalityConfig(Fields):
     """The config of one modality of a feature set."""
 
-    extractor: str
-    dim: int = Field(gt=0)
+    extractor: str = Field(description="what made the features")
+    dim: int = Field(gt=0, description="numbers per time step")
     seconds: float = Field(gt=0, description="seconds between two time steps; 1 if the index is the time")
-    scale: float = Field(1.0, gt=0, description="features are divided by this")
+    scale: float = Field(1.0, gt=0, description="feature sequences are divided by this")
     published_scale: float | None = Field(
         None, gt=0, description="what published code divides by, if it differs"
     )
@@ -43,16 +43,16 @@ def _listed(split: str) -> str:
 
 Split = Annotated[str, AfterValidator(_listed)]
 Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
-"""A known deviation of the published extraction of features from its description (docs/extraction.md)."""
+"""A known deviation of the published extraction from its description (docs/reference/extraction.md)."""
 
 
 class FeatureSetConfig(Fields):
     """The config of a feature set, with the counts of its published lists."""
 
-    description: str
-    audio: ModalityConfig
-    video: ModalityConfig
-    text_dim: int = Field(gt=0)
+    description: str = Field(description="what the features are")
+    audio: ModalityConfig = Field(description="the audio features")
+    video: ModalityConfig = Field(description="the video features")
+    text_dim: int = Field(gt=0, description="numbers per class embedding")
     classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
     samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
     published_quirks: tuple[Quirk, ...] = Field(
@@ -63,30 +63,32 @@ class FeatureSetConfig(Fields):
 class OfficialLayout(Fields):
     """The names of files in the published folder."""
 
-    folder: str
-    names_file: str
-    text_file: str
+    folder: str = Field(description="folder of the dataset")
+    names_file: str = Field(description="table of original and manual class names")
+    text_file: str = Field(description="class embeddings by manual name")
 
 
 class Preset(Fields):
     """Settings that replace defaults under a name such as ``demo``. All are visible in the results."""
 
-    train: dict[str, Any] = Field(default_factory=dict)
-    trials: int = Field(0, ge=0)
+    train: dict[str, Any] = Field(default_factory=dict, description="training settings of the preset")
+    trials: int = Field(0, ge=0, description="tuning trials per method; 0: no tuning")
     tuned: list[str] | None = Field(None, description="methods that are tuned; None: all")
     searched: list[str] | None = Field(
         None, description="settings to search; None, or none that a method has: all of its search space"
     )
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, description="number of seeds")
 
 
 class Card(Fields):
     """A dataset config: names, feature sets, origin, how to get the dataset, settings for it."""
 
-    name: Name
-    title: str
-    kind: Literal["published", "real", "generated"]
-    description: str
+    name: Name = Field(description="name on the command line and of the feature file")
+    title: str = Field(description="name in tables")
+    kind: Literal["published", "real", "generated"] = Field(
+        description="generated: synthetic data, which captions mention"
+    )
+    description: str = Field(description="what the dataset is")
     caption: str = Field("", description="note on the dataset in captions of tables")
     published_order: bool = Field(
         False, description="whether there is an official text alignment, which mode paper uses"
@@ -94,9 +96,11 @@ class Card(Fields):
     default_mode: Literal["paper", "corrected"] = Field(
         "paper", description="mode of a run that names none; paper only makes sense for published numbers"
     )
-    default_features: str
-    features: dict[Name, FeatureSetConfig]
-    official: OfficialLayout | None = None
+    default_features: str = Field(description="feature set of runs that name none")
+    features: dict[Name, FeatureSetConfig] = Field(description="feature sets by name")
+    official: OfficialLayout | None = Field(
+        None, description="names in the official layout; null: the dataset cannot be imported"
+    )
     grouping: str | None = Field(
         None, description="regular expression; its first group in a sample id names the group"
     )
@@ -104,11 +108,11 @@ class Card(Fields):
         None, gt=0, description="length of a clip, if the second group of `grouping` is its start in seconds"
     )
     obtain: str = Field("", description="how to get the features, shown when they are missing")
-    licence: str = ""
+    licence: str = Field("", description="licence of the data, shown by `data info`")
     builder: Literal["stamps", "synthetic"] | None = Field(
         None, description="builds the features at first use, without a download"
     )
-    builder_options: dict[str, Any] = Field(default_factory=dict)
+    builder_options: dict[str, Any] = Field(default_factory=dict, description="options of the builder")
     sizes: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="method settings for this dataset"
     )

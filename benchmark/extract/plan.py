@@ -98,7 +98,8 @@ def make_plan(
     if not plan.wanted:
         raise UsageError(
             f"--videos {videos}: no video of {len(plan.rows):,} listed samples; name videos after samples "
-            f"({plan.rows[0].sample}.mp4, in any folder), or cut clips of whole ones (docs/extraction.md)"
+            f"({plan.rows[0].sample}.mp4, in any folder), or cut clips of whole ones "
+            "(docs/reference/extraction.md)"
         )
     return plan
 

@@ -34,7 +34,7 @@ try:
 except ModuleNotFoundError:
     raise UsageError(f"--executor ray: Ray is not installed; {install('cluster')}") from None
 
-GUIDE = "docs/cluster.md"
+GUIDE = "docs/how-to/cluster.md"
 WAIT_SECONDS = 60.0
 """How long a cluster may take to come up."""
 

@@ -28,8 +28,8 @@ def _switch(description: str) -> Any:
 class TrainConfig(Fields):
     """How long and on which device a method trains."""
 
-    epochs: int = Field(50, ge=1, le=10_000)
-    batches_per_epoch: int = Field(300, ge=1, le=1_000_000)
+    epochs: int = Field(50, ge=1, le=10_000, description="epochs of stage 1; stage 2 may be shorter")
+    batches_per_epoch: int = Field(300, ge=1, le=1_000_000, description="batches of an epoch")
     selection: Literal["best", "last"] = Field(
         "best",
         description="epoch that a training keeps: that with the highest validation HM, as published, or "
@@ -39,13 +39,17 @@ class TrainConfig(Fields):
         "published",
         description="learning rate: as the method's `plateau` has it, or falling to zero along half a cosine",
     )
-    batch_size: int = Field(64, ge=2, le=65_536, description="BatchNorm needs at least two samples")
+    batch_size: int = Field(
+        64, ge=2, le=65_536, description="samples of a batch; BatchNorm needs at least two"
+    )
     eval_batch_size: int = Field(
         256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="device of the training; auto: CUDA if available, otherwise the CPU"
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="float16 and bfloat16: autocast"
+        "float32", description="precision of the networks; bfloat16 and float16 use autocast"
     )
     threads: int = Field(
         1,
@@ -58,17 +62,20 @@ class TrainConfig(Fields):
 class LengthConfig(Fields):
     """How sequences get one length: padded to the batch's longest, or cut and padded to n video steps."""
 
-    train: Length = "max"
-    test: Length = "max"
+    train: Length = Field(
+        "max",
+        description="video time steps in training; max: pad to the longest of the batch and cut nothing",
+    )
+    test: Length = Field("max", description="the same for validation and test")
     train_cut: Literal["random", "centre"] = Field(
-        "random", description="evaluation always cuts in the centre"
+        "random", description="where cuts start in training; evaluation always cuts in the centre"
     )
 
 
 class ProtocolConfig(Fields):
-    """The published protocol, with a switch for each of its known deviations (``docs/protocol.md``)."""
+    """The published protocol, with a flag for each known deviation (``docs/reference/protocol.md``)."""
 
-    mode: Mode = "paper"
+    mode: Mode = Field("paper", description="sets all flags below; a flag that is set by name wins")
     text_alignment: Annotated[
         Literal["official", "by_name", "shuffled"], BeforeValidator(current_alignment)
     ] = Field(
@@ -120,7 +127,9 @@ class TuningConfig(Fields):
     timeout: float | None = Field(
         None, gt=0, description="total seconds of trials after which no further trial starts"
     )
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Literal["median", "hyperband", "none"] = Field(
+        "median", description="how hopeless trials are stopped early"
+    )
     startup_trials: int = Field(
         5, ge=1, description="random trials before the sampler learns, and before anything is pruned"
     )
@@ -131,7 +140,7 @@ class TuningConfig(Fields):
         le=1000,
         description="trials that may run in parallel, each drawn without the results of the others",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the search: of its sampler and its trainings")
     seeds: int = Field(
         1,
         ge=1,

@@ -16,7 +16,7 @@ FETCH_TRUSTED = (
 )
 _UNPACK = "unpack it first"
 _NO_FEATURES = "fetch the file itself, or keep files that are no features out of the folder"
-_FORMAT = "write it as the user guide (docs/data.md) says"
+_FORMAT = "write it as the user guide (docs/reference/official-layout.md) says"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,12 @@ def read_list(path: Path, take: Callable[[Any], None]) -> None:
             raise passed.error from None
     if type(content) is not list:
         what = f"holds no list but {type(content).__name__}"
-        raise UnreadableFile(path, what, "docs/data.md describes the content of each file", "wrong structure")
+        raise UnreadableFile(
+            path,
+            what,
+            "docs/reference/official-layout.md describes the content of each file",
+            "wrong structure",
+        )
 
 
 class _Passed(BaseException):

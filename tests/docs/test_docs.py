@@ -1,5 +1,5 @@
-"""What the guides in docs/ promise: their examples run, their commands and options exist, their links lead
-somewhere."""
+"""What the documents promise: their examples run, their commands and options exist, their links lead
+somewhere, their words are those of the field, and the site builds."""
 
 from __future__ import annotations
 
@@ -15,20 +15,31 @@ from typing import Any
 
 import pytest
 import typer
+import words
 from support.checkout import PROJECT
 from support.tiny import Bench
 
 from benchmark import registry
 from benchmark.cli import app
-from benchmark.data.cards import Card, load_cards
+from benchmark.data.cards import (
+    Card,
+    FeatureSetConfig,
+    ModalityConfig,
+    OfficialLayout,
+    Preset,
+    load_cards,
+)
 from benchmark.data.checks.verify import verify_store
 from benchmark.running import planning
 from benchmark.settings.resolve import parse_overrides
+from benchmark.settings.schema import LengthConfig, ProtocolConfig, TrainConfig, TuningConfig
 
 PAGES = [
-    *sorted((PROJECT / "docs").glob("*.md")),
+    *sorted((PROJECT / "docs").rglob("*.md")),
     *(PROJECT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
 ]
+CARD_MODELS = (Card, FeatureSetConfig, ModalityConfig, OfficialLayout, Preset)
+PORT = "how-to/port-a-method.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -38,7 +49,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def write_files(page: str, folder: Path) -> dict[str, Path]:
-    """Write the blocks of a page that begin with ``# file: NAME`` to a folder."""
+    """Write the blocks of a page of docs/ that begin with ``# file: NAME`` to a folder."""
     written = {}
     for _, text in blocks(PROJECT / "docs" / page):
         found = re.match(r"# file: (\S+)\n", text)
@@ -50,11 +61,28 @@ def write_files(page: str, folder: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Iterator[Path]:
-    """The method of docs/add-a-method.md with its search space, as a plug-in; forgotten afterwards."""
-    files = write_files("add-a-method.md", tmp_path)
+    """The method of how-to/port-a-method.md with its search space, as a plug-in; forgotten afterwards."""
+    files = write_files(PORT, tmp_path)
     assert set(files) == {"pooled.py", "pooled.yaml"}
     yield files["pooled.py"]
     registry.REGISTERED.pop("pooled", None)
+
+
+@pytest.fixture
+def first_method(tmp_path: Path) -> Iterator[Path]:
+    """The method of tutorials/my-method.md with its search space, as a plug-in; forgotten afterwards."""
+    files = write_files("tutorials/my-method.md", tmp_path)
+    assert set(files) == {"mine.py", "mine.yaml"}
+    yield files["mine.py"]
+    registry.REGISTERED.pop("mine", None)
+
+
+def test_the_method_of_the_tutorial_trains_and_is_tested(bench: Bench, first_method: Path) -> None:
+    result = bench.run(bench.call("train.epochs=1", methods="mine", plugins=[first_method]))
+    assert [(e.method, e.stage, e.state) for e in result.entries] == [
+        ("mine", 1, "done"),
+        ("mine", 2, "done"),
+    ]
 
 
 def test_the_example_method_is_listed_with_its_search_space(example: Path) -> None:
@@ -73,9 +101,7 @@ def test_the_example_method_trains_and_is_tested(bench: Bench, example: Path) ->
 
 
 def test_the_loop_of_the_example_trains_too(bench: Bench, example: Path) -> None:
-    snippet = next(
-        text for language, text in blocks(PROJECT / "docs" / "add-a-method.md") if "def fit(" in text
-    )
+    snippet = next(text for language, text in blocks(PROJECT / "docs" / PORT) if "def fit(" in text)
     head, tail = example.read_text().split("\n\ndef masked_mean", 1)
     example.write_text(f"{head}\n{snippet}\n\ndef masked_mean{tail}")
     registry.load([example])
@@ -84,9 +110,13 @@ def test_the_loop_of_the_example_trains_too(bench: Bench, example: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_example_method_passes_the_contract_tests(example: Path) -> None:
-    env = {**os.environ, "GZSL_CONTRACT_PLUGINS": str(example), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "tests/contract", "-k", "pooled", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("fixture", ["example", "first_method"])
+def test_the_methods_of_the_guides_pass_the_contract_tests(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    plugin = request.getfixturevalue(fixture)
+    env = {**os.environ, "GZSL_CONTRACT_PLUGINS": str(plugin), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "tests/contract", "-k", plugin.stem, "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
@@ -94,8 +124,8 @@ def test_the_example_method_passes_the_contract_tests(example: Path) -> None:
 
 @pytest.fixture
 def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Card]:
-    """The cards of docs/data.md; the store of its script is written below ``tmp_path``."""
-    files = write_files("data.md", tmp_path)
+    """The dataset configs of two guides; the feature file of the tutorial's script is below ``tmp_path``."""
+    files = write_files("tutorials/my-features.md", tmp_path) | write_files("how-to/import.md", tmp_path)
     assert set(files) == {"birds.yaml", "make_crickets.py", "crickets.yaml"}
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(files["make_crickets.py"]))
@@ -106,7 +136,7 @@ def test_the_example_store_has_no_fault_and_trains(
     bench: Bench, own_data: dict[str, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert verify_store(tmp_path / "data" / "crickets-native.h5", own_data["crickets"]) == []
-    monkeypatch.setattr(planning, "load_cards", lambda: own_data)
+    monkeypatch.setattr(planning, "load_cards", lambda **_: own_data)
     result = bench.run(bench.call("train.epochs=1", methods="cjme,tcaf", dataset="crickets"))
     assert not result.failed
     assert len(result.entries) == 4
@@ -116,11 +146,6 @@ def test_the_example_card_describes_an_import(own_data: dict[str, Card]) -> None
     card = own_data["birds"]
     assert card.official is not None
     assert card.feature_set(None)[0] == "native"
-
-
-def test_every_field_of_a_card_is_in_the_guide() -> None:
-    text = (PROJECT / "docs" / "data.md").read_text(encoding="utf-8")
-    assert [name for name in Card.model_fields if f"`{name}" not in text] == []
 
 
 def commands() -> list[str]:
@@ -143,10 +168,11 @@ def test_commands_and_options_of_the_guides_exist(line: str) -> None:
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     values = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    parse_overrides([v for v in values if not v.startswith("pooled.")], registry.load().methods)
+    made_up = ("pooled.", "mine.")
+    parse_overrides([v for v in values if not v.startswith(made_up)], registry.load().methods)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
@@ -162,3 +188,77 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [name for name in named if name not in made_up and not (PROJECT / name).exists()]
     assert missing == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with all warnings as errors, so that all of its links lead somewhere."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_fetches_nothing(site: Path) -> None:
+    pages = {page.relative_to(site).as_posix(): page.read_text("utf-8") for page in site.rglob("*.html")}
+    assert {"index.html", "faq.html", "development/contributing.html"} <= pages.keys()
+    assert not list(site.rglob("*.py"))
+    fetched = re.compile(
+        r"<(?:script|img|iframe)[^>]*\bsrc=.?(?:https?:)?//|<link[^>]*\bhref=.?(?:https?:)?//"
+    )
+    assert [name for name, text in pages.items() if fetched.search(text)] == []
+
+
+@pytest.mark.slow
+def test_the_reference_has_every_command_setting_and_method(site: Path) -> None:
+    reference = {page.stem: page.read_text("utf-8") for page in (site / "reference").glob("*.html")}
+    group: Any = typer.main.get_command(app.app)
+    options = {option for parameter in group.commands["run"].params for option in parameter.opts}
+    for page, names in {
+        "cli": {*group.commands, *options} - {"--help", "-h"},
+        "settings": {*TrainConfig.model_fields, *ProtocolConfig.model_fields, *TuningConfig.model_fields},
+        "methods": {
+            name for m in registry.load().methods.values() for name in (m.title, *m.Config.model_fields)
+        },
+        "dataset-config": {*Card.model_fields},
+        "report-files": {"HM_percent", "job_key"},
+    }.items():
+        assert [name for name in sorted(names) if name not in reference[page]] == []
+
+
+def test_every_setting_has_a_description() -> None:
+    models = [TrainConfig, LengthConfig, ProtocolConfig, TuningConfig, *CARD_MODELS]
+    models += [method.Config for method in registry.load().methods.values()]
+    fields = {
+        f"{m.__name__}.{name}": field.description for m in models for name, field in m.model_fields.items()
+    }
+    assert [name for name, description in fields.items() if not description] == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    words.pages(),
+    ids=lambda page: page.relative_to(PROJECT).as_posix(),
+)
+def test_pages_use_the_words_of_the_field(page: Path) -> None:
+    assert list(words.avoided(page.read_text("utf-8"))) == []
+
+
+def test_the_readme_is_short_and_its_sentences_too() -> None:
+    text = (PROJECT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 120
+    lines = [line for line in words.prose(text).splitlines() if not line.startswith(("|", "#", "!["))]
+    paragraphs = re.split(r"\n\s*\n|\n(?=- )", "\n".join(lines))
+    sentences = [s for p in paragraphs for s in re.split(r"[.:?!]\s", " ".join(p.split()) + " ")]
+    assert [s for s in sentences if len(s.split()) > 25] == []
+
+
+def test_avoided_words_are_found_in_prose_alone() -> None:
+    text = "Two data sets.\n\n```\na feature store\n```\n\nThe `card` of [it](card.md) stands\nhere."
+    assert list(words.avoided(text)) == [
+        "line 1: 'data sets'; write: dataset",
+        "line 7: 'stands'; write: is listed",
+    ]

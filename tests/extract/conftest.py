@@ -13,7 +13,7 @@ from support.video_set import VideoSet
 
 from benchmark.extract.extractor import EXTRACTORS
 
-GUIDE = PROJECT / "docs" / "extraction.md"
+GUIDE = PROJECT / "docs" / "how-to" / "add-an-extractor.md"
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ def test_a_lost_command_goes_on_when_started_again_and_a_lost_machine_has_its_wo
 
 @contextmanager
 def ray_machines(cpus: list[int]) -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
-    """The address of a Ray cluster of several "machines" here, started as docs/cluster.md says, and their
-    processes."""
+    """The address of a Ray cluster of several "machines" here, started as in docs/how-to/cluster.md, and
+    their processes."""
     address, machines = f"127.0.0.1:{free_port()}", list[subprocess.Popen[str]]()
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short, for the sake of the sockets in it
     try:

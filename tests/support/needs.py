@@ -26,7 +26,7 @@ def encoders() -> None:
     packages = [MINILM, *(needed.package for needed in Packaged.weights_files if needed.package is not None)]
     missing += sorted({package.name for package in packages if package.find() is None})
     if missing:
-        need(f"not installed: {', '.join(missing)} (docs/extraction.md)")
+        need(f"not installed: {', '.join(missing)} (docs/how-to/packaged-features.md)")
 
 
 def real_video(folder: Path) -> Path:

@@ -28,7 +28,7 @@ FIXES: dict[str, str] = {
     "broken list": "lists are CSV with commas: columns filename, label of samples; original, manual of names",
     "stage_2_train is not the union": "stage_2_train must list what the three stage_1 splits list",
     "audio and video out of step": "both files of a class must have the same samples in the same order",
-    "wrong structure": "docs/data.md describes the content of each file",
+    "wrong structure": "docs/reference/official-layout.md describes the content of each file",
     "averaged features": "these are temporal means: give the sequences, which the scripts call no_averaged",
     "wrong dimension": "the dataset config expects other features: check --features and the extractor",
     "wrong dtype": "features are floating point arrays: sequences [time steps, dim], means [samples, dim]",

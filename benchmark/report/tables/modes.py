@@ -110,7 +110,7 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     last = "; the last row corrects all" if "all" in set(effects["ablation"]) else ""
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested in mode paper with one switch "
-        f"corrected (docs/protocol.md){last}. "
+        f"corrected (docs/reference/protocol.md){last}. "
         f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, paired by "
         f"seed. A row and its effect are over the seeds that both have.{generated}"
     )

@@ -61,7 +61,7 @@ def references_table(results: Results, features: str) -> Table | None:
     caption = (
         "Numbers that others published or reported for these methods, in %, on the published features; –: "
         "not reported. Origin: a paper, a README, second-hand (not from the method's authors), or a user's "
-        "report of their own training. Protocol: see docs/protocol.md."
+        "report of their own training. Protocol: see docs/explanation/comparability.md."
     )
     if generated:
         caption += f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
