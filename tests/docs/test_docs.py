@@ -125,7 +125,7 @@ def test_the_methods_of_the_guides_pass_the_contract_tests(
 @pytest.fixture
 def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Card]:
     """The dataset configs of two guides; the feature file of the tutorial's script is below ``tmp_path``."""
-    files = write_files("tutorials/my-features.md", tmp_path) | write_files("how-to/import.md", tmp_path)
+    files = write_files("how-to/write-features.md", tmp_path) | write_files("how-to/import.md", tmp_path)
     assert set(files) == {"birds.yaml", "make_crickets.py", "crickets.yaml"}
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(files["make_crickets.py"]))
@@ -140,6 +140,13 @@ def test_the_example_store_has_no_fault_and_trains(
     result = bench.run(bench.call("train.epochs=1", methods="cjme,tcaf", dataset="crickets"))
     assert not result.failed
     assert len(result.entries) == 4
+
+
+def test_the_tutorials_arrays_become_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_files("tutorials/my-features.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(files["birds.py"]))
+    assert verify_store(tmp_path / "data" / "birds-native.h5", load_cards()["birds"]) == []
 
 
 def test_the_example_card_describes_an_import(own_data: dict[str, Card]) -> None:
