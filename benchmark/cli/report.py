@@ -77,14 +77,17 @@ def write_report_of(
 
 def report(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")
+        list[Path] | None,
+        typer.Argument(metavar="FOLDERS", help="Folders of reports, for --leaderboard."),
     ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             "--run",
             "--call",
-            help="Benchmark run: its id or the beginning of it (repeatable), or all. (default: newest)",
+            metavar="ID",
+            help="Benchmark run: its id or the beginning of it (repeatable), or all; see list --runs. "
+            "(default: the newest)",
         ),
     ] = None,
     methods: OnlyMethods = None,
@@ -96,24 +99,27 @@ def report(
     leaderboard: Annotated[
         bool,
         typer.Option(
-            "--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is."
+            "--leaderboard", help="Build a static leaderboard site from the reports in FOLDERS instead."
         ),
     ] = False,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
+        Path | None,
+        typer.Option(
+            "--out", callback=local, metavar="DIR", help="Folder of the leaderboard site. (default: site)"
+        ),
     ] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     reports_dir: ReportsDir = Path("reports"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write a report again from the tracking store, or build a leaderboard from several reports."""
+    """Regenerate a report from the tracking store, or build a leaderboard from several reports."""
     from benchmark.report.results.choice import Choice
 
-    choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
+    choice = Choice.of(methods=methods, datasets=dataset, features=features, mode=mode)
     if leaderboard and (run or choice):
         raise UsageError(
-            "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report "
+            "report --leaderboard: --run, --methods, --datasets, --features and --mode apply when a report "
             "is written, not to the leaderboard"
         )
     if leaderboard:

@@ -28,24 +28,29 @@ def _switch(description: str) -> Any:
 class TrainConfig(Fields):
     """How long and on which device a method trains."""
 
-    epochs: int = Field(50, ge=1, le=10_000)
-    batches_per_epoch: int = Field(300, ge=1, le=1_000_000)
+    epochs: int = Field(50, ge=1, le=10_000, description="epochs of stage 1 at most")
+    batches_per_epoch: int = Field(300, ge=1, le=1_000_000, description="training steps of an epoch")
     selection: Literal["best", "last"] = Field(
         "best",
-        description="epoch that a training keeps: that with the highest validation HM, as published, or "
+        description="epoch that a training keeps: best has the highest validation HM, as published; last is "
         "the last one",
     )
     schedule: Literal["published", "cosine"] = Field(
         "published",
-        description="learning rate: as the method's `plateau` has it, or falling to zero along half a cosine",
+        description="learning rate: published follows the method's `plateau`; cosine falls to zero along "
+        "half a cosine",
     )
-    batch_size: int = Field(64, ge=2, le=65_536, description="BatchNorm needs at least two samples")
+    batch_size: int = Field(
+        64, ge=2, le=65_536, description="samples of a training step; BatchNorm needs at least two"
+    )
     eval_batch_size: int = Field(
         256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: CUDA if available, else the CPU"
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="float16 and bfloat16: autocast"
+        "float32", description="precision of training; float16 and bfloat16 use autocast"
     )
     threads: int = Field(
         1,
@@ -58,10 +63,10 @@ class TrainConfig(Fields):
 class LengthConfig(Fields):
     """How sequences get one length: padded to the batch's longest, or cut and padded to n video steps."""
 
-    train: Length = "max"
-    test: Length = "max"
+    train: Length = Field("max", description="video time steps of a training sample; max: all")
+    test: Length = Field("max", description="video time steps of a sample at evaluation; max: all")
     train_cut: Literal["random", "centre"] = Field(
-        "random", description="evaluation always cuts in the centre"
+        "random", description="where training samples are cut; evaluation always cuts in the centre"
     )
 
 
@@ -120,7 +125,9 @@ class TuningConfig(Fields):
     timeout: float | None = Field(
         None, gt=0, description="total seconds of trials after which no further trial starts"
     )
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Literal["median", "hyperband", "none"] = Field(
+        "median", description="Optuna's rule for stopping poor trials early"
+    )
     startup_trials: int = Field(
         5, ge=1, description="random trials before the sampler learns, and before anything is pruned"
     )
@@ -131,7 +138,7 @@ class TuningConfig(Fields):
         le=1000,
         description="trials that may run in parallel, each drawn without the results of the others",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the search")
     seeds: int = Field(
         1,
         ge=1,
