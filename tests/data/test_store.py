@@ -488,7 +488,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("video/frames", (3, 2), 9.0), "digest differs"),
+        (_set("video/frames", (3, 2), 9.0), "hash differs"),
         (_set("audio/frames", (0, 0), np.nan), "not a number or infinite"),
         (_set("audio/means", (1, 1), 7.0), "means do not fit the sequences (1): audio: sample 1"),
         (_set("samples/ids", 1, "sample 0"), "duplicate sample id (1): sample 0 (2 times)"),
@@ -500,7 +500,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
             "class without samples (1): stage_1_train/class id 9999",
         ),
         (_set("samples/parts", 0, 4), "samples out of order"),
-        (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): word vectors"),
+        (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): class embeddings"),
         (_set("audio/offsets", 1, 50), "lengths do not fit"),
     ],
 )

@@ -107,7 +107,7 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
             " The runs of some methods are no longer in the store, so their titles and settings are unknown."
         )
     changed = distinct(frame["switches"])
-    extra = [f"Non-default protocol switches: {', '.join(changed)}."] if changed else []
+    extra = [f"Non-default protocol flags: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
 
 

@@ -63,7 +63,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     caption = (
         "Mean per-class accuracy in % in modes paper and corrected, over the seeds that both have (column "
         f"Seeds). {spread_sentence(effects['seeds'])} Difference: corrected − paper in percentage points, "
-        "paired by seed. It is the effect of all protocol switches together, including the text alignment "
+        "paired by seed. It is the effect of all protocol flags together, including the text alignment "
         f"(column Text: paper → corrected). Features {features}."
     )
     fixed = distinct(effects["switches"])

@@ -300,7 +300,7 @@ def test_faults_of_all_files_and_lists_are_reported_together(folder: Folder, tmp
         take(folder, place, tmp_path / "tiny.h5")
     kinds = {problem.kind: problem for problem in caught.value.problems}
     assert kinds.keys() == {
-        "missing word vectors", "missing sample list", "refused pickle", "unreadable file",
+        "missing class embeddings", "missing sample list", "refused pickle", "unreadable file",
         "another kind of file", "wrong structure", "duplicate sample id", "class without samples",
     }  # fmt: skip
     assert kinds["missing sample list"].fix == FIXES["missing sample list"]
