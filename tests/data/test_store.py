@@ -368,7 +368,7 @@ def test_a_store_of_another_structure_is_damaged(tmp_path: Path, name: str, valu
     with h5py.File(path, "r+") as f:
         del f[name]
         f.create_group(name) if value is None else f.create_dataset(name, data=value)
-    with pytest.raises(DamagedStore, match="not a readable feature store"):
+    with pytest.raises(DamagedStore, match="not a readable feature file"):
         FeatureStore(path).tables()
 
 
