@@ -50,6 +50,10 @@ def write_report_of(
         with Beside(warn)("the report among the run's artifacts"):
             tracker.log_files(log_to, report.files, Artifact.REPORT)
     if show:
+        if report.protocol:
+            out.print("\n[bold]Protocol of this report[/]", highlight=False)
+        for line in report.protocol:
+            out.print(f"[dim]{escape(line)}[/]", highlight=False)
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files
                 continue
@@ -60,7 +64,7 @@ def write_report_of(
                 show_table(
                     out, panel.title, columns, rows, bold=panel.bold.to_numpy().tolist(), numeric=numeric
                 )
-            for note in (table.caption, *table.notes):
+            for note in (table.text, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
         out.print_line(f"\nReport: {os.path.relpath(report.files[0])}")
         for page in (f for f in report.files if f.name == "index.html"):

@@ -236,7 +236,7 @@ def test_a_store_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "tiny.h5", standard())
     store = FeatureStore(tmp_path / "tiny.h5")
     write_store(tmp_path / "tiny.h5", standard(seed=1))
-    with pytest.raises(UsageError, match="was replaced by another store"):
+    with pytest.raises(UsageError, match="was replaced by another file"):
         store.development("by_name")
 
 
@@ -408,7 +408,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
     ],
 )
 def test_content_that_does_not_fit_together_is_not_written(tmp_path: Path, fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"samples|vectors|lists|offsets|mean"):
+    with pytest.raises(ValueError, match=r"samples|embeddings|vectors|lists|offsets|mean"):
         write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), **fields))
     assert list(tmp_path.iterdir()) == []
 

@@ -253,7 +253,7 @@ FAILING = [
         "    def loss(self, batch, classes):\n        return self.map.weight.sum()",
         "loss must return a dict",
     ),
-    ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
+    ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return a FitResult"),
     (
         "a_dict",
         "    def embed(self, batch):\n        return {'joint': batch.audio}",

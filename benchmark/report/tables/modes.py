@@ -11,7 +11,7 @@ from benchmark.report.tables.captions import (
     labels,
     method_title,
     processors_sentence,
-    seeds_sentence,
+    seeds_facts,
     settings_text,
 )
 from benchmark.report.tables.means import (
@@ -32,8 +32,8 @@ from benchmark.report.tables.table import (
     cell,
     plain_table,
     signed,
+    spread_facts,
     spread_of,
-    spread_sentence,
 )
 
 
@@ -62,7 +62,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     generated = [dataset_title(results, name) for name in shown.loc[shown["kind"] == "generated", "dataset"]]
     caption = (
         "Mean per-class accuracy in % in modes paper and corrected, over the seeds that both have (column "
-        f"Seeds). {spread_sentence(effects['seeds'])} Difference: corrected − paper in percentage points, "
+        "Seeds). Difference: corrected − paper in percentage points, "
         "paired by seed. It is the effect of all protocol flags together, including the text alignment "
         f"(column Text: paper → corrected). Features {features}."
     )
@@ -72,8 +72,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     if RELEASED in set(effects["slot"]):
         caption += " Released weights: one training, so only the evaluation differs."
     processors = processors_sentence(results, shown)
-    caption += f" {processors}" if processors else ""
-    caption += f" {ONE_SEARCH}" if "tuned" in set(effects["slot"]) else ""
+    facts = [*spread_facts(effects["seeds"]), *([processors] if processors else [])]
+    facts += [ONE_SEARCH] if "tuned" in set(effects["slot"]) else []
     notes = [
         f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: "
         f"the modes also differ in other settings ({r['other_settings']})."
@@ -81,7 +81,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
         if r["other_settings"]
     ]
     title = f"Comparison of modes: {', '.join(distinct(titles))}, features {features}"
-    return plain_table("modes", title, caption, columns, notes, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("modes", title, caption, columns, notes, keys=keys, facts=facts)
 
 
 def ablation_tables(results: Results) -> list[Table]:
@@ -111,12 +112,12 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     caption = (
         "Mean per-class accuracy in %. Each row is trained and tested in mode paper with one switch "
         f"corrected (docs/protocol.md){last}. "
-        f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, paired by "
+        "Effect: difference to the first row in percentage points, paired by "
         f"seed. A row and its effect are over the seeds that both have.{generated}"
     )
     jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
     processors = processors_sentence(results, jobs)
-    caption += f" {processors}" if processors else ""
+    facts = [*seeds_facts(effects), *([processors] if processors else [])]
     notes = [
         f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first "
         "row has " + " and ".join(f"{LABELS[m]} {spread_of(r, f'{m}_base')}" for m in ("hm", "zsl")) + "."
@@ -125,4 +126,5 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     ]
     place = f"{dataset_title(results, dataset)}, features {first['features']}"
     title = f"Protocol ablation: {method_title(results, method)}, {place}"
-    return plain_table("ablation", title, caption, columns, notes, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("ablation", title, caption, columns, notes, keys=keys, facts=facts)

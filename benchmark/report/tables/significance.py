@@ -231,10 +231,10 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             f"{FEWEST_SEEDS}): the published number counts as one further training with the variance of ours "
             f"(t-test by the prediction interval). {_corrected_sentence(mine)}"
         )
-    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
-    caption += _processors(results, features)
+    facts = [*([ONE_SEARCH] if "tuned" in set(mine["slot"]) else []), *_processors(results, features)]
     title = f"Intervals: {_datasets(results, mine)}, features {features}"
-    return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("intervals", title, caption, columns, screen=False, keys=keys, facts=facts)
 
 
 def wins_tables(results: Results, features: str, frame: pd.DataFrame) -> list[Table]:
@@ -293,19 +293,19 @@ def _wins_table(results: Results, rows: pd.DataFrame, metric: str, tests: int, *
         f"correction for {tests} tests: all pairs with these features, in HM and ZSL). Better than: number "
         "of marked wins. Differences and p-values: `comparisons.csv`."
     )
-    caption += _processors(results, str(first["features"]))
+    facts = _processors(results, str(first["features"]))
     place = f"{dataset_title(results, first['dataset'])}, features {first['features']}"
     title = f"Wins in {label}: {place}, mode {protocol_text(first)}" + (
         f", {first['slot']} settings" if several else ""
     )
     keys = [about({**first, "method": key[0]}) for key in names]
-    return plain_table("comparisons", title, caption, columns, screen=False, keys=keys)
+    return plain_table("comparisons", title, caption, columns, screen=False, keys=keys, facts=facts)
 
 
-def _processors(results: Results, features: str) -> str:
+def _processors(results: Results, features: str) -> list[str]:
     trained = _trained(results)
     sentence = processors_sentence(results, trained[trained["features"] == features])
-    return f" {sentence}" if sentence else ""
+    return [sentence] if sentence else []
 
 
 def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
