@@ -53,7 +53,7 @@ def write_report_of(
         if report.protocol:
             out.print("\n[bold]Protocol of this report[/]", highlight=False)
         for line in report.protocol:
-            out.print(f"[dim]{escape(line)}[/]", highlight=False)
+            out.print(f"[dim]- {escape(line)}[/]", highlight=False)
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files
                 continue

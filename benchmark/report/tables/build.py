@@ -285,7 +285,8 @@ class _Builder:
         )
         marks = "".join(t for c in columns for t in c.texts)
         lines = notes.lines(name, marks, self.summary, published=published)
-        return Table(name, title, MEANING[name], cells, bold, groups, lines, facts=facts)
+        caption, *meaning = MEANING[name]
+        return Table(name, title, caption, cells, bold, groups, [*meaning, *lines], facts=facts)
 
 
 def _trainings(rows: pd.DataFrame) -> tuple[int, int]:

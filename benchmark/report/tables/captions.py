@@ -38,22 +38,30 @@ TESTED = (*WIDE, "full")
 NAMED_PROBLEMS = 6
 """Seeds with failed jobs that a caption names; the report lists all of them."""
 
-MEANING = {
-    "gzsl": (
+MEANING: Mapping[str, Sequence[str]] = {
+    "gzsl": [
         "Mean per-class accuracy in % among all classes: S on seen and U on unseen classes, HM their "
         "harmonic mean."
-    ),
-    "zsl": "Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates.",
-    "full": "All values in %, except beta, epochs and seeds: S, U and HM among all classes, ZSL among unseen "
-    "classes only, AUSUC the area under the seen-unseen curve. Beta is chosen on validation. Epochs of the "
-    "final training.",
-    "disjoint": "Mean per-class accuracy in %. Disjoint: without test-seen samples that share a group with a "
-    "training sample (clips from the same source video or recording, by the grouping rule of the dataset "
-    "config). S is over the remaining samples and classes, HM with the same U and beta.",
-    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch (unless the "
-    "last one is kept) and beta are chosen on the same data, so the results are optimistic. AUSUC: area "
-    "under the seen-unseen curve.",
+    ],
+    "zsl": ["Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates."],
+    "full": [
+        "All values in %, except beta, epochs and seeds.",
+        "S, U and HM: among all classes. ZSL: among unseen classes only. AUSUC: area under the seen-unseen "
+        "curve. Beta is chosen on validation. Epochs: of the final training.",
+    ],
+    "disjoint": [
+        "Mean per-class accuracy in %, on all test-seen samples and without those that share a group with a "
+        "training sample.",
+        "Group: clips from the same source video or recording, by the rule `grouping` of the dataset config. "
+        "S disjoint is over the remaining samples and classes, HM disjoint with the same U and beta.",
+    ],
+    "validation": [
+        "Stage 1 only, without test: results in % on the validation splits.",
+        "Epoch (unless the last one is kept) and beta are chosen on the same data, so the results are "
+        "optimistic. AUSUC: area under the seen-unseen curve.",
+    ],
 }
+"""The caption of a table, and notes on its columns."""
 
 
 def facts_of(

@@ -109,13 +109,15 @@ def tuning_table(results: Results) -> Table | None:
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     over_seeds = [values for u in units for values in (_confirmed(u.study or {}), _test_gains(results, u))]
     caption = (
-        "Each search maximises HM on the validation splits (in %) with its own seed; no test data are "
-        "used. Trial 0 has the untuned settings. Trials: finished ones, including pruned "
-        f"ones. {_meaning({c.header for c in columns})}"
+        "Each search maximises HM on the validation splits (in %) with its own seed; it uses no test data."
     )
+    notes = [
+        "Trial 0 has the untuned settings. Trials: finished ones, including pruned ones. "
+        + _meaning({c.header for c in columns})
+    ]
     facts = [*budget_facts(units), *spread_facts(pd.Series([len(values) for values in over_seeds]))]
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
-    return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys, facts=facts)
+    return plain_table("tuning", "Tuning", caption, columns, notes, screen=False, keys=keys, facts=facts)
 
 
 def tuning_csv(results: Results) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support.cells_of import said
 
 from benchmark.figures.searches import best_so_far, history_figure
 from benchmark.report.results.collect import collect
@@ -87,7 +88,7 @@ def test_the_table_tells_budget_pruning_and_gains(store: Any, unit: Any) -> None
         "Tuning budget: 4 trials per method",
         "In parentheses: the lowest and the highest seed.",
     ):
-        assert meaning in found.text
+        assert meaning in said(found)
 
 
 def hyperparameters(number: int) -> dict[str, float]:
@@ -135,7 +136,7 @@ def test_a_confirmed_search_shows_what_its_kept_trial_gave_with_other_seeds(stor
     order = ["Best in search", "Kept trial", "Validation HM", "Gain", "Gain in test HM", "Hyperparameters"]
     assert list(table.cells)[-6:] == order
     for meaning in ("Validation HM: the kept trial, trained again", "Gain: kept trial − trial 0"):
-        assert meaning in table.text
+        assert meaning in said(table)
 
 
 def test_a_search_that_five_seeds_confirm_has_intervals(store: Any, unit: Any) -> None:
@@ -149,8 +150,8 @@ def test_a_search_that_five_seeds_confirm_has_intervals(store: Any, unit: Any) -
     low, high = expected.confidence_interval(0.95)
     assert row["Validation HM"].startswith("36.00 ± ")
     assert row["Gain"] == f"+6.00 ± {(high - low) / 2:.2f}"
-    assert "±: half the width of the 95 % t-interval of the mean." in table.text
-    assert "In parentheses" not in table.text
+    assert "±: half the width of the 95 % t-interval of the mean." in said(table)
+    assert "In parentheses" not in said(table)
 
 
 def test_a_search_that_kept_trial_0_has_no_gain(store: Any, unit: Any) -> None:
@@ -249,7 +250,7 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     assert found.cells.iloc[0]["Budget"] == "3 trials"
     assert not {"Epochs saved", "Seconds", "Validation HM", "Gain"} & set(found.cells.columns)
     assert found.cells.iloc[0][["Best in search", "Kept trial"]].tolist() == ["43.21 (trial 2)", "2"]
-    assert "Epochs saved" not in found.text
+    assert "Epochs saved" not in said(found)
     assert [f.name for f in report.files] == [
         "report.md",
         "index.html",
@@ -267,21 +268,21 @@ def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> Non
     found = tables(store)
 
     for name in ("gzsl", "tuning"):
-        assert "Budgets differ: " in found[name].text
-        assert "5 trials (AVCA)" in found[name].text
-        assert "3 trials (TCAF)" in found[name].text
+        assert "Budgets differ: " in said(found[name])
+        assert "5 trials (AVCA)" in said(found[name])
+        assert "3 trials (TCAF)" in said(found[name])
 
 
 def test_a_method_without_a_study_beside_a_tuned_one_is_an_unequal_budget(store: Any, unit: Any) -> None:
     store.call([unit(tuned=[(0.5, 0.3)] * 2, trials=3), unit(method="avca")])
 
-    assert "no finished study (AVCA)" in tables(store)["gzsl"].text
+    assert "no finished study (AVCA)" in said(tables(store)["gzsl"])
 
 
 def test_a_budget_that_differs_between_places_names_them(store: Any, unit: Any) -> None:
     store.call([unit(trials=3, tuned=[(0.5, 0.3)]), unit(trials=4, tuned=[(0.5, 0.3)], mode="corrected")])
 
-    caption = tables(store)["tuning"].text
+    caption = said(tables(store)["tuning"])
 
     assert "3 trials (TCAF on Stamps native, paper), 4 trials (TCAF on Stamps native, corrected)" in caption
 
@@ -293,7 +294,7 @@ def test_budgets_in_seconds_are_equal_whatever_number_of_trials_they_gave(store:
 
     found = tables(store)["tuning"]
 
-    assert "Tuning budget: 36.5 s of trials, at most 100 trials per method" in found.text
+    assert "Tuning budget: 36.5 s of trials, at most 100 trials per method" in said(found)
     assert set(found.cells["Budget"]) == {"36.5 s of trials, at most 100 trials"}
 
 
@@ -304,7 +305,7 @@ def test_a_budget_in_seconds_alone_names_no_trials(store: Any, unit: Any) -> Non
 
     found = tables(store)["tuning"]
 
-    assert "Tuning budget: 36.5 s of trials per method" in found.text
+    assert "Tuning budget: 36.5 s of trials per method" in said(found)
     assert set(found.cells["Budget"]) == {"36.5 s of trials"}
 
 
