@@ -162,7 +162,7 @@ class _Builder:
         columns = self._labels_with_dataset(lines, notes)
         for metric, label in LABELS.items():
             columns.append(self._our_column(label, "all", metric, lines))
-        columns.append(Column("beta", "all", [spread_of(r, "beta") for r in lines]))
+        columns.append(Column("Beta", "all", [spread_of(r, "beta") for r in lines]))
         epochs = [spread_of(r, "epochs", 0 if r["seeds"] < 2 else 1) for r in lines]
         columns.append(Column("Epochs", "all", epochs))
         seeds = [

@@ -200,7 +200,7 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
     lines = records(mine)
     columns = [
         *labels(results, lines, "Dataset?", "Protocol?", "Method", "Settings"),
-        Column("n", "", [str(r["seeds"]) for r in lines]),
+        Column("Seeds", "", [str(r["seeds"]) for r in lines]),
     ]
     for metric in PUBLISHED_METRICS:
         label = LABELS[metric]

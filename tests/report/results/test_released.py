@@ -41,7 +41,7 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
     assert (released["S ours"], released["S published"]) == ("67.14", ""), "the published number stands once"
     assert row(tables["zsl"], Settings="released weights")["ZSL ours"] == "49.00"
     full = row(tables["full"], Settings="released weights")
-    assert (full["beta"], full["Epochs"], full["Seeds"]) == ("1.40", "–", "1")
+    assert (full["Beta"], full["Epochs"], full["Seeds"]) == ("1.40", "–", "1")
     caption = said(tables["gzsl"])
     assert "over 1 to 2 seeds" in caption, "of the retrained rows: 2 seeds, and 1 of the tuned"
     assert "? epochs" not in caption

@@ -44,7 +44,7 @@ def test_cells_are_mean_and_half_of_its_interval_over_seeds_in_percent(store: An
     assert cells["HM"] == expected([100 * hm(*score) for score in FIVE])
     assert row(tables["zsl"], Method="TCAF")["ZSL"] == expected([120 * unseen for _, unseen in FIVE])
     full = row(tables["full"], Method="TCAF")
-    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(5)])
+    assert full["Beta"] == expected([0.4 + 0.2 * i for i in range(5)])
     assert (full["Seeds"], full["Epochs"]) == ("5", "5.0 ± 0.0")
     assert full["AUSUC"] == expected([80 * seen * unseen for seen, unseen in FIVE])
     assert f"Mean over 5 seeds. {HALF}" in said(tables["gzsl"])
@@ -65,7 +65,7 @@ def test_cells_of_fewer_seeds_are_mean_lowest_and_highest(store: Any, unit: Any,
     assert cells["S"] == expected([100 * seen for seen, _ in scores])
     assert cells["HM"] == expected([100 * hm(*score) for score in scores])
     full = row(tables["full"], Method="TCAF")
-    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(seeds)])
+    assert full["Beta"] == expected([0.4 + 0.2 * i for i in range(seeds)])
     assert (full["Seeds"], full["Epochs"]) == (str(seeds), "5.0 (5.0 to 5.0)")
     assert f"Mean over {seeds} seeds. {RANGE}" in said(tables["gzsl"])
     assert "±" not in said(tables["gzsl"])
@@ -78,7 +78,7 @@ def test_one_seed_is_shown_as_it_is(store: Any, unit: Any) -> None:
 
     assert row(tables["gzsl"], Method="TCAF")["S"] == "40.00"
     full = row(tables["full"], Method="TCAF")
-    assert (full["HM"], full["beta"], full["Epochs"]) == ("26.67", "0.40", "5")
+    assert (full["HM"], full["Beta"], full["Epochs"]) == ("26.67", "0.40", "5")
     assert "Single seed." in said(tables["gzsl"])
     assert not any(sentence in said(tables["gzsl"]) for sentence in (HALF, RANGE))
 

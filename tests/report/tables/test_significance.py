@@ -233,7 +233,7 @@ def test_what_a_report_shows_of_so_many_seeds_and_what_it_leaves_out(
     line = row(tables["intervals"], Method="TCAF")
     listed = "–" if seeds == 1 else ", ".join(f"{v:.2f}" for v in values)
     assert line["ZSL over seeds"] == (f"{low:.2f} to {high:.2f}" if seeds == 5 else listed)
-    assert (line["ZSL"], line["n"]) == (f"{values.mean():.2f}", str(seeds))
+    assert (line["ZSL"], line["Seeds"]) == (f"{values.mean():.2f}", str(seeds))
     assert ("ZSL p" in line) is (seeds >= 5)
     assert line["HM − published"].endswith("*") is (seeds == 5)
     frame = intervals(results)
@@ -333,7 +333,7 @@ def test_one_seed_has_its_difference_to_published_numbers_and_no_test(store: Any
     found = row(tables["intervals"], Method="TCAF")
     theirs = published_for("ucf", "cls", "tcaf")
     assert theirs is not None
-    assert found["n"] == "1"
+    assert found["Seeds"] == "1"
     assert " to " in found["HM 95 % over samples"]
     assert found["HM over seeds"] == "–"
     assert not {"HM p", "ZSL p"} & set(found)
