@@ -95,13 +95,17 @@ Vectors = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Rerun jobs that failed in an earlier run.")
 ]
+REPORT_HELP = "Name of the report's folder in --reports-dir."
 Report = Annotated[
+    str | None, typer.Option("--report", callback=_report_name, metavar="NAME", help=REPORT_HELP)
+]
+ReportOfRun = Annotated[
     str | None,
     typer.Option(
         "--report",
         callback=_report_name,
         metavar="NAME",
-        help="Name of the report's folder in --reports-dir.",
+        help=f"{REPORT_HELP} (default: that of the datasets)",
     ),
 ]
 ReportsDir = Annotated[
