@@ -321,8 +321,6 @@ def _show_table(table: AuditTable) -> None:
     rows = [
         [t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()
     ]
-    width = sum(max(map(len, column)) + 3 for column in zip(table.headings(), *rows, strict=True))
     more = len(rows) - SCREEN_ROWS
     notes = [f"and {more:,} more, see {table.name}.csv"] if more > 0 else []
-    numeric = table.numeric() if width <= out.width else None  # too wide: cells wrap
-    show_table(out, "", table.headings(), rows[:SCREEN_ROWS], numeric=numeric, notes=notes)
+    show_table(out, "", table.headings(), rows[:SCREEN_ROWS], numeric=table.numeric(), notes=notes)

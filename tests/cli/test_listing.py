@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from support.shell import Shell
 from benchmark import registry
 from benchmark.cli import app
 from benchmark.cli.help import EXAMPLES
+from benchmark.cli.terminal import HidingConsole, show_table
 from benchmark.settings.descriptions import settings_of
 from benchmark.settings.resolve import SECTIONS, parse_overrides
 from benchmark.tracking.schema import Artifact, Kind, Tag
@@ -88,3 +90,11 @@ def test_list_shows_benchmark_runs_and_creates_no_store(shell: Shell, tracker: T
     assert (first["seeds"], first["state"], second["seeds"]) == ("2", "running", "?")
     assert newer in shell("list", "--runs")
     assert json.loads(shell("list", "--runs", "--json", "-")) == [first, second]
+
+
+def test_a_table_that_is_too_wide_wraps_and_loses_no_number() -> None:
+    console = HidingConsole(width=40, file=StringIO())
+    row = ["TCAF", "26.69 (24.77 to 28.62)", "21.39 (20.56 to 22.22)"]
+    show_table(console, "", ["Method", "S", "U"], [row], numeric=[False, True, True])
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert {word for text in row for word in text.split()} <= set(shown.split())
