@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Result,
         compare,
         datasets,
+        describe,
         evaluate,
         load_results,
         methods,
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Result", "compare", "datasets", "evaluate", "load_results", "methods", "run"]
+__all__ = [
+    "Comparison",
+    "Result",
+    "compare",
+    "datasets",
+    "describe",
+    "evaluate",
+    "load_results",
+    "methods",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from benchmark.cli.listing import settings_named
 from benchmark.cli.options import existing_tracker_of, storage_of, tracker_of
 from benchmark.cli.run import carry_out
 from benchmark.cli.terminal import warn
@@ -42,7 +43,17 @@ from benchmark.uncertainty import FEWEST_SEEDS, mean_interval, p_value, spread
 if TYPE_CHECKING:
     from benchmark.tracking.tracker import Tracker
 
-__all__ = ["Comparison", "Result", "compare", "datasets", "evaluate", "load_results", "methods", "run"]
+__all__ = [
+    "Comparison",
+    "Result",
+    "compare",
+    "datasets",
+    "describe",
+    "evaluate",
+    "load_results",
+    "methods",
+    "run",
+]
 
 METRICS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
 ENDS = ("", "_low", "_high")
@@ -430,6 +441,18 @@ def methods(plugins: Sequence[Path | str] = ()) -> pd.DataFrame:
     found = load([Path(path) for path in plugins]).methods.values()
     names = ["name", "title", "inputs", "paper", "note"]
     return pd.DataFrame([[getattr(method, name) for name in names] for method in found], columns=names)
+
+
+def describe(name: str, plugins: Sequence[Path | str] = ()) -> pd.DataFrame:
+    """The settings of a method, or of ``train``, ``protocol``, ``lengths``, ``tuning`` or ``data``.
+
+    Columns: name, default, allowed, description, search (the range that tuning searches).
+
+    Raises:
+        UsageError: nothing has this name.
+    """
+    found, _ = settings_named(load([Path(path) for path in plugins]), name)
+    return pd.DataFrame([asdict(setting) for setting in found])
 
 
 class datasets:  # noqa: N801 - a namespace: ``gz.datasets.from_arrays``

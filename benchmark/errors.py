@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -37,18 +38,54 @@ def words_of(error: BaseException) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``"did you mean 'a' or 'b'? (known: ...)"``, for messages about an unknown name."""
+    """``"did you mean 'a' or 'b'? (known: ...)"``, for messages about an unknown name; without close names
+    ``"choose from ..."``."""
     known = sorted(known)
     by_folded = {k.casefold(): k for k in known}
     close = [by_folded[c] for c in difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{hint}(known: {', '.join(known)})"
+    if not close:
+        return f"choose from {', '.join(known)}" if known else "there is none"
+    return f"did you mean {' or '.join(repr(c) for c in close)}? (known: {', '.join(known)})"
 
 
-def validation_message(error: ValidationError, place: str) -> str:
-    """All errors of a validated mapping, one line each: place, field, what is wrong, and the given value."""
+WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "there is no such field",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be {expected}",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+}
+"""Our words for pydantic's kinds of errors; other kinds have pydantic's words."""
+
+
+def validation_message(error: ValidationError, place: str, before: str = "") -> str:
+    """All errors of a validated mapping, one line each: place, field, what is wrong, and the given value.
+
+    Args:
+        place: where the mapping comes from; may be empty.
+        before: what precedes the name of a field, such as ``--``.
+    """
     lines = []
     for e in error.errors():
-        name = ".".join(map(str, e["loc"])) or "(all)"
-        lines.append(f"{place}: {name}: {e['msg']} (got {str(e['input'])[:80]!r})")
+        name = before + ".".join(map(str, e["loc"])) if e["loc"] else "(all)"
+        lines.append(f"{place}: {name}: {wrong_value(e)}" if place else f"{name}: {wrong_value(e)}")
     return "\n".join(lines)
+
+
+def wrong_value(error: Any) -> str:
+    """What is wrong with a value and the value itself, from an item of ``ValidationError.errors``."""
+    words = WORDS.get(error["type"])
+    bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in error.get("ctx", {}).items()}
+    what = words.format(**bounds) if words else error["msg"].removeprefix("Value error, ")
+    return what if error["type"] == "missing" else f"{what} (got {_shown(error['input'])})"
+
+
+def _shown(value: object) -> str:
+    """A value for a message: numbers as they are, anything else in quotes; shortened."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if number else repr(str(value)[:80])

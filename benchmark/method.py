@@ -247,7 +247,7 @@ class TrainingData:
         if self.embeddings_of_unseen is None or "unseen_names" not in self.method.uses:
             raise JobError(
                 f"{self.method.title} asks for unseen_names in training but is declared inductive; "
-                'declare it in @register(..., uses=("unseen_names",)), so that the tables say so'
+                'declare it in @register(..., uses=("unseen_names",)), so that the tables show it'
             )
         return self.embeddings_of_unseen()
 

@@ -78,7 +78,7 @@ class Registry:
             return [method for method in self.methods.values() if not method.control]
         wanted = named_once(names, "--methods")
         if not wanted:
-            raise UsageError(f"--methods: no method is named (known: all, {', '.join(self.methods)})")
+            raise UsageError(f"--methods: no method given (known: all, {', '.join(self.methods)})")
         if "all" in wanted:
             raise UsageError(f"--methods {names}: all cannot be combined with names; write --methods all")
         return [self.get(name) for name in wanted]

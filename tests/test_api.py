@@ -329,5 +329,11 @@ def test_arrays_take_no_name_of_another_dataset(folder: Path) -> None:
         gz.datasets.from_arrays("birds", **birds())
 
 
-def test_the_methods_are_listed() -> None:
+def test_methods_and_settings_are_listed() -> None:
+    settings = gz.describe("tcaf").set_index("name")
+    assert settings.loc["tcaf.lr", "search"]
+    assert settings["description"].all()
+    assert "train.epochs" in gz.describe("train")["name"].tolist()
+    with pytest.raises(UsageError, match="did you mean 'tcaf'"):
+        gz.describe("tcav")
     assert {"tcaf", "linear"} <= {*gz.methods()["name"]}

@@ -70,7 +70,7 @@ def test_messages_name_the_command_that_there_is(tmp_path: Path, monkeypatch: py
     """A checkout has a script, an installed package has a command."""
     for folder, wanted in ((tmp_path, "gzsl-bench"), (tmp_path / "none", "python run_benchmark.py")):
         monkeypatch.setattr(shipped_files, "INSTALLED", folder)
-        with pytest.raises(UsageError, match=rf"no tracking store at .*: {wanted} --dataset demo"):
+        with pytest.raises(UsageError, match=rf"no tracking store at .*: {wanted} --datasets demo"):
             existing_tracker_of(tmp_path, None)
 
 

@@ -7,14 +7,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from benchmark import __version__
-from benchmark.cli import data, extract, report, run, ui, weights
+from benchmark.cli import data, extract, listing, report, run, ui, weights
+from benchmark.cli.help import EXAMPLES, Command, Group, RunCommand, VideosCommand
 from benchmark.cli.terminal import WRONG_USAGE, err, escape, out
 from benchmark.errors import Unavailable, UsageError
 from benchmark.system.files import outside_message
@@ -22,7 +21,7 @@ from benchmark.system.output import is_broken_pipe, lasting_output
 from benchmark.system.redaction import guard, hidden_traceback, hide, learn_option
 
 
-class DefaultRun(TyperGroup):
+class DefaultRun(Group):
     """A group with the default command ``run``, which is used if the first argument is an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -75,22 +74,25 @@ def root(
     """The options without a command."""
 
 
-for command in (run.run, run.tune, report.report, run.status, weights.evaluate, weights.export, ui.ui):
-    app.command()(command)
-app.command(name="list")(run.list_)
-data_app = typer.Typer(no_args_is_help=True, help="Import, build, show and check feature stores.")
-data_app.command(name="import")(data.import_)
+for command in (run.run, run.tune, run.status):
+    app.command(cls=RunCommand, epilog=EXAMPLES[command.__name__])(command)
+app.command(cls=Command, epilog=EXAMPLES["report"])(report.report)
+app.command(cls=Command, name="list", epilog=EXAMPLES["list"])(listing.list_)
+for command in (weights.evaluate, weights.export, ui.ui):
+    app.command(cls=Command)(command)
+data_app = typer.Typer(cls=Group, no_args_is_help=True, help="Import, build, show and check feature files.")
+data_app.command(cls=Command, name="import", epilog=EXAMPLES["import"])(data.import_)
 for command in (data.build, data.info, data.verify, data.audit):
-    data_app.command()(command)
+    data_app.command(cls=Command)(command)
 app.add_typer(data_app, name="data")
 extract_app = typer.Typer(
     cls=extract.DefaultVideos,
     no_args_is_help=True,
-    help="Turn videos into a feature store. [bold]videos[/] is the default command.",
+    help="Turn videos into a feature file. [bold]videos[/] is the default command.",
 )
-for command in (extract.videos, extract.names):
-    extract_app.command()(command)
-extract_app.command(name="weights")(extract.weights_)
+extract_app.command(cls=VideosCommand, epilog=EXAMPLES["videos"])(extract.videos)
+extract_app.command(cls=Command)(extract.names)
+extract_app.command(cls=Command, name="weights")(extract.weights_)
 app.add_typer(extract_app, name="extract")
 
 
@@ -126,12 +128,11 @@ def _main(arguments: list[str]) -> None:
     # --debug is allowed anywhere, and two options have an optional value.
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    without_value = {"--json": "-", "--ablate-protocol": "all"}
     for i, argument in enumerate(arguments):
-        following = arguments[i + 1] if i + 1 < len(arguments) else "-"
-        if argument == "--json" and (following.startswith("-") or not Path(following).suffix):
-            arguments[i] = "--json=-"
-        elif argument == "--ablate-protocol" and following.startswith("-"):
-            arguments[i] = "--ablate-protocol=all"
+        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+        if argument in without_value and following.startswith("-") and following != "-":
+            arguments[i] = f"{argument}={without_value[argument]}"
 
     # Nothing may be shown before secrets are known.
     for before, word in zip(["", *arguments], arguments, strict=False):

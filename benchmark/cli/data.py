@@ -41,7 +41,7 @@ SCREEN_ROWS, SCREEN_TEXT = 20, 60
 class DataOptions:
     """The dataset, and the options that all ``data`` commands have."""
 
-    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")]
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset.")]
     features: Features = None
     json_file: Json = None
     data_root: DataRoot = Path("data")
@@ -69,16 +69,19 @@ class DataOptions:
 
 @with_options
 def import_(
-    source: Annotated[Path, typer.Option("--from", help="Folder in the official layout.", exists=False)],
+    source: Annotated[
+        Path, typer.Option("--from", metavar="DIR", help="Folder in the official layout.", exists=False)
+    ],
     of: DataOptions,
     extracted: Annotated[
         Path | None,
         typer.Option(
-            help="Output of the authors' extraction scripts (file or folder); --from then only needs lists."
+            help="Output of the authors' extraction scripts (file or folder); --from then only needs the "
+            "split lists."
         ),
     ] = None,
     form: Annotated[
-        Literal["auto", "sequences", "means"], typer.Option(help="Published form to read.")
+        Literal["auto", "sequences", "means"], typer.Option(help="Published form of the features to read.")
     ] = "auto",
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Type of the stored time steps.")
@@ -89,7 +92,7 @@ def import_(
         bool, typer.Option("--generated", help="Mark the features as synthetic in every table.")
     ] = False,
 ) -> None:
-    """Import features into a feature file. An import that was interrupted continues."""
+    """Import features into a feature file. Rerun an interrupted import to resume it."""
     from benchmark.data.importing.extracted_lists import import_extracted
     from benchmark.data.importing.official_layout import import_official
     from benchmark.data.locate import store_path
@@ -117,7 +120,7 @@ def import_(
     splits = [{"split": split, **asdict(count)} for split, count in report.splits.items()]
     if of.on_screen:
         out.print(
-            f"{report.target}: {state}; {report.form}, {report.dtype}, digest {report.digest[:16]}",
+            f"{report.target}: {state}; {report.form}, {report.dtype}, hash {report.digest[:16]}",
             highlight=False,
         )
         rows_table(
@@ -137,11 +140,12 @@ def build(
         Path | None,
         typer.Option(
             "--from-sources",
-            help="stamps only: recompute the shipped features from Debian's package in this folder; compare.",
+            metavar="DIR",
+            help="stamps only: recompute the shipped features from Debian's package in DIR, and compare.",
         ),
     ] = None,
 ) -> None:
-    """Build a dataset that ships with the project or is generated."""
+    """Build a dataset that ships with the project or is synthetic."""
     card, _ = of.card()
     if card.builder is None:
         how = f"{program()} data import {card.name} --from DIR"
@@ -152,7 +156,7 @@ def build(
     store = of.store()
     samples = sum(store.counts.values())
     if of.on_screen:
-        out.print(f"{store.path}: {samples} samples, digest {store.digest[:16]}", highlight=False)
+        out.print(f"{store.path}: {samples} samples, hash {store.digest[:16]}", highlight=False)
     emit(of.json_file, {"store": str(store.path), "digest": store.digest, "samples": samples})
 
 
@@ -163,7 +167,7 @@ def _rebuild(card: Card, sources: Path, of: DataOptions) -> None:
 
     if card.builder != "stamps":
         raise UsageError(
-            f"--from-sources: dataset {card.name!r} is generated and has no sources; omit the option"
+            f"--from-sources: dataset {card.name!r} is synthetic and has no sources; omit the option"
         )
     from benchmark.extract.stamps_sources import AGREEMENT, rebuild
 
@@ -229,7 +233,7 @@ def verify(of: DataOptions) -> None:
     if of.on_screen and rows:
         rows_table(out, str(store.path), ["", "finding"], rows)
     elif of.on_screen:
-        facts = f"{sum(store.counts.values())} samples, digest {store.digest[:16]}"
+        facts = f"{sum(store.counts.values())} samples, hash {store.digest[:16]}"
         out.print(f"{store.path}: all is well ({facts})", highlight=False)
     emit(of.json_file, [{"level": level, "text": text} for level, text in rows])
     if any(f.severity == "problem" for f in findings):
@@ -241,24 +245,33 @@ def audit(
     of: DataOptions,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Folder in the official layout: audit its lists, without features."),
+        typer.Option(
+            "--from", metavar="DIR", help="Folder in the official layout: audit its lists, without features."
+        ),
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="With --from: file of the word vectors.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --from: file of the class embeddings.")
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", callback=local, help="Folder to write; reports/audit-DATASET-FEATURES by default."
+            "--out",
+            callback=local,
+            metavar="DIR",
+            help="Folder to write. (default: audit-DATASET-FEATURES in --reports-dir)",
         ),
     ] = None,
     reports_dir: ReportsDir = Path("reports"),
 ) -> None:
-    """Check a dataset for misaligned class embeddings, leakage and malformed data. Findings are no errors."""
+    """Check a dataset for misaligned class embeddings, train/test leakage and malformed data.
+
+    Findings do not change the exit code."""
     from benchmark.data.checks.audit import audit_lists, audit_store
     from benchmark.data.checks.audit_files import audit_json, write_audit
 
     card, name = of.card()
     if text is not None and source is None:
-        raise UsageError("--text names the word vectors of a folder: give the folder too, --from DIR")
+        raise UsageError("--text names the class embeddings of a folder: give the folder too, --from DIR")
     folder = folder or reports_dir / f"audit-{card.name}-{name}"
     if source is not None:
         found = audit_lists(card, name, source, text)
@@ -318,8 +331,6 @@ def _show_table(table: AuditTable) -> None:
     rows = [
         [t if len(t) <= SCREEN_TEXT else f"{t[: SCREEN_TEXT - 3]}..." for t in row] for row in table.cells()
     ]
-    width = sum(max(map(len, column)) + 3 for column in zip(table.headings(), *rows, strict=True))
     more = len(rows) - SCREEN_ROWS
     notes = [f"and {more:,} more, see {table.name}.csv"] if more > 0 else []
-    numeric = table.numeric() if width <= out.width else None  # too wide: cells wrap
-    show_table(out, "", table.headings(), rows[:SCREEN_ROWS], numeric=numeric, notes=notes)
+    show_table(out, "", table.headings(), rows[:SCREEN_ROWS], numeric=table.numeric(), notes=notes)

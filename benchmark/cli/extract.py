@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
+from benchmark.cli.help import Group
 from benchmark.cli.options import DataRoot, DatasetConfig, Features, Json, Vectors, local
 from benchmark.cli.progress import counted
 from benchmark.cli.terminal import INTERRUPTED, SOME_FAILED, emit, err, out, rows_table
@@ -31,14 +31,15 @@ PROBLEMS = "problems.csv"
 
 WeightsOption = Annotated[
     list[str] | None,
-    typer.Option("--weights", help="Folder of weights, or NAME=FILE; may be repeated.", metavar="PATH"),
+    typer.Option("--weights", metavar="PATH", help="Folder of weights, or NAME=FILE (repeatable)."),
 ]
 ExtractorPlugin = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="Python file with an extractor; may be repeated.")
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE", help="Python file with an extractor (repeatable)."),
 ]
 
 
-class DefaultVideos(TyperGroup):
+class DefaultVideos(Group):
     """A command group that runs ``videos`` if the first argument is not the name of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -48,57 +49,86 @@ class DefaultVideos(TyperGroup):
 
 
 def videos(
-    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset.")],
     folder: Annotated[
-        Path, typer.Option("--videos", help="Folder of the videos, named after their samples, at any depth.")
+        Path,
+        typer.Option(
+            "--videos", metavar="DIR", help="Folder of the videos, named after their samples, at any depth."
+        ),
     ],
     lists: Annotated[
         Path,
-        typer.Option("--lists", help="Folder in the official layout: class-split/ and class embeddings."),
+        typer.Option(
+            "--lists", metavar="DIR", help="Folder in the official layout: class-split/ and class embeddings."
+        ),
     ],
     features: Features = None,
     dataset_config: DatasetConfig = None,
     weights: WeightsOption = None,
     random_weights: Annotated[
         bool,
-        typer.Option("--random-weights", help="Dry run: random weights, the output is marked synthetic."),
+        typer.Option(
+            "--random-weights", help="Dry run with random weights; the output is marked as synthetic."
+        ),
     ] = False,
     published_preprocessing: Annotated[
         bool,
-        typer.Option("--published-preprocessing", help="Reproduce the quirks of the published extraction."),
+        typer.Option(
+            "--published-preprocessing",
+            help="Reproduce the known deviations of the published extraction.",
+        ),
     ] = False,
     no_audio: Annotated[
         Literal["skip", "zeros"],
         typer.Option("--no-audio", "--no-sound", help="Videos without audio: skip them, or use silence."),
     ] = "skip",
     shard: Annotated[
-        str | None, typer.Option(help="Extract one shard, such as 3/16; --merge writes the feature file.")
+        str | None,
+        typer.Option(
+            metavar="K/N", help="Extract shard K of N only, such as 3/16; --merge writes the feature file."
+        ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the feature file of all shards.")] = False,
     segments: Annotated[
-        Path | None, typer.Option(help="Annotations in ActivityNet's format: cut clips of whole videos.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="ActivityNet-style annotation file; clips are cut from full videos."
+        ),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(callback=local, help="Folder of per-video results; FILE.extract if not given."),
+        typer.Option(
+            callback=local,
+            metavar="DIR",
+            help="Folder of per-video results. (default: the feature file's name with .extract)",
+        ),
     ] = None,
     vectors: Vectors = None,
     official: Annotated[
         Path | None,
-        typer.Option("--write-official-layout", help="Also write the official layout, to this folder."),
+        typer.Option(
+            "--write-official-layout", metavar="DIR", help="Also write the official layout, to this folder."
+        ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Type of the stored features.")
     ] = "float32",
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="auto, cpu, cuda, cuda:1, mps; or several, such as cuda:0,cuda:1 or cpu,cpu.",
+        ),
     ] = "auto",
     precision: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Of the networks; other results are computed again."),
+        typer.Option(help="Network precision. Results cached at another precision are recomputed."),
     ] = "float32",
     decoders: Annotated[
-        int | None, typer.Option(help="Videos in parallel per device; 1 on a CPU, up to 8 on a GPU.", min=1)
+        int | None,
+        typer.Option(
+            help="Videos decoded in parallel per device. (default: 1 on a CPU, up to 8 on a GPU)", min=1
+        ),
     ] = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,
@@ -208,7 +238,7 @@ def _extract(
         with counted(out, err) as show:
             return extract_on(extraction.plan, shard, spec, devices, each, show)
     except KeyboardInterrupt:
-        err.print("stopped; repeat the command to resume")
+        err.print("Interrupted. Rerun the same command to resume.")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -308,7 +338,7 @@ def _show_result(
     if failed:
         out.print_line(f"{failed}: repeat the command, without --merge, to try them again")
     state = "is there already" if assembled.already else "written"
-    out.print_line(f"{extraction.target}: {state}, digest {assembled.digest[:16]}")
+    out.print_line(f"{extraction.target}: {state}, hash {assembled.digest[:16]}")
     listed = _listed(extraction)
     splits = assembled.splits.items()
     rows = [(split, n, listed[split], f"{100 * (1 - n / listed[split]):.1f} %") for split, n in splits]
@@ -341,12 +371,16 @@ def _as_json(
 
 
 def names(
-    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset.")],
     lists: Annotated[
-        Path, typer.Option("--lists", help="Folder in the official layout: class-split/ has the names.")
+        Path,
+        typer.Option(
+            "--lists", metavar="DIR", help="Folder in the official layout: class-split/ has the names."
+        ),
     ],
     target: Annotated[
-        Path, typer.Option("--to", callback=local, help="The .npy file to write, for --vectors.")
+        Path,
+        typer.Option("--to", callback=local, metavar="FILE", help="The .npy file to write, for --vectors."),
     ],
     dataset_config: DatasetConfig = None,
     json_file: Json = None,
@@ -363,7 +397,9 @@ def names(
 
 
 def weights_(
-    name: Annotated[str | None, typer.Argument(help="Name of an extractor; all if not given.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="EXTRACTOR", help="Name of an extractor. (default: all)")
+    ] = None,
     weights: WeightsOption = None,
     plugin: ExtractorPlugin = None,
     json_file: Json = None,

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from benchmark.tracking.tracker import Tracker
 
 
+SETTING = "SECTION.FIELD=VALUE"
+SET_EXAMPLE = "--set train.epochs=2 (repeatable). See list --settings."
+
+
 def local(place: Any) -> Any:
     """Refuse an address such as ``s3://bucket`` where a path of this machine is expected."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
@@ -38,72 +42,98 @@ def _report_name(name: str | None) -> str | None:
 
 
 DataRoot = Annotated[
-    Path, typer.Option(envvar="GZSL_DATA_ROOT", callback=local, help="Folder of the feature files.")
+    Path,
+    typer.Option(envvar="GZSL_DATA_ROOT", callback=local, metavar="DIR", help="Folder of the feature files."),
 ]
 RunsDir = Annotated[
     Path,
     typer.Option(
         envvar="GZSL_RUNS_DIR",
         callback=local,
+        metavar="DIR",
         help="Folder of checkpoints, weights, and the tracking and tuning databases.",
     ),
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_TRACKING_URI", help="MLflow tracking URI. (default: SQLite in --runs-dir)"),
+    typer.Option(
+        envvar="GZSL_TRACKING_URI",
+        metavar="URL",
+        help="MLflow tracking URI. (default: SQLite in --runs-dir)",
+    ),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(envvar="GZSL_STORAGE", help="Optuna storage URL. (default: SQLite in --runs-dir)"),
+    typer.Option(
+        envvar="GZSL_STORAGE", metavar="URL", help="Optuna storage URL. (default: SQLite in --runs-dir)"
+    ),
 ]
 Json = Annotated[
     str | None,
     typer.Option(
         "--json",
         callback=local,
-        help="Results as JSON, to FILE (a name with a suffix) or, without one, to the screen.",
+        metavar="[FILE]",
+        help="Write machine-readable results to FILE; without FILE or with - to standard output.",
     ),
 ]
-Plugin = Annotated[list[Path] | None, typer.Option(help="Python file with more methods (repeatable).")]
-DatasetConfig = Annotated[
-    list[Path] | None, typer.Option(help="YAML file of a further dataset (repeatable).")
+Plugin = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Python file with more methods (repeatable).")
 ]
-Features = Annotated[str | None, typer.Option(help="Feature set. (default: the dataset's)")]
+DatasetConfig = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="YAML file of a further dataset (repeatable).")
+]
+Features = Annotated[str | None, typer.Option(metavar="NAME", help="Feature set. (default: the dataset's)")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a setting: SECTION.FIELD=VALUE (repeatable).")
+    list[str] | None, typer.Option("--set", metavar=SETTING, help=f"Override a setting, e.g. {SET_EXAMPLE}")
 ]
 Vectors = Annotated[
     Path | None,
     typer.Option(
-        help="Word vectors: FILE.bin of fastText, FILE.vec or FILE.npy; those of the layout if not given."
+        metavar="FILE",
+        help="Vectors of words for the class embeddings: FILE.bin of fastText, FILE.vec or FILE.npy. "
+        "(default: those of the layout)",
     ),
 ]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Rerun jobs that failed in an earlier run.")
 ]
+REPORT_HELP = "Name of the report's folder in --reports-dir."
 Report = Annotated[
+    str | None, typer.Option("--report", callback=_report_name, metavar="NAME", help=REPORT_HELP)
+]
+ReportOfRun = Annotated[
     str | None,
-    typer.Option("--report", callback=_report_name, help="Name of the report's folder in reports/."),
+    typer.Option(
+        "--report",
+        callback=_report_name,
+        metavar="NAME",
+        help=f"{REPORT_HELP} (default: that of the datasets)",
+    ),
 ]
 ReportsDir = Annotated[
-    Path, typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, help="Folder of the reports.")
+    Path,
+    typer.Option(envvar="GZSL_REPORTS_DIR", callback=local, metavar="DIR", help="Folder of the reports."),
 ]
 OnlyMethods = Annotated[
-    str | None, typer.Option("--methods", help="Only these methods, separated by commas.")
+    str | None, typer.Option("--methods", metavar="NAMES", help="Only these methods. (default: all)")
 ]
 OnlyDatasets = Annotated[
-    str | None, typer.Option("--dataset", help="Only these datasets, separated by commas.")
+    str | None,
+    typer.Option("--datasets", "--dataset", metavar="NAMES", help="Only these datasets. (default: all)"),
 ]
 OnlyFeatures = Annotated[
-    str | None, typer.Option("--features", help="Only these feature sets, separated by commas.")
+    str | None, typer.Option("--features", metavar="NAMES", help="Only these feature sets. (default: all)")
 ]
-OnlyMode = Annotated[str | None, typer.Option("--mode", help="Only paper or corrected.")]
+OnlyMode = Annotated[
+    str | None, typer.Option("--mode", metavar="paper|corrected", help="Only this mode. (default: both)")
+]
 MlflowUi = Annotated[
     str | None,
     typer.Option(
         "--mlflow-ui",
         metavar="URL",
-        help="Where the page's links to runs lead; the tracking server, or http://127.0.0.1:5000.",
+        help="Base URL of the page's links to runs. (default: the tracking server, or http://127.0.0.1:5000)",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
@@ -126,7 +156,7 @@ class RunOptions:
         """
         options = {name: _option(name, field) for name, field in BenchmarkRun.model_fields.items()}
         help_text = "YAML file of these options, such as a run's config.yaml artifact."
-        options["config"] = Annotated[Path | None, typer.Option(help=help_text)]
+        options["config"] = Annotated[Path | None, typer.Option(metavar="FILE", help=help_text)]
         return {name: option for name, option in options.items() if name not in cls.omitted}
 
     def run(self) -> BenchmarkRun:
@@ -146,7 +176,7 @@ class RunOptions:
         try:
             run = BenchmarkRun.model_validate({**values, **given})
         except ValidationError as error:
-            raise UsageError(validation_message(error, "options")) from None
+            raise UsageError(validation_message(error, "", "--")) from None
         replaced = {text.partition("=")[0].strip() for text in settings}
         kept = [text for text in run.settings if text.partition("=")[0].strip() not in replaced]
         return run.model_copy(update={"settings": [*kept, *settings]})
@@ -158,18 +188,36 @@ class TuneOptions(RunOptions):
     omitted = (*RunOptions.omitted, "stages", "ablate", "controls", "config")
 
 
+NAMES = {"dataset": ("--datasets", "--dataset")}
+"""Names of options that are not those of their fields; ``config.yaml`` has the field's."""
+TYPES = {
+    "methods": "NAMES",
+    "dataset": "NAMES",
+    "features": "NAME",
+    "timeout": "SECONDS",
+    "settings": SETTING,
+    "ablate": "[FLAGS]",
+    "plugins": "FILE",
+    "dataset_configs": "FILE",
+}
+
+
 def _option(name: str, field: FieldInfo) -> Any:
     """The option of a field of ``BenchmarkRun``."""
-    shown = field.serialization_alias or name
-    metavar = "[FLAGS]" if name == "ablate" else None
-    simple = field.default not in (None, [], False)
-    help_text = f"{field.description} (default: {field.default})" if simple else field.description
-    option = typer.Option("--" + shown.replace("_", "-"), help=help_text, metavar=metavar)
+    shown = "--" + (field.serialization_alias or name).replace("_", "-")
     kind: Any = field.annotation
     if NoneType in get_args(kind):
         kind = next(one for one in get_args(kind) if one is not NoneType)
+    metavar = TYPES.get(name)
+    if get_origin(kind) is Literal:
+        metavar = "|".join(get_args(kind))
     if name == "ablate" or get_origin(kind) is Literal:  # read as text; ``BenchmarkRun`` checks all values
         kind = str
+
+    # All options are None if they are not given, so Typer cannot show the defaults.
+    simple = field.default not in (None, [], False)
+    help_text = f"{field.description} (default: {field.default})" if simple else field.description
+    option = typer.Option(*NAMES.get(name, (shown,)), help=help_text, metavar=metavar)
     return Annotated[kind | None, option]
 
 
@@ -180,7 +228,8 @@ def _read_config(file: Path) -> dict[str, Any]:
     except UsageError as error:
         raise UsageError(f"--config {error}") from None
     shown = {f.serialization_alias or name: name for name, f in BenchmarkRun.model_fields.items()}
-    names = {**{name: name for name in BenchmarkRun.model_fields}, **shown}
+    options = {option.removeprefix("--"): name for name, (option, _) in NAMES.items()}
+    names = {**{name: name for name in BenchmarkRun.model_fields}, **shown, **options}
     unknown = [str(key) for key in values if key not in names]
     if unknown:
         raise UsageError(
@@ -275,7 +324,7 @@ def existing_tracker_of(runs_dir: Path, tracking_uri: str | None) -> Tracker:
         place = sqlite_file(uri) or f"--tracking-uri {without_password(uri)}"
         raise UsageError(
             f"no tracking store at {place} yet; run something first: "
-            f"{program()} --dataset demo (or name another place with --runs-dir or --tracking-uri)"
+            f"{program()} --datasets demo (or name another place with --runs-dir or --tracking-uri)"
         )
     return tracker
 

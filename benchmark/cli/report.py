@@ -50,6 +50,10 @@ def write_report_of(
         with Beside(warn)("the report among the run's artifacts"):
             tracker.log_files(log_to, report.files, Artifact.REPORT)
     if show:
+        if report.protocol:
+            out.print("\n[bold]Protocol of this report[/]", highlight=False)
+        for line in report.protocol:
+            out.print(f"[dim]- {escape(line)}[/]", highlight=False)
         for table in report.tables:
             if not table.screen:  # too wide for a terminal: in the report's files
                 continue
@@ -60,7 +64,7 @@ def write_report_of(
                 show_table(
                     out, panel.title, columns, rows, bold=panel.bold.to_numpy().tolist(), numeric=numeric
                 )
-            for note in (table.caption, *table.notes):
+            for note in (table.text, *table.notes):
                 out.print(f"[dim]{escape(note)}[/]", highlight=False)
         out.print_line(f"\nReport: {os.path.relpath(report.files[0])}")
         for page in (f for f in report.files if f.name == "index.html"):
@@ -77,14 +81,17 @@ def write_report_of(
 
 def report(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of reports, for --leaderboard.")
+        list[Path] | None,
+        typer.Argument(metavar="FOLDERS", help="Folders of reports, for --leaderboard."),
     ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             "--run",
             "--call",
-            help="Benchmark run: its id or the beginning of it (repeatable), or all. (default: newest)",
+            metavar="ID",
+            help="Benchmark run: its id or the beginning of it (repeatable), or all; see list --runs. "
+            "(default: the newest)",
         ),
     ] = None,
     methods: OnlyMethods = None,
@@ -96,24 +103,27 @@ def report(
     leaderboard: Annotated[
         bool,
         typer.Option(
-            "--leaderboard", help="Instead, write a site of the reports in FOLDERS, to be served as it is."
+            "--leaderboard", help="Build a static leaderboard site from the reports in FOLDERS instead."
         ),
     ] = False,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", callback=local, help="Folder of the site; site if not given.")
+        Path | None,
+        typer.Option(
+            "--out", callback=local, metavar="DIR", help="Folder of the leaderboard site. (default: site)"
+        ),
     ] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     reports_dir: ReportsDir = Path("reports"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write a report again from the tracking store, or build a leaderboard from several reports."""
+    """Regenerate a report from the tracking store, or build a leaderboard from several reports."""
     from benchmark.report.results.choice import Choice
 
-    choice = Choice.of(methods=methods, dataset=dataset, features=features, mode=mode)
+    choice = Choice.of(methods=methods, datasets=dataset, features=features, mode=mode)
     if leaderboard and (run or choice):
         raise UsageError(
-            "report --leaderboard: --run, --methods, --dataset, --features and --mode apply when a report "
+            "report --leaderboard: --run, --methods, --datasets, --features and --mode apply when a report "
             "is written, not to the leaderboard"
         )
     if leaderboard:

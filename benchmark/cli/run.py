@@ -1,4 +1,4 @@
-"""The commands ``run``, ``tune``, ``status`` and ``list``."""
+"""The commands ``run``, ``tune`` and ``status``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmark.cli.options import (
-    DataRoot,
     Folders,
     Json,
-    Plugin,
     Quiet,
-    Report,
+    ReportOfRun,
     ReportsDir,
     RetryFailed,
     RunOptions,
@@ -72,10 +70,11 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Show the planned jobs and the expected time; run nothing. With --quiet only the time.",
+            help="Show the planned jobs, their state and the expected time; run nothing. With --quiet only "
+            "the time.",
         ),
     ] = False,
-    report_name: Report = None,
+    report_name: ReportOfRun = None,
     reports_dir: ReportsDir = Path("reports"),
     quiet: Quiet = False,
     json_file: Json = None,
@@ -178,7 +177,7 @@ def _run(
             plan, stores, workers, folders.data_root, command, quiet=quiet, retry_failed=retry_failed
         )
     except KeyboardInterrupt:
-        err.print("interrupted; the same command resumes")
+        err.print("Interrupted. Rerun the same command to resume.")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -215,7 +214,8 @@ def _announce() -> None:
     """Show the expected time before a long wait. A process of its own measures it, so that the methods' code
     runs in this one as if nothing had been measured."""
     words = ["run" if word == "tune" else word for word in sys.argv[1:2]]
-    words += [word for word in sys.argv[2:] if not word.startswith("--json=")]
+    for before, word in zip(sys.argv[1:], sys.argv[2:], strict=False):
+        words += [] if "--json" in (before, word) or word.startswith("--json=") else [word]
     command = [sys.executable, sys.argv[0], *words, "--dry-run", "--quiet"]
     with suppress(subprocess.TimeoutExpired):
         shown = subprocess.run(command, capture_output=True, timeout=ANNOUNCE_SECONDS, check=False)
@@ -321,39 +321,3 @@ def _reasons(study: StudyState) -> str:
 def status(options: RunOptions, folders: Folders, json_file: Json = None) -> None:
     """Show the state of all jobs and trials of a benchmark run."""
     _show_jobs(_plan(options, folders.data_root), _existing(folders), json_file)
-
-
-def list_(plugin: Plugin = None, json_file: Json = None, data_root: DataRoot = Path("data")) -> None:
-    """List methods and datasets."""
-    from benchmark import registry
-    from benchmark.data.cards import load_cards
-    from benchmark.data.locate import store_path
-
-    found, cards = registry.load(plugin or []), load_cards()
-    methods: list[tuple[str, ...]] = []
-    for m in found.methods.values():
-        training = f"transductive ({', '.join(m.uses)})" if m.uses else "inductive"
-        methods.append((m.name, m.title, str(m.inputs), training, m.paper, m.note))
-    methods += [(name, "", "", "", "", f"cannot be loaded: {why}") for name, why in found.broken.items()]
-    datasets: list[tuple[str, ...]] = [
-        (card.name, f, card.title, card.kind, "ready" if store_path(data_root, card.name, f).exists() else
-         ("built at first use" if card.builder else "not imported"), ", ".join(card.presets))
-        for card in cards.values()
-        for f in card.features
-    ]  # fmt: skip
-    datasets += [
-        (b.names[0], "", "", "", f"cannot be used: {'; '.join(b.reason.splitlines())}", "")
-        for b in cards.broken
-    ]
-    method_columns = ("name", "title", "inputs", "training", "paper", "note")
-    dataset_columns = ("name", "features", "title", "kind", "state", "presets")
-    if json_file != "-":
-        rows_table(out, "Methods", method_columns, methods)
-        rows_table(out, "Datasets", dataset_columns, datasets)
-    emit(
-        json_file,
-        {
-            "methods": [dict(zip(method_columns, row, strict=True)) for row in methods],
-            "datasets": [dict(zip(dataset_columns, row, strict=True)) for row in datasets],
-        },
-    )

@@ -77,15 +77,18 @@ def show_table(
     numeric: Sequence[bool] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Print a table with ``bold`` cells emphasised, ``numeric`` columns right-aligned, and notes below."""
+    """Print a table with ``bold`` cells emphasised, ``numeric`` columns right-aligned, and notes below.
+
+    Cells of a table that is too wide for the console wrap.
+    """
     if title:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
+    longest = (max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True))
+    whole = numeric is not None and sum(longest) <= console.width
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         right = numeric is not None and numeric[i]
-        table.add_column(
-            escape(column), justify="right" if right else "left", no_wrap=numeric is not None, overflow="fold"
-        )
+        table.add_column(escape(column), justify="right" if right else "left", no_wrap=whole, overflow="fold")
     for r, row in enumerate(rows):
         texts = map(escape, row)
         table.add_row(

@@ -39,7 +39,9 @@ Port = Annotated[
     typer.Option(
         min=1,
         max=65534,
-        help=f"Port for MLflow; Optuna uses PORT + 1. Default: {MLFLOW_PORT}, {OPTUNA_PORT}, or free ones.",
+        metavar="PORT",
+        help=f"Port for MLflow; Optuna uses PORT + 1. (default: {MLFLOW_PORT} and {OPTUNA_PORT}, or free "
+        "ports)",
     ),
 ]
 

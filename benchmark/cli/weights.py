@@ -27,17 +27,19 @@ from benchmark.system.shipped_files import program
 
 def evaluate(
     stage_a: Annotated[
-        Path, typer.Option(help="Folder of the stage-1 training, which selects epoch and beta.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder of the stage-1 training, which selects epoch and beta."),
     ],
     stage_b: Annotated[
-        Path, typer.Option(help="Folder of the stage-2 training (all training data), which is tested.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder of the stage-2 training (on all data), which is tested."),
     ],
-    dataset: Annotated[str, typer.Option(help="Dataset to test on.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Dataset to test on.")],
     features: Features = None,
     mode: Annotated[
         Literal["paper", "corrected"] | None,
         typer.Option(
-            help="Protocol of the evaluation. Default: that of the training; paper for published weights."
+            help="Protocol of the evaluation. (default: that of the training; paper for published weights)"
         ),
     ] = None,
     set_: Set = None,
@@ -108,22 +110,28 @@ def _disjoint_text(numbers: dict[str, float]) -> str:
 
 def export(
     to: Annotated[
-        Path, typer.Option(callback=local, help="Output folder; each trained model gets a folder in it.")
+        Path,
+        typer.Option(
+            callback=local, metavar="DIR", help="Output folder; each trained model gets a folder in it."
+        ),
     ],
     run: Annotated[
         str | None,
         typer.Option(
-            "--run", "--call", help="Benchmark run: its id or the beginning of it. (default: newest)"
+            "--run",
+            "--call",
+            metavar="ID",
+            help="Benchmark run: its id or the beginning of it; see list --runs. (default: the newest)",
         ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Names of methods separated by commas; all of the run if not given.")
+        str | None, typer.Option(metavar="NAMES", help="Comma-separated methods. (default: all of the run)")
     ] = None,
     json_file: Json = None,
     runs_dir: RunsDir = Path("runs"),
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Copy the trained weights of a benchmark run, as safetensors with a configuration, for both stages."""
+    """Export the trained weights of a benchmark run, both stages, as safetensors with a configuration."""
     from benchmark.running.export import export as copy
 
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]

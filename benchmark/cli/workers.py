@@ -26,14 +26,17 @@ Jobs = Annotated[
 ]
 Executor = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="Where jobs run: this machine, or a Ray cluster (docs/how-to/cluster.md)."),
+    typer.Option(help="Where jobs run: on this machine, or on a Ray cluster (docs/how-to/cluster.md)."),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(help="Ray cluster, HOST:PORT. (default: RAY_ADDRESS, or a new one on this machine)"),
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of the Ray cluster. (default: RAY_ADDRESS, or a new one on this machine)",
+    ),
 ]
 GpusPerJob = Annotated[
-    float | None, typer.Option(min=0, help="GPUs per job, such as 0.5. (default: 1 on CUDA)")
+    float | None, typer.Option(min=0, help="GPUs per job; fractions are allowed. (default: 1 on CUDA)")
 ]
 
 

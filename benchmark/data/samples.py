@@ -43,7 +43,7 @@ class ModalityData:
         """
         if self.offsets is None:
             raise UsageError(
-                "this feature store holds temporal means only, but the method needs sequences; "
+                "this feature file holds temporal means only, but the method needs sequences; "
                 "import the *_non_averaged features (data import ... --form sequences)"
             )
         return np.diff(self.offsets)
@@ -117,7 +117,7 @@ class Tables:
         if alignment == "official":
             if len(self.vector_names) != len(self.class_names):
                 raise UsageError(
-                    f"{len(self.vector_names)} word vectors for {len(self.class_names)} classes "
+                    f"{len(self.vector_names)} class embeddings for {len(self.class_names)} classes "
                     "have no official order; use protocol.text_alignment=by_name"
                 )
             return np.arange(len(self.class_names), dtype=np.int64)

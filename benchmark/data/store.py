@@ -130,7 +130,7 @@ def _check(content: StoreContent) -> None:
     n = len(content.ids)
     if not (len(content.labels) == len(content.splits) == n) or n == 0:
         raise ValueError(
-            f"a store needs samples: {n} ids, {len(content.labels)} labels, {len(content.splits)} splits"
+            f"a file needs samples: {n} ids, {len(content.labels)} labels, {len(content.splits)} splits"
         )
     if np.any(np.diff(content.splits.astype(int)) < 0):
         raise ValueError("samples must be sorted by split, in the order of SPLITS")
@@ -139,7 +139,7 @@ def _check(content: StoreContent) -> None:
     if list(content.vector_names) != sorted(content.vector_names) or len(content.own_vector) != len(
         content.class_names
     ):
-        raise ValueError("word vectors must be sorted by name, with one row named for each class")
+        raise ValueError("class embeddings must be sorted by name, with one row named for each class")
     if len(content.vectors) != len(content.vector_names) or not _within(
         content.own_vector, len(content.vectors)
     ):
@@ -305,9 +305,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise_outside(error, path)
         refuse_open_store(path)
         why = f"{type(error).__name__}: {error!s:.150}"
-        raise DamagedStore(
-            f"{path}: not a readable feature store ({why}); build or import it again"
-        ) from None
+        raise DamagedStore(f"{path}: not a readable feature file ({why}); build or import it again") from None
 
 
 class FeatureStore:
@@ -336,7 +334,7 @@ class FeatureStore:
     def _read_header(self, f: h5py.File) -> None:
         if f.attrs.get("format") != FORMAT or f.attrs.get("version") != VERSION:
             raise DamagedStore(
-                f"{self.path}: not a feature store of version {VERSION}; build or import it again"
+                f"{self.path}: not a feature file of version {VERSION}; build or import it again"
             )
         self.dataset, self.features = str(f.attrs["dataset"]), str(f.attrs["features"])
         self.generated = bool(f.attrs["generated"])
@@ -364,7 +362,7 @@ class FeatureStore:
         with reading(self.path) as f:
             if str(f.attrs.get("digest")) != self.digest:
                 raise UsageError(
-                    f"{self.path}: was replaced by another store while this one was in use; start again"
+                    f"{self.path}: was replaced by another file while it was in use; rerun the command"
                 )
             yield f
 

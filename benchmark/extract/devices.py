@@ -199,11 +199,13 @@ class _Processes:
 
         # A process that cannot start is an error; else the last of its slots starts another one.
         if not slot.ready:
-            raise UsageError(f"--device {slot.device}: its process died before its first video ({code})")
+            raise UsageError(
+                f"--device {slot.device}: its worker process crashed before its first video ({code})"
+            )
         if left and not any(other.process is slot.process for other in self.slots.values()):
             self._start(slot.device)
         if slot.video is not None:
-            why = f"its process died ({code})"
+            why = f"its worker process crashed ({code})"
             yield (
                 slot.video,
                 failed(slot.video, self.spec.videos, self.spec.results, why, died=True, killed=killed),

@@ -1,4 +1,4 @@
-"""Draws results: bars with intervals, training curves, recall of classes, embeddings, confusion.
+"""Draws results: seeds with their means, training curves, recall of classes, embeddings, confusion.
 
 Figures are in percent. ``report/explain.py`` makes their data.
 """
@@ -45,24 +45,29 @@ LOGARITHMIC_FROM = 30
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A method's bar in one metric, percent."""
+class Scores:
+    """What the seeds of a method gave in one metric, percent."""
 
-    mean: float
+    seeds: Sequence[float]
     low: float
-    """Lower end of its interval or, with few seeds, the lowest seed; NaN with one."""
+    """Lower end of the interval of their mean; NaN with few seeds."""
     high: float
     published: float
     """NaN if there is no comparable number."""
 
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(np.mean(self.seeds)) if len(self.seeds) else float("nan")
+
 
 @dataclass(frozen=True)
-class Bars:
-    """A method's bars by metric."""
+class Row:
+    """A method with its scores by metric."""
 
     title: str
     style: int
-    values: Mapping[str, Bar]
+    values: Mapping[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -75,58 +80,62 @@ class Drawn:
     """Columns as the function for the figure requires; accuracies are fractions."""
 
 
-def scores_figure(methods: Sequence[Bars], titles: Mapping[str, str], title: str, line: str) -> Figure:
-    """Draw a panel of bars for each metric, with intervals or ranges over seeds and published values as
-    diamonds.
+def scores_figure(methods: Sequence[Row], titles: Mapping[str, str], title: str) -> Figure:
+    """Draw a panel for each metric, a row per method: a dot for each seed, their mean, its interval, and the
+    published value as a diamond.
 
     Args:
-        titles: titles of the metrics, by their names in ``Bars.values``.
-        line: what ``low`` and ``high`` are, for the legend.
+        titles: titles of the metrics, by their names in ``Row.values``.
     """
-    figure = empty_figure(title, 9.0, 1.6 + 0.36 * len(methods))
+    figure = empty_figure(title, 9.0, 1.7 + 0.36 * len(methods))
     at = np.arange(len(methods))
     diamond: dict[str, Any] = {"mfc": "white", "mec": "black", "mew": 1.3}
+    mean: dict[str, Any] = {"marker": "|", "color": "black", "markersize": 15, "mew": 1.8, "linestyle": ""}
+    band: dict[str, Any] = {"color": FAINT, "linewidth": 7, "solid_capstyle": "butt"}
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     for axes, (metric, name) in zip(
         np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), titles.items(), strict=True
     ):
-        bars = [m.values[metric] for m in methods]
-        axes.barh(
-            at, [b.mean for b in bars], color=[colour_of(m.style) for m in methods], height=0.62, zorder=2
-        )
-        right = _right_end(bars)
-        for y, bar in zip(at, bars, strict=True):
-            if np.isfinite(bar.low):
-                ends = np.clip([bar.low, bar.high], 0, 100)
-                for colour, width in (("white", 2.0), ("black", 1.1)):  # a white edge, visible on dark bars
-                    look: dict[str, Any] = {"color": colour, "linewidth": width, "mew": width}
-                    axes.plot(ends, [y, y], marker="|", markersize=7, zorder=4, **look)
+        right = _right_end([m.values[metric] for m in methods])
+        for y, method in zip(at, methods, strict=True):
+            found = method.values[metric]
+            if np.isfinite(found.low):
+                ends = np.clip([found.low, found.high], 0, 100)
+                axes.plot(ends, [y, y], zorder=2, **band)
                 if ends[1] > right:
                     axes.plot([right], [y], ">", color="black", markersize=5, mew=0, clip_on=False, zorder=5)
-            if np.isfinite(bar.published):
-                axes.plot([bar.published], [y], "D", markersize=6.5, zorder=5, **diamond)
-            axes.annotate(f"{bar.mean:.1f}", (1, y), (4, 0), fontsize=8, va="center", color=GREY, **beside)
-        axes.set(xlabel=f"{name} (%)", ylabel="Method", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
+            axes.plot([found.mean], [y], zorder=3, **mean)
+
+            # Dots are shifted in turn, so that equal seeds are not hidden.
+            shifted = y + 0.14 * (np.arange(len(found.seeds)) % 3 - 1)
+            look: dict[str, Any] = {"mfc": colour_of(method.style), "mec": "white", "mew": 0.5, "alpha": 0.85}
+            axes.plot(found.seeds, shifted, "o", markersize=5.5, zorder=4, **look)
+            if np.isfinite(found.published):
+                axes.plot([found.published], [y], "D", markersize=6.5, zorder=5, **diamond)
+            axes.annotate(f"{found.mean:.1f}", (1, y), (4, 0), fontsize=8, va="center", color=GREY, **beside)
+        axes.set(xlabel=f"{name} (%)", xlim=(0, right), ylim=(len(methods) - 0.45, -0.55))
         axes.set_yticks(at, [m.title for m in methods])
         axes.grid(axis="x", color=FAINT, linewidth=0.5, zorder=0)
         axes.label_outer()
         plain(axes)
-    handles = [Line2D([], [], color="black", marker="|", linewidth=1.1, label=line)]
-    if not any(np.isfinite(m.values[x].low) for m in methods for x in titles):
-        handles = []
-    if any(np.isfinite(m.values[x].published) for m in methods for x in titles):
+
+    # The legend names what occurs.
+    shown = [m.values[metric] for m in methods for metric in titles]
+    handles = [Line2D([], [], marker="o", linestyle="", color=GREY, markersize=5.5, label="a seed")]
+    handles.append(Line2D([], [], label="mean", **{**mean, "markersize": 10}))
+    if any(np.isfinite(s.low) for s in shown):
+        handles.append(Line2D([], [], label="95 % interval of the mean", **band))
+    if any(np.isfinite(s.published) for s in shown):
         handles.append(Line2D([], [], marker="D", linestyle="", label="published, same protocol", **diamond))
-    if handles:
-        figure.legend(handles=handles, loc="outside lower right", fontsize=8, frameon=False, ncols=2)
+    figure.legend(handles=handles, loc="outside lower right", fontsize=8, frameon=False, ncols=len(handles))
     return figure
 
 
-def _right_end(bars: Sequence[Bar]) -> float:
-    """The right end of an axis: beyond the intervals, unless these are so wide that the bars would be
+def _right_end(scores: Sequence[Scores]) -> float:
+    """The right end of an axis: beyond the intervals, unless these are so wide that the rest would be
     tiny."""
-    values = np.array([[b.mean, b.published] for b in bars])
-    longest = max(1.0, float(np.nanmax(values)))
-    highs = [b.high for b in bars if np.isfinite(b.high)]
+    longest = max(1.0, float(np.nanmax([value for s in scores for value in (*s.seeds, s.published)])))
+    highs = [s.high for s in scores if np.isfinite(s.high)]
     return min(
         100.0 if longest < 97 else 103.0, 1.05 * max(longest, min(max(highs, default=0.0), 2 * longest))
     )

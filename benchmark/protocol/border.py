@@ -284,7 +284,7 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
     """
     cls, hook = type(method), "fit"
     if not isinstance(result, FitResult):
-        raise _refuse(cls, hook, "the FitResult of loop.run, or one of its own", shown(result))
+        raise _refuse(cls, hook, "a FitResult, such as that of loop.run", shown(result))
 
     # An epoch record for each epoch, with the numbers that the protocol reads.
     history = result.history

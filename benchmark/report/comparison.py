@@ -42,7 +42,7 @@ class Comparison:
     alignment: str
     slot: str
     title: str
-    """``Stamps (native), mode paper, by_name text, default settings``."""
+    """``Stamps, features native, mode paper, by_name text, default settings``."""
     series: Sequence[Series]
     """In the order of tables."""
     jobs: pd.DataFrame
@@ -83,5 +83,6 @@ def _comparison(results: Results, key: tuple[str, ...], group: pd.DataFrame) -> 
         )
     series.sort(key=lambda s: s.style)
     trained = "released weights" if slot == RELEASED else f"{' / '.join(distinct(group['variant']))} settings"
-    place = f"{dataset_title(results, dataset)} ({features}{synthetic(group)}), mode {mode}, {alignment} text"
+    data = f"{dataset_title(results, dataset)}, features {features}{synthetic(group)}"
+    place = f"{data}, mode {mode}, {alignment} text"
     return Comparison(dataset, features, mode, alignment, slot, f"{place}, {trained}", series, group)

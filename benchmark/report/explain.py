@@ -16,9 +16,9 @@ import pandas as pd
 from benchmark.figures.curves import MethodCurve, best_of, method_curves_figure
 from benchmark.figures.embedding_layout import flat_map
 from benchmark.figures.results import (
-    Bar,
-    Bars,
     Drawn,
+    Row,
+    Scores,
     confusion_figure,
     map_figure,
     recall_figure,
@@ -74,8 +74,8 @@ def explain(tracker: Tracker, results: Results, guard: Guard = unguarded) -> lis
     with guard("embedding maps"):
         maps = _flat_maps(tracker, tested)
     kinds: list[tuple[str, str, Sequence[Comparison], Callable[[Comparison], list[ReportFigure]]]] = [
+        (SCORES_HEADING, SCORES_TEXT, tested, lambda c: [scores_of(c)]),
         ("Seen-unseen curves", CURVES_TEXT, tested, lambda c: _curves(tracker, results, c)),
-        ("Scores", SCORES_TEXT, tested, lambda c: [scores_of(c)]),
         ("Training", TRAINING_TEXT, validated, lambda c: _training(tracker, c, missing)),
         ("Recall of unseen classes", RECALL_TEXT, tested, lambda c: _recalls(results, c, missing)),
         ("Embeddings", MAP_TEXT, tested, lambda c: _maps(maps, c, missing)),
@@ -87,7 +87,7 @@ def explain(tracker: Tracker, results: Results, guard: Guard = unguarded) -> lis
         for compared in comparisons:
             with guard(f"{heading}, {compared.title}"):
                 figures += make(compared)
-        sections.append(Section(heading, [text], figures))
+        sections.append(Section(heading, [text], figures, leads=heading == SCORES_HEADING))
     return [*sections, Section("Figures without data", [], [], missing)]
 
 
@@ -97,10 +97,11 @@ CURVES_TEXT = (
     "mean on the curve, which is chosen on test data and is not a result. Grey: lines of equal harmonic "
     "mean. Each figure has its numbers as CSV."
 )
+SCORES_HEADING = "Results by seed"
 SCORES_TEXT = (
-    f"HM and ZSL: mean over seeds. Line: its 95 % t-interval or, below {FEWEST_SEEDS} seeds, the lowest and "
-    "the highest seed. An arrow marks a line that ends outside the axes. Diamond: the published value, if "
-    "its protocol, data and settings are the same."
+    "HM and ZSL of each seed, with their mean. With several searches, a dot is the mean of one search. Grey "
+    f"band: the 95 % t-interval of the mean, from {FEWEST_SEEDS} seeds on; an arrow marks a band that ends "
+    "outside the axes. Diamond: the published value, if its protocol, data and settings are the same."
 )
 TRAINING_TEXT = (
     "Training loss and validation HM of stage 1 after each epoch: mean over seeds, with the range of the "
@@ -153,30 +154,26 @@ def _marked(curve: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def scores_of(compared: Comparison) -> ReportFigure:
-    """HM and ZSL of the compared methods: means with intervals over seeds, and comparable published
-    values."""
+    """HM and ZSL of the compared methods: seeds, means with intervals, and comparable published values."""
     rows: list[dict[str, Any]] = []
     drawn = []
     for one in compared.series:
         found = published_for(compared.dataset, compared.features, one.method)
         comparable = found is not None and not differences(one.jobs.iloc[0].to_dict(), found.source)
-        bars = {}
+        scores = {}
         for metric in SCORES:
             values = over_searches(one.jobs)[metric].astype(float).dropna()
             low, high = spread(values)
             number = getattr(found.numbers, metric) if found is not None and comparable else None
             theirs = float("nan") if number is None else number / 100
+            few = float("nan") if len(values) < FEWEST_SEEDS else 100.0
+            scores[metric] = Scores([100 * v for v in values], few * low, few * high, 100 * theirs)
+            facts = {"method": one.method, "settings": one.settings, "metric": metric, "seeds": len(values)}
             numbers = {"mean": float(values.mean()), "low": low, "high": high, "published": theirs}
-            bars[metric] = Bar(**{name: 100 * value for name, value in numbers.items()})
-            facts = {"method": one.method, "settings": one.settings, "metric": metric}
-            rows.append({**facts, "seeds": len(values), **numbers})
-        drawn.append(Bars(one.title, one.style, bars))
+            rows.append({**facts, **numbers, "by_seed": ", ".join(f"{v:.6f}" for v in values)})
+        drawn.append(Row(one.title, one.style, scores))
     title = f"HM and ZSL: {compared.title}"
-    kinds = [
-        *(["95 % interval of the mean over seeds"] if any(r["seeds"] >= FEWEST_SEEDS for r in rows) else []),
-        *(["lowest and highest seed"] if any(1 < r["seeds"] < FEWEST_SEEDS for r in rows) else []),
-    ]
-    draw = partial(scores_figure, drawn, SCORES, title, " or ".join(kinds))
+    draw = partial(scores_figure, drawn, SCORES, title)
     return ReportFigure(compared.stem("scores"), title, draw, pd.DataFrame(rows), compared.keys)
 
 

@@ -68,6 +68,8 @@ class Section:
     figures: Sequence[ReportFigure]
     notes: Sequence[str] = ()
     """Paragraphs below them."""
+    leads: bool = False
+    """Whether it is shown before the tables."""
 
     def only(self, stems: Container[str]) -> Section:
         """The section with only the figures of these stems."""

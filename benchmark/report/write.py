@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ from benchmark.report.tables.recall import recall_csv
 from benchmark.report.tables.references import references
 from benchmark.report.tables.significance import comparisons, intervals
 from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
-from benchmark.report.tables.table import Table
+from benchmark.report.tables.table import Table, report_protocol
 from benchmark.system.beside import Beside, Guard, not_written
-from benchmark.system.databases import without_password
+from benchmark.system.databases import sqlite_file, without_password
 from benchmark.system.redaction import link_to
 from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Artifact, Tag
@@ -70,6 +71,8 @@ class Report:
     folder: Path
     files: Sequence[Path]
     """All files, ``report.md`` first."""
+    protocol: Sequence[str]
+    """What holds for its tables, as sentences (``report_protocol``)."""
     tables: Sequence[Table]
     results: Results
     not_written: Sequence[str] = ()
@@ -114,13 +117,15 @@ def write_report(
     results, beside = collect(tracker, call_ids, choice), Beside(say)
     tables = build_tables(results, beside)
     texts = {**_csv_files(results, tables, beside), **latex_files(tables, beside)}
+    protocol, tables = report_protocol(tables)
     provenance, configs = _provenance(tracker, results), _configs(tracker, results)
-    stated = [*texts.values(), *(t.markdown() for t in tables), *provenance, *configs.values(), link]
+    stated = [*texts.values(), *protocol, *(t.markdown() for t in tables)]
+    stated += [*provenance, *configs.values(), link]
 
     # the same report is not written again
     inputs = made_from(results, stated)
     if read_manifest(folder).get("made_from") == inputs and is_whole(folder):
-        return Report(folder, [folder / name for name in listed_files(folder)], tables, results)
+        return Report(folder, [folder / name for name in listed_files(folder)], protocol, tables, results)
 
     # write into a temporary folder on the same disk, then move all files into place
     sections = _sections(tracker, results, beside)
@@ -142,6 +147,7 @@ def write_report(
             page = report_page(
                 title_of(results),
                 results,
+                protocol,
                 dict(zip(table_names(tables), tables, strict=True)),
                 sections,
                 images,
@@ -154,11 +160,12 @@ def write_report(
                 link=link,
             )
             (Path(new) / PAGE).write_text(page, encoding="utf-8")
-        text = report_markdown(results, tables, sections, provenance, [*not_logged(results), *beside.lines()])
+        missing = [*not_logged(results), *beside.lines()]
+        text = report_markdown(results, protocol, tables, sections, provenance, missing)
         (Path(new) / "report.md").write_text(text, encoding="utf-8")
         about = {"report": facts(tracker, results), **({} if beside.failed else {"made_from": inputs})}
         names = install(Path(new), folder, "report.md", about)
-    return Report(folder, [folder / name for name in names], tables, results, beside.lines())
+    return Report(folder, [folder / name for name in names], protocol, tables, results, beside.lines())
 
 
 def _sections(tracker: Tracker, results: Results, guard: Guard) -> list[Section]:
@@ -192,7 +199,7 @@ def _configs(tracker: Tracker, results: Results) -> dict[str, str]:
         for run in results.calls
     }
     return {
-        call: "all options at their defaults" if text.strip() == "{}" else text
+        call: "all options at their defaults" if text.strip() == "{}" else without_folders(text)
         for call, text in found.items()
         if text
     }
@@ -268,6 +275,7 @@ def _incomplete(results: Results) -> str:
 
 def report_markdown(
     results: Results,
+    protocol: Sequence[str],
     tables: Sequence[Table],
     sections: Sequence[Section],
     provenance: Sequence[str],
@@ -276,6 +284,7 @@ def report_markdown(
     """The whole report as Markdown.
 
     Args:
+        protocol: what holds for all tables, a line per fact.
         sections: figures with their texts.
         provenance: one line per fact.
         not_written: one line for each item that could not be made or logged.
@@ -283,8 +292,11 @@ def report_markdown(
     parts = [f"# {title_of(results)}"]
     if incomplete := _incomplete(results):
         parts.append(f"**Not complete.** {incomplete}")
+    if protocol:
+        parts += ["## Protocol of this report", "\n".join(f"- {line}" for line in protocol)]
+    parts += [text for section in sections if section.leads for text in section.markdown()]
     parts += [t.markdown(f"## Table {i}.") for i, t in enumerate(tables, 1)]
-    parts += [text for section in sections for text in section.markdown()]
+    parts += [text for section in sections if not section.leads for text in section.markdown()]
     failed = failed_jobs(results)
     if failed:
         parts += ["## Failed or not run", "\n".join(f"- {_one_line(text)}" for text in failed)]
@@ -368,7 +380,21 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
             f"Released weights of {method_title(results, tags[Tag.METHOD])} on {place}: {origin}, {data}"
         )
     lines += [f"Published numbers omitted: {problem}" for problem in published_problems()]
-    return [*lines, f"Tracking store: {without_password(tracker.uri)}"]
+    file = sqlite_file(tracker.uri)
+    lines.append(f"Tracking store: {without_password(tracker.uri) if file is None else f'SQLite, {file}'}")
+    return [without_folders(line) for line in lines]
+
+
+def without_folders(text: str) -> str:
+    """A text in which absolute paths are relative to the working folder or, if they are elsewhere, names
+    alone, since reports are published."""
+    here = Path.cwd()
+
+    def shown(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+
+    return re.sub(r"(?<![^\s=`'\"(])/[^\s`'\",;)]+", shown, text)
 
 
 def _tag_values(runs: Sequence[RunRecord], tag: str) -> str:

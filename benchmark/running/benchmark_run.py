@@ -31,7 +31,8 @@ def _option(default: Any, name: str, earlier: str, description: str) -> Any:
 class BenchmarkRun(Fields):
     """What one command asks for: methods, datasets, modes, seeds and tuning.
 
-    ``cli/options.py`` makes an option of each field; a field's description is the option's help.
+    ``cli/options.py`` makes an option of each field; a field's description is the option's help. The option
+    of ``dataset`` is ``--datasets``.
     """
 
     methods: str = Field("all", description="Comma-separated methods, or all.")
@@ -40,8 +41,8 @@ class BenchmarkRun(Fields):
     mode: Literal["paper", "corrected", "both"] | None = Field(
         None,
         description=(
-            "Protocol: paper equals the published code, corrected fixes its known deviations; or both. "
-            "(default: the dataset's; paper for published datasets)"
+            "paper reproduces the published code, corrected fixes its known deviations. (default: the "
+            "dataset's; paper for published datasets)"
         ),
     )
     stages: Stages = Field(
@@ -51,28 +52,31 @@ class BenchmarkRun(Fields):
         None, ge=1, le=10_000, description="Number of seeds. (default: 1, or the preset's)"
     )
     repetitions: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Numbers of single repetitions, instead of --seeds."
+        None, min_length=1, description="Numbers of single repetitions, instead of seeds."
     )
     base_seed: int = Field(BASE_SEED, ge=0, description="Base seed; each repetition derives its own.")
     trials: int | None = Field(
-        None, ge=0, description="Total tuning trials per method; 0: no tuning. (default: 0, or the preset's)"
+        None, ge=0, description="Total tuning trials per method; 0 = no tuning. (default: 0, or the preset's)"
     )
     timeout: float | None = Field(
-        None, gt=0, description="Total seconds of tuning per method; alone or with --trials."
+        None, gt=0, description="Total tuning time per method; alone or with --trials. (default: no limit)"
     )
     studies: int = Field(
         1,
         ge=1,
         le=100,
-        description="Number of independent searches per method, each with its own trainings. With several, "
-        "the ± of tuned rows is over searches.",
+        description="Independent searches per method, each with its own trainings. With several, the ± of "
+        "tuned rows is over searches.",
     )
     settings: list[str] = _option(
-        [], "set", "settings", "Override a setting: SECTION.FIELD=VALUE (repeatable)."
+        [],
+        "set",
+        "settings",
+        "Override a setting, e.g. --set train.epochs=2 (repeatable). See list --settings.",
     )
     ablate: list[str] | None = _option(
         None, "ablate_protocol", "ablate",
-        "Correct the protocol flags one at a time, starting from mode paper. Optionally name the flags.",
+        "Correct the protocol flags one at a time, starting from mode paper. (default of FLAGS: all)",
     )  # fmt: skip
     controls: bool = Field(
         False, description="Add rows that should be at chance: no training, and shuffled class embeddings."

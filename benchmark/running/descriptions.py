@@ -163,7 +163,7 @@ def command_of(run: BenchmarkRun) -> str:
     """The command line of a benchmark run."""
     words: list[str] = []
     for name, value in run.options().items():
-        option = "--" + name.replace("_", "-")
+        option = "--datasets" if name == "dataset" else "--" + name.replace("_", "-")
         if name in ("set", "plugin", "dataset_config"):
             words += [word for entry in value for word in (option, entry)]
         elif value is True:

@@ -178,7 +178,7 @@ def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
     for weights, digest in zip(pair, (store.development_digest, store.digest), strict=True):
         if weights.data_digest and weights.data_digest != digest:
             yield (
-                f"{weights.file}: trained on other data (digest {weights.data_digest[:12]}) than it is "
+                f"{weights.file}: trained on other data (hash {weights.data_digest[:12]}) than it is "
                 f"tested on here ({digest[:12]})"
             )
 

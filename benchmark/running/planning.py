@@ -30,7 +30,7 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
         UsageError: an unknown name or setting, missing features, or a method that the features do not suit.
     """
     if not run.dataset.strip(", "):
-        raise UsageError("--dataset: no dataset given")
+        raise UsageError("--datasets: no dataset given")
     overrides = parse_overrides(run.settings, registry.methods)
     methods = registry.select(run.methods)
     methods += [control for control in registry.controls() if run.controls and control not in methods]
@@ -134,7 +134,7 @@ def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
     unknown = [s for s in run.ablate or [] if s not in known]
     if unknown or not run.ablate:
         raise UsageError(
-            "\n".join(f"--ablate-protocol: no switch {s!r}: {near(s, known)}" for s in unknown or [""])
+            "\n".join(f"--ablate-protocol: no flag {s!r}: {near(s, known)}" for s in unknown or [""])
         )
 
 
@@ -174,11 +174,11 @@ def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str,
     """
     cards = load_cards(files=run.dataset_configs)
     problems, opened = list[str](), list[Opened]()
-    for name in named_once(run.dataset, "--dataset"):
+    for name in named_once(run.dataset, "--datasets"):
         card, preset = find_card(name, cards)
         features, _ = card.feature_set(run.features)
         if twin := next((other for other, its_card, _, _, _ in opened if its_card.name == card.name), None):
-            raise UsageError(f"--dataset: {twin!r} and {name!r} are one dataset; list only one of them")
+            raise UsageError(f"--datasets: {twin!r} and {name!r} are one dataset; list only one of them")
         try:
             store = open_or_build(card, features, data_root, in_memory=run.in_memory, overrides=data_settings)
         except UsageError as error:
@@ -296,7 +296,7 @@ def search_ranges(method: type[Method], space: SearchSpace, card: Card) -> dict[
     Raises:
         UsageError: ranges of the card that are none, or that the method does not accept; all are listed.
     """
-    own, place = card.search.get(method.name, {}), f"card {card.name} in datasets/: search.{method.name}"
+    own, place = card.search.get(method.name, {}), f"dataset config {card.name}: search.{method.name}"
     try:
         changed = {key: Range.model_validate(value) for key, value in own.items() if value is not None}
     except ValidationError as error:

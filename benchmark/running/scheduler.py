@@ -117,9 +117,7 @@ class WorkerSpec:
             os.chdir(self.working_folder)
         plan = make_plan(self.run, registry.load(self.run.plugins), self.data_root, tune_only=self.tune_only)
         if plan.key != self.key:
-            raise UsageError(
-                "code, data, torch version or device changed since the run started; start it again"
-            )
+            raise UsageError("code, data, torch version or device changed since the run started; restart it")
         expect(self.storage)
         stores = Stores(Tracker.waiting(self.tracking_uri, self.artifacts), self.storage, self.runs_dir)
         return Worker(plan, stores, show, retry_failed=self.retry_failed)

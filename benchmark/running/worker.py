@@ -354,7 +354,7 @@ class Worker:
         if first is not None:
             with beside("the map of embeddings"):
                 log_map(tracker, run_id, explained)
-        with beside("config.json beside the weights"):
+        with beside("config.json next to the weights"):
             write_weights_record(folder, job.identity(), job.key, result)
         about = {}
         with beside("the description"):

@@ -150,7 +150,7 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
             )
         name = RENAMED_SWITCHES.get(name, name) if section == "protocol" else name
         if (section, name) == ("protocol", "mode"):
-            raise UsageError(f"--set {text}: use --mode, which sets all switches of the mode")
+            raise UsageError(f"--set {text}: use --mode, which sets all flags of the mode")
         if section not in models:
             raise UsageError(f"--set {text}: no section {section!r}: {near(section, models)}")
         fields = [*models[section].model_fields, *(own if section == "protocol" else [])]

@@ -32,15 +32,16 @@ class TrainConfig(Fields):
     batches_per_epoch: int = Field(300, ge=1, le=1_000_000, description="batches of an epoch")
     selection: Literal["best", "last"] = Field(
         "best",
-        description="epoch that a training keeps: that with the highest validation HM, as published, or "
+        description="epoch that a training keeps: best has the highest validation HM, as published; last is "
         "the last one",
     )
     schedule: Literal["published", "cosine"] = Field(
         "published",
-        description="learning rate: as the method's `plateau` has it, or falling to zero along half a cosine",
+        description="learning rate: published follows the method's `plateau`; cosine falls to zero along "
+        "half a cosine",
     )
     batch_size: int = Field(
-        64, ge=2, le=65_536, description="samples of a batch; BatchNorm needs at least two"
+        64, ge=2, le=65_536, description="samples of a training step; BatchNorm needs at least two"
     )
     eval_batch_size: int = Field(
         256, ge=1, le=65_536, description="samples embedded together; changes no result beyond rounding"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from benchmark.errors import UsageError, near, validation_message
+from benchmark.errors import UsageError, near, validation_message, wrong_value
 from benchmark.method import Method
 from benchmark.settings.schema import LengthConfig, TrainConfig
 from benchmark.system.reading import Fields, read_fields
@@ -134,11 +134,11 @@ def range_problems(place: str, ranges: Mapping[str, Range], method: type[Method]
             try:
                 model.model_validate({name: value})
             except ValidationError as error:
-                wrong = [e["msg"] for e in error.errors() if e["loc"][:1] == (name,)]
+                wrong = [wrong_value(e) for e in error.errors() if e["loc"][:1] == (name,)]
                 if wrong:
                     owner = "training" if model is TrainConfig else method.title
                     yield (
-                        f"{place}.{key}: {which}: {wrong[0]} (got {value!r}); "
+                        f"{place}.{key}: {which}: {wrong[0]}; "
                         f"search only values that {owner} accepts for {name!r}, "
                         "or change the limits of its Config"
                     )

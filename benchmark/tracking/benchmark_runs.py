@@ -26,7 +26,7 @@ def find_benchmark_runs(tracker: Tracker, ids: Sequence[str] | None) -> list[Run
         )
     if not known:
         raise UsageError(
-            f"{tracker.uri} has no benchmark run yet; start one with: python run_benchmark.py --dataset demo"
+            f"{tracker.uri} has no benchmark run yet; start one with: python run_benchmark.py --datasets demo"
         )
     if ids is None:
         return known[:1]

@@ -97,7 +97,7 @@ def _vector(path: Path, name: str, value: object) -> NDArray[np.float32]:
         value = value[0]
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu":
         what = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else shown(value)
-        what = f"the word vector of {shown(name)} is no vector [D] of numbers but {what}"
+        what = f"the class embedding of {shown(name)} is no vector [D] of numbers but {what}"
         raise UnreadableFile(path, what, DICT_OF_VECTORS)
     with np.errstate(over="ignore"):
         return value.astype(np.float32)

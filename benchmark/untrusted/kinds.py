@@ -16,7 +16,7 @@ FETCH_TRUSTED = (
 )
 _UNPACK = "unpack it first"
 _NO_FEATURES = "fetch the file itself, or keep files that are no features out of the folder"
-_FORMAT = "write it as the user guide (docs/reference/official-layout.md) says"
+_FORMAT = "write it as in the user guide (docs/reference/official-layout.md)"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def known_kind(start: bytes) -> Foreign | None:
     if start[4:8] == b"ftyp":
         return Foreign("an MP4 or QuickTime video", _NO_FEATURES)
     if start.startswith(b"RIFF") and start[8:12] in (b"AVI ", b"WAVE"):
-        return Foreign("an AVI video or WAVE sound", _NO_FEATURES)
+        return Foreign("an AVI video or WAVE audio", _NO_FEATURES)
     if _PAGE.match(start):
         return Foreign(
             "a web page", "open it to see why, then download the file: some sites ask to confirm", packed=True

@@ -108,7 +108,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     model, epoch = content.get("model"), content.get("epoch")
     if not isinstance(model, dict) or not all(isinstance(n, str) and is_plain(x) for n, x in model.items()):
-        raise UsageError(f"{path}: holds no state dict of plain tensors under the key 'model'")
+        raise UsageError(f"{path}: no entry 'model' with a plain state dict")
     if type(epoch) is not int or not 0 <= epoch <= MAX_EPOCHS:
         raise UsageError(f"{path}: holds no number of epochs under the key 'epoch'")
     return content

@@ -163,7 +163,7 @@ def _read_published(
         if args.retrain_all is not None and args.retrain_all != expected:
             is_stage = "A (trained for selection)" if expected else "B (trained on all training data)"
             raise UsageError(
-                f"{option} {folder}: its retrain_all says that it is stage {is_stage}; swap the two folders"
+                f"{option} {folder}: its retrain_all belongs to stage {is_stage}; swap the two folders"
             )
     method, file_a = _scored(stage_a, methods)
     content_a = load_checkpoint(file_a)

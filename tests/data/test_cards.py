@@ -221,7 +221,7 @@ def break_a_card(folder: Path, kind: str) -> str:
         ),
         "nothing": (b"", "is empty; write fields"),
         "list": (b"- name: bad\n", "holds a list; write fields"),
-        "fields": (b"name: bad\n", "title: Field required"),
+        "fields": (b"name: bad\n", "title: is required"),
         "two": (b"name: bad\n---\nname: bad\n", "holds 2 documents"),
         "twice": (
             b"name: bad\ntrain: {epochs: 3}\ntrain: {batch_size: 8}\n",

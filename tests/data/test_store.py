@@ -236,7 +236,7 @@ def test_a_store_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "tiny.h5", standard())
     store = FeatureStore(tmp_path / "tiny.h5")
     write_store(tmp_path / "tiny.h5", standard(seed=1))
-    with pytest.raises(UsageError, match="was replaced by another store"):
+    with pytest.raises(UsageError, match="was replaced by another file"):
         store.development("by_name")
 
 
@@ -368,7 +368,7 @@ def test_a_store_of_another_structure_is_damaged(tmp_path: Path, name: str, valu
     with h5py.File(path, "r+") as f:
         del f[name]
         f.create_group(name) if value is None else f.create_dataset(name, data=value)
-    with pytest.raises(DamagedStore, match="not a readable feature store"):
+    with pytest.raises(DamagedStore, match="not a readable feature file"):
         FeatureStore(path).tables()
 
 
@@ -408,7 +408,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -
     ],
 )
 def test_content_that_does_not_fit_together_is_not_written(tmp_path: Path, fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"samples|vectors|lists|offsets|mean"):
+    with pytest.raises(ValueError, match=r"samples|embeddings|vectors|lists|offsets|mean"):
         write_store(tmp_path / "tiny.h5", dataclasses.replace(standard(), **fields))
     assert list(tmp_path.iterdir()) == []
 
@@ -488,7 +488,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("video/frames", (3, 2), 9.0), "digest differs"),
+        (_set("video/frames", (3, 2), 9.0), "hash differs"),
         (_set("audio/frames", (0, 0), np.nan), "not a number or infinite"),
         (_set("audio/means", (1, 1), 7.0), "means do not fit the sequences (1): audio: sample 1"),
         (_set("samples/ids", 1, "sample 0"), "duplicate sample id (1): sample 0 (2 times)"),
@@ -500,7 +500,7 @@ def _set(key: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
             "class without samples (1): stage_1_train/class id 9999",
         ),
         (_set("samples/parts", 0, 4), "samples out of order"),
-        (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): word vectors"),
+        (_set("classes/vectors", (0, 0), np.inf), "not a number or infinite (1): class embeddings"),
         (_set("audio/offsets", 1, 50), "lengths do not fit"),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_class_whose_word_vector_is_zero_is_not_imported_and_named(
 ) -> None:
     change(folder, bowling=np.full(4, factor, "f4"))
     with pytest.raises(
-        ImportProblems, match=r"word vector of zeros \(1\): 'bowling' \(classes: Bowling\)"
+        ImportProblems, match=r"class embedding of zeros \(1\): 'bowling' \(classes: Bowling\)"
     ) as caught:
         take(folder, tmp_path / "tiny.h5")
     assert "--vectors FILE" in caught.value.problems[0].fix
@@ -65,7 +65,9 @@ def test_a_class_whose_word_vector_is_zero_is_not_imported_and_named(
 def test_zeros_of_no_class_and_odd_norms_are_notes(folder: Folder, tmp_path: Path) -> None:
     change(folder, unused=np.zeros(4, "f4"), gliding=np.zeros(4, "f4"), bowling=np.full(4, 1000, "f4"))
     notes = [
-        note for note in take(folder, tmp_path / "tiny.h5").notes if note.kind == "word vector of an odd norm"
+        note
+        for note in take(folder, tmp_path / "tiny.h5").notes
+        if note.kind == "class embedding of an odd norm"
     ]
     assert notes[0].count == 3  # no split has the class Gliding
     assert "'bowling' (classes: Bowling)" in notes[0].what
@@ -74,7 +76,7 @@ def test_zeros_of_no_class_and_odd_norms_are_notes(folder: Folder, tmp_path: Pat
 def test_an_audit_of_lists_tells_zeros_as_a_problem(folder: Folder) -> None:
     change(folder, bowling=np.zeros(4, "f4"))
     audit = audit_lists(folder.card(), "cls", folder.parent)
-    assert {o.severity for o in audit.oddities if o.kind == "word vector of zeros"} == {"problem"}
+    assert {o.severity for o in audit.oddities if o.kind == "class embedding of zeros"} == {"problem"}
 
 
 def test_a_store_with_zeros_is_reported_by_verify_and_audit(tmp_path: Path) -> None:
@@ -82,10 +84,10 @@ def test_a_store_with_zeros_is_reported_by_verify_and_audit(tmp_path: Path) -> N
     path = tmp_path / "own.h5"
     store = make_store(path, vectors=vectors)
     found = {finding.severity: str(finding) for finding in verify_store(path, own_card())}
-    assert found["problem"].startswith("word vector of zeros (1): ant (ant): norm 0, 1 is usual")
-    assert found["note"].startswith("word vector of an odd norm (1): cat (cat): norm 5e+02")
+    assert found["problem"].startswith("class embedding of zeros (1): ant (ant): norm 0, 1 is usual")
+    assert found["note"].startswith("class embedding of an odd norm (1): cat (cat): norm 5e+02")
     audit = {(o.severity, o.kind) for o in audit_store(own_card(), store).oddities}
-    assert {("problem", "word vector of zeros"), ("note", "word vector of an odd norm")} <= audit
+    assert {("problem", "class embedding of zeros"), ("note", "class embedding of an odd norm")} <= audit
 
 
 def test_zeros_of_a_class_of_no_split_are_a_note(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_given_file_has_no_vector_for_a_name_whose_vector_is_zero(
     vectors = np.load(folder.text, allow_pickle=True).item() | {"bowling": np.full(4, value, "f4")}
     np.save(tmp_path / "v.npy", vectors)
     assert "bowling" not in read_word_vectors(tmp_path / "v.npy", [])
-    with pytest.raises(ImportProblems, match=r"missing word vector \(1\): Bowling \('bowling'\)"):
+    with pytest.raises(ImportProblems, match=r"missing class embedding \(1\): Bowling \('bowling'\)"):
         take(folder, tmp_path / "tiny.h5", vectors=tmp_path / "v.npy")
 
 

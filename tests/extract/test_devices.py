@@ -190,7 +190,7 @@ from benchmark.data import cards
 
 if __name__ == "__main__":
     card = cards.Card.model_validate_json(Path(sys.argv[1]).read_text())
-    cards.load_cards = lambda: {"sports": card}
+    cards.load_cards = lambda **_: {"sports": card}
     app.main(sys.argv[2:])
 """
 

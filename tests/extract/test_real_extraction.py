@@ -41,7 +41,7 @@ def test_videos_are_extracted_trained_on_and_reported(
     made.write_video(silent, ".mp4", Clip(sound=None))
     made.files[broken].write_bytes(made.files[broken].read_bytes()[:50])
     for module in (cards, planning):
-        monkeypatch.setattr(module, "load_cards", lambda: cards.Cards({"sports": made.card()}))
+        monkeypatch.setattr(module, "load_cards", lambda **_: cards.Cards({"sports": made.card()}))
     data = tmp_path / "data"
     places = ["--videos", made.videos, "--lists", made.lists, "--data-root", data, "--device", "cpu"]
     assert give(["extract", "sports", "--features", features, "--random-weights", *places]) == 1

@@ -129,7 +129,7 @@ def test_synthetic_data_have_no_sources(tmp_path: Path, capsys: pytest.CaptureFi
             ["data", "build", "synthetic", "--from-sources", str(tmp_path), "--data-root", str(tmp_path)]
         )
     assert ended.value.code == 2
-    assert "is generated and has no sources" in capsys.readouterr().err
+    assert "is synthetic and has no sources" in capsys.readouterr().err
 
 
 def with_groups(count: int, shipped: Path, target: Path) -> Path:

@@ -144,7 +144,7 @@ def test_a_method_that_asks_for_more_than_it_declares_fails(
         splits, dim = units[0].store.tables().class_splits, units[0].store.text_dim
         asked = units[0].method.sizes  # type: ignore[attr-defined]
         assert asked == [(len(splits[split]), dim) for split in ("stage_1_val_unseen", "stage_2_test_unseen")]
-        assert "Transductive: Asking" in build_tables(collect(bench.tracker))[0].caption
+        assert "Transductive: Asking" in build_tables(collect(bench.tracker))[0].text
         stage_two = bench.tracker.find(kind="job", stage="2")[0]
         assert (
             bench.tracker.read_json(stage_two.run_id, "result.json")["test_openings"] == 1

@@ -141,7 +141,7 @@ INFINITE, BROKEN = torch.full((3, 5), torch.inf), torch.full((3, 5), torch.nan)
         (distances({"both": COMPLEX.real > 0}), "got a tensor [3, 5] of bool"),
         (distances({"both": torch.full((3, 5), 1e300, dtype=torch.float64)}), "finite numbers, got 15 of 15"),
         (distances({"both": torch.zeros(3, 5), "a/b": torch.zeros(3, 5)}), "got 'a/b'"),
-        (fit(None), "fit must return the FitResult of loop.run, or one of its own, got None"),
+        (fit(None), "fit must return a FitResult, such as that of loop.run, got None"),
         (
             fit(replace(FITTED, history=[])),
             "history must return an EpochRecord for each epoch, at least one, got list of 0",
@@ -253,7 +253,7 @@ FAILING = [
         "    def loss(self, batch, classes):\n        return self.map.weight.sum()",
         "loss must return a dict",
     ),
-    ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return the FitResult"),
+    ("no_result", "    def fit(self, data, loop):\n        pass", "fit must return a FitResult"),
     (
         "a_dict",
         "    def embed(self, batch):\n        return {'joint': batch.audio}",

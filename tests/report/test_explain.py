@@ -18,9 +18,9 @@ from support.tiny import Bench
 from benchmark.figures.embedding_layout import flat_map
 from benchmark.figures.results import (
     COLOURED_CLASSES,
-    Bar,
-    Bars,
     Drawn,
+    Row,
+    Scores,
     coloured_classes,
     confusion_figure,
     map_figure,
@@ -132,8 +132,8 @@ def test_an_older_store_gives_a_report_that_says_what_is_left_out(
         "Confusion of unseen classes",
     ):
         assert (
-            f"{what}, Stamps (native), mode paper, by_name text, default settings: AVCA, TCAF (not logged"
-            in text
+            f"{what}, Stamps, features native, mode paper, by_name text, default settings: AVCA, TCAF (not "
+            "logged" in text
         )
 
 
@@ -186,21 +186,21 @@ def test_scores_have_t_intervals_or_ranges_and_published_values_where_comparable
     few = data.loc[("cjme", "hm"), ["mean", "low", "high"]]
     assert few.tolist() == pytest.approx([0.3, 0.2, 0.5]), "the range of four seeds"
     assert np.isnan(data.loc[("avca", "hm"), "low"]), "one seed has neither"
-    assert legend_of(figure)[0] == "95 % interval of the mean over seeds or lowest and highest seed"
+    assert data.loc[("cjme", "hm"), "by_seed"] == "0.500000, 0.200000, 0.200000, 0.300000"
+    hms = figure.draw().axes[0]
+    dots = [line for line in hms.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [4, 1, 5], "a dot for each seed"
+    bands = [line.get_xdata() for line in hms.lines if line.get_marker() == "None"]
+    assert bands == [pytest.approx([100 * (0.4 - half), 100 * (0.4 + half)])], "from five seeds on"
 
 
-@pytest.mark.parametrize(
-    ("seeds", "line"),
-    [(1, None), (2, "lowest and highest seed"), (5, "95 % interval of the mean over seeds")],
-)
-def test_the_legend_of_scores_says_what_their_lines_are(
-    store: Any, unit: Any, seeds: int, line: str | None
-) -> None:
+@pytest.mark.parametrize(("seeds", "band"), [(1, []), (4, []), (5, ["95 % interval of the mean"])])
+def test_the_legend_of_scores_names_what_occurs(store: Any, unit: Any, seeds: int, band: list[str]) -> None:
     store.call([unit(scores=equal(0.5, 0.3, 0.4, 0.4, 0.4)[:seeds])])
 
     (place,) = comparisons_of(*(lambda r: (r, r.test))(collect(store.tracker)))
 
-    assert legend_of(scores_of(place)) == ([] if line is None else [line])
+    assert legend_of(scores_of(place)) == ["a seed", "mean", *band]
 
 
 def legend_of(figure: ReportFigure) -> list[str]:
@@ -386,8 +386,8 @@ def test_a_method_has_the_same_colour_whatever_else_a_report_holds(store: Any, u
     results = collect(store.tracker)
 
     assert method_ranks(results)["tcaf"] == alone
-    bars = scores_of(comparisons_of(results, results.test)[0]).draw().axes[0].patches
-    assert len({patch.get_facecolor() for patch in bars}) == 3
+    lines = scores_of(comparisons_of(results, results.test)[0]).draw().axes[0].lines
+    assert len({line.get_markerfacecolor() for line in lines if line.get_marker() == "o"}) == 3
     assert colour_of(alone) == colour_of(method_ranks(results)["tcaf"])
 
 
@@ -400,10 +400,10 @@ def test_recall_without_a_test_is_an_empty_frame(store: Any, unit: Any) -> None:
 def test_texts_of_figures_are_drawn_as_they_are_written_and_titles_in_as_many_lines_as_fit(
     tmp_path: Path,
 ) -> None:
-    bars = [Bars("Pay $5 or $6", 0, {"hm": Bar(20.0, -60.0, 100.0, float("nan"))})]
+    rows = [Row("Pay $5 or $6", 0, {"hm": Scores([19.0, 21.0], -60.0, 100.0, float("nan"))})]
     title = "HM: " + "a dataset with a long name, " * 6
     figure = ReportFigure(
-        "prices", title, partial(scores_figure, bars, {"hm": "HM"}, title, "a line"), pd.DataFrame({"a": [1]})
+        "prices", title, partial(scores_figure, rows, {"hm": "HM"}, title), pd.DataFrame({"a": [1]})
     )
 
     picture = save_figure(figure, tmp_path)

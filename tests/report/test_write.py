@@ -20,7 +20,7 @@ from benchmark.figures.style import COLOURS, colour_of, marker_of
 from benchmark.report import folder as report_folder
 from benchmark.report import parallel
 from benchmark.report.parallel import in_parallel
-from benchmark.report.write import write_report
+from benchmark.report.write import without_folders, write_report
 
 STEM = "curve-stamps-native-paper-by_name-untuned"
 
@@ -51,6 +51,40 @@ def test_the_report_holds_tables_failures_and_provenance(store: Any, unit: Any, 
         next(t for t in report.tables if t.name == "gzsl")
         .markdown()
         .startswith("### Generalised zero-shot learning")
+    )
+
+
+def test_what_all_tables_share_is_stated_once_and_what_one_needs_stays_with_it(
+    store: Any, unit: Any, tmp_path: Path
+) -> None:
+    five = [(0.4, 0.2), (0.5, 0.3), (0.6, 0.4), (0.5, 0.3), (0.5, 0.3)]
+    store.call([unit(scores=five), unit(method="avca", scores=five), unit(features="other")])
+
+    report = write_report(store.tracker, tmp_path)
+
+    inductive, half = "All methods are inductive:", "±: half the width of the 95 % t-interval of the mean."
+    assert [line for line in report.protocol if line.startswith(inductive)]
+    both = [line for line in report.protocol if line.startswith("Generalised zero-shot learning: ")]
+    assert [half in line for line in both] == [True, False], "of the feature sets, which differ in it"
+    assert not any(inductive in table.text or half in table.text for table in report.tables)
+    assert (tmp_path / "report.md").read_text().count(inductive) == 1
+    assert (tmp_path / "index.html").read_text().count(inductive) == 1
+    assert inductive in (tmp_path / "zsl-native.tex").read_text(), "it travels alone"
+
+
+def test_a_report_has_no_paths_of_the_machine_in_its_provenance(
+    store: Any, unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.call([unit()])
+    monkeypatch.chdir(tmp_path)
+    write_report(store.tracker, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text().split("## Provenance")[1]
+    assert "Tracking store: SQLite, " in text
+    assert str(tmp_path) not in text
+    assert "sqlite:///" not in text
+    command = f"run --plugin {tmp_path}/a/b.py --data-root=/elsewhere/data --tracking-uri http://host/x"
+    assert without_folders(f"`{command}` from /elsewhere/weights") == (
+        "`run --plugin a/b.py --data-root=data --tracking-uri http://host/x` from weights"
     )
 
 

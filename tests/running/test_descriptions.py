@@ -54,7 +54,7 @@ def test_a_call_is_written_as_the_command_that_repeats_it() -> None:
     words = shlex.split(command_of(call))
     assert words[:3] == ["python", "run_benchmark.py", "run"]
     assert words[3:] == [
-        "--methods", "tcaf", "--dataset", "ucf", "--trials", "3", "--set", "tcaf.lr=0.1",
+        "--methods", "tcaf", "--datasets", "ucf", "--trials", "3", "--set", "tcaf.lr=0.1",
         "--ablate-protocol", "a,b",
         "--in-memory",
     ]  # fmt: skip

@@ -254,7 +254,7 @@ def test_several_searches_share_no_seed_and_each_has_its_trainings(bench: Bench)
     tables = {t.name: t for t in build_tables(results)}
     assert "tuned: 2 searches, 2 trainings each" in list(tables["gzsl"].cells["Settings"])
     assert len(tables["tuning"].cells) == 2
-    assert "± is over searches" in tables["gzsl"].caption
+    assert "± is over searches" in tables["gzsl"].text
 
 
 def test_several_searches_need_a_budget(bench: Bench) -> None:

@@ -62,8 +62,8 @@ def test_a_number_in_scientific_notation_is_a_number() -> None:
         ("train.epoch=2", "'train' has no setting 'epoch': did you mean 'epochs'"),
         ("trian.epochs=2", "no section 'trian': did you mean 'train'"),
         ("train.epochs", "SECTION.FIELD=VALUE"),
-        ("train.epochs=two", "train.epochs=two.*valid integer"),
-        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.epochs=two", "train.epochs=two.*must be a whole number"),
+        ("train.epochs=0", "must be at least 1"),
         ("tcaf.drop=0.5", "did you mean 'dropout'"),
         ("tcaf.dropout=7", "dropout"),
         ("protocol.video_norm=maybe", "'paper' or 'corrected'"),
@@ -96,7 +96,7 @@ def test_settings_are_read_again_from_what_they_recorded() -> None:
     assert found.with_values(tcaf, {"lr": 0.5, "train.epochs": 3}) == settings(
         "tcaf", "tcaf.dropout=0.25", "lengths.train=5", "tcaf.lr=0.5", "train.epochs=3"
     )
-    with pytest.raises(UsageError, match=r"searched settings of TCAF: epochs: .*greater than or equal to 1"):
+    with pytest.raises(UsageError, match=r"searched settings of TCAF: epochs: .*must be at least 1"):
         found.with_values(tcaf, {"train.epochs": 0})
 
 
@@ -139,7 +139,7 @@ def test_the_ranges_of_a_dataset_config_are_checked_as_those_of_a_search_space()
     for line, part in zip(
         lines, ("high: ", "no such setting", "'train.epochs'", "choices[1]: "), strict=True
     ):
-        assert line.startswith("card stamps in datasets/: search.tcaf."), line
+        assert line.startswith("dataset config stamps: search.tcaf."), line
         assert part in line, line
 
 
@@ -183,7 +183,7 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     }
     changed = Cards({**cards, "synthetic": cards["synthetic"].model_copy(update=odd)})
     del changed["ucf"]
-    monkeypatch.setattr(planning, "load_cards", lambda: changed)
+    monkeypatch.setattr(planning, "load_cards", lambda **_: changed)
     text = notes(tmp_path)
     assert "dataset synthetic: sizes.cjmee is not used, no method has this name: did you mean 'cjme'" in text
     assert "dataset synthetic: search.tcf is not used" in text
@@ -198,7 +198,7 @@ def test_a_value_that_is_not_used_is_noted(tmp_path: Path, monkeypatch: pytest.M
     ("options", "told"),
     [
         ({"methods": "cjme,tcaf, cjme"}, "--methods cjme,tcaf, cjme: 'cjme' is named twice"),
-        ({"dataset": "synthetic,synthetic"}, "--dataset synthetic,synthetic: 'synthetic' is named twice"),
+        ({"dataset": "synthetic,synthetic"}, "--datasets synthetic,synthetic: 'synthetic' is named twice"),
         ({"repetitions": [0, 1, 0]}, "(?s)repetitions.*0 is given twice"),
         ({"ablate": ["video_norm", "video_norm"]}, "(?s)ablate.*'video_norm' is given twice"),
         ({"seeds": True}, "truth value"),

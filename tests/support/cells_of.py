@@ -25,3 +25,8 @@ def row(table: Table, **labels: str) -> dict[str, Any]:
     found = [r for r in table.cells.to_dict("records") if all(r[k] == v for k, v in labels.items())]
     assert len(found) == 1, f"{len(found)} rows have {labels}"
     return {str(k): v for k, v in found[0].items()}
+
+
+def said(table: Table) -> str:
+    """All that is written below a table that stands alone."""
+    return " ".join([table.text, *table.notes])

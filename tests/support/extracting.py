@@ -32,7 +32,7 @@ class Command:
         self.video_set, self.tiny, self.data = video_set, tiny, data
         self.store = data / "sports-tiny.h5"
         self.results = data / "sports-tiny.h5.extract"
-        monkeypatch.setattr(cards, "load_cards", lambda: {"sports": video_set.card()})
+        monkeypatch.setattr(cards, "load_cards", lambda **_: {"sports": video_set.card()})
         if not processes:
             monkeypatch.setattr(devices, "extract_on", extract_here)
 

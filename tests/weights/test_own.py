@@ -92,7 +92,7 @@ def test_our_weights_keep_their_protocol_unless_another_is_asked_for(bench: Benc
     found = evaluate(
         read_pair(a, b, methods), unit.card, unit.features, unit.store, None, {}, SearchSpace(method="cjme")
     )
-    assert "trained on other data (digest 000000000000)" in found.notes[0]
+    assert "trained on other data (hash 000000000000)" in found.notes[0]
 
 
 def test_export_writes_once_and_says_what_is_missing(bench: Bench) -> None:

@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Spoil, list[str]]] = {
         lambda a, b: _change_model(
             a / "AVCA_score.pt", lambda m: m.update({"W_proj.fc.0.bias": torch.zeros(64).to_sparse()})
         ),
-        ["AVCA_score.pt", "plain tensors"],
+        ["AVCA_score.pt", "plain state dict"],
     ),
     "complex numbers": (
         lambda a, b: _change_model(

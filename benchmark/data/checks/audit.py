@@ -257,7 +257,7 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
     name, feature_set = card.feature_set(features)
     root = official_root(card, source)
     if text is not None and not text.is_file():
-        raise UsageError(f"--text {text}: no such file; give the .npy file of the word vectors")
+        raise UsageError(f"--text {text}: no such file; give the .npy file of the class embeddings")
     layout = official_places(card)
     places = ListPlaces(
         root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file)
@@ -313,10 +313,12 @@ def _alignment(material: Material) -> AlignmentAudit:
     if not material.card.published_order:
         reason = "no published order: each class gets its own embedding"
     elif not material.vector_names or len(own) != len(names):
-        hint = f"named {material.text}" if material.text else "FILE names the file of the word vectors"
-        reason = f"some classes have no known word vector, see the oddities; --text {hint}"
+        hint = f"named {material.text}" if material.text else "FILE names the file of the class embeddings"
+        reason = f"some classes have no known class embedding, see the oddities; --text {hint}"
     elif len(material.vector_names) != len(names):
-        reason = f"{len(material.vector_names)} word vectors for {len(names)} classes have no official order"
+        reason = (
+            f"{len(material.vector_names)} class embeddings for {len(names)} classes have no official order"
+        )
     if reason:
         return AlignmentAudit(reason, [], [])
 

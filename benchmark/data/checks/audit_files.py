@@ -63,7 +63,7 @@ def _csv(table: AuditTable) -> str:
 
 def audit_markdown(audit: Audit, sections: Sequence[AuditSection]) -> str:
     """Return the whole audit as markdown."""
-    digest = f"\n- digest: `{audit.material.digest}`" if audit.material.digest else ""
+    digest = f"\n- hash: `{audit.material.digest}`" if audit.material.digest else ""
     blocks = [f"# Audit of {audit_title(audit)}", f"- source: {_escaped(audit.material.source)}{digest}"]
     for section in sections:
         blocks.append(f"## {section.title}")

@@ -89,7 +89,9 @@ def _check_samples(tables: Tables, findings: FindingLog) -> None:
         findings.problem("samples out of order", "samples must be sorted by split, development splits first")
     if not np.isfinite(tables.vectors).all():
         findings.problem(
-            "not a number or infinite", "word vectors", fix="give other word vectors and import it again"
+            "not a number or infinite",
+            "class embeddings",
+            fix="give other class embeddings and import it again",
         )
     known = range(len(tables.class_names))
     splits = {
@@ -169,4 +171,4 @@ def _check_digests(f: h5py.File, store: FeatureStore, tables: Tables, findings: 
         found = content_digest(f, n, splits)
         if found != recorded:
             example = f"{what}: {found[:12]} computed, {recorded[:12]} recorded"
-            findings.problem("digest differs", f"{example}; the file was changed after it was written")
+            findings.problem("hash differs", f"{example}; the file was changed after it was written")

@@ -275,7 +275,7 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
         findings.problem("missing class list", places.shown(names_file))
     if path is None:
         findings.problem(
-            "missing word vectors", f"looked for {' and '.join(map(places.shown, places.text_files))}"
+            "missing class embeddings", f"looked for {' and '.join(map(places.shown, places.text_files))}"
         )
     if path is None or not names_file.is_file():
         return
@@ -288,7 +288,9 @@ def _read_vectors(places: ListPlaces, lists: ClassLists, text_dim: int, findings
         read = read_word_vectors(path, names) if places.vectors else load_npy_dict(path)
     except UnreadableFile as error:
         if places.vectors is not None and error.kind == "unreadable file":
-            findings.problem("unreadable word vectors", f"{places.shown(path)}: {error.what}", fix=error.fix)
+            findings.problem(
+                "unreadable class embeddings", f"{places.shown(path)}: {error.what}", fix=error.fix
+            )
         else:
             findings.unreadable(error, places.shown(path))
         return
@@ -320,11 +322,13 @@ def _check_vectors(vectors: Mapping[str, Floats], text_dim: int, shown: str, fin
             wrong = True
             fix = f"give vectors of {text_dim} numbers (--vectors FILE), or correct the config's text_dim"
             findings.problem(
-                "wrong dimension", f"word vector {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix
+                "wrong dimension", f"class embedding {name!r}: {len(vectors[name])}, not {text_dim}", fix=fix
             )
         elif not np.isfinite(vectors[name]).all():
             fix = f"correct these vectors in {shown}, or give another file (--vectors FILE)"
-            findings.problem("not a number or infinite", f"word vector {name!r} (or beyond float32)", fix=fix)
+            findings.problem(
+                "not a number or infinite", f"class embedding {name!r} (or beyond float32)", fix=fix
+            )
     return wrong
 
 
@@ -334,9 +338,11 @@ def _report_norm(lists: ClassLists, odd: OddNorm, findings: FindingLog) -> None:
     classes = [lists.names[label] for label in sorted(used) if lists.own_vector[label] == odd.row]
     what = f"{odd.name!r} (classes: {', '.join(classes)})" if classes else f"{odd.name!r} (of no class)"
     if odd.is_zero and classes:
-        findings.problem("word vector of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+        findings.problem("class embedding of zeros", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
     else:
-        findings.note("word vector of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual")
+        findings.note(
+            "class embedding of an odd norm", f"{what}: norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
+        )
 
 
 def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], findings: FindingLog) -> list[int]:
@@ -347,7 +353,7 @@ def _own_rows(lists: ClassLists, rows: Iterable[tuple[str, ...]], findings: Find
         if folded(name) not in manual:
             findings.problem("missing manual name", name)
         elif manual[folded(name)] not in row_of:
-            findings.problem("missing word vector", f"{name} ({manual[folded(name)]!r})")
+            findings.problem("missing class embedding", f"{name} ({manual[folded(name)]!r})")
         else:
             own.append(row_of[manual[folded(name)]])
     return own

@@ -18,7 +18,7 @@ from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats, Ints
 from benchmark.data.vector_norms import odd_norms
 
 DROPPED = "listed samples of an unlisted class, dropped"
-ZEROS, ODD_NORM = "word vector of zeros", "word vector of an odd norm"
+ZEROS, ODD_NORM = "class embedding of zeros", "class embedding of an odd norm"
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def vector_oddities(
     for row, classes in sorted(users.items()):
         if len(classes) > 1:
             yield Finding(
-                "note", "classes share a word vector", vector_names[row], ", ".join(classes), len(classes)
+                "note", "classes share a class embedding", vector_names[row], ", ".join(classes), len(classes)
             )
     if own_vector:
         for row in sorted(set(range(len(vector_names))) - set(users)):
-            yield Finding("note", "word vector of no class", "word vectors", vector_names[row])
+            yield Finding("note", "class embedding of no class", "class embeddings", vector_names[row])
 
     # Word vectors that are equal under several names.
     equal: dict[bytes, list[str]] = {}
@@ -150,7 +150,7 @@ def vector_oddities(
         equal.setdefault(np.ascontiguousarray(vector).tobytes(), []).append(name)
     for group in equal.values():
         if len(group) > 1:
-            yield Finding("note", "equal word vectors", "word vectors", ", ".join(group), len(group))
+            yield Finding("note", "equal class embeddings", "class embeddings", ", ".join(group), len(group))
 
     # Norms that are zero, or far from the usual one.
     used = {names[int(label)] for labels in class_splits.values() for label in labels}
@@ -159,4 +159,4 @@ def vector_oddities(
         owners = ", ".join(classes) or "of no class"
         what = f"{odd.name} ({owners}): norm {odd.norm:.2g}, {odd.usual:.2g} is usual"
         severity: Severity = "problem" if odd.is_zero and used & set(classes) else "note"
-        yield Finding(severity, ZEROS if odd.is_zero else ODD_NORM, "word vectors", what)
+        yield Finding(severity, ZEROS if odd.is_zero else ODD_NORM, "class embeddings", what)

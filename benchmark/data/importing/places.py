@@ -57,13 +57,15 @@ def official_root(card: Card, source: Path) -> Path:
     """Return the dataset folder, which has ``class-split``: ``source``, or the dataset's folder in it.
 
     Raises:
-        UsageError: neither has it, or the dataset has no official layout.
+        UsageError: the folder does not exist, neither has it, or the dataset has no official layout.
     """
+    if not source.exists():
+        raise UsageError(f"{source}: no such folder\n{card.obtain.strip()}")
     candidates = (source, source / official_places(card).folder)
     root = next((path for path in candidates if (path / "class-split").is_dir()), None)
     if root is None:
         raise UsageError(
-            f"{source}: no folder in the official layout: neither it nor {candidates[1].name}/ in it "
+            f"{source}: not in the official layout: neither it nor {candidates[1].name}/ in it "
             f"has class-split/\n{card.obtain.strip()}"
         )
     return root.resolve()

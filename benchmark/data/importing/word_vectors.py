@@ -141,7 +141,7 @@ def _read_model(path: Path, file: BinaryIO, names: Sequence[str]) -> _Model:
     size = path.stat().st_size
     start = file.read(_HEADER.size)
     if len(start) < 4 or int.from_bytes(start[:4], "little") != MAGIC:
-        fix = "give a .bin of fastText since 2017, or word vectors as .vec or .npy"
+        fix = "give a .bin of fastText since 2017, or vectors of words as .vec or .npy"
         if foreign := likely_kind(start):
             raise another_kind(path, foreign, fix)
         raise UnreadableFile(path, f"not a fastText model: it does not begin with {MAGIC}", fix)

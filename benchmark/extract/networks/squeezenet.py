@@ -87,7 +87,7 @@ def read_keras_weights(path: Path) -> dict[str, Tensor]:
                 np.ascontiguousarray(turned, np.float32)
             )
     if not state:
-        raise UsageError(f"{path}: holds no dict of layers with kernels and biases; download it again")
+        raise UsageError(f"{path}: not a SqueezeNet weight file; download it again")
     return state
 
 

@@ -102,7 +102,7 @@ def grid(table: Table, name: str, title: str) -> Grid:
             for j, text in enumerate(texts)
         ]
         rows.append(Row(cells, keys))
-    return Grid(name, title, table.spans(), table.headers(), numeric, rows, table.caption, table.notes)
+    return Grid(name, title, table.spans(), table.headers(), numeric, rows, table.text, table.notes)
 
 
 def _numeric(texts: Iterable[str]) -> bool:
@@ -122,14 +122,13 @@ class Highlight:
 
 
 def highlights(results: Results) -> list[Highlight]:
-    """The highest HM and ZSL of methods trained here: test results or, if nothing was tested, validation
-    results."""
+    """The highest HM and ZSL of methods trained here, without controls: test results or, if nothing was
+    tested, validation results."""
     tested = bool((results.test["state"] == "done").any())
     summary = summarise(results.test if tested else results.validation)
     found = []
-    for key, rows in summary[(summary["seeds"] > 0) & (summary["variant"] != RELEASED)].groupby(
-        PLACE, sort=False
-    ):
+    ours = (summary["variant"] != RELEASED) & ~summary["method"].isin(results.controls)
+    for key, rows in summary[(summary["seeds"] > 0) & ours].groupby(PLACE, sort=False):
         dataset, features, mode, alignment = map(str, key)
         lines = []
         for metric in ("hm", "zsl"):
@@ -192,6 +191,7 @@ def choices(keys: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 def report_page(
     title: str,
     results: Results,
+    protocol: Sequence[str],
     tables: Mapping[str, Table],
     sections: Sequence[Section],
     images: Mapping[str, Image],
@@ -207,6 +207,7 @@ def report_page(
     """The page of a report.
 
     Args:
+        protocol: what holds for all tables, a line per fact.
         tables: tables by file name.
         images: images by stem of their figure.
         incomplete: a sentence if the report is not complete.
@@ -230,6 +231,7 @@ def report_page(
         highlights=highlights(results),
         tested=bool((results.test["state"] == "done").any()),
         counts=_counts(results),
+        protocol=protocol,
         grids=grids,
         methods=methods,
         has_runs={m.method: f"runs-{i}" for i, (m, _) in enumerate(methods)},

@@ -14,7 +14,7 @@ from benchmark.report.tables.means import LABELS, method_ranks
 from benchmark.report.tables.table import NOTHING, about, protocol_text
 
 LABELLING = ("Dataset", "Protocol", "Settings", "Seed", "Stage", "State")
-COLUMNS = (*LABELLING, *LABELS.values(), "beta", "Epochs")
+COLUMNS = (*LABELLING, *LABELS.values(), "Beta", "Epochs")
 
 
 @dataclass(frozen=True)

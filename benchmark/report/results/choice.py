@@ -9,7 +9,7 @@ from benchmark.errors import UsageError, near
 
 EVERYTHING = {"methods": "all", "mode": "both"}
 """Values of options that select everything, as for ``run``."""
-OPTIONS = {"methods": "method", "dataset": "dataset", "features": "features", "mode": "mode"}
+OPTIONS = {"methods": "method", "datasets": "dataset", "features": "features", "mode": "mode"}
 """Options of the command line, with the field of a job that each selects by."""
 
 
@@ -18,7 +18,7 @@ class Choice:
     """Names to report; an empty field selects everything."""
 
     methods: Sequence[str] = ()
-    dataset: Sequence[str] = ()
+    datasets: Sequence[str] = ()
     """Names of datasets, or presets such as ``demo``."""
     features: Sequence[str] = ()
     mode: Sequence[str] = ()
@@ -60,12 +60,12 @@ class Choice:
         held, problems = list(jobs), []
         presets = {job["preset"]: job["dataset"] for job in held if job.get("preset")}
         chosen = {option: tuple(getattr(self, option)) for option in OPTIONS}
-        chosen["dataset"] = tuple(presets.get(name, name) for name in chosen["dataset"])
+        chosen["datasets"] = tuple(presets.get(name, name) for name in chosen["datasets"])
         for option, names in chosen.items():
             known = {job[OPTIONS[option]] for job in held}
-            shown = known | set(presets) if option == "dataset" else known
+            shown = known | set(presets) if option == "datasets" else known
             problems += [
-                f"--{option}: no {name!r} in these calls: {near(name, shown)}"
+                f"--{option}: no {name!r} in these runs: {near(name, shown)}"
                 for name in names
                 if name not in known
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, validation_message
 from benchmark.report.results.released import RELEASED
 from benchmark.system.reading import YAML_SUFFIXES, Fields, files_in, read_documents
 from benchmark.system.shipped_files import shipped
@@ -107,7 +107,7 @@ def _read_published(folder: Path) -> tuple[tuple[PublishedTable, ...], tuple[str
                 try:
                     found.append(PublishedTable.model_validate(document))
                 except ValidationError as error:
-                    wrong += _problems(error, path)
+                    wrong += validation_message(error, str(path)).splitlines()
         except UsageError as error:
             wrong.append(str(error))
         tables += found if not wrong else []
@@ -115,12 +115,6 @@ def _read_published(folder: Path) -> tuple[tuple[PublishedTable, ...], tuple[str
     for problem in problems:
         log.warning("published numbers omitted: %s", problem)
     return tuple(tables), tuple(problems)
-
-
-def _problems(error: ValidationError, path: Path) -> Iterable[str]:
-    for e in error.errors():
-        place: Sequence[Any] = e["loc"]
-        yield f"{path}: {'.'.join(map(str, place)) or '(file)'}: {e['msg']} (got {str(e['input'])[:80]!r})"
 
 
 def published_for(dataset: str, features: str, method: str) -> Published | None:

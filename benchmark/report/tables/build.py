@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.report.results.collect import SLOTS, UNIT, Results
 from benchmark.report.results.published import Published, differences, published_for
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.captions import Footnotes, caption_of, settings_text
+from benchmark.report.tables.captions import MEANING, Footnotes, facts_of, settings_text
 from benchmark.report.tables.cost import cost_table
 from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks, order_rows, summarise
 from benchmark.report.tables.modes import ablation_tables, modes_table
@@ -55,7 +55,8 @@ def build_tables(results: Results, guard: Guard = unguarded) -> list[Table]:
     for name, features, make in _makers(results):
         with guard(f"table {name}" + (f", features {features}" if features else "")):
             built += make()
-    return sorted((t for t in built if t is not None), key=lambda t: ORDER.index(t.name))
+    shown = [t for t in built if t is not None and not t.is_empty]
+    return sorted(shown, key=lambda t: ORDER.index(t.name))
 
 
 Maker = tuple[str, str, Callable[[], Sequence[Table | None]]]
@@ -161,7 +162,7 @@ class _Builder:
         columns = self._labels_with_dataset(lines, notes)
         for metric, label in LABELS.items():
             columns.append(self._our_column(label, "all", metric, lines))
-        columns.append(Column("beta", "all", [spread_of(r, "beta") for r in lines]))
+        columns.append(Column("Beta", "all", [spread_of(r, "beta") for r in lines]))
         epochs = [spread_of(r, "epochs", 0 if r["seeds"] < 2 else 1) for r in lines]
         columns.append(Column("Epochs", "all", epochs))
         seeds = [
@@ -274,7 +275,7 @@ class _Builder:
         groups = [self.dataset_titles.get(c.group, c.group) for c in columns]
         title = f"{TITLES[name]}: {titles}, features {self.features}"
         published = any(c.header.endswith(" published") for c in columns)
-        text = caption_of(
+        facts = facts_of(
             name,
             self.results,
             self.frame,
@@ -284,7 +285,8 @@ class _Builder:
         )
         marks = "".join(t for c in columns for t in c.texts)
         lines = notes.lines(name, marks, self.summary, published=published)
-        return Table(name, title, text, cells, bold, groups, lines)
+        caption, *meaning = MEANING[name]
+        return Table(name, title, caption, cells, bold, groups, [*meaning, *lines], facts=facts)
 
 
 def _trainings(rows: pd.DataFrame) -> tuple[int, int]:

@@ -17,14 +17,14 @@ from benchmark.report.results.published import (
     user_reports_for,
 )
 from benchmark.report.results.released import RELEASED, data_of
-from benchmark.report.tables.studies import budget_sentence
+from benchmark.report.tables.studies import budget_facts
 from benchmark.report.tables.table import (
     FEWER_SEEDS,
     NOT_COMPARABLE,
     SECOND_HAND,
     Column,
     protocol_text,
-    spread_sentence,
+    spread_facts,
 )
 from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Tag
@@ -38,28 +38,36 @@ TESTED = (*WIDE, "full")
 NAMED_PROBLEMS = 6
 """Seeds with failed jobs that a caption names; the report lists all of them."""
 
-MEANING = {
-    "gzsl": (
+MEANING: Mapping[str, Sequence[str]] = {
+    "gzsl": [
         "Mean per-class accuracy in % among all classes: S on seen and U on unseen classes, HM their "
         "harmonic mean."
-    ),
-    "zsl": "Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates.",
-    "full": "All values in %, except beta, epochs and seeds: S, U and HM among all classes, ZSL among unseen "
-    "classes only, AUSUC the area under the seen-unseen curve. Beta is chosen on validation. Epochs of the "
-    "final training.",
-    "disjoint": "Mean per-class accuracy in %. Disjoint: without test-seen samples that share a group with a "
-    "training sample (clips from the same source video or recording, by the grouping rule of the dataset "
-    "config). S is over the remaining samples and classes, HM with the same U and beta.",
-    "validation": "Stage 1 only, without test: results in % on the validation splits. Epoch (unless the "
-    "last one is kept) and beta are chosen on the same data, so the results are optimistic. AUSUC: area "
-    "under the seen-unseen curve.",
+    ],
+    "zsl": ["Mean per-class accuracy in % on unseen classes, with unseen classes as the only candidates."],
+    "full": [
+        "All values in %, except beta, epochs and seeds.",
+        "S, U and HM: among all classes. ZSL: among unseen classes only. AUSUC: area under the seen-unseen "
+        "curve. Beta is chosen on validation. Epochs: of the final training.",
+    ],
+    "disjoint": [
+        "Mean per-class accuracy in %, on all test-seen samples and without those that share a group with a "
+        "training sample.",
+        "Group: clips from the same source video or recording, by the rule `grouping` of the dataset config. "
+        "S disjoint is over the remaining samples and classes, HM disjoint with the same U and beta.",
+    ],
+    "validation": [
+        "Stage 1 only, without test: results in % on the validation splits.",
+        "Epoch (unless the last one is kept) and beta are chosen on the same data, so the results are "
+        "optimistic. AUSUC: area under the seen-unseen curve.",
+    ],
 }
+"""The caption of a table, and notes on its columns."""
 
 
-def caption_of(
+def facts_of(
     name: str, results: Results, frame: pd.DataFrame, summary: pd.DataFrame, *, published: bool, bold: bool
-) -> str:
-    """The caption of a table over the rows of ``frame``.
+) -> list[str]:
+    """How the numbers of a table over the rows of ``frame`` came about.
 
     Args:
         bold: whether a cell is bold.
@@ -67,7 +75,6 @@ def caption_of(
     units = units_of(results, frame)
     trained, ours = [u for u in units if not u.released], summary[summary["slot"] != RELEASED]
     sentences = [
-        MEANING[name],
         *_protocol(units, frame),
         *(_how_trained(results, frame, trained, ours) if trained else []),
         *_data(units),
@@ -76,14 +83,20 @@ def caption_of(
         *(_published(summary) if published else []),
         _bold(summary, wide=name in WIDE) if bold else "",
         _lost(results, frame),
+        *_released(results, frame),
+        _kept_untuned(units),
     ]
-    return " ".join(s for s in sentences if s)
+    return [s for s in sentences if s]
 
 
 def _how_trained(
     results: Results, frame: pd.DataFrame, units: Sequence[UnitFacts], ours: pd.DataFrame
 ) -> list[str]:
-    return [_uses(units), seeds_sentence(ours), budget_sentence(units), _training(units, results, frame)]
+    published = bool(_published_rows(ours))
+    budget, *searches = budget_facts(units)
+    tuned = (ours["slot"] == "tuned").any()
+    facts = [_uses(units), *seeds_facts(ours, published=published), budget, *(searches if tuned else [])]
+    return [*facts, _training(units, results, frame)]
 
 
 def units_of(results: Results, frame: pd.DataFrame) -> list[UnitFacts]:
@@ -107,7 +120,7 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
             " The runs of some methods are no longer in the store, so their titles and settings are unknown."
         )
     changed = distinct(frame["switches"])
-    extra = [f"Non-default protocol switches: {', '.join(changed)}."] if changed else []
+    extra = [f"Non-default protocol flags: {', '.join(changed)}."] if changed else []
     return [first + shuffled, *extra]
 
 
@@ -121,15 +134,21 @@ def _uses(units: Sequence[UnitFacts]) -> str:
     return f"Transductive: {listed}. {others}"
 
 
-def seeds_sentence(summary: pd.DataFrame) -> str:
-    """The number of seeds (``seeds`` of ``planned``) behind the means."""
+def seeds_facts(summary: pd.DataFrame, *, published: bool = False) -> list[str]:
+    """The number of seeds (``seeds`` of ``planned``) behind the means, and what follows them.
+
+    Args:
+        published: whether there are published numbers too, with other seeds.
+    """
+    ours = "Ours: " if published else ""
     low, high = int(summary["planned"].min()), int(summary["planned"].max())
     fewer = " (fewer where a run failed)" if (summary["seeds"] < summary["planned"]).any() else ""
     if high == 1:
         needed = f"An interval or a test needs {FEWEST_SEEDS} seeds (--seeds {FEWEST_SEEDS})."
-        return f"Ours: single seed. {needed}"
+        return [f"{ours}single seed. {needed}" if ours else f"Single seed. {needed}"]
     count = str(high) if low == high else f"{low} to {high}"
-    return f"Ours: mean over {count} seeds{fewer}. {spread_sentence(summary['seeds'])}"
+    first = f"{ours}mean over {count} seeds{fewer}."
+    return [first if ours else first[0].upper() + first[1:], *spread_facts(summary["seeds"])]
 
 
 def _training(units: Sequence[UnitFacts], results: Results, frame: pd.DataFrame) -> str:
@@ -240,8 +259,9 @@ def _bold(summary: pd.DataFrame, *, wide: bool) -> str:
         within.append("protocol")
     where = f" for each {' and '.join(within)}" if within else ""
     return (
-        f"Bold: the highest mean of a column{where} and all that noise may have put below it (Welch's test, "
-        f"p ≥ {LEVEL:.2g}), among rows with {FEWEST_SEEDS} seeds or more but no tuned ones of one search."
+        f"Bold: the highest mean of a column{where} and all means without a significant difference to it "
+        f"(Welch's test, p ≥ {LEVEL:.2g}). Only rows with {FEWEST_SEEDS} seeds or more compete, and no tuned "
+        "row of a single search."
     )
 
 
@@ -261,6 +281,32 @@ def _lost(results: Results, frame: pd.DataFrame) -> str:
     names = [f"{name}, stage{'s' * (len(s) > 1)} {' and '.join(s)}" for name, s in stages.items()]
     rest = f"; and {len(names) - NAMED_PROBLEMS} more, listed below" if len(names) > NAMED_PROBLEMS else ""
     return f"Failed or not run: {', '.join(counts)} ({'; '.join(names[:NAMED_PROBLEMS])}{rest})."
+
+
+def _released(results: Results, frame: pd.DataFrame) -> list[str]:
+    """What released weights are, and which of them are not in the rows since their data differ."""
+    shown = set(frame[["dataset", "features"]].itertuples(index=False, name=None))
+    facts = [o.sentence() for o in results.on_other_data if data_of(o.run) in shown]
+    if (frame["variant"] == RELEASED).any():
+        facts.insert(
+            0,
+            "Released weights: checkpoints of the published code, from its authors or a user, evaluated "
+            "here; single training run.",
+        )
+    return facts
+
+
+def _kept_untuned(units: Sequence[UnitFacts]) -> str:
+    """The methods whose tuning changed nothing."""
+    several = len({u.dataset for u in units}) > 1, len({u.mode for u in units}) > 1
+    names = []
+    for unit in units:
+        if unit.tuned_values is not None and not unit.tuned_values:
+            where = [text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown]
+            names.append(f"{unit.title} ({', '.join(where)})" if where else unit.title)
+    if not names:
+        return ""
+    return f"No trial beat the untuned hyperparameters, so there is no tuned row: {', '.join(names)}."
 
 
 def method_title(results: Results, method: str) -> str:
@@ -326,8 +372,6 @@ class Footnotes:
         self.results = results
         self.units = units_of(results, frame)
         self.numbers: dict[str, str] = {}
-        self.shown = set(frame[["dataset", "features"]].itertuples(index=False, name=None))
-        self.has_released = bool((frame["variant"] == RELEASED).any())
         self.protocols: dict[str, None] = {}
         self.unlike: dict[str, None] = {}
 
@@ -375,16 +419,6 @@ class Footnotes:
             lines.append(
                 f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + "."
             )
-        if self.has_released:
-            lines.append(
-                "Released weights: checkpoints of the published code, from its authors or a user, evaluated "
-                "here; single training run."
-            )
-        if name in TESTED:
-            lines += [o.sentence() for o in self.results.on_other_data if data_of(o.run) in self.shown]
-        kept = self._kept_starting_settings()
-        if kept:
-            lines.append(f"Tuning kept the untuned settings, so there is no other row: {', '.join(kept)}.")
         return [*lines, *(self._user_reports(summary, "zsl" if name == "zsl" else "hm") if published else [])]
 
     def _fewer(self, summary: pd.DataFrame) -> list[str]:
@@ -394,18 +428,6 @@ class Footnotes:
             f"{r['seeds']} of {r['planned']}"
             for r in records(rows)
         ]
-
-    def _kept_starting_settings(self) -> list[str]:
-        several = len({u.dataset for u in self.units}) > 1, len({u.mode for u in self.units}) > 1
-        names = []
-        for unit in self.units:
-            if unit.tuned_values is not None and not unit.tuned_values:
-                where = [
-                    text for text, shown in zip((unit.dataset, unit.mode), several, strict=True) if shown
-                ]
-                title = unit.title
-                names.append(f"{title} ({', '.join(where)})" if where else title)
-        return names
 
     def _user_reports(self, summary: pd.DataFrame, metric: str) -> list[str]:
         lines = []

@@ -62,16 +62,16 @@ def cost_table(results: Results, features: str) -> Table | None:
         Column("MFLOPs per sample", "cost", [_millions(r[Metric.FLOPS]) for r in lines]),
         Column("Seeds", "cost", [str(r["seeds"]) for r in lines]),
     ]
-    caption = (
-        "Means over seeds. Stages: time of training and validation; it depends on the machine and its load, "
-        "so compare only jobs of one machine. Peak memory: process of stage 2, including libraries and "
-        "mapped features, plus the GPU. Parameters: trainable ones. MFLOPs: millions of floating-point "
-        "operations to embed a test sample (only matrix products, attention and convolutions; a "
-        "multiply-add counts as 2)."
-    )
+    caption = "Time, memory, parameters and operations of each method, mean over seeds."
+    notes = [
+        "Stages: time of training and validation; it depends on the machine and its load, so compare only "
+        "jobs of one machine. Peak memory: process of stage 2, including libraries and mapped features, plus "
+        "the GPU. Parameters: trainable ones. MFLOPs: millions of floating-point operations to embed a test "
+        "sample (only matrix products, attention and convolutions; a multiply-add counts as 2)."
+    ]
     datasets = ", ".join(dict.fromkeys(dataset_title(results, r["dataset"]) for r in lines))
     title = f"Cost: {datasets}, features {features}"
-    return plain_table("cost", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+    return plain_table("cost", title, caption, columns, notes, screen=False, keys=[about(r) for r in lines])
 
 
 def _minutes(value: Any) -> str:

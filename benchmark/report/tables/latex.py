@@ -118,7 +118,7 @@ def latex_table(table: Table, name: str) -> str:
     Groups of columns that would make a float too wide are placed below one another.
     """
     title = latex(table.title)
-    caption = rf"\caption[{{{title}}}]{{\textbf{{{title}.}} {latex(table.caption)}}}"
+    caption = rf"\caption[{{{title}}}]{{\textbf{{{title}.}} {latex(table.text)}}}"
     notes = [rf"\par\footnotesize {latex(note)}" for note in table.notes]
     if _lines(table) > LONG:
         return _breaking(table, caption, notes, name)

@@ -11,7 +11,7 @@ from benchmark.report.tables.captions import (
     labels,
     method_title,
     processors_sentence,
-    seeds_sentence,
+    seeds_facts,
     settings_text,
 )
 from benchmark.report.tables.means import (
@@ -32,8 +32,8 @@ from benchmark.report.tables.table import (
     cell,
     plain_table,
     signed,
+    spread_facts,
     spread_of,
-    spread_sentence,
 )
 
 
@@ -62,26 +62,29 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     generated = [dataset_title(results, name) for name in shown.loc[shown["kind"] == "generated", "dataset"]]
     caption = (
         "Mean per-class accuracy in % in modes paper and corrected, over the seeds that both have (column "
-        f"Seeds). {spread_sentence(effects['seeds'])} Difference: corrected − paper in percentage points, "
-        "paired by seed. It is the effect of all protocol switches together, including the text alignment "
-        f"(column Text: paper → corrected). Features {features}."
+        "Seeds)."
     )
-    fixed = distinct(effects["switches"])
-    caption += f" Set in both modes, so without effect here: {'; '.join(fixed)}." if fixed else ""
-    caption += f" Synthetic data: {', '.join(distinct(generated))}." if generated else ""
-    if RELEASED in set(effects["slot"]):
-        caption += " Released weights: one training, so only the evaluation differs."
-    processors = processors_sentence(results, shown)
-    caption += f" {processors}" if processors else ""
-    caption += f" {ONE_SEARCH}" if "tuned" in set(effects["slot"]) else ""
     notes = [
+        "Difference: corrected − paper in percentage points, paired by seed. It is the effect of all "
+        "protocol flags together, including the text alignment (column Text: paper → corrected)."
+    ]
+    fixed = distinct(effects["switches"])
+    notes += [f"Set in both modes, so without effect here: {'; '.join(fixed)}."] if fixed else []
+    notes += [f"Synthetic data: {', '.join(distinct(generated))}."] if generated else []
+    if RELEASED in set(effects["slot"]):
+        notes.append("Released weights: one training, so only the evaluation differs.")
+    processors = processors_sentence(results, shown)
+    facts = [*spread_facts(effects["seeds"]), *([processors] if processors else [])]
+    facts += [ONE_SEARCH] if "tuned" in set(effects["slot"]) else []
+    notes += [
         f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: "
         f"the modes also differ in other settings ({r['other_settings']})."
         for r, title in zip(lines, titles, strict=True)
         if r["other_settings"]
     ]
     title = f"Comparison of modes: {', '.join(distinct(titles))}, features {features}"
-    return plain_table("modes", title, caption, columns, notes, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("modes", title, caption, columns, notes, keys=keys, facts=facts)
 
 
 def ablation_tables(results: Results) -> list[Table]:
@@ -109,15 +112,17 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     generated = " Synthetic data." if any(u.generated for u in units) else ""
     last = "; the last row corrects all" if "all" in set(effects["ablation"]) else ""
     caption = (
-        "Mean per-class accuracy in %. Each row is trained and tested in mode paper with one switch "
-        f"corrected (docs/reference/protocol.md){last}. "
-        f"{seeds_sentence(effects)} Effect: difference to the first row in percentage points, paired by "
-        f"seed. A row and its effect are over the seeds that both have.{generated}"
+        "Mean per-class accuracy in %; each row is trained and tested in mode paper with one flag corrected "
+        f"(docs/reference/protocol.md){last}."
     )
+    notes = [
+        "Effect: difference to the first row in percentage points, paired by seed. A row and its effect are "
+        f"over the seeds that both have.{generated}"
+    ]
     jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
     processors = processors_sentence(results, jobs)
-    caption += f" {processors}" if processors else ""
-    notes = [
+    facts = [*seeds_facts(effects), *([processors] if processors else [])]
+    notes += [
         f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first "
         "row has " + " and ".join(f"{LABELS[m]} {spread_of(r, f'{m}_base')}" for m in ("hm", "zsl")) + "."
         for r in lines
@@ -125,4 +130,5 @@ def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
     ]
     place = f"{dataset_title(results, dataset)}, features {first['features']}"
     title = f"Protocol ablation: {method_title(results, method)}, {place}"
-    return plain_table("ablation", title, caption, columns, notes, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("ablation", title, caption, columns, notes, keys=keys, facts=facts)

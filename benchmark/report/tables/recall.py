@@ -76,23 +76,24 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
     low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
     seeds = f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
     caption = (
-        f"In %, mean over {seeds}: recall of each unseen class among all classes at the calibrated beta "
-        f"(GZSL). Mode {mode}, text alignment {alignment}."
+        "Recall in % of each unseen class among all classes at the calibrated beta (GZSL), mean over "
+        f"{seeds}."
     )
+    notes = [
+        "`recall.csv` also has deviations, the recall among unseen classes only (ZSL), and the seen classes."
+    ]
     if classes["nearest_seen_class"].notna().any():
-        caption += (
-            " Nearest seen class: the training class whose embedding has the highest cosine with that of "
-            "the class, under the same text alignment."
+        notes.insert(
+            0,
+            "Nearest seen class: the training class whose embedding has the highest cosine with that of the "
+            "class, under the same text alignment.",
         )
-    caption += (
-        " `recall.csv` also has deviations, the recall among unseen classes only (ZSL), and the seen classes."
-    )
     done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
     processors = processors_sentence(results, done)
-    caption += f" {processors}" if processors else ""
     data = f"{dataset_title(results, dataset)}, features {features}"
     title = f"Recall of unseen classes: {data}, mode {mode}, {alignment} text"
-    return plain_table("recall", title, caption, columns, screen=False, keys=[place] * len(classes))
+    keys, facts = [place] * len(classes), [processors] if processors else []
+    return plain_table("recall", title, caption, columns, notes, screen=False, keys=keys, facts=facts)
 
 
 def _by_column(results: Results, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

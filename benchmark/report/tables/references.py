@@ -60,10 +60,17 @@ def references_table(results: Results, features: str) -> Table | None:
     )
     caption = (
         "Numbers that others published or reported for these methods, in %, on the published features; –: "
-        "not reported. Origin: a paper, a README, second-hand (not from the method's authors), or a user's "
-        "report of their own training. Protocol: see docs/explanation/comparability.md."
+        "not reported."
     )
+    notes = [
+        "Origin: a paper, a README, second-hand (not from the method's authors), or a user's report of their "
+        "own training. Protocol: see docs/explanation/comparability.md."
+    ]
     if generated:
-        caption += f" The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
+        notes.append(
+            f"The data of this report are synthetic ({', '.join(generated)}); these numbers are not."
+        )
     title = f"Published and reported numbers: {', '.join(distinct(titles))}, features {features}"
-    return plain_table("references", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+    return plain_table(
+        "references", title, caption, columns, notes, screen=False, keys=[about(r) for r in lines]
+    )

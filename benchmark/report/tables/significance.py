@@ -200,7 +200,7 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
     lines = records(mine)
     columns = [
         *labels(results, lines, "Dataset?", "Protocol?", "Method", "Settings"),
-        Column("n", "", [str(r["seeds"]) for r in lines]),
+        Column("Seeds", "", [str(r["seeds"]) for r in lines]),
     ]
     for metric in PUBLISHED_METRICS:
         label = LABELS[metric]
@@ -221,20 +221,22 @@ def intervals_table(results: Results, features: str, frame: pd.DataFrame) -> Tab
             columns.append(Column(f"{label} − published", label, gaps))
             if mine[f"{metric}_p"].notna().any():
                 columns.append(Column(f"{label} p", label, [_p(r[f"{metric}_p_holm"]) for r in lines]))
-    caption = (
-        f"In %. Over seeds: with n ≥ {FEWEST_SEEDS} seeds the 95 % t-interval of the mean; with fewer, which "
-        f"allow no interval and no test, the value of each seed. {_samples_sentence(results, mine)}"
-    )
+    caption = "Mean HM and ZSL in %, with intervals over seeds and over test samples."
+    notes = [
+        f"Over seeds: with n ≥ {FEWEST_SEEDS} seeds the 95 % t-interval of the mean; with fewer, which allow "
+        "no interval and no test, the value of each seed.",
+        *filter(None, [_samples_sentence(results, mine)]),
+    ]
     if any(c.header.endswith("published") for c in columns):
-        caption += (
-            " − published: our mean − the published number, if the two are comparable. p (HM and ZSL, n ≥ "
+        notes.append(
+            "− published: our mean − the published number, if the two are comparable. p (HM and ZSL, n ≥ "
             f"{FEWEST_SEEDS}): the published number counts as one further training with the variance of ours "
             f"(t-test by the prediction interval). {_corrected_sentence(mine)}"
         )
-    caption += f" {ONE_SEARCH}" if "tuned" in set(mine["slot"]) else ""
-    caption += _processors(results, features)
+    facts = [*([ONE_SEARCH] if "tuned" in set(mine["slot"]) else []), *_processors(results, features)]
     title = f"Intervals: {_datasets(results, mine)}, features {features}"
-    return plain_table("intervals", title, caption, columns, screen=False, keys=[about(r) for r in lines])
+    keys = [about(r) for r in lines]
+    return plain_table("intervals", title, caption, columns, notes, screen=False, keys=keys, facts=facts)
 
 
 def wins_tables(results: Results, features: str, frame: pd.DataFrame) -> list[Table]:
@@ -287,25 +289,25 @@ def _wins_table(results: Results, rows: pd.DataFrame, metric: str, tests: int, *
         for b, name in names.items()
     ]
     columns.append(Column("Better than", "wins", [str(better[a]) for a in names]))
-    caption = (
-        f"{label}: in how many of the seeds that both have the row's method is above the column's. "
+    caption = f"{label}: in how many of the seeds that both have the row's method is above the column's."
+    notes = [
         f"{SIGNIFICANT}: the mean difference is significant (paired t-test, p < {LEVEL:.2g} after Holm's "
         f"correction for {tests} tests: all pairs with these features, in HM and ZSL). Better than: number "
         "of marked wins. Differences and p-values: `comparisons.csv`."
-    )
-    caption += _processors(results, str(first["features"]))
+    ]
+    facts = _processors(results, str(first["features"]))
     place = f"{dataset_title(results, first['dataset'])}, features {first['features']}"
     title = f"Wins in {label}: {place}, mode {protocol_text(first)}" + (
         f", {first['slot']} settings" if several else ""
     )
     keys = [about({**first, "method": key[0]}) for key in names]
-    return plain_table("comparisons", title, caption, columns, screen=False, keys=keys)
+    return plain_table("comparisons", title, caption, columns, notes, screen=False, keys=keys, facts=facts)
 
 
-def _processors(results: Results, features: str) -> str:
+def _processors(results: Results, features: str) -> list[str]:
     trained = _trained(results)
     sentence = processors_sentence(results, trained[trained["features"] == features])
-    return f" {sentence}" if sentence else ""
+    return [sentence] if sentence else []
 
 
 def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:

@@ -20,8 +20,8 @@ from benchmark.report.tables.table import (
     Table,
     plain_table,
     signed,
+    spread_facts,
     spread_of,
-    spread_sentence,
 )
 from benchmark.tracking.schema import PARAMETER, Budget
 from benchmark.uncertainty import spread
@@ -40,7 +40,7 @@ def budget_of(unit: UnitFacts) -> Budget | None:
     return Budget(None if wanted is None else max(unit.trials, wanted), study.get("timeout"))
 
 
-def budget_sentence(units: Sequence[UnitFacts]) -> str:
+def budget_facts(units: Sequence[UnitFacts]) -> list[str]:
     """The budgets of the methods, and whether they are equal."""
     whose: dict[Budget | None, dict[str, None]] = {}
     by_method: dict[str, list[UnitFacts]] = {}
@@ -52,17 +52,17 @@ def budget_sentence(units: Sequence[UnitFacts]) -> str:
             place = f"{title} on {unit.dataset_title} {unit.features}, {unit.mode}"
             whose.setdefault(budget_of(unit), {})[title if alike else place] = None
     if not set(whose) - {None}:
-        return "No tuning."
+        return ["No tuning."]
     searches = SEARCHES if any(unit.further or unit.number for unit in units) else ONE_SEARCH
     if len(whose) == 1:
         budget = next(iter(whose))
         each = "search, " if searches == SEARCHES else ""
         place = f"{each}method, dataset and mode"
-        return f"Tuning budget: {budget} per {place}; selection by validation HM. {searches}"
+        return [f"Tuning budget: {budget} per {place}; selection by validation HM.", searches]
     if len(whose) == 2 and len(whose.get(None, ())) > 3:  # the other methods are few, and named
         whose = {**{k: v for k, v in whose.items() if k}, None: {"all others": None}}
     texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
-    return f"Budgets differ: {', '.join(texts)}; selection by validation HM. {searches}"
+    return [f"Budgets differ: {', '.join(texts)}; selection by validation HM.", searches]
 
 
 def studies(results: Results) -> list[UnitFacts]:
@@ -109,13 +109,15 @@ def tuning_table(results: Results) -> Table | None:
     columns = [c for c in columns if c.header not in optional or set(c.texts) != {NOTHING}]
     over_seeds = [values for u in units for values in (_confirmed(u.study or {}), _test_gains(results, u))]
     caption = (
-        "Each search maximises HM on the validation splits (in %) with a seed of its own; no test data are "
-        "used. Trial 0 has the untuned settings. Trials: finished ones, including pruned "
-        f"ones. {budget_sentence(units)} {_meaning({c.header for c in columns})} "
-        f"{spread_sentence(pd.Series([len(values) for values in over_seeds]))}"
+        "Each search maximises HM on the validation splits (in %) with its own seed; it uses no test data."
     )
+    notes = [
+        "Trial 0 has the untuned settings. Trials: finished ones, including pruned ones. "
+        + _meaning({c.header for c in columns})
+    ]
+    facts = [*budget_facts(units), *spread_facts(pd.Series([len(values) for values in over_seeds]))]
     keys = [dict(zip(UNIT, u.key, strict=True)) for u in units]
-    return plain_table("tuning", "Tuning", caption.strip(), columns, screen=False, keys=keys)
+    return plain_table("tuning", "Tuning", caption, columns, notes, screen=False, keys=keys, facts=facts)
 
 
 def tuning_csv(results: Results) -> pd.DataFrame:
@@ -277,7 +279,7 @@ def _group(results: Results, units: Sequence[UnitFacts]) -> StudyGroup:
             importances.append(rows.assign(method=name, **facts))
         else:
             without.append(f"{name} ({found.get('reason')})")
-    place = f"{first.dataset_title} ({first.features}), mode {first.mode}"
+    place = f"{first.dataset_title}, features {first.features}, mode {first.mode}"
     return StudyGroup(
         stem=re.sub(r"[^\w.+-]", "-", f"{first.dataset}-{first.features}-{first.mode}"),
         title=place,

@@ -39,6 +39,20 @@ class Table:
     """Whether it is printed on the terminal; wide tables are only in the report's files."""
     keys: Sequence[Mapping[str, str]] = ()
     """For each row the values by which readers select rows (``about``); empty if they cannot."""
+    facts: Sequence[str] = ()
+    """Sentences on how the numbers came about. A report states once what its tables share
+    (``report_protocol``); a table that travels alone, such as a LaTeX file, states all of them."""
+
+    @property
+    def text(self) -> str:
+        """The caption with the facts."""
+        return " ".join([self.caption, *self.facts])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no cell beside the labels has content."""
+        results = self.cells.loc[:, [bool(group) for group in self.groups]]
+        return bool(results.isin(["", NOTHING]).all(axis=None))
 
     def spans(self) -> list[tuple[str, int]]:
         """The groups of columns in order, with their numbers of columns; empty if there are fewer than two
@@ -67,7 +81,7 @@ class Table:
         ]
         align = ["left" if g == "" else "right" for g in self.groups]
         grid = tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, colalign=align)
-        return "\n\n".join([f"{heading} {self.title}", grid, self.caption, *self.notes]) + "\n"
+        return "\n\n".join([f"{heading} {self.title}", grid, self.text, *self.notes]) + "\n"
 
     def panels(self) -> list[Table]:
         """One table per group of columns, for narrow screens; the table itself if it has fewer than two
@@ -82,6 +96,31 @@ class Table:
         keep = [i for i, g in enumerate(self.groups) if g in ("", *names)]
         cells, bold = self.cells.iloc[:, keep], self.bold.iloc[:, keep]
         return replace(self, cells=cells, bold=bold, groups=[self.groups[i] for i in keep])
+
+
+def report_protocol(tables: Sequence[Table]) -> tuple[list[str], list[Table]]:
+    """What a report states once, and the tables with the facts that are left.
+
+    The facts of the first table of each feature set, ``gzsl`` or ``validation``, hold for its other tables.
+    """
+    main = [t for t in tables if t.name in ("gzsl", "validation")]
+    shared = [fact for fact in main[0].facts if all(fact in t.facts for t in main)] if main else []
+    own = {t.title: [fact for fact in t.facts if fact not in shared] for t in main}
+    lines = [*shared, *(f"{title}: {' '.join(facts)}" for title, facts in own.items() if facts)]
+    stated = {features: set(shared) for t in tables for features in _features(t)}
+    for table in main:
+        for features in _features(table):
+            stated[features] |= set(table.facts)
+    left = [
+        replace(t, facts=[f for f in t.facts if not all(f in stated[features] for features in _features(t))])
+        for t in tables
+    ]
+    return lines, left
+
+
+def _features(table: Table) -> set[str]:
+    """The feature sets of a table."""
+    return {row.get("features", "") for row in table.keys}
 
 
 @dataclass(frozen=True)
@@ -151,7 +190,7 @@ def spread_of(row: Mapping[str, Any] | pd.Series, name: str, digits: int = 2) ->
     return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def spread_sentence(seeds: pd.Series) -> str:
+def spread_facts(seeds: pd.Series) -> list[str]:
     """What follows the means of a table whose rows have so many seeds."""
     few, many = ((seeds > 1) & (seeds < FEWEST_SEEDS)).any(), (seeds >= FEWEST_SEEDS).any()
     sentences = ["±: half the width of the 95 % t-interval of the mean."] if many else []
@@ -160,7 +199,7 @@ def spread_sentence(seeds: pd.Series) -> str:
             f"In parentheses: the lowest and the highest seed. An interval or a test needs {FEWEST_SEEDS} "
             f"seeds (--seeds {FEWEST_SEEDS})."
         )
-    return " ".join(sentences)
+    return sentences
 
 
 def signed(text: str) -> str:
@@ -204,11 +243,12 @@ def plain_table(
     *,
     screen: bool = True,
     keys: Sequence[Mapping[str, str]] = (),
+    facts: Sequence[str] = (),
 ) -> Table:
     """A table without bold cells."""
     cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
-    return Table(name, title, caption, cells, bold, [c.group for c in columns], notes, screen, keys)
+    return Table(name, title, caption, cells, bold, [c.group for c in columns], notes, screen, keys, facts)
 
 
 def protocol_text(row: Mapping[str, Any] | pd.Series) -> str:

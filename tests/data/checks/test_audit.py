@@ -83,7 +83,7 @@ def test_equal_vectors_under_two_names_are_no_misalignment_but_an_oddity(tmp_pat
     audit = audit_store(own_card(published_order=True), store)
     assert [c.name for c in audit.alignment.classes] == ["cat", "dog"]
     assert [c.cosine for c in audit.alignment.classes] == [0, 0]
-    assert [o.what for o in audit.oddities if o.kind == "equal word vectors"] == ["ant, bee"]
+    assert [o.what for o in audit.oddities if o.kind == "equal class embeddings"] == ["ant, bee"]
 
 
 def test_without_a_published_order_the_classes_are_aligned_correctly(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_word_vectors_are_looked_for_beside_the_datasets_or_named(folder: Folder
 def test_missing_word_vectors_are_reported_and_the_rest_is_audited(folder: Folder) -> None:
     folder.text.unlink()
     audit = audit_folder(folder)
-    assert audit.alignment.reason.endswith("; --text FILE names the file of the word vectors")
-    assert any(o.severity == "problem" and "word vectors" in o.kind for o in audit.oddities)
+    assert audit.alignment.reason.endswith("; --text FILE names the file of the class embeddings")
+    assert any(o.severity == "problem" and "class embeddings" in o.kind for o in audit.oddities)
     assert leak(audit, "stage_2_test_seen").samples == 20
 
 
@@ -116,7 +116,7 @@ def test_a_named_file_that_lacks_word_vectors_is_named_in_the_reason(folder: Fol
     wrong = folder.parent / "others.npy"
     wrong.write_bytes(b"no array")
     reason = audit_lists(card_of(folder), "cls", folder.root, wrong).alignment.reason
-    assert reason == f"some classes have no known word vector, see the oddities; --text named {wrong}"
+    assert reason == f"some classes have no known class embedding, see the oddities; --text named {wrong}"
 
 
 def test_a_file_of_word_vectors_that_is_not_there_is_wrong_usage(folder: Folder) -> None:

@@ -59,7 +59,7 @@ def test_json_alone_goes_to_the_screen_and_a_file_leaves_the_tables_there(
         (["ucf"], "The lists alone need no features: data audit ucf --from DIR"),
         (["ucf", "--text", "vectors.npy"], "give the folder too, --from DIR"),
         (["stamps", "--from", "."], "has no official layout"),
-        (["ucf", "--from", "nowhere"], "has class-split/"),
+        (["ucf", "--from", "nowhere"], "no such folder"),
         (["nothing"], "unknown dataset"),
         (["synthetic", "--out", "/dev/null/out"], "cannot be written"),
     ],

@@ -300,7 +300,7 @@ def test_faults_of_all_files_and_lists_are_reported_together(folder: Folder, tmp
         take(folder, place, tmp_path / "tiny.h5")
     kinds = {problem.kind: problem for problem in caught.value.problems}
     assert kinds.keys() == {
-        "missing word vectors", "missing sample list", "refused pickle", "unreadable file",
+        "missing class embeddings", "missing sample list", "refused pickle", "unreadable file",
         "another kind of file", "wrong structure", "duplicate sample id", "class without samples",
     }  # fmt: skip
     assert kinds["missing sample list"].fix == FIXES["missing sample list"]
@@ -321,7 +321,7 @@ def test_a_place_without_files_is_refused(folder: Folder, tmp_path: Path, path: 
 def test_the_command_imports_and_reports(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cards, "load_cards", lambda: {"tiny": folder.card()})
+    monkeypatch.setattr(cards, "load_cards", lambda **_: {"tiny": folder.card()})
     in_one_list(elements_of(folder), tmp_path / "extracted")
     words = [
         "data",

@@ -94,7 +94,7 @@ KINDS: dict[str, tuple[bytes, str, str]] = {
     "Parquet": (b"PAR1" + bytes(50), "a Parquet file", "docs/reference/official-layout.md"),
     "MP4": (b"\0\0\0\x20ftypisom" + bytes(50), "an MP4 or QuickTime video", "keep files"),
     "Matroska": (b"\x1aE\xdf\xa3" + bytes(50), "a Matroska or WebM video", "keep files"),
-    "WAVE": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(50), "an AVI video or WAVE sound", "keep files"),
+    "WAVE": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(50), "an AVI video or WAVE audio", "keep files"),
 }
 
 
@@ -281,8 +281,8 @@ def test_word_vectors_of_other_forms_are_read(
     ("content", "told"),
     [
         (np.ones((8, 4), "f4"), "an array [8, 4] without the names of its rows"),
-        ({"a": np.ones((2, 4))}, "the word vector of 'a' is no vector [D] of numbers but float64 [2, 4]"),
-        ({"a": ["x", "y"]}, "the word vector of 'a' is no vector [D] of numbers but list"),
+        ({"a": np.ones((2, 4))}, "the class embedding of 'a' is no vector [D] of numbers but float64 [2, 4]"),
+        ({"a": ["x", "y"]}, "the class embedding of 'a' is no vector [D] of numbers but list"),
         ({0: np.ones(4)}, "a dict whose keys are no class names, such as 0"),
         ([np.ones(4)], "an array [1, 4] without"),
     ],
@@ -316,7 +316,7 @@ def test_a_damaged_file_of_word_vectors_is_not_called_another_kind(
 def test_missing_word_vectors_are_no_missing_class_list(folder: Folder, tmp_path: Path) -> None:
     folder.text.rename(folder.text.with_suffix(".npz"))
     found = problem(folder, tmp_path / "tiny.h5")
-    assert found.kind == "missing word vectors"
+    assert found.kind == "missing class embeddings"
     assert "cls_features_non_averaged/text/word_embeddings_tiny_normed.npy and" in found.what
     assert "--vectors FILE" in found.fix
 

@@ -178,8 +178,8 @@ FAULTS: dict[str, Callable[[Any], None]] = {
     "repeated class name": _repeated_class,
     "stage_2_train is not the union": _no_union,
     "missing manual name": _no_manual_name,
-    "missing word vector": _no_vector,
-    "word vector of zeros": _zero_vector,
+    "missing class embedding": _no_vector,
+    "class embedding of zeros": _zero_vector,
     "too large for float16": _too_large,
 }
 
@@ -187,7 +187,7 @@ FAULTS: dict[str, Callable[[Any], None]] = {
 OWN_FIXES = {"refused pickle": FETCH_TRUSTED, "unreadable file": FETCH_AGAIN}
 ELSEWHERE = {
     *("missing sample list", "averaged features"),  # tests/extract/test_plan.py, test_extracted_lists.py
-    *("missing HDF5 filter", "missing word vectors"),
+    *("missing HDF5 filter", "missing class embeddings"),
     *("list that is not UTF-8", "too large for float32"),  # both lines: test_import_messages.py
 }
 
@@ -281,7 +281,7 @@ def test_a_fixed_folder_imports_and_reads_only_what_was_fixed(folder: Folder, tm
 
 
 def test_a_folder_that_is_not_there_is_reported_with_how_to_obtain_it(folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"(?s)no folder in the official layout.*Fetch them from nowhere"):
+    with pytest.raises(UsageError, match=r"(?s)no such folder.*Fetch them from nowhere"):
         import_official(folder.card(), "cls", tmp_path / "nowhere", tmp_path / "tiny.h5")
 
 

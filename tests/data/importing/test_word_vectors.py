@@ -266,17 +266,17 @@ def test_names_out_of_vocabulary_are_reported_together(folder: Folder, tmp_path:
     with pytest.raises(ImportProblems) as raised:
         take(folder, tmp_path / "s.h5", path)
     (problem,) = raised.value.problems
-    assert (problem.kind, problem.count) == ("missing word vector", 6)
+    assert (problem.kind, problem.count) == ("missing class embedding", 6)
     assert "a fastText .bin makes them of any name" in problem.fix
 
 
 def test_a_dimension_other_than_the_cards_and_a_file_that_cannot_be_read_are_problems(
     folder: Folder, tmp_path: Path
 ) -> None:
-    with pytest.raises(ImportProblems, match=r"wrong dimension \(8\): word vector 'Diving': 6, not 4"):
+    with pytest.raises(ImportProblems, match=r"wrong dimension \(8\): class embedding 'Diving': 6, not 4"):
         take(folder, tmp_path / "s.h5", Model(WORDS, dim=6).write(tmp_path / "wiki.bin"))
     with pytest.raises(
-        ImportProblems, match=r"unreadable word vectors \(1\): .*wiki\.bin: a quantised fastText model"
+        ImportProblems, match=r"unreadable class embeddings \(1\): .*wiki\.bin: a quantised fastText model"
     ):
         take(folder, tmp_path / "s.h5", Model(WORDS, quantised=True).write(tmp_path / "wiki.bin"))
 

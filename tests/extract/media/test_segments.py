@@ -54,11 +54,11 @@ def test_the_number_of_a_segment_is_its_place_in_the_file(tmp_path: Path) -> Non
         (b"[" * 100_000, "(all): Invalid JSON"),
         (b"\xff\xfe", "(all): Invalid JSON"),
         (b"[]", "(all): Input should be"),
-        (b'{"version": 1}', "database: Field required"),
-        (b'{"database": {"a": {}}}', "database.a.annotations: Field required"),
+        (b'{"version": 1}', "database: is required"),
+        (b'{"database": {"a": {}}}', "database.a.annotations: is required"),
         (
             b'{"database": {"a": {"annotations": [{"segment": [1]}]}}}',
-            "database.a.annotations.0.segment.1: Field required",
+            "database.a.annotations.0.segment.1: is required",
         ),
         (
             b'{"database": {"a": {"annotations": [{"segment": [1, "x"]}]}}}',

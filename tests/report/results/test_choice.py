@@ -48,14 +48,14 @@ def test_options_choose_together(filled: Any) -> None:
 
 
 def test_nothing_of_what_was_not_chosen_is_left(filled: Any, tmp_path: Any) -> None:
-    report = write_report(filled.tracker, tmp_path, ["all"], choice=Choice.of(methods="tcaf", dataset="ucf"))
+    report = write_report(filled.tracker, tmp_path, ["all"], choice=Choice.of(methods="tcaf", datasets="ucf"))
 
     results, text = report.results, (tmp_path / "report.md").read_text(encoding="utf-8")
     assert len(results.calls) == 1
     assert {u.method for u in results.units} == {"tcaf"}
     assert not (tmp_path / "tuning.tex").exists()
     assert set(pd.read_csv(tmp_path / "results.csv")["method"]) == {"tcaf"}
-    assert "`--methods tcaf --dataset ucf`" in text
+    assert "`--methods tcaf --datasets ucf`" in text
     assert "Stamps" not in text
 
 
@@ -67,7 +67,7 @@ def test_a_preset_chooses_its_dataset_also_in_stores_that_call_it_alias(
     for run in store.tracker.find(kind="method", parent=call, method="tcaf"):
         store.tracker.tag(run.run_id, {tag: "demo"})
 
-    assert {row[1] for row in held(store, dataset="demo")} == {"stamps"}
+    assert {row[1] for row in held(store, datasets="demo")} == {"stamps"}
 
 
 def test_released_weights_are_chosen_too(filled: Any, unit: Any) -> None:
@@ -81,9 +81,9 @@ def test_released_weights_are_chosen_too(filled: Any, unit: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"methods": "tcaff"}, "--methods: no 'tcaff' in these calls: did you mean 'tcaf'"),
-        ({"dataset": "usf"}, "--dataset: no 'usf' in these calls: did you mean 'ucf'"),
-        ({"features": "main"}, r"--features: no 'main' in these calls: .*known: cls, native"),
+        ({"methods": "tcaff"}, "--methods: no 'tcaff' in these runs: did you mean 'tcaf'"),
+        ({"datasets": "usf"}, "--datasets: no 'usf' in these runs: did you mean 'ucf'"),
+        ({"features": "main"}, r"--features: no 'main' in these runs: .*choose from cls, native"),
         ({"mode": "papper"}, "did you mean 'paper'"),
         (
             {"methods": "avca", "mode": "corrected"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support.cells_of import row, tables_of
+from support.cells_of import row, said, tables_of
 
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
@@ -93,7 +93,7 @@ def test_published_numbers_and_a_row_alone_in_its_protocol_are_not_bold(store: A
 
     assert sorted(table.cells["HM published"]) == ["41.34§", "50.78"]
     assert not table.bold.to_numpy().any()
-    assert "Bold" not in table.caption
+    assert "Bold" not in said(table)
 
     store.call([unit(**UCF, **five), unit(method="avca", **UCF, scores=[(0.5, 0.3)] * 5)])
     table = tables_of(collect(store.tracker))["gzsl"]
@@ -124,9 +124,9 @@ def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, u
             ("TCAF", "paper, official text", True),
             ("TCAF", "paper, by_name text", False),
         ]
-        assert "text alignment by_name and official" in table.caption
-        assert "(column Protocol)" in table.caption
-        assert "Bold: the highest mean of a column for each protocol" in table.caption
+        assert "text alignment by_name and official" in said(table)
+        assert "(column Protocol)" in said(table)
+        assert "Bold: the highest mean of a column for each protocol" in said(table)
 
 
 def test_rows_of_different_data_are_called_not_comparable(store: Any, unit: Any) -> None:
@@ -135,13 +135,13 @@ def test_rows_of_different_data_are_called_not_comparable(store: Any, unit: Any)
         for m, d in (("tcaf", "firstdata"), ("avca", "otherdata"))
     ]
 
-    caption = tables_of(collect(store.tracker, calls))["gzsl"].caption
+    caption = said(tables_of(collect(store.tracker, calls))["gzsl"])
 
     assert (
         "UCF: these runs used different versions of the data (hashes otherdat, firstdat), so rows are not "
         "comparable." in caption
     )
-    assert "different versions" not in tables_of(collect(store.tracker, calls[:1]))["gzsl"].caption
+    assert "different versions" not in said(tables_of(collect(store.tracker, calls[:1]))["gzsl"])
 
 
 def test_settings_of_the_user_are_not_averaged_with_published_ones(store: Any, unit: Any) -> None:
@@ -187,19 +187,19 @@ def test_a_table_over_several_processors_says_so_in_one_sentence(store: Any, uni
         )
     tables = build_tables(collect(store.tracker, [ALL_RUNS]))
     assert {"gzsl", "zsl", "full", "modes", "intervals", "comparisons"} <= {t.name for t in tables}
-    said = {t.title for t in tables if t.caption.count(ROUNDED) == 1}
-    assert said == {t.title for t in tables if t.name not in ("cost", "tuning")}
+    named = {t.title for t in tables if said(t).count(ROUNDED) == 1}
+    assert named == {t.title for t in tables if t.name not in ("cost", "tuning")}
 
 
 @pytest.mark.parametrize("processor", [AVX2, None], ids=["recorded", "older runs"])
 def test_a_table_of_one_processor_says_nothing_of_it(store: Any, unit: Any, processor: Any) -> None:
     store.call([unit(method=m, processor=processor) for m in ("tcaf", "avca")])
-    assert not any("processors" in t.caption for t in build_tables(collect(store.tracker)))
+    assert not any("processors" in said(t) for t in build_tables(collect(store.tracker)))
 
 
 def test_runs_that_did_not_record_their_processor_may_be_of_another(store: Any, unit: Any) -> None:
     store.call([unit(method="tcaf", processor=AVX2), unit(method="avca")])
-    caption = build_tables(collect(store.tracker))[0].caption
+    caption = said(build_tables(collect(store.tracker))[0])
     assert "(AVX2 with mkl + openblas Haswell; not recorded)" in caption
 
 
@@ -223,7 +223,7 @@ def test_an_ablation_over_several_processors_says_so(store: Any, unit: Any) -> N
     other = unit(processor=AVX512, params={"protocol.video_norm": "corrected"})
     jobs = store.tracker.read_json(store.call([other]), "jobs.json")
     store.tracker.log_json(call, [*paper, *({**job, "ablation": "video_norm"} for job in jobs)], "jobs.json")
-    (caption,) = (t.caption for t in build_tables(collect(store.tracker, [call])) if t.name == "ablation")
+    (caption,) = (said(t) for t in build_tables(collect(store.tracker, [call])) if t.name == "ablation")
     assert caption.count(ROUNDED) == 1
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.cells_of import row, tables_of
+from support.cells_of import row, said, tables_of
 
 from benchmark.errors import UsageError
 from benchmark.report.results.collect import collect
@@ -35,14 +35,14 @@ def test_released_weights_have_a_row_below_the_methods_others(store: Any, unit: 
             ("TCAF", "tuned: one search, 1 training"),
             ("TCAF", "released weights"),
         ]
-        (note,) = [note for note in tables[name].notes if note.startswith("Released weights")]
+        (note,) = [note for note in tables[name].facts if note.startswith("Released weights")]
         assert "checkpoints of the published code, from its authors or a user, evaluated here" in note
     released = row(tables["gzsl"], Settings="released weights")
     assert (released["S ours"], released["S published"]) == ("67.14", ""), "the published number stands once"
     assert row(tables["zsl"], Settings="released weights")["ZSL ours"] == "49.00"
     full = row(tables["full"], Settings="released weights")
-    assert (full["beta"], full["Epochs"], full["Seeds"]) == ("1.40", "–", "1")
-    caption = tables["gzsl"].caption
+    assert (full["Beta"], full["Epochs"], full["Seeds"]) == ("1.40", "–", "1")
+    caption = said(tables["gzsl"])
     assert "over 1 to 2 seeds" in caption, "of the retrained rows: 2 seeds, and 1 of the tuned"
     assert "? epochs" not in caption
 
@@ -111,7 +111,7 @@ def test_modes_of_released_weights_that_were_tested_under_other_settings_say_so(
 
     table = tables_of(collect(store.tracker))["modes"]
 
-    assert table.notes == [
+    assert table.notes[2:] == [
         "TCAF on UCF, released weights: the modes also differ in other settings (train.precision)."
     ]
 
@@ -153,7 +153,7 @@ def test_both_modes_of_released_weights_are_paired(store: Any, unit: Any) -> Non
 
     cells = row(table, Settings="released weights")
     assert (cells["S paper"], cells["S corrected"], cells["S difference"]) == ("60.00", "50.00", "-10.00")
-    assert "only the evaluation differs" in table.caption
+    assert "only the evaluation differs" in said(table)
 
 
 def test_weights_tested_on_other_data_are_named_and_left_out(store: Any, unit: Any) -> None:
@@ -164,10 +164,10 @@ def test_weights_tested_on_other_data_are_named_and_left_out(store: Any, unit: A
     tables = tables_of(results)
 
     assert list(tables["gzsl"].cells["Settings"]) == ["published"]
-    (note,) = [n for n in tables["gzsl"].notes if n.startswith("Omitted")]
+    (note,) = [n for n in tables["gzsl"].facts if n.startswith("Omitted")]
     for part in ("TCAF (weights aaaa1111)", "UCF/cls, mode paper", "otherdat", "digest-o", "evaluate"):
         assert part in note
-    assert not any("Released weights:" in n for n in tables["gzsl"].notes)
+    assert not any("Released weights:" in n for n in tables["gzsl"].facts)
 
 
 def test_an_older_test_on_the_reports_data_counts_before_a_newer_one_on_other_data(
@@ -180,7 +180,7 @@ def test_an_older_test_on_the_reports_data_counts_before_a_newer_one_on_other_da
     table = tables_of(collect(store.tracker))["gzsl"]
 
     assert row(table, Settings="released weights")["S ours"] == "60.00"
-    assert not any(n.startswith("Omitted") for n in table.notes)
+    assert not any(n.startswith("Omitted") for n in table.facts)
 
 
 def test_where_calls_have_different_data_the_row_names_its_own(store: Any, unit: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_report_of_released_weights_alone_is_whole(store: Any, unit: Any, tmp_
     ):
         assert part in text
     assert row(next(t for t in report.tables if t.name == "gzsl"), Method="TCAF")["HM published"] == "50.78"
-    assert "seeds" not in next(t for t in report.tables if t.name == "zsl").caption.split("Published:")[0]
+    assert "seeds" not in said(next(t for t in report.tables if t.name == "zsl")).split("Published:")[0]
     assert report.failed == []
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from scipy import stats
-from support.cells_of import row, tables_of
+from support.cells_of import row, said, tables_of
 
 from benchmark.errors import UsageError
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
-from benchmark.report.tables.table import Sample, Table, best
+from benchmark.report.tables.table import Column, Sample, Table, best, plain_table
 
 FIVE = [(0.4, 0.2), (0.5, 0.3), (0.45, 0.1), (0.42, 0.22), (0.48, 0.18)]
 RANGE = "In parentheses: the lowest and the highest seed. An interval or a test needs 5 seeds (--seeds 5)."
@@ -44,11 +44,11 @@ def test_cells_are_mean_and_half_of_its_interval_over_seeds_in_percent(store: An
     assert cells["HM"] == expected([100 * hm(*score) for score in FIVE])
     assert row(tables["zsl"], Method="TCAF")["ZSL"] == expected([120 * unseen for _, unseen in FIVE])
     full = row(tables["full"], Method="TCAF")
-    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(5)])
+    assert full["Beta"] == expected([0.4 + 0.2 * i for i in range(5)])
     assert (full["Seeds"], full["Epochs"]) == ("5", "5.0 ± 0.0")
     assert full["AUSUC"] == expected([80 * seen * unseen for seen, unseen in FIVE])
-    assert f"Ours: mean over 5 seeds. {HALF}" in tables["gzsl"].caption
-    assert "In parentheses" not in tables["gzsl"].caption
+    assert f"Mean over 5 seeds. {HALF}" in said(tables["gzsl"])
+    assert "In parentheses" not in said(tables["gzsl"])
 
 
 @pytest.mark.parametrize("seeds", [2, 4])
@@ -65,10 +65,10 @@ def test_cells_of_fewer_seeds_are_mean_lowest_and_highest(store: Any, unit: Any,
     assert cells["S"] == expected([100 * seen for seen, _ in scores])
     assert cells["HM"] == expected([100 * hm(*score) for score in scores])
     full = row(tables["full"], Method="TCAF")
-    assert full["beta"] == expected([0.4 + 0.2 * i for i in range(seeds)])
+    assert full["Beta"] == expected([0.4 + 0.2 * i for i in range(seeds)])
     assert (full["Seeds"], full["Epochs"]) == (str(seeds), "5.0 (5.0 to 5.0)")
-    assert f"Ours: mean over {seeds} seeds. {RANGE}" in tables["gzsl"].caption
-    assert "±" not in tables["gzsl"].caption
+    assert f"Mean over {seeds} seeds. {RANGE}" in said(tables["gzsl"])
+    assert "±" not in said(tables["gzsl"])
 
 
 def test_one_seed_is_shown_as_it_is(store: Any, unit: Any) -> None:
@@ -78,9 +78,9 @@ def test_one_seed_is_shown_as_it_is(store: Any, unit: Any) -> None:
 
     assert row(tables["gzsl"], Method="TCAF")["S"] == "40.00"
     full = row(tables["full"], Method="TCAF")
-    assert (full["HM"], full["beta"], full["Epochs"]) == ("26.67", "0.40", "5")
-    assert "Ours: single seed." in tables["gzsl"].caption
-    assert not any(sentence in tables["gzsl"].caption for sentence in (HALF, RANGE))
+    assert (full["HM"], full["Beta"], full["Epochs"]) == ("26.67", "0.40", "5")
+    assert "Single seed." in said(tables["gzsl"])
+    assert not any(sentence in said(tables["gzsl"]) for sentence in (HALF, RANGE))
 
 
 def test_seeds_that_failed_do_not_count_towards_an_interval(store: Any, unit: Any) -> None:
@@ -90,7 +90,7 @@ def test_seeds_that_failed_do_not_count_towards_an_interval(store: Any, unit: An
 
     assert row(table, Method="TCAF")["S"] == "44.25 (40.00 to 50.00)‡"
     assert row(table, Method="AVCA")["S"] == "45.00 ± 5.12"
-    assert f"Ours: mean over 5 seeds (fewer where a run failed). {HALF} {RANGE}" in table.caption
+    assert f"Mean over 5 seeds (fewer where a run failed). {HALF} {RANGE}" in said(table)
 
 
 def test_a_number_that_some_seeds_lack_has_a_mean_alone_and_is_not_bold(store: Any, unit: Any) -> None:
@@ -129,7 +129,7 @@ def test_the_best_of_each_column_is_bold_from_five_seeds_on(store: Any, unit: An
 
     clear = {("TCAF", "S ours"), ("AVGZSLNet", "U ours"), ("AVGZSLNet", "HM ours")}
     assert bold_in(table) == (clear if seeds == 5 else set()), "published numbers are never bold"
-    assert ("Bold: the highest mean of a column and all" in table.caption) is (seeds == 5)
+    assert ("Bold: the highest mean of a column and all means" in said(table)) is (seeds == 5)
     assert f"**{row(table, Method='TCAF')['S ours']}**" in table.markdown() or seeds < 5
     assert "**74.79**" not in table.markdown()
 
@@ -153,7 +153,7 @@ def test_all_within_noise_of_the_best_are_bold_and_none_if_all_are(store: Any, u
 
     assert {cell for cell in bold_in(tables["gzsl"]) if cell[1] != "HM"} == {("TCAF", "S"), ("AVCA", "S")}
     assert bold_in(tables["zsl"]) == set()
-    assert "Bold" not in tables["zsl"].caption
+    assert "Bold" not in said(tables["zsl"])
 
 
 def test_tuned_rows_are_never_bold_and_do_not_take_it_from_others(store: Any, unit: Any) -> None:
@@ -207,7 +207,7 @@ def test_published_numbers_stand_beside_ours(store: Any, unit: Any) -> None:
     assert row(tables["zsl"], Method="TCAF", Settings="published")["ZSL published"] == "44.64"
     assert row(tables["gzsl"], Method="TCAF", Settings=tuned)["HM published"] == ""
     assert row(tables["gzsl"], Method="mine")["HM published"] == "–"
-    assert "Published: TCAF, ECCV 2022, Table 1 (single seed" in tables["gzsl"].caption
+    assert "Published: TCAF, ECCV 2022, Table 1 (single seed" in said(tables["gzsl"])
     assert any("30.22" in note and "27.99" in note for note in tables["gzsl"].notes)
 
 
@@ -250,7 +250,7 @@ def test_different_features_never_share_a_table(store: Any, unit: Any) -> None:
     tables = [t for t in build_tables(collect(store.tracker)) if t.name == "gzsl"]
 
     assert len(tables) == 2
-    assert ["features native" in t.caption for t in tables] == [True, False]
+    assert ["features native" in said(t) for t in tables] == [True, False]
     assert [any("published" in c for c in t.cells) for t in tables] == [False, True]
 
 
@@ -272,7 +272,7 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
     ]
     assert row(table, Method="TCAF", Protocol="corrected, by_name text")["HM published"] == ""
     assert list(table.bold["S ours"]) == [False, False, True, True]
-    assert "Modes paper and corrected" in table.caption
+    assert "Modes paper and corrected" in said(table)
 
 
 def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
@@ -296,7 +296,7 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
         "Stamps: drawings of stamps.",
         "Smaller model sizes than published: TCAF.",
     ):
-        assert part in table.caption
+        assert part in said(table)
     assert "Perceiver¹" in list(table.cells["Method"])
     assert any(note.startswith("¹ Our adaptation") for note in table.notes)
 
@@ -304,7 +304,7 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
 def test_generated_data_and_no_tuning_and_changed_switches_are_named(store: Any, unit: Any) -> None:
     store.call([unit(dataset="synthetic", kind="generated", params={"protocol.calibration": "corrected"})])
 
-    caption = tables_of(collect(store.tracker))["gzsl"].caption
+    caption = said(tables_of(collect(store.tracker))["gzsl"])
 
     assert "Synthetic: synthetic data." in caption
     assert "No tuning." in caption
@@ -319,8 +319,8 @@ def test_failed_jobs_are_counted_named_and_do_not_stop_the_others(store: Any, un
 
     assert row(table, Method="TCAF")["S"] == "40.00‡"
     assert row(table, Method="AVCA")["S"] == "not run"
-    assert "3 failed, 3 not run" in table.caption
-    assert "AVCA on stamps, paper, default, seed 1, stages 1 and 2" in table.caption
+    assert "3 failed, 3 not run" in said(table)
+    assert "AVCA on stamps, paper, default, seed 1, stages 1 and 2" in said(table)
     assert any(
         note.startswith("‡") and "TCAF on stamps, paper, default: 1 of 2" in note for note in table.notes
     )
@@ -381,7 +381,7 @@ def test_stage_1_alone_gives_a_validation_table(store: Any, unit: Any) -> None:
     assert set(tables) == {"validation"}
     assert row(tables["validation"], Method="TCAF")["S"] == "45.00 (40.00 to 50.00)"
     assert row(tables["validation"], Method="TCAF")["Epochs"] == "5.0 (5.0 to 5.0)"
-    assert "without test" in tables["validation"].caption
+    assert "without test" in said(tables["validation"])
     assert results.test.empty
     assert set(results.validation["split"]) == {"validation"}
 
@@ -398,13 +398,13 @@ def test_tuning_that_kept_the_untuned_settings_is_told_and_has_no_row_of_its_own
     results = collect(store.tracker)
     tables = tables_of(results)
 
-    note = "Tuning kept the untuned settings, so there is no other row: TCAF."
+    fact = "No trial beat the untuned hyperparameters, so there is no tuned row: TCAF."
     for name in ("gzsl", "zsl", "full"):
         rows = list(zip(tables[name].cells["Method"], tables[name].cells["Settings"], strict=True))
         assert rows == [
             ("AVCA", "default"), ("AVCA", "tuned: one search, 2 trainings"), ("TCAF", "default"),
         ]  # fmt: skip
-        assert note in tables[name].notes
+        assert fact in tables[name].facts
     assert results.test["job_key"].is_unique
     assert results.validation["job_key"].is_unique
     assert row(tables["tuning"], Method="TCAF")["Hyperparameters"] == "the untuned settings"
@@ -457,3 +457,9 @@ def test_a_failed_study_is_a_lost_row_of_its_own(store: Any, unit: Any) -> None:
 
     assert row(tables_of(results)["gzsl"], Settings="tuned")["HM"] == "failed"
     assert [p.reason for p in results.problems] == ["no trial finished"]
+
+
+def test_a_table_without_any_result_is_empty() -> None:
+    labels, results = Column("Method", "", ["TCAF", "AVCA"]), Column("HM", "all", ["–", ""])
+    assert plain_table("gzsl", "", "", [labels, results]).is_empty
+    assert not plain_table("gzsl", "", "", [labels, results, Column("ZSL", "all", ["–", "failed"])]).is_empty

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from support.cells_of import tables_of
+from support.cells_of import said, tables_of
 
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
@@ -51,7 +51,7 @@ def test_second_hand_numbers_are_called_so(store: Any, unit: Any) -> None:
     table = tables_of(collect(store.tracker))["references"]
 
     assert list(table.cells["Origin"]) == ["second-hand"]
-    assert "second-hand (not from the method's authors)" in table.caption
+    assert "second-hand (not from the method's authors)" in said(table)
 
 
 def test_feature_sets_are_listed_apart(store: Any, unit: Any) -> None:
@@ -65,7 +65,7 @@ def test_feature_sets_are_listed_apart(store: Any, unit: Any) -> None:
 def test_generated_data_are_told_from_those_of_the_sources(store: Any, unit: Any) -> None:
     store.call([unit(**{**UCF, "kind": "generated"})])
 
-    assert "synthetic (UCF); these numbers are not" in tables_of(collect(store.tracker))["references"].caption
+    assert "synthetic (UCF); these numbers are not" in said(tables_of(collect(store.tracker))["references"])
 
 
 def test_data_that_nobody_published_on_have_no_references(store: Any, unit: Any, tmp_path: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from support.cells_of import row, tables_of
+from support.cells_of import row, said, tables_of
 
 from benchmark.report.results.collect import collect
 from benchmark.report.results.published import published_for
@@ -81,7 +81,7 @@ def test_marks_say_which_differences_are_significant(store: Any, unit: Any) -> N
         assert row(table, Method="CJME") == {
             "Method": "CJME", "vs CJME": "", "vs TCAF": "0/5", "Better than": "0",
         }  # fmt: skip
-        assert "Holm's correction for 2 tests" in table.caption
+        assert "Holm's correction for 2 tests" in said(table)
 
 
 def wins_of(store: Any, **about: str) -> list[Table]:
@@ -107,8 +107,8 @@ def test_the_matrix_of_wins_counts_the_seeds_of_each_pair_both_ways(store: Any, 
         assert found.loc["CJME"].tolist() == ["", "0/5", "0/5", "0"]
         assert found.loc["AVCA"].tolist() == ["5/5*", "", "2/5", "1"]
         assert found.loc["TCAF"].tolist() == ["5/5*", "2/5", "", "1"]
-        assert table.caption.startswith(f"{metric}: in how many of the seeds that both have")
-        assert "Holm's correction for 6 tests" in table.caption
+        assert said(table).startswith(f"{metric}: in how many of the seeds that both have")
+        assert "Holm's correction for 6 tests" in said(table)
         assert not table.bold.to_numpy().any()
         assert not table.screen
 
@@ -187,12 +187,12 @@ def test_each_place_and_kind_of_settings_has_matrices_of_its_own(store: Any, uni
         for place in places
         for metric in ("HM", "ZSL")
     ]
-    assert all("correction for 6 tests" in t.caption for t in wins_of(store, features="native"))
+    assert all("correction for 6 tests" in said(t) for t in wins_of(store, features="native"))
     main = wins_of(store, features="main")
     assert [t.title for t in main] == [
         f"Wins in {metric}: Stamps, features main, mode paper, by_name text" for metric in ("HM", "ZSL")
     ]
-    assert all("correction for 2 tests" in t.caption for t in main)
+    assert all("correction for 2 tests" in said(t) for t in main)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 4, 5])
@@ -225,22 +225,22 @@ def test_what_a_report_shows_of_so_many_seeds_and_what_it_leaves_out(
     # Captions say what they are, and how many seeds an interval needs.
     needed = "An interval or a test needs 5 seeds (--seeds 5)."
     for name in ("gzsl", "zsl", "full"):
-        assert ("Ours: single seed." in tables[name].caption) is (seeds == 1)
-        assert (needed in tables[name].caption) is (seeds < 5)
-        assert ("95 % t-interval of the mean" in tables[name].caption) is (seeds == 5)
+        assert ("Ours: single seed." in said(tables[name])) is (seeds == 1)
+        assert (needed in said(tables[name])) is (seeds < 5)
+        assert ("95 % t-interval of the mean" in said(tables[name])) is (seeds == 5)
 
     # The table of intervals lists the seeds if there are too few, and has no test of them.
     line = row(tables["intervals"], Method="TCAF")
     listed = "–" if seeds == 1 else ", ".join(f"{v:.2f}" for v in values)
     assert line["ZSL over seeds"] == (f"{low:.2f} to {high:.2f}" if seeds == 5 else listed)
-    assert (line["ZSL"], line["n"]) == (f"{values.mean():.2f}", str(seeds))
+    assert (line["ZSL"], line["Seeds"]) == (f"{values.mean():.2f}", str(seeds))
     assert ("ZSL p" in line) is (seeds >= 5)
     assert line["HM − published"].endswith("*") is (seeds == 5)
     frame = intervals(results)
     tests = [f"{m}_{end}" for m in ("hm", "zsl") for end in ("low", "high", "p", "p_holm")]
     assert frame[tests].notna().all(axis=None) if seeds == 5 else frame[tests].isna().all(axis=None)
-    assert "with n ≥ 5 seeds the 95 % t-interval of the mean" in tables["intervals"].caption
-    assert ("needs |t| >" in tables["intervals"].caption) is (seeds == 5)
+    assert "with n ≥ 5 seeds the 95 % t-interval of the mean" in said(tables["intervals"])
+    assert ("needs |t| >" in said(tables["intervals"])) is (seeds == 5)
 
     # Methods are compared, and one is bold, from five seeds on.
     assert ("comparisons" in tables) is ("comparisons.csv" in files) is (seeds == 5)
@@ -296,7 +296,7 @@ def test_the_interval_over_test_samples_is_that_of_the_mean_over_all_seeds(store
     assert line["zsl_samples_low"] < 100 * (0.2 + 0.6 + 0.8) / 3 < line["zsl_samples_high"]
     assert line["zsl_samples_low"] > 20
     assert line["samples_drawn"] == "groups"
-    caption = tables_of(collect(store.tracker))["intervals"].caption
+    caption = said(tables_of(collect(store.tracker))["intervals"])
     assert "mean over the n seeds" in caption
     assert "groups of samples from the same source, by the dataset's rule `grouping` (Stamps)" in caption
 
@@ -305,7 +305,7 @@ def test_without_a_rule_the_caption_says_that_single_samples_are_drawn(store: An
     store.call([unit("tcaf", scores=OURS[:1])])
     log_groups(store, [right([1, 0, 1, 1, 0], rule=None, samples=5)])
     table = tables_of(collect(store.tracker))["intervals"]
-    assert "single samples, since the dataset has no rule `grouping` (Stamps)" in table.caption
+    assert "single samples, since the dataset has no rule `grouping` (Stamps)" in said(table)
 
 
 def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any, unit: Any) -> None:
@@ -314,7 +314,7 @@ def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any
     log_groups(store, [right([1] * 8), right([3] * 8)])
     table = tables_of(collect(store.tracker))["intervals"]
     assert row(table, Method="TCAF")["ZSL 95 % over samples"] == "not recorded"
-    assert "Not recorded: by jobs of earlier versions." in table.caption
+    assert "Not recorded: by jobs of earlier versions." in said(table)
 
 
 def test_seeds_that_were_tested_on_different_samples_have_no_interval_over_samples(
@@ -333,7 +333,7 @@ def test_one_seed_has_its_difference_to_published_numbers_and_no_test(store: Any
     found = row(tables["intervals"], Method="TCAF")
     theirs = published_for("ucf", "cls", "tcaf")
     assert theirs is not None
-    assert found["n"] == "1"
+    assert found["Seeds"] == "1"
     assert " to " in found["HM 95 % over samples"]
     assert found["HM over seeds"] == "–"
     assert not {"HM p", "ZSL p"} & set(found)
@@ -394,16 +394,16 @@ def test_a_table_of_equal_methods_has_a_mark_in_one_of_twenty(together: float) -
 
 def test_the_caption_says_which_t_a_mark_needs(store: Any, unit: Any) -> None:
     store.call([unit(m, scores=s, **UCF) for m, s in (("tcaf", OURS), ("cjme", OTHERS[:4]))])
-    caption = next(t for t in build_tables(collect(store.tracker)) if t.name == "intervals").caption
+    table = next(t for t in build_tables(collect(store.tracker)) if t.name == "intervals")
     needed = stats.t.isf(0.05 / 2 / 2, 4)
-    assert f"At n = 5 the smallest of 2 p-values needs |t| > {needed:.1f} for a mark." in caption
+    assert f"At n = 5 the smallest of 2 p-values needs |t| > {needed:.1f} for a mark." in said(table)
 
 
 def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, unit: Any) -> None:
     tuned = [unit(m, scores=s, tuned=s, trials=3) for m, s in (("tcaf", OURS), ("cjme", OTHERS))]
     store.call(tuned)
     tables = build_tables(collect(store.tracker))
-    named = {t.name for t in tables if "from one search" in t.caption}
+    named = {t.name for t in tables if "from one search" in said(t)}
     assert named == {"gzsl", "zsl", "full", "intervals", "tuning"}
     wins = [t for t in tables if t.name == "comparisons"]
     assert [list(t.cells["Method"]) for t in wins] == [["CJME", "TCAF"]] * 2, "none of tuned settings"
@@ -414,7 +414,7 @@ def test_tuned_rows_say_that_their_search_is_not_in_their_scatter(store: Any, un
     )
     assert frame[frame["slot"] != "tuned"][["hm_p", "zsl_p"]].notna().all(axis=None)
     store.call([unit("tcaf", scores=OURS), unit("cjme", scores=OTHERS)])
-    assert not any("from one search" in t.caption for t in build_tables(collect(store.tracker)))
+    assert not any("from one search" in said(t) for t in build_tables(collect(store.tracker)))
 
 
 def test_a_method_whose_default_settings_became_published_ones_has_each_seed_once(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support.cells_of import said
 
 from benchmark.figures.searches import best_so_far, history_figure
 from benchmark.report.results.collect import collect
@@ -19,6 +20,7 @@ from benchmark.report.tables.table import Table
 from benchmark.report.write import write_report
 from benchmark.tuning.confirmation import Confirmed, confirm
 
+KEPT = "No trial beat the untuned hyperparameters, so there is no tuned row: TCAF."
 TRIALS = pd.DataFrame(
     {
         "number": [0, 1, 2, 3, 4],
@@ -86,7 +88,7 @@ def test_the_table_tells_budget_pruning_and_gains(store: Any, unit: Any) -> None
         "Tuning budget: 4 trials per method",
         "In parentheses: the lowest and the highest seed.",
     ):
-        assert meaning in found.caption
+        assert meaning in said(found)
 
 
 def hyperparameters(number: int) -> dict[str, float]:
@@ -134,7 +136,7 @@ def test_a_confirmed_search_shows_what_its_kept_trial_gave_with_other_seeds(stor
     order = ["Best in search", "Kept trial", "Validation HM", "Gain", "Gain in test HM", "Hyperparameters"]
     assert list(table.cells)[-6:] == order
     for meaning in ("Validation HM: the kept trial, trained again", "Gain: kept trial − trial 0"):
-        assert meaning in table.caption
+        assert meaning in said(table)
 
 
 def test_a_search_that_five_seeds_confirm_has_intervals(store: Any, unit: Any) -> None:
@@ -148,8 +150,8 @@ def test_a_search_that_five_seeds_confirm_has_intervals(store: Any, unit: Any) -
     low, high = expected.confidence_interval(0.95)
     assert row["Validation HM"].startswith("36.00 ± ")
     assert row["Gain"] == f"+6.00 ± {(high - low) / 2:.2f}"
-    assert "±: half the width of the 95 % t-interval of the mean." in table.caption
-    assert "In parentheses" not in table.caption
+    assert "±: half the width of the 95 % t-interval of the mean." in said(table)
+    assert "In parentheses" not in said(table)
 
 
 def test_a_search_that_kept_trial_0_has_no_gain(store: Any, unit: Any) -> None:
@@ -164,7 +166,7 @@ def test_a_search_that_kept_trial_0_has_no_gain(store: Any, unit: Any) -> None:
     assert row["Validation HM"] == "35.00 (30.00 to 40.00)"
     assert row["Hyperparameters"] == "the untuned settings"
     assert not {"Gain", "Gain in test HM"} & set(found["tuning"].cells), "columns without any value"
-    assert "Tuning kept the untuned settings, so there is no other row: TCAF." in found["gzsl"].notes
+    assert KEPT in found["gzsl"].facts
     assert list(found["gzsl"].cells["Settings"]) == ["default", "default"]
 
 
@@ -200,7 +202,7 @@ def test_a_search_that_is_not_confirmed_yet_has_kept_no_trial(store: Any, unit: 
         ("Hyperparameters", "–"),
     ):
         assert list(found["tuning"].cells[column]) == [text] * 2
-    assert not any(note.startswith("Tuning kept") for note in found["gzsl"].notes)
+    assert not any(fact.startswith("No trial beat") for fact in found["gzsl"].facts)
     assert pd.read_csv(tmp_path / "tuning.csv")[["kept_trial", "kept_hyperparameters"]].isna().all(axis=None)
 
 
@@ -248,7 +250,7 @@ def test_a_store_without_these_records_is_reported_as_before(store: Any, unit: A
     assert found.cells.iloc[0]["Budget"] == "3 trials"
     assert not {"Epochs saved", "Seconds", "Validation HM", "Gain"} & set(found.cells.columns)
     assert found.cells.iloc[0][["Best in search", "Kept trial"]].tolist() == ["43.21 (trial 2)", "2"]
-    assert "Epochs saved" not in found.caption
+    assert "Epochs saved" not in said(found)
     assert [f.name for f in report.files] == [
         "report.md",
         "index.html",
@@ -266,21 +268,21 @@ def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> Non
     found = tables(store)
 
     for name in ("gzsl", "tuning"):
-        assert "Budgets differ: " in found[name].caption
-        assert "5 trials (AVCA)" in found[name].caption
-        assert "3 trials (TCAF)" in found[name].caption
+        assert "Budgets differ: " in said(found[name])
+        assert "5 trials (AVCA)" in said(found[name])
+        assert "3 trials (TCAF)" in said(found[name])
 
 
 def test_a_method_without_a_study_beside_a_tuned_one_is_an_unequal_budget(store: Any, unit: Any) -> None:
     store.call([unit(tuned=[(0.5, 0.3)] * 2, trials=3), unit(method="avca")])
 
-    assert "no finished study (AVCA)" in tables(store)["gzsl"].caption
+    assert "no finished study (AVCA)" in said(tables(store)["gzsl"])
 
 
 def test_a_budget_that_differs_between_places_names_them(store: Any, unit: Any) -> None:
     store.call([unit(trials=3, tuned=[(0.5, 0.3)]), unit(trials=4, tuned=[(0.5, 0.3)], mode="corrected")])
 
-    caption = tables(store)["tuning"].caption
+    caption = said(tables(store)["tuning"])
 
     assert "3 trials (TCAF on Stamps native, paper), 4 trials (TCAF on Stamps native, corrected)" in caption
 
@@ -292,7 +294,7 @@ def test_budgets_in_seconds_are_equal_whatever_number_of_trials_they_gave(store:
 
     found = tables(store)["tuning"]
 
-    assert "Tuning budget: 36.5 s of trials, at most 100 trials per method" in found.caption
+    assert "Tuning budget: 36.5 s of trials, at most 100 trials per method" in said(found)
     assert set(found.cells["Budget"]) == {"36.5 s of trials, at most 100 trials"}
 
 
@@ -303,7 +305,7 @@ def test_a_budget_in_seconds_alone_names_no_trials(store: Any, unit: Any) -> Non
 
     found = tables(store)["tuning"]
 
-    assert "Tuning budget: 36.5 s of trials per method" in found.caption
+    assert "Tuning budget: 36.5 s of trials per method" in said(found)
     assert set(found.cells["Budget"]) == {"36.5 s of trials"}
 
 
@@ -347,8 +349,8 @@ def test_curves_and_importances_stand_in_the_report_with_their_numbers(
         assert f"({stem}.png)" in text
         assert (tmp_path / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
     assert (
-        "No importances on Stamps (native), mode paper: CJME (3 finished trials, at least 5 are needed)."
-        in text
+        "No importances on Stamps, features native, mode paper: CJME (3 finished trials, at least 5 are "
+        "needed)." in text
     )
     searches = pd.read_csv(tmp_path / "tuning-stamps-native-paper.csv")
     assert list(dict.fromkeys(searches["method"])) == ["CJME", "AVCA", "TCAF"]
