@@ -259,7 +259,7 @@ KEPT = {
     "cards.py": "aliases", "reading.py": "aliases", "store.py": "feature store", "method.py": "views",
     "pickles.py": "a call", "attention_fusion.py": "sounds",
 }  # fmt: skip
-"""By file a word that is meant: an earlier name, a file's format, a call of a function, the title of a paper."""
+"""By file a word that is meant: an earlier name, the format of a file, a call of a function, a title."""
 
 
 def test_help_messages_and_captions_use_the_words_of_the_field() -> None:
