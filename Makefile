@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 setup: $(READY)  ## set up .venv with the exact versions of constraints.txt
 
 demo: $(READY)  ## train, tune, test and report all methods on the shipped data
-	$(BIN)/python run_benchmark.py --methods all --controls --dataset demo --jobs $(JOBS)
+	$(BIN)/python run_benchmark.py --methods all --controls --datasets demo --jobs $(JOBS)
 
 # pytest rewrites each test file, which takes seconds for each process that does not find it done. More BLAS threads than cores
 # wait for each other in loops.

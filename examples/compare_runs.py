@@ -1,6 +1,6 @@
 """Two methods of a folder of runs, compared seed by seed.
 
-    python run_benchmark.py --methods linear,cjme --dataset demo --trials 0 --seeds 5    # a minute
+    python run_benchmark.py --methods linear,cjme --datasets demo --trials 0 --seeds 5    # a minute
     python examples/compare_runs.py linear cjme                                         # seconds
 
 It prints the mean difference with its 95 % interval and p-value, and the difference of each seed. On the

@@ -4,7 +4,7 @@
 
 It makes data/birds-native.h5 and datasets/birds.yaml in the working folder, and prints a row per method.
 Features are a map of the class embeddings plus noise, so unseen classes can be recognised: HM is above 70.
-Afterwards the command line knows the dataset: python run_benchmark.py --methods tcaf --dataset birds
+Afterwards the command line knows the dataset: python run_benchmark.py --methods tcaf --datasets birds
 """
 
 import numpy as np

@@ -71,13 +71,17 @@ def best_of(points: pd.DataFrame) -> int:
     return int(_harmonic_mean(points["seen"].to_numpy(float), points["unseen"].to_numpy(float)).argmax())
 
 
+ENTRY = 0.39
+"""Height in inches of a method's entry in the legend."""
+
+
 def method_curves_figure(curves: Sequence[MethodCurve], title: str) -> Figure:
     """Draw the seen-unseen curves of several methods on one dataset.
 
     A filled marker is the point that calibration chose, a hollow diamond the highest harmonic mean of the
     curve.
     """
-    figure, axes = single_panel(title, 7.2, 4.4)
+    figure, axes = single_panel(title, 7.2, max(4.4, 1.5 + ENTRY * len(curves)))
     for curve in curves:
         seen = 100 * curve.points["seen"].to_numpy(float)
         unseen = 100 * curve.points["unseen"].to_numpy(float)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from support.checkout import PROJECT
 
-from benchmark.figures.curves import seen_unseen_figure
+from benchmark.figures.curves import MethodCurve, method_curves_figure, seen_unseen_figure
 from benchmark.figures.style import default_style, drawn
 from benchmark.report.sections import ReportFigure, save_figure
 
@@ -82,3 +82,17 @@ def test_a_figure_that_cannot_be_drawn_leaves_its_numbers_and_its_reason(tmp_pat
     figure = ReportFigure("curve", "title", fail, pd.DataFrame({"beta": [1.0]}))  # type: ignore[arg-type]
     assert save_figure(figure, tmp_path) == "ValueError: no room"
     assert [f.name for f in tmp_path.iterdir()] == ["curve.csv"]
+
+
+@pytest.mark.parametrize("count", [1, 6, 13])
+def test_the_legend_of_the_curves_fits_below_the_title(count: int) -> None:
+    points = pd.DataFrame({"beta": [0.0, 1.0, 2.0], "seen": [0.6, 0.5, 0.0], "unseen": [0.0, 0.4, 0.5]})
+    curves = [MethodCurve("Attention fusion", points, (0.3, 0.5), style) for style in range(count)]
+    title = "Seen-unseen curves: Stamps, features native, mode corrected, default settings, seed 0"
+    with default_style():
+        figure = drawn(lambda: method_curves_figure(curves, title))
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box, heading = legend.get_window_extent(), figure._suptitle.get_window_extent()
+    assert 0 <= box.y0
+    assert box.y1 <= heading.y0 or box.x0 >= heading.x1

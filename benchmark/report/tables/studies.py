@@ -61,7 +61,7 @@ def budget_facts(units: Sequence[UnitFacts]) -> list[str]:
         return [f"Tuning budget: {budget} per {place}; selection by validation HM.", searches]
     if len(whose) == 2 and len(whose.get(None, ())) > 3:  # the other methods are few, and named
         whose = {**{k: v for k, v in whose.items() if k}, None: {"all others": None}}
-    texts = [f"{budget or 'no finished study'} ({'; '.join(names)})" for budget, names in whose.items()]
+    texts = [f"{budget or 'not tuned'} ({'; '.join(names)})" for budget, names in whose.items()]
     return [f"Budgets differ: {', '.join(texts)}; selection by validation HM.", searches]
 
 

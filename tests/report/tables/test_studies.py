@@ -276,7 +276,7 @@ def test_unequal_budgets_are_told_in_every_caption(store: Any, unit: Any) -> Non
 def test_a_method_without_a_study_beside_a_tuned_one_is_an_unequal_budget(store: Any, unit: Any) -> None:
     store.call([unit(tuned=[(0.5, 0.3)] * 2, trials=3), unit(method="avca")])
 
-    assert "no finished study (AVCA)" in said(tables(store)["gzsl"])
+    assert "not tuned (AVCA)" in said(tables(store)["gzsl"])
 
 
 def test_a_budget_that_differs_between_places_names_them(store: Any, unit: Any) -> None:
