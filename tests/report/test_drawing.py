@@ -94,5 +94,5 @@ def test_the_legend_of_the_curves_fits_below_the_title(count: int) -> None:
         figure.canvas.draw()
         (legend,) = figure.legends
         box, heading = legend.get_window_extent(), figure._suptitle.get_window_extent()
-    assert 0 <= box.y0
+    assert box.y0 >= 0
     assert box.y1 <= heading.y0 or box.x0 >= heading.x1
