@@ -183,8 +183,9 @@ def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell)
 
 def test_tune_prints_the_best_settings(shell: Shell) -> None:
     text = shell(
-        "tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--seeds", "4", *SETS
-    )
+        "tune", "--methods", "cjme", "--dataset", "synthetic", "--trials", "2", "--seeds", "4", *SETS,
+        "--set", "tuning.confirm=3"
+    )  # fmt: skip
     assert "is kept, validation HM" in text
     assert "best in search" in text
     assert "trial 0 again · seed 3" in text

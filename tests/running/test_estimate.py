@@ -23,9 +23,10 @@ def test_jobs_and_trials_that_are_not_done_count(bench: Bench) -> None:
     assert left(bench, call) == [4, 4]
     bench.run(bench.call(methods="cjme", seeds=1))
     assert left(bench, call) == [2, 4]
-    assert left(bench, bench.call("tuning.confirm=0", methods="cjme", seeds=1, trials=3)) == [3 + 2]
+    assert left(bench, bench.call(methods="cjme", seeds=1, trials=3)) == [3 + 2]
     # 3 trials, each again with 3 seeds, of which trial 0 has one already, and the tuned stage 2
-    assert left(bench, bench.call(methods="cjme", seeds=1, trials=3)) == [3 + 3 * 3 - 1 + 1]
+    confirmed = bench.call("tuning.confirm=3", methods="cjme", seeds=1, trials=3)
+    assert left(bench, confirmed) == [3 + 3 * 3 - 1 + 1]
     bench.run(call)
     assert left(bench, call) == []
 

@@ -456,7 +456,7 @@ def test_a_tracking_server_that_goes_away_loses_nothing(
 
     Two processes work meanwhile, are killed too, and others start.
     """
-    longer = ["train.epochs=8", "train.batches_per_epoch=12", "tuning.confirm=0"]
+    longer = ["train.epochs=8", "train.batches_per_epoch=12"]
     bench.run(bench.call(*longer, methods="cjme,avca", trials=2))
     port = free_port()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

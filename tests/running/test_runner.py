@@ -189,7 +189,7 @@ def test_seconds_without_trials_bound_a_search_of_every_method_alone(bench: Benc
 
 
 def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) -> None:
-    call = bench.call("tuning.seed=1", methods="linear", seeds=2, trials=3)
+    call = bench.call("tuning.seed=1", "tuning.confirm=3", methods="linear", seeds=2, trials=3)
     result = bench.run(call)
     (study,) = result.studies
     again = study.confirmation
@@ -214,13 +214,13 @@ def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) 
 
     # The same command does nothing again, and without confirmation the study is the same.
     assert {e.state for e in bench.run(call).entries} == {"reused"}
-    plain = bench.run(bench.call("tuning.seed=1", "tuning.confirm=0", methods="linear", seeds=2, trials=3))
+    plain = bench.run(bench.call("tuning.seed=1", methods="linear", seeds=2, trials=3))
     assert plain.studies[0].study == study.study
     assert (plain.studies[0].confirmation, plain.studies[0].chosen) == (None, study.best_values)
 
 
 def test_several_searches_share_no_seed_and_each_has_its_trainings(bench: Bench) -> None:
-    call = bench.call(methods="linear", seeds=2, trials=2, studies=2)
+    call = bench.call("tuning.confirm=3", methods="linear", seeds=2, trials=2, studies=2)
     result = bench.run(call)
     tuned = [e for e in result.entries if e.variant == "tuned"]
     assert {(e.study, e.repetition) for e in tuned} == {(0, 0), (0, 1), (1, 3), (1, 4)}
@@ -241,7 +241,9 @@ def test_several_searches_share_no_seed_and_each_has_its_trainings(bench: Bench)
     assert {s.state for s in states} == {"done"}
 
     # More searches begin with these.
-    more = bench.run(bench.call(methods="linear", seeds=2, trials=2, studies=3), tune_only=True)
+    more = bench.run(
+        bench.call("tuning.confirm=3", methods="linear", seeds=2, trials=2, studies=3), tune_only=True
+    )
     assert [s.study for s in more.studies][:2] == [f["study"] for f in found]
 
     # A tuned row is over searches: the mean of each counts once.
@@ -263,7 +265,7 @@ def test_several_searches_need_a_budget(bench: Bench) -> None:
 
 
 def test_a_trial_may_be_the_mean_of_several_seeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = bench.call("tuning.seeds=2", "tuning.confirm=0", "tuning.seed=1", methods="linear", trials=2)
+    call = bench.call("tuning.seeds=2", "tuning.seed=1", methods="linear", trials=2)
     with monkeypatch.context() as patch:
         patch.setattr(bench.display, "start", lambda title, *sizes: exit_in(title, "trial 1 · seed 1"))
         with pytest.raises(KeyboardInterrupt):
@@ -283,7 +285,7 @@ def test_a_trial_may_be_the_mean_of_several_seeds(bench: Bench, monkeypatch: pyt
 def test_a_training_that_fails_takes_its_trial_out_of_the_confirmation(
     bench: Bench,
 ) -> None:
-    call = bench.call("tuning.seed=1", methods="linear", trials=3)
+    call = bench.call("tuning.seed=1", "tuning.confirm=3", methods="linear", trials=3)
     best = bench.run(call, tune_only=True).studies[0].best_number
     assert best != 0, "choose another seed"
     again = f"trial {best} again · seed 2"
@@ -315,6 +317,7 @@ def test_a_start_outside_the_range_is_refused_before_anything_runs(
 
 
 PRUNING = ["train.epochs=6", "train.batches_per_epoch=8", "tuning.startup_trials=1", "tuning.warmup_epochs=1"]
+CONFIRMED = [*PRUNING, "tuning.confirm=3"]
 """Settings with which some trials are pruned."""
 
 CHILD = """
@@ -337,7 +340,7 @@ bench.run(call)
 def start(runs: Path, data: Path) -> subprocess.Popen[str]:
     """The call in a process of its own."""
     places = {"project": str(PROJECT), "tests": str(PROJECT / "tests"), "runs": str(runs), "data": str(data)}
-    code = CHILD.format(**places, sets=PRUNING)
+    code = CHILD.format(**places, sets=CONFIRMED)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -356,7 +359,7 @@ def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
 def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
     bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
 ) -> None:
-    call = bench.call(*PRUNING, methods="cjme,tcaf", seeds=2, trials=4)
+    call = bench.call(*CONFIRMED, methods="cjme,tcaf", seeds=2, trials=4)
     bench.run(call)
     killed = tmp_path / "killed"
     other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)

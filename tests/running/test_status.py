@@ -23,7 +23,7 @@ def states(bench: Bench, plan: Plan) -> tuple[list[JobStatus], list[StudyState]]
 
 
 def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
-    call = bench.call("tuning.seed=1", methods="avca", seeds=2, trials=4)
+    call = bench.call("tuning.seed=1", "tuning.confirm=3", methods="avca", seeds=2, trials=4)
     (bench.runs / "optuna.db").unlink()
     jobs, (study,) = states(bench, bench.plan(call))
     assert [j.state for j in jobs] == ["not run"] * 4

@@ -21,6 +21,7 @@ from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 
 TINY = [
+    "tuning.confirm=0",
     "train.epochs=3",
     "train.batches_per_epoch=4",
     "train.batch_size=16",
@@ -36,7 +37,8 @@ TINY = [
     "cjme.hidden=16",
     "avgzslnet.hidden=16",
 ]
-"""Settings with which a job on the synthetic data takes well under a second."""
+"""Settings with which a job on the synthetic data takes well under a second. Tests of confirmed searches turn
+confirmation on."""
 
 
 def need(missing: str) -> NoReturn:
