@@ -180,6 +180,49 @@ def test_commands_and_options_of_the_guides_exist(line: str) -> None:
     parse_overrides([v for v in values if not v.startswith(made_up)], registry.load().methods)
 
 
+NOT_RUN = {
+    " ucf": "needs features that are offline", "vggsound": "the same", "activitynet": "the same",
+    "--executor ray": "needs a cluster: tests/running/test_cluster.py",
+    "extract videos": "needs videos: tests/extract",
+    "--weights": "needs files of weights: tests/extract/test_weights_files.py",
+    "--from": "needs a folder of features or sources: tests/data/importing, tests/extract/test_stamps_sources.py",
+    "--methods all": "trains for minutes: make demo",
+    " ui": "serves until Ctrl-C: tests/cli/test_ui.py",
+    "evaluate": "names a training: tests/running/test_evaluate.py",
+    "--run 3f2a": "names runs: tests/report", "--runs-dir": "the same", "--run all": "the same",
+    "--leaderboard": "names reports: tests/report/test_leaderboard.py",
+}  # fmt: skip
+"""Part of a command that no test runs as it is written: the reason, and what tests it."""
+QUICK = ["--set", "train.epochs=1", "--set", "train.batches_per_epoch=2", "--set", "tuning.confirm=0"]
+
+
+@pytest.mark.slow
+def test_commands_of_the_guides_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is written, with less training, one after the other in one folder as a reader would."""
+    todo = [line for line in commands() if not any(part in line for part in NOT_RUN)]
+    assert len(todo) > 20
+    for page in ("tutorials/my-method.md", PORT, "tutorials/my-features.md", "how-to/write-features.md"):
+        write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "crickets.yaml").rename(tmp_path / "datasets" / "crickets.yaml")
+    for script in ("birds.py", "make_crickets.py"):
+        runpy.run_path(script)
+    try:
+        for line in sorted(todo, key=lambda line: (" tune " not in line, " run " not in line, line)):
+            words = shlex.split(line)[2:]
+            trains = words[0] in ("run", "tune") or words[0].startswith("--")
+            less = [word if word != "20" else "2" for word in words]
+            with pytest.raises(SystemExit) as ended:
+                app.main(
+                    [*less, *QUICK, *(["--seeds", "1"] if "--seeds" in words else [])] if trains else words
+                )
+            assert not ended.value.code, line
+    finally:
+        for name in ("mine", "pooled"):
+            registry.REGISTERED.pop(name, None)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
