@@ -185,7 +185,7 @@ NOT_RUN = {
     "--executor ray": "needs a cluster: tests/running/test_cluster.py",
     "extract videos": "needs videos: tests/extract",
     "--weights": "needs files of weights: tests/extract/test_weights_files.py",
-    "--from": "needs a folder of features or sources: tests/data/importing, tests/extract/test_stamps_sources.py",
+    "--from": "needs a folder of features or sources: tests/data/importing, tests/extract",
     "--methods all": "trains for minutes: make demo",
     " ui": "serves until Ctrl-C: tests/cli/test_ui.py",
     "evaluate": "names a training: tests/running/test_evaluate.py",
