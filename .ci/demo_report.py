@@ -11,7 +11,7 @@ from support.reader import WIDTHS, Reader, chromium, served
 
 AXES = {
     "curve": ("Unseen accuracy U (%)", "Seen accuracy S (%)"),
-    "scores": ("HM (%)", "ZSL (%)", "Method"),
+    "scores": ("HM (%)", "ZSL (%)"),
     "training": ("Epoch", "Training loss", "Validation HM (%)"),
     "recall": ("Cosine to the nearest seen class", "Recall among all classes (%)"),
     "embedding": ("t-SNE dimension 1", "t-SNE dimension 2"),

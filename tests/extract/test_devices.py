@@ -90,7 +90,7 @@ def test_a_video_whose_process_dies_each_time_is_left_out_and_the_rest_continues
     said = command("--decoders", "3", code=1)
     assert (said["extracted"], set(FeatureStore(command.store).tables().ids)) == (9, set(others))
     (row,) = (row for row in said["problems"] if row["file"])
-    what = "its process died (exit code -11), as before; left out until its file changes"
+    what = "its worker process crashed (exit code -11), as before; left out until its file changes"
     assert (row["sample"], row["what"]) == (deadly, what)
     command.tiny.write_text(plain)
     assert command(code=1)["resumed"] == 9
@@ -110,7 +110,7 @@ def test_a_video_whose_process_is_killed_each_time_is_tried_again_by_the_next_ca
     said = command(code=1)
     assert said["extracted"] == 8
     (row,) = (row for row in said["problems"] if row["file"])
-    what = "its process died (exit code -9: killed, for example by the system when memory ran out)"
+    what = "its worker process crashed (exit code -9: killed, for example by the system when memory ran out)"
     assert row["what"] == f"{what} (2 times); tried again next time"
     command.tiny.write_text(plain)
     again = command()
@@ -130,7 +130,7 @@ def test_a_video_that_hangs_is_ended_and_left_out(command: Command, monkeypatch:
     (row,) = (row for row in said["problems"] if row["file"])
     assert row["sample"] == hanging
     assert row["what"].startswith(
-        "its process died (ended after 0.1 minutes without a sign of life), as before"
+        "its worker process crashed (ended after 0.1 minutes without a sign of life), as before"
     )
 
 
@@ -164,7 +164,7 @@ def test_a_process_that_cannot_begin_says_so(command: Command, capsys: pytest.Ca
     command.tiny.write_text(content.replace(head, f"{head}        os._exit(3)\n"))
     command("--decoders", "2", code=2)
     assert (
-        "--device cpu: its process died before its first video (exit code 3"
+        "--device cpu: its worker process crashed before its first video (exit code 3"
         in capsys.readouterr().err.replace("\n", " ")
     )
     command.tiny.write_text(content.replace(head, f"{head}        raise RuntimeError('out of memory')\n"))
@@ -226,7 +226,7 @@ def test_no_process_outlives_the_command_and_the_next_one_continues(
     said = child.stderr.read()
     child.stderr.close()
     assert "Traceback" not in said
-    assert ("repeat the command to resume" in said) == (how is signal.SIGINT)
+    assert ("Rerun the same command to resume" in said) == (how is signal.SIGINT)
     command.tiny.write_text(plain)
     digest = command()["digest"]
     command.store.unlink()

@@ -4,7 +4,6 @@ the SLURM job."""
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -250,13 +249,7 @@ def test_a_slurm_job_that_is_killed_and_requeued_completes_with_the_undisturbed_
     if missing := missing_programs():
         need(f"{', '.join(missing)}: not installed; apt-get install slurm-wlm munge")
     expected = undisturbed(bench)
-    script, log = tmp_path / "gzsl.sbatch", tmp_path / "job.log"
-    (text,) = re.findall(
-        r"^```bash\n(#!/bin/bash\n#SBATCH.*?)^```$",
-        (PROJECT / "docs" / "cluster.md").read_text(),
-        re.M | re.S,
-    )
-    script.write_text(text)
+    script, log = PROJECT / "examples" / "slurm.sbatch", tmp_path / "job.log"
     env = {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **TOKEN}
     one_node = ["--nodes=1", "--cpus-per-task=2", "--gpus-per-node=0", f"--output={log}"]
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))

@@ -172,7 +172,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on(bench: Bench,
         output = process.communicate()[0]
     assert process.returncode == 130, output
     assert "at the end of the running epochs" in output
-    assert "the same command resumes" in output
+    assert "Rerun the same command to resume" in output
     assert "Traceback" not in output
     assert not other.tracker.find(status="RUNNING")
     with command(other, "--jobs", "2", *options) as process:

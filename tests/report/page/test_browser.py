@@ -140,7 +140,7 @@ def test_figures_can_be_read_and_open_large(reader: Reader) -> None:
         " f.offsetWidth / f.parentElement.offsetWidth, Number(f.querySelector('img').getAttribute('width')),"
         " f.querySelector('img').offsetWidth])"
     ):
-        assert box >= natural if narrow else (share > 0.99) == wide
+        assert box >= natural if narrow else (share > 0.99) == wide, (wide, share, natural, box)
     assert reader.script(VISIBLE, "figure.wide") > 0
     reader.press("figure.wide a.enlarge")
 
