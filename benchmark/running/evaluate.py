@@ -128,7 +128,7 @@ def _has_published_settings(weights: Weights, card: Card, features: str, space: 
 def _check_data(weights: Weights, card: Card, features: str, store: FeatureStore) -> None:
     names = {card.name.lower(), card.official.folder.lower() if card.official else ""}
     if weights.dataset and weights.dataset.lower() not in names:
-        raise UsageError(f"{weights.file}: trained on {weights.dataset}; --datasets is {card.name}")
+        raise UsageError(f"{weights.file}: trained on {weights.dataset}; --dataset is {card.name}")
     dims = {"audio": store.audio_dim, "video": store.video_dim}
     other = {m: size for m, size in weights.dims.items() if size != dims[m]}
     if other or (weights.features and weights.features != features):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.errors import UsageError, near
+from benchmark.system.shipped_files import program
 from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Kind
 from benchmark.tracking.tracker import Tracker
@@ -26,7 +27,7 @@ def find_benchmark_runs(tracker: Tracker, ids: Sequence[str] | None) -> list[Run
         )
     if not known:
         raise UsageError(
-            f"{tracker.uri} has no benchmark run yet; start one with: python run_benchmark.py --datasets demo"
+            f"{tracker.uri} has no benchmark run yet; start one with: {program()} --datasets demo"
         )
     if ids is None:
         return known[:1]
