@@ -23,7 +23,7 @@ from benchmark.cli.options import existing_tracker_of, storage_of, tracker_of
 from benchmark.cli.run import carry_out
 from benchmark.cli.terminal import warn
 from benchmark.cli.workers import Workers
-from benchmark.data.arrays import from_arrays
+from benchmark.data.arrays import as_array, from_arrays
 from benchmark.errors import JobError, UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.protocol.evaluation import Calibration, Nearest
@@ -55,6 +55,7 @@ __all__ = [
     "run",
 ]
 
+Files = Path | str | Sequence[Path | str]
 METRICS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
 ENDS = ("", "_low", "_high")
 ROW = ["method", "dataset", "features", "mode", "settings"]
@@ -72,9 +73,9 @@ def run(
     trials: int | None = None,
     settings: Mapping[str, Any] | None = None,
     controls: bool = False,
-    ablate_protocol: Sequence[str] | None = None,
-    plugins: Sequence[Path | str] = (),
-    dataset_configs: Sequence[Path | str] = (),
+    ablate_protocol: str | Sequence[str] | None = None,
+    plugins: Files = (),
+    dataset_configs: Files = (),
     jobs: int = 1,
     tracking: Path | str | None = None,
     data_root: Path | str = "data",
@@ -93,12 +94,13 @@ def run(
         settings: settings to override, such as ``{"train.epochs": 2, "tcaf.lr": 1e-4}``.
         controls: whether to add the controls, which should be at chance.
         ablate_protocol: flags of the protocol to correct one at a time, starting from mode ``paper``;
-            ``["all"]`` for all of them (``Result.ablation``).
+            ``"all"`` for all of them (``Result.ablation``).
         plugins: Python files with more methods.
         dataset_configs: YAML files of more datasets.
         jobs: worker processes. With several, a script must start below ``if __name__ == "__main__"``.
         tracking: folder of the runs, such as ``"runs"``: a repeated call continues there and skips finished
-            jobs, and ``gzsl-bench ui`` shows them. If None, the runs are deleted with the result.
+            jobs, and ``gzsl-bench ui`` shows them. If None, the runs are deleted with the result. A class
+            that a notebook defines is not kept, since what it needs may be in other cells.
         data_root: folder of the feature files.
         progress: whether to show progress.
 
@@ -107,10 +109,16 @@ def run(
         JobError: no job gave a result.
         KeyboardInterrupt: the run was stopped. With ``tracking``, a repeated call continues it.
     """
+    if jobs < 1:
+        raise UsageError(f"run: jobs must be at least 1 (got {jobs})")
     named = [methods] if isinstance(methods, (str, type)) else list(methods)
+    known = load(_paths(plugins)).methods
     for method in named:
-        if isinstance(method, type) and vars(method).get("name") not in load().methods:
-            raise UsageError(f"{method.__name__} is no registered method: decorate it with @register(...)")
+        if not isinstance(method, str) and known.get(getattr(method, "name", "")) is not method:
+            raise UsageError(
+                f"{getattr(method, '__name__', method)} is no registered method: decorate the class with "
+                "@register(...), and pass it as it is now"
+            )
     options = {
         "methods": ",".join(one if isinstance(one, str) else one.name for one in named),
         "dataset": dataset if isinstance(dataset, str) else ",".join(dataset),
@@ -119,22 +127,21 @@ def run(
         "seeds": seeds,
         "base_seed": base_seed,
         "trials": trials,
-        "settings": [f"{name}={value}" for name, value in (settings or {}).items()],
+        "settings": [f"{name}={value}" for name, value in dict(settings or {}).items()],
         "controls": controls,
-        "ablate": None if ablate_protocol is None else list(ablate_protocol),
-        "plugins": [Path(path) for path in plugins],
-        "dataset_configs": [Path(path) for path in dataset_configs],
+        "ablate": [ablate_protocol] if isinstance(ablate_protocol, str) else ablate_protocol,
+        "plugins": _paths(plugins),
+        "dataset_configs": _paths(dataset_configs),
     }
     try:
         asked = BenchmarkRun.model_validate(options)
     except ValueError as error:
         raise UsageError(validation_message(error, "run")) from None  # type: ignore[arg-type]
     with _surroundings():
-        known = load(asked.plugins)
-        plan = make_plan(asked, known, Path(data_root))
-        if jobs > 1:
+        plan = make_plan(asked, load(asked.plugins), Path(data_root))
+        if jobs > 1 or tracking is not None:
             _check_files(unit.method for unit in plan.units)
-        for note in plan_notes(plan, known):
+        for note in plan_notes(plan, load(asked.plugins)):
             warn(f"note: {note}")
         kept = tempfile.TemporaryDirectory(prefix="gzsl-bench-") if tracking is None else None
         folder = Path(kept.name if kept is not None else str(tracking))
@@ -209,6 +216,8 @@ class Result:
         wanted = {"seed": seed, **({} if method is None else {"method": method}), **chosen}
         rows = self.metrics.assign(run_id=_done(self._results)["run_id"].to_numpy())
         for name, value in wanted.items():
+            if name not in rows:
+                raise UsageError(f"curve: no column {name!r}: {near(name, self.metrics.columns)}")
             rows = rows[rows[name] == value]
         if len(rows) != 1:
             found = self.metrics[[*ROW, "seed"]].to_string(index=False)
@@ -326,22 +335,27 @@ def compare(frame: pd.DataFrame, method: str, other: str, *, metric: str = "HM")
         frame: rows of ``Result.metrics`` or ``load_results``, or several of these together.
 
     Returns:
-        Below 5 seeds, and for tuned rows of one search, without interval and p-value.
+        Without interval and p-value below 5 seeds, and for tuned rows.
 
     Raises:
         UsageError: a method or seed is missing, or a method has several rows for a seed.
     """
     if metric not in METRICS.values():
         raise UsageError(f"compare: no metric {metric!r}: {near(metric, METRICS.values())}")
-    pair = [_by_seed(frame, name, metric) for name in (method, other)]
-    both = pd.concat(pair, axis=1, join="inner", keys=["one", "other"])
-    differences = (both["one"] - both["other"]).rename(metric).droplevel("random_seed")
+    one, two = (_rows_of(frame, name, metric) for name in (method, other))
+    for name in ("dataset", "features", "mode"):
+        if one[name].iloc[0] != two[name].iloc[0]:
+            pair = f"{method} {one[name].iloc[0]}, {other} {two[name].iloc[0]}"
+            raise UsageError(f"compare: the methods differ in {name} ({pair})")
+    joined = one.merge(two, on=["seed", "random_seed"])
+    differences = pd.Series(
+        (joined[f"{metric}_x"] - joined[f"{metric}_y"]).to_numpy(), joined["seed"], name=metric
+    )
     if differences.empty:
         raise UsageError(f"compare: {method} and {other} have no seed in common")
-    tuned = frame[frame["method"].isin([method, other])]["settings"].str.startswith("tuned").any()
     note = ""
-    if tuned and frame["study"].nunique() < FEWEST_SEEDS:
-        note = "Nothing is inferred: the tuned rows come from one search, whose scatter is not known."
+    if any(rows["settings"].str.startswith("tuned").any() for rows in (one, two)):
+        note = "Nothing is inferred: a tuned row is from one search, whose scatter is not known."
     elif len(differences) < FEWEST_SEEDS:
         note = f"Nothing is inferred from fewer than {FEWEST_SEEDS} seeds."
     low, high = (None, None) if note else mean_interval(differences)
@@ -349,18 +363,21 @@ def compare(frame: pd.DataFrame, method: str, other: str, *, metric: str = "HM")
     return Comparison(method, other, metric, differences, float(differences.mean()), low, high, p, note)
 
 
-def _by_seed(frame: pd.DataFrame, method: str, metric: str) -> pd.Series:
-    rows = frame[frame["method"] == method]
+def _rows_of(frame: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
+    """A method's rows, one for each seed."""
+    rows = frame[frame["method"] == method].drop_duplicates().dropna(subset=[metric])
     if rows.empty:
         raise UsageError(f"compare: no rows of method {method!r}: {near(method, frame['method'].unique())}")
     several = [name for name in (*ROW[1:], "study") if rows[name].nunique() > 1]
     if several:
-        values = ", ".join(map(str, rows[several[0]].unique()))
+        values = rows[several[0]].unique().tolist()
         raise UsageError(
-            f"compare: the rows of {method} differ in {several[0]} ({values}); "
-            f"choose one, such as frame[frame[{several[0]!r}] == {rows[several[0]].iloc[0]!r}]"
+            f"compare: the rows of {method} differ in {several[0]} ({', '.join(map(str, values))}); "
+            f"choose one, such as frame[frame[{several[0]!r}] == {values[0]!r}]"
         )
-    return rows.set_index(["seed", "random_seed"])[metric]
+    if rows.duplicated(["seed", "random_seed"]).any():
+        raise UsageError(f"compare: {method} has several rows for a seed")
+    return rows
 
 
 Distances = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
@@ -395,29 +412,44 @@ def evaluate(
         UsageError: sizes do not fit, an id is unknown, a value is not finite, or there is no seen or unseen
             class.
     """
-    test = _nearest("distances", distances, labels, class_ids, seen)
-    exact = calibration == "exact"
     if calibration not in ("exact", "grid"):
         raise UsageError(f"evaluate: calibration must be exact or grid (got {calibration!r})")
+    if calibrate_on is not None and (beta != 0 or len(calibrate_on) != 4):
+        raise UsageError(
+            "evaluate: calibrate_on is (distances, labels, class ids, seen), and chooses beta: omit beta"
+        )
+    if not isinstance(beta, (int, float)) or not np.isfinite(beta):
+        raise UsageError(f"evaluate: beta must be a finite number (got {beta!r})")
+    exact = calibration == "exact"
+    test = _nearest("distances", distances, labels, class_ids, seen, exact=exact)
     if calibrate_on is not None:
-        validation = {"": _nearest("calibrate_on", *calibrate_on)}
+        validation = {"": _nearest("calibrate_on", *calibrate_on, exact=exact)}
         beta = Calibration.choose(validation, "", exact=exact, mean_of_outputs=False).beta
     scores = {**test.at(beta, exact=exact).as_dict(), "ausuc": test.curve().ausuc}
     percent = {label: 100 * scores[name] for name, label in METRICS.items()}
     return pd.Series({**percent, "beta": beta})
 
 
-def _nearest(what: str, distances: ArrayLike, labels: ArrayLike, ids: ArrayLike, seen: ArrayLike) -> Nearest:
-    table = _array(distances)
-    known, order = np.unique(_array(ids), return_index=True)
-    if table.ndim != 2 or table.shape[1] != len(known) or len(known) != len(_array(ids)):
+def _nearest(
+    what: str, distances: ArrayLike, labels: ArrayLike, ids: ArrayLike, seen: ArrayLike, *, exact: bool
+) -> Nearest:
+    table, given_ids = as_array(f"evaluate: {what}", distances), as_array("evaluate: class_ids", ids)
+    try:
+        known, order = np.unique(given_ids, return_index=True)
+    except TypeError:
+        raise UsageError("evaluate: class_ids must be all numbers or all texts") from None
+    if given_ids.ndim != 1 or table.ndim != 2 or not len(known) == len(given_ids) == table.shape[1]:
         raise UsageError(
             f"evaluate: {what} must be [N, C] with a column for each of C different class ids "
             f"(got {list(table.shape)} and {len(known)} different ids)"
         )
 
     def indices(name: str, values: ArrayLike) -> NDArray[np.int64]:
-        given = _array(values)
+        given = as_array(f"evaluate: {name}", values)
+        if given.ndim != 1 or (given.dtype == bool and known.dtype != bool):
+            raise UsageError(
+                f"evaluate: {name} of {what} must be a list of class ids, such as class_ids[mask]"
+            )
         if unknown := given[~np.isin(given, known)].tolist():
             raise UsageError(f"evaluate: {unknown[0]!r} in {name} of {what} is not in class_ids")
         return np.searchsorted(known, given).astype(np.int64)
@@ -426,24 +458,23 @@ def _nearest(what: str, distances: ArrayLike, labels: ArrayLike, ids: ArrayLike,
     if len(label) != len(table):
         raise UsageError(f"evaluate: {what} has {len(table)} rows for {len(label)} labels")
     try:
-        columns = table[:, order].astype(np.float32)
-        return Nearest.of(columns, np.arange(len(known)), seen_ids, label)
+        columns: NDArray[Any] = table[:, order].astype(np.float64 if exact else np.float32)
+        found = Nearest.of(columns, np.arange(len(known)), seen_ids, label)
     except ValueError as error:
         raise UsageError(f"evaluate: {what}: {error}") from None
+    if found.is_seen.all() or not found.is_seen.any():
+        raise UsageError(f"evaluate: {what} needs samples of seen and of unseen classes")
+    return found
 
 
-def _array(values: Any) -> NDArray[Any]:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
-def methods(plugins: Sequence[Path | str] = ()) -> pd.DataFrame:
+def methods(plugins: Files = ()) -> pd.DataFrame:
     """The known methods: name, title, inputs (``sequence`` or ``mean``), paper, note."""
-    found = load([Path(path) for path in plugins]).methods.values()
+    found = load(_paths(plugins)).methods.values()
     names = ["name", "title", "inputs", "paper", "note"]
     return pd.DataFrame([[getattr(method, name) for name in names] for method in found], columns=names)
 
 
-def describe(name: str, plugins: Sequence[Path | str] = ()) -> pd.DataFrame:
+def describe(name: str, plugins: Files = ()) -> pd.DataFrame:
     """The settings of a method, or of ``train``, ``protocol``, ``lengths``, ``tuning`` or ``data``.
 
     Columns: name, default, allowed, description, search (the range that tuning searches).
@@ -451,7 +482,7 @@ def describe(name: str, plugins: Sequence[Path | str] = ()) -> pd.DataFrame:
     Raises:
         UsageError: nothing has this name.
     """
-    found, _ = settings_named(load([Path(path) for path in plugins]), name)
+    found, _ = settings_named(load(_paths(plugins)), str(name))
     return pd.DataFrame([asdict(setting) for setting in found])
 
 
@@ -465,9 +496,13 @@ def _check_files(chosen: Iterator[type[Method]]) -> None:
     for method in chosen:
         if source_file(method) is None:
             raise UsageError(
-                f"{method.title} is defined in a notebook, which worker processes cannot read: "
-                "use jobs=1, or write it to a file and pass plugins=[FILE]"
+                f"{method.title} is defined in a notebook: use jobs=1 and tracking=None, or write it to a "
+                "file and pass plugins=[FILE]"
             )
+
+
+def _paths(files: Files) -> list[Path]:
+    return [Path(files)] if isinstance(files, (str, Path)) else [Path(file) for file in files]
 
 
 @contextmanager
@@ -477,4 +512,6 @@ def _surroundings() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.update({name: value for name, value in before.items() if name not in os.environ})
+        for name in [name for name in {*os.environ, *before} if name.startswith("MLFLOW_")]:
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
-import linecache
 import os
 import sys
 import warnings
@@ -40,6 +38,8 @@ MARK = b"benchmark.method"
 """What a file of ``methods/`` in the working folder must contain to be imported: the folder may be of another
 project."""
 ENTRY_POINTS = "gzsl_bench.methods"
+_digests: dict[str, str] = {}
+"""Modules of imported files -> hash of what was imported."""
 _replaced: list[object] = []
 """Streams with which method files replaced the standard ones, which would close if these were collected."""
 LONGEST_OUTPUT = 2_000
@@ -259,11 +259,17 @@ def import_file(path: Path) -> str:
 
 
 def _import(path: Path) -> tuple[str, str]:
-    """Import a file by its absolute path, once: the name of its module, and why that failed, or an empty
-    text."""
+    """Import a file by its absolute path, again only if it was edited.
+
+    Returns:
+        The name of its module, and why that failed, or an empty text.
+    """
     name = f"gzsl_bench_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
-    if name in sys.modules:
+    digest = sha256(path.read_bytes()).hexdigest()
+    if _digests.get(name) == digest and name in sys.modules:
         return name, ""
+    for registered in [key for key, cls in REGISTERED.items() if cls.__module__ == name]:
+        del REGISTERED[registered]  # the file was edited, in a notebook's process
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         return name, "not a Python file"
@@ -272,6 +278,7 @@ def _import(path: Path) -> tuple[str, str]:
     if reason := attempt(partial(spec.loader.exec_module, module)):
         del sys.modules[name]
         return name, reason
+    _digests[name] = digest
     return name, ""
 
 
@@ -279,16 +286,3 @@ def source_file(method: type[Method]) -> Path | None:
     """The file that defines a method; None if it is defined in a notebook."""
     file = getattr(sys.modules[method.__module__], "__file__", None)
     return None if file is None else Path(file)
-
-
-def cells(method: type[Method]) -> bytes:
-    """The source of the notebook's cells that define a method without a file.
-
-    Raises:
-        UsageError: the source is not known.
-    """
-    files = {f.__code__.co_filename for f in vars(method).values() if inspect.isfunction(f)}
-    lines = [line for file in sorted(files) for line in linecache.getlines(file)]
-    if not lines:
-        raise UsageError(f"{method.__name__}: its source is not known; define it in a file or a notebook")
-    return "".join(lines).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import subprocess
 import sys
@@ -79,33 +78,40 @@ def test_runs_that_are_kept_are_continued_and_loaded(bench: Bench, tmp_path: Pat
         gz.load_results(tmp_path / "none")
 
 
-def test_a_method_of_a_notebook_runs_and_its_cell_counts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+def test_a_method_of_a_notebook_runs_and_is_not_kept(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notebook's module has no file; its cells are in ``linecache``."""
+    """A notebook's module has no file, and what its class needs may be in other cells."""
+    notebook = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    options: dict[str, Any] = {"settings": SETTINGS, "data_root": bench.data, "progress": False}
 
-    def typed(text: str, cell: str) -> type[Method]:
-        notebook = types.ModuleType("notebook")
-        monkeypatch.setitem(sys.modules, "notebook", notebook)
-        linecache.cache[cell] = (len(text), None, text.splitlines(keepends=True), cell)
-        exec(compile(text, cell, "exec"), vars(notebook))
+    def cell() -> type[Method]:
+        exec(METHOD.replace('"plain"', '"typed"'), vars(notebook))
         found: type[Method] = vars(notebook)["Linear"]
         return found
 
-    source = METHOD.replace('"plain"', '"typed"')
     try:
-        one = typed(source, "<cell 1>")
-        found = gz.run(one, "synthetic", settings=SETTINGS, data_root=bench.data, progress=False)
-        assert found.metrics["method"].tolist() == ["typed"]
-        with pytest.raises(UsageError, match="defined in a notebook"):
-            gz.run(one, "synthetic", settings=SETTINGS, data_root=bench.data, jobs=2)
-        assert registry.cells(one) != registry.cells(typed(source.replace("10 *", "9 *"), "<cell 2>"))
-        assert len(registry.cells(one)) > 0
-        linecache.cache.pop("<cell 1>")
-        with pytest.raises(UsageError, match="its source is not known"):
-            registry.cells(one)
+        first = cell()
+        assert gz.run(first, "synthetic", **options).metrics["method"].tolist() == ["typed"]
+        for kept in ({"jobs": 2}, {"tracking": tmp_path / "runs"}):
+            with pytest.raises(UsageError, match="defined in a notebook"):
+                gz.run(first, "synthetic", **options, **kept)
+        cell()
+        with pytest.raises(UsageError, match="pass it as it is now"):
+            gz.run(first, "synthetic", **options)
     finally:
         REGISTERED.pop("typed", None)
+
+
+def test_an_edited_file_is_imported_again(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    try:
+        for title in ("Before", "After"):
+            path.write_text(METHOD.replace('"plain"', '"edited"').replace("Linear", title))
+            assert gz.methods(path).set_index("name").loc["edited", "title"] == title
+    finally:
+        REGISTERED.pop("edited", None)
 
 
 def test_what_cannot_be_run_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +120,9 @@ def test_what_cannot_be_run_is_refused(bench: Bench, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(UsageError, match="Mine is no registered method"):
         gz.run(Mine)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="seeds"):
-        gz.run("cjme", "synthetic", seeds=0)
+    for options, message in (({"seeds": 0}, "seeds"), ({"jobs": 0}, "jobs must be at least 1")):
+        with pytest.raises(UsageError, match=message):
+            gz.run("cjme", "synthetic", **options)
 
     def failing(*_: Any) -> None:
         raise ArithmeticError("too large")
@@ -155,6 +162,14 @@ def test_a_comparison_of_rows_that_differ_in_more_is_refused() -> None:
     both = pd.concat([frame(("a", [1.0])), frame(("a", [2.0]), mode="corrected"), frame(("b", [1.0]))])
     with pytest.raises(UsageError, match=r"the rows of a differ in mode \(paper, corrected\)"):
         gz.compare(both, "a", "b")
+    pair = pd.concat([frame(("a", [1.0] * 6)), frame(("b", [2.0] * 6), mode="corrected")])
+    with pytest.raises(UsageError, match=r"the methods differ in mode \(a paper, b corrected\)"):
+        gz.compare(pair, "a", "b")
+    twice = pd.concat([frame(("a", [1.0, 2.0]), ("b", [2.0, 2.0])), frame(("a", [3.0]))])
+    with pytest.raises(UsageError, match="a has several rows for a seed"):
+        gz.compare(twice, "a", "b")
+    same = pd.concat([frame(("a", [1.0, 2.0]), ("b", [2.0, 2.0]))] * 2)
+    assert len(gz.compare(same, "a", "b").differences) == 2
     with pytest.raises(UsageError, match="no rows of method 'c'"):
         gz.compare(both, "c", "b")
     with pytest.raises(UsageError, match="no metric 'hm'"):
@@ -173,8 +188,8 @@ def distances() -> dict[str, Any]:
 def test_evaluate_is_the_protocol_of_the_benchmark(distances: dict[str, Any]) -> None:
     ids = np.sort(distances["class_ids"])
     columns = np.argsort(distances["class_ids"])
-    table = distances["distances"][:, columns].astype(np.float32)
-    nearest = Nearest.of(table, ids, np.sort(distances["seen"]), distances["labels"])
+    table, seen = distances["distances"][:, columns], np.sort(distances["seen"])
+    nearest = Nearest.of(table, ids, seen, distances["labels"])
     beta = nearest.curve().best_beta()
     expected = nearest.at(beta, exact=True)
     validation = tuple(distances[name] for name in ("distances", "labels", "class_ids", "seen"))
@@ -184,7 +199,8 @@ def test_evaluate_is_the_protocol_of_the_benchmark(distances: dict[str, Any]) ->
         [100 * x for x in (expected.seen, expected.unseen, expected.hm, expected.zsl, nearest.curve().ausuc)]
     )
     grid = gz.evaluate(**distances, calibrate_on=validation, calibration="grid")
-    assert grid["beta"] == pytest.approx(float(nearest.best_on_grid().beta))
+    single = Nearest.of(table.astype(np.float32), ids, seen, distances["labels"])
+    assert grid["beta"] == pytest.approx(float(single.best_on_grid().beta))
     assert gz.evaluate(**distances)["HM"] == pytest.approx(100 * nearest.at(0.0).hm)
 
 
@@ -196,8 +212,17 @@ def test_evaluate_takes_tensors_and_names_in_any_order(distances: dict[str, Any]
     pd.testing.assert_series_equal(gz.evaluate(**moved), expected)
     tensors = {name: torch.tensor(value, requires_grad=value.dtype == float) for name, value in moved.items()}
     pd.testing.assert_series_equal(gz.evaluate(**tensors), expected)
+    assert gz.evaluate(**{**moved, "seen": {*distances["seen"].tolist()}})["HM"] == expected["HM"]
+    frames = {n: pd.DataFrame(v) if n == "distances" else pd.Series(v) for n, v in moved.items()}
+    pd.testing.assert_series_equal(gz.evaluate(**frames), expected)
     named = {n: v if n == "distances" else [f"class {i:02}" for i in v] for n, v in moved.items()}
     pd.testing.assert_series_equal(gz.evaluate(**named), expected)
+
+
+def test_evaluate_keeps_the_precision_of_distances() -> None:
+    """In float32 the ones below are lost."""
+    found = gz.evaluate(1e8 + 1 - np.eye(4), [0, 1, 2, 3], [0, 1, 2, 3], seen=[0, 1])
+    assert found[["S", "U", "ZSL"]].tolist() == [100, 100, 100]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +235,11 @@ def test_evaluate_takes_tensors_and_names_in_any_order(distances: dict[str, Any]
         ({"seen": [7, 2, 9, 4, 11]}, "unseen"),
         ({"distances": np.full((60, 5), np.nan)}, "finite"),
         ({"calibration": "none"}, "calibration must be exact or grid"),
+        ({"seen": [True, False, True, False, True]}, "must be a list of class ids"),
+        ({"labels": [7] * 60}, "samples of seen and of unseen classes"),
+        ({"labels": [[7]] * 60}, "labels of distances must be a list"),
+        ({"beta": float("nan")}, "beta must be a finite number"),
+        ({"distances": [[1.0, 2.0], [1.0]]}, "cannot be read as an array"),
     ],
 )
 def test_evaluate_refuses_what_does_not_fit(
@@ -277,7 +307,7 @@ def test_arrays_of_means_and_numbers_for_labels_do_too(folder: Path) -> None:
     given = birds(lengths=False)
     given["labels"] = np.array([given["class_names"].index(name) for name in given["labels"]])
     gz.datasets.from_arrays("birds", **given)
-    gz.datasets.from_arrays("birds", **given, title="Birds")  # replaces its own
+    gz.datasets.from_arrays(np.str_("birds"), **given, title=np.str_("Birds"), audio_seconds=np.float32(1))
     assert load_cards()["birds"].title == "Birds"
     assert verify_store(folder / "data" / "birds-native.h5", load_cards()["birds"]) == []
     with pytest.raises(UsageError, match="TCAF needs sequences"):
@@ -307,6 +337,9 @@ def mixed_up(given: dict[str, Any]) -> list[str]:
         (lambda g: {"class_embeddings": g["class_embeddings"][1:]}, r"class_embeddings must be \[12, D\]"),
         (lambda g: {"splits": ["train"] * len(g["splits"])}, "no sample is in split val_seen"),
         (lambda g: {"labels": mixed_up(g)}, "class 'bird 0' of test_unseen is a class of train"),
+        (lambda g: {"class_names": [*range(12)]}, "class_names must be texts"),
+        (lambda g: {"class_embeddings": [[1.0], [1.0, 2.0]]}, "class_embeddings: cannot be read as an array"),
+        (lambda g: {"video": [["a"]] * len(g["labels"])}, "must be numbers"),
         (lambda g: {"ids": ["a"] * len(g["labels"])}, "ids must differ"),
         (lambda g: {"grouping": "("}, "grouping is no regular expression"),
     ],
@@ -321,8 +354,9 @@ def test_arrays_that_do_not_fit_are_refused_and_nothing_is_written(
 
 
 def test_arrays_take_no_name_of_another_dataset(folder: Path) -> None:
-    with pytest.raises(UsageError, match="'ucf': the name is taken by a dataset of the project"):
-        gz.datasets.from_arrays("ucf", **birds())
+    for name in ("ucf", "demo"):
+        with pytest.raises(UsageError, match=f"{name!r}: the name is taken by a dataset of the project"):
+            gz.datasets.from_arrays(name, **birds())
     (folder / "datasets").mkdir()
     (folder / "datasets" / "birds.yaml").write_text("name: birds\n")
     with pytest.raises(UsageError, match="written by hand"):

@@ -65,20 +65,28 @@ def from_arrays(
         UsageError: lengths or sizes do not fit, a value is not finite, a class or split is wrong, or the
             name is taken. Nothing is written then.
     """
+    name, title = str(name), str(title or name)
+    labels, splits, ids = as_list(labels), as_list(splits), None if ids is None else as_list(ids)
     place, config = store_path(Path(data_root), name, FEATURES), Path("datasets") / f"{name}.yaml"
-    if config.exists() and MADE not in config.read_text(encoding="utf-8"):
+    if config.exists() and MADE.encode() not in config.read_bytes():
         raise UsageError(f"dataset {name!r}: {config} was written by hand; choose another name")
-    if name in load_cards() and not config.exists():
+    taken = {
+        **(cards := load_cards()),
+        **{preset: card for card in cards.values() for preset in card.presets},
+    }
+    if name in taken and not config.exists():
         raise UsageError(f"dataset {name!r}: the name is taken by a dataset of the project; choose another")
 
     # Samples are sorted by split, classes by name.
     order_of_splits = _splits(name, splits)
     order = np.argsort(order_of_splits, kind="stable")
-    names = [str(one) for one in class_names]
+    names = as_list(class_names)
+    if wrong := [one for one in names if not isinstance(one, str)]:
+        raise UsageError(f"dataset {name!r}: class_names must be texts (got {wrong[0]!r})")
     by_name = sorted(range(len(names)), key=names.__getitem__)
     rank = np.argsort(by_name)
     label = rank[_labels(name, labels, names)]
-    vectors = _finite(name, "class_embeddings", np.asarray(class_embeddings, np.float32))
+    vectors = _numbers(name, "class_embeddings", class_embeddings)
     if vectors.ndim != 2 or len(vectors) != len(names):
         raise UsageError(
             f"dataset {name!r}: class_embeddings must be [{len(names)}, D], one row for each class "
@@ -88,7 +96,7 @@ def from_arrays(
         of: _modality(name, of, values, order) for of, values in (("audio", audio), ("video", video))
     }
     counted = {"labels": len(label), "splits": len(order), **{of: n for of, (_, n) in modalities.items()}}
-    sample_ids = [str(i) for i in range(len(order))] if ids is None else [str(one) for one in ids]
+    sample_ids = [str(one) for one in (range(len(order)) if ids is None else ids)]
     counted["ids"] = len(sample_ids)
     if len({*counted.values()}) > 1:
         raise UsageError(
@@ -104,10 +112,10 @@ def from_arrays(
 
     # The config is checked before the feature file is written, and written after it.
     contents = {of: content for of, (content, _) in modalities.items()}
-    seconds = {"audio": audio_seconds, "video": video_seconds}
+    seconds = {"audio": float(audio_seconds), "video": float(video_seconds)}
     written: dict[str, Any] = {
         "name": name,
-        "title": title or name,
+        "title": title,
         "kind": "real",
         "default_mode": "corrected",
     }
@@ -134,18 +142,19 @@ def from_arrays(
         **contents,
         provenance={"source": "from_arrays"},
     )
+    text = yaml.safe_dump(written, sort_keys=False)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_store(place, content)
     config.parent.mkdir(exist_ok=True)
     with replacing(config) as temporary:
-        temporary.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return name
 
 
 def _splits(name: str, splits: Sequence[str]) -> NDArray[np.uint8]:
     """``[N]`` index into ``SPLITS`` of each sample."""
     known = {**{split: i for i, split in enumerate(SPLITS)}, **{s: SPLITS.index(n) for s, n in SHORT.items()}}
-    wrong = [str(split) for split in dict.fromkeys(splits) if split not in known]
+    wrong = [str(split) for split in splits if not isinstance(split, str) or split not in known]
     if wrong:
         raise UsageError(f"dataset {name!r}: no split {wrong[0]!r}: {near(wrong[0], SHORT)}")
     return np.array([known[split] for split in splits], np.uint8)
@@ -156,7 +165,11 @@ def _labels(name: str, labels: Sequence[str] | ArrayLike, names: Sequence[str]) 
     if len({*names}) < len(names):
         twice = next(one for i, one in enumerate(names) if one in names[:i])
         raise UsageError(f"dataset {name!r}: class_names has {twice!r} twice")
-    given, known = np.asarray(labels), {one: i for i, one in enumerate(names)}
+    given, known = as_array(f"dataset {name!r}: labels", labels), {one: i for i, one in enumerate(names)}
+    if given.ndim != 1:
+        raise UsageError(
+            f"dataset {name!r}: labels must be a class for each sample (got {list(given.shape)})"
+        )
     if given.dtype.kind in "iu":
         wrong: list[Any] = [int(i) for i in np.unique(given) if not 0 <= i < len(names)]
         found = given.astype(np.int64)
@@ -172,14 +185,12 @@ def _modality(
     name: str, of: str, values: ArrayLike | Sequence[ArrayLike], order: NDArray[np.intp]
 ) -> tuple[ModalityContent, int]:
     """The content of one modality in a new order of the samples, and their number."""
-    rows = [np.asarray(one, np.float32) for one in values]  # type: ignore[union-attr]
+    rows = [_numbers(name, f"{of}[{i}]", one) for i, one in enumerate(as_list(values))]
     sizes = {(row.ndim, row.shape[-1] if row.ndim else 0) for row in rows}
     if len(sizes) != 1 or next(iter(sizes))[0] not in (1, 2) or not all(row.size for row in rows):
         raise UsageError(
             f"dataset {name!r}: {of} must be [N, D], or an array [T, D] for each sample, with one D"
         )
-    for i, row in enumerate(rows):
-        _finite(name, f"{of}[{i}]", row)
     ((dimensions, dim),) = sizes
     if len(rows) != len(order):  # reported with the other lengths
         return ModalityContent(dim), len(rows)
@@ -190,10 +201,39 @@ def _modality(
     return ModalityContent(dim, frames=np.concatenate(rows), offsets=offsets), len(rows)
 
 
-def _finite(name: str, what: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(values).all():
+def as_list(values: Any) -> list[Any]:
+    """The rows of an array, tensor, data frame, set or anything else that can be iterated over."""
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu() if values.is_floating_point() else values.detach().cpu()
+    return list(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
+def as_array(what: str, values: Any) -> NDArray[Any]:
+    """An array of arrays, tensors, data frames, sets or other collections.
+
+    Raises:
+        UsageError: the rows have different sizes.
+    """
+    try:
+        rows = [
+            np.asarray(as_list(row)) if hasattr(row, "detach") and row.ndim else row
+            for row in as_list(values)
+        ]
+        return np.asarray(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{what}: cannot be read as an array ({error})") from None
+
+
+def _numbers(name: str, what: str, values: Any) -> NDArray[np.float32]:
+    """Finite numbers of an array."""
+    found = as_array(f"dataset {name!r}: {what}", values)
+    try:
+        numbers = found.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"dataset {name!r}: {what}: must be numbers ({error})") from None
+    if not np.isfinite(numbers).all():
         raise UsageError(f"dataset {name!r}: {what} has a value that is not finite")
-    return values
+    return numbers
 
 
 def _check_classes(name: str, classes: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:

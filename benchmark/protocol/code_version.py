@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmark.method import Method
-from benchmark.registry import METHODS_DIR, cells, source_file
+from benchmark.registry import METHODS_DIR, source_file
 
 PROTOCOL = Path(__file__).parent
 BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping", "system/streams")
@@ -19,13 +19,12 @@ BESIDE = ("method", "data/store", "data/samples", "data/groups", "data/mapping",
 def code_version(method: type[Method]) -> str:
     """The digest of the code that determines a method's results. Keys of jobs contain it.
 
-    It covers ``protocol/``, ``BESIDE``, the files (or the notebook's cells) of the method's classes, and what
-    these import from ``methods/``. It is computed once per process, so editing a file does not change the
-    keys of running jobs.
+    It covers ``protocol/``, ``BESIDE``, the files of the method's classes, and what these import from
+    ``methods/``. The class of a notebook has no file, so ``api.run`` keeps no run of it. It is computed once
+    per process, so editing a file does not change the keys of running jobs.
     """
     files = {*PROTOCOL.glob("*.py"), *(PROTOCOL.parent / f"{name}.py" for name in BESIDE)}
     bases = [base for base in method.__mro__ if issubclass(base, Method) and base is not Method]
-    typed = [cells(base) for base in bases if source_file(base) is None]
     left = [file for base in bases if (file := source_file(base)) is not None]
     while left:
         path = left.pop()
@@ -33,8 +32,7 @@ def code_version(method: type[Method]) -> str:
             files.add(path)
             left += _imported(path)
     sha = sha256()
-    contents = [path.read_bytes() for path in files]
-    for content in sorted([*contents, *typed]):  # independent of where the files are
+    for content in sorted(path.read_bytes() for path in files):  # independent of where the files are
         sha.update(content)
     return sha.hexdigest()[:16]
 
