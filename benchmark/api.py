@@ -30,7 +30,7 @@ from benchmark.protocol.evaluation import Calibration, Nearest
 from benchmark.registry import load, source_file
 from benchmark.report.results.artifacts import artifact_frame
 from benchmark.report.results.collect import Results, collect
-from benchmark.report.tables.means import ablation_effects
+from benchmark.report.tables.means import LABELS, ablation_effects
 from benchmark.report.write import write_report
 from benchmark.running.benchmark_run import BASE_SEED, BenchmarkRun
 from benchmark.running.descriptions import command_of
@@ -56,7 +56,6 @@ __all__ = [
 ]
 
 Files = Path | str | Sequence[Path | str]
-METRICS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
 ENDS = ("", "_low", "_high")
 ROW = ["method", "dataset", "features", "mode", "settings"]
 """What the seeds of a row of a table have in common."""
@@ -112,9 +111,9 @@ def run(
     if jobs < 1:
         raise UsageError(f"run: jobs must be at least 1 (got {jobs})")
     named = [methods] if isinstance(methods, (str, type)) else list(methods)
-    known = load(_paths(plugins)).methods
+    known = load(_paths(plugins))
     for method in named:
-        if not isinstance(method, str) and known.get(getattr(method, "name", "")) is not method:
+        if not isinstance(method, str) and known.methods.get(getattr(method, "name", "")) is not method:
             raise UsageError(
                 f"{getattr(method, '__name__', method)} is no registered method: decorate the class with "
                 "@register(...), and pass it as it is now"
@@ -138,10 +137,10 @@ def run(
     except ValueError as error:
         raise UsageError(validation_message(error, "run")) from None  # type: ignore[arg-type]
     with _surroundings():
-        plan = make_plan(asked, load(asked.plugins), Path(data_root))
+        plan = make_plan(asked, known, Path(data_root))
         if jobs > 1 or tracking is not None:
             _check_files(unit.method for unit in plan.units)
-        for note in plan_notes(plan, load(asked.plugins)):
+        for note in plan_notes(plan, known):
             warn(f"note: {note}")
         kept = tempfile.TemporaryDirectory(prefix="gzsl-bench-") if tracking is None else None
         folder = Path(kept.name if kept is not None else str(tracking))
@@ -186,6 +185,10 @@ class Result:
         (``default``, ``published``, ``user-set`` or ``tuned``, and what else differs), study (which of
         several searches), random_seed (what ``seed`` and the base seed give). ``seed`` counts from 0.
         """
+        return self._tests.drop(columns="run_id")
+
+    @property
+    def _tests(self) -> pd.DataFrame:
         return _metrics(self._results)
 
     def summary(self) -> pd.DataFrame:
@@ -196,7 +199,7 @@ class Result:
         rows = []
         for key, group in self.metrics.groupby(ROW, sort=False):
             row: dict[str, Any] = {**dict(zip(ROW, key, strict=True)), "seeds": len(group)}
-            for name in METRICS.values():
+            for name in LABELS.values():
                 low, high = spread(group[name])
                 row |= {name: group[name].mean(), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
@@ -214,7 +217,7 @@ class Result:
             UsageError: none or several tests match.
         """
         wanted = {"seed": seed, **({} if method is None else {"method": method}), **chosen}
-        rows = self.metrics.assign(run_id=_done(self._results)["run_id"].to_numpy())
+        rows = self._tests
         for name, value in wanted.items():
             if name not in rows:
                 raise UsageError(f"curve: no column {name!r}: {near(name, self.metrics.columns)}")
@@ -232,8 +235,7 @@ class Result:
 
         ``recall`` is among all classes, ``recall_of_side`` among the seen or the unseen classes.
         """
-        done = _done(self._results)
-        found = self._results.recall.merge(_metrics(self._results).assign(run_id=done["run_id"].to_numpy()))
+        found = self._results.recall.merge(self._tests)
         percent = {"recall": 100 * found["gzsl"], "recall_of_side": 100 * found["own_group"]}
         columns = [*ROW, "seed", "class", "group", "recall", "recall_of_side", "samples"]
         return found.assign(**percent)[columns]
@@ -246,7 +248,7 @@ class Result:
         """
         found = ablation_effects(self._results.ablation)
         found = found[found["ablation"] != ""].rename(columns={"ablation": "flag"})
-        effects = {f"{m}_effect{end}": label + end for m, label in METRICS.items() for end in ENDS}
+        effects = {f"{m}_effect{end}": label + end for m, label in LABELS.items() for end in ENDS}
         columns = ["method", "dataset", "features", "flag", "seeds", *effects]
         return found[columns].rename(columns=effects).reset_index(drop=True)
 
@@ -265,7 +267,7 @@ class Result:
             return "Result without a test"
         same = [name for name in ROW[1:] if table[name].nunique() == 1]
         shown = table[[name for name in [*ROW, "seeds"] if name not in same]].copy()
-        for name in METRICS.values():
+        for name in LABELS.values():
             shown[name] = table[name].map("{:.2f}".format)
             if name in ("HM", "ZSL") and table["seeds"].max() > 1:
                 ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
@@ -286,17 +288,15 @@ def load_results(tracking: Path | str = "runs") -> pd.DataFrame:
         UsageError: the folder has no results.
     """
     with _surroundings():
-        return _metrics(collect(existing_tracker_of(Path(tracking), None), [ALL_RUNS]))
-
-
-def _done(results: Results) -> pd.DataFrame:
-    return results.test[results.test["state"] == "done"].reset_index(drop=True)
+        results = collect(existing_tracker_of(Path(tracking), None), [ALL_RUNS])
+        return _metrics(results).drop(columns="run_id")
 
 
 def _metrics(results: Results) -> pd.DataFrame:
-    done = _done(results)
-    frame = done[["method", "dataset", "features", "mode"]].assign(seed=done["repetition"])
-    for name, label in METRICS.items():
+    """``Result.metrics``, and ``run_id``."""
+    done = results.test[results.test["state"] == "done"].reset_index(drop=True)
+    frame = done[["run_id", "method", "dataset", "features", "mode"]].assign(seed=done["repetition"])
+    for name, label in LABELS.items():
         frame[label] = 100 * done[name].astype(float)
     settings = (done["variant"] + " " + done["settings"]).str.strip()
     return frame.assign(beta=done["beta"], settings=settings, study=done["study"], random_seed=done["seed"])
@@ -340,8 +340,8 @@ def compare(frame: pd.DataFrame, method: str, other: str, *, metric: str = "HM")
     Raises:
         UsageError: a method or seed is missing, or a method has several rows for a seed.
     """
-    if metric not in METRICS.values():
-        raise UsageError(f"compare: no metric {metric!r}: {near(metric, METRICS.values())}")
+    if metric not in LABELS.values():
+        raise UsageError(f"compare: no metric {metric!r}: {near(metric, LABELS.values())}")
     one, two = (_rows_of(frame, name, metric) for name in (method, other))
     for name in ("dataset", "features", "mode"):
         if one[name].iloc[0] != two[name].iloc[0]:
@@ -426,7 +426,7 @@ def evaluate(
         validation = {"": _nearest("calibrate_on", *calibrate_on, exact=exact)}
         beta = Calibration.choose(validation, "", exact=exact, mean_of_outputs=False).beta
     scores = {**test.at(beta, exact=exact).as_dict(), "ausuc": test.curve().ausuc}
-    percent = {label: 100 * scores[name] for name, label in METRICS.items()}
+    percent = {label: 100 * scores[name] for name, label in LABELS.items()}
     return pd.Series({**percent, "beta": beta})
 
 

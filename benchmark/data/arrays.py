@@ -70,10 +70,8 @@ def from_arrays(
     place, config = store_path(Path(data_root), name, FEATURES), Path("datasets") / f"{name}.yaml"
     if config.exists() and MADE.encode() not in config.read_bytes():
         raise UsageError(f"dataset {name!r}: {config} was written by hand; choose another name")
-    taken = {
-        **(cards := load_cards()),
-        **{preset: card for card in cards.values() for preset in card.presets},
-    }
+    cards = load_cards()
+    taken = {*cards, *(preset for card in cards.values() for preset in card.presets)}
     if name in taken and not config.exists():
         raise UsageError(f"dataset {name!r}: the name is taken by a dataset of the project; choose another")
 
@@ -84,7 +82,7 @@ def from_arrays(
     if wrong := [one for one in names if not isinstance(one, str)]:
         raise UsageError(f"dataset {name!r}: class_names must be texts (got {wrong[0]!r})")
     by_name = sorted(range(len(names)), key=names.__getitem__)
-    rank = np.argsort(by_name)
+    rank, sorted_names = np.argsort(by_name), [names[i] for i in by_name]
     label = rank[_labels(name, labels, names)]
     vectors = _numbers(name, "class_embeddings", class_embeddings)
     if vectors.ndim != 2 or len(vectors) != len(names):
@@ -108,7 +106,7 @@ def from_arrays(
     classes = {
         split: sorted({int(c) for c in label[order_of_splits == index]}) for index, split in enumerate(SPLITS)
     }
-    _check_classes(name, classes, [names[i] for i in by_name])
+    _check_classes(name, classes, sorted_names)
 
     # The config is checked before the feature file is written, and written after it.
     contents = {of: content for of, (content, _) in modalities.items()}
@@ -131,9 +129,9 @@ def from_arrays(
         dataset=name,
         features=FEATURES,
         generated=False,
-        class_names=[names[i] for i in by_name],
+        class_names=sorted_names,
         class_splits=classes,
-        vector_names=[names[i] for i in by_name],
+        vector_names=sorted_names,
         vectors=vectors[by_name],
         own_vector=list(range(len(names))),
         ids=[sample_ids[i] for i in order],
