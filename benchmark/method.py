@@ -28,7 +28,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar, get_args
 
@@ -92,6 +92,9 @@ class Spec:
     """Seconds between two audio time steps."""
     video_seconds: float
     """Seconds between two video time steps."""
+    text_parts: Mapping[str, int] = field(default_factory=dict)
+    """Modality -> how many numbers of a class embedding are in the space of its features, in their order in
+    the class embedding (CLIP and CLAP). Empty if the class embeddings are of another model (word2vec)."""
 
 
 @dataclass(frozen=True)

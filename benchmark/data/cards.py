@@ -53,11 +53,25 @@ class FeatureSetConfig(Fields):
     audio: ModalityConfig = Field(description="the audio features")
     video: ModalityConfig = Field(description="the video features")
     text_dim: int = Field(gt=0, description="numbers per class embedding")
+    text_parts: dict[Literal["audio", "video"], Annotated[int, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="parts of a class embedding that are in the space of a modality's features, with their "
+        "sizes, in their order; empty if there are none, as with word2vec",
+    )
     classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
     samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
     published_quirks: tuple[Quirk, ...] = Field(
         (), description="what `extract --published-preprocessing` repeats"
     )
+
+    @model_validator(mode="after")
+    def _text_parts_fit(self) -> Self:
+        if self.text_parts and sum(self.text_parts.values()) != self.text_dim:
+            raise ValueError(f"text_parts must add up to text_dim, {self.text_dim}")
+        for modality, config in (("audio", self.audio), ("video", self.video)):
+            if self.text_parts and self.text_parts.get(modality) != config.dim:  # type: ignore[call-overload]
+                raise ValueError(f"text_parts.{modality} must be {modality}.dim, {config.dim}")
+        return self
 
 
 class OfficialLayout(Fields):

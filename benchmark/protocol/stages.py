@@ -76,8 +76,15 @@ class Experiment:
     @property
     def spec(self) -> Spec:
         """Sizes of the features, for building the method."""
-        audio, video = self.feature_set.audio.seconds, self.feature_set.video.seconds
-        return Spec(self.store.audio_dim, self.store.video_dim, self.store.text_dim, audio, video)
+        config, store = self.feature_set, self.store
+        return Spec(
+            store.audio_dim,
+            store.video_dim,
+            store.text_dim,
+            config.audio.seconds,
+            config.video.seconds,
+            {str(modality): size for modality, size in config.text_parts.items()},
+        )
 
     def build(self) -> Method:
         """A new model on its device. The seed fixes its weights and all random draws that follow."""
