@@ -92,6 +92,9 @@ class Preset(Fields):
         None, description="settings to search; None, or none that a method has: all of its search space"
     )
     seeds: int = Field(1, ge=1, description="number of seeds")
+    omitted: dict[str, str] = Field(
+        default_factory=dict, description="methods that `--methods all` leaves out, each with the reason"
+    )
 
 
 class Card(Fields):
