@@ -340,6 +340,10 @@ class FeatureStore:
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
         self.provenance: dict[str, Any] = json.loads(f.attrs["provenance"])
+        self.unusable_names: list[dict[str, Any]] = self.provenance.get("unusable_names", [])
+        """``split``, ``class`` and number of ``samples`` of the class files whose sample names are unusable.
+
+        The ids of these samples are made up, and their source videos are unknown."""
         splits = f["samples/parts"][:]
         self.counts: dict[str, int] = {split: int((splits == i).sum()) for i, split in enumerate(SPLITS)}
         """Number of samples of each split."""
@@ -369,6 +373,11 @@ class FeatureStore:
                     f"{self.path}: was replaced by another file while it was in use; rerun the command"
                 )
             yield f
+
+    @property
+    def unusable_samples(self) -> int:
+        """Number of samples whose ids are made up."""
+        return sum(int(entry["samples"]) for entry in self.unusable_names)
 
     def tables(self) -> Tables:
         """Ids, labels, classes and class embeddings of all splits, read again at each call."""

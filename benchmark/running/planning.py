@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.data.cards import Card, Cards, Preset, find_card, load_cards
+from benchmark.data.groups import UNKNOWN_SOURCES
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
@@ -266,6 +267,8 @@ def _unit(
             f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; "
             "write `grouping` in its dataset config"
         )
+    if settings.protocol.seen_test == "group_disjoint" and store.unusable_names:
+        raise UsageError(f"{card.name} ({features}): {store.unusable_samples:,} samples {UNKNOWN_SOURCES}")
     tuning = _tuning(run, preset, method, overrides.get("tuning", {}), searchable=bool(ranges))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
