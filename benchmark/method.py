@@ -328,6 +328,10 @@ class Method(nn.Module, ABC):
     them, and they are never tuned. ``shuffled``: classes have the embeddings of others."""
     published_class: ClassVar[str] = ""
     """Class name in the file names of the authors' checkpoints; empty if there are none."""
+    published_features: ClassVar[str] = ""
+    """Feature set of all published runs, if their arguments name another feature set and other sizes."""
+    released_class: ClassVar[str] = ""
+    """The same of weights that the authors distribute without the arguments of the training."""
 
     # Set by @register.
     name: ClassVar[str]
@@ -408,6 +412,15 @@ class Method(nn.Module, ABC):
             ValueError: the arguments ask for a variant that is not implemented.
         """
         raise ValueError(f"{cls.title} reads no published checkpoints")
+
+    @classmethod
+    def released_config(cls, state: Mapping[str, Tensor]) -> MethodConfig:
+        """Hyperparameters from the shapes of weights of ``released_class``.
+
+        Raises:
+            ValueError: the weights are of a variant that is not implemented.
+        """
+        raise ValueError(f"{cls.title} reads no weights without arguments")
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -120,7 +120,8 @@ class ClipClap(Method):
         class_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of W_proj and D_w")
 
     reported_output = "joint"
-    published_class = "ClipClap_model"
+    published_class, released_class = "ClipClap_model", "Clip_model"
+    published_features = "clip_clap"
     published_grid = (5.0, 76)
     needs_text_parts = True
 
@@ -221,12 +222,37 @@ class ClipClap(Method):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        renamed = {}
-        for name, tensor in state.items():
-            earlier = next((old for old in EARLIER_NAMES if name.startswith(old)), "")
-            renamed[EARLIER_NAMES.get(earlier, "") + name.removeprefix(earlier)] = tensor
-        return rename_published(renamed, cls.published_blocks())
+        return rename_published(current_names(state), cls.published_blocks())
+
+    @classmethod
+    def released_config(cls, state: Mapping[str, Tensor]) -> MethodConfig:
+        shapes = {name: tuple(x.shape) for name, x in cls.published_state(state).items()}
+        encoding, features = shapes["sample_encoder.0.weight"]
+        text = shapes["class_encoder.0.weight"][1]
+        variants = {
+            (1536, 1536): {},
+            (1536, 512): {"word_embeddings": "clip"},
+            (1536, 1024): {"word_embeddings": "wavcaps"},
+            (1024, 1024): {"modality": "audio"},
+            (512, 512): {"modality": "video"},
+        }
+        if (features, text) not in variants:
+            raise ValueError(f"no variant has {features} features and {text} numbers of text")
+        hidden, embedding = shapes["sample_projection.0.weight"][0], shapes["sample_projection.4.weight"][0]
+        sizes = {"encoding_dim": encoding, "projection_hidden": hidden, "embedding_dim": embedding}
+        return cls.Config(**variants[features, text], **sizes)
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
+        if "semantic_hyperspherical" in args:
+            raise ValueError("these are arguments of HSP-MoE")
         return cls.Config(**published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES))
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published weights of either naming with the names of the authors' code of today."""
+    renamed = {}
+    for name, tensor in state.items():
+        earlier = next((old for old in EARLIER_NAMES if name.startswith(old)), "")
+        renamed[EARLIER_NAMES.get(earlier, "") + name.removeprefix(earlier)] = tensor
+    return renamed

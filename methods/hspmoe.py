@@ -162,6 +162,7 @@ class HspMoe(ClipClap):
         hup_weight: float = Field(2e-4, ge=0, description="weight of the uniformity term")
         router_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of experts and router")
 
+    released_class = ""
     corrected_settings: ClassVar[Mapping[str, Any]] = {"far_scale": "validation"}
 
     def build_router(self) -> None:
@@ -262,6 +263,8 @@ class HspMoe(ClipClap):
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
+        if "semantic_hyperspherical" not in args:
+            raise ValueError("semantic_hyperspherical is missing: these are no arguments of HSP-MoE")
         settings = published_settings(args, FIELDS | SWITCHES, FIXED)
         settings |= {"dp": settings.get("dp_weight", 1) > 0, "rp": settings.get("rp_weight", 1) > 0}
         return cls.Config(**settings)

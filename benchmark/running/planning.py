@@ -75,7 +75,7 @@ def _suited(methods: Sequence[type[Method]], opened: Opened) -> tuple[list[type[
         else:
             suited.append(method)
     listed = [
-        f"not run on {name}, features {features}: {', '.join(titles)}: {why}"
+        f"not run on {name} ({features}): {', '.join(titles)}. Reason: {why}"
         for why, titles in reasons.items()
     ]
     if not suited:
@@ -123,9 +123,10 @@ def plan_notes(plan: Plan, registry: Registry) -> list[str]:
                 if name not in fields
             ]
             notes += [
-                f"dataset {card.name}: presets.{of}.tuned: no method has the name {name!r}: "
+                f"dataset {card.name}: presets.{of}.{field}: no method has the name {name!r}: "
                 f"{near(name, methods)}"
-                for name in preset.tuned or ()
+                for field in ("tuned", "omitted")
+                for name in getattr(preset, field) or ()
                 if name not in methods
             ]
     cards = load_cards(files=plan.run.dataset_configs)

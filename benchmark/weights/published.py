@@ -19,7 +19,7 @@ from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.settings.schema import LengthConfig
 from benchmark.untrusted.pickles import load_arguments
-from benchmark.weights.own import CONFIG, Origin, Weights, load_checkpoint, read_own
+from benchmark.weights.own import CONFIG, Weights, load_checkpoint, read_own
 
 ARGUMENTS = "args.pkl"
 SCORE = "_score"
@@ -41,7 +41,8 @@ def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]])
         UsageError: a folder has neither form, a file is missing, damaged or refused, stages are swapped, or
             the folders are of different methods or forms.
     """
-    kinds = [_kind(folder, option) for folder, option in ((stage_a, "--stage-a"), (stage_b, "--stage-b"))]
+    stages = ((stage_a, "--stage-a"), (stage_b, "--stage-b"))
+    kinds = [_kind(folder, option, methods) for folder, option in stages]
     if kinds[0] != kinds[1]:
         raise UsageError(
             f"--stage-a {stage_a} is {kinds[0]} and --stage-b {stage_b} is {kinds[1]}; give both stages of "
@@ -49,8 +50,10 @@ def read_pair(stage_a: Path, stage_b: Path, methods: Mapping[str, type[Method]])
         )
     if kinds[0] == "ours":
         first, final = read_own(stage_a, 1, methods), read_own(stage_b, 2, methods)
-    else:
+    elif kinds[0] == "published":
         first, final = _read_published(stage_a, stage_b, methods)
+    else:
+        first, final = (_read_released(folder, option, methods) for folder, option in stages)
     if first.method is not final.method:
         raise UsageError(
             f"--stage-a {stage_a} is {first.method.title} and --stage-b {stage_b} {final.method.title}; "
@@ -79,16 +82,54 @@ def _check_same_training(first: Weights, final: Weights) -> None:
         raise UsageError(f"{first.file.parent} and {final.file.parent} are of different trainings: {shown}")
 
 
-def _kind(folder: Path, option: str) -> Origin:
+def _kind(
+    folder: Path, option: str, methods: Mapping[str, type[Method]]
+) -> Literal["published", "ours", "distributed"]:
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: no such folder")
     if (folder / ARGUMENTS).is_file():
         return "published"
     if (folder / CONFIG).is_file():
         return "ours"
+    if any((folder / f"{name}{SCORE}.pt").is_file() for name in _released(methods)):
+        return "distributed"
     raise UsageError(
         f"{option} {folder}: has neither {ARGUMENTS} (a run folder of the published code) nor {CONFIG} "
         "(a folder of runs/jobs/ or of the command export)"
+    )
+
+
+def _released(methods: Mapping[str, type[Method]]) -> dict[str, type[Method]]:
+    """Methods whose authors distribute weights without arguments, by the class in the file name."""
+    return {m.released_class: m for m in methods.values() if m.released_class}
+
+
+def _read_released(folder: Path, option: str, methods: Mapping[str, type[Method]]) -> Weights:
+    """Weights that the authors distribute alone. Sizes come from their shapes, everything else is default."""
+    known = _released(methods)
+    files = {name: path for name in known if (path := folder / f"{name}{SCORE}.pt").is_file()}
+    if len(files) > 1:
+        raise UsageError(f"{option} {folder}: has weights of several methods; keep one of {', '.join(files)}")
+    name, file = next(iter(files.items()))
+    content, method = load_checkpoint(file), known[name]
+    try:
+        config, state = method.released_config(content["model"]), method.published_state(content["model"])
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise UsageError(f"{file}: {error}") from None
+    return Weights(
+        file=file,
+        record=file,
+        origin="published",
+        method=method,
+        config=config,
+        lengths=LengthConfig(),
+        state=state,
+        epochs=content["epoch"],
+        seed=0,
+        dataset="",
+        features=method.published_features,
+        dims={},
+        training={},
     )
 
 
@@ -165,7 +206,7 @@ def _read_published(
             raise UsageError(
                 f"{option} {folder}: its retrain_all belongs to stage {is_stage}; swap the two folders"
             )
-    method, file_a = _scored(stage_a, methods)
+    method, file_a = _scored(stage_a, methods, arguments[0][0])
     content_a = load_checkpoint(file_a)
     epoch = content_a["epoch"] - 1
     folder = stage_b / "checkpoints"
@@ -181,9 +222,17 @@ def _read_published(
     return first, _published_weights(stage_b, file_b, method, arguments[1], content_b)
 
 
-def _scored(folder: Path, methods: Mapping[str, type[Method]]) -> tuple[type[Method], Path]:
-    """The method and the selected weights of a published stage A."""
-    known = {m.published_class: m for m in methods.values() if m.published_class}
+def _scored(
+    folder: Path, methods: Mapping[str, type[Method]], args: Mapping[str, Any]
+) -> tuple[type[Method], Path]:
+    """The method and the selected weights of a published stage A.
+
+    Some methods share a published class. Then the first one is taken that accepts the stored arguments.
+    """
+    known: dict[str, list[type[Method]]] = {}
+    for method in methods.values():
+        if method.published_class:
+            known.setdefault(method.published_class, []).append(method)
     files = sorted(folder.glob(f"*{SCORE}.pt"))
     if len(files) != 1:
         what = f"several: {', '.join(p.name for p in files)}" if files else "none"
@@ -194,7 +243,15 @@ def _scored(folder: Path, methods: Mapping[str, type[Method]]) -> tuple[type[Met
     name = files[0].name.removesuffix(f"{SCORE}.pt")
     if name not in known:
         raise UsageError(f"{files[0]}: no method has published class {name!r}: {near(name, known)}")
-    return known[name], files[0]
+    return next((m for m in known[name] if _accepts(m, args)), known[name][0]), files[0]
+
+
+def _accepts(method: type[Method], args: Mapping[str, Any]) -> bool:
+    try:
+        method.published_config(args)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 def _published_weights(
@@ -231,7 +288,7 @@ def _published_weights(
         epochs=content["epoch"],
         seed=args.seed or 0,
         dataset=args.dataset_name or "",
-        features=(args.zero_shot_split or "").removesuffix("_split"),
-        dims={m: size for m, size in sizes.items() if size},
+        features=method.published_features or (args.zero_shot_split or "").removesuffix("_split"),
+        dims={} if method.published_features else {m: size for m, size in sizes.items() if size},
         training={ours: stored[name] for ours, name in TRAINING.items() if name in stored},
     )
