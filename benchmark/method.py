@@ -323,6 +323,8 @@ class Method(nn.Module, ABC):
     """Calibration grid of the published code: the largest beta, and how many betas from 0 on."""
     needs_text_parts: ClassVar[bool] = False
     """Whether the class embeddings must be in the spaces of the features (``Spec.text_parts``)."""
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Parts that ``--ablate-parts`` leaves out one at a time: name -> fields of ``Config`` without it."""
     control: ClassVar[Literal["", "chance", "shuffled"]] = ""
     """What a control checks; empty for a method. ``--methods all`` leaves controls out, ``--controls`` adds
     them, and they are never tuned. ``shuffled``: classes have the embeddings of others."""
@@ -550,14 +552,20 @@ def _class_problems(cls: Any) -> Iterator[str]:
     if not (isinstance(cls.Config, type) and issubclass(cls.Config, MethodConfig)):
         yield f"Config={cls.Config!r}: must be a subclass of MethodConfig"
         return
-    corrected = cls.corrected_settings
-    if not isinstance(corrected, Mapping) or (
-        unknown := [key for key in corrected if key not in cls.Config.model_fields]
-    ):
-        yield f"corrected_settings={corrected!r}: must map fields of Config to values" + (
-            f"; there is no {unknown[0]!r}" if isinstance(corrected, Mapping) else ""
-        )
-        return
+    corrected, parts = cls.corrected_settings, cls.parts
+    changing = {"corrected_settings": corrected}
+    if isinstance(parts, Mapping):
+        changing |= {f"parts[{name!r}]": fields for name, fields in parts.items()}
+    else:
+        yield f"parts={parts!r}: must map names to fields of Config"
+    for place, fields in changing.items():
+        if not isinstance(fields, Mapping) or (
+            unknown := [k for k in fields if k not in cls.Config.model_fields]
+        ):
+            yield f"{place}={fields!r}: must map fields of Config to values" + (
+                f"; there is no {unknown[0]!r}" if isinstance(fields, Mapping) else ""
+            )
+            return
     try:
         cls.Config.model_validate(dict(corrected))
     except ValidationError as error:

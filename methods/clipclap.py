@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -123,6 +123,12 @@ class ClipClap(Method):
     published_class, released_class = "ClipClap_model", "Clip_model"
     published_features = "clip_clap"
     published_grid = (5.0, 76)
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "clip_text": {"word_embeddings": "wavcaps"},
+        "clap_text": {"word_embeddings": "clip"},
+        "audio": {"modality": "video"},
+        "video": {"modality": "audio"},
+    }
     needs_text_parts = True
 
     def __init__(self, config: Config, spec: Spec) -> None:

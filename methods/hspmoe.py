@@ -163,6 +163,10 @@ class HspMoe(ClipClap):
         router_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of experts and router")
 
     released_class = ""
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sphere": {"sphere": False, "moe": False},
+        **{name: {name: False} for name in ("moe", "far", "dp", "rp", "hup")},
+    }
     corrected_settings: ClassVar[Mapping[str, Any]] = {"far_scale": "validation"}
 
     def build_router(self) -> None:

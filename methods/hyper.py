@@ -68,6 +68,7 @@ class Hyper(Avca):
     Config = HyperConfig
 
     published_class = "Hyper_AVCA"
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {"hyperbolic": {"align_weight": 0.0}}
     framework: ClassVar[str]
     """Name in the published arguments."""
 

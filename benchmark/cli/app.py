@@ -125,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     from benchmark.system.surroundings import settle
 
-    # --debug is allowed anywhere, and two options have an optional value.
+    # --debug is allowed anywhere, and some options have an optional value.
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    without_value = {"--json": "-", "--ablate-protocol": "all"}
+    without_value = {"--json": "-", "--ablate-protocol": "all", "--ablate-parts": "all"}
     for i, argument in enumerate(arguments):
         following = arguments[i + 1] if i + 1 < len(arguments) else "--"
         if argument in without_value and following.startswith("-") and following != "-":

@@ -14,7 +14,7 @@ RUN_PANELS = {
         "methods", "dataset", "features", "stages", "seeds", "base_seed", "controls", "settings", "plugins",
         "dataset_configs", "config",
     ),
-    "Protocol": ("mode", "ablate"),
+    "Protocol": ("mode", "ablate", "ablate_parts"),
     "Tuning": ("trials", "timeout", "studies"),
     "Execution": (
         "jobs", "executor", "ray_address", "gpus_per_job", "in_memory", "retry_failed", "dry_run",

@@ -138,6 +138,9 @@ MlflowUi = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print tables and errors only.")]
 
+LISTS = {"ablate", "ablate_parts"}
+"""Options with a list of names, separated by commas."""
+
 
 class RunOptions:
     """The options of a benchmark run: its fields, and ``--config`` for a file of them."""
@@ -166,8 +169,8 @@ class RunOptions:
             UsageError: the file cannot be read, or a value does not fit; all are listed.
         """
         given = {name: value for name, value in self.given.items() if value is not None and value != []}
-        if "ablate" in given:
-            given["ablate"] = [name.strip() for name in given["ablate"].split(",")]
+        for listed in LISTS & given.keys():
+            given[listed] = [name.strip() for name in given[listed].split(",")]
         config: Path | None = given.pop("config", None)
         values = {} if config is None else _read_config(config)
 
@@ -185,7 +188,7 @@ class RunOptions:
 class TuneOptions(RunOptions):
     """The options of a benchmark run that only searches hyperparameters."""
 
-    omitted = (*RunOptions.omitted, "stages", "ablate", "controls", "config")
+    omitted = (*RunOptions.omitted, "stages", *sorted(LISTS), "controls", "config")
 
 
 NAMES = {"dataset": ("--datasets", "--dataset")}
@@ -197,6 +200,7 @@ TYPES = {
     "timeout": "SECONDS",
     "settings": SETTING,
     "ablate": "[FLAGS]",
+    "ablate_parts": "[PARTS]",
     "plugins": "FILE",
     "dataset_configs": "FILE",
 }
@@ -211,7 +215,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     metavar = TYPES.get(name)
     if get_origin(kind) is Literal:
         metavar = "|".join(get_args(kind))
-    if name == "ablate" or get_origin(kind) is Literal:  # read as text; ``BenchmarkRun`` checks all values
+    if name in LISTS or get_origin(kind) is Literal:  # read as text; ``BenchmarkRun`` checks all values
         kind = str
 
     # All options are None if they are not given, so Typer cannot show the defaults.

@@ -33,6 +33,7 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of
 from benchmark.system.redaction import hidden_command
 from benchmark.system.shipped_files import program
+from benchmark.tracking.schema import ablation_words
 
 if TYPE_CHECKING:
     from benchmark.running.estimate import Expected
@@ -95,7 +96,7 @@ def run(
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     for entry in result.failed:
-        switch = f"{entry.ablation} corrected, " if entry.ablation else ""
+        switch = f"{ablation_words(entry.ablation)}, " if entry.ablation else ""
         which = f"{switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage}"
         text = f"{entry.method} on {entry.dataset} ({which})"
         err.print_line(f"[red]{entry.state}[/] {text}: {escape(entry.error)}")
@@ -227,7 +228,7 @@ def report_folder(plan: Plan) -> str:
     """Name of a benchmark run's report: its datasets, and what differs from the defaults."""
     run = plan.run
     usual = all(unit.mode == unit.card.default_mode for unit in plan.units)
-    special = "ablation" if run.ablate else None if usual else plan.mode
+    special = "ablation" if run.ablates else None if usual else plan.mode
     parts = [run.dataset.replace(",", "-"), run.features, special]
     return "-".join(p for p in parts if p)
 

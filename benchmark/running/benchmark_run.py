@@ -78,6 +78,11 @@ class BenchmarkRun(Fields):
         None, "ablate_protocol", "ablate",
         "Correct the protocol flags one at a time, starting from mode paper. (default of FLAGS: all)",
     )  # fmt: skip
+    ablate_parts: list[str] | None = Field(
+        None,
+        description="Leave out the parts of the methods one at a time, starting from mode paper. "
+        "(default of PARTS: all)",
+    )
     controls: bool = Field(
         False, description="Add rows that should be at chance: no training, and shuffled class embeddings."
     )
@@ -94,13 +99,18 @@ class BenchmarkRun(Fields):
     def _current(cls, flags: list[str] | None) -> list[str] | None:
         return flags and [RENAMED_SWITCHES.get(name, name) for name in flags]
 
-    @field_validator("repetitions", "ablate")
+    @field_validator("repetitions", "ablate", "ablate_parts")
     @classmethod
     def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
         twice = [value for i, value in enumerate(values or []) if value in (values or [])[:i]]
         if twice:
             raise ValueError(f"{twice[0]!r} is given twice; give it once")
         return values
+
+    @property
+    def ablates(self) -> bool:
+        """Whether protocol flags or parts of methods are compared."""
+        return self.ablate is not None or self.ablate_parts is not None
 
     def modes(self, default: Mode) -> list[Mode]:
         """The modes to run on a dataset with this default mode."""

@@ -66,7 +66,7 @@ def run_name(plan: Plan) -> str:
     """``demo · 6 methods · paper · 2026-11-25 13:33``: the differences come first, since pages cut names."""
     run, methods = plan.run, len({unit.method.name for unit in plan.units})
     what = run.methods if methods <= 2 and run.methods != "all" else f"{methods} method{'s' * (methods != 1)}"
-    kind = ["tuning"] if plan.tune_only else ["ablation"] if run.ablate else []
+    kind = ["tuning"] if plan.tune_only else ["ablation"] if run.ablates else []
     return " · ".join([run.dataset, *kind, what, plan.mode, time.strftime("%Y-%m-%d %H:%M")])
 
 

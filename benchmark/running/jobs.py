@@ -28,8 +28,8 @@ from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.settings.resolve import Settings
 from benchmark.settings.schema import MOST_SEEDS, Mode, TuningConfig
 from benchmark.settings.search_space import Range
+from benchmark.tracking.schema import EVERYTHING, WITHOUT, ablation_words
 
-ALL_SWITCHES = "all"
 SEARCH_REPETITION = 1_000_000
 """The repetition whose seed the trials of a search have. No repetition of a run has such a number."""
 FEWEST_CONFIRMING = 3
@@ -59,7 +59,8 @@ class Unit:
     repetitions: Sequence[int]
     base_seed: int
     ablation: str = ""
-    """The protocol flag that an ablation corrects; ``all`` for mode corrected; empty outside ablations."""
+    """The protocol flag that an ablation corrects; ``all`` for mode corrected; ``without`` and a part that is
+    left out; empty outside ablations."""
     studies: int = 1
     """How many independent searches there are."""
     study: int = 0
@@ -71,7 +72,8 @@ class Unit:
     def title(self) -> str:
         """``TCAF · ucf/cls · paper``, in an ablation with the corrected flag, of a further search with its
         number."""
-        switch = f" with {self.ablation} corrected" if self.ablation not in ("", ALL_SWITCHES) else ""
+        words = ablation_words(self.ablation) if self.ablation not in ("", EVERYTHING) else ""
+        switch = f" {words}" if words.startswith(WITHOUT) else f" with {words}" if words else ""
         study = f" · study {self.study}" if self.study else ""
         return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}{study}"
 

@@ -18,10 +18,11 @@ from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
 from benchmark.registry import ALL, Registry, named_once
 from benchmark.running.benchmark_run import BenchmarkRun
-from benchmark.running.jobs import ALL_SWITCHES, Plan, Unit
+from benchmark.running.jobs import Plan, Unit
 from benchmark.settings.resolve import parse_overrides, resolve, switches
 from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
 from benchmark.settings.search_space import Range, SearchSpace, range_problems
+from benchmark.tracking.schema import EVERYTHING, WITHOUT
 
 Opened = tuple[str, Card, Preset, str, FeatureStore]
 """A dataset: its name in the command, its config, the preset, the feature set and the feature file."""
@@ -41,7 +42,7 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
 
     # An ablation compares protocols under one setting, so it never tunes.
     asked = run
-    if run.ablate is not None:
+    if run.ablates:
         _check_ablation(run, methods)
         asked = run.model_copy(update={"trials": 0, "mode": "paper", "studies": 1})
 
@@ -174,47 +175,56 @@ def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[
 
 
 def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
-    """Refuse an ablation whose rows would differ in more than the protocol."""
+    """Refuse an ablation whose rows would differ in more than a flag or a part."""
+    option = "--ablate-protocol" if run.ablate is not None else "--ablate-parts"
     if run.mode not in (None, "paper"):
-        raise UsageError(
-            f"--ablate-protocol starts from mode paper: omit --mode {run.mode} (its row is added)"
-        )
+        raise UsageError(f"{option} starts from mode paper: omit --mode {run.mode} (its row is added)")
     if run.trials or run.timeout is not None:
-        option = "use --trials 0" if run.trials else "omit --timeout"
-        raise UsageError(f"--ablate-protocol cannot be combined with tuning: {option}")
+        fix = "use --trials 0" if run.trials else "omit --timeout"
+        raise UsageError(f"{option} cannot be combined with tuning: {fix}")
     if run.stages != "all":
-        raise UsageError("--ablate-protocol needs both stages: omit --stages")
+        raise UsageError(f"{option} needs both stages: omit --stages")
     if run.controls:
-        raise UsageError("--ablate-protocol compares protocols, which controls do not: omit --controls")
-    known = [*dict.fromkeys(s for m in methods for s in switches(m)), ALL_SWITCHES]
-    unknown = [s for s in run.ablate or [] if s not in known]
-    if unknown or not run.ablate:
-        raise UsageError(
-            "\n".join(f"--ablate-protocol: no flag {s!r}: {near(s, known)}" for s in unknown or [""])
-        )
+        raise UsageError(f"{option} compares protocols or parts, which controls do not: omit --controls")
+    problems = []
+    for option, asked, of, noun in (
+        ("--ablate-protocol", run.ablate, switches, "flag"),
+        ("--ablate-parts", run.ablate_parts, lambda method: method.parts, "part"),
+    ):
+        known = [*dict.fromkeys(name for method in methods for name in of(method)), EVERYTHING]
+        unknown = [name for name in asked or [] if name not in known] or ([""] if asked == [] else [])
+        problems += [f"{option}: no {noun} {name!r}: {near(name, known)}" for name in unknown]
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _ablations(
     run: BenchmarkRun, base: Unit, make: Callable[..., Unit], overrides: dict[str, dict[str, Any]]
 ) -> list[Unit]:
-    """The base unit with each protocol flag corrected alone, then mode corrected.
+    """The base unit with each protocol flag corrected alone, without each part, then mode corrected.
 
     Flags that are corrected already are omitted: the alignment of data without a published order, and
-    what ``--set`` fixed.
+    what ``--set`` fixed. So are parts that the base does not have.
 
     Args:
         make: makes a unit of a mode and overrides.
     """
-    wanted = run.ablate or []
+    wanted, parts = run.ablate or [], run.ablate_parts or []
     state = base.settings.as_dict()["protocol"]
     units = []
     for switch in switches(base.method):
-        if (switch in wanted or ALL_SWITCHES in wanted) and state[switch] in ("paper", "official"):
+        if (switch in wanted or EVERYTHING in wanted) and state[switch] in ("paper", "official"):
             value = "by_name" if switch == "text_alignment" else "corrected"
             changed = {**overrides, "protocol": {**overrides.get("protocol", {}), switch: value}}
             units.append(replace(make("paper", changed), ablation=switch))
-    if ALL_SWITCHES in wanted:
-        units.append(replace(make("corrected", overrides), ablation=ALL_SWITCHES))
+    name = base.method.name
+    for part, fields in base.method.parts.items():
+        if part in parts or EVERYTHING in parts:
+            unit = make("paper", {**overrides, name: {**overrides.get(name, {}), **fields}})
+            if unit.settings.config != base.settings.config:
+                units.append(replace(unit, ablation=f"{WITHOUT}{part}"))
+    if EVERYTHING in wanted:
+        units.append(replace(make("corrected", overrides), ablation=EVERYTHING))
     return units
 
 

@@ -24,6 +24,19 @@ class Kind:
     """A test of weights from folders (``evaluate``), which belongs to no benchmark run."""
 
 
+EVERYTHING = "all"
+"""All flags or parts, in an ablation."""
+WITHOUT = "without "
+"""Before the name of a part that a row of an ablation leaves out."""
+
+
+def ablation_words(ablation: str) -> str:
+    """What a row of an ablation changes, in words; empty for the row that the others are compared with."""
+    if ablation in ("", EVERYTHING):
+        return f"{EVERYTHING} flags corrected" if ablation else ""
+    return ablation if ablation.startswith(WITHOUT) else f"{ablation} corrected"
+
+
 class Tag:
     """Names of tags; one more is ``system.beside.NOT_WRITTEN``, on every kind of run."""
 

@@ -35,7 +35,11 @@ def test_help_shows_short_types_and_a_default_once(name: str) -> None:
     command = COMMANDS[name]
     context = command.context_class(command)
     for option in (p for p in command.get_params(context) if p.param_type_name == "option"):
-        assert not set("<>[]") & set(option.metavar or "") or option.metavar in ("[FILE]", "[FLAGS]")
+        assert not set("<>[]") & set(option.metavar or "") or option.metavar in (
+            "[FILE]",
+            "[FLAGS]",
+            "[PARTS]",
+        )
         assert option.help.count("(default") <= 1, option.name
         given = option.default is not None and not option.is_flag
         assert not given or option.required or f"(default: {option.default})" in option.help, option.name

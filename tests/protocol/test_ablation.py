@@ -7,14 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.clipclap import make_clipclap_layout
 from support.tiny import Bench
 
+from benchmark.data.cards import load_cards
 from benchmark.data.groups import shares_group
+from benchmark.data.importing.official_layout import import_official
+from benchmark.data.locate import store_path
 from benchmark.errors import JobError, UsageError
 from benchmark.protocol import stages
 from benchmark.report.results.collect import collect
 from benchmark.report.tables.build import build_tables
 from benchmark.report.tables.means import ablation_effects
+from benchmark.report.tables.table import NOTHING
 from benchmark.running.jobs import Plan
 from benchmark.settings.resolve import switches
 
@@ -55,7 +60,7 @@ def test_an_ablation_has_a_table_with_effects_seed_by_seed(bench: Bench) -> None
     assert effects.loc["calibration", "hm_effect_std"] == pytest.approx(difference.std(ddof=1))
     assert len(results.test) == 2  # rows of an ablation are in no other table
     table = next(t for t in build_tables(results) if t.name == "ablation")
-    assert next(iter(table.cells["Corrected"])) == "none: mode paper"
+    assert next(iter(table.cells["Changed"])) == "nothing: mode paper"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,49 @@ def test_the_group_disjoint_test_drops_only_related_seen_samples(bench: Bench) -
     assert stages.without_shared_groups(experiment, data, nearest, 0.5, exact=False) == pytest.approx(
         expected
     )
+
+
+def test_parts_of_methods_are_left_out_and_frozen_features_stand_first(bench: Bench, tmp_path: Path) -> None:
+    source = make_clipclap_layout(tmp_path / "source", "ucf", form="classes")
+    import_official(load_cards()["ucf"], "clip_clap", source, store_path(bench.data, "ucf", "clip_clap"))
+    call = bench.call(
+        "train.epochs=1",
+        *(f"hspmoe.{size}=16" for size in ("encoding_dim", "projection_hidden")),
+        dataset="ucf",
+        features="clip_clap",
+        methods="frozen,hspmoe",
+        ablate=["hspmoe_far_scale"],
+        ablate_parts=["far", "dp"],
+    )
+    units = bench.units(call)
+    assert [(u.method.name, u.ablation) for u in units] == [
+        ("frozen", ""),
+        ("hspmoe", ""),
+        ("hspmoe", "hspmoe_far_scale"),
+        ("hspmoe", "without far"),
+        ("hspmoe", "without dp"),
+    ]
+    assert units[3].title == "HSP-MoE · ucf/clip_clap · paper without far"
+    assert not bench.run(call).failed
+
+    table = next(t for t in build_tables(collect(bench.tracker)) if "HSP-MoE" in t.title)
+
+    assert list(table.cells["Changed"]) == [
+        "frozen features, no training: mode paper",
+        "nothing: mode paper",
+        "hspmoe_far_scale corrected",
+        "without far",
+        "without dp",
+    ]
+    assert list(table.cells["Effect on HM"])[:2] == [NOTHING, NOTHING]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"), [(["fra"], "--ablate-parts: no part 'fra'"), ([], "--ablate-parts: no part")]
+)
+def test_an_unknown_part_is_named(bench: Bench, parts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bench.units(bench.call(methods="hyper_single", ablate_parts=parts))
 
 
 PLUGIN = """

@@ -12,6 +12,7 @@ from benchmark.report.results.collect import METRICS, Results, records
 from benchmark.report.tables.captions import dataset_title, method_title, settings_text
 from benchmark.report.tables.means import LABELS, method_ranks
 from benchmark.report.tables.table import NOTHING, about, protocol_text
+from benchmark.tracking.schema import ablation_words
 
 LABELLING = ("Dataset", "Protocol", "Settings", "Seed", "Stage", "State")
 COLUMNS = (*LABELLING, *LABELS.values(), "Beta", "Epochs")
@@ -73,7 +74,7 @@ def resolved_settings(results: Results) -> dict[str, str]:
 
 
 def _run(results: Results, row: Mapping[str, Any]) -> Run:
-    switch = f", {row['ablation']} corrected" if _known(row.get("ablation")) else ""
+    switch = f", {ablation_words(row['ablation'])}" if _known(row.get("ablation")) else ""
     settings = settings_text(row["variant"], str(row["settings"]) if _known(row.get("settings")) else "")
     seed = f"{row['repetition']} ({row['seed']})" if _known(row["seed"]) else str(row["repetition"])
     cells = [

@@ -35,6 +35,7 @@ from benchmark.report.tables.table import (
     spread_facts,
     spread_of,
 )
+from benchmark.tracking.schema import ablation_words
 
 
 def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table | None:
@@ -90,45 +91,57 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
 def ablation_tables(results: Results) -> list[Table]:
     """A table per method of an ablation: the published protocol, each switch corrected alone, and all of
     them."""
-    return [
-        _ablation_table(results, effects)
-        for _, effects in ablation_effects(results.ablation).groupby(ABLATED, sort=False)
-    ]
+    effects = ablation_effects(results.ablation)
+    tables = []
+    for _, rows in effects.groupby(ABLATED, sort=False):
+        place = rows.iloc[0][["benchmark_run", "dataset", "features"]]
+        same = (effects[list(place.index)] == place).all(axis=1) & (effects["method"] == FROZEN)
+        frozen = effects[same & (effects["ablation"] == "")].assign(ablation=FROZEN)
+        tables.append(_ablation_table(results, rows, frozen if rows.iloc[0]["method"] != FROZEN else None))
+    return tables
 
 
-def _ablation_table(results: Results, effects: pd.DataFrame) -> Table:
+FROZEN = "frozen"
+"""The method that stands first in an ablation of others: what they add to the frozen features."""
+
+
+def _ablation_table(results: Results, effects: pd.DataFrame, frozen: pd.DataFrame | None) -> Table:
     first = effects.iloc[0]
     dataset, method = str(first["dataset"]), str(first["method"])
     units = [u for u in results.units if [u.call, u.dataset, u.features, u.method] == first[ABLATED].tolist()]
-    lines = [row for _, row in effects.iterrows()]
-    names = {"": "none: mode paper", "all": "all: mode corrected"}
-    columns = [Column("Corrected", "", [names.get(r["ablation"], r["ablation"]) for r in lines])]
+    before = [row for _, row in frozen.iterrows()] if frozen is not None else []
+    lines = [*before, *(row for _, row in effects.iterrows())]
+    names = {"": "nothing: mode paper", "all": "all flags corrected: mode corrected"}
+    names[FROZEN] = "frozen features, no training: mode paper"
+    changed = [names.get(r["ablation"]) or ablation_words(r["ablation"]) for r in lines]
+    columns = [Column("Changed", "", changed)]
     for metric in PUBLISHED_METRICS:
         columns.append(Column(LABELS[metric], "all", [cell(r, metric) for r in lines]))
     for metric in ("hm", "zsl"):
         texts = [signed(spread_of(r, f"{metric}_effect")) for r in lines]
-        texts = [NOTHING if r["ablation"] == "" else t for r, t in zip(lines, texts, strict=True)]
+        compared = [r["ablation"] not in ("", FROZEN) for r in lines]
+        texts = [t if effect else NOTHING for t, effect in zip(texts, compared, strict=True)]
         columns.append(Column(f"Effect on {LABELS[metric]}", "all", texts))
     generated = " Synthetic data." if any(u.generated for u in units) else ""
     last = "; the last row corrects all" if "all" in set(effects["ablation"]) else ""
     caption = (
         "Mean per-class accuracy in %; each row is trained and tested in mode paper with one flag corrected "
-        f"(docs/reference/protocol.md){last}."
+        f"(docs/reference/protocol.md) or one part of the method left out{last}."
     )
     notes = [
-        "Effect: difference to the first row in percentage points, paired by seed. A row and its effect are "
+        "Effect: difference to mode paper in percentage points, paired by seed. A row and its effect are "
         f"over the seeds that both have.{generated}"
     ]
     jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
     processors = processors_sentence(results, jobs)
     facts = [*seeds_facts(effects), *([processors] if processors else [])]
     notes += [
-        f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There the first "
-        "row has " + " and ".join(f"{LABELS[m]} {spread_of(r, f'{m}_base')}" for m in ("hm", "zsl")) + "."
+        f"{r['ablation']}: over the {r['seeds']} of {first['seeds']} seeds that both have. There mode paper "
+        "has " + " and ".join(f"{LABELS[m]} {spread_of(r, f'{m}_base')}" for m in ("hm", "zsl")) + "."
         for r in lines
         if r["seeds"] < first["seeds"] and not pd.isna(r["hm_effect"])
     ]
     place = f"{dataset_title(results, dataset)}, features {first['features']}"
-    title = f"Protocol ablation: {method_title(results, method)}, {place}"
+    title = f"Ablation: {method_title(results, method)}, {place}"
     keys = [about(r) for r in lines]
     return plain_table("ablation", title, caption, columns, notes, keys=keys, facts=facts)
