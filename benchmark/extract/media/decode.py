@@ -240,12 +240,10 @@ def _within(blocks: Iterator[Any], start: float, end: float) -> Iterator[tuple[A
 
 
 def _rgb(frame: Any, turns: int) -> Frame:
-    """A frame as an array, turned by quarters."""
     try:
-        pixels: Frame = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+        return np.rot90(frame.to_ndarray(format="rgb24"), turns)
     except (av.error.FFmpegError, ValueError) as error:
         raise UnreadableVideo(f"a frame cannot be converted: {_reason(error)}") from None
-    return pixels
 
 
 def _reason(error: Exception) -> Any:
