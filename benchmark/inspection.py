@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmark.data.groups import groups_of
+from benchmark.data.groups import groups_of, usable_grouping
 from benchmark.data.store import DEVELOPMENT_SPLITS, Section
 from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
@@ -298,13 +298,15 @@ def group_counts(
     """Correct predictions for each group of clips: the samples of a class from the same source video.
 
     Returns:
-        ``grouping``: the rule of the dataset config; None if each sample is its own group.
+        ``grouping``: the rule of the dataset config; None if each sample is its own group, since there is no
+        rule or the source videos of some samples are unknown.
         ``classes``: by class id, with ``class`` (name), ``group`` (seen or unseen), and lists with an entry
         for each group of clips, in the order of their names: ``samples``, and how many of them are correct
         among all classes at ``beta`` (``gzsl``) and among seen or unseen classes only (``own_group``).
     """
     right, own = nearest.right(beta, exact=exact)
-    names = np.array(groups_of(experiment.card, [data.samples.ids[row] for row in data.rows]), dtype=object)
+    ids = [data.samples.ids[row] for row in data.rows]
+    names = np.array(groups_of(experiment.card, ids), dtype=object)
     found = []
     for c in np.unique(nearest.label):
         mask = nearest.label == c
@@ -313,4 +315,4 @@ def group_counts(
         group = "seen" if nearest.is_seen[mask].all() else "unseen"
         lists = {name: np.bincount(of, minlength=index.max() + 1).tolist() for name, of in counts.items()}
         found.append({"class": section.classes.names[int(c)], "group": group, **lists})
-    return {"grouping": experiment.card.grouping, "classes": found}
+    return {"grouping": usable_grouping(experiment.card, ids), "classes": found}

@@ -13,9 +13,11 @@ and D_w the size of a class embedding as it is given:
     - Validation, in evaluation mode without gradients: ``embed_classes(text)`` maps ``[C, D_w]`` to
       ``[C, d]`` once. For each block of samples, ``embed(batch)`` returns ``[B, d]`` per output, and
       ``distances(embeddings, classes)`` returns ``[B, C]`` per output. ``reported_output`` names the output
-      that selects the epoch.
+      that selects the epoch. A method whose distances need numbers of all samples, such as a scale, computes
+      them in ``summarise``.
 
-3. Stage 2 then tests its last model: the same calls as in validation, on the test splits.
+3. Stage 2 then tests its last model: the same calls as in validation, on the test splits. ``summarise`` is
+   not called there: the numbers are those of validation, as beta is.
 
 A method never learns which dataset, mode or search it runs in. It gets the class embeddings of its training
 classes and batches of features. Class names, the division into seen and unseen classes, and labels of other
@@ -61,8 +63,9 @@ __all__ = [
 ]
 
 Inputs = Literal["sequence", "mean"]
-Use = Literal["unseen_names"]
-"""What a transductive method may use in training: the class embeddings of the unseen classes."""
+Use = Literal["unseen_names", "test_samples"]
+"""What a transductive method uses: the class embeddings of the unseen classes in training, or numbers of all
+test samples, without labels, at the test (``Method.summarise``)."""
 
 
 class MethodConfig(Fields):
@@ -316,6 +319,10 @@ class Method(nn.Module, ABC):
     """Whether ``loss`` needs ``batch.negative``."""
     corrected_settings: ClassVar[Mapping[str, Any]] = {}
     """Fields of ``Config`` that mode ``corrected`` sets, for known deviations of the published method."""
+    published_grid: ClassVar[tuple[float, int]] = (3.0, 16)
+    """Calibration grid of the published code: the largest beta, and how many betas from 0 on."""
+    needs_text_parts: ClassVar[bool] = False
+    """Whether the class embeddings must be in the spaces of the features (``Spec.text_parts``)."""
     control: ClassVar[Literal["", "chance", "shuffled"]] = ""
     """What a control checks; empty for a method. ``--methods all`` leaves controls out, ``--controls`` adds
     them, and they are never tuned. ``shuffled``: classes have the embeddings of others."""
@@ -335,6 +342,8 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.spec = spec
+        self.summary: Mapping[str, float] = {}
+        """The numbers of ``summarise`` that belong to the samples, set before ``distances`` is called."""
 
     @abstractmethod
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
@@ -358,6 +367,24 @@ class Method(nn.Module, ABC):
         Default: the Euclidean distance of each output to ``classes`` ``[C, d]``.
         """
         return {output: euclidean(x, classes) for output, x in embeddings.outputs.items()}
+
+    def summarise(self, embeddings: Embeddings, classes: Tensor) -> dict[str, float]:
+        """Numbers of all samples together that ``distances`` reads in ``self.summary``. Default: none.
+
+        Called in each validation with all its samples. The numbers of the best epoch are kept with beta, and
+        the test applies both. A method that declares the use ``test_samples`` is called with the test samples
+        too, as some published evaluations do.
+
+        Args:
+            embeddings: of all samples, each output ``[N, d]``.
+            classes: result of ``embed_classes``, ``[C, d]``.
+        """
+        return {}
+
+    @classmethod
+    def uses_with(cls, config: Any) -> tuple[Use, ...]:
+        """What the method uses with these hyperparameters, out of ``uses``. Default: all of it."""
+        return cls.uses
 
     def after_step(self, batch: Batch) -> None:
         """Called after each optimiser step, in training mode without gradients. Default: nothing.
@@ -407,7 +434,9 @@ def euclidean(x: Tensor, y: Tensor) -> Tensor:
 NAME, LONGEST_NAME = re.compile(r"[a-z][a-z0-9_]*"), 64
 RESERVED = ("all", "data", "train", "lengths", "protocol", "tuning")
 """Names that have another meaning in ``--methods`` and ``--set``."""
-HOOKS = ("__init__", "loss", "embed", "embed_classes", "distances", "after_step", "optimizer", "fit")
+HOOKS = (
+    "__init__", "loss", "embed", "embed_classes", "distances", "summarise", "after_step", "optimizer", "fit"
+)  # fmt: skip
 """The functions of a method that the harness calls."""
 REGISTERED: dict[str, type[Method]] = {}
 """Methods by name, in the order in which their files were imported."""
@@ -434,8 +463,9 @@ def register(
         paper: where the method was published (authors, title, venue, year); empty if it was not.
         bibtex: BibTeX entry of that paper.
         note: what a reader of the tables must know, such as "our adaptation".
-        uses: what the method uses in training beyond the training classes (``TrainingData.unseen_classes``).
-            Empty for an inductive method. Tables show it.
+        uses: what the method uses beyond the training classes and each sample itself: ``"unseen_names"``
+            (``TrainingData.unseen_classes``) or ``"test_samples"`` (``Method.summarise``). Empty for an
+            inductive method. Tables show it.
 
     Raises:
         ValueError: an invalid value, or a name that is taken. The message lists all problems.

@@ -33,11 +33,13 @@ from benchmark.system.redaction import hide
 from benchmark.system.shipped_files import own
 
 METHODS_DIR = Path(__file__).resolve().parents[1] / "methods"
-SHARED_FILES = ("__init__", "blocks", "compatibility", "losses")
+SHARED_FILES = ("__init__", "adaptations", "blocks", "compatibility", "losses", "one_validation")
 MARK = b"benchmark.method"
 """What a file of ``methods/`` in the working folder must contain to be imported: the folder may be of another
 project."""
 ENTRY_POINTS = "gzsl_bench.methods"
+ALL = "all"
+"""Stands for all methods but controls in ``--methods``."""
 _digests: dict[str, str] = {}
 """Modules of imported files -> hash of what was imported."""
 _replaced: list[object] = []
@@ -71,7 +73,7 @@ class Registry:
         Raises:
             UsageError: a name is unknown, or it is ``all`` and a method cannot be imported.
         """
-        if names == "all":
+        if names == ALL:
             if self.broken:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
                 raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
@@ -79,7 +81,7 @@ class Registry:
         wanted = named_once(names, "--methods")
         if not wanted:
             raise UsageError(f"--methods: no method given (known: all, {', '.join(self.methods)})")
-        if "all" in wanted:
+        if ALL in wanted:
             raise UsageError(f"--methods {names}: all cannot be combined with names; write --methods all")
         return [self.get(name) for name in wanted]
 

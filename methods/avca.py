@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.method import Batch, Classes, Embeddings, Field, Method, MethodConfig, Spec, register
+from methods.adaptations import TextLayerConfig, text_layer
 from methods.blocks import (
     AFFINE,
     ONE_LAYER,
@@ -103,7 +104,7 @@ class Pass:
 class Avca(Method):
     """Audio-visual cross-attention."""
 
-    class Config(MethodConfig):
+    class Config(TextLayerConfig):
         """Defaults: the published settings for UCF, cls features."""
 
         weight_decay: float = Field(1e-5, ge=0, le=1, description="L2 penalty of Adam")
@@ -137,7 +138,8 @@ class Avca(Method):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
-        c, text = config, spec.text_dim
+        c = config
+        self.text_layer, text = text_layer(spec.text_dim, c.text_layer)
         encoder: dict[str, Any] = {
             "hidden": c.encoder_hidden,
             "dropout": c.encoder_dropout,
@@ -180,7 +182,7 @@ class Avca(Method):
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
         """Losses ``triplet``, ``reconstruction``, ``regression``, ``cross``; see the module's docstring."""
-        text = text_of(batch)
+        text = self.text_layer(text_of(batch))
         positive, negative = self._pass_pair(batch, text)
         p, n, c = positive, negative, self.config
         phi_a_again, phi_v_again = self._reconstruct(p)
@@ -205,8 +207,13 @@ class Avca(Method):
             + t(p.theta_w, p.theta_a, n.theta_a)
             + t(p.theta_a, p.theta_w, n.theta_w)
             + t(p.theta_v, p.theta_w, n.theta_w),
+            **self.added_terms(p, n),
         }
         return {"total": torch.stack(list(parts.values())).sum(), **parts}
+
+    def added_terms(self, positive: Pass, negative: Pass) -> dict[str, Tensor]:
+        """Terms that a method built on AVCA adds to the loss."""
+        return {}
 
     def _pass_pair(self, batch: Batch, text: Tensor) -> tuple[Pass, Pass]:
         """Forward passes of positives and negatives.
@@ -218,7 +225,7 @@ class Avca(Method):
         phi_a, phi_v = zip(
             *((self.audio_encoder(x.audio), self.video_encoder(x.video)) for x in pair), strict=True
         )
-        theta_w = [self.word_projection(w) for w in (text, text_of(other))]
+        theta_w = [self.word_projection(w) for w in (text, self.text_layer(text_of(other)))]
         rho_w = [self.decoder(x) for x in theta_w]
         a, v = zip(*(self.cross_attend(*phi) for phi in zip(phi_a, phi_v, strict=True)), strict=True)
         theta_v = [self.video_projection(x) for x in v]
@@ -258,14 +265,14 @@ class Avca(Method):
 
     def embed_classes(self, text: Tensor) -> Tensor:
         """theta_w, ``[C, d]``."""
-        out: Tensor = self.word_projection(text)
+        out: Tensor = self.word_projection(self.text_layer(text))
         return out
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
         """Embed the positives again, as published, which changes the running statistics."""
         self.sample_embeddings(batch)
-        self.word_projection(text_of(batch))
+        self.word_projection(self.text_layer(text_of(batch)))
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

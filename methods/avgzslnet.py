@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.method import Batch, Classes, Embeddings, Field, Method, MethodConfig, Spec, register
+from methods.adaptations import TextLayerConfig, text_layer
 from methods.blocks import (
     PERCEPTRON_LAYERS,
     Perceptron,
@@ -74,7 +75,7 @@ PUBLISHED_BLOCKS = {
 class AvgzslNet(Method):
     """Embeddings regularised by reconstructing the class embedding."""
 
-    class Config(MethodConfig):
+    class Config(TextLayerConfig):
         """Defaults: the published settings."""
 
         hidden: int = Field(1024, ge=1, description="hidden width of audio and video network")
@@ -94,8 +95,9 @@ class AvgzslNet(Method):
         c = config
         self.audio_net = Perceptron(spec.audio_dim, c.hidden, c.embedding_dim, dropout=c.dropout)
         self.video_net = Perceptron(spec.video_dim, c.hidden, c.embedding_dim, dropout=c.dropout)
-        self.text_net = Perceptron(spec.text_dim, c.text_hidden, c.embedding_dim, dropout=c.dropout)
-        self.decoder = Perceptron(c.embedding_dim, c.decoder_hidden, spec.text_dim, dropout=c.decoder_dropout)
+        self.text_layer, text = text_layer(spec.text_dim, c.text_layer)
+        self.text_net = Perceptron(text, c.text_hidden, c.embedding_dim, dropout=c.dropout)
+        self.decoder = Perceptron(c.embedding_dim, c.decoder_hidden, text, dropout=c.decoder_dropout)
 
     def decode(self, x: Tensor) -> Tensor:
         """Class embeddings of length 1, ``[B, D_w]``, from embeddings ``[B, d]``."""
@@ -103,10 +105,11 @@ class AvgzslNet(Method):
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:
         """Losses ``reconstruction`` and ``triplet`` as in the module's docstring."""
-        other, margin, w = negative_of(batch), self.config.margin, text_of(batch)
+        other, margin = negative_of(batch), self.config.margin
+        w, w_n = self.text_layer(text_of(batch)), self.text_layer(text_of(other))
         a, a_n = self.audio_net(batch.audio), self.audio_net(other.audio)
         v, v_n = self.video_net(batch.video), self.video_net(other.video)
-        t, t_n = self.text_net(w), self.text_net(text_of(other))
+        t, t_n = self.text_net(w), self.text_net(w_n)
         # Separate and in the published order, which decides the decoder's running statistics.
         dec_a, dec_v, dec_t, dec_a_n, dec_v_n = (self.decode(x) for x in (a, v, t, a_n, v_n))
         decoded = distance_to(w, dec_t) + distance_to(w, dec_a) + distance_to(w, dec_v)
@@ -121,7 +124,7 @@ class AvgzslNet(Method):
 
     def embed_classes(self, text: Tensor) -> Tensor:
         """f_t(w), ``[C, d]``."""
-        out: Tensor = self.text_net(text)
+        out: Tensor = self.text_net(self.text_layer(text))
         return out
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:

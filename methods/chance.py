@@ -18,7 +18,6 @@ from benchmark.method import (
     Batch,
     Classes,
     Embeddings,
-    EpochRecord,
     FitResult,
     Method,
     MethodConfig,
@@ -27,6 +26,7 @@ from benchmark.method import (
     TrainingLoop,
     register,
 )
+from methods.one_validation import validated_once
 
 FREQUENCY = 1e4
 """f in units of one over the length of x."""
@@ -69,8 +69,4 @@ class Chance(Method):
 
     def fit(self, data: TrainingData, loop: TrainingLoop) -> FitResult:
         """Choose beta."""
-        started = time.perf_counter()
-        validation = data.validate(self)
-        record = EpochRecord(0, {}, dict(validation.metrics), self.config.lr, time.perf_counter() - started)
-        loop.listener.on_epoch(record)
-        return FitResult([record], 0, validation.calibration)
+        return validated_once(self, data, loop, time.perf_counter())

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmark.method import Batch, Classes, Embeddings, Field, Method, MethodConfig, Spec, register
+from methods.adaptations import TextLayerConfig, text_layer
 from methods.blocks import (
     AFFINE,
     BATCH_NORM,
@@ -76,7 +77,7 @@ PUBLISHED_BLOCKS = {
 class Cjme(Method):
     """Coordinated joint multimodal embeddings."""
 
-    class Config(MethodConfig):
+    class Config(TextLayerConfig):
         """Defaults: the published settings for UCF, cls features."""
 
         hidden: int = Field(1024, ge=1, description="hidden width of audio and video network")
@@ -99,15 +100,14 @@ class Cjme(Method):
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__(config, spec)
         c, inputs = config, spec.audio_dim + spec.video_dim
+        self.text_layer, text = text_layer(spec.text_dim, c.text_layer)
         self.audio_net = Perceptron(
             spec.audio_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
         )
         self.video_net = Perceptron(
             spec.video_dim, c.hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
         )
-        self.text_net = Perceptron(
-            spec.text_dim, c.text_hidden, c.embedding_dim, dropout=c.dropout, last_relu=True
-        )
+        self.text_net = Perceptron(text, c.text_hidden, c.embedding_dim, dropout=c.dropout, last_relu=True)
         self.attention = nn.Sequential(nn.BatchNorm1d(inputs), nn.Linear(inputs, 1))
 
     def modality_attention(self, batch: Batch) -> Tensor:
@@ -121,12 +121,12 @@ class Cjme(Method):
         other, margin = negative_of(batch), self.config.margin
         a, a_n = self.audio_net(batch.audio), self.audio_net(other.audio)
         v, v_n = self.video_net(batch.video), self.video_net(other.video)
-        t = self.text_net(text_of(batch))
+        t = self.embed_classes(text_of(batch))
         if (
             self.training
         ):  # no loss uses the negatives' classes; as published, they change the running statistics
             with torch.no_grad():
-                self.text_net(text_of(other))
+                self.embed_classes(text_of(other))
 
         # Triplets, weighted by the modality attention.
         alpha = self.modality_attention(batch)
@@ -141,7 +141,7 @@ class Cjme(Method):
 
         # The attention learns which modality is surer of the class.
         with torch.no_grad():
-            surer = surer_modality(a, v, self.text_net(classes.text), self.config.entropy_margin)
+            surer = surer_modality(a, v, self.embed_classes(classes.text), self.config.entropy_margin)
         parts = {
             "triplet": triplets,
             "alignment": functional.mse_loss(a, v),
@@ -158,7 +158,7 @@ class Cjme(Method):
 
     def embed_classes(self, text: Tensor) -> Tensor:
         """f_t(w), ``[C, d]``."""
-        out: Tensor = self.text_net(text)
+        out: Tensor = self.text_net(self.text_layer(text))
         return out
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ from benchmark.method import (
     Batch,
     Classes,
     Embeddings,
-    EpochRecord,
     Field,
     FitResult,
     Method,
@@ -37,6 +36,7 @@ from benchmark.method import (
 )
 from methods.blocks import labels_of
 from methods.compatibility import ADAPTED
+from methods.one_validation import validated_once
 
 BIBTEX = """@inproceedings{romera2015embarrassingly,
   author    = {Romera-Paredes, Bernardino and Torr, Philip H. S.},
@@ -124,11 +124,7 @@ class Eszsl(Method):
         ss.diagonal().add_(self.config.lam * len(s) / size)
         self.map.copy_(torch.linalg.solve(ss, torch.linalg.solve(xx, xys).T).T)
 
-        # One epoch of the record.
-        validation = data.validate(self)
-        record = EpochRecord(0, {}, dict(validation.metrics), self.config.lr, time.perf_counter() - started)
-        loop.listener.on_epoch(record)
-        return FitResult([record], 0, validation.calibration)
+        return validated_once(self, data, loop, started)
 
 
 def signs(label: Tensor, classes: int) -> Tensor:

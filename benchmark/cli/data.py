@@ -70,7 +70,7 @@ class DataOptions:
 @with_options
 def import_(
     source: Annotated[
-        Path, typer.Option("--from", metavar="DIR", help="Folder in the official layout.", exists=False)
+        Path, typer.Option("--from", metavar="DIR", help="Folder in the published layout.", exists=False)
     ],
     of: DataOptions,
     extracted: Annotated[
@@ -81,7 +81,8 @@ def import_(
         ),
     ] = None,
     form: Annotated[
-        Literal["auto", "sequences", "means"], typer.Option(help="Published form of the features to read.")
+        Literal["auto", "sequences", "means", "vectors", "cache"],
+        typer.Option(help="Published form of the features to read; clip_clap has vectors and cache."),
     ] = "auto",
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Type of the stored time steps.")
@@ -196,6 +197,7 @@ def info(of: DataOptions) -> None:
     card, name = of.card()
     store = of.store()
     expected, classes = card.features[name], store.tables().class_splits
+    parts = " + ".join(f"{size} of {part}" for part, size in expected.text_parts.items())
     splits = [
         {
             "split": split,
@@ -212,10 +214,18 @@ def info(of: DataOptions) -> None:
         "file": str(store.path),
         "digest": store.digest,
         "form": "sequences and means" if store.has_sequences else "means only",
-        "dimensions": f"audio {store.audio_dim}, video {store.video_dim}, text {store.text_dim}",
+        "dimensions": f"audio {store.audio_dim}, video {store.video_dim}, text {store.text_dim}"
+        + (f" ({parts})" if parts else ""),
         "generated": "yes" if store.generated else "no",
-        "licence": card.licence or "see the terms of the dataset",
+        "licence": " ".join(filter(None, [card.licence, expected.licence])) or "see the terms of the dataset",
     }
+    if expected.contamination:
+        facts["contamination"] = expected.contamination
+    if store.unusable_names:
+        facts["sample names"] = (
+            f"unusable for {store.unusable_samples:,} samples of {len(store.unusable_names)} class files: "
+            "their ids are made up and their source videos unknown"
+        )
     if of.on_screen:
         rows_table(out, "", ["", ""], list(facts.items()))
         rows_table(out, "Splits", list(splits[0]), [list(p.values()) for p in splits])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.system.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
@@ -49,6 +49,34 @@ Quirk = Literal[
 """A known deviation of the published extraction from its description (docs/reference/extraction.md)."""
 
 
+class FeatureSetLayout(Fields):
+    """The names in the published folder of a feature set with one vector per sample and modality.
+
+    Such a feature set does not follow ``OfficialLayout``, except for the folder of the dataset.
+    """
+
+    lists: str = Field(description="folder of the lists, below `class-split/`")
+    names_file: str = Field(description="table of class names, in `class-split/`")
+    name_column: str = Field("manual", description="its column with the names of the class embeddings")
+    folder: str = Field(description="folder of the class files, below `features/`")
+    text_files: dict[Literal["audio", "video"], str] = Field(
+        description="modality -> file of its part of the class embeddings, in `text/` of that folder"
+    )
+    cache: str = Field(description="folder of the published loader's caches, below the dataset's folder")
+    cache_files: dict[str, tuple[str, ...]] = Field(
+        description="file of the caches -> splits whose samples it holds"
+    )
+
+    @field_validator("cache_files")
+    @classmethod
+    def _of_splits(cls, files: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        held = [split for splits in files.values() for split in splits]
+        wanted = [split for split in SPLITS_OF_LISTS if split != "stage_2_train"]
+        if sorted(held) != sorted(wanted):
+            raise ValueError(f"each of {', '.join(wanted)} must be in one file")
+        return files
+
+
 class FeatureSetConfig(Fields):
     """The config of a feature set, with the counts of its published lists."""
 
@@ -61,11 +89,25 @@ class FeatureSetConfig(Fields):
         description="parts of a class embedding that are in the space of a modality's features, with their "
         "sizes, in their order; empty if there are none, as with word2vec",
     )
+    unit_length: bool = Field(
+        False,
+        description="whether time steps and parts of class embeddings are vectors of length 1; "
+        "`data verify` and `data audit` check it",
+    )
     classes: dict[Split, int] = Field(default_factory=dict, description="expected classes per split")
     samples: dict[Split, int] = Field(default_factory=dict, description="expected samples per split")
     published_quirks: tuple[Quirk, ...] = Field(
         (), description="what `extract --published-preprocessing` repeats"
     )
+    layout: FeatureSetLayout | None = Field(
+        None, description="names in its published folder; null: those of the dataset's official layout"
+    )
+    contamination: str = Field(
+        "",
+        description="which unseen classes the networks may have seen in their training, in one sentence; "
+        "empty: nothing is known. Such results are no equals of those on other feature sets",
+    )
+    licence: str = Field("", description="licence of the networks and features, shown by `data info`")
 
     @model_validator(mode="after")
     def _text_parts_fit(self) -> Self:
@@ -74,6 +116,8 @@ class FeatureSetConfig(Fields):
         for modality, config in (("audio", self.audio), ("video", self.video)):
             if self.text_parts and self.text_parts.get(modality) != config.dim:  # type: ignore[call-overload]
                 raise ValueError(f"text_parts.{modality} must be {modality}.dim, {config.dim}")
+        if self.layout is not None and set(self.layout.text_files) != set(self.text_parts):
+            raise ValueError("layout.text_files must name a file for each of text_parts")
         return self
 
 
@@ -95,6 +139,9 @@ class Preset(Fields):
         None, description="settings to search; None, or none that a method has: all of its search space"
     )
     seeds: int = Field(1, ge=1, description="number of seeds")
+    omitted: dict[str, str] = Field(
+        default_factory=dict, description="methods that `--methods all` leaves out, each with the reason"
+    )
 
 
 class Card(Fields):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.cards import Card
+from benchmark.data.names import is_made_up
 from benchmark.errors import UsageError
 
 
@@ -25,15 +26,33 @@ class Origin:
 
 
 def shares_group(card: Card, ids: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether any of ``others`` is in the same group, for each id. An id that fits no rule is alone."""
+    """Whether any of ``others`` is in the same group, for each id. An id that fits no rule is alone.
+
+    Raises:
+        UsageError: the dataset config has no grouping rule, or ids are made up, so that groups are unknown.
+    """
     origin = origin_rule(card)
+    if unknown := sum(map(is_made_up, [*ids, *others])):
+        raise UsageError(f"{card.name}: {unknown:,} samples {UNKNOWN_SOURCES}")
     known = {origin(name).group for name in others}
     return np.array([origin(name).group in known for name in ids], dtype=bool)
 
 
+UNKNOWN_SOURCES = (
+    "have unusable names (clips were dropped before the features were published), so their source videos are "
+    "unknown; use protocol.seen_test=published, or features that were extracted again"
+)
+"""Why samples with made-up ids have no known group, and what to do; follows a number of samples."""
+
+
+def usable_grouping(card: Card, ids: Sequence[str]) -> str | None:
+    """The dataset's grouping rule; None if it has none, or if the source videos of some ids are unknown."""
+    return None if any(map(is_made_up, ids)) else card.grouping
+
+
 def groups_of(card: Card, ids: Sequence[str]) -> list[str]:
-    """The group of each id. Without a grouping rule in the dataset config, each id is its own group."""
-    if card.grouping is None:
+    """The group of each id. Without a rule that is usable (``usable_grouping``), each id is its own group."""
+    if usable_grouping(card, ids) is None:
         return list(ids)
     origin = origin_rule(card)
     return [origin(name).group for name in ids]
@@ -50,7 +69,7 @@ def origin_rule(card: Card) -> Callable[[str], Origin]:
     rule, timed = re.compile(card.grouping), card.overlap_seconds is not None
 
     def origin(name: str) -> Origin:
-        found = rule.match(name)
+        found = None if is_made_up(name) else rule.match(name)
         if found is None:
             return Origin(name, fits=False)
         return Origin(found.group(1), float(found.group(2)) if timed else None)

@@ -340,11 +340,19 @@ class FeatureStore:
         self.generated = bool(f.attrs["generated"])
         self.digest, self.development_digest = str(f.attrs["digest"]), str(f.attrs["development_digest"])
         self.provenance: dict[str, Any] = json.loads(f.attrs["provenance"])
+        self.unusable_names: list[dict[str, Any]] = self.provenance.get("unusable_names", [])
+        """``split``, ``class`` and number of ``samples`` of the class files whose sample names are unusable.
+
+        The ids of these samples are made up, and their source videos are unknown."""
         splits = f["samples/parts"][:]
         self.counts: dict[str, int] = {split: int((splits == i).sum()) for i, split in enumerate(SPLITS)}
         """Number of samples of each split."""
         self.text_dim = int(f["classes/vectors"].shape[1])
         self.has_sequences = "frames" in f["audio"] and "frames" in f["video"]
+        self.one_time_step = self.has_sequences and all(
+            len(f[m]["frames"]) == len(splits) for m in MODALITIES
+        )
+        """Whether every sequence has one time step, as of features with one vector per clip."""
         self.audio_dim, self.video_dim = (int(f[m]["means"].shape[1]) for m in MODALITIES)
         size = self.path.stat().st_size
         arrays = [f[m][a] for m in MODALITIES for a in ("means", "frames") if a in f[m]]
@@ -366,6 +374,11 @@ class FeatureStore:
                 )
             yield f
 
+    @property
+    def unusable_samples(self) -> int:
+        """Number of samples whose ids are made up."""
+        return sum(int(entry["samples"]) for entry in self.unusable_names)
+
     def tables(self) -> Tables:
         """Ids, labels, classes and class embeddings of all splits, read again at each call."""
         with self._opened() as f:
@@ -380,12 +393,18 @@ class FeatureStore:
         Raises:
             UsageError: the store has no sequences.
         """
-        if not self.has_sequences:
-            raise UsageError(
-                f"{method} needs sequences, but {self.path} holds temporal means only; "
-                f"import the *_non_averaged features (data import {self.dataset} --features {self.features} "
-                "--form sequences --from DIR)"
-            )
+        if reason := self.without_sequences():
+            raise UsageError(f"{method} {reason}")
+
+    def without_sequences(self) -> str:
+        """Why no sequence method can use it, and what to do; empty if they can."""
+        if self.has_sequences:
+            return ""
+        return (
+            f"needs sequences, but {self.path} holds temporal means only; "
+            f"import the *_non_averaged features (data import {self.dataset} --features {self.features} "
+            "--form sequences --from DIR)"
+        )
 
     def development(
         self,

@@ -176,6 +176,21 @@ def checked_classes(method: Method, embedded: Any, count: int) -> Tensor:
     return embedded
 
 
+def checked_summary(method: Method, numbers: Any) -> dict[str, float]:
+    """Check the result of ``summarise``.
+
+    Raises:
+        JobError: it is no dict of finite numbers.
+    """
+    if not isinstance(numbers, Mapping):
+        raise _refuse(type(method), "summarise", "a dict of numbers", shown(numbers))
+    _check_names(type(method), "summarise", numbers)
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise _refuse(type(method), f"summarise: {name!r}", "a finite number", shown(value))
+    return {name: float(value) for name, value in numbers.items()}
+
+
 def check_comparable(method: Method, embeddings: Embeddings, classes: Tensor) -> None:
     """Check that the default ``distances`` can compare samples and classes.
 
@@ -325,7 +340,7 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
 
 
 def _is_calibration(chosen: Any, output: str) -> bool:
-    if not isinstance(chosen, Mapping) or chosen.keys() != {"beta", "rule", "per_output"}:
+    if not isinstance(chosen, Mapping) or chosen.keys() - {"summary"} != {"beta", "rule", "per_output"}:
         return False
     beta, per_output = chosen["beta"], chosen["per_output"]
     fine = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from benchmark.data.store import Samples
 from benchmark.errors import JobError
-from benchmark.method import Method
+from benchmark.method import Embeddings, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.border import (
     check_comparable,
     checked_classes,
     checked_distances,
     checked_embeddings,
+    checked_summary,
     file_of,
 )
 from benchmark.system.streams import Purpose, stream
@@ -36,8 +37,14 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-GRID: Floats = torch.linspace(0, 3, 16).numpy()
-"""Betas of the published protocol, 0, 0.2, ..., 3, bit by bit. ``np.arange`` would round some differently."""
+
+def grid(highest: float, count: int) -> Floats:
+    """Betas of a published calibration, from 0 on, bit by bit. ``np.arange`` would round some differently."""
+    return np.asarray(torch.linspace(0, highest, count).numpy())
+
+
+GRID = grid(3, 16)
+"""Betas of AVCA and TCAF: 0, 0.2, ..., 3."""
 ROUNDING = 1e-12
 """Harmonic means that differ by less are equal."""
 
@@ -319,6 +326,7 @@ def nearest_classes(
     batch_size: int,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     check: bool = False,
+    summary: Mapping[str, float] | None = None,
 ) -> dict[str, Nearest]:
     """Embed all samples in blocks, and find their nearest seen and unseen classes by each output.
 
@@ -327,6 +335,7 @@ def nearest_classes(
 
     Args:
         check: embed and score some samples again among others, and compare.
+        summary: ``Method.summary`` for these samples; None: the method computes it from them.
 
     Raises:
         JobError: the method returned something wrong, or (with ``check``) its distances depend on the other
@@ -341,9 +350,12 @@ def nearest_classes(
     kept: dict[str, list[Floats]] = {}
     blocks: dict[str, list[Nearest]] = {}
     with _evaluating(method) as device:
-        score = partial(_distances, method, data, rules, _embedded_classes(method, data, device), autocast)
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        classes = _embedded_classes(method, data, device)
+        embed = partial(_embedded, method, data, rules, device, autocast)
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        method.summary = _summary(method, embed, classes, parts) if summary is None else dict(summary)
+        score = partial(_distances, method, embed, classes)
+        for places in parts:
             checked = np.isin(places, again)
             scored = score(places)
             _check_outputs(method, blocks or scored, scored)
@@ -382,25 +394,41 @@ def _embedded_classes(method: Method, data: EvaluationSet, device: torch.device)
 
 
 def _distances(
-    method: Method,
-    data: EvaluationSet,
-    rules: FeatureRules,
-    classes: Tensor,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    places: Ints,
+    method: Method, embed: Callable[[Ints], Embeddings], classes: Tensor, places: Ints
 ) -> dict[str, Floats]:
-    """Distances ``[B, C]`` by output, in full precision also if the embeddings are in reduced precision.
-
-    Args:
-        places: ``[B]`` indices into ``data.rows``.
-    """
-    batch = make_batch(data.samples, data.rows[places], rules, training=False).to(classes.device)
-    with autocast():
-        embeddings = method.embed(batch)
-    embeddings = checked_embeddings(method, embeddings, len(places))
+    """Distances ``[B, C]`` by output, in full precision also if the embeddings are in reduced precision."""
+    embeddings = embed(places)
     check_comparable(method, embeddings, classes)
     distances = checked_distances(method, method.distances(embeddings, classes), len(places), len(classes))
     return {output: x.float().cpu().numpy() for output, x in distances.items()}
+
+
+def _embedded(
+    method: Method,
+    data: EvaluationSet,
+    rules: FeatureRules,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    places: Ints,
+) -> Embeddings:
+    """Embeddings of samples, given by their indices ``[B]`` into ``data.rows``."""
+    batch = make_batch(data.samples, data.rows[places], rules, training=False).to(device)
+    with autocast():
+        embeddings = method.embed(batch)
+    return checked_embeddings(method, embeddings, len(places))
+
+
+def _summary(
+    method: Method, embed: Callable[[Ints], Embeddings], classes: Tensor, blocks: Sequence[Ints]
+) -> dict[str, float]:
+    """The numbers of ``Method.summarise`` over all samples; most methods have none."""
+    if type(method).summarise is Method.summarise:
+        return {}
+    parts = [embed(places) for places in blocks]
+    outputs = {name: torch.cat([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+    gates = [part.gate for part in parts if part.gate is not None]
+    everything = Embeddings(outputs, torch.cat(gates) if gates else None)
+    return checked_summary(method, method.summarise(everything, classes))
 
 
 def _check_outputs(method: Method, first: Iterable[str], now: Iterable[str]) -> None:
@@ -457,14 +485,27 @@ class Calibration:
     """``grid`` (published) or ``exact``."""
     per_output: Mapping[str, float]
     """The best beta of each output."""
+    summary: Mapping[str, float] = field(default_factory=dict)
+    """``Method.summary`` of the validation samples; most methods have none."""
 
     @classmethod
     def choose(
-        cls, nearest: Mapping[str, Nearest], reported: str, *, exact: bool, mean_of_outputs: bool
+        cls,
+        nearest: Mapping[str, Nearest],
+        reported: str,
+        *,
+        exact: bool,
+        mean_of_outputs: bool,
+        betas: Floats = GRID,
     ) -> Calibration:
-        """The beta with the highest HM: that of the reported output, or (published) the mean over outputs."""
+        """The beta with the highest HM: that of the reported output, or (published) the mean over outputs.
+
+        Args:
+            exact: whether to choose among all real betas instead of a grid.
+            betas: the grid.
+        """
         per_output = {
-            output: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid().beta))
+            output: x.curve().best_beta() if exact else float(np.float32(x.best_on_grid(betas).beta))
             for output, x in nearest.items()
         }
         beta = float(np.mean(list(per_output.values()))) if mean_of_outputs else per_output[reported]

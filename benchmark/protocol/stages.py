@@ -20,12 +20,19 @@ from benchmark.data.cards import Card, FeatureSetConfig
 from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_SPLITS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
-from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
+from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Use, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
 from benchmark.protocol.dead_biases import keep_dead_biases
 from benchmark.protocol.device import autocast_for, choose_device
-from benchmark.protocol.evaluation import Calibration, Curve, EvaluationSet, Nearest, nearest_classes
+from benchmark.protocol.evaluation import (
+    Calibration,
+    Curve,
+    EvaluationSet,
+    Nearest,
+    grid,
+    nearest_classes,
+)
 from benchmark.protocol.randomness import seed_everything
 from benchmark.protocol.seal import sealed
 from benchmark.protocol.training import Loop, save_atomically
@@ -61,6 +68,11 @@ class Experiment:
         return FeatureRules.of(
             self.method.inputs, self.feature_set, self.settings.lengths, self.settings.protocol
         )
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """What the method uses as a transductive one; empty for an inductive method."""
+        return self.method.uses_with(self.settings.config)
 
     @property
     def protocol(self) -> ProtocolConfig:
@@ -160,7 +172,8 @@ class StageTwo:
 
 def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     """A calibration in plain types."""
-    return {"beta": calibration.beta, "rule": calibration.rule, "per_output": dict(calibration.per_output)}
+    found = {"beta": calibration.beta, "rule": calibration.rule, "per_output": dict(calibration.per_output)}
+    return {**found, "summary": dict(calibration.summary)} if calibration.summary else found
 
 
 def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
@@ -194,7 +207,7 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
         experiment.method,
         batches,
         partial(validate, experiment.settings, experiment.rules, data),
-        unseen if experiment.method.uses else None,
+        unseen if "unseen_names" in experiment.uses else None,
     )
 
 
@@ -213,24 +226,29 @@ def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, metho
     protocol, output = settings.protocol, method.reported_output
     exact = protocol.calibration == "corrected"
     calibration = Calibration.choose(
-        nearest, output, exact=exact, mean_of_outputs=protocol.beta_output == "paper"
+        nearest,
+        output,
+        exact=exact,
+        mean_of_outputs=protocol.beta_output == "paper",
+        betas=grid(*protocol.grid),
     )
+    calibration = replace(calibration, summary=dict(method.summary))
     best = nearest[output].at(calibration.per_output[output], exact=exact)
     metrics = {**best.as_dict(), "ausuc": nearest[output].curve().ausuc, "beta": best.beta}
     return Validation(metrics, calibration_dict(calibration))
 
 
 def embed_and_rank(
-    settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, *, check: bool = False
+    settings: Settings, rules: FeatureRules, data: EvaluationSet, method: Method, **options: Any
 ) -> dict[str, Nearest]:
     """Nearest classes by output, in the precision of training.
 
     Args:
-        check: as of ``evaluation.nearest_classes``.
+        options: ``check`` and ``summary`` of ``evaluation.nearest_classes``.
     """
     train = settings.train
     return nearest_classes(
-        method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), check=check
+        method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), **options
     )
 
 
@@ -365,7 +383,8 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
     # Embed and rank all test samples once; ``check`` finds methods that mix the samples of a batch.
     section = open_test(experiment)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, experiment.seed)
-    nearest = embed_and_rank(experiment.settings, experiment.rules, data, method, check=True)
+    summary = None if "test_samples" in experiment.uses else calibration.summary
+    nearest = embed_and_rank(experiment.settings, experiment.rules, data, method, check=True, summary=summary)
 
     # Every result follows from the nearest classes, without another forward pass.
     beta, exact, output = calibration.beta, calibration.rule == "exact", experiment.method.reported_output

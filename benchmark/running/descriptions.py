@@ -125,7 +125,7 @@ def method_note(unit: Unit, run: BenchmarkRun, means: Mapping[tuple[int, str], M
     parts = [
         f"**{unit.method.title}** on {unit.card.title}, features {unit.features}, mode {unit.mode}, text "
         f"alignment {protocol.text_alignment}; {unit.variant} settings. {unit.method.paper}"
-        + (f" ({unit.method.note})" if unit.method.note else "")
+        + (f" ({unit.note})" if unit.note else "")
     ]
     dataset = unit.preset or unit.card.name
     mode = "paper" if unit.ablation else unit.mode

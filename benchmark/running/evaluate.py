@@ -12,7 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.inspection import Inspection, inspect
 from benchmark.method import Method
 from benchmark.protocol.stages import Experiment, StageTwo, evaluate_weights
-from benchmark.running.provenance import data_caption, environment
+from benchmark.running.provenance import data_caption, environment, words_of_uses
 from benchmark.running.records import log_data, log_map, log_stage_two, prefixed
 from benchmark.settings.resolve import Settings, protocol_for
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig
@@ -118,7 +118,7 @@ def evaluate(
 def _has_published_settings(weights: Weights, card: Card, features: str, space: SearchSpace) -> bool:
     """Whether the weights have the published settings of the method, its training and its lengths."""
     published = space.settings_for(card.name, features)
-    if published is None:
+    if published is None or published.note:
         return False
     same_config = weights.config == weights.method.Config.model_validate(published.config)
     same_training = all(weights.training.get(name, value) == value for name, value in published.train.items())
@@ -159,7 +159,7 @@ def _settings(
     if recorded is not None and mode is None:
         protocol = recorded.protocol.model_dump()
     else:
-        protocol = protocol_for(mode or "paper", published_order=card.published_order)
+        protocol = protocol_for(weights.method, mode or "paper", published_order=card.published_order)
     layers = {
         weights.method.name: weights.config.model_dump(),
         "train": {**(recorded.train.model_dump() if recorded else {}), **overrides.get("train", {})},
@@ -197,6 +197,7 @@ def log_evaluation(
         Tag.METHOD_TITLE: method.title,
         Tag.METHOD_NOTE: method.note,
         Tag.METHOD_INPUTS: str(method.inputs),
+        Tag.METHOD_USES: words_of_uses(method.uses_with(settings.config)),
         Tag.DATASET: card.name,
         Tag.DATASET_TITLE: card.title,
         Tag.DATASET_KIND: "generated" if store.generated else card.kind,

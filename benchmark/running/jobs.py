@@ -64,6 +64,8 @@ class Unit:
     """How many independent searches there are."""
     study: int = 0
     """Number of the search that this unit stands for (``of_study``)."""
+    settings_note: str = ""
+    """What is ours in the settings for these features; empty if they are published or defaults."""
 
     @property
     def title(self) -> str:
@@ -72,6 +74,11 @@ class Unit:
         switch = f" with {self.ablation} corrected" if self.ablation not in ("", ALL_SWITCHES) else ""
         study = f" · study {self.study}" if self.study else ""
         return f"{self.method.title} · {self.card.name}/{self.features} · {self.mode}{switch}{study}"
+
+    @property
+    def note(self) -> str:
+        """What a reader of the row must know."""
+        return "; ".join(filter(None, [self.method.note, self.settings_note]))
 
     def of_study(self, number: int) -> Unit:
         """The unit as one of its searches tunes and trains it: no two share a seed."""
@@ -232,6 +239,8 @@ class Plan:
     units: Sequence[Unit]
     tune_only: bool = False
     """Whether hyperparameters are searched and nothing is tested."""
+    left_out: Sequence[str] = ()
+    """Methods of ``--methods all`` that are not run, with the reason, a sentence each."""
 
     @property
     def mode(self) -> str:

@@ -11,16 +11,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.data.cards import Card, Cards, Preset, find_card, load_cards
+from benchmark.data.groups import UNKNOWN_SOURCES
 from benchmark.data.locate import open_or_build
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError, near, validation_message
 from benchmark.method import Method
-from benchmark.registry import Registry, named_once
+from benchmark.registry import ALL, Registry, named_once
 from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.running.jobs import ALL_SWITCHES, Plan, Unit
 from benchmark.settings.resolve import parse_overrides, resolve, switches
 from benchmark.settings.schema import Mode, TrainConfig, TuningConfig
 from benchmark.settings.search_space import Range, SearchSpace, range_problems
+
+Opened = tuple[str, Card, Preset, str, FeatureStore]
+"""A dataset: its name in the command, its config, the preset, the feature set and the feature file."""
 
 
 def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_only: bool = False) -> Plan:
@@ -42,20 +46,58 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
         asked = run.model_copy(update={"trials": 0, "mode": "paper", "studies": 1})
 
     units: list[Unit] = []
+    left_out: list[str] = []
     for opened in _open_stores(asked, data_root, overrides.get("data", {})):
+        suited = methods
+        if run.methods == ALL:
+            suited, reasons = _suited(methods, opened)
+            left_out += reasons
         for mode in asked.modes(opened[1].default_mode):
-            for method in methods:
+            for method in suited:
                 make = partial(_unit, asked, method, registry.search_space(method), opened)
                 unit = make(mode, overrides)
                 units += [unit, *_ablations(asked, unit, make, overrides)]
-    return Plan(run, units, tune_only)
+    return Plan(run, units, tune_only, left_out)
+
+
+def _suited(methods: Sequence[type[Method]], opened: Opened) -> tuple[list[type[Method]], list[str]]:
+    """The methods that a dataset's features suit, and why the others are left out, a sentence per reason.
+
+    Raises:
+        UsageError: the features suit none.
+    """
+    name, card, preset, features, store = opened
+    suited, reasons = list[type[Method]](), dict[str, list[str]]()
+    for method in methods:
+        reason = preset.omitted.get(method.name) or unsuited(method, card, features, store)
+        if reason:
+            reasons.setdefault(reason, []).append(method.title)
+        else:
+            suited.append(method)
+    listed = [
+        f"not run on {name}, features {features}: {', '.join(titles)}: {why}"
+        for why, titles in reasons.items()
+    ]
+    if not suited:
+        raise UsageError("\n".join([f"{name}: no method suits its features {features!r}", *listed]))
+    return suited, listed
+
+
+def unsuited(method: type[Method], card: Card, features: str, store: FeatureStore) -> str:
+    """Why the features of a dataset do not suit a method; empty if they do."""
+    if method.needs_text_parts and not card.features[features].text_parts:
+        known = [name for name, config in card.features.items() if config.text_parts]
+        fix = f"use --features {known[0]}" if known else "the dataset has no such features"
+        return f"needs class embeddings that are in the spaces of the features, as of CLIP and CLAP; {fix}"
+    return store.without_sequences() if method.inputs == "sequence" else ""
 
 
 def plan_notes(plan: Plan, registry: Registry) -> list[str]:
     """Values that a plan does not use although somebody wrote them, a sentence each."""
     given = [_key_and_value(text) for text in plan.run.settings]
     last = dict(given)
-    notes = [
+    notes = [*plan.left_out, *_short_sequences(plan.units)]
+    notes += [
         f"--set {key} is given more than once; the last one counts: {key}={last[key]}"
         for key in last
         if len({value for other, value in given if other == key}) > 1
@@ -92,6 +134,19 @@ def plan_notes(plan: Plan, registry: Registry) -> list[str]:
     for name, space in {unit.method.name: registry.search_space(unit.method) for unit in plan.units}.items():
         notes += _unused_settings(name, space, cards)
     return notes
+
+
+def _short_sequences(units: Sequence[Unit]) -> list[str]:
+    """Sequence methods whose sequences have one time step."""
+    titles: dict[str, list[str]] = {}
+    for unit in units:
+        if unit.method.inputs == "sequence" and unit.store.one_time_step:
+            titles.setdefault(f"{unit.card.name}/{unit.features}", []).append(unit.method.title)
+    return [
+        f"{data} has one time step per clip: sequence methods see one vector of each modality "
+        f"({', '.join(dict.fromkeys(names))})"
+        for data, names in titles.items()
+    ]
 
 
 def _key_and_value(text: str) -> tuple[str, str]:
@@ -162,10 +217,6 @@ def _ablations(
     return units
 
 
-Opened = tuple[str, Card, Preset, str, FeatureStore]
-"""A dataset: its name in the command, its config, the preset, the feature set and the feature file."""
-
-
 def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any]) -> list[Opened]:
     """The datasets of a benchmark run with their feature files.
 
@@ -204,8 +255,8 @@ def _unit(
         UsageError: the settings, the search ranges and what is asked for do not fit together.
     """
     name, card, preset, features, store = opened
-    if method.inputs == "sequence":
-        store.require_sequences(method.title)
+    if reason := unsuited(method, card, features, store):
+        raise UsageError(f"{method.title} {reason}")
     fixed = {*overrides.get(method.name, {}), *(f"train.{name}" for name in overrides.get("train", {}))}
     ranges = {key: r for key, r in search_ranges(method, space, card).items() if key not in fixed}
     if preset.searched is not None:
@@ -216,6 +267,8 @@ def _unit(
             f"protocol.seen_test=group_disjoint: {card.name} has no grouping rule; "
             "write `grouping` in its dataset config"
         )
+    if settings.protocol.seen_test == "group_disjoint" and store.unusable_names:
+        raise UsageError(f"{card.name} ({features}): {store.unusable_samples:,} samples {UNKNOWN_SOURCES}")
     tuning = _tuning(run, preset, method, overrides.get("tuning", {}), searchable=bool(ranges))
     option = f"--timeout {tuning.timeout:g}" if tuning.trials is None else f"--trials {tuning.trials}"
     if tuning.searches and not ranges:
@@ -255,6 +308,7 @@ def _unit(
         repetitions=run.repetitions if run.repetitions is not None else list(range(seeds)),
         base_seed=run.base_seed,
         studies=run.studies,
+        settings_note=published.note if (published := space.settings_for(card.name, features)) else "",
     )
 
 

@@ -7,6 +7,7 @@ import platform
 import re
 import signal
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_info
 
 from benchmark.data.cards import Card
 from benchmark.data.store import SPLITS, FeatureStore
+from benchmark.method import Use
 from benchmark.running.jobs import Unit
 from benchmark.system.shipped_files import PACKAGE
 from benchmark.tracking.schema import Tag
@@ -32,10 +34,10 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         **unit.identity(),
         Tag.ALIGNMENT: unit.settings.protocol.text_alignment,
         Tag.METHOD_TITLE: unit.method.title,
-        Tag.METHOD_NOTE: unit.method.note,
+        Tag.METHOD_NOTE: unit.note,
         Tag.METHOD_INPUTS: unit.method.inputs,
         Tag.CONTROL: unit.method.control,
-        Tag.METHOD_USES: ", ".join(unit.method.uses).replace("_", " "),
+        Tag.METHOD_USES: words_of_uses(unit.method.uses_with(unit.settings.config)),
         Tag.DATASET_TITLE: unit.card.title,
         Tag.DATASET_KIND: "generated" if unit.store.generated else unit.card.kind,
         Tag.DATASET_CAPTION: ", ".join(
@@ -47,6 +49,15 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         Tag.LENGTHS: f"{lengths.train}/{lengths.test}",
         Tag.PRESET: unit.preset or "",
     }
+
+
+def words_of_uses(uses: Iterable[Use]) -> str:
+    """What a transductive method uses, in words."""
+    words = {
+        "unseen_names": "class embeddings of the unseen classes in training",
+        "test_samples": "all test samples together at the test",
+    }
+    return ", ".join(words[use] for use in uses)
 
 
 def _is_reduced(unit: Unit) -> bool:

@@ -18,7 +18,7 @@ from benchmark.system.reading import parse_yaml
 from benchmark.tracking.schema import RENAMED_SWITCHES
 
 NO_PRESET = Preset()
-NOT_SWITCHES = ("mode", "seen_test")
+NOT_SWITCHES = ("mode", "seen_test", "grid")
 """Fields of the protocol that no mode changes."""
 
 
@@ -35,11 +35,12 @@ def own_switches(method: type[Method]) -> dict[str, str]:
     return {f"{method.name}_{setting}": setting for setting in method.corrected_settings}
 
 
-def protocol_for(mode: Mode, *, published_order: bool) -> dict[str, Any]:
-    """The value of each switch in a mode. Datasets without a published order are always aligned by name."""
+def protocol_for(method: type[Method], mode: Mode, *, published_order: bool) -> dict[str, Any]:
+    """The protocol of a method in a mode. Datasets without a published order are always aligned by name."""
     values: dict[str, Any] = {name: mode for name in ProtocolConfig.model_fields if name not in NOT_SWITCHES}
     values["mode"] = mode
     values["text_alignment"] = "official" if mode == "paper" and published_order else "by_name"
+    values["grid"] = method.published_grid
     return values
 
 
@@ -190,7 +191,8 @@ def resolve(
     """
     published = space.settings_for(card.name, features)
     base = published or PublishedSettings()
-    protocol = {**protocol_for(mode, published_order=card.published_order), **overrides.get("protocol", {})}
+    of_mode = protocol_for(method, mode, published_order=card.published_order)
+    protocol = {**of_mode, **overrides.get("protocol", {})}
     if method.control == "shuffled":
         protocol["text_alignment"] = "shuffled"
     corrected = {
@@ -204,4 +206,4 @@ def resolve(
     lengths = {**base.lengths, **overrides.get("lengths", {})}
     layers = {method.name: config, "train": train, "lengths": lengths, "protocol": protocol}
     place = f"settings of {method.name} on {card.name}"
-    return Settings.validated(method, layers, place, published=published is not None)
+    return Settings.validated(method, layers, place, published=published is not None and not published.note)

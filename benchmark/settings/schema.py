@@ -102,7 +102,12 @@ class ProtocolConfig(Fields):
         validation_alias=AliasChoices("beta_output", "beta_view"),
         description="paper: mean of the outputs' betas; corrected: beta of the reported output",
     )
-    calibration: Switch = _switch("paper: beta from the grid 0, 0.2, ..., 3; corrected: exact optimum")
+    calibration: Switch = _switch("paper: beta from a grid of values; corrected: exact optimum")
+    grid: tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[int, Field(ge=2, le=10_000)]] = Field(
+        (3.0, 16),
+        description="grid of calibration=paper: the largest beta, and how many betas from 0 on; each method "
+        "has that of its published code",
+    )
     stage2_schedule: Switch = _switch(
         "paper: plateau on the training data; corrected: the learning rates of stage 1 again"
     )

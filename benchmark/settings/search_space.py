@@ -63,6 +63,8 @@ class PublishedSettings(Fields):
     config: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     lengths: dict[str, Any] = Field(default_factory=dict)
+    note: str = ""
+    """What is ours in these settings. With a note they do not count as published, and tables show it."""
 
 
 class SearchSpace(Fields):

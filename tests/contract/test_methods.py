@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from benchmark.settings.schema import TrainConfig
 PLUGINS = [Path(p) for p in os.environ.get("GZSL_CONTRACT_PLUGINS", "").split(os.pathsep) if p]
 FOUND = registry.load(PLUGINS)
 SPEC = Spec(audio_dim=5, video_dim=7, text_dim=6, audio_seconds=0.5, video_seconds=0.25)
+PARTS = Spec(5, 7, 12, 0.5, 0.25, {"video": 7, "audio": 5})
+"""For methods whose class embeddings are in the spaces of the features."""
 CLASSES = 4
 
 pytestmark = pytest.mark.parametrize("name", [m.name for m in FOUND.select("all")])
@@ -31,13 +34,23 @@ SIZES = load_cards()["stamps"].sizes
 def build(name: str, seed: int = 0) -> Method:
     torch.manual_seed(seed)
     cls = FOUND.get(name)
-    return cls(cls.Config(**SIZES.get(name, {})), SPEC)
+    return cls(cls.Config(**SIZES.get(name, {})), PARTS if cls.needs_text_parts else SPEC)
 
 
-def text() -> Tensor:
-    return torch.nn.functional.normalize(
-        torch.randn(CLASSES, SPEC.text_dim, generator=torch.Generator().manual_seed(1))
-    )
+def text_of(method: Method) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.nn.functional.normalize(torch.randn(CLASSES, method.spec.text_dim, generator=generator))
+
+
+def distances_of(method: Method, batch: Batch) -> Mapping[str, Tensor]:
+    """Distances as the protocol computes them, with the numbers of all samples first."""
+    embeddings, classes = method.embed(batch), method.embed_classes(text_of(method))
+    method.summary = method.summarise(embeddings, classes)
+    return method.distances(embeddings, classes)
+
+
+def is_trained(method: Method) -> bool:
+    return any(p.requires_grad for p in method.parameters())
 
 
 def one(inputs: str, size: int, generator: torch.Generator, padding: int = 0) -> Batch:
@@ -62,14 +75,17 @@ def training_batch(method: Method, size: int = 12, seed: int = 2) -> Batch:
 
     def labelled(labels: Tensor) -> Batch:
         batch = one(method.inputs, size, generator)
-        signal = text()[labels]
+        signal = text_of(method)[labels]
+        in_audio, in_video = signal[:, :5], torch.cat([signal, signal[:, :1]], 1)
+        if method.spec.text_parts:
+            in_video, in_audio = signal[:, :7], signal[:, 7:]
         audio, video = batch.audio, batch.video
         mask_a = batch.audio_mask[..., None] if batch.audio_mask is not None else 1
         mask_v = batch.video_mask[..., None] if batch.video_mask is not None else 1
         extra = (lambda x: x[:, None]) if method.inputs == "sequence" else (lambda x: x)
-        audio = audio * 0.1 + extra(signal[:, :5]) * mask_a
-        video = video * 0.1 + extra(torch.cat([signal, signal[:, :1]], 1)) * mask_v
-        return replace(batch, audio=audio, video=video, label=labels, text=text()[labels])
+        audio = audio * 0.1 + extra(in_audio) * mask_a
+        video = video * 0.1 + extra(in_video) * mask_v
+        return replace(batch, audio=audio, video=video, label=labels, text=signal)
 
     batch = labelled(label)
     return replace(batch, negative=labelled((label + 1) % CLASSES)) if method.needs_negatives else batch
@@ -77,11 +93,13 @@ def training_batch(method: Method, size: int = 12, seed: int = 2) -> Batch:
 
 def test_losses_are_finite_and_have_a_total(name: str) -> None:
     method = build(name)
-    losses = method.loss(training_batch(method), Classes(text()))
+    losses = method.loss(training_batch(method), Classes(text_of(method)))
     assert "total" in losses
     for part, value in losses.items():
         assert value.shape == (), part
         assert torch.isfinite(value), part
+    if not is_trained(method):
+        return
     losses["total"].backward()  # type: ignore[no-untyped-call]
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
 
@@ -90,11 +108,11 @@ def test_embeddings_and_distances_have_the_shapes_that_evaluation_reads(name: st
     method = build(name).eval()
     batch = one(method.inputs, 3, torch.Generator().manual_seed(3))
     with torch.no_grad():
-        distances = method.distances(method.embed(batch), method.embed_classes(text()))
+        distances = distances_of(method, batch)
     assert method.reported_output in distances
     for output, d in distances.items():
         assert d.shape == (3, CLASSES), output
-        assert (d >= 0).all(), output
+        assert (d > -1e-6).all(), output
 
 
 def test_embeddings_do_not_depend_on_padding_or_on_the_rest_of_the_batch(name: str) -> None:
@@ -116,8 +134,8 @@ def test_each_of_300_samples_has_the_distances_that_it_has_alone(name: str) -> N
     batch = one(method.inputs, 300, torch.Generator().manual_seed(7))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
-        classes = method.embed_classes(text())
-        whole = method.distances(method.embed(batch), classes)
+        classes = method.embed_classes(text_of(method))
+        whole = distances_of(method, batch)
         for size in (300, 64, 7):
             blocks = [
                 method.distances(method.embed(rows_of(batch, rows)), classes) for rows in order.split(size)
@@ -133,6 +151,9 @@ def rows_of(batch: Batch, rows: Tensor) -> Batch:
 
 def test_training_lowers_the_loss_and_separates_the_classes(name: str) -> None:
     """With one of three learning rates: a rate that suits a linear map is too high for CJME."""
+    if not is_trained(method := build(name)):
+        assert share_right(method, training_batch(method, size=16)) > 2 / CLASSES
+        return
     ended = []
     for lr in (2e-3, 5e-4, 1e-2):
         first, last, right = trained(name, lr)
@@ -149,7 +170,7 @@ def trained(name: str, lr: float) -> tuple[float, float, float]:
     totals = []
     for step in range(40):
         batch = training_batch(method, size=16, seed=step % 4)
-        losses = method.loss(batch, Classes(text()))
+        losses = method.loss(batch, Classes(text_of(method)))
         optimizer.zero_grad()
         losses["total"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -163,7 +184,7 @@ def trained(name: str, lr: float) -> tuple[float, float, float]:
 def share_right(method: Method, batch: Batch) -> float:
     """Fraction of a batch whose nearest class is correct."""
     method.eval()
-    distances = method.distances(method.embed(batch), method.embed_classes(text()))[method.reported_output]
+    distances = distances_of(method, batch)[method.reported_output]
     method.train()
     assert batch.label is not None
     return (distances.argmin(1) == batch.label).float().mean().item()
@@ -200,7 +221,8 @@ def test_padding_may_be_kept_out_of_batchnorm_statistics(name: str) -> None:
                 module.p = 0.0
         raw = one(method.inputs, 12, torch.Generator().manual_seed(6), padding=padding)
         method.loss(
-            replace(raw, padding_in_statistics=False, label=batch.label, text=batch.text), Classes(text())
+            replace(raw, padding_in_statistics=False, label=batch.label, text=batch.text),
+            Classes(text_of(method)),
         )
         states.append({k: v for k, v in method.state_dict().items() if "running" in k})
     assert longer.audio.shape[1] > batch.audio.shape[1]

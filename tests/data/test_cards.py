@@ -361,5 +361,7 @@ def test_presets_are_read_by_their_earlier_name_and_not_by_both(tmp_path: Path) 
 
 def test_an_unknown_feature_set_is_told_with_the_known_ones(cards: dict[str, Card]) -> None:
     assert cards["ucf"].feature_set(None)[0] == "cls"
-    with pytest.raises(UsageError, match=r"no feature set 'man': did you mean 'main'\? \(known: cls, main\)"):
+    with pytest.raises(
+        UsageError, match=r"no feature set 'man': did you mean 'main'\? \(known: clip_clap, cls, main\)"
+    ):
         cards["ucf"].feature_set("man")

@@ -117,7 +117,7 @@ def test_the_published_word_vectors_have_no_odd_norm(shared: Path, name: str) ->
     assert card.official is not None
     root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
     places = ListPlaces(
-        root, "cls", card.official, [shared / "official" / "w2v_features" / card.official.text_file]
+        root, "cls", card.official, [(shared / "official" / "w2v_features" / card.official.text_file,)]
     )
     lists = read_lists(places, 300, findings := FindingLog("lists"))
     assert not findings.problems

@@ -225,7 +225,9 @@ class Rates(QuietListener):
 def test_mode_corrected_sets_all_flags_and_those_of_the_method(bench: Bench) -> None:
     unit = bench.units(bench.call(methods="cjme", mode="corrected"))[0]
     protocol = unit.settings.protocol.model_dump()
-    assert {v for k, v in protocol.items() if k not in ("text_alignment", "seen_test")} == {"corrected"}
+    assert {v for k, v in protocol.items() if k not in ("text_alignment", "seen_test", "grid")} == {
+        "corrected"
+    }
     assert unit.settings.as_dict()["cjme"]["pairing"] == "sample"
     paper = bench.units(bench.call(methods="cjme"))[0].settings
     assert paper.as_dict()["cjme"]["pairing"] == "outer"

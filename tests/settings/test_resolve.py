@@ -80,14 +80,20 @@ def test_a_wrong_override_is_named_with_the_near_ones(text: str, message: str) -
 
 
 def test_mode_paper_is_official_only_where_an_order_was_published() -> None:
-    assert protocol_for("paper", published_order=True)["text_alignment"] == "official"
-    assert protocol_for("paper", published_order=False)["text_alignment"] == "by_name"
-    corrected = protocol_for("corrected", published_order=True)
-    assert {name for name, value in corrected.items() if value != "corrected"} == {"text_alignment"}
+    avca = METHODS.get("avca")
+    assert protocol_for(avca, "paper", published_order=True)["text_alignment"] == "official"
+    assert protocol_for(avca, "paper", published_order=False)["text_alignment"] == "by_name"
+    corrected = protocol_for(avca, "corrected", published_order=True)
+    assert {name for name, value in corrected.items() if value != "corrected"} == {"text_alignment", "grid"}
     assert corrected["text_alignment"] == "by_name"
-    assert set(protocol_for("paper", published_order=True)) == set(ProtocolConfig.model_fields) - {
-        "seen_test"
-    }
+    paper = protocol_for(avca, "paper", published_order=True)
+    assert set(paper) == set(ProtocolConfig.model_fields) - {"seen_test"}
+
+
+def test_the_calibration_grid_is_that_of_the_published_code() -> None:
+    grids = {name: settings(name).protocol.grid for name in ("avca", "clipclap", "hspmoe", "hyper_single")}
+    assert grids == {"avca": (3, 16), "clipclap": (5, 76), "hspmoe": (5, 76), "hyper_single": (3, 16)}
+    assert settings("avca", "protocol.grid=[5, 76]").protocol.grid == (5, 76)
 
 
 def test_settings_are_read_again_from_what_they_recorded() -> None:

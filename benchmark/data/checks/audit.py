@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,15 +25,12 @@ from benchmark.data.importing.oddities import (
     SplitSamples,
     class_oddities,
     list_oddities,
+    unit_oddities,
+    unusable_oddities,
     vector_oddities,
 )
-from benchmark.data.importing.places import (
-    UNION_SPLIT,
-    ListPlaces,
-    official_places,
-    official_root,
-    text_places,
-)
+from benchmark.data.importing.places import UNION_SPLIT, list_places
+from benchmark.data.names import is_made_up
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
@@ -74,6 +71,8 @@ class Material:
     """Problems of the lists that would stop an import."""
     text: Path | None = None
     """The file of the word vectors, if one was named."""
+    unusable_names: Sequence[Mapping[str, Any]] = ()
+    """``FeatureStore.unusable_names``: samples whose source videos are unknown."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +233,7 @@ def audit_store(card: Card, store: FeatureStore, progress: Progress | None = Non
         vectors=tables.vectors,
         own_vector=tables.own_vector.tolist(),
         from_lists=None if recorded is None else [Finding(**found) for found in recorded],
+        unusable_names=store.unusable_names,
     )
     feature_set = card.feature_set(store.features)[1]
     return _audit(
@@ -248,20 +248,17 @@ def audit_lists(card: Card, features: str | None, source: Path, text: Path | Non
         card: the dataset.
         features: feature set; None for the default of the dataset.
         source: the dataset folder (``.../UCF``) or its parent.
-        text: file of the word vectors; looked for if None, see ``text_places``.
+        text: file of the class embeddings, whole ones; looked for if None, see ``text_places``.
 
     Raises:
         UsageError: no such folder, feature set or file, or the folder has no lists of that feature set.
     """
     # Find the lists and the word vectors.
     name, feature_set = card.feature_set(features)
-    root = official_root(card, source)
     if text is not None and not text.is_file():
         raise UsageError(f"--text {text}: no such file; give the .npy file of the class embeddings")
-    layout = official_places(card)
-    places = ListPlaces(
-        root, name, layout, [text.resolve()] if text else text_places(root, source, name, layout.text_file)
-    )
+    places = list_places(card, name, source, None, text.resolve() if text is not None else None)
+    root = places.root
     folder = places.split_file(SPLITS[0], "txt").parent
     if not folder.is_dir():
         raise UsageError(f"{root}: no lists of feature set {name!r}: looked for {places.shown(folder)}")
@@ -298,8 +295,10 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
     oddities = [
         *material.problems,
         *(material.from_lists or ()),
+        *unusable_oddities(material.unusable_names),
         *class_oddities(names, splits, material.samples),
         *vector_oddities(names, splits, material.vector_names, material.vectors, material.own_vector),
+        *unit_oddities(material.card.features[material.features], material.vector_names, material.vectors),
     ]
     leakage, unfit = _leakage(material)
     return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)
@@ -373,12 +372,13 @@ def _leakage(material: Material) -> tuple[LeakageAudit, list[Finding]]:
     known = {split: samples for split, samples in material.samples.items() if samples is not None}
     origins = {split: [origin(sample) for sample in samples.ids] for split, samples in known.items()}
 
-    # Ids that the rule does not match have unknown relatives.
+    # Ids that the rule does not match have unknown relatives. Made-up ids are found by unusable_oddities.
     unfit = []
     for split, samples in known.items():
-        wrong = [sample for sample, found in zip(samples.ids, origins[split], strict=True) if not found.fits]
+        named = [pair for pair in zip(samples.ids, origins[split], strict=True) if not is_made_up(pair[0])]
+        wrong = [sample for sample, found in named if not found.fits]
         if wrong:
-            severity: Severity = "problem" if len(wrong) == len(samples.ids) else "note"
+            severity: Severity = "problem" if len(wrong) == len(named) else "note"
             kind = "ids that the grouping rule does not match"
             unfit.append(Finding(severity, kind, split, ", ".join(wrong[:3]), len(wrong)))
 

@@ -169,6 +169,12 @@ def _leakage(audit: Audit) -> AuditSection:
         for leak in found.leaks
         if leak.split.startswith("stage_2") and len(leak.against) > 1
     ]
+    unknown = sum(int(entry["samples"]) for entry in audit.material.unusable_names)
+    if unknown:
+        sentences.append(
+            f"The source videos of {unknown:,} samples are unknown: their names are unusable, since clips of "
+            "their class were dropped. More samples may share a source than are counted."
+        )
     sentences.append(f"Same source: ids with the same first group of {card.grouping}")
     if card.overlap_seconds is not None:
         sentences.append(

@@ -13,7 +13,15 @@ import numpy as np
 from benchmark.data.cards import Card
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.findings import Finding, FindingLog
-from benchmark.data.importing.oddities import ODD_NORM, ZEROS, vector_oddities
+from benchmark.data.importing.oddities import (
+    NOT_UNIT,
+    ODD_NORM,
+    UNIT_TOLERANCE,
+    ZEROS,
+    unit_oddities,
+    unusable_oddities,
+    vector_oddities,
+)
 from benchmark.data.store import (
     BLOCK_BYTES,
     DEVELOPMENT_SPLITS,
@@ -42,10 +50,15 @@ def verify_store(path: Path, card: Card) -> list[Finding]:
         tables = store.tables()
         _check_card(store, tables, card, findings)
         _check_samples(tables, findings)
+        feature_set = card.features.get(store.features)
+        text = unit_oddities(feature_set, tables.vector_names, tables.vectors) if feature_set else []
+        for found in (*text, *unusable_oddities(store.unusable_names)):
+            findings.note(found.kind, f"{found.place}: {found.what}", found.count)
         with open_hdf5(path) as f:
             _check_offsets(f, len(tables.ids), findings)
             if not findings.problem_count:
-                _check_sequences(f, tables.ids, findings)
+                unit = feature_set is not None and feature_set.unit_length
+                _check_sequences(f, tables.ids, findings, unit=unit)
                 _check_digests(f, store, tables, findings)
     except UsageError as error:
         findings.problem("unreadable feature file", str(error))
@@ -131,12 +144,22 @@ def _check_offsets(f: h5py.File, n: int, findings: FindingLog) -> None:
             )
 
 
-def _check_sequences(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> None:
-    """Look for values that are not finite, and for means that are not those of the sequences."""
+def _check_sequences(f: h5py.File, ids: Sequence[str], findings: FindingLog, *, unit: bool) -> None:
+    """Look for values that are not finite, and for means that are not those of the sequences.
+
+    Args:
+        f: the feature file.
+        ids: of all samples.
+        findings: gets them.
+        unit: whether time steps should be of length 1.
+    """
     for modality in ("audio", "video"):
         means = f[modality]["means"]
-        for start, stop, values, recomputed in _sample_blocks(f[modality], len(ids)):
+        for start, stop, values, recomputed, furthest in _sample_blocks(f[modality], len(ids)):
             bad = ~np.isfinite(values)
+            for i in np.flatnonzero(unit & (furthest > UNIT_TOLERANCE)):
+                what = f"{modality}: {ids[start + int(i)]}, {furthest[i]:.2g} from it"
+                findings.note(NOT_UNIT, what)
             for i in np.flatnonzero(bad):
                 findings.problem("not a number or infinite", f"{modality}: {ids[start + int(i)]}")
             written = means[start:stop]
@@ -145,8 +168,9 @@ def _check_sequences(f: h5py.File, ids: Sequence[str], findings: FindingLog) -> 
                 findings.problem("means do not fit the sequences", f"{modality}: {ids[start + int(i)]}")
 
 
-def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any]]:
-    """Yield runs of samples: first, end, for each a value that is finite if all values are, and means."""
+def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, Any, Any]]:
+    """Yield runs of samples: first, end; for each a value that is finite if all values are, its mean, and the
+    largest difference of a time step's length from 1."""
     dim = group["means"].shape[1]
     offsets: Ints = group["offsets"][:] if "frames" in group else np.arange(n + 1, dtype=np.int64)
     data = group["frames" if "frames" in group else "means"]
@@ -158,7 +182,9 @@ def _sample_blocks(group: h5py.Group, n: int) -> Iterator[tuple[int, int, Any, A
         bounds = offsets[start:stop] - offsets[start]
         with np.errstate(invalid="ignore", over="ignore"):
             sums = np.add.reduceat(block, bounds, axis=0, dtype=np.float64)
-        yield start, stop, sums.sum(1), sums / np.diff(offsets[start : stop + 1])[:, None]
+            lengths = np.sqrt(np.einsum("td,td->t", block, block, dtype=np.float64))
+            furthest = np.maximum.reduceat(np.abs(lengths - 1), bounds)
+        yield start, stop, sums.sum(1), sums / np.diff(offsets[start : stop + 1])[:, None], furthest
         start = stop
 
 

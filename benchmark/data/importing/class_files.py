@@ -1,4 +1,4 @@
-"""Reads and checks the feature files of one class in the official layout: sequences or temporal means.
+"""Reads and checks the feature files of one class: sequences, temporal means, or one vector per sample.
 
 ``official_layout.py`` decides which files are read, ``staging.py`` keeps what was read.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmark.data.importing.findings import FIXES, FindingLog
 from benchmark.data.importing.places import SUFFIX, Form
-from benchmark.data.names import composed, folded
+from benchmark.data.names import composed, folded, made_up_id
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.system.files import outside_reason
 from benchmark.untrusted.arrays import load_pickle
@@ -32,7 +32,7 @@ WIDENED = 4
 
 @dataclass(frozen=True)
 class ClassContent:
-    """Checked samples of one class, sorted by id. Means are sequences of one time step here."""
+    """Checked samples of one class, sorted by id. Means and vectors are sequences of one time step here."""
 
     ids: list[str]
     sequences: Mapping[str, list[Floats]]
@@ -72,35 +72,59 @@ def list_class_files(
 
 
 def read_class(
-    paths: Mapping[str, Path], form: Form, dims: Mapping[str, int], root: Path, findings: FindingLog
+    paths: Mapping[str, Path],
+    form: Form,
+    dims: Mapping[str, int],
+    root: Path,
+    findings: FindingLog,
+    *,
+    split: str,
+    name: str,
 ) -> ClassContent | None:
-    """Read both files of a class. Returns None if there is a problem, which goes to ``findings``."""
+    """Read both files of a class. Returns None if there is a problem, which goes to ``findings``.
+
+    Files of one vector per sample may have more names than vectors: the published scripts list the names of
+    clips that they dropped too. All names of such a class are unusable, and ids of ``split`` and ``name`` are
+    made up.
+    """
     ids: dict[str, list[str]] = {}
     sequences: dict[str, list[Floats]] = {}
     peaks: dict[str, float] = {}
-    before = findings.problem_count
+    before, unusable = findings.problem_count, False
     for modality in MODALITIES:
         shown = paths[modality].relative_to(root).as_posix()
         read = _read_file(paths[modality], form, shown, findings)
         if read is not None:
             ids[modality], arrays = read
+            if len(ids[modality]) != len(arrays):
+                unusable = True
+                ids[modality] = [made_up_id(split, name, i) for i in range(len(arrays))]
             sequences[modality], peaks[modality] = check_sequences(
                 ids[modality], arrays, dims[modality], form, shown, findings
             )
+    if unusable:
+        ids = {m: [made_up_id(split, name, i) for i in range(len(of))] for m, of in ids.items()}
     if len(ids) == len(MODALITIES):
-        _check_ids(ids, paths["audio"].relative_to(root).as_posix(), findings)
+        check_ids(ids, paths["audio"].relative_to(root).as_posix(), findings)
     if findings.problem_count > before:
         return None
-    order = sorted(range(len(ids["audio"])), key=ids["audio"].__getitem__)
+    return sorted_content(ids["audio"], sequences, peaks)
+
+
+def sorted_content(
+    ids: Sequence[str], sequences: Mapping[str, Sequence[Floats]], peaks: Mapping[str, float]
+) -> ClassContent:
+    """Return the content of a class with its samples sorted by id."""
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     in_order = {modality: [sequences[modality][i] for i in order] for modality in MODALITIES}
-    return ClassContent([ids["audio"][i] for i in order], in_order, peaks)
+    return ClassContent([ids[i] for i in order], in_order, peaks)
 
 
 def _read_file(
     path: Path, form: Form, shown: str, findings: FindingLog
 ) -> tuple[list[str], Sequence[Any]] | None:
     try:
-        ids, arrays = _read_sequences(path) if form == "sequences" else _read_means(path)
+        ids, arrays = _read_means(path) if form == "means" else _read_pickle(path, form)
     except UnreadableFile as error:
         findings.unreadable(error, shown)
         return None
@@ -110,7 +134,7 @@ def _read_file(
     except Exception as error:  # unforeseen: the other files are still read
         findings.unreadable(unreadable(path, error), shown)
         return None
-    if len(ids) != len(arrays):
+    if len(ids) != len(arrays) and form != "vectors":
         findings.problem("wrong structure", f"{shown}: {len(ids)} names for {len(arrays)} samples")
         return None
     return ids, arrays
@@ -120,14 +144,14 @@ class _WrongStructure(Exception):
     """The file is readable but has other content than a class file."""
 
 
-def _read_sequences(path: Path) -> tuple[list[str], Sequence[Any]]:
+def _read_pickle(path: Path, form: Form) -> tuple[list[str], Sequence[Any]]:
     content = load_pickle(path)
     if not isinstance(content, dict) or not {"features", "video_names"} <= content.keys():
         keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise _WrongStructure(f"no dict with 'features' and 'video_names', but {keys!s:.80}")
-    features = content["features"]
+    features, dimensions = content["features"], (2, 3) if form == "vectors" else (3,)
     if isinstance(features, np.ndarray) and (
-        features.ndim == 3 or (features.ndim == 1 and features.dtype.hasobject)
+        features.ndim in dimensions or (features.ndim == 1 and features.dtype.hasobject)
     ):
         features = list(features)
     if not isinstance(features, list | tuple):
@@ -205,6 +229,23 @@ def _numbers(x: Any) -> Any:
     return x
 
 
+def first_shapes(folder: Path, form: Form) -> dict[str, tuple[int, ...]]:
+    """Return the shape of a sample by modality, of the smallest class file that can be read.
+
+    A modality without such a file among its three smallest is omitted: an import reports why.
+    """
+    shapes = {}
+    for modality in MODALITIES:
+        paths = sorted(folder.glob(f"{modality}/*/*{SUFFIX[form]}"), key=lambda path: path.stat().st_size)
+        for path in paths[:3]:
+            with suppress(UnreadableFile, _WrongStructure, OSError):
+                arrays = _read_pickle(path, form)[1]
+                if len(arrays) and isinstance(arrays[0], np.ndarray):
+                    shapes[modality] = arrays[0].shape
+                    break
+    return shapes
+
+
 def check_sequences(
     ids: Sequence[str], arrays: Sequence[Any], dim: int, form: Form, shown: str, findings: FindingLog
 ) -> tuple[list[Floats], float]:
@@ -214,11 +255,15 @@ def check_sequences(
     for sample, x in zip(ids, arrays, strict=True):
         place = f"{shown}: {sample}"
         x = _numbers(x)
+        if form in ("vectors", "cache") and isinstance(x, np.ndarray) and x.ndim == 1:
+            x = x[None]
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.ndim != 2:
             kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
             findings.problem("wrong dtype", f"{place}: {kind}")
         elif x.shape[0] == 0:
             findings.problem("empty sequence", place)
+        elif form in ("vectors", "cache") and x.shape[0] > 1:
+            findings.problem("sequence in place of a vector", f"{place}: {x.shape[0]} time steps")
         elif x.shape[1] != dim:
             findings.problem("wrong dimension", f"{place}: {x.shape[1]}, not {dim}")
         else:
@@ -235,7 +280,8 @@ def check_sequences(
     return good, peak
 
 
-def _check_ids(ids: Mapping[str, list[str]], shown: str, findings: FindingLog) -> None:
+def check_ids(ids: Mapping[str, list[str]], shown: str, findings: FindingLog) -> None:
+    """Report samples that audio and video do not have in the same order, and ids that occur twice."""
     audio, video = ids["audio"], ids["video"]
     if audio != video:
         if len(audio) != len(video):

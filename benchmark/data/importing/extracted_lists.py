@@ -54,9 +54,15 @@ def import_extracted(
 
     Raises:
         ImportProblems: problems of the lists and files, all of them.
-        UsageError: no such file, folder or feature set, another import is running, or the disk is full.
+        UsageError: no such file, folder or feature set, one whose raw files are not read, another import is
+            running, or the disk is full.
     """
-    name = card.feature_set(features)[0]
+    name, feature_set = card.feature_set(features)
+    if feature_set.layout is not None:
+        raise UsageError(
+            f"--extracted: raw files of feature set {name!r} are not read; omit the option and give the "
+            "folder of its class files or caches with --from"
+        )
     places = list_places(card, name, source, vectors)
     base, groups = _groups(extracted)
     plan = ImportPlan(card, name, places, f"{base}, lists of {places.root}", target, "sequences", **options)

@@ -35,6 +35,8 @@ FIXES: dict[str, str] = {
     "not a number or infinite": "extract the sample again",
     "too large for float32": "features are stored as float32: check the extractor, or scale them",
     "too large for float16": "import with --dtype float32",
+    "sequence in place of a vector": "this feature set has one vector per sample: check --features",
+    "missing cache": "give all of them, or class files with their class embeddings",
     "empty sequence": "extract the sample again, or remove it from both class files",
     "class without samples": "extract or fetch the features of that class",
     "duplicate sample id": "a sample may occur once, in one split: remove the others",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,9 +18,15 @@ from filelock import Timeout
 from benchmark.data.cards import Card, FeatureSetConfig
 from benchmark.data.importing.class_lists import ClassLists, read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, ImportProblems
-from benchmark.data.importing.oddities import list_oddities
+from benchmark.data.importing.oddities import (
+    list_oddities,
+    missing_oddities,
+    unit_oddities,
+    unusable_oddities,
+)
 from benchmark.data.importing.places import Form, ListPlaces
 from benchmark.data.importing.staging import StagedClass, StagedSequences, Staging
+from benchmark.data.names import is_made_up
 from benchmark.data.store import (
     MODALITIES,
     SPLITS,
@@ -45,7 +52,7 @@ log = logging.getLogger(__name__)
 
 IMPORTER_VERSION = 1
 FLOAT16_MAX = float(np.finfo(np.float16).max)
-RECORDS = ("files", "extracted", "list_oddities")
+RECORDS = ("files", "extracted", "list_oddities", "unusable_names")
 """What the provenance holds of the sources, besides the identity."""
 Progress = Callable[[str, int, int], None]
 Dtype = Literal["float32", "float16"]
@@ -211,6 +218,9 @@ def import_store(
         already = store is not None and layout.is_source_of(store.provenance)
         if store is None or not already:
             store = _import(layout, identity)
+    text = unit_oddities(plan.feature_set, lists.vector_names, lists.vectors)
+    for found in (*text, *unusable_oddities(store.unusable_names)):
+        findings.note(found.kind, f"{found.place}: {found.what}", found.count)
     counts = _split_counts(plan.feature_set, lists, store.counts, findings)
     return ImportReport(
         plan.target, plan.form, plan.dtype, store.digest, already, layout.resumed, counts, findings.notes
@@ -239,16 +249,31 @@ def _import(layout: Layout, identity: Mapping[str, Any]) -> FeatureStore:
         raise ImportProblems(findings)
 
     # Write the feature file atomically; only then are the staged features needless.
+    oddities = [
+        *list_oddities(layout.lists),
+        *missing_oddities(layout.lists, Counter(layout.samples[id_] for e in staged for id_ in e.ids)),
+    ]
+    unusable = _unusable_names(layout, staged)
     provenance = {
         **identity,
         **layout.records([source for entry in staged for source in entry.sources]),
-        "list_oddities": [asdict(found) for found in list_oddities(layout.lists)],
+        "list_oddities": [asdict(found) for found in oddities],
+        **({"unusable_names": unusable} if unusable else {}),
     }
     plan.progress("writing the feature file", 0, 1)
     write_store(plan.target, _staged_content(layout, staged, staging, provenance), plan.dtype)
     plan.progress("writing the feature file", 1, 1)
     staging.remove()
     return FeatureStore(plan.target)
+
+
+def _unusable_names(layout: Layout, staged: Sequence[StagedClass]) -> list[dict[str, Any]]:
+    """Split, class and number of samples with made-up ids, which ``FeatureStore.unusable_names`` returns."""
+    counts = Counter(layout.samples[id_] for entry in staged for id_ in entry.ids if is_made_up(id_))
+    return [
+        {"split": split, "class": layout.lists.names[label], "samples": count}
+        for (split, label), count in sorted(counts.items())
+    ]
 
 
 def _staged_content(

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from benchmark.data.cards import FeatureSetConfig
 from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.findings import Finding, Severity
 from benchmark.data.names import folded
@@ -18,6 +20,11 @@ from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, Floats, Ints
 from benchmark.data.vector_norms import odd_norms
 
 DROPPED = "listed samples of an unlisted class, dropped"
+MISSING = "listed samples without features"
+UNUSABLE = "sample names unusable, ids made up"
+NOT_UNIT = "not of length 1"
+UNIT_TOLERANCE = 5e-3
+"""Largest difference of a length from 1: float16 rounds the squares of 512 numbers to less."""
 ZEROS, ODD_NORM = "class embedding of zeros", "class embedding of an odd norm"
 
 
@@ -45,6 +52,57 @@ def list_oddities(lists: ClassLists) -> list[Finding]:
         found += [Finding("note", DROPPED, split, lists.names[c], n) for c, n in sorted(dropped.items())]
         found += [Finding("problem", "sample listed twice", split, sample) for sample in listing.repeated]
     return found
+
+
+def missing_oddities(lists: ClassLists, found: Mapping[tuple[str, int], int]) -> list[Finding]:
+    """Find the classes of splits with fewer samples than listed.
+
+    Args:
+        lists: what is listed.
+        found: number of samples by split and class id.
+    """
+    oddities = []
+    for split, listing in lists.splits.items():
+        for label, listed in sorted(Counter(listing.kept().values()).items()):
+            missing = listed - found.get((split, label), 0)
+            if missing > 0:
+                what = f"{lists.names[label]}: {missing:,} of {listed:,}"
+                oddities.append(Finding("note", MISSING, split, what, missing))
+    return oddities
+
+
+def unusable_oddities(entries: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Find the class files whose sample names are unusable, so that the source videos are unknown.
+
+    Args:
+        entries: ``FeatureStore.unusable_names``.
+    """
+    return [
+        Finding("note", UNUSABLE, entry["split"], f"{entry['class']}: {entry['samples']:,}", entry["samples"])
+        for entry in entries
+    ]
+
+
+def unit_oddities(feature_set: FeatureSetConfig, names: Sequence[str], vectors: Floats) -> list[Finding]:
+    """Find class embeddings with a part that has not length 1, if the feature set has such parts.
+
+    Args:
+        feature_set: has the parts.
+        names: names of the class embeddings.
+        vectors: ``[K, D_w]`` in that order; no rows if they could not be read.
+    """
+    parts = {str(part): size for part, size in feature_set.text_parts.items()}
+    parts = parts or {"whole": feature_set.text_dim}
+    if not feature_set.unit_length or not len(vectors) or vectors.shape[1] != sum(parts.values()):
+        return []
+    oddities, start = [], 0
+    for part, size in parts.items():
+        lengths = np.linalg.norm(vectors[:, start : start + size].astype(np.float64), axis=1)
+        for row in np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE)).tolist():
+            what = f"{names[row]}, {part} part: {lengths[row]:.3g}"
+            oddities.append(Finding("note", NOT_UNIT, "class embeddings", what))
+        start += size
+    return oddities
 
 
 def class_oddities(

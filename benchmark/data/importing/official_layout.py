@@ -1,7 +1,9 @@
-"""The official layout: the published AV-GZSL folders of lists, word vectors and one feature file per class.
+"""The official layout: the published folders of lists, class embeddings and one feature file per class.
 
-Both published forms are read: pickled sequences (``<set>_features_non_averaged``) and HDF5 temporal means
-(``<set>_features``). One class is in memory at a time. There are no class files of ``stage_2_train``.
+All published forms are read: pickled sequences (``<set>_features_non_averaged``), HDF5 temporal means
+(``<set>_features``), and for a feature set with its own layout pickles of one vector per sample, or the
+caches of the published loader (``cached_layout.py``). One class is in memory at a time. Class files of
+``stage_2_train`` are not read.
 """
 
 from __future__ import annotations
@@ -9,25 +11,35 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from benchmark.data.cards import Card
-from benchmark.data.importing.class_files import list_class_files, read_class
+from benchmark.data.cards import Card, FeatureSetConfig
+from benchmark.data.importing.cached_layout import Cached
+from benchmark.data.importing.class_files import first_shapes, list_class_files, read_class
 from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.findings import FindingLog
 from benchmark.data.importing.importing import ImportOptions, ImportPlan, ImportReport, Layout, import_store
-from benchmark.data.importing.places import FOLDER, SUFFIX, Form, ListPlaces, official_places, official_root
+from benchmark.data.importing.places import (
+    FOLDER,
+    SUFFIX,
+    Form,
+    ListPlaces,
+    list_places,
+    smallest_cache,
+)
 from benchmark.data.importing.staging import StagedClass, Staging
-from benchmark.data.importing.word_vectors import check_vectors_file
-from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
+from benchmark.data.names import NO_FILE_NAME, folded, is_file_name, is_made_up
 from benchmark.data.store import MODALITIES, SPLITS
 from benchmark.errors import UsageError
 from benchmark.system.files import SourceFile, fingerprint
 from benchmark.untrusted.pickles import unreadable
 
-FORMS: tuple[Form, ...] = ("sequences", "means")
+
+def forms_of(feature_set: FeatureSetConfig) -> tuple[Form, ...]:
+    """The published forms of a feature set, the preferred one first."""
+    return ("sequences", "means") if feature_set.layout is None else ("vectors", "cache")
 
 
 def import_official(
@@ -35,7 +47,7 @@ def import_official(
     features: str | None,
     source: Path,
     target: Path,
-    form: Literal["auto", "sequences", "means"] = "auto",
+    form: Form | Literal["auto"] = "auto",
     *,
     vectors: Path | None = None,
     **options: Unpack[ImportOptions],
@@ -47,27 +59,98 @@ def import_official(
         features: feature set (``cls``, ``main``); None for the default of the dataset.
         source: the dataset folder (``.../UCF``) or its parent.
         target: the feature file to write.
-        form: which published form; ``auto`` takes sequences if there are any.
-        vectors: file of the word vectors, see ``word_vectors.py``; None for those of the layout.
+        form: which published form; ``auto`` takes sequences if there are any, or vectors before caches.
+        vectors: file of the class embeddings, see ``word_vectors.py``; None for those of the layout.
         options: see ``ImportOptions``.
 
     Raises:
         ImportProblems: problems of the folder, all of them.
-        UsageError: no such folder or feature set, another import is running, or the disk is full.
+        UsageError: no such folder, form or feature set, the folder has the files of another feature set,
+            another import is running, or the disk is full.
     """
-    given = check_vectors_file(vectors) if vectors is not None else None
-    name, root, layout = card.feature_set(features)[0], official_root(card, source), official_places(card)
-    folders = {f: root / "features" / FOLDER[f].format(name) for f in FORMS}
-    wanted = FORMS if form == "auto" else (form,)
-    found = next((f for f in wanted if any(folders[f].glob(f"*/*/*{SUFFIX[f]}"))), None)
+    name, feature_set = card.feature_set(features)
+    places, forms = list_places(card, name, source, vectors), forms_of(feature_set)
+    if form != "auto" and form not in forms:
+        raise UsageError(
+            f"--form {form}: feature set {name!r} has no such form; choose from {', '.join(forms)}"
+        )
+
+    # The first form of which there are files.
+    root, wanted = places.root, forms if form == "auto" else (form,)
+    patterns = {f: _patterns(places, f) for f in wanted}
+    found = next((f for f in wanted if any(any(root.glob(p)) for p in patterns[f])), None)
     if found is None:
-        looked = " and ".join(f"{folders[f].relative_to(root.parent)}/*/*/*{SUFFIX[f]}" for f in wanted)
+        looked = " and ".join(f"{root.name}/{p}" for f in wanted for p in patterns[f])
         raise UsageError(
             f"{root}: no class files of feature set {name!r}: looked for {looked}\n{card.obtain.strip()}"
         )
-    texts = [folders[f] / "text" / layout.text_file for f in sorted(FORMS, key=lambda f: f != found)]
-    places = ListPlaces(root, name, layout, texts, given)
-    return import_store(ImportPlan(card, name, places, str(root), target, found, **options), _Official)
+    if found in ("sequences", "vectors"):
+        _refuse_other_set(card, name, _folder(places, found), found)
+
+    plan = ImportPlan(card, name, _text_of(places, found), str(root), target, found, **options)
+    return import_store(plan, Cached if found == "cache" else _Official)
+
+
+def _folder(places: ListPlaces, form: Form) -> Path:
+    """The folder of the class files of a form."""
+    name = places.own.folder if places.own else FOLDER[form].format(places.features)
+    return places.root / "features" / name
+
+
+def _patterns(places: ListPlaces, form: Form) -> list[str]:
+    """Patterns of the files of a form, relative to the dataset folder."""
+    if places.own and form == "cache":
+        return [f"{places.own.cache}/{name}" for name in places.own.cache_files]
+    return [f"{_folder(places, form).relative_to(places.root).as_posix()}/*/*/*{SUFFIX[form]}"]
+
+
+def _text_of(places: ListPlaces, form: Form) -> ListPlaces:
+    """The places with the class embeddings that belong to a form."""
+    if places.own is None:
+        folders = [_folder(places, f) for f in ("sequences", "means")]
+        folders.sort(key=lambda folder: folder != _folder(places, form))
+        text = [(folder / "text" / places.layout.text_file,) for folder in folders]
+        return replace(places, text_files=text)
+    if form == "cache" and places.vectors is None:
+        return replace(places, cached_text=smallest_cache(places.root, places.own))
+    return replace(places, cached_text=None)
+
+
+def _refuse_other_set(card: Card, name: str, folder: Path, form: Form) -> None:
+    """Refuse class files that fit another feature set whose folder has the same name.
+
+    Raises:
+        UsageError: they do; the feature set to give is named.
+    """
+    others = {
+        other: config
+        for other, config in card.features.items()
+        if other != name and _folder_name(other, config) == folder.name
+    }
+    shapes = first_shapes(folder, form) if others else {}
+    if len(shapes) < len(MODALITIES) or _fits(card.features[name], shapes):
+        return
+    for other, config in others.items():
+        if _fits(config, shapes):
+            kind = "one vector per sample" if len(shapes["audio"]) == 1 else "sequences"
+            sizes = ", ".join(f"{m} {shapes[m][-1]}" for m in MODALITIES)
+            raise UsageError(
+                f"{folder}: holds the features of {other!r} ({kind}, {sizes}), not of {name!r}; "
+                f"import them with --features {other}"
+            )
+
+
+def _folder_name(features: str, config: FeatureSetConfig) -> str:
+    return config.layout.folder if config.layout else FOLDER["sequences"].format(features)
+
+
+def _fits(config: FeatureSetConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether samples of these shapes are of a feature set: of its sizes, and vectors if it has those."""
+    sizes = {"audio": config.audio.dim, "video": config.video.dim}
+    dimensions = {1 if config.layout else 2}
+    return {len(shape) for shape in shapes.values()} == dimensions and all(
+        shapes[m][-1] == sizes[m] for m in MODALITIES
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +169,7 @@ class _Official(Layout):
     def __init__(self, plan: ImportPlan, lists: ClassLists, findings: FindingLog) -> None:
         super().__init__(plan, lists, findings)
         self._root = plan.places.root
-        self._folder = self._root / "features" / FOLDER[plan.form].format(plan.features)
+        self._folder = _folder(plan.places, plan.form)
         self._wanted = [wanted for split in SPLITS for wanted in self._wanted_of(split)]
 
     def _wanted_of(self, split: str) -> list[_Wanted]:
@@ -149,7 +232,15 @@ class _Official(Layout):
             path = Path(error.filename or paths[0])
             self.findings.unreadable(unreadable(path, error), str(path))
             return None
-        content = read_class(wanted.paths, self.plan.form, self.plan.dims, self._root, self.findings)
+        content = read_class(
+            wanted.paths,
+            self.plan.form,
+            self.plan.dims,
+            self._root,
+            self.findings,
+            split=wanted.split,
+            name=wanted.name,
+        )
         return None if content is None else staging.append(wanted.split, wanted.name, sources, content)
 
     def _assign(self, wanted: _Wanted, entry: StagedClass) -> None:
@@ -163,7 +254,7 @@ class _Official(Layout):
                     "duplicate sample id", f"{sample} in {split}/{names[label]} and {place}"
                 )
             self.samples.setdefault(sample, (wanted.split, wanted.label))
-            if listed is not None and listed.get(sample) != wanted.label:
+            if listed is not None and listed.get(sample) != wanted.label and not is_made_up(sample):
                 where = f", listed as {names[listed[sample]]}" if sample in listed else ""
                 self.findings.problem("unlisted sample", f"{sample} in {place}{where}")
 

@@ -59,8 +59,8 @@ def check_vectors_file(path: Path) -> Path:
     return path.resolve()
 
 
-def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
-    """Read vectors ``[D]`` float32 of names, divided by their norms.
+def read_word_vectors(path: Path, names: Sequence[str], parts: Sequence[int] = ()) -> dict[str, Floats]:
+    """Read vectors ``[D]`` float32 of names, divided by their norms, or each part by its own.
 
     ``.bin``: fastText's ``get_word_vector`` of the whole name, spaces included. ``.vec``: that of the name,
     else the mean of the unit vectors of its words, as fastText does for sentences. ``.npy``: all that it has.
@@ -68,6 +68,7 @@ def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     Args:
         path: a file that ``check_vectors_file`` has passed.
         names: of classes. The result lacks those without a vector, or with one of zeros or rounding errors.
+        parts: sizes of the parts of a vector; empty if it has no parts.
 
     Raises:
         UnreadableFile: truncated, damaged, or not of the kind of its suffix.
@@ -78,7 +79,11 @@ def read_word_vectors(path: Path, names: Sequence[str]) -> dict[str, Floats]:
     except (OSError, MemoryError) as error:
         raise unreadable(path, error) from None
     missing = nearly_zero(vectors)
-    return {name: _unit(vector).astype(np.float32) for name, vector in vectors.items() if name not in missing}
+    return {
+        name: _unit_parts(vector, parts).astype(np.float32)
+        for name, vector in vectors.items()
+        if name not in missing
+    }
 
 
 def vectors_record(path: Path, vectors: Mapping[str, Floats]) -> dict[str, Any]:
@@ -94,6 +99,13 @@ def _unit(vector: Floats) -> NDArray[np.float64]:
     x = np.asarray(vector, np.float64)
     norm = float(np.linalg.norm(x))
     return x if norm == 0 or abs(norm - 1) < UNIT or not np.isfinite(norm) else x / norm
+
+
+def _unit_parts(vector: Floats, parts: Sequence[int]) -> NDArray[np.float64]:
+    """Divide each part of a vector by its norm; the whole one if it does not have the size of its parts."""
+    if len(vector) != sum(parts):
+        return _unit(vector)
+    return np.concatenate([_unit(part) for part in np.split(vector, np.cumsum(parts)[:-1])])
 
 
 @dataclass(frozen=True)

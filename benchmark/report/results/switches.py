@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 PREFIX = "protocol."
-NO_SWITCHES = (f"{PREFIX}seen_test",)
+NO_SWITCHES = (f"{PREFIX}seen_test", f"{PREFIX}grid")
 """Protocol settings that are the same in all modes."""
 
 Logged = Mapping[str, str]

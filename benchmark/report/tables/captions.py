@@ -125,11 +125,11 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
 
 
 def _uses(units: Sequence[UnitFacts]) -> str:
-    """Which methods use more than the training classes during training."""
+    """Which methods use more than the training classes and each sample itself."""
     more = {u.title: u.tag(Tag.METHOD_USES) for u in units if u.tag(Tag.METHOD_USES)}
     if not more:
         return "All methods are inductive: only embeddings of training classes are used during training."
-    listed = "; ".join(f"{title} ({uses} during training)" for title, uses in more.items())
+    listed = "; ".join(f"{title} ({uses})" for title, uses in more.items())
     others = "All others are inductive: only embeddings of training classes are used during training."
     return f"Transductive: {listed}. {others}"
 

@@ -314,7 +314,8 @@ def _samples_sentence(results: Results, rows: pd.DataFrame) -> str:
     """What the bootstrap over samples draws, for which datasets."""
     how = {
         "groups": "groups of samples from the same source, by the dataset's rule `grouping`",
-        "single samples": "single samples, since the dataset has no rule `grouping`",
+        "single samples": "single samples, since the dataset has no rule `grouping`, or some source videos "
+        "are unknown",
     }
     drawn = {kind: distinct(rows.loc[rows["samples_drawn"] == kind, "dataset"]) for kind in how}
     texts = [

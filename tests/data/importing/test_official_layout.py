@@ -288,7 +288,7 @@ def test_published_lists_have_the_counts_of_the_card_and_the_published_misalignm
     official = shared / "official"
     text = official / "w2v_features" / card.official.text_file
     places = ListPlaces(
-        official / "avgzsl_benchmark_datasets" / card.official.folder, features, card.official, [text]
+        official / "avgzsl_benchmark_datasets" / card.official.folder, features, card.official, [(text,)]
     )
     lists = read_lists(places, 300, findings := FindingLog("lists"))
     assert findings.problems == []

@@ -288,7 +288,7 @@ def test_a_model_names_and_orders_the_vectors_as_the_published_files_do(
     card = load_cards()[name]
     assert card.official is not None
     root = shared / "official" / "avgzsl_benchmark_datasets" / card.official.folder
-    texts = text_places(root, root, "cls", card.official.text_file)
+    texts = text_places(card, "cls", root)
     model = Model(WORDS, dim=300).write(tmp_path / "wiki.bin")
     published, made = (
         read_lists(

@@ -305,7 +305,9 @@ def test_without_a_rule_the_caption_says_that_single_samples_are_drawn(store: An
     store.call([unit("tcaf", scores=OURS[:1])])
     log_groups(store, [right([1, 0, 1, 1, 0], rule=None, samples=5)])
     table = tables_of(collect(store.tracker))["intervals"]
-    assert "single samples, since the dataset has no rule `grouping` (Stamps)" in said(table)
+    assert "since the dataset has no rule `grouping`, or some source videos are unknown (Stamps)" in said(
+        table
+    )
 
 
 def test_jobs_without_groups_say_so_and_have_no_interval_over_samples(store: Any, unit: Any) -> None:
