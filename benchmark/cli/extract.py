@@ -244,14 +244,14 @@ def _class_embeddings(
     """The file of the class embeddings by the extractor, which are computed unless an earlier run did so."""
     from benchmark.extract.class_texts import class_texts, embeddings_name, write_class_embeddings
 
-    classes = class_texts(card, lists)
+    classes = class_texts(card, extractor.name, lists)
     path = place / embeddings_name(extractor, loaded, quirks, card, classes)
     if not path.is_file():
         first = torch_device(device.split(",")[0])
         with counted(out, err) as show:
             write_class_embeddings(extractor, loaded, quirks, card, classes, first, path, show)
     if not quiet:
-        out.print_line(f"{path}: class embeddings of {len(classes.texts)} names ({classes.source})")
+        out.print_line(f"{path}: class embeddings of {len(classes.names)} names ({classes.source})")
     return path
 
 

@@ -99,12 +99,12 @@ def _names_by_extractor(
     quirks: frozenset[str] = frozenset()
     if options.published:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
-    classes = class_texts(card, lists)
+    classes = class_texts(card, name, lists)
     loaded = load_weights(extractor, options.weights, random=options.random_weights)
     with counted(out, err) as show:
         device = torch_device(options.device)
         write_class_embeddings(extractor, loaded, quirks, card, classes, device, target, show)
-    return len(classes.texts), feature_set.text_dim, classes.source
+    return len(classes.names), feature_set.text_dim, classes.source
 
 
 def weights_(

@@ -24,11 +24,8 @@ PUBLISHED = {
     "VGGSound": {"bgr", "early_middle", "blank_single"},
     "ActivityNet": {"bgr", "early_middle"},
 }
-CASES = [
-    f"{name}_{case}"
-    for name in PUBLISHED
-    for case in ("1", "2", "3", "10", "10_count6", "10_count14", "10_count24")
-]
+VIDEOS = ("1", "2", "3", "10", "10_count6", "10_count14", "10_count24")
+CASES = [f"{name}_{video}" for name in PUBLISHED for video in VIDEOS]
 LOSSLESS = Clip(seconds=0.4, codec="ffv1", pixels="bgr0", sound=None, picture=clock)
 
 
@@ -116,11 +113,13 @@ def test_the_number_in_the_header_is_that_of_the_file_even_if_frames_are_missing
     path = write_video(tmp_path / "whole.mp4", Clip(seconds=2, sound=None, options={"g": "5"}))
     assert claimed_frames(path) == 50
     avi = write_video(tmp_path / "whole.avi", Clip(seconds=2, codec="mpeg4"))
+    claimed = claimed_frames(avi)
+    assert claimed == pytest.approx(50, abs=1)  # encoders may count a frame that is late
     avi.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
     notes: list[str] = []
     cut = Footage(avi, notes.append)
     assert cut.count < 40
-    assert cut.claimed == 50
+    assert cut.claimed == claimed
     assert notes
 
 
