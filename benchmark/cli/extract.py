@@ -223,10 +223,9 @@ def _check_options(
         raise UsageError(f"--frames: {extractor.name!r} uses all frames of a video; omit the option")
     if frames != 1 and published:
         raise UsageError("--frames and --published-preprocessing: the published extraction used one frame")
-    if official is not None and not extractor.official_layout:
+    if official is not None and frames != 1:
         raise UsageError(
-            f"--write-official-layout: not available for {extractor.name!r}, whose published layout is "
-            "another one; omit the option, since the feature file holds the same"
+            "--frames and --write-official-layout: the published layout has one vector per sample"
         )
 
 
@@ -351,12 +350,11 @@ def _assemble(
 
 
 def _write_official(extraction: _Extraction, rate: int, folder: Path) -> Path:
-    from benchmark.data.importing.places import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
     return write_official(
-        FeatureStore(extraction.target), extraction.plan.root, official_places(extraction.card), rate, folder
+        FeatureStore(extraction.target), extraction.plan.root, extraction.card, rate, folder
     )
 
 

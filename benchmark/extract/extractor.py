@@ -119,8 +119,6 @@ class Extractor(ABC):
     """Whether it can take another number of frames of a video (``--frames``)."""
     embeds_names: ClassVar[bool] = False
     """Whether it computes the class embeddings too (``class_embeddings``)."""
-    official_layout: ClassVar[bool] = True
-    """Whether its features can be written in the official layout."""
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
         self.repeated = quirks

@@ -41,6 +41,15 @@ FEATURES = {  # sizes and seconds per step of audio and video
 }
 TEXT_PARTS = {"clip_clap": {"video": 512, "audio": 1024}}
 """Parts of class embeddings in the space of the features; those of other feature sets are word vectors."""
+LAYOUT = {
+    "lists": "clip_clap_split",
+    "names_file": "names.csv",
+    "folder": "clip_clap_features",
+    "text_files": {"video": "image_text.npy", "audio": "audio_text.npy"},
+    "cache": "caches",
+    "cache_files": {"all.pkl": list(CLASSES)},
+}
+"""Names in the published folder of clip_clap."""
 
 
 class VideoSet:
@@ -132,6 +141,8 @@ class VideoSet:
                 "video": {"extractor": name, "dim": video, "seconds": video_seconds},
                 "text_dim": sum(TEXT_PARTS[name].values()) if name in TEXT_PARTS else 300,
                 "text_parts": TEXT_PARTS.get(name, {}),
+                "layout": LAYOUT if name in TEXT_PARTS else None,
+                "unit_length": name in TEXT_PARTS,
                 "published_quirks": self.quirks,
             }
 

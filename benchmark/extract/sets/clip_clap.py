@@ -92,7 +92,6 @@ class ClipClap(Extractor):
         {"bgr", "inverted", "sixteen_bit", "claimed_middle", "early_middle", "blank_single", "template_slip"}
     )
     several_frames = embeds_names = True
-    official_layout = False
     weights_files = (CLIP, WAVCAPS, CLIP_VOCABULARY, BERT_VOCABULARY)
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmark.data.cards import load_cards
 from benchmark.data.checks.verify import verify_store
 from benchmark.data.importing.findings import ImportProblems
+from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import FeatureStore
 from benchmark.errors import UsageError
 from benchmark.extract.class_texts import class_texts
@@ -29,6 +30,7 @@ from benchmark.extract.networks import clip, wavcaps
 from benchmark.extract.networks.prompts import image_prompts, sound_prompts
 from benchmark.extract.sets.clip_clap import CLIP, CONTENT, WAVCAPS, ClipClap
 from benchmark.extract.weights_files import random_weights, read_file, read_weights
+from benchmark.untrusted.arrays import load_pickle
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +86,8 @@ def test_several_frames_keep_the_time_axis(command: Command, capsys: pytest.Capt
     command.video_set.quirks = ["bgr", "early_middle", "blank_single"]
     command("--features", "clip_clap", "--frames", "3", "--published-preprocessing", code=2)
     assert "the published extraction used one frame" in " ".join(capsys.readouterr().err.split())
-    command("--features", "clip_clap", "--write-official-layout", command.data, code=2)
-    assert "not available for 'clip_clap'" in " ".join(capsys.readouterr().err.split())
+    command("--features", "clip_clap", "--frames", "3", "--write-official-layout", command.data, code=2)
+    assert "has one vector per sample" in " ".join(capsys.readouterr().err.split())
 
 
 def test_published_preprocessing_gives_other_features_and_texts(command: Command) -> None:
@@ -102,6 +104,23 @@ def test_published_preprocessing_gives_other_features_and_texts(command: Command
     published = FeatureStore(path).tables().vectors
     assert not np.allclose(published[:, :512], text[:, :512], atol=1e-5)
     np.testing.assert_allclose(published[:, 512:], text[:, 512:], rtol=0, atol=1e-6)
+
+
+def test_the_published_layout_is_written_and_imported(command: Command, tmp_path: Path) -> None:
+    command("--features", "clip_clap", "--write-official-layout", tmp_path / "out")
+    folder = tmp_path / "out" / "Sports" / "features" / "clip_clap_features"
+    content = load_pickle(folder / "video" / "stage_2_train" / "Archery.pkl")
+    assert [(x.shape, x.dtype) for x in content["features"]] == [((512,), np.float16)] * 2
+    assert content["fps"] == [25, 25]
+    card, target = command.video_set.card(), tmp_path / "imported.h5"
+    import_official(card, "clip_clap", tmp_path / "out", target, form="vectors")
+    ours, theirs = FeatureStore(command.data / "sports-clip_clap.h5"), FeatureStore(target)
+    assert list(theirs.tables().ids) == list(ours.tables().ids)
+    np.testing.assert_allclose(theirs.tables().vectors, ours.tables().vectors, rtol=0, atol=1e-6)
+    with h5py.File(ours.path) as first, h5py.File(target) as second:
+        for modality, tolerance in (("video", 1e-3), ("audio", 0)):
+            wanted = first[modality]["frames"][:]
+            np.testing.assert_allclose(second[modality]["frames"][:], wanted, rtol=0, atol=tolerance)
 
 
 def test_class_names_alone_are_embedded_and_used_as_vectors(
