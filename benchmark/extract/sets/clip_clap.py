@@ -8,6 +8,7 @@ what its extraction did differently from its description are the quirks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ class ClipClap(Extractor):
         return {**random_tensors(wavcaps.shapes()), **wavcaps.front_end()}
 
     @classmethod
-    def read(cls, weights: str, path: Any) -> State | None:
+    def read(cls, weights: str, path: Path) -> State | None:
         return {CONTENT: _as_tensor(path.read_bytes())} if weights in SIZES else None
 
     @classmethod

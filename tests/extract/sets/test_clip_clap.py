@@ -1,4 +1,8 @@
-"""The feature set ``clip_clap``: from videos and class names to a feature file, its weights and its texts."""
+"""The feature set ``clip_clap``: from videos and class names to a feature file, its weights and its texts.
+
+The first test of a process waits some seconds for transformers. The spectrograms of nine videos take two
+more in each test that extracts: only so do frames, audio and names reach a feature file.
+"""
 
 from __future__ import annotations
 
