@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmark import __version__
-from benchmark.cli import data, extract, listing, report, run, ui, weights
+from benchmark.cli import data, extract, extract_names, listing, report, run, ui, weights
 from benchmark.cli.help import EXAMPLES, Command, Group, RunCommand, VideosCommand
 from benchmark.cli.terminal import WRONG_USAGE, err, escape, out
 from benchmark.errors import Unavailable, UsageError
@@ -91,8 +91,8 @@ extract_app = typer.Typer(
     help="Turn videos into a feature file. [bold]videos[/] is the default command.",
 )
 extract_app.command(cls=VideosCommand, epilog=EXAMPLES["videos"])(extract.videos)
-extract_app.command(cls=Command)(extract.names)
-extract_app.command(cls=Command, name="weights")(extract.weights_)
+extract_app.command(cls=Command)(extract_names.names)
+extract_app.command(cls=Command, name="weights")(extract_names.weights_)
 app.add_typer(extract_app, name="extract")
 
 

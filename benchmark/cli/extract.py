@@ -1,9 +1,9 @@
-"""The ``extract`` commands: extract features from videos, list weights, embed class names."""
+"""The command ``extract videos``: extract features from videos."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchmark.extract.extractor import Extractor
     from benchmark.extract.plan import Plan, ProblemRow
     from benchmark.extract.results import Outcome, ResultFolder
+    from benchmark.extract.weights_files import ExtractorWeights
 
 SCREEN_ROWS = 30
 """Rows of the table of problems on the screen; the file has all of them."""
@@ -103,6 +104,10 @@ def videos(
             help="Folder of per-video results. (default: the feature file's name with .extract)",
         ),
     ] = None,
+    frames: Annotated[
+        int,
+        typer.Option(help="Evenly spaced frames of each video, for features of single frames.", min=1),
+    ] = 1,
     vectors: Vectors = None,
     official: Annotated[
         Path | None,
@@ -161,19 +166,30 @@ def videos(
     quirks: frozenset[str] = frozenset()
     if published_preprocessing:
         quirks = chosen_quirks(extractor, feature_set.published_quirks, card.name)
+    _check_options(extractor, frames, official, published=published_preprocessing)
+    target = store_path(data_root, card.name, name)
+    place = work or target.with_name(f"{target.name}.extract")
+
+    # The class embeddings are given, or those of the layout, or computed by the extractor.
+    quiet = json_file == "-"
+    loaded = None
+    if extractor.embeds_names and vectors is None:
+        if not folder.is_dir():
+            raise UsageError(f"--videos {folder}: no such folder")
+        loaded = load_weights(extractor, weights or [], random=random_weights)
+        vectors = _class_embeddings(extractor, loaded, quirks, card, lists, device, place, quiet=quiet)
     plan = make_plan(card, name, folder, lists, vectors, segments)
 
     # The weights are part of the identity of the results. Each process reads them itself.
-    loaded = load_weights(extractor, weights or [], random=random_weights)
-    target = store_path(data_root, card.name, name)
-    place = work or target.with_name(f"{target.name}.extract")
-    results = ResultFolder(place, identity(extractor, loaded.record, quirks, precision), no_audio)
+    loaded = loaded or load_weights(extractor, weights or [], random=random_weights)
+    made_of = identity(extractor, loaded.record, quirks, precision, frames)
+    results = ResultFolder(place, made_of, no_audio)
     generated = loaded.generated or card.kind == "generated"
     del loaded
     refuse_to_spoil(target, generated)
-    extraction = _Extraction(card, name, plan, results, target, dtype, generated, json_file == "-")
+    extraction = _Extraction(card, name, plan, results, target, dtype, generated, quiet)
     spec = ExtractionSpec(
-        name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results
+        name, plugin or [], weights or [], random_weights, quirks, precision, plan.videos, results, frames
     )
 
     # Extract, or collect the results of all shards; a shard alone makes no feature file.
@@ -197,6 +213,45 @@ def videos(
     emit(json_file, {**_as_json(extraction, shard, done, assembled, rows), "official": written})
     if any(row.left_out for row in rows):
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_options(
+    extractor: type[Extractor], frames: int, official: Path | None, *, published: bool
+) -> None:
+    """Check that the extractor has what some options ask for."""
+    if frames != 1 and not extractor.several_frames:
+        raise UsageError(f"--frames: {extractor.name!r} uses all frames of a video; omit the option")
+    if frames != 1 and published:
+        raise UsageError("--frames and --published-preprocessing: the published extraction used one frame")
+    if official is not None and frames != 1:
+        raise UsageError(
+            "--frames and --write-official-layout: the published layout has one vector per sample"
+        )
+
+
+def _class_embeddings(
+    extractor: type[Extractor],
+    loaded: ExtractorWeights,
+    quirks: frozenset[str],
+    card: Card,
+    lists: Path,
+    device: str,
+    place: Path,
+    *,
+    quiet: bool,
+) -> Path:
+    """The file of the class embeddings by the extractor, which are computed unless an earlier run did so."""
+    from benchmark.extract.class_texts import class_texts, embeddings_name, write_class_embeddings
+
+    classes = class_texts(card, extractor.name, lists)
+    path = place / embeddings_name(extractor, loaded, quirks, card, classes)
+    if not path.is_file():
+        first = torch_device(device.split(",")[0])
+        with counted(out, err) as show:
+            write_class_embeddings(extractor, loaded, quirks, card, classes, first, path, show)
+    if not quiet:
+        out.print_line(f"{path}: class embeddings of {len(classes.names)} names ({classes.source})")
+    return path
 
 
 @dataclass(frozen=True)
@@ -230,7 +285,7 @@ def _extract(
 ) -> Extracted:
     from benchmark.extract.devices import default_decoders, extract_on
 
-    devices = [_device(name) for name in device.split(",")]
+    devices = [torch_device(name) for name in device.split(",")]
     if spec.precision == "float16" and "cpu" in devices:
         raise UsageError("--precision float16: no faster on a CPU; give bfloat16, or a GPU (--device cuda)")
     each = decoders or default_decoders(devices)
@@ -242,7 +297,12 @@ def _extract(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _device(name: str) -> str:
+def torch_device(name: str) -> str:
+    """The device of ``--device``.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
     import torch
 
     from benchmark.protocol.device import choose_device
@@ -290,12 +350,11 @@ def _assemble(
 
 
 def _write_official(extraction: _Extraction, rate: int, folder: Path) -> Path:
-    from benchmark.data.importing.places import official_places
     from benchmark.data.store import FeatureStore
     from benchmark.extract.official_files import write_official
 
     return write_official(
-        FeatureStore(extraction.target), extraction.plan.root, official_places(extraction.card), rate, folder
+        FeatureStore(extraction.target), extraction.plan.root, extraction.card, rate, folder
     )
 
 
@@ -368,86 +427,3 @@ def _as_json(
         "resumed": done.resumed,
         "problems": [asdict(row) for row in rows],
     }
-
-
-def names(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset.")],
-    lists: Annotated[
-        Path,
-        typer.Option(
-            "--lists", metavar="DIR", help="Folder in the official layout: class-split/ has the names."
-        ),
-    ],
-    target: Annotated[
-        Path,
-        typer.Option("--to", callback=local, metavar="FILE", help="The .npy file to write, for --vectors."),
-    ],
-    dataset_config: DatasetConfig = None,
-    json_file: Json = None,
-) -> None:
-    """Embed the class names with all-MiniLM-L6-v2 (384-dimensional), and save them as a .npy file."""
-    from benchmark.data.cards import find_card, load_cards
-    from benchmark.extract.networks.sentences import DIM, write_class_vectors
-
-    card, _ = find_card(dataset, load_cards(files=dataset_config or []))
-    count = write_class_vectors(card, lists, target)
-    if json_file != "-":
-        out.print_line(f"{target}: {count} class names, {DIM}-dimensional")
-    emit(json_file, {"file": str(target), "names": count, "dim": DIM})
-
-
-def weights_(
-    name: Annotated[
-        str | None, typer.Argument(metavar="EXTRACTOR", help="Name of an extractor. (default: all)")
-    ] = None,
-    weights: WeightsOption = None,
-    plugin: ExtractorPlugin = None,
-    json_file: Json = None,
-) -> None:
-    """List the weights that extractors need, or check weight files and show their sha256."""
-    from benchmark.extract.extractor import find_extractor, load_extractors
-
-    if weights and name is None:
-        raise UsageError(
-            "extract weights --weights: name the extractor too, such as: extract weights cls --weights DIR"
-        )
-    chosen = [find_extractor(name, plugin or [])] if name else list(load_extractors(plugin or []).values())
-    described = [entry for extractor in chosen for entry in _describe(extractor, weights or [])]
-    if json_file != "-":
-        columns = ["extractor", "name", "usual file", "what", "published at", "tensors", "numbers"]
-        rows = [[*list(e.values())[:5], len(e["tensors"]), f"{e['numbers']:,}"] for e in described]
-        rows_table(out, "Weights", columns, rows)
-        checked = [
-            (e["name"], e["file"] or "not given", e["sha256"] or "", e["licence"] or "") for e in described
-        ]
-        if weights or any(e["file"] for e in described):
-            rows_table(out, "Files with the expected content", ["name", "file", "sha256", "licence"], checked)
-        if name and not weights:
-            for entry in described:
-                tensors = [
-                    (n, " x ".join(map(str, shape)) or "one number") for n, shape in entry["tensors"].items()
-                ]
-                rows_table(out, f"{entry['name']}: {entry['what']}", ["tensor", "shape"], tensors)
-    emit(json_file, described)
-
-
-def _describe(extractor: type[Extractor], given: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What each file must hold; its name and sha256 if a valid one is given."""
-    from benchmark.extract.weights_files import given_files, read_file
-
-    files = given_files(extractor, given)
-    for needed in extractor.weights_files:
-        expected = extractor.expected(needed.name)
-        record = read_file(extractor, needed, files[needed.name])[1] if needed.name in files else {}
-        yield {
-            "extractor": extractor.name,
-            "name": needed.name,
-            "usual file": needed.file,
-            "what": needed.what,
-            "published at": needed.published,
-            "licence": needed.package.licence if needed.package else None,
-            "tensors": {name: list(x.shape) for name, x in expected.items()},
-            "numbers": sum(x.numel() for x in expected.values()),
-            "file": str(files[needed.name]) if needed.name in files else None,
-            "sha256": record.get("sha256"),
-        }

@@ -42,7 +42,10 @@ def _listed(split: str) -> str:
 
 
 Split = Annotated[str, AfterValidator(_listed)]
-Quirk = Literal["bgr", "inverted", "own_rate", "sixteen_bit"]
+Quirk = Literal[
+    "bgr", "inverted", "own_rate", "sixteen_bit",
+    "claimed_middle", "early_middle", "blank_single", "template_slip",
+]  # fmt: skip
 """A known deviation of the published extraction from its description (docs/reference/extraction.md)."""
 
 

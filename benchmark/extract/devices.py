@@ -55,6 +55,8 @@ class ExtractionSpec:
     videos: Path
     """The folder that paths are relative to."""
     results: ResultFolder
+    frames: int = 1
+    """Frames of a video, if the extractor chooses some."""
 
     def build(self, device: str) -> Extractor:
         """The extractor on a device.
@@ -64,11 +66,13 @@ class ExtractionSpec:
         """
         kind = find_extractor(self.extractor, self.plugins)
         loaded = load_weights(kind, self.weights, random=self.random_weights)
-        made_with = json.loads(json.dumps(identity(kind, loaded.record, self.quirks, self.precision)))
+        now = identity(kind, loaded.record, self.quirks, self.precision, self.frames)
+        made_with = json.loads(json.dumps(now))
         if made_with != self.results.identity:
             raise UsageError("the extractor or its weights changed while the command ran; repeat the command")
         extractor = kind(loaded.states, self.quirks, device)
         extractor.use(self.precision)
+        extractor.frames = self.frames
         return extractor
 
 

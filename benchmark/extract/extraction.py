@@ -19,9 +19,9 @@ from benchmark.data.importing.importing import Progress
 from benchmark.data.store import MODALITIES
 from benchmark.errors import UsageError
 from benchmark.extract.extractor import Extractor, Precision
-from benchmark.extract.media.decode import UnreadableVideo, has_audio, read_audio, read_frames
+from benchmark.extract.media.decode import UnreadableVideo, has_audio, read_audio
+from benchmark.extract.media.footage import Footage
 from benchmark.extract.media.segments import Span
-from benchmark.extract.media.steps import clips, windows
 from benchmark.extract.plan import Plan, ProblemRow, Wanted
 from benchmark.extract.results import NotFinite, Outcome, ResultFolder, VideoFeatures
 from benchmark.system.files import SourceFile, fingerprint, outside_reason
@@ -78,12 +78,14 @@ def identity(
     weights: Mapping[str, Any],
     quirks: frozenset[str],
     precision: Precision = "float32",
+    frames: int = 1,
 ) -> dict[str, Any]:
     """All that determines the features, except the videos.
 
     Args:
         weights: what is recorded of the weights.
         precision: of the networks; float32 is not recorded.
+        frames: of a video, if the extractor chooses some; 1 is not recorded.
     """
     return {
         "extractor": extractor.name,
@@ -95,6 +97,7 @@ def identity(
         },
         "published_quirks": sorted(quirks),
         **({"precision": precision} if precision != "float32" else {}),
+        **({"frames": frames} if frames != 1 else {}),
     }
 
 
@@ -337,17 +340,14 @@ def _compute(
         raise Silent
 
     # Frames -> clips -> features.
-    timing = extractor.timing
-    prepared = (extractor.prepare(frame) for frame in read_frames(video, timing.rate, notes.append, span))
-    extractor.calls.compute(
-        "video", clips(prepared, timing.length, pad=timing.pad), partial(features.append, "video")
-    )
+    clips = extractor.clips(Footage(video, notes.append, span))
+    extractor.calls.compute("video", clips, partial(features.append, "video"))
 
     # Audio -> windows -> features.
     spec, heard = extractor.sound, _Count()
     blocks = read_audio(video, spec.rate, notes.append, span, sixteen_bit="sixteen_bit" in extractor.repeated)
     append = partial(features.append, "audio")
-    extractor.calls.compute("audio", windows(heard.through(blocks), spec.window, spec.hop), append)
+    extractor.calls.compute("audio", extractor.windows(heard.through(blocks)), append)
     if heard.samples:
         return False
 
@@ -356,7 +356,7 @@ def _compute(
         raise Silent
     notes.append(f"{NO_AUDIO}: silence instead")
     seconds = features.steps("video") * extractor.video_seconds
-    extractor.calls.compute("audio", windows(_silence(seconds, spec.rate), spec.window, spec.hop), append)
+    extractor.calls.compute("audio", extractor.windows(_silence(seconds, spec.rate)), append)
     return True
 
 

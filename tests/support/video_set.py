@@ -37,7 +37,19 @@ FEATURES = {  # sizes and seconds per step of audio and video
     "tiny": ((2, 0.5), (3, 0.5)),
     "cls": ((128, 0.96), (4096, 0.64)),
     "main": ((512, 1), (512, 1)),
+    "clip_clap": ((1024, 1), (512, 1)),
 }
+TEXT_PARTS = {"clip_clap": {"video": 512, "audio": 1024}}
+"""Parts of class embeddings in the space of the features; those of other feature sets are word vectors."""
+LAYOUT = {
+    "lists": "clip_clap_split",
+    "names_file": "names.csv",
+    "folder": "clip_clap_features",
+    "text_files": {"video": "image_text.npy", "audio": "audio_text.npy"},
+    "cache": "caches",
+    "cache_files": {"all.pkl": list(CLASSES)},
+}
+"""Names in the published folder of clip_clap."""
 
 
 class VideoSet:
@@ -127,7 +139,10 @@ class VideoSet:
                 "description": name,
                 "audio": {"extractor": name, "dim": audio, "seconds": audio_seconds},
                 "video": {"extractor": name, "dim": video, "seconds": video_seconds},
-                "text_dim": 300,
+                "text_dim": sum(TEXT_PARTS[name].values()) if name in TEXT_PARTS else 300,
+                "text_parts": TEXT_PARTS.get(name, {}),
+                "layout": LAYOUT if name in TEXT_PARTS else None,
+                "unit_length": name in TEXT_PARTS,
                 "published_quirks": self.quirks,
             }
 

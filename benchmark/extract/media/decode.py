@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ DELAY = 0.1
 BACK = 0.5
 """Seconds by which times may go back, since frames come out of order. Beyond it, a new clock has begun."""
 STILL = 3.0
-"""A gap between two frames is noted if it is longer than this many seconds."""
+"""Seconds: a longer gap between two frames is noted."""
 LONGEST_STILL = 600.0
 """Seconds: a longer gap means that the times of a file are broken, and the file ends there. So do gaps that
 together are longer than the file, or than this if its length is unknown."""
@@ -58,7 +59,14 @@ class UnreadableVideo(Exception):
 
 
 def read_frames(path: Path, rate: int | None, note: Note, span: Span | None = None) -> Iterator[Frame]:
-    """The frames of a video, upright, ``[height, width, 3]`` in red, green, blue.
+    """The frames of a video, upright, ``[height, width, 3]`` (red, green, blue), by ``decoded_frames``."""
+    return (convert() for convert in decoded_frames(path, rate, note, span))
+
+
+def decoded_frames(
+    path: Path, rate: int | None, note: Note, span: Span | None = None
+) -> Iterator[Callable[[], Frame]]:
+    """For each frame of a video a function that converts it, for callers that need only some of them.
 
     Args:
         path: the file.
@@ -83,9 +91,9 @@ def read_frames(path: Path, rate: int | None, note: Note, span: Span | None = No
         wanted, count = None, 0
         if span is not None and rate is not None:
             wanted = max(1, math.floor((span.end - span.start) * rate + 0.5))
-        for frame in islice(_upright(timed, decoded, note), wanted):
+        for convert in islice(_upright(timed, decoded, note), wanted):
             count += 1
-            yield frame
+            yield convert
 
         # Faults are known once all frames have come.
         if not count:
@@ -116,8 +124,8 @@ def _why_none(timed: _Timed, rate: int | None, span: Span | None) -> str:
     return f"too short: its frames last {lasts:.2g} s, less than half of the {step:.2g} s of one frame"
 
 
-def _upright(timed: _Timed, decoded: Iterator[Any], note: Note) -> Iterator[Frame]:
-    """Frames as arrays, up to the first one after the span: a frame lasts until the next one."""
+def _upright(timed: _Timed, decoded: Iterator[Any], note: Note) -> Iterator[Callable[[], Frame]]:
+    """Frames up to the first one after the span: a frame lasts until the next one."""
     turns = 0
     for frame in decoded:
         gap = timed.place(frame)
@@ -126,11 +134,25 @@ def _upright(timed: _Timed, decoded: Iterator[Any], note: Note) -> Iterator[Fram
             break
         turns = round(frame.rotation / 90) % 4
         for kept in timed.push(frame, gap):
-            yield np.rot90(_rgb(kept), turns)
+            yield partial(_rgb, kept, turns)
         if timed.over:
             return
     for kept in timed.end():
-        yield np.rot90(_rgb(kept), turns)
+        yield partial(_rgb, kept, turns)
+
+
+def claimed_frames(path: Path) -> int:
+    """The number of frames by the header of a file, else its length times its rate, as OpenCV gives it.
+
+    Raises:
+        UnreadableVideo: it cannot be opened or has no video stream.
+    """
+    with _open(path) as container:
+        stream = next(iter(_streams(container, "video")), None)
+        if stream is None:
+            raise UnreadableVideo("no video stream")
+        seconds = (container.duration or 0) / SECOND
+        return stream.frames or math.floor(seconds * float(stream.guessed_rate or 0) + 0.5)
 
 
 def has_audio(path: Path) -> bool:
@@ -217,12 +239,11 @@ def _within(blocks: Iterator[Any], start: float, end: float) -> Iterator[tuple[A
             return
 
 
-def _rgb(frame: Any) -> Frame:
+def _rgb(frame: Any, turns: int) -> Frame:
     try:
-        pixels: Frame = frame.to_ndarray(format="rgb24")
+        return np.rot90(frame.to_ndarray(format="rgb24"), turns)
     except (av.error.FFmpegError, ValueError) as error:
         raise UnreadableVideo(f"a frame cannot be converted: {_reason(error)}") from None
-    return pixels
 
 
 def _reason(error: Exception) -> Any:

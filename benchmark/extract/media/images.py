@@ -28,6 +28,14 @@ def smooth_resize(image: Pixels, height: int, width: int) -> Pixels:
     )
 
 
+def bicubic_short_side(image: Pixels, size: int) -> Pixels:
+    """Resize ``[height, width, 3]`` so that the shorter side is ``size``: bicubic, as torchvision does."""
+    height, width = image.shape[:2]
+    scaled = int(size * max(height, width) / min(height, width))
+    target = (size, scaled) if width <= height else (scaled, size)  # width and height
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(target, Image.Resampling.BICUBIC))
+
+
 def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> Prepared:
     """``[H, W, 3]`` of 0-255 -> ``[3, H, W]``: scaled to 0-1, then normalised by channel."""
     scaled = (image.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
