@@ -38,7 +38,7 @@ from benchmark.report.tables.recall import recall_csv
 from benchmark.report.tables.references import references
 from benchmark.report.tables.significance import comparisons, intervals
 from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
-from benchmark.report.tables.table import Table, report_protocol
+from benchmark.report.tables.table import Table, report_protocol, short_assignment
 from benchmark.system.beside import Beside, Guard, not_written
 from benchmark.system.databases import sqlite_file, without_password
 from benchmark.system.redaction import link_to
@@ -373,7 +373,9 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for weights in results.released:
         tags = weights.run.tags
         alignment, source = tags.get(Tag.ALIGNMENT, "unknown"), tags.get(Tag.SOURCE) or "an unknown folder"
-        place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {alignment} text"
+        place = (
+            f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {short_assignment(alignment)}"
+        )
         origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {source}"
         data = f"tested on data `{tags.get(Tag.DATA_DIGEST, '?')}`, run `{weights.run.run_id}`"
         lines.append(

@@ -26,13 +26,13 @@ from benchmark.report.results.released import RELEASED
 from benchmark.report.sections import Image, Section
 from benchmark.report.tables.captions import dataset_title, method_title, settings_text
 from benchmark.report.tables.means import LABELS, summarise
-from benchmark.report.tables.table import Table, spread_of
+from benchmark.report.tables.table import Table, short_assignment, spread_of
 from benchmark.tracking.tracker import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Default address of MLflow's pages."""
-SWITCHES = {"mode": "Mode", "alignment": "Text alignment", "features": "Features"}
+SWITCHES = {"mode": "Mode", "alignment": "Class-to-embedding assignment", "features": "Features"}
 """What readers can filter rows and figures by."""
 PLACE = ["dataset", "features", "mode", "alignment"]
 
@@ -139,9 +139,8 @@ def highlights(results: Results) -> list[Highlight]:
                 settings = settings_text(best["variant"], best["settings"])
                 who = f"{method_title(results, best['method'])}, {settings}"
                 lines.append((LABELS[metric] if tested else f"Validation {LABELS[metric]}", value, who))
-        title = (
-            f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}: mode {mode}, {alignment} text"
-        )
+        place = f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}"
+        title = f"{place}: mode {mode}, {short_assignment(alignment)}"
         found.append(Highlight(title, lines, dict(zip(PLACE, map(str, key), strict=True))))
     return found
 

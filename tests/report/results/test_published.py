@@ -135,4 +135,4 @@ def test_a_file_with_errors_is_left_out_and_all_its_errors_are_listed(
 
 
 def test_methods_are_ordered_as_the_longest_table_lists_them() -> None:
-    assert method_order() == [*SIX, "ale", "sje", "devise"]
+    assert method_order()[:9] == [*SIX, "ale", "sje", "devise"]
