@@ -19,8 +19,9 @@ from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.parallel import in_parallel
 from benchmark.report.results.artifacts import artifact_text
 from benchmark.report.results.choice import Choice
-from benchmark.report.results.collect import DISJOINT, METRICS, Results, collect, digests, distinct
+from benchmark.report.results.collect import DISJOINT, METRICS, Results, collect, digests, distinct, records
 from benchmark.report.results.published import published_problems
+from benchmark.report.results.transductive import transductive
 from benchmark.report.sections import Image, ReportFigure, Section, save_figure
 from benchmark.report.tables.build import ORDER, build_tables
 from benchmark.report.tables.captions import method_title
@@ -213,7 +214,9 @@ def _csv_files(results: Results, tables: Sequence[Table], guard: Guard) -> dict[
             summarise(results.validation if name == "validation" else results.test), method_ranks(results)
         )
         rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
-        return numbers_csv(rows, CSV_METRICS[name])
+        found = [transductive(results, row) for row in records(rows)]
+        table = numbers_csv(rows, CSV_METRICS[name])
+        return table.assign(transductive=found) if any(found) else table
 
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         **{name: partial(numbers, name) for name in CSV_METRICS},

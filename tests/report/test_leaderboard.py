@@ -55,7 +55,7 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(
     ]
     assert len(cells(page, "All results")) == 3
     links = {a.attributes["href"] for a in page.all("main")[0].all("a")}
-    assert links == {"old/index.html", "new/index.html"}
+    assert links == {"old/index.html", "new/index.html", "published.html"}
     for name in ("old", "new"):
         mine = {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.name != "manifest.json"}
         assert {
@@ -132,6 +132,8 @@ def test_a_new_site_replaces_the_earlier_one_and_nothing_else(store: Any, unit: 
 
     assert {p.name for p in site.iterdir()} == {
         ".nojekyll",
+        "published.html",
+        "published.md",
         "CNAME",
         "index.html",
         "manifest.json",

@@ -100,7 +100,8 @@ def _how_trained(
     published = bool(_published_rows(ours))
     budget, *searches = budget_facts(units)
     tuned = (ours["slot"] == "tuned").any()
-    facts = [_uses(units), *seeds_facts(ours, published=published), budget, *(searches if tuned else [])]
+    uses = _uses(units, _transductive_tests(results, ours))
+    facts = [uses, *seeds_facts(ours, published=published), budget, *(searches if tuned else [])]
     return [*facts, _training(units, results, frame)]
 
 
@@ -127,10 +128,10 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
         )
     changed = distinct(frame["switches"])
     extra = [f"Non-default protocol flags: {', '.join(changed)}."] if changed else []
-    return [first + shuffled, *extra, *_pretraining(features)]
+    return [first + shuffled, *extra, *pretraining_lines(features)]
 
 
-def _pretraining(features: Sequence[str]) -> list[str]:
+def pretraining_lines(features: Sequence[str]) -> list[str]:
     """A sentence for each feature set whose pre-training may have seen the test classes."""
     return [
         f"The pre-training of features {name} may contain test classes, so rows with other features are no "
@@ -140,8 +141,22 @@ def _pretraining(features: Sequence[str]) -> list[str]:
     ]
 
 
-def _uses(units: Sequence[UnitFacts]) -> str:
-    """Which methods use more than the training classes during training."""
+def _transductive_tests(results: Results, rows: pd.DataFrame) -> list[str]:
+    """The methods that use other test samples to predict one."""
+    training = {u.method for u in results.units if u.tag(Tag.METHOD_USES)}
+    return distinct(
+        method_title(results, row["method"])
+        for row in records(rows)
+        if row["method"] not in training and transductive(results, row)
+    )
+
+
+def _uses(units: Sequence[UnitFacts], in_test: Sequence[str] = ()) -> str:
+    """Which methods use more than the training classes during training, or more than one sample in the
+    test."""
+    if in_test:
+        mark = FLAG_MARKS["transductive"]
+        return f"{_uses(units)} In the test other samples take part: {', '.join(in_test)} ({mark})."
     more = {u.title: u.tag(Tag.METHOD_USES) for u in units if u.tag(Tag.METHOD_USES)}
     if not more:
         return "All methods are inductive: only embeddings of training classes are used during training."

@@ -105,7 +105,7 @@ class Table:
         ]
         align = ["left" if g == "" else "right" for g in self.groups]
         grid = tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, colalign=align)
-        return "\n\n".join([f"{heading} {self.title}", grid, self.text, *self.notes]) + "\n"
+        return "\n\n".join(filter(None, [f"{heading} {self.title}", grid, self.text, *self.notes])) + "\n"
 
     def panels(self) -> list[Table]:
         """One table per group of columns, for narrow screens; the table itself if it has fewer than two
