@@ -143,37 +143,42 @@ def _lines(
 
 
 def _table(dataset: str, features: str, lines: Sequence[_Line]) -> Table:
-    names, datasets = published_titles()
+    """The table of a dataset and feature set, with the best published numbers in bold."""
+    methods, datasets = published_titles()
     marks = [flag_marks(line.published.flags) if line.published else "" for line in lines]
-    titles = [names.get(line.method, line.method) + mark for line, mark in zip(lines, marks, strict=True)]
-    columns = [
-        Column("Method", "", titles),
-        Column(SOURCE, "", [_source(line.published) for line in lines]),
-        Column("Year", "", [_year_text(line.published) for line in lines]),
-    ]
-    ours = any(line.own for line in lines)
-    headers = {
-        metric: f"Published {LABELS[metric]}" if ours else LABELS[metric] for metric in PUBLISHED_METRICS
-    }
-    for metric, header in headers.items():
-        texts = ["" if line.published is None else _number(line.published, metric) for line in lines]
-        columns.append(Column(header, "Published", texts))
-    if ours:
-        for metric in RANKED:
-            label = LABELS[metric]
-            texts = [line.own.numbers[label] if line.own else "" for line in lines]
-            columns.append(Column(f"Ours {label}", "Ours", texts))
-        columns.append(Column(RUN, "", [line.own.run if line.own else "" for line in lines]))
+    titles = [methods.get(line.method, line.method) + mark for line, mark in zip(lines, marks, strict=True)]
+    columns = [Column("Method", "", titles), *_columns(lines)]
     cells = pd.DataFrame({c.header: c.texts for c in columns}, dtype=object)
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     for metric in RANKED:
-        bold[headers[metric]] = _best(lines, metric)
-    notes = [*flag_lines("".join(marks)), *_protocols(lines, names)]
+        bold[_header(lines, metric)] = _best(lines, metric)
+    notes = [*flag_lines("".join(marks)), *_protocols(lines, methods)]
     notes += [_BOLD] if bold.to_numpy().any() else []
     title = f"{datasets.get(dataset, dataset)}, features {features}"
     keys = [{"dataset": dataset, "features": features}] * len(lines)
-    groups = [c.group for c in columns]
-    return Table("published", title, "", cells, bold, groups, notes, keys=keys)
+    return Table("published", title, "", cells, bold, [c.group for c in columns], notes, keys=keys)
+
+
+def _header(lines: Sequence[_Line], metric: str) -> str:
+    """The header of published numbers, which names them as such if there are numbers of ours too."""
+    return f"Published {LABELS[metric]}" if any(line.own for line in lines) else LABELS[metric]
+
+
+def _columns(lines: Sequence[_Line]) -> list[Column]:
+    """Published numbers, ours if there are any, sources and runs. Numbers come first, for narrow screens."""
+    columns = []
+    for metric in PUBLISHED_METRICS:
+        texts = ["" if line.published is None else _number(line.published, metric) for line in lines]
+        columns.append(Column(_header(lines, metric), "Published", texts))
+    ours = any(line.own for line in lines)
+    for label in [LABELS[metric] for metric in RANKED] if ours else ():
+        texts = [line.own.numbers[label] if line.own else "" for line in lines]
+        columns.append(Column(f"Ours {label}", "Ours", texts))
+    columns.append(Column(SOURCE, "", [_source(line.published) for line in lines]))
+    columns.append(Column("Year", "", [_year_text(line.published) for line in lines]))
+    if ours:
+        columns.append(Column(RUN, "", [line.own.run if line.own else "" for line in lines]))
+    return columns
 
 
 _BOLD = (

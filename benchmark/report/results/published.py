@@ -60,10 +60,10 @@ GivenFlag = Annotated[Flag, BeforeValidator(_known_flag)]
 class Numbers(Fields):
     """Results of a method on a dataset, in percent; None if the source does not report it."""
 
-    seen: float | None = Field(None, ge=0, le=100)
-    unseen: float | None = Field(None, ge=0, le=100)
-    hm: float | None = Field(None, ge=0, le=100)
-    zsl: float | None = Field(None, ge=0, le=100)
+    seen: float | None = Field(None, ge=0, le=100, description="S, percent")
+    unseen: float | None = Field(None, ge=0, le=100, description="U, percent")
+    hm: float | None = Field(None, ge=0, le=100, description="HM, percent")
+    zsl: float | None = Field(None, ge=0, le=100, description="ZSL, percent")
     as_printed: bool = Field(False, description="true: in the source too, hm does not fit seen and unseen")
 
     @model_validator(mode="after")
@@ -92,18 +92,18 @@ class MethodFacts(Fields):
 class PublishedTable(Fields):
     """One table of a paper or another source, with the protocol and features of its numbers."""
 
-    paper: str
-    short: str = Field(description="as a caption names it")
-    table: str
-    page: int | None = Field(None, ge=1)
-    year: int | None = Field(None, ge=1990, description="of the source; None if unknown")
-    url: str | None = None
-    origin: Origin
-    features: str
+    paper: str = Field(description="authors, title and venue, or what the source is")
+    short: str = Field(description="the source as a caption names it")
+    table: str = Field(description="where in the source")
+    page: int | None = Field(None, ge=1, description="page in the source")
+    year: int | None = Field(None, ge=1990, description="of the source; null if unknown")
+    url: str | None = Field(None, description="address of the source")
+    origin: Origin = Field(description="who prints the numbers; second-hand: who did not measure them")
+    features: str = Field(description="feature set of the dataset config")
     alignment: Annotated[Literal["official", "by_name", "unknown"], BeforeValidator(current_alignment)] = (
         Field(description="class-to-embedding assignment")
     )
-    mode: Literal["paper", "corrected", "unknown"]
+    mode: Literal["paper", "corrected", "unknown"] = Field(description="protocol of the numbers")
     seeds: int | None = Field(ge=1, description="null if the source does not name them")
     flags: tuple[GivenFlag, ...] = Field((), description="flags of all numbers of the table")
     methods: dict[str, MethodFacts] = Field(default_factory=dict, description="titles and flags of methods")
