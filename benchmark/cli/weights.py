@@ -85,9 +85,9 @@ def evaluate(
         )
         weights = "published weights" if found.final.origin == "published" else "our own weights"
         out.print_line(
-            f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, text alignment "
-            f"{protocol.text_alignment}; beta selected by model A on validation (HM "
-            f"{100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]"
+            f"[dim]Mean per-class accuracy in % of {weights}; mode {protocol.mode}, "
+            f"class-to-embedding assignment {protocol.text_alignment}; beta selected by "
+            f"model A on validation (HM {100 * found.validation['hm']:.2f}). MLflow run {found.run_id}.[/]"
         )
         if disjoint:
             out.print(

@@ -12,6 +12,7 @@ from benchmark.report.results.collect import UNIT, Results, distinct, slot_of, s
 from benchmark.report.results.released import RELEASED
 from benchmark.report.tables.captions import dataset_title, method_title
 from benchmark.report.tables.means import method_ranks
+from benchmark.report.tables.table import short_assignment
 
 COMPARED_IN = [*UNIT[:-1], "slot"]
 """Dataset, features, mode, alignment, and kind of hyperparameters."""
@@ -42,7 +43,7 @@ class Comparison:
     alignment: str
     slot: str
     title: str
-    """``Stamps, features native, mode paper, by_name text, default settings``."""
+    """``Stamps, features native, mode paper, by_name assignment, default settings``."""
     series: Sequence[Series]
     """In the order of tables."""
     jobs: pd.DataFrame
@@ -84,5 +85,5 @@ def _comparison(results: Results, key: tuple[str, ...], group: pd.DataFrame) -> 
     series.sort(key=lambda s: s.style)
     trained = "released weights" if slot == RELEASED else f"{' / '.join(distinct(group['variant']))} settings"
     data = f"{dataset_title(results, dataset)}, features {features}{synthetic(group)}"
-    place = f"{data}, mode {mode}, {alignment} text"
+    place = f"{data}, mode {mode}, {short_assignment(alignment)}"
     return Comparison(dataset, features, mode, alignment, slot, f"{place}, {trained}", series, group)

@@ -159,7 +159,7 @@ def scores_of(compared: Comparison) -> ReportFigure:
     drawn = []
     for one in compared.series:
         found = published_for(compared.dataset, compared.features, one.method)
-        comparable = found is not None and not differences(one.jobs.iloc[0].to_dict(), found.source)
+        comparable = found is not None and not differences(one.jobs.iloc[0].to_dict(), found)
         scores = {}
         for metric in SCORES:
             values = over_searches(one.jobs)[metric].astype(float).dropna()

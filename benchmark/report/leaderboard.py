@@ -20,9 +20,17 @@ import pandas as pd
 from benchmark.errors import UsageError
 from benchmark.report.folder import MANIFEST, install, listed_files, read_manifest
 from benchmark.report.page.page import PLACE, Cell, Grid, Row, choices, number_of, render
+from benchmark.report.published_page import (
+    HTML,
+    MARKDOWN,
+    OwnResult,
+    published_markdown,
+    published_page,
+)
 from benchmark.report.results.collect import distinct, records
 from benchmark.report.results.released import RELEASED
-from benchmark.report.tables.table import NOTHING, protocol_text, spread_of
+from benchmark.report.tables.captions import pretraining_lines
+from benchmark.report.tables.table import FLAG_MARKS, NOTHING, flag_lines, protocol_text, spread_of
 from benchmark.system.shipped_files import program
 from benchmark.tracking.schema import current_alignment
 
@@ -81,6 +89,17 @@ class Entry:
         return str(self.row["settings"]).split(" ")[0] == RELEASED
 
     @property
+    def transductive(self) -> bool:
+        """Whether the row is transductive, so that it does not compete with the others."""
+        return str(self.row.get("transductive", "")).lower() == "true"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it is comparable with the published number of its method. Earlier reports do not record
+        it."""
+        return bool(self.row.get("published_origin")) and not self.row.get("published_differs_in")
+
+    @property
     def keys(self) -> dict[str, str]:
         """``PLACE``, by which readers filter."""
         return {name: str(self.row[name]) for name in PLACE}
@@ -127,7 +146,10 @@ def write_leaderboard(folders: Sequence[Path], site: Path) -> Leaderboard:
             (site / source.name).mkdir(exist_ok=True)
             install(copy, site / source.name, PAGE, {"report": source.facts})
         names = [s.name for s in sources]
-        (Path(new) / PAGE).write_text(_page(sources, entries), encoding="utf-8")
+        own = _own(entries)
+        pages = {PAGE: _page(sources, entries), HTML: published_page(own), MARKDOWN: published_markdown(own)}
+        for name, text in pages.items():
+            (Path(new) / name).write_text(text, encoding="utf-8")
         (Path(new) / ".nojekyll").write_text("", encoding="utf-8")
         install(Path(new), site, PAGE, {"reports": names})
     for name in set(earlier) - set(names):
@@ -201,10 +223,13 @@ def _check_place(sources: Sequence[Source], site: Path) -> None:
             )
     if site.exists() and not site.is_dir():
         raise UsageError(f"--out {site}: is a file; choose a folder")
-    if (site / PAGE).exists() and "reports" not in read_manifest(site):
-        raise UsageError(
-            f"--out {site}: contains another page ({PAGE}), which is not overwritten; choose another folder"
-        )
+    ours = listed_files(site) if "reports" in read_manifest(site) else []
+    for name in (PAGE, HTML, MARKDOWN):
+        if (site / name).exists() and name not in ours:
+            raise UsageError(
+                f"--out {site}: contains another page ({name}), which is not overwritten; choose another "
+                "folder"
+            )
 
 
 def _remove(folder: Path) -> None:
@@ -236,6 +261,34 @@ def _entries(source: Source) -> list[Entry]:
     return entries
 
 
+def _own(entries: Sequence[Entry]) -> list[OwnResult]:
+    """The entries as the page of published numbers shows them; of equal rows that of the newest report."""
+    newest: dict[tuple[str, ...], Entry] = {}
+    for entry in sorted(entries, key=lambda e: -float(e.source.facts["made"])):
+        newest.setdefault((*entry.place, entry.row["method"], entry.row["settings"]), entry)
+    return [
+        OwnResult(
+            e.row["dataset"],
+            e.row["features"],
+            e.row["method"],
+            {metric: _number(e, metric).text for metric in METRICS},
+            "; ".join(_facts(e)),
+            f"{e.source.name}/{PAGE}",
+            e.comparable,
+        )
+        for e in newest.values()
+    ]
+
+
+def _facts(entry: Entry) -> list[str]:
+    """What distinguishes a row of ours: protocol, settings, seeds, kind of data, report."""
+    seeds = _seeds(entry)
+    facts = [protocol_text(entry.row), _settings(entry), f"{seeds} seed{'s' * (seeds != '1')}"]
+    facts += ["synthetic data"] if entry.unit.get("generated") else []
+    facts += ["transductive"] if entry.transductive else []
+    return [*facts, entry.source.name]
+
+
 def _numbers() -> list[str]:
     return [f"{m}{suffix}_percent" for m in METRICS for suffix in ("", "_low", "_high")]
 
@@ -255,6 +308,7 @@ def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
         choices=choices(e.keys for e in entries),
         grids=grids,
         everything=_everything(entries),
+        published=HTML,
         sources=sources,
         titles={
             s.name: ", ".join(distinct(str(u.get("dataset_title", "")) for u in s.facts.get("units", [])))
@@ -264,31 +318,45 @@ def _page(sources: Sequence[Source], entries: Sequence[Entry]) -> str:
 
 
 def _board(number: int, entries: Sequence[Entry], *, several: bool) -> Grid:
-    """The methods that compete, best first, each with its best and its latest result."""
-    methods: dict[str, list[Entry]] = {}
+    """The methods that compete, best first, each with its best and its latest result.
+
+    Transductive results of a method have their own row and no rank.
+    """
+    methods: dict[tuple[str, bool], list[Entry]] = {}
     for entry in entries:
-        methods.setdefault(entry.row["method"], []).append(entry)
-    best = {m: max(mine, key=lambda e: e.hm) for m, mine in methods.items()}
-    ranked = sorted(methods, key=lambda m: -best[m].hm)
+        methods.setdefault((entry.row["method"], entry.transductive), []).append(entry)
+    best = {key: max(mine, key=lambda e: e.hm) for key, mine in methods.items()}
+    ordered = sorted(methods, key=lambda key: -best[key].hm)
+    ranks = {key: i for i, key in enumerate((key for key in ordered if not best[key].transductive), 1)}
     rows = []
-    for rank, name in enumerate(ranked, 1):
-        mine = methods[name]
+    for key in ordered:
+        mine, rank = methods[key], ranks.get(key)
         newest = max(float(e.source.facts["made"]) for e in mine)
         latest = max((e for e in mine if float(e.source.facts["made"]) == newest), key=lambda e: e.hm)
-        cells = [Cell(best[name].method, label=True), Cell(str(rank), rank)]
-        cells += [*_cells(best[name], bold=rank == 1), *_cells(latest, bold=False)]
-        rows.append(Row(cells, best[name].keys))
+        mark = "" if rank else FLAG_MARKS["transductive"]
+        cells = [Cell(best[key].method + mark, label=True), Cell(str(rank or NOTHING), rank)]
+        cells += [*_cells(best[key], bold=rank == 1), *_cells(latest, bold=False)]
+        rows.append(Row(cells, best[key].keys))
     head = ["HM", "ZSL", "Settings", "Seeds", "Report"]
-    numeric = [True, True, False, False, False]
-    first = entries[0]
-    generated = ", synthetic data" if first.unit.get("generated") else ""
-    dataset = first.unit.get("dataset_title") or first.row["dataset"]
-    title = f"{dataset}, features {first.row['features']}{generated}: "
-    title += f"mode {protocol_text(first.row)}"
-    title += f", data {first.data or 'of unknown hash'}" if several else ""
+    numeric = [False, True, *([True, True, False, False, False] * 2)]
     spans = [("", 2), ("Best", len(head)), ("Latest", len(head))]
     headers = ["Method", "Rank", *head, *head]
-    return Grid(f"board-{number}", title, spans, headers, [False, True, *numeric, *numeric], rows)
+    notes = flag_lines("".join(row.cells[0].text for row in rows))
+    notes += pretraining_lines([entries[0].row["features"]])
+    title = _board_title(entries[0], several=several)
+    return Grid(f"board-{number}", title, spans, headers, numeric, rows, notes=notes)
+
+
+def _board_title(first: Entry, *, several: bool) -> str:
+    """What the entries of a board have in common.
+
+    Args:
+        several: whether there are boards of other data with the same names.
+    """
+    generated = ", synthetic data" if first.unit.get("generated") else ""
+    dataset = first.unit.get("dataset_title") or first.row["dataset"]
+    data = f", data {first.data or 'of unknown hash'}" if several else ""
+    return f"{dataset}, features {first.row['features']}{generated}: mode {protocol_text(first.row)}{data}"
 
 
 def _cells(entry: Entry, *, bold: bool) -> list[Cell]:

@@ -19,8 +19,9 @@ from benchmark.report.page.page import MLFLOW_UI, report_page, run_link
 from benchmark.report.parallel import in_parallel
 from benchmark.report.results.artifacts import artifact_text
 from benchmark.report.results.choice import Choice
-from benchmark.report.results.collect import DISJOINT, METRICS, Results, collect, digests, distinct
+from benchmark.report.results.collect import DISJOINT, METRICS, Results, collect, digests, distinct, records
 from benchmark.report.results.published import published_problems
+from benchmark.report.results.transductive import transductive
 from benchmark.report.sections import Image, ReportFigure, Section, save_figure
 from benchmark.report.tables.build import ORDER, build_tables
 from benchmark.report.tables.captions import method_title
@@ -38,7 +39,7 @@ from benchmark.report.tables.recall import recall_csv
 from benchmark.report.tables.references import references
 from benchmark.report.tables.significance import comparisons, intervals
 from benchmark.report.tables.studies import StudyGroup, study_groups, tuning_csv
-from benchmark.report.tables.table import Table, report_protocol
+from benchmark.report.tables.table import Table, report_protocol, short_assignment
 from benchmark.system.beside import Beside, Guard, not_written
 from benchmark.system.databases import sqlite_file, without_password
 from benchmark.system.redaction import link_to
@@ -213,7 +214,9 @@ def _csv_files(results: Results, tables: Sequence[Table], guard: Guard) -> dict[
             summarise(results.validation if name == "validation" else results.test), method_ranks(results)
         )
         rows = rows[rows["disjoint_samples"].notna()].reset_index(drop=True) if name == "disjoint" else rows
-        return numbers_csv(rows, CSV_METRICS[name])
+        found = [transductive(results, row) for row in records(rows)]
+        table = numbers_csv(rows, CSV_METRICS[name])
+        return table.assign(transductive=found) if any(found) else table
 
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         **{name: partial(numbers, name) for name in CSV_METRICS},
@@ -373,7 +376,9 @@ def _provenance(tracker: Tracker, results: Results) -> list[str]:
     for weights in results.released:
         tags = weights.run.tags
         alignment, source = tags.get(Tag.ALIGNMENT, "unknown"), tags.get(Tag.SOURCE) or "an unknown folder"
-        place = f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {alignment} text"
+        place = (
+            f"{tags[Tag.DATASET]}/{tags[Tag.FEATURES]}, mode {tags[Tag.MODE]}, {short_assignment(alignment)}"
+        )
         origin = f"weights `{tags.get(Tag.WEIGHTS_DIGEST, '?')}` from {source}"
         data = f"tested on data `{tags.get(Tag.DATA_DIGEST, '?')}`, run `{weights.run.run_id}`"
         lines.append(

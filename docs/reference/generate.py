@@ -20,7 +20,9 @@ from benchmark import registry
 from benchmark.cli import app
 from benchmark.data import cards
 from benchmark.report.results.collect import COLUMNS
+from benchmark.report.results.published import MethodFacts, Numbers, PublishedTable, load_published
 from benchmark.report.tables.means import numbers_csv, summarise
+from benchmark.report.tables.table import FLAG_MARKS, FLAG_TEXTS
 from benchmark.report.write import CSV_METRICS
 from benchmark.settings import schema
 
@@ -151,9 +153,38 @@ def report_columns() -> str:
     return table(["file", "columns"], rows)
 
 
+def published_marks() -> str:
+    """Each flag of a published number with its mark."""
+    rows = [[FLAG_MARKS[flag], f"`{flag}`", text] for flag, text in FLAG_TEXTS.items()]
+    return table(["mark", "flag", "meaning"], rows)
+
+
+def published_sources() -> str:
+    """Each table of published numbers: source, origin, features, methods."""
+    rows = []
+    for each in load_published():
+        source = f"[{each.short}]({each.url})" if each.url else each.short
+        names = dict.fromkeys(f"`{name}`" for methods in each.results.values() for name in methods)
+        year = str(each.year or "–")
+        rows.append([f"{source}, {each.table}", year, each.origin, f"`{each.features}`", ", ".join(names)])
+    return table(["source", "year", "origin", "features", "methods"], rows)
+
+
+def published_fields() -> str:
+    """The fields of a file of published numbers."""
+    parts = [fields(PublishedTable)]
+    parts += [
+        f"### {model.__name__} {{ #{model.__name__.lower()} }}\n\n{fields(model)}"
+        for model in (MethodFacts, Numbers)
+    ]
+    return "\n".join(parts)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "command line": command_line, "settings": settings, "methods": methods,
     "dataset config": dataset_config, "report columns": report_columns,
+    "published marks": published_marks, "published sources": published_sources,
+    "published fields": published_fields,
 }  # fmt: skip
 
 

@@ -132,8 +132,8 @@ def test_an_older_store_gives_a_report_that_says_what_is_left_out(
         "Confusion of unseen classes",
     ):
         assert (
-            f"{what}, Stamps, features native, mode paper, by_name text, default settings: AVCA, TCAF (not "
-            "logged" in text
+            f"{what}, Stamps, features native, mode paper, by_name assignment, default settings: AVCA, "
+            "TCAF (not logged" in text
         )
 
 

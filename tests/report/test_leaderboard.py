@@ -46,7 +46,7 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(
     assert board.page == tmp_path / "site" / "index.html"
     assert (tmp_path / "site" / ".nojekyll").is_file()
     page = site_of(tmp_path / "site")
-    rows = cells(page, "Stamps, features native: mode paper, by_name text")
+    rows = cells(page, "Stamps, features native: mode paper, by_name assignment")
     two = "20.00 (10.00 to 30.00)"
     assert [row[:3] for row in rows] == [["TCAF", "1", "50.00 ± 0.00"], ["AVCA", "2", two]]
     assert [(row[6], row[7], row[11]) for row in rows] == [
@@ -55,7 +55,7 @@ def test_best_and_latest_of_each_method_with_links_to_their_reports(
     ]
     assert len(cells(page, "All results")) == 3
     links = {a.attributes["href"] for a in page.all("main")[0].all("a")}
-    assert links == {"old/index.html", "new/index.html"}
+    assert links == {"old/index.html", "new/index.html", "published.html"}
     for name in ("old", "new"):
         mine = {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.name != "manifest.json"}
         assert {
@@ -75,7 +75,7 @@ def test_reports_of_version_0_1_compete_though_they_name_the_alignment_otherwise
 
     write_leaderboard([old, new], tmp_path / "site")
 
-    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name text")
+    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name assignment")
     assert (row[0], row[2].split()[0], row[7].split()[0]) == ("TCAF", "40.00", "20.00")
 
 
@@ -92,7 +92,7 @@ def test_reports_whose_csv_has_no_intervals_compete_with_their_means(
 
     write_leaderboard([old, new], tmp_path / "site")
 
-    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name text")
+    (row,) = cells(site_of(tmp_path / "site"), "Stamps, features native: mode paper, by_name assignment")
     assert (row[2], row[7]) == ("50.00", "20.00 (10.00 to 30.00)")
 
 
@@ -104,7 +104,9 @@ def test_results_on_other_data_do_not_compete(store: Any, unit: Any, tmp_path: P
 
     page = site_of(tmp_path / "site")
     for digest in ("aaaa1111", "bbbb2222"):
-        assert len(cells(page, f"Stamps, features native: mode paper, by_name text, data {digest}")) == 1
+        assert (
+            len(cells(page, f"Stamps, features native: mode paper, by_name assignment, data {digest}")) == 1
+        )
 
 
 def test_released_weights_are_listed_and_do_not_compete(store: Any, unit: Any, tmp_path: Path) -> None:
@@ -130,6 +132,8 @@ def test_a_new_site_replaces_the_earlier_one_and_nothing_else(store: Any, unit: 
 
     assert {p.name for p in site.iterdir()} == {
         ".nojekyll",
+        "published.html",
+        "published.md",
         "CNAME",
         "index.html",
         "manifest.json",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from markupsafe import escape as html_escape
@@ -23,16 +24,17 @@ from benchmark.errors import UsageError
 from benchmark.report.page.runs import COLUMNS, LABELLING, Run, method_runs, resolved_settings
 from benchmark.report.results.collect import Results, records, synthetic
 from benchmark.report.results.released import RELEASED
+from benchmark.report.results.transductive import transductive
 from benchmark.report.sections import Image, Section
 from benchmark.report.tables.captions import dataset_title, method_title, settings_text
 from benchmark.report.tables.means import LABELS, summarise
-from benchmark.report.tables.table import Table, spread_of
+from benchmark.report.tables.table import Table, short_assignment, spread_of
 from benchmark.tracking.tracker import AS_TRAINING
 
 TEMPLATES = Path(__file__).parent / "templates"
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Default address of MLflow's pages."""
-SWITCHES = {"mode": "Mode", "alignment": "Text alignment", "features": "Features"}
+SWITCHES = {"mode": "Mode", "alignment": "Class-to-embedding assignment", "features": "Features"}
 """What readers can filter rows and figures by."""
 PLACE = ["dataset", "features", "mode", "alignment"]
 
@@ -122,12 +124,13 @@ class Highlight:
 
 
 def highlights(results: Results) -> list[Highlight]:
-    """The highest HM and ZSL of methods trained here, without controls: test results or, if nothing was
-    tested, validation results."""
+    """The highest HM and ZSL of methods trained here, without controls and transductive rows: test results
+    or, if nothing was tested, validation results."""
     tested = bool((results.test["state"] == "done").any())
     summary = summarise(results.test if tested else results.validation)
     found = []
     ours = (summary["variant"] != RELEASED) & ~summary["method"].isin(results.controls)
+    ours &= ~pd.Series([transductive(results, row) for row in records(summary)], summary.index, bool)
     for key, rows in summary[(summary["seeds"] > 0) & ours].groupby(PLACE, sort=False):
         dataset, features, mode, alignment = map(str, key)
         lines = []
@@ -139,9 +142,8 @@ def highlights(results: Results) -> list[Highlight]:
                 settings = settings_text(best["variant"], best["settings"])
                 who = f"{method_title(results, best['method'])}, {settings}"
                 lines.append((LABELS[metric] if tested else f"Validation {LABELS[metric]}", value, who))
-        title = (
-            f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}: mode {mode}, {alignment} text"
-        )
+        place = f"{dataset_title(results, dataset)}, {features}{synthetic(rows)}"
+        title = f"{place}: mode {mode}, {short_assignment(alignment)}"
         found.append(Highlight(title, lines, dict(zip(PLACE, map(str, key), strict=True))))
     return found
 

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.report.results.collect import METRICS, Results, records
 from benchmark.report.tables.captions import dataset_title, method_title, settings_text
 from benchmark.report.tables.means import LABELS, method_ranks
-from benchmark.report.tables.table import NOTHING, about, protocol_text
+from benchmark.report.tables.table import NOTHING, about, protocol_text, short_assignment
 from benchmark.tracking.schema import ablation_words
 
 LABELLING = ("Dataset", "Protocol", "Settings", "Seed", "Stage", "State")
@@ -79,7 +79,7 @@ def _run(results: Results, row: Mapping[str, Any]) -> Run:
     seed = f"{row['repetition']} ({row['seed']})" if _known(row["seed"]) else str(row["repetition"])
     cells = [
         f"{dataset_title(results, row['dataset'])}, {row['features']}",
-        f"{row['mode']}{switch}, {row['alignment']} text",
+        f"{row['mode']}{switch}, {short_assignment(row['alignment'])}",
         settings,
         seed,
         "1, validation" if row["stage"] == 1 else "2, test",

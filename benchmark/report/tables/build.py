@@ -11,6 +11,7 @@ import pandas as pd
 from benchmark.report.results.collect import SLOTS, UNIT, Results
 from benchmark.report.results.published import Published, differences, published_for
 from benchmark.report.results.released import RELEASED
+from benchmark.report.results.transductive import transductive
 from benchmark.report.tables.captions import MEANING, Footnotes, facts_of, settings_text
 from benchmark.report.tables.cost import cost_table
 from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks, order_rows, summarise
@@ -214,14 +215,18 @@ class _Builder:
         return (str(row["mode"]), str(row["alignment"]))
 
     def _rivals(self, row: pd.Series) -> tuple[str, ...]:
-        """Rows with equal values compete in a column; released weights, a single training, do not compete
-        with our means."""
-        return (*self._protocol(row), "released" if row["slot"] == RELEASED else "ours")
+        """Rows with equal values compete in a column. Released weights, a single training, do not compete
+        with our means, and transductive rows do not compete with others."""
+        kind = "transductive" if transductive(self.results, row.to_dict()) else "inductive"
+        return (*self._protocol(row), "released" if row["slot"] == RELEASED else "ours", kind)
 
     def _label_columns(self, rows: Sequence[pd.DataFrame], notes: Footnotes) -> list[Column]:
         firsts = [g.iloc[0] for g in rows]
         titles = [
-            self.method_titles.get(r["method"], r["method"]) + notes.method_mark(r["method"]) for r in firsts
+            self.method_titles.get(r["method"], r["method"])
+            + notes.method_mark(r["method"])
+            + notes.row_mark(r)
+            for r in firsts
         ]
         settings = [
             settings_text(" / ".join(dict.fromkeys(g["variant"])), g.iloc[0]["settings"], *_trainings(g))
@@ -308,6 +313,6 @@ def _carriers(rows: Sequence[pd.Series | None], found: Mapping[str, Published | 
     for i, row in enumerate(rows):
         if row is not None:
             source = found[row["method"]]
-            unlike = source is not None and bool(differences(row.to_dict(), source.source))
+            unlike = source is not None and bool(differences(row.to_dict(), source))
             places[row["method"]] = min(places.get(row["method"], (unlike, i)), (unlike, i))
     return [i for _, i in places.values()]

@@ -12,17 +12,23 @@ from benchmark.report.results.collect import UNIT, Problem, Results, UnitFacts, 
 from benchmark.report.results.published import (
     Published,
     PublishedTable,
+    assignment_text,
     differences,
+    flagged_features,
     published_for,
     user_reports_for,
 )
 from benchmark.report.results.released import RELEASED, data_of
+from benchmark.report.results.transductive import transductive
 from benchmark.report.tables.studies import budget_facts
 from benchmark.report.tables.table import (
     FEWER_SEEDS,
+    FLAG_MARKS,
     NOT_COMPARABLE,
     SECOND_HAND,
+    SUPERSCRIPTS,
     Column,
+    flag_lines,
     protocol_text,
     spread_facts,
 )
@@ -30,7 +36,6 @@ from benchmark.tracking.runs import RunRecord
 from benchmark.tracking.schema import Tag
 from benchmark.uncertainty import FEWEST_SEEDS, LEVEL
 
-SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
 WIDE = ("gzsl", "zsl")
 """Tables with separate columns for each dataset."""
 TESTED = (*WIDE, "full")
@@ -81,7 +86,7 @@ def facts_of(
         *_versions(results, frame),
         processors_sentence(results, frame),
         *(_published(summary) if published else []),
-        _bold(summary, wide=name in WIDE) if bold else "",
+        _bold(results, summary, wide=name in WIDE) if bold else "",
         _lost(results, frame),
         *_released(results, frame),
         _kept_untuned(units),
@@ -112,7 +117,8 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
     )
     marked = " (column Protocol)" if len(modes) > 1 or len(alignments) > 1 else ""
     mode = f"Mode{'s' * (len(modes) > 1)} {' and '.join(modes)}"
-    first = f"{mode}, text alignment {' and '.join(alignments)}, features {', '.join(features)}{marked}."
+    assignment = assignment_text(" and ".join(alignments))
+    first = f"{mode}, {assignment}, features {', '.join(features)}{marked}."
     shuffled = " Shuffled class embeddings: negative control." if "shuffled" in alignments else ""
     known = {u.key for u in units}
     if any(key not in known for key in frame[UNIT].itertuples(index=False, name=None)):
@@ -121,7 +127,17 @@ def _protocol(units: Sequence[UnitFacts], frame: pd.DataFrame) -> list[str]:
         )
     changed = distinct(frame["switches"])
     extra = [f"Non-default protocol flags: {', '.join(changed)}."] if changed else []
-    return [first + shuffled, *extra]
+    return [first + shuffled, *extra, *pretraining_lines(features)]
+
+
+def pretraining_lines(features: Sequence[str]) -> list[str]:
+    """A sentence for each feature set whose pre-training may have seen the test classes."""
+    return [
+        f"The pre-training of features {name} may contain test classes, so rows with other features are no "
+        "rivals."
+        for name in features
+        if flagged_features(name, "pretraining_may_contain_test_classes")
+    ]
 
 
 def _uses(units: Sequence[UnitFacts]) -> str:
@@ -243,7 +259,7 @@ def _published(summary: pd.DataFrame) -> list[str]:
 
 
 def _protocol_text(source: PublishedTable) -> str:
-    return f"mode {source.mode}, text alignment {source.alignment}"
+    return f"mode {source.mode}, {assignment_text(source.alignment)}"
 
 
 def _published_rows(summary: pd.DataFrame) -> list[Published]:
@@ -251,17 +267,19 @@ def _published_rows(summary: pd.DataFrame) -> list[Published]:
     return [p for p in found if p is not None]
 
 
-def _bold(summary: pd.DataFrame, *, wide: bool) -> str:
+def _bold(results: Results, summary: pd.DataFrame, *, wide: bool) -> str:
     within = []
     if not wide and len(summary["dataset"].unique()) > 1:
         within.append("dataset")
     if len(summary[["mode", "alignment"]].drop_duplicates()) > 1:
         within.append("protocol")
     where = f" for each {' and '.join(within)}" if within else ""
+    kinds = {transductive(results, row) for row in records(summary)}
+    apart = " Transductive rows compete with each other only." if len(kinds) > 1 else ""
     return (
         f"Bold: the highest mean of a column{where} and all means without a significant difference to it "
         f"(Welch's test, p ≥ {LEVEL:.2g}). Only rows with {FEWEST_SEEDS} seeds or more compete, and no tuned "
-        "row of a single search."
+        f"row of a single search.{apart}"
     )
 
 
@@ -387,9 +405,13 @@ class Footnotes:
             note, SUPERSCRIPTS[count] if count < len(SUPERSCRIPTS) else f"({count + 1})"
         )
 
+    def row_mark(self, row: pd.Series) -> str:
+        """The mark of a row that is transductive; else empty."""
+        return FLAG_MARKS["transductive"] if transductive(self.results, row.to_dict()) else ""
+
     def published_mark(self, row: pd.Series, found: Published | None) -> str:
         """The mark of a published number that is not comparable with its row; else empty."""
-        unlike = differences(row.to_dict(), found.source) if found else []
+        unlike = differences(row.to_dict(), found) if found else []
         if found is None or not unlike:
             return ""
         self.protocols[_protocol_text(found.source)] = None
@@ -415,6 +437,7 @@ class Footnotes:
         if SECOND_HAND in marks:
             sources = distinct(p.source.short for p in _published_rows(summary) if p.second_hand)
             lines.append(f"{SECOND_HAND} Second-hand: {'; '.join(sources)}.")
+        lines += flag_lines(marks, "second_hand")
         if FEWER_SEEDS in marks:
             lines.append(
                 f"{FEWER_SEEDS} Over fewer seeds than planned: " + "; ".join(self._fewer(summary)) + "."

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from math import ceil
 
 from benchmark.report.results.collect import UNIT
-from benchmark.report.tables.captions import SUPERSCRIPTS
-from benchmark.report.tables.table import Table
+from benchmark.report.tables.table import FLAG_MARKS, SUPERSCRIPTS, Table
 from benchmark.system.beside import Guard, unguarded
 
 LONG = 32
@@ -47,6 +46,14 @@ ACCENTS = {
 }  # fmt: skip
 
 
+RAISED = {
+    mark: letter
+    for mark in FLAG_MARKS.values()
+    if (letter := unicodedata.normalize("NFKD", mark)).isascii() and letter.isalpha()
+}
+"""Raised letters that are marks of flags, such as ``ˢ``, and the letters themselves."""
+
+
 def latex(text: str) -> str:
     """The text of a cell, caption or note as LaTeX; text between backticks is code.
 
@@ -69,6 +76,8 @@ def _sign(char: str) -> str:
         return char
     if char in SUPERSCRIPTS:
         return rf"\textsuperscript{{{SUPERSCRIPTS.index(char) + 1}}}"
+    if char in RAISED:
+        return rf"\textsuperscript{{{RAISED[char]}}}"
     apart = unicodedata.normalize("NFD", char)
     if len(apart) == 2 and apart[0].isascii() and apart[0].isalpha() and apart[1] in ACCENTS:
         return rf"{{\{ACCENTS[apart[1]]}{{{apart[0]}}}}}"

@@ -285,8 +285,7 @@ def numbers_csv(summary: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
             columns[f"{label}_published{unit}"] = [getattr(p.numbers, metric) if p else None for p in found]
     if any(found):
         columns["published_origin"] = [p.source.origin if p else None for p in found]
+        columns["published_flags"] = [", ".join(p.flags) if p else None for p in found]
         rows = zip(records(summary), found, strict=True)
-        columns["published_differs_in"] = [
-            ", ".join(differences(row, p.source)) if p else None for row, p in rows
-        ]
+        columns["published_differs_in"] = [", ".join(differences(row, p)) if p else None for row, p in rows]
     return pd.DataFrame(columns)

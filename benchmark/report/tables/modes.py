@@ -51,7 +51,7 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     titles = [dataset_title(results, r["dataset"]) for r in lines]
     columns = labels(results, lines, "Dataset?", "Method", "Settings")
     columns.append(
-        Column("Text", "", [f"{r['paper_alignment']} → {r['corrected_alignment']}" for r in lines])
+        Column("Assignment", "", [f"{r['paper_alignment']} → {r['corrected_alignment']}" for r in lines])
     )
     columns.append(Column("Seeds", "", [str(r["seeds"]) for r in lines]))
     for metric in ("hm", "zsl", "seen", "unseen"):
@@ -67,7 +67,8 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     )
     notes = [
         "Difference: corrected − paper in percentage points, paired by seed. It is the effect of all "
-        "protocol flags together, including the text alignment (column Text: paper → corrected)."
+        "protocol flags together, including the class-to-embedding assignment (column Assignment: paper → "
+        "corrected)."
     ]
     fixed = distinct(effects["switches"])
     notes += [f"Set in both modes, so without effect here: {'; '.join(fixed)}."] if fixed else []

@@ -10,7 +10,7 @@ import pandas as pd
 from benchmark.report.results.collect import UNIT, Results, once, records, slot_of
 from benchmark.report.tables.captions import dataset_title, method_title, processors_sentence, settings_text
 from benchmark.report.tables.means import IDENTITY, method_ranks, order_rows
-from benchmark.report.tables.table import NOTHING, Column, Table, plain_table
+from benchmark.report.tables.table import NOTHING, Column, Table, plain_table, short_assignment
 
 RECALLS = ("gzsl", "own_group")
 """Recall among all classes at the calibrated beta, and among the classes of the same group (seen or
@@ -86,12 +86,12 @@ def _table(results: Results, key: Sequence[str], rows: pd.DataFrame) -> Table:
         notes.insert(
             0,
             "Nearest seen class: the training class whose embedding has the highest cosine with that of the "
-            "class, under the same text alignment.",
+            "class, under the same class-to-embedding assignment.",
         )
     done = results.test[(results.test[UNIT[:-1]] == list(key)).all(axis=1)]
     processors = processors_sentence(results, done)
     data = f"{dataset_title(results, dataset)}, features {features}"
-    title = f"Recall of unseen classes: {data}, mode {mode}, {alignment} text"
+    title = f"Recall of unseen classes: {data}, mode {mode}, {short_assignment(alignment)}"
     keys, facts = [place] * len(classes), [processors] if processors else []
     return plain_table("recall", title, caption, columns, notes, screen=False, keys=keys, facts=facts)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmark.report.results.collect import Results, distinct, records
-from benchmark.report.results.published import Published, all_numbers_for
+from benchmark.report.results.published import FLAGS, Published, all_numbers_for
 from benchmark.report.tables.captions import dataset_title, labels
 from benchmark.report.tables.means import LABELS, PUBLISHED_METRICS, method_ranks
-from benchmark.report.tables.table import NOTHING, Column, Table, about, plain_table
+from benchmark.report.tables.table import NOTHING, Column, Table, about, flag_lines, flag_marks, plain_table
 
 ORIGIN_TEXTS = {"user-report": "user's report", "readme": "README"}
 
@@ -35,7 +35,7 @@ def _row(dataset: str, method: str, found: Published) -> dict[str, object]:
     row |= {f"{LABELS[m]}_percent": getattr(found.numbers, m) for m in PUBLISHED_METRICS}
     row |= {"source": source.short, "table": source.table, "page": source.page, "origin": source.origin}
     row |= {"mode": source.mode, "alignment": source.alignment, "seeds": source.seeds}
-    return row | {"paper": source.paper, "url": source.url}
+    return row | {"paper": source.paper, "url": source.url, "flags": ", ".join(found.flags)}
 
 
 def references_table(results: Results, features: str) -> Table | None:
@@ -46,13 +46,17 @@ def references_table(results: Results, features: str) -> Table | None:
         return None
     titles = [dataset_title(results, r["dataset"]) for r in lines]
     columns = labels(results, lines, "Dataset", "Method")
+    marks = [flag_marks(flag for flag in FLAGS if flag in r["flags"].split(", ")) for r in lines]
+    columns[-1].texts = [name + mark for name, mark in zip(columns[-1].texts, marks, strict=True)]
     for metric in PUBLISHED_METRICS:
         values = [r[f"{LABELS[metric]}_percent"] for r in lines]
         columns.append(Column(LABELS[metric], "all", [NOTHING if pd.isna(v) else f"{v:.2f}" for v in values]))
     columns.append(Column("Source", "", [f"{r['source']}, {r['table']}" for r in lines]))
     columns.append(Column("Origin", "", [ORIGIN_TEXTS.get(r["origin"], r["origin"]) for r in lines]))
     columns += labels(results, lines, "Protocol")
-    columns.append(Column("Seeds", "all", [str(r["seeds"]) for r in lines]))
+    columns.append(
+        Column("Seeds", "all", [NOTHING if pd.isna(r["seeds"]) else f"{r['seeds']:.0f}" for r in lines])
+    )
     generated = distinct(
         u.dataset_title
         for u in results.units
@@ -64,7 +68,8 @@ def references_table(results: Results, features: str) -> Table | None:
     )
     notes = [
         "Origin: a paper, a README, second-hand (not from the method's authors), or a user's report of their "
-        "own training. Protocol: see docs/explanation/comparability.md."
+        "own training. Protocol: see docs/explanation/comparability.md.",
+        *flag_lines("".join(marks)),
     ]
     if generated:
         notes.append(

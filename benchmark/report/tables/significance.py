@@ -92,7 +92,7 @@ def intervals(results: Results) -> pd.DataFrame:
             row |= {metric: jobs[metric].mean(), f"{metric}_low": low, f"{metric}_high": high}
             row[f"{metric}_by_seed"] = ", ".join(map(_number, jobs.sort_values("repetition")[metric]))
             value = getattr(found.numbers, metric) if found else None
-            apart = value is None or found is None or bool(differences(first.to_dict(), found.source))
+            apart = value is None or found is None or bool(differences(first.to_dict(), found))
             gaps = jobs[metric] - (float("nan") if apart else value)
             row |= {f"{metric}_published": value, f"{metric}_to_published": gaps.mean()}
             tested = metric in TESTED and len(jobs) >= FEWEST_SEEDS

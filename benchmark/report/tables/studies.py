@@ -19,6 +19,7 @@ from benchmark.report.tables.table import (
     Column,
     Table,
     plain_table,
+    short_assignment,
     signed,
     spread_facts,
     spread_of,
@@ -88,7 +89,7 @@ def tuning_table(results: Results) -> Table | None:
     text: dict[str, Callable[..., str]] = {
         "Method": lambda u, s: u.title,
         "Dataset": lambda u, s: f"{u.dataset_title}, {u.features}",
-        "Mode": lambda u, s: f"{u.mode}, {u.alignment} text",
+        "Mode": lambda u, s: f"{u.mode}, {short_assignment(u.alignment)}",
         "Budget": lambda u, s: str(budget_of(u)),
         "Trials": lambda u, s: f"{s['complete'] + s['pruned']} ({s['pruned']} pruned, {s['failed']} failed)",
         "Pruned": lambda u, s: f"{100 * s['pruned'] / max(1, s['complete'] + s['pruned']):.0f} %",
@@ -304,7 +305,8 @@ def _names(units: Sequence[UnitFacts]) -> list[str]:
     """A unique name for each study of a group: the method's, if needed with alignment or study."""
     titles = [u.title for u in units]
     aligned = [
-        f"{t}, {u.alignment} text" if titles.count(t) > 1 else t for t, u in zip(titles, units, strict=True)
+        f"{t}, {short_assignment(u.alignment)}" if titles.count(t) > 1 else t
+        for t, u in zip(titles, units, strict=True)
     ]
     return [
         f"{n}, study {u.study['study'][-8:]}" if aligned.count(n) > 1 and u.study else n

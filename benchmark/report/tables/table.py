@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -11,13 +11,37 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.report.results.collect import UNIT
-from benchmark.report.results.published import Published
+from benchmark.report.results.published import Flag, Published
 from benchmark.uncertainty import FEWEST_SEEDS, LEVEL, welch_p
 
 NOTHING = "–"
 SECOND_HAND = "†"
 FEWER_SEEDS = "‡"
 NOT_COMPARABLE = "§"
+FLAG_MARKS: Mapping[Flag, str] = {
+    "second_hand": SECOND_HAND,
+    "selected_on_test": "ˢ",
+    "transductive": "ᵗ",
+    "no_public_code": "ⁿ",
+    "pretraining_may_contain_test_classes": "ᵖ",
+}
+"""The mark of each flag of a published number."""
+FLAG_TEXTS: Mapping[Flag, str] = {
+    "second_hand": "Second-hand: quoted by a source that did not measure it.",
+    "selected_on_test": "Epoch, settings or beta were selected on test data, so the number is optimistic.",
+    "transductive": "Transductive: unseen class names take part in training, or other test samples in the "
+    "prediction of one.",
+    "no_public_code": "No code of this method or adaptation is public.",
+    "pretraining_may_contain_test_classes": "The pre-training of the features may contain test classes, so "
+    "numbers with other features are no rivals.",
+}
+"""What the marks mean."""
+
+
+SUPERSCRIPTS = "¹²³⁴⁵⁶⁷⁸⁹"
+"""Marks of notes on methods."""
+ALL_MARKS = "".join([SUPERSCRIPTS, "(", FEWER_SEEDS, NOT_COMPARABLE, *FLAG_MARKS.values()])
+"""First characters of footnotes that explain a mark."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,7 @@ class Table:
         ]
         align = ["left" if g == "" else "right" for g in self.groups]
         grid = tabulate(rows, headers=columns, tablefmt="github", disable_numparse=True, colalign=align)
-        return "\n\n".join([f"{heading} {self.title}", grid, self.text, *self.notes]) + "\n"
+        return "\n\n".join(filter(None, [f"{heading} {self.title}", grid, self.text, *self.notes])) + "\n"
 
     def panels(self) -> list[Table]:
         """One table per group of columns, for narrow screens; the table itself if it has fewer than two
@@ -115,7 +139,37 @@ def report_protocol(tables: Sequence[Table]) -> tuple[list[str], list[Table]]:
         replace(t, facts=[f for f in t.facts if not all(f in stated[features] for features in _features(t))])
         for t in tables
     ]
-    return lines, left
+    return lines, notes_once(left)
+
+
+def notes_once(tables: Sequence[Table]) -> list[Table]:
+    """The tables, each footnote only under the first table of a feature set that has it.
+
+    Later tables name that table and its marks. Tables of other feature sets repeat footnotes, since a page
+    can hide one feature set.
+    """
+    first: dict[tuple[str, str], str] = {}
+    left = []
+    for table in tables:
+        place, kept = ", ".join(sorted(_features(table))), list[str]()
+        again: dict[str, list[str]] = {}
+        for note in table.notes:
+            before = first.setdefault((place, note), table.title)
+            if before == table.title:
+                kept.append(note)
+            else:
+                again.setdefault(before.partition(":")[0], []).append(note)
+        kept += [_see(title, notes) for title, notes in again.items()]
+        left.append(replace(table, notes=kept))
+    return left
+
+
+def _see(title: str, notes: Sequence[str]) -> str:
+    """The line in place of footnotes that another table has."""
+    marks = [note.split(" ", 1)[0] for note in notes]
+    named = [mark for mark in marks if mark[0] in ALL_MARKS]
+    which = f" ({', '.join(named)})" if named else ""
+    return f"Notes{which}: see “{title}”."
 
 
 def _features(table: Table) -> set[str]:
@@ -167,10 +221,28 @@ def cell(row: pd.Series, metric: str) -> str:
 
 
 def published_cell(found: Published | None, value: float | None) -> str:
-    """A published number in percent, marked if it is second-hand."""
+    """A published number in percent, with the marks of its flags."""
     if found is None or value is None:
         return NOTHING
-    return f"{value:.2f}" + (SECOND_HAND if found.second_hand else "")
+    return f"{value:.2f}{flag_marks(found.flags)}"
+
+
+def flag_marks(flags: Iterable[Flag]) -> str:
+    """The marks of some flags."""
+    return "".join(FLAG_MARKS[flag] for flag in flags)
+
+
+def flag_lines(marks: str, *without: Flag) -> list[str]:
+    """A footnote for each mark of a flag that occurs in a text.
+
+    Args:
+        without: flags that have a footnote already.
+    """
+    return [
+        f"{FLAG_MARKS[flag]} {text}"
+        for flag, text in FLAG_TEXTS.items()
+        if FLAG_MARKS[flag] in marks and flag not in without
+    ]
 
 
 def spread_of(row: Mapping[str, Any] | pd.Series, name: str, digits: int = 2) -> str:
@@ -252,8 +324,13 @@ def plain_table(
 
 
 def protocol_text(row: Mapping[str, Any] | pd.Series) -> str:
-    """The protocol of a row: ``paper, official text``."""
-    return f"{row['mode']}, {row['alignment']} text"
+    """The protocol of a row: ``paper, official assignment``."""
+    return f"{row['mode']}, {short_assignment(row['alignment'])}"
+
+
+def short_assignment(alignment: str) -> str:
+    """The class-to-embedding assignment of a row in short: ``official assignment``."""
+    return f"{alignment} assignment"
 
 
 def escape(text: str) -> str:

@@ -117,7 +117,7 @@ def test_a_method_opens_its_runs_and_the_focus_returns(reader: Reader) -> None:
     assert reader.complaints() == []
 
 
-@pytest.mark.parametrize("page", ["index.html", "report/index.html"])
+@pytest.mark.parametrize("page", ["index.html", "published.html", "report/index.html"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_loads_nothing_fits_its_width_and_can_be_read(

@@ -24,6 +24,8 @@ UCF = {
     "kind": "published",
 }
 
+ASSIGNMENT = "class-to-embedding assignment"
+
 
 def section_notes(table: Any) -> list[str]:
     return [note for note in table.notes if note.startswith("§")]
@@ -32,9 +34,12 @@ def section_notes(table: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"mode": "corrected", "alignment": "by_name"}, "mode corrected, text alignment by_name"),
-        ({"alignment": "by_name"}, "text alignment by_name"),
-        ({"alignment": "shuffled"}, "text alignment shuffled"),
+        (
+            {"mode": "corrected", "alignment": "by_name"},
+            "mode corrected, class-to-embedding assignment by_name",
+        ),
+        ({"alignment": "by_name"}, f"{ASSIGNMENT} by_name"),
+        ({"alignment": "shuffled"}, f"{ASSIGNMENT} shuffled"),
         ({"kind": "generated"}, "synthetic data"),
         ({"variant": "user-set"}, "user-set settings"),
         ({"params": {"protocol.calibration": "corrected"}}, "calibration = corrected"),
@@ -50,7 +55,7 @@ def test_a_published_number_beside_what_it_was_not_measured_under_is_marked(
     assert row(tables["gzsl"], Method="TCAF")["HM published"] == "50.78§"
     assert row(tables["zsl"], Method="TCAF")["ZSL published"] == "44.64§"
     (note,) = section_notes(tables["gzsl"])
-    assert "Measured under mode paper, text alignment official" in note
+    assert "Measured under mode paper, class-to-embedding assignment official" in note
     assert note.endswith(f"not comparable with this row, which has {says}.")
 
 
@@ -77,10 +82,10 @@ def test_a_published_number_stands_in_the_comparable_row_of_its_method(store: An
         (r["Method"], r["Settings"], r["Protocol"]): r["HM published"] for r in table.cells.to_dict("records")
     }
     assert published == {
-        ("AVCA", "user-set", "paper, official text"): "41.34§",
-        ("TCAF", "published", "paper, official text"): "50.78",
-        ("TCAF", "published", "corrected, by_name text"): "",
-        ("TCAF", "user-set", "paper, official text"): "",
+        ("AVCA", "user-set", "paper, official assignment"): "41.34§",
+        ("TCAF", "published", "paper, official assignment"): "50.78",
+        ("TCAF", "published", "corrected, by_name assignment"): "",
+        ("TCAF", "user-set", "paper, official assignment"): "",
     }
 
 
@@ -119,12 +124,12 @@ def test_rows_of_different_alignments_are_marked_and_compete_apart(store: Any, u
         column = "S ours" if name == "gzsl" else "S"
         found = list(zip(table.cells["Method"], table.cells["Protocol"], table.bold[column], strict=True))
         assert found == [
-            ("AVCA", "paper, official text", False),
-            ("AVCA", "paper, by_name text", True),
-            ("TCAF", "paper, official text", True),
-            ("TCAF", "paper, by_name text", False),
+            ("AVCA", "paper, official assignment", False),
+            ("AVCA", "paper, by_name assignment", True),
+            ("TCAF", "paper, official assignment", True),
+            ("TCAF", "paper, by_name assignment", False),
         ]
-        assert "text alignment by_name and official" in said(table)
+        assert "class-to-embedding assignment by_name and official" in said(table)
         assert "(column Protocol)" in said(table)
         assert "Bold: the highest mean of a column for each protocol" in said(table)
 
@@ -164,7 +169,10 @@ def test_the_csv_says_what_a_row_has_otherwise_than_the_published_number(
     write_report(store.tracker, tmp_path)
 
     frame = pd.read_csv(tmp_path / "gzsl.csv", keep_default_na=False)
-    assert list(frame["published_differs_in"]) == ["", "mode corrected, text alignment by_name"]
+    assert list(frame["published_differs_in"]) == [
+        "",
+        "mode corrected, class-to-embedding assignment by_name",
+    ]
 
 
 AVX2, AVX512 = ("AVX2", "mkl + openblas Haswell"), ("AVX512", "mkl + openblas SkylakeX")

@@ -268,9 +268,11 @@ def test_mode_both_stands_side_by_side_with_rows_marked(store: Any, unit: Any) -
 
     marks = list(zip(table.cells["Method"], table.cells["Protocol"], strict=True))
     assert marks == [
-        (m, p) for m in ("AVCA", "TCAF") for p in ("paper, official text", "corrected, by_name text")
+        (m, p)
+        for m in ("AVCA", "TCAF")
+        for p in ("paper, official assignment", "corrected, by_name assignment")
     ]
-    assert row(table, Method="TCAF", Protocol="corrected, by_name text")["HM published"] == ""
+    assert row(table, Method="TCAF", Protocol="corrected, by_name assignment")["HM published"] == ""
     assert list(table.bold["S ours"]) == [False, False, True, True]
     assert "Modes paper and corrected" in said(table)
 
@@ -288,7 +290,7 @@ def test_captions_say_what_a_reader_must_know(store: Any, unit: Any) -> None:
     table = tables_of(collect(store.tracker))["gzsl"]
 
     for part in (
-        "Mode paper, text alignment by_name, features native.",
+        "Mode paper, class-to-embedding assignment by_name, features native.",
         "over 2 seeds",
         "Tuning budget: 3 trials",
         "8 epochs × 40 batches of 64 (TCAF)",

@@ -37,7 +37,7 @@ def test_modes_stand_side_by_side_with_the_difference_seed_by_seed(
     assert cells["S difference"] == f"{statistics.mean(differences):.2f} ± {(high - low) / 2:.2f}"
     assert cells["S difference"].startswith("-5.00 ± 13"), "paired by seed"
     assert cells["ZSL difference"].startswith("-4.80 ± "), "of 6, 12, -36, 0 and -6"
-    assert (cells["Text"], cells["Seeds"]) == ("official → by_name", "5")
+    assert (cells["Assignment"], cells["Seeds"]) == ("official → by_name", "5")
     assert not table.bold.to_numpy().any()
     for part in (
         "paired by seed",

@@ -37,7 +37,7 @@ def test_numbers_of_every_origin_are_listed_papers_first(store: Any, unit: Any, 
         ("TCAF", "–", "27.99", "28.42", f"issue 15 of ExplainableML/TCAF-GZSL, {own}", "user's report"),
     ]
     assert set(table.cells["Seeds"]) == {"1"}
-    assert set(table.cells["Protocol"]) == {"paper, official text"}
+    assert set(table.cells["Protocol"]) == {"paper, official assignment"}
     frame = pd.read_csv(tmp_path / "references.csv")
     assert list(frame["HM_percent"]) == [50.78, 30.22, 27.99]
     assert list(frame["origin"]) == ["paper", "user-report", "user-report"]

@@ -98,7 +98,8 @@ def test_the_matrix_of_wins_counts_the_seeds_of_each_pair_both_ways(store: Any, 
     tables = wins_of(store)
 
     assert [t.title for t in tables] == [
-        f"Wins in {metric}: Stamps, features native, mode paper, by_name text" for metric in ("HM", "ZSL")
+        f"Wins in {metric}: Stamps, features native, mode paper, by_name assignment"
+        for metric in ("HM", "ZSL")
     ]
     for table, metric in zip(tables, ("HM", "ZSL"), strict=True):
         found = table.cells.set_index("Method")
@@ -178,9 +179,9 @@ def test_each_place_and_kind_of_settings_has_matrices_of_its_own(store: Any, uni
     )
     titles = [t.title for t in wins_of(store, features="native")]
     places = (
-        "paper, by_name text, untuned",
-        "corrected, by_name text, untuned",
-        "paper, by_name text, user-set",
+        "paper, by_name assignment, untuned",
+        "corrected, by_name assignment, untuned",
+        "paper, by_name assignment, user-set",
     )
     assert titles == [
         f"Wins in {metric}: Stamps, features native, mode {place} settings"
@@ -190,7 +191,7 @@ def test_each_place_and_kind_of_settings_has_matrices_of_its_own(store: Any, uni
     assert all("correction for 6 tests" in said(t) for t in wins_of(store, features="native"))
     main = wins_of(store, features="main")
     assert [t.title for t in main] == [
-        f"Wins in {metric}: Stamps, features main, mode paper, by_name text" for metric in ("HM", "ZSL")
+        f"Wins in {metric}: Stamps, features main, mode paper, by_name assignment" for metric in ("HM", "ZSL")
     ]
     assert all("correction for 2 tests" in said(t) for t in main)
 
@@ -259,7 +260,7 @@ def test_a_published_number_is_tested_where_it_is_comparable(store: Any, unit: A
     assert paper["zsl_p"] == pytest.approx(2 * stats.t.sf(abs(t), 4))
     assert np.isnan(corrected["zsl_p"])
     table = tables_of(collect(store.tracker))["intervals"]
-    assert row(table, Protocol="corrected, official text")["ZSL − published"] == "–"
+    assert row(table, Protocol="corrected, official assignment")["ZSL − published"] == "–"
 
 
 def right(*answers: list[int], rule: str | None = "^(g)_", samples: int = 5) -> dict[str, Any]:
