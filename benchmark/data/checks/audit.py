@@ -21,6 +21,7 @@ from benchmark.data.importing.findings import Finding, FindingLog, Severity
 from benchmark.data.importing.importing import Progress
 from benchmark.data.importing.oddities import (
     DROPPED,
+    NOT_UNIT,
     ZEROS,
     SplitSamples,
     class_oddities,
@@ -301,7 +302,17 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
         *unit_oddities(material.card.features[material.features], material.vector_names, material.vectors),
     ]
     leakage, unfit = _leakage(material)
-    return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)
+    oddities += [*unfit, *_not_unit(statistics)]
+    return Audit(material, _alignment(material), leakage, oddities, _counts(material), statistics)
+
+
+def _not_unit(statistics: FeatureStatistics | None) -> list[Finding]:
+    """Find splits with time steps that are not of length 1, in feature sets whose time steps are."""
+    return [
+        Finding("note", NOT_UNIT, split.split, f"time steps of {split.modality}", split.not_unit)
+        for split in (statistics.splits if statistics is not None else ())
+        if split.not_unit
+    ]
 
 
 def _alignment(material: Material) -> AlignmentAudit:

@@ -131,6 +131,9 @@ class Cached(Layout):
         """
         before, place = self.findings.problem_count, f"{split}/{self.lists.names[label]}"
         shown = f"{self._shown(path)}: {place}"
+        if not rows:
+            self.findings.problem("class without samples", shown)
+            return None
         found = [cache.names[row] for row in rows]
         names = [name for name in found if name is not None]
         listed = [sample for sample, of in (self.lists.splits[split].samples or {}).items() if of == label]
