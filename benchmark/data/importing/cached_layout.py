@@ -100,7 +100,7 @@ class Cached(Layout):
         """Report class ids and class embeddings that do not fit the lists, and samples that are dropped."""
         shown, labels = self._shown(path), [label for _, label in wanted]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
-            what = f"{self.lists.names[label]} in two splits of {shown}: it does not show which samples are in which"
+            what = f"{self.lists.names[label]} in two splits of {shown}, which does not separate them"
             self.findings.problem("class in two splits", what, "correct the class lists of the splits")
         unknown = sorted({label for label in cache.labels if not 0 <= label < len(self.lists.names)})
         if unknown:
