@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.data.cards import Card
 from benchmark.data.checks.feature_statistics import FeatureStatistics, feature_statistics
-from benchmark.data.groups import Origin, origin_rule, relatives
+from benchmark.data.groups import Origin, is_made_up, origin_rule, relatives
 from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, Severity
 from benchmark.data.importing.importing import Progress
@@ -31,7 +31,6 @@ from benchmark.data.importing.oddities import (
     vector_oddities,
 )
 from benchmark.data.importing.places import UNION_SPLIT, list_places
-from benchmark.data.names import is_made_up
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.data.groups import made_up_id
 from benchmark.data.importing.cache_files import CachedSamples, read_cache
 from benchmark.data.importing.class_files import ClassContent, check_ids, check_sequences, sorted_content
 from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.findings import FindingLog
 from benchmark.data.importing.importing import ImportPlan, Layout
 from benchmark.data.importing.staging import StagedClass, Staging
-from benchmark.data.names import made_up_id
 from benchmark.data.store import MODALITIES
 from benchmark.system.files import SourceFile, fingerprint
 from benchmark.untrusted.pickles import UnreadableFile, unreadable

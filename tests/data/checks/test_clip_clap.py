@@ -18,9 +18,15 @@ from benchmark.data.cards import load_cards
 from benchmark.data.checks.audit import audit_store
 from benchmark.data.checks.audit_report import audit_sections
 from benchmark.data.checks.verify import verify_store
-from benchmark.data.groups import groups_of, origin_rule, shares_group, usable_grouping
+from benchmark.data.groups import (
+    groups_of,
+    is_made_up,
+    made_up_id,
+    origin_rule,
+    shares_group,
+    usable_grouping,
+)
 from benchmark.data.importing.official_layout import import_official
-from benchmark.data.names import is_made_up, made_up_id
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.errors import UsageError
 
