@@ -117,6 +117,8 @@ def test_correct_predictions_are_counted_by_class_and_source_in_any_order_of_sam
     single = group_counts(alone, section, data, nearest, 0.0, exact=False)  # type: ignore[arg-type]
     assert single["grouping"] is None
     assert [c["samples"] for c in single["classes"]] == [[1, 1, 1], [1, 1], [1, 1, 1]]
+    data.samples.ids = [*ids[:-1], "stage_2_test_unseen/Fly/00000"]  # a made-up id: its source is unknown
+    assert group_counts(experiment, section, data, nearest, 0.0, exact=False) == single  # type: ignore[arg-type]
 
 
 def test_a_draw_is_balanced_over_classes_and_unseen_classes_come_first() -> None:

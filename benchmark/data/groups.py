@@ -10,8 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.cards import Card
-from benchmark.data.names import is_made_up
 from benchmark.errors import UsageError
+
+
+def made_up_id(split: str, class_name: str, index: int) -> str:
+    """The id of a sample whose name is unknown: its split, its class, and its index in the class file."""
+    return f"{split}/{class_name}/{index:05d}"
+
+
+_MADE_UP = re.compile(r"stage_[12]_[a-z_]+/.+/\d{5,}")
+
+
+def is_made_up(sample: str) -> bool:
+    """Whether an id is one of ``made_up_id``, so that the source video of its sample is unknown."""
+    return _MADE_UP.fullmatch(sample) is not None
 
 
 @dataclass(frozen=True)

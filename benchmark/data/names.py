@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 
 
@@ -14,19 +13,6 @@ def composed(name: str) -> str:
 def folded(name: str) -> str:
     """A form that is equal for names that differ only in case or in the encoding of accents."""
     return composed(unicodedata.normalize("NFD", name).casefold())
-
-
-def made_up_id(split: str, class_name: str, index: int) -> str:
-    """The id of a sample whose name is unknown: its split, its class, and its index in the class file."""
-    return f"{split}/{class_name}/{index:05d}"
-
-
-_MADE_UP = re.compile(r"stage_[12]_[a-z_]+/.+/\d{5,}")
-
-
-def is_made_up(sample: str) -> bool:
-    """Whether an id is one of ``made_up_id``, so that the source video of its sample is unknown."""
-    return _MADE_UP.fullmatch(sample) is not None
 
 
 NO_FILE_NAME = "rename the class: a name with '..', or with nothing before or after a '/', cannot name a file"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from benchmark.data.cards import Card, Preset, find_card, load_cards
 from benchmark.data.store import SPLITS
@@ -68,6 +69,23 @@ def test_published_cards_have_the_published_counts(cards: dict[str, Card], name:
         expected["stage_2_test_unseen"] = UNSEEN[name][features][position]
         assert getattr(found, what) == expected
         assert set(expected) == {*SPLITS, "stage_2_train"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"text_files": {"audio": "a.npy"}}, "layout.text_files must name a file for each of text_parts"),
+        ({"cache_files": {"a.pkl": ["stage_1_train"]}}, "stage_2_test_unseen must be in one file"),
+        ({"cache_files": {"a.pkl": list(SPLITS), "b.pkl": ["stage_1_train"]}}, "must be in one file"),
+    ],
+)
+def test_a_layout_that_lacks_a_part_or_a_split_is_refused(
+    cards: dict[str, Card], change: dict[str, Any], reason: str
+) -> None:
+    fields = cards["ucf"].model_dump()
+    fields["features"]["clip_clap"]["layout"] |= change
+    with pytest.raises(ValidationError, match=reason):
+        Card.model_validate(fields)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

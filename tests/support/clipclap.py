@@ -21,14 +21,8 @@ import torch
 
 from benchmark.data.cards import Card, FeatureSetLayout, load_cards
 from benchmark.data.names import folded
+from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS
 
-SPLITS = (
-    "stage_1_train",
-    "stage_1_val_seen",
-    "stage_1_val_unseen",
-    "stage_2_test_seen",
-    "stage_2_test_unseen",
-)
 UNION = "stage_2_train"
 NOISE = 0.7
 """Length of the noise that is added to a vector of length 1."""
@@ -70,7 +64,7 @@ class _Lists:
     def union(self) -> dict[str, list[str]]:
         """The samples of ``stage_2_train``."""
         found: dict[str, list[str]] = {}
-        for split in SPLITS[:3]:
+        for split in DEVELOPMENT_SPLITS:
             for name, samples in self.samples[split].items():
                 found[name] = found.get(name, []) + samples
         return found
@@ -129,16 +123,17 @@ def _small_lists(dataset: str, clips: int) -> _Lists:
         seen = train if split == "stage_1_val_seen" else train + SMALL_SPLITS["stage_1_val_unseen"]
         found.classes[split] = SMALL_SPLITS.get(split, seen)
         names = [*found.classes[split], *([DROPPED] if split == SPLITS[-1] else [])]
-        found.samples[split] = {
-            name: [
-                # Two clips of each source, of which test-seen shares the first one with training.
-                sample_name(dataset, re.sub(r"\W", "", name), 0 if i < 2 and number in (0, 3) else 10 * number + i // 2,
-                            10 * number + i)
-                for i in range(clips)
-            ]
-            for name in names
-        }  # fmt: skip
+        for name in names:
+            stem = re.sub(r"\W", "", name)
+            places = [_place(number, i) for i in range(clips)]
+            found.samples.setdefault(split, {})[name] = [sample_name(dataset, stem, *at) for at in places]
     return found
+
+
+def _place(split: int, clip: int) -> tuple[int, int]:
+    """Source and number of a clip: two of each source, of which test-seen shares the first with training."""
+    shared = clip < 2 and SPLITS[split] in ("stage_1_train", "stage_2_test_seen")
+    return 0 if shared else 10 * split + clip // 2, 10 * split + clip
 
 
 def _cut_lists(source: Path, layout: FeatureSetLayout, clips: int) -> _Lists:
@@ -173,7 +168,7 @@ def _write_lists(folder: Path, layout: FeatureSetLayout, found: _Lists) -> None:
     columns = list(dict.fromkeys(["original", "manual", layout.name_column]))
     rows = [[original, *[key] * (len(columns) - 1)] for original, key in found.keys.items()]
     _write_csv(folder / layout.names_file, columns, rows)
-    union = [name for split in SPLITS[::2][:2] for name in found.classes[split]]
+    union = [*found.classes["stage_1_train"], *found.classes["stage_1_val_unseen"]]
     for split in (*SPLITS, UNION):
         classes = union if split == UNION else found.classes[split]
         samples = found.union() if split == UNION else found.samples[split]
@@ -197,7 +192,9 @@ class _Writer:
         self._dims = card.features["clip_clap"].text_parts
         self._names = sorted(lists.keys)
         self._ids = {folded(name): label for label, name in enumerate(self._names)}
-        self.text = {m: {key: self._unit(dim, m, key) for key in lists.keys.values()} for m, dim in self._dims.items()}  # fmt: skip
+        self.text = {
+            m: {key: self._unit(n, m, key) for key in lists.keys.values()} for m, n in self._dims.items()
+        }
 
     def _unit(self, dim: int, *key: object) -> np.ndarray[Any, Any]:
         rng = np.random.default_rng(zlib.crc32("/".join(map(str, (self._seed, *key))).encode()))
@@ -213,7 +210,7 @@ class _Writer:
     def _classes(self, split: str) -> Iterator[tuple[str, list[str], list[str]]]:
         """Each class of a split: its name, all listed samples, and those with features."""
         samples = self._lists.union() if split == UNION else self._lists.samples[split]
-        parts = SPLITS[:3] if split == UNION else (split,)
+        parts = DEVELOPMENT_SPLITS if split == UNION else (split,)
         for name, listed in samples.items():
             gone = {
                 self._lists.samples[part][name][i] for part in parts for i in self._drop.get((part, name), ())

@@ -15,12 +15,13 @@ import numpy as np
 
 from benchmark.data.cards import Card
 from benchmark.data.checks.feature_statistics import FeatureStatistics, feature_statistics
-from benchmark.data.groups import Origin, origin_rule, relatives
+from benchmark.data.groups import Origin, is_made_up, origin_rule, relatives
 from benchmark.data.importing.class_lists import read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, Severity
 from benchmark.data.importing.importing import Progress
 from benchmark.data.importing.oddities import (
     DROPPED,
+    NOT_UNIT,
     ZEROS,
     SplitSamples,
     class_oddities,
@@ -30,7 +31,6 @@ from benchmark.data.importing.oddities import (
     vector_oddities,
 )
 from benchmark.data.importing.places import UNION_SPLIT, list_places
-from benchmark.data.names import is_made_up
 from benchmark.data.store import DEVELOPMENT_SPLITS, SPLITS, TEST_SPLITS, FeatureStore, Floats
 from benchmark.errors import UsageError
 
@@ -301,7 +301,17 @@ def _audit(material: Material, statistics: FeatureStatistics | None) -> Audit:
         *unit_oddities(material.card.features[material.features], material.vector_names, material.vectors),
     ]
     leakage, unfit = _leakage(material)
-    return Audit(material, _alignment(material), leakage, [*oddities, *unfit], _counts(material), statistics)
+    oddities += [*unfit, *_not_unit(statistics)]
+    return Audit(material, _alignment(material), leakage, oddities, _counts(material), statistics)
+
+
+def _not_unit(statistics: FeatureStatistics | None) -> list[Finding]:
+    """Find splits with time steps that are not of length 1, in feature sets whose time steps are."""
+    return [
+        Finding("note", NOT_UNIT, split.split, f"time steps of {split.modality}", split.not_unit)
+        for split in (statistics.splits if statistics is not None else ())
+        if split.not_unit
+    ]
 
 
 def _alignment(material: Material) -> AlignmentAudit:

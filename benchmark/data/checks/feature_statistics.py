@@ -16,6 +16,7 @@ import numpy as np
 from benchmark.data.cards import FeatureSetConfig
 from benchmark.data.hdf5 import open_hdf5
 from benchmark.data.importing.importing import Progress
+from benchmark.data.importing.oddities import UNIT_TOLERANCE
 from benchmark.data.store import SPLITS, DamagedStore, FeatureStore, Floats, Ints, Tables
 from benchmark.data.store import frame_blocks as blocks
 from benchmark.system.files import raise_outside
@@ -58,6 +59,8 @@ class SplitStatistics:
     """Samples with the content of another sample of the split."""
     duplicates_across: int
     """Samples with the content of a sample of another split."""
+    not_unit: int | None = None
+    """Time steps that are not of length 1; None if those of the feature set need not be."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class FeatureStatistics:
 class _Tally:
     """Sums over the blocks of one split and modality."""
 
+    unit: bool
+    """Whether time steps should be of length 1."""
     steps: int = 0
     values: int = 0
     finite: int = 0
@@ -99,6 +104,7 @@ class _Tally:
     nan: int = 0
     infinite: int = 0
     zero_steps: int = 0
+    not_unit: int = 0
     zero_samples: list[int] = field(default_factory=list)
     bad_samples: list[int] = field(default_factory=list)
 
@@ -111,6 +117,9 @@ class _Tally:
         self.zeros += block.size - int(np.count_nonzero(nonzero))
         self.zero_steps += len(block) - int(np.count_nonzero(some))
         self.zero_samples += (first + np.flatnonzero(~np.logical_or.reduceat(some, starts))).tolist()
+        if self.unit:
+            lengths = np.sqrt(np.einsum("td,td->t", block, block, dtype=np.float64))
+            self.not_unit += int(np.count_nonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE)))
         finite = np.isfinite(block)
         if not finite.all():
             bad = ~np.logical_and.reduceat(finite.all(axis=1), starts)
@@ -145,7 +154,7 @@ def feature_statistics(
 
     Args:
         store: of sequences or of means.
-        feature_set: feature-set config, for the seconds between two time steps.
+        feature_set: feature-set config, for the seconds between two time steps, and for their length.
         progress: called with (what, samples done, samples in all).
 
     Raises:
@@ -154,7 +163,10 @@ def feature_statistics(
     tables = store.tables()
     try:
         with open_hdf5(store.path) as f:
-            readings = {modality: _read(f[modality], modality, tables, progress) for modality in MODALITIES}
+            readings = {
+                modality: _read(f[modality], modality, tables, progress, unit=feature_set.unit_length)
+                for modality in MODALITIES
+            }
     except (OSError, MemoryError) as error:
         raise_outside(error, store.path)
         raise DamagedStore(f"{store.path}: damaged ({error!s:.150}); build or import it again") from None
@@ -169,12 +181,14 @@ def feature_statistics(
     return FeatureStatistics(form, splits, _duplicates(tables, readings))
 
 
-def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress) -> _Reading:
+def _read(group: h5py.Group, modality: str, tables: Tables, progress: Progress, *, unit: bool) -> _Reading:
     n, dim = group["means"].shape
     has_frames = "frames" in group
     data = group["frames" if has_frames else "means"]
     offsets: Ints = group["offsets"][:] if has_frames else np.arange(n + 1, dtype=np.int64)
-    reading = _Reading(np.diff(offsets) if has_frames else None, {split: _Tally() for split in SPLITS}, [])
+    reading = _Reading(
+        np.diff(offsets) if has_frames else None, {split: _Tally(unit) for split in SPLITS}, []
+    )
     for index, split in enumerate(SPLITS):  # samples are sorted by split
         first, last = np.searchsorted(tables.splits, [index, index + 1]).tolist()
         for start, stop in blocks(offsets[first : last + 1], dim * data.dtype.itemsize):
@@ -214,6 +228,7 @@ def _summary(
         seconds=None if lengths is None else [seconds * x for x in lengths],
         duplicates_within=int(within[rows].sum()),
         duplicates_across=int(across[rows].sum()),
+        not_unit=tally.not_unit if tally.unit else None,
     )
 
 

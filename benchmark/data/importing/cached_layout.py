@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.data.groups import made_up_id
 from benchmark.data.importing.cache_files import CachedSamples, read_cache
 from benchmark.data.importing.class_files import ClassContent, check_ids, check_sequences, sorted_content
 from benchmark.data.importing.class_lists import ClassLists
 from benchmark.data.importing.findings import FindingLog
 from benchmark.data.importing.importing import ImportPlan, Layout
 from benchmark.data.importing.staging import StagedClass, Staging
-from benchmark.data.names import made_up_id
 from benchmark.data.store import MODALITIES
 from benchmark.system.files import SourceFile, fingerprint
 from benchmark.untrusted.pickles import UnreadableFile, unreadable
@@ -100,7 +100,7 @@ class Cached(Layout):
         """Report class ids and class embeddings that do not fit the lists, and samples that are dropped."""
         shown, labels = self._shown(path), [label for _, label in wanted]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
-            what = f"{self.lists.names[label]} in two splits of {shown}: its samples cannot be told apart"
+            what = f"{self.lists.names[label]} in two splits of {shown}, which does not separate them"
             self.findings.problem("class in two splits", what, "correct the class lists of the splits")
         unknown = sorted({label for label in cache.labels if not 0 <= label < len(self.lists.names)})
         if unknown:
@@ -131,6 +131,9 @@ class Cached(Layout):
         """
         before, place = self.findings.problem_count, f"{split}/{self.lists.names[label]}"
         shown = f"{self._shown(path)}: {place}"
+        if not rows:
+            self.findings.problem("class without samples", shown)
+            return None
         found = [cache.names[row] for row in rows]
         names = [name for name in found if name is not None]
         listed = [sample for sample, of in (self.lists.splits[split].samples or {}).items() if of == label]

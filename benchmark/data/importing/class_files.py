@@ -15,9 +15,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from benchmark.data.groups import made_up_id
 from benchmark.data.importing.findings import FIXES, FindingLog
 from benchmark.data.importing.places import SUFFIX, Form
-from benchmark.data.names import composed, folded, made_up_id
+from benchmark.data.names import composed, folded
 from benchmark.data.store import MODALITIES, Floats
 from benchmark.system.files import outside_reason
 from benchmark.untrusted.arrays import load_pickle

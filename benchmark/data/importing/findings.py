@@ -90,6 +90,7 @@ class FindingLog:
         self.place = place
         self.problem_count = 0
         """Occurrences of problems; a caller sees from an earlier value whether there are new ones."""
+        self._unreadable: set[str] = set()
         self._kinds: dict[tuple[Severity, str, str], _Kind] = {}
 
     def add(
@@ -118,8 +119,11 @@ class FindingLog:
         self.add("note", kind, example, count)
 
     def unreadable(self, error: UnreadableFile, place: str) -> None:
-        """Add a file that cannot be read, with the fix of its error."""
-        self.problem(error.kind, f"{place}: {error.what}", error.fix)
+        """Add a file that cannot be read, with the fix of its error; once, also if it is read again."""
+        example = f"{place}: {error.what}"
+        if example not in self._unreadable:
+            self._unreadable.add(example)
+            self.problem(error.kind, example, error.fix)
 
     @property
     def problems(self) -> list[Finding]:

@@ -16,6 +16,7 @@ import numpy as np
 from filelock import Timeout
 
 from benchmark.data.cards import Card, FeatureSetConfig
+from benchmark.data.groups import is_made_up
 from benchmark.data.importing.class_lists import ClassLists, read_lists
 from benchmark.data.importing.findings import Finding, FindingLog, ImportProblems
 from benchmark.data.importing.oddities import (
@@ -26,7 +27,6 @@ from benchmark.data.importing.oddities import (
 )
 from benchmark.data.importing.places import Form, ListPlaces
 from benchmark.data.importing.staging import StagedClass, StagedSequences, Staging
-from benchmark.data.names import is_made_up
 from benchmark.data.store import (
     MODALITIES,
     SPLITS,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from benchmark.data.cards import Card, FeatureSetConfig
+from benchmark.data.groups import is_made_up
 from benchmark.data.importing.cached_layout import Cached
 from benchmark.data.importing.class_files import first_shapes, list_class_files, read_class
 from benchmark.data.importing.class_lists import ClassLists
@@ -30,7 +31,7 @@ from benchmark.data.importing.places import (
     smallest_cache,
 )
 from benchmark.data.importing.staging import StagedClass, Staging
-from benchmark.data.names import NO_FILE_NAME, folded, is_file_name, is_made_up
+from benchmark.data.names import NO_FILE_NAME, folded, is_file_name
 from benchmark.data.store import MODALITIES, SPLITS
 from benchmark.errors import UsageError
 from benchmark.system.files import SourceFile, fingerprint

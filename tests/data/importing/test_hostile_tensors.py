@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.data.importing.cache_files import read_cache, read_cached_text
+from benchmark.data.importing.class_files import first_shapes, read_class
+from benchmark.data.importing.findings import FindingLog
+from benchmark.data.store import MODALITIES
 from benchmark.untrusted.arrays import load_npy_dict, load_pickle
 from benchmark.untrusted.pickles import RefusedPickle, UnreadableFile
 
@@ -97,6 +101,33 @@ def test_tensors_that_are_none_are_refused_and_nothing_runs(
     path.write_bytes(_npy({"a": TENSORS[attack]}))
     with pytest.raises(UnreadableFile, match=r"class\.pkl"):
         load_npy_dict(path)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("attack", TENSORS)
+def test_tensors_in_clipclaps_files_are_refused_and_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = tmp_path / "trainingcls_split.pkl"
+    whole: dict[str, Any] = {"data": [np.ones(3, "f4")], "target": torch.zeros(1).long(), "url": ["b'a'"]}
+    for part, field in (("audio", "target"), ("video", "data"), ("text", "data")):
+        content = {name: dict(whole) for name in ("audio", "video", "text")}
+        content[part][field] = TENSORS[attack]
+        cache.write_bytes(pickle.dumps(content))
+        for read in (read_cache, read_cached_text):
+            with pytest.raises(UnreadableFile, match=r"trainingcls_split\.pkl"):
+                read(cache)
+    for modality in ("audio", "video"):
+        path = tmp_path / modality / "stage_1_train" / "Archery.pkl"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(pickle.dumps({"features": [TENSORS[attack]], "video_names": [b"a"]}))
+    assert first_shapes(tmp_path, "vectors") == {}
+    paths = {modality: tmp_path / modality / "stage_1_train" / "Archery.pkl" for modality in MODALITIES}
+    found = FindingLog("class")
+    dims = {"audio": 6, "video": 6}
+    assert read_class(paths, "vectors", dims, tmp_path, found, split="stage_1_train", name="Archery") is None
+    assert sum(problem.count for problem in found.problems) == 2
     assert not (tmp_path / "canary").exists()
 
 
