@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.running.jobs import Job, Plan, Unit
+from benchmark.running.jobs import Job, Plan, Unit, trainings_that_confirm
 from benchmark.running.studies import study_of
 from benchmark.running.tasks import JobState, Repetition, label_of, lock_of, trial_job
 from benchmark.system.locks import Locks
@@ -79,6 +79,8 @@ class StudyState:
     """Trials that are not started yet; None if only seconds bound them."""
     failures: Mapping[int, str]
     """Why trials failed, by number."""
+    confirming: int
+    """Trainings at most that repeat the best trials on other seeds; 0 with ``tuning.confirm=0``."""
     best_trial: int | None
     """None while the study is not over."""
     best_hm: float | None
@@ -86,7 +88,7 @@ class StudyState:
     best_values: Mapping[str, Any]
     """Its hyperparameters; empty if they are the defaults."""
     chosen_trial: int | None
-    """The trial that is kept after the best ones were trained again; None before that."""
+    """The trial that is kept, after the best ones were trained again if they are; None before that."""
     chosen_values: Mapping[str, Any]
     """Its hyperparameters; empty if they are the defaults, so that no further job follows."""
 
@@ -199,6 +201,7 @@ def study_state(unit: Unit, stores: Existing) -> tuple[TuningResult | None, Stud
         failed=count["failed"],
         left=0 if record and record.used_up else left,
         failures={trial.number: trial.error for trial in past if trial.state == "failed"},
+        confirming=trainings_that_confirm(unit),
         best_trial=result.best_number if result else None,
         best_hm=result.best_hm if result else None,
         best_values=result.best_values if result else {},

@@ -60,6 +60,13 @@ class JobEntry:
     study: int = 0
     """Number of the search that a tuned job follows."""
 
+    @property
+    def failure(self) -> str:
+        """A sentence on a job that failed or did not run: which job, and the reason."""
+        flag = f"{self.ablation} corrected, " if self.ablation else ""
+        which = f"{flag}{self.variant}, seed {self.repetition}, stage {self.stage}"
+        return f"{self.state}: {self.method} on {self.dataset} ({which}): {self.error}"
+
 
 @dataclass(frozen=True)
 class Repetition:
