@@ -322,7 +322,7 @@ def without(values: list[Any], index: int) -> list[Any]:
 
 
 def mixed_up(given: dict[str, Any]) -> list[str]:
-    """The labels, but for an unseen test class that is one of training."""
+    """The labels, except an unseen test class that is one of training."""
     both = zip(given["labels"], given["splits"], strict=True)
     return ["bird 0" if split == "test_unseen" else name for name, split in both]
 

@@ -209,7 +209,7 @@ def carry_out(
 
 
 def _announce() -> None:
-    """Show the expected time before a long wait. A process of its own measures it, so that the methods' code
+    """Show the expected time before a long wait. A separate process measures it, so that the methods' code
     runs in this one as if nothing had been measured."""
     words = ["run" if word == "tune" else word for word in sys.argv[1:2]]
     for before, word in zip(sys.argv[1:], sys.argv[2:], strict=False):

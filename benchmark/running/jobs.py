@@ -63,7 +63,7 @@ class Unit:
     studies: int = 1
     """How many independent searches there are."""
     study: int = 0
-    """Number of the search that this unit stands for (``of_study``)."""
+    """Number of the search that this unit is for (``of_study``)."""
 
     @property
     def title(self) -> str:
