@@ -15,21 +15,29 @@ from benchmark.uncertainty import FEWEST_SEEDS, mean_interval, p_value
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods, seed by seed. Differences are in percentage points, the first method minus the second."""
+    """Two methods, seed by seed. Differences are in percentage points, the first method minus the second.
+
+    Attributes:
+        method: the first method.
+        other: the second method.
+        metric: S, U, HM, ZSL or AUSUC.
+        differences: by seed.
+        mean: of the differences.
+        low: lower end of the 95 % t-interval of the mean; None if nothing can be inferred.
+        high: upper end of this interval, or None.
+        p: two-sided p-value of the paired t-test, not corrected for several comparisons; or None.
+        note: why nothing can be inferred, or empty.
+    """
 
     method: str
     other: str
     metric: str
     differences: pd.Series
-    """By seed."""
     mean: float
     low: float | None
-    """Ends of the 95 % t-interval of the mean difference; None if nothing can be inferred."""
     high: float | None
     p: float | None
-    """Two-sided p-value of the paired t-test, not corrected for several comparisons; or None."""
     note: str
-    """Why nothing can be inferred, or empty."""
 
     def __str__(self) -> str:
         seeds = len(self.differences)
