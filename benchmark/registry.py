@@ -75,7 +75,10 @@ class Registry:
         if names == "all":
             if self.broken:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
-                raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
+                raise UsageError(
+                    f"--methods all, but some methods cannot be loaded: {listed}\n"
+                    "repair or remove these files, or name the methods to run"
+                )
             return [method for method in self.methods.values() if not method.control]
         wanted = named_once(names, "--methods")
         if not wanted:
