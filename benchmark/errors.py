@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -58,7 +58,13 @@ WORDS = {
     "literal_error": "must be {expected}",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
     "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
 }
 """Our words for pydantic's kinds of errors; other kinds have pydantic's words."""
 
@@ -82,7 +88,8 @@ def wrong_value(error: Any) -> str:
     words = WORDS.get(error["type"])
     bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in error.get("ctx", {}).items()}
     what = words.format(**bounds) if words else error["msg"].removeprefix("Value error, ")
-    return what if error["type"] == "missing" else f"{what} (got {_shown(error['input'])})"
+    whole = not error["loc"] and isinstance(error["input"], Mapping)  # too long to show
+    return what if whole or error["type"] == "missing" else f"{what} (got {_shown(error['input'])})"
 
 
 def _shown(value: object) -> str:

@@ -164,7 +164,7 @@ def embedding_map(
 
     Args:
         rows: of ``data.samples``.
-        batch_size: how many samples are embedded at once.
+        batch_size: how many samples are embedded together.
     """
     parts: list[Tensor] = []
     with _looking_at(method) as device:

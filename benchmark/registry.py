@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -76,7 +77,10 @@ class Registry:
         if names == ALL:
             if self.broken:
                 listed = "; ".join(f"{n}: {why}" for n, why in self.broken.items())
-                raise UsageError(f"--methods all, but some methods cannot be loaded: {listed}")
+                raise UsageError(
+                    f"--methods all, but some methods cannot be loaded: {listed}\n"
+                    "repair or remove these files, or name the methods to run"
+                )
             return [method for method in self.methods.values() if not method.control]
         wanted = named_once(names, "--methods")
         if not wanted:
@@ -93,7 +97,7 @@ class Registry:
         """The search space of a method: beside its file, else in ``search_spaces/``, else an empty one.
 
         Raises:
-            UsageError: the file has errors (all are listed), or there are two files.
+            UsageError: the file has errors (all are listed) or cannot be read, or there are two files.
         """
         folders = [SEARCH_SPACES_DIR, *([users] if (users := own("search_spaces")) else [])]
         file = source_file(method)
@@ -102,7 +106,7 @@ class Registry:
                 path
                 for base in bases
                 for suffix in YAML_SUFFIXES
-                if (path := base.with_suffix(suffix)).exists() or path.is_symlink()
+                if _is_there(path := base.with_suffix(suffix))
             ]
             if len(found) > 1:
                 other = found[1].name if found[1].parent == found[0].parent else found[1]
@@ -110,6 +114,14 @@ class Registry:
             if found:
                 return load_search_space(found[0], method)
         return SearchSpace(method=method.name)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of this name, be it a link that leads nowhere."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError as error:
+        raise UsageError(f"{path}: {_unreadable(error)}") from None
 
 
 def named_once(names: str, option: str) -> list[str]:
@@ -144,14 +156,47 @@ def load(plugins: Sequence[Path] = ()) -> Registry:
     for point in entry_points(group=ENTRY_POINTS):
         if reason := attempt(point.load):
             registry.broken[point.name] = f"entry point {point.value}: {reason}"
-    users = own("methods")
-    for path in files_in(users, ".py") if users is not None else ():
-        if path.is_file() and MARK in path.read_bytes() and (reason := _import(path.resolve())[1]):
-            registry.broken[path.stem] = f"{path}: {reason}"
+    registry.broken.update(_load_users())
     for plugin in plugins:
         _load_plugin(plugin)
     registry.methods.update(sorted(REGISTERED.items()))
     return registry
+
+
+def _load_users() -> Iterator[tuple[str, str]]:
+    """Import the methods of the working folder.
+
+    Yields:
+        Name and reason of each file that cannot be read or imported.
+    """
+    users = own("methods")
+    if users is None:
+        return
+    try:
+        paths = files_in(users, ".py")
+    except OSError as error:
+        yield f"{users.name}/", f"{users}: {_unreadable(error)}"
+        return
+    for path in paths:
+        if reason := _load_users_file(path):
+            yield path.stem, f"{path}: {reason}"
+
+
+def _load_users_file(path: Path) -> str:
+    """Import a file of the working folder if it is a method's; returns why that failed, or an empty text."""
+    try:
+        if not path.is_file():
+            return "is not a readable file"
+        content = path.read_bytes()
+    except OSError as error:
+        return _unreadable(error)
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "is UTF-16; save it as UTF-8"
+    return _import(path)[1] if MARK in content else ""
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror or error})"
 
 
 def attempt(read: Callable[[], object]) -> str:
@@ -251,9 +296,9 @@ def import_file(path: Path) -> str:
     Raises:
         UsageError: it is missing or cannot be imported.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     if not path.is_file():
-        raise UsageError(f"--plugin {path}: no such file")
+        raise UsageError(f"--plugin {path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     name, reason = _import(path)
     if reason:
         raise UsageError(f"--plugin {path}: {reason}")
@@ -261,13 +306,17 @@ def import_file(path: Path) -> str:
 
 
 def _import(path: Path) -> tuple[str, str]:
-    """Import a file by its absolute path, again only if it was edited.
+    """Import a file, again only if it was edited.
 
     Returns:
         The name of its module, and why that failed, or an empty text.
     """
+    path = Path(os.path.realpath(path))
     name = f"gzsl_bench_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
-    digest = sha256(path.read_bytes()).hexdigest()
+    try:
+        digest = sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return name, _unreadable(error)
     if _digests.get(name) == digest and name in sys.modules:
         return name, ""
     for registered in [key for key, cls in REGISTERED.items() if cls.__module__ == name]:

@@ -2,7 +2,8 @@
 
     python examples/my_features.py      # half a minute
 
-It makes data/birds-native.h5 and datasets/birds.yaml in the working folder, and prints a row per method.
+It makes data/birds-native.h5 and datasets/birds.yaml (in a checkout datasets/own/birds.yaml) in the working
+folder, and prints a row per method.
 Features are a map of the class embeddings plus noise, so unseen classes can be recognised: HM is above 70.
 Afterwards the command line knows the dataset: python run_benchmark.py --methods tcaf --datasets birds
 """

@@ -3,7 +3,7 @@ weights that differ by rounding.
 
     python -m perf.processors FOLDER [--methods all --controls --dataset demo ...]
 
-Each variant is a run of its own below FOLDER; a repeated command continues. The table has for each method the
+Each variant is a separate run below FOLDER; a repeated command continues. The table has for each method the
 means of HM and ZSL by variant, half the 95 % interval of the first one, and the largest difference to it.
 """
 

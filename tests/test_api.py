@@ -120,16 +120,19 @@ def test_what_cannot_be_run_is_refused(bench: Bench, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(UsageError, match="Mine is no registered method"):
         gz.run(Mine)  # type: ignore[arg-type]
-    for options, message in (({"seeds": 0}, "seeds"), ({"jobs": 0}, "jobs must be at least 1")):
-        with pytest.raises(UsageError, match=message):
+    for options in ({"seeds": 0}, {"jobs": 0}):
+        with pytest.raises(UsageError, match=rf"run: {next(iter(options))}:? must be .*at least 1 \(got 0\)"):
             gz.run("cjme", "synthetic", **options)
 
     def failing(*_: Any) -> None:
         raise ArithmeticError("too large")
 
     monkeypatch.setattr(registry.load().get("cjme"), "loss", failing)
-    with pytest.raises(JobError, match=r"no job gave a result:\ncjme, seed 0, stage 1"):
+    with pytest.raises(JobError, match="no job gave a result") as caught:
         gz.run("cjme", "synthetic", settings=SETTINGS, data_root=bench.data, progress=False)
+    result = bench.run(bench.call("train.epochs=1", methods="cjme"))
+    assert str(caught.value).splitlines()[1:] == [entry.failure for entry in result.failed]
+    assert result.failed[0].failure.startswith("failed: cjme on synthetic (user-set, seed 0, stage 1): Arith")
 
 
 def frame(*rows: tuple[str, list[float]], **columns: Any) -> pd.DataFrame:
@@ -319,7 +322,7 @@ def without(values: list[Any], index: int) -> list[Any]:
 
 
 def mixed_up(given: dict[str, Any]) -> list[str]:
-    """The labels, but for an unseen test class that is one of training."""
+    """The labels, except an unseen test class that is one of training."""
     both = zip(given["labels"], given["splits"], strict=True)
     return ["bird 0" if split == "test_unseen" else name for name, split in both]
 
@@ -341,7 +344,7 @@ def mixed_up(given: dict[str, Any]) -> list[str]:
         (lambda g: {"class_embeddings": [[1.0], [1.0, 2.0]]}, "class_embeddings: cannot be read as an array"),
         (lambda g: {"video": [["a"]] * len(g["labels"])}, "must be numbers"),
         (lambda g: {"ids": ["a"] * len(g["labels"])}, "ids must differ"),
-        (lambda g: {"grouping": "("}, "grouping is no regular expression"),
+        (lambda g: {"grouping": "("}, "grouping: is no regular expression"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_refused_and_nothing_is_written(

@@ -264,7 +264,7 @@ def test_a_map_has_samples_and_classes_in_one_space(tested: tuple[EvaluationSet,
     found = embedding_map(method, data, rules, data.rows[:5], 2)
 
     assert found.samples.shape == (5, 6), (
-        "the reported output has no embedding of its own: both outputs side by side"
+        "the reported output has no embedding: both outputs beside each other"
     )
     assert np.allclose(found.samples[:, 3:], data.samples.video.means[data.rows[:5], :3])
     assert np.allclose(found.classes, np.tile(data.text[:, :3], 2))

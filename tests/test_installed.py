@@ -93,7 +93,7 @@ def start(*words: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str
 
 
 def test_the_command_takes_its_own_packages_before_others_of_the_same_names(tmp_path: Path) -> None:
-    """A process of its own: another package has the name there."""
+    """A separate process: another package has the name there."""
     for name in gzsl_bench.PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("x = 1\n", encoding="utf-8")
@@ -150,7 +150,7 @@ def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path)
     here, elsewhere = (start("-c", FACTS, path=path, cwd=tmp_path) for path in (PROJECT, unpacked))
     assert json.loads(elsewhere.stdout) == json.loads(here.stdout)
 
-    # Installed in an environment of its own, which borrows the libraries of this one.
+    # Installed in a separate environment, which borrows the libraries of this one.
     env = tmp_path / "env"
     venv.create(env, with_pip=True)
     (site,) = (env / "lib").glob("python*/site-packages")

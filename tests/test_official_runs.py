@@ -29,7 +29,7 @@ SWITCHES = {
     "length_rule",
     "beta_output", "calibration", "stage2_schedule", "dead_biases",
 }  # fmt: skip
-"""All that mode ``corrected`` changes of the protocol; CJME has one of its own."""
+"""All that mode ``corrected`` changes of the protocol; CJME has its own."""
 
 
 class Trial:

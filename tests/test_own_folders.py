@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,86 @@ def test_a_preset_does_not_tune_a_method_without_a_search_space(folder: Path, be
 def test_the_project_has_no_second_set_of_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shipped())
     assert own("methods") is None
+
+
+def break_file(file: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put something in the place of a file that cannot be read."""
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(file.parent / "nowhere")
+    elif kind == "circle":
+        file.symlink_to(file)
+    elif kind == "utf-16":
+        file.write_text("from benchmark.method import Method\n", encoding="utf-16")
+    elif kind == "latin-1":
+        file.write_bytes("name: V\xf6gel # benchmark.method".encode("latin-1"))
+    elif kind == "nul":
+        file.write_bytes(b"import benchmark.method\0")
+    else:  # the user who runs the tests may be allowed to read everything
+        file.touch()
+        of_all = Path.read_bytes
+
+        def read_bytes(path: Path) -> bytes:
+            if path.name == file.name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return of_all(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+
+KINDS = ["folder", "pipe", "link", "circle", "utf-16", "latin-1", "nul", "unreadable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_cannot_be_read_is_listed_and_stops_no_other(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("methods/broken.py", "datasets/broken.yaml"):
+        break_file(folder / place, kind, monkeypatch)
+    found = registry.load()
+    assert "mine" in found.methods
+    assert str(folder / "methods" / "broken.py") in found.broken["broken"]
+    with pytest.raises(UsageError, match="method 'broken' cannot be loaded: "):
+        found.get("broken")
+    cards = load_cards()
+    assert "mine" in cards
+    (broken,) = cards.broken
+    assert broken.names == ["broken"]
+    assert str(folder / "datasets" / "broken.yaml") in broken.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_space_that_cannot_be_read_stops_its_method_alone(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_file(folder / "search_spaces" / "mine.yaml", kind, monkeypatch)
+    found = registry.load()
+    with pytest.raises(UsageError, match=r"search_spaces/mine\.yaml: "):
+        found.search_space(found.get("mine"))
+    assert found.search_space(found.get("cjme")).search
+
+
+def test_a_folder_that_cannot_be_read_is_listed_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_all = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.absolute().parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return of_all(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found = registry.load()
+    assert "cannot be read (Permission denied)" in found.broken["methods/"]
+    assert "cjme" in found.methods
+    cards = load_cards()
+    assert [broken.reason for broken in cards.broken] == ["datasets: cannot be read (Permission denied)"]
+    assert "synthetic" in cards
+
+
+def test_a_plugin_that_cannot_be_read_names_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_file(folder / "plugin.py", "unreadable", monkeypatch)
+    with pytest.raises(UsageError, match=r"--plugin .*plugin\.py: cannot be read \(Permission denied\)"):
+        registry.load([folder / "plugin.py"])

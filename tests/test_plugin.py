@@ -134,7 +134,7 @@ def test_values_that_do_not_fit_together_fail_their_trial_alone(bench: Bench, pl
     result = bench.run(bench.call(methods="plain,cjme", trials=2, plugins=[plugin]))
     assert {(e.method, e.variant, e.state) for e in result.failed} == {("plain", "tuned", "failed")}
     assert any(e.method == "cjme" and e.variant == "tuned" for e in result.entries), (
-        "the other method goes on"
+        "the other method continues"
     )
     told = [o for o in bench.display.outcomes if o.state == "failed"]
     assert told
@@ -227,7 +227,7 @@ def test_what_a_plugin_changes_of_the_process_is_restored(
     ) == before
     assert capsys.readouterr() == ("", "on stdout\n"), "stdout is for results"
     logging.getLogger("busy").warning("later")
-    assert capsys.readouterr().err == "later\n", "a handler made at import goes on writing"
+    assert capsys.readouterr().err == "later\n", "a handler made at import continues to write"
 
 
 @pytest.mark.parametrize(

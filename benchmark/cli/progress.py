@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REFRESHES = 2
 """A second; rich's ten take 3 % of a slow core (perf/overhead.py)."""
 WIDE = 100
-"""Columns from which on bars say all that they can."""
+"""Columns from which on bars show all they can."""
 USUAL = 70
 """Columns from which on loss and validation HM have room, shortened."""
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]=[/]", "failed": "[red]✗[/]", "not run": "[yellow]?[/]"}
@@ -160,11 +160,11 @@ class _TimeLeft(ProgressColumn):
     """The time left of a task, or an estimate from its speed."""
 
     def render(self, task: Task) -> Text:
-        told = task.fields.get("left")
-        if told is None:
+        left = task.fields.get("left")
+        if left is None:
             seconds = task.time_remaining
-            told = "" if seconds is None else _clock(seconds)
-        return Text(f"{told or '-:--'} left", style="progress.remaining")
+            left = "" if seconds is None else _clock(seconds)
+        return Text(f"{left or '-:--'} left", style="progress.remaining")
 
 
 def _clock(seconds: float) -> str:
@@ -187,7 +187,7 @@ class Slot:
         self.epochs, self.batches, self.share = 1, 1, 0.0
         self.loss: float | None = None
         self.hm: float | None = None  # of the last epoch, percent
-        self._shown, self._begun, self._said, self._title = 0.0, 0.0, 0.0, ""
+        self._shown, self._began, self._said, self._title = 0.0, 0.0, 0.0, ""
 
     def __call__(self, event: Event) -> None:
         from benchmark.running.events import BatchDone, EpochDone, JobEnded, JobStarted, Said, Skipped
@@ -212,8 +212,8 @@ class Slot:
     def start(self, title: str, epochs: int, batches: int) -> None:
         self.clear()
         self.epochs, self.batches, self.loss, self.hm = epochs, batches, None, None
-        self._title, self._begun = title, time.monotonic()
-        self._said = self._begun
+        self._title, self._began = title, time.monotonic()
+        self._said = self._began
         if not self.display.wide:  # data and mode are in the lines above
             method, *rest = title.split(" · ")
             title = " · ".join([method, *rest[2:]])
@@ -238,7 +238,7 @@ class Slot:
         """Show where a long job is, if no bar does."""
         now = time.monotonic()
         if now >= self._said + LINE_SECONDS and self.share < 1:
-            left = duration((now - self._begun) * (1 - self.share) / self.share)
+            left = duration((now - self._began) * (1 - self.share) / self.share)
             line = escape(f"{self._title}: {text}, about {left} left")
             self.console.print(f"[dim]{line}[/]", highlight=False, soft_wrap=True)
             self._said = now

@@ -33,7 +33,6 @@ from benchmark.errors import Unavailable, UsageError
 from benchmark.system.beside import reason_of
 from benchmark.system.redaction import hidden_command
 from benchmark.system.shipped_files import program
-from benchmark.tracking.schema import ablation_words
 
 if TYPE_CHECKING:
     from benchmark.running.estimate import Expected
@@ -96,10 +95,8 @@ def run(
     quiet = quiet or json_file == "-"
     result = _run(plan, tracker, folders, workers, quiet=quiet, retry_failed=retry_failed)
     for entry in result.failed:
-        switch = f"{ablation_words(entry.ablation)}, " if entry.ablation else ""
-        which = f"{switch}{entry.variant}, seed {entry.repetition}, stage {entry.stage}"
-        text = f"{entry.method} on {entry.dataset} ({which})"
-        err.print_line(f"[red]{entry.state}[/] {text}: {escape(entry.error)}")
+        reason = entry.failure.removeprefix(entry.state)
+        err.print_line(f"[red]{entry.state}[/]{escape(reason)}")
     if len(result.failed) == len(result.entries):  # there is nothing to report
         emit(json_file, {"report": None, "tables": [], "failed": [asdict(e) for e in result.failed]})
         raise typer.Exit(SOME_FAILED)
@@ -212,7 +209,7 @@ def carry_out(
 
 
 def _announce() -> None:
-    """Show the expected time before a long wait. A process of its own measures it, so that the methods' code
+    """Show the expected time before a long wait. A separate process measures it, so that the methods' code
     runs in this one as if nothing had been measured."""
     words = ["run" if word == "tune" else word for word in sys.argv[1:2]]
     for before, word in zip(sys.argv[1:], sys.argv[2:], strict=False):
@@ -254,11 +251,12 @@ def _show_jobs(plan: Plan, stores: Existing, json_file: str | None, *, quiet: bo
             rows.append((s.study, s.state, *("" if n is None else n for n in counts), _reasons(s)))
         rows_table(out, "Studies, trials", ["study", "state", *columns, "reason"], rows)
     for study in studies:
-        then = "then the best trials again, then all seeds with the best hyperparameters"
+        again = "then the best trials again, " if study.confirming else ""
+        then = f"{again}then all seeds with the best hyperparameters"
         if study.best_hm is not None:
             best = _settings_text(study.best_values)
             then = f"best val HM {100 * study.best_hm:.2f} of trial {study.best_trial}: {best}"
-            if study.chosen_trial is not None:
+            if study.confirming and study.chosen_trial is not None:
                 then += f"; kept: trial {study.chosen_trial}: {_settings_text(study.chosen_values)}"
         out.print(f"{study.unit}: {study.budget}, {then}", highlight=False, markup=False, soft_wrap=True)
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UsageError, near, validation_message
-from benchmark.system.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields
-from benchmark.system.shipped_files import own, shipped
+from benchmark.system.reading import YAML_SUFFIXES, Fields, Name, files_in, read_fields, refuse_special
+from benchmark.system.shipped_files import is_of_checkout, shipped
 
 CARDS_DIR = shipped("datasets")
 
@@ -208,17 +208,24 @@ class Card(Fields):
             raise ValueError(f"default_features: no feature set {name!r}: {near(name, self.features)}")
         return self
 
+    @field_validator("grouping")
+    @classmethod
+    def _grouping_is_a_rule(cls, grouping: str | None) -> str | None:
+        try:
+            groups = re.compile(grouping or "").groups
+        except re.error as error:
+            raise ValueError(
+                f"is no regular expression: {error}; write a backslash before a sign that is meant"
+            ) from None
+        if grouping is not None and groups < 1:
+            raise ValueError(
+                "needs a group in parentheses: what the clips of one source video have in common"
+            )
+        return grouping
+
     @model_validator(mode="after")
     def _grouping_has_the_groups_that_are_read(self) -> Self:
-        try:
-            groups = re.compile(self.grouping or "").groups
-        except re.error as error:
-            raise ValueError(f"grouping is no regular expression: {error}") from None
-        if self.grouping is not None and groups < 1:
-            raise ValueError(
-                "grouping needs a group in parentheses: what the clips of one source video have in common"
-            )
-        if self.overlap_seconds is not None and groups < 2:
+        if self.overlap_seconds is not None and re.compile(self.grouping or "").groups < 2:
             raise ValueError(
                 "overlap_seconds needs a second group in grouping: the start of a clip in seconds"
             )
@@ -257,11 +264,27 @@ class Cards(dict[str, Card]):
         self.broken = broken
 
 
-def load_cards(folder: Path = CARDS_DIR, files: Sequence[Path] = ()) -> Cards:
-    """Read the dataset configs of a folder, of ``datasets/`` in the working folder, and some files, by name.
+def users_folder() -> Path:
+    """The folder of the user's dataset configs, which need not exist: ``datasets/`` in the working folder.
 
-    A file that is not YAML, or has unknown or wrong fields, does not stop the others. Of two configs with one
-    name, the one in ``folder`` counts, then the one whose file has that name.
+    In a checkout that is the project's; there it is ``datasets/own/``, which git ignores.
+    """
+    return Path("datasets", "own") if is_of_checkout(Path("datasets")) else Path("datasets")
+
+
+def _place_of(path: Path) -> Path:
+    """The absolute path, links followed; of a link that leads nowhere, its own."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):  # missing, unreadable, or a circle of links
+        return path.absolute()
+
+
+def load_cards(folder: Path = CARDS_DIR, files: Sequence[Path] = ()) -> Cards:
+    """Read the dataset configs of a folder, of the user's folder, and some files, by name.
+
+    A file that cannot be read, is not YAML, or has unknown or wrong fields, does not stop the others. Of two
+    configs with one name, the one in ``folder`` counts, then the one whose file has that name.
 
     Args:
         files: dataset configs that must be usable.
@@ -269,16 +292,18 @@ def load_cards(folder: Path = CARDS_DIR, files: Sequence[Path] = ()) -> Cards:
     Raises:
         UsageError: one of ``files`` cannot be used.
     """
-    shipped_ones, users = files_in(folder, *YAML_SUFFIXES), own("datasets")
-    explicit = [path.resolve() for path in files]
-    users_ones = [path.resolve() for path in files_in(users, *YAML_SUFFIXES)] if users is not None else []
+    shipped_ones, explicit = files_in(folder, *YAML_SUFFIXES), [_place_of(path) for path in files]
     found: dict[str, dict[Path, Card]] = {}
-    broken = []
+    broken, users = list[BrokenCard](), users_folder()
+    try:
+        users_ones = [_place_of(path) for path in files_in(users, *YAML_SUFFIXES)]
+    except OSError as error:
+        users_ones, name = [], f"{users.name}/"
+        broken.append(BrokenCard(users, f"{users}: cannot be read ({error.strerror})", [name]))
     for path in dict.fromkeys([*shipped_ones, *users_ones, *explicit]):
         names = [path.stem]
         try:
-            if path.exists() and not path.is_file():  # reading a pipe would wait without end
-                raise UsageError(f"{path}: is not a readable file")
+            refuse_special(path)
             written = read_fields(path)
             presets = [*_texts(written.get("presets")), *_texts(written.get("aliases"))]
             names = [*_texts([written.get("name")]), *names, *presets]

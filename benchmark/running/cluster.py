@@ -166,7 +166,7 @@ def _await_cluster(address: str, say: Callable[[str], None]) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return
-    deadline, told = time.monotonic() + WAIT_SECONDS, False
+    deadline, announced = time.monotonic() + WAIT_SECONDS, False
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=WAIT_SECONDS).close()
@@ -178,8 +178,8 @@ def _await_cluster(address: str, say: Callable[[str], None]) -> None:
                 ) from error
         else:
             return
-        if not told:
-            told = True
+        if not announced:
+            announced = True
             say(f"waiting for the Ray cluster at {address}")
         time.sleep(POLL_SECONDS)
 
@@ -242,7 +242,7 @@ class _Pool:
     cluster: RayCluster
     share: Share
     mailbox: Any
-    told: bool = field(default=False, init=False)
+    announced: bool = field(default=False, init=False)
     """Whether the user knows that nothing fits."""
 
     def room(self) -> int:
@@ -253,14 +253,14 @@ class _Pool:
             self.cluster.dispatcher.spec, {node["NodeManagerHostname"] for node in machines}, tunes=tunes
         )
         fit = sum(self.share.fits(node["Resources"]) for node in machines)
-        if fit == 0 and not self.told:
-            self.told = True
+        if fit == 0 and not self.announced:
+            self.announced = True
             need = f"{self.share.cpus} CPUs" + (f" and {self.share.gpus:g} GPUs" if self.share.gpus else "")
             self.cluster.say(f"waiting for a machine with {need} for a job")
         return max(1, min(fit, self.cluster.jobs or fit))
 
     def submit(self, task: Task) -> Future[TaskResult]:
-        # the dispatcher counts and reports the attempts, so Ray makes none of its own
+        # the dispatcher counts and reports the attempts, so Ray makes none itself
         remote = ray.remote(_do).options(num_cpus=self.share.cpus, num_gpus=self.share.gpus, max_retries=0)
         spec, channel = self.cluster.dispatcher.spec, _Channel(self.mailbox)
         future: Future[TaskResult] = remote.remote(spec, task, channel, self.share.gpus).future()

@@ -151,9 +151,9 @@ def job_note(job: Job, variant: str, result: Mapping[str, Any] | None = None) ->
         stage_1 = "validation" in result
         numbers = result["validation"] if stage_1 else result["metrics"]
         names = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL"}
-        told = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
+        numbers_text = ", ".join(f"{label} {100 * numbers[name]:.2f}" for name, label in names.items())
         where = f"epoch {result['best_epoch'] + 1} on validation" if stage_1 else "test"
-        parts.append(f"**Result** ({where}, %): {told}")
+        parts.append(f"**Result** ({where}, %): {numbers_text}")
     command = f"{program()} run --config {Artifact.CONFIG} --runs-dir runs-again"
     parts.append(_repeat(command, f"with the artifact `{Artifact.CONFIG}`, "))
     return _short(parts)

@@ -93,7 +93,7 @@ def measure(unit: Unit) -> tuple[float, float]:
         total.item()  # a GPU has finished the step
     of_batch = (time.perf_counter() - started) / BATCHES
 
-    # Validation embeds all its samples, of which a training batch stands for some.
+    # Validation embeds all of its samples; their cost is estimated from those of a training batch.
     model.eval()
     started = time.perf_counter()
     with torch.no_grad(), autocast():

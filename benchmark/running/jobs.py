@@ -64,7 +64,7 @@ class Unit:
     studies: int = 1
     """How many independent searches there are."""
     study: int = 0
-    """Number of the search that this unit stands for (``of_study``)."""
+    """Number of the search that this unit is for (``of_study``)."""
     settings_note: str = ""
     """What is ours in the settings for these features; empty if they are published or defaults."""
 

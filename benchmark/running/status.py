@@ -1,4 +1,4 @@
-"""The state of a plan's jobs and studies, as the stores tell it. Reads them and creates nothing."""
+"""The state of a plan's jobs and studies, as the stores have it. Reads them and creates nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.running.jobs import Job, Plan, Unit
+from benchmark.running.jobs import Job, Plan, Unit, trainings_that_confirm
 from benchmark.running.studies import study_of
 from benchmark.running.tasks import JobState, Repetition, label_of, lock_of, trial_job
 from benchmark.system.locks import Locks
@@ -79,6 +79,8 @@ class StudyState:
     """Trials that are not started yet; None if only seconds bound them."""
     failures: Mapping[int, str]
     """Why trials failed, by number."""
+    confirming: int
+    """Trainings at most that repeat the best trials on other seeds; 0 with ``tuning.confirm=0``."""
     best_trial: int | None
     """None while the study is not over."""
     best_hm: float | None
@@ -86,7 +88,7 @@ class StudyState:
     best_values: Mapping[str, Any]
     """Its hyperparameters; empty if they are the defaults."""
     chosen_trial: int | None
-    """The trial that is kept after the best ones were trained again; None before that."""
+    """The trial that is kept, after the best ones were trained again if they are; None before that."""
     chosen_values: Mapping[str, Any]
     """Its hyperparameters; empty if they are the defaults, so that no further job follows."""
 
@@ -112,7 +114,7 @@ def unit_states(plan: Plan, unit: Unit, stores: Existing) -> list[JobStatus | St
         listed = {state.key for state in found if isinstance(state, JobStatus)}  # trial 0 is the untuned one
         found += [study, *(job for job in confirming if job.key not in listed)]
 
-        # A first search that keeps the defaults has the untuned jobs; a further one has seeds of its own.
+        # A first search that keeps the defaults has the untuned jobs; a further one has its own seeds.
         if study.chosen_values or (number and study.chosen_trial is not None):
             found += _jobs(plan, one, stores, "tuned", study.chosen_values)
     return found
@@ -169,15 +171,15 @@ def study_state(unit: Unit, stores: Existing) -> tuple[TuningResult | None, Stud
 
     # Trials: those that ended, and those that were started and may still run.
     past = record.past if record else ()
-    begun = {number: locks.is_held(number) for number in (record.started if record else ())}
+    started = {number: locks.is_held(number) for number in (record.started if record else ())}
     count = Counter(trial.state for trial in past)
-    running = sum(begun.values())
+    running = sum(started.values())
     trials = unit.tuning.trials
-    left = None if trials is None else trials - count["complete"] - count["pruned"] - len(begun)
+    left = None if trials is None else trials - count["complete"] - count["pruned"] - len(started)
 
     # The study as a whole.
     result = record.result if record else None
-    state: JobState = "interrupted" if past or begun else "not run"
+    state: JobState = "interrupted" if past or started else "not run"
     if running:
         state = "running"
     elif record and record.failure:
@@ -195,10 +197,11 @@ def study_state(unit: Unit, stores: Existing) -> tuple[TuningResult | None, Stud
         finished=count["complete"],
         pruned=count["pruned"],
         running=running,
-        interrupted=len(begun) - running,
+        interrupted=len(started) - running,
         failed=count["failed"],
         left=0 if record and record.used_up else left,
         failures={trial.number: trial.error for trial in past if trial.state == "failed"},
+        confirming=trainings_that_confirm(unit),
         best_trial=result.best_number if result else None,
         best_hm=result.best_hm if result else None,
         best_values=result.best_values if result else {},

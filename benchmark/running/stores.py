@@ -29,7 +29,7 @@ class Stores:
         """The locks that processes hold while they work.
 
         Args:
-            say: is told what is waited for.
+            say: shows what is waited for.
             stop: ends the waiting.
         """
         return Locks(self.runs_dir, say, stop)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from benchmark.errors import JobError, UsageError
 from benchmark.running.benchmark_run import Stages
 from benchmark.running.jobs import Job, Plan, Unit
+from benchmark.tracking.schema import ablation_words
 from benchmark.tuning.results import TuningResult
 
 MOST_SLOTS = 1000
@@ -59,6 +60,13 @@ class JobEntry:
     """The protocol flag that an ablation corrects alone; ``all`` for mode corrected."""
     study: int = 0
     """Number of the search that a tuned job follows."""
+
+    @property
+    def failure(self) -> str:
+        """A sentence on a job that failed or did not run: which job, and the reason."""
+        flag = f"{ablation_words(self.ablation)}, " if self.ablation else ""
+        which = f"{flag}{self.variant}, seed {self.repetition}, stage {self.stage}"
+        return f"{self.state}: {self.method} on {self.dataset} ({which}): {self.error}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from benchmark.errors import UsageError, near, validation_message, wrong_value
 from benchmark.method import Method
 from benchmark.settings.schema import LengthConfig, TrainConfig
-from benchmark.system.reading import Fields, read_fields
+from benchmark.system.reading import Fields, read_fields, refuse_special
 from benchmark.system.shipped_files import shipped
 
 SEARCH_SPACES_DIR = shipped("search_spaces")
@@ -86,6 +86,7 @@ def load_search_space(path: Path, method: type[Method]) -> SearchSpace:
         UsageError: the file has errors, all of which are listed: YAML, unknown fields, ranges without the
             published value, ranges with values that the method does not accept.
     """
+    refuse_special(path)
     try:
         space = SearchSpace.model_validate(read_fields(path))
     except ValidationError as error:

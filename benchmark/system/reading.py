@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -216,10 +217,25 @@ def is_junk(name: str) -> bool:
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with one of these extensions, sorted, except leftovers of systems and editors."""
+    """The files of a folder with one of these extensions, sorted, except leftovers of systems and editors.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not is_junk(p.name))
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is no file, such as a folder or a pipe, from which reading would wait without end.
+
+    Raises:
+        UsageError: it is there and no file.
+    """
+    with suppress(OSError):  # reading it gives the reason
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is not a readable file")
 
 
 class Fields(BaseModel):

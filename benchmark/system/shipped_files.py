@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +26,17 @@ def own(name: str) -> Path | None:
     """
     try:
         found = Path.cwd() / name
-    except OSError:  # the working folder was removed
+        return found if found.is_dir() and not is_of_checkout(found) else None
+    except OSError:  # the working folder was removed, or cannot be entered
         return None
-    return found if found.is_dir() and found.resolve() != (PACKAGE.parent / name).resolve() else None
+
+
+def is_of_checkout(folder: Path) -> bool:
+    """Whether a folder, such as ``datasets``, is the one of the checkout that this code is in."""
+    try:
+        return os.path.realpath(folder) == os.path.realpath(PACKAGE.parent / folder.name)
+    except OSError:  # the working folder was removed
+        return False
 
 
 def program() -> str:

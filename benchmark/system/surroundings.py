@@ -9,7 +9,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def keep_mlflow_settings(*, server: bool) -> None:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_"))]:
         if not any(name == k or (k.endswith("_") and name.startswith(k)) for k in kept):
             del os.environ[name]
+
+
+@contextmanager
+def mlflow_settings_restored() -> Iterator[None]:
+    """Restore MLflow's variables afterwards, of which those of the user do not apply to our stores."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in [name for name in {*os.environ, *before} if name.startswith("MLFLOW_")]:
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 def refuse_unreadable_mlflow_settings(variables: Mapping[str, Any]) -> None:

@@ -88,6 +88,10 @@ def of_study(name: str, number: int) -> str:
     return f"study-{number}-{name}" if number else name
 
 
+METRIC_LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
+"""The tables' names of what a test gives, by the names of the metrics."""
+
+
 class Metric:
     """Names of metrics, accuracies as fractions; those that end in ``/`` or ``_`` are prefixes."""
 

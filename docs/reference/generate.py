@@ -68,7 +68,10 @@ def _option(parameter: Any) -> list[str]:
     source = f" Environment: `{parameter.envvar}`." if parameter.envvar else ""
     given = None if callable(parameter.default) else parameter.default
     default = "required" if parameter.required else "" if given in (None, False, (), []) else f"`{given}`"
-    return [names, _plain(getattr(parameter, "help", "")) + choices + source, default]
+    meaning = _plain(getattr(parameter, "help", ""))
+    if not default and (named := re.search(r" ?\(default: ((?:[^()]|\([^()]*\))*)\)", meaning)):
+        meaning, default = meaning.replace(named[0], ""), named[1]
+    return [names, meaning + choices + source, default]
 
 
 def _plain(text: str | None) -> str:

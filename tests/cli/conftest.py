@@ -1,4 +1,4 @@
-"""The command line on synthetic data, in a folder of its own."""
+"""The command line on synthetic data, in its own folder."""
 
 from __future__ import annotations
 

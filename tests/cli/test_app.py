@@ -142,7 +142,7 @@ def test_status_takes_the_options_of_run_and_creates_no_store(shell: Shell) -> N
     ]
     text = shell("status", *options)
     assert "cjme synthetic-native paper" in text
-    assert "2 trials, then the best trials again, then all seeds with the best hyperparameters" in text
+    assert "2 trials, then all seeds with the best hyperparameters" in text
     *jobs, study = json.loads(shell("status", *options, "--json"))
     assert [j["state"] for j in jobs] == ["not run"] * 2
     assert (study["state"], study["trials"], study["timeout"], study["left"]) == ("not run", 2, 900, 2)
@@ -174,12 +174,19 @@ def test_status_shows_trials_and_the_jobs_with_what_they_found(shell: Shell) -> 
 @pytest.mark.slow
 def test_seconds_alone_are_a_budget_that_dry_runs_and_reports_name(shell: Shell) -> None:
     options = ["--methods", "cjme", "--dataset", "synthetic", "--timeout", "0.001", *SETS]
-    assert "0.001 s of trials, then the best trials again" in " ".join(
-        shell("run", "--dry-run", *options).split()
-    )
+    assert "0.001 s of trials, then all seeds" in " ".join(shell("run", "--dry-run", *options).split())
     text = " ".join(shell("run", *options).split())
     assert "tuning, 0 trials done of 0.001 s of trials" in text
     assert "Tuning budget: 0.001 s of trials per method, dataset and mode" in text
+
+
+@pytest.mark.parametrize(("confirm", "again"), [(0, ""), (2, "then the best trials again, ")])
+def test_status_announces_the_best_trials_again_only_if_they_are_trained_again(
+    shell: Shell, confirm: int, again: str
+) -> None:
+    options = ["--methods", "cjme", "--dataset", "synthetic", "--trials", "2", *SETS]
+    text = " ".join(shell("status", *options, "--set", f"tuning.confirm={confirm}").split())
+    assert f"2 trials, {again}then all seeds with the best hyperparameters" in text
 
 
 def test_tune_prints_the_best_settings(shell: Shell) -> None:

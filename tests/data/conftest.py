@@ -19,7 +19,7 @@ from benchmark.data.cards import Card
 AUDIO_DIM, VIDEO_DIM, TEXT_DIM = 3, 5, 4
 COMMA = "alligators, crocodiles hissing"
 HANDSTAND = "HandstandPushups"  # spelt HandStandPushups in the lists of the splits, as in UCF
-MANUAL = {  # sorted manual names stand in another order than sorted original names
+MANUAL = {  # sorted manual names have another order than sorted original names
     "Archery": "zz archery",
     "Bowling": "bowling",
     "Diving": "Diving",

@@ -196,7 +196,7 @@ def test_a_locked_database_is_waited_for(
 ) -> None:
     monkeypatch.setattr(
         tuning, "LOCK_SECONDS", 0.1
-    )  # Optuna's connections give up at once; MLflow's wait for 20 seconds
+    )  # Optuna's connections give up immediately; MLflow's wait for 20 seconds
     call = bench.call(EPOCHS, methods="avca", trials=2)
     expected = bench.run(call)
     seconds, locked = 1.5, list[float]()
@@ -307,7 +307,9 @@ def test_a_result_that_cannot_be_read_for_now_is_not_taken_for_lost(
         patch.setattr(bench.tracker, "read_text", away)
         with pytest.raises(Unavailable, match="the store is away"):
             bench.run(bench.call(EPOCHS, methods="cjme"))
-    assert [run.run_id for run in bench.tracker.find(kind="job")] == before, "a finished job was begun again"
+    assert [run.run_id for run in bench.tracker.find(kind="job")] == before, (
+        "a finished job was started again"
+    )
 
 
 def test_an_answer_that_breaks_off_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 """Several processes give the results of one, whatever dies meanwhile; Ctrl-C stops at a checkpoint, and twice
-at once."""
+immediately."""
 
 from __future__ import annotations
 

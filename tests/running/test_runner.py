@@ -1,4 +1,4 @@
-"""Calls: what is done is not repeated, what was killed goes on, what fails does not stop the rest."""
+"""Calls: what is done is not repeated, what was killed continues, what fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_search_is_confirmed_with_seeds_that_took_no_part_in_it(bench: Bench) 
     assert again is not None
     assert (again.seeds, again.candidates[0].number) == ([0, 1, 2], 0)
     trials = bench.tracker.find(kind="job", variant="trial")
-    assert {r.tags["repetition"] for r in trials} == {"1000000"}, "the search has a seed of its own"
+    assert {r.tags["repetition"] for r in trials} == {"1000000"}, "the search has its own seed"
 
     # The numbers are those of stage 1 with these seeds, which the untuned and the tuned rows share.
     hms: dict[str, list[float]] = {e.variant: [] for e in result.entries}
@@ -338,7 +338,7 @@ bench.run(call)
 
 
 def start(runs: Path, data: Path) -> subprocess.Popen[str]:
-    """The call in a process of its own."""
+    """The run in its own process."""
     places = {"project": str(PROJECT), "tests": str(PROJECT / "tests"), "runs": str(runs), "data": str(data)}
     code = CHILD.format(**places, sets=CONFIRMED)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

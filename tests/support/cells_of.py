@@ -28,5 +28,5 @@ def row(table: Table, **labels: str) -> dict[str, Any]:
 
 
 def said(table: Table) -> str:
-    """All that is written below a table that stands alone."""
+    """All that is written below a table without others."""
     return " ".join([table.text, *table.notes])

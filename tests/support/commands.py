@@ -1,4 +1,4 @@
-"""The command line in a process of its own with a tiny call, and the processes that work for it."""
+"""The command line in its own process with a tiny run, and the processes that work for it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from perf.report import Filler
 
 
 class Rows(Filler):
-    """Takes what a ``Tracker`` takes to record a run, and puts all of it into the store at once."""
+    """Takes what a ``Tracker`` takes to record a run, and puts all of it into the store together."""
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         super().__init__(tracker.experiment_id, folder / "artifacts", np.random.default_rng())

@@ -11,7 +11,7 @@ from benchmark.cli.app import main
 
 
 class Shell:
-    """Runs the command line in a folder of its own."""
+    """Runs the command line in its own folder."""
 
     def __init__(
         self, folder: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

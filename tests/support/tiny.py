@@ -88,7 +88,7 @@ class SilentDisplay:
 
 
 class Bench:
-    """Runs calls in a folder of its own."""
+    """Runs benchmark runs in its own folder."""
 
     def __init__(self, tracker: Tracker, runs: Path, data: Path) -> None:
         self.tracker, self.runs, self.data = tracker, runs, data

@@ -156,7 +156,7 @@ def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive
         assert child.poll() is None
         most = max(most, len(trainers(child, other.runs)))
         time.sleep(0.05)
-    assert most > 1, "the study's trials did not run side by side"
+    assert most > 1, "the study's trials did not run in parallel"
     postgresql.stop()
     time.sleep(20)
     assert child.poll() is None, "the call did not outlive the stop"

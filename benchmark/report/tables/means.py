@@ -12,9 +12,10 @@ from benchmark.report.results.collect import FRACTIONS, METRICS, NUMBERS, SLOTS,
 from benchmark.report.results.published import differences, method_order, published_for
 from benchmark.report.results.released import DATA, WEIGHTS
 from benchmark.report.results.switches import Logged, beyond_switches, told_apart
+from benchmark.tracking.schema import METRIC_LABELS
 from benchmark.uncertainty import spread
 
-LABELS = {"seen": "S", "unseen": "U", "hm": "HM", "zsl": "ZSL", "ausuc": "AUSUC"}
+LABELS = METRIC_LABELS
 CSV_NAMES = {**LABELS, "disjoint_seen": "S_disjoint", "disjoint_hm": "HM_disjoint"}
 IDENTITY = ["dataset", "features", "mode", "alignment", "method", "slot", "settings"]
 PUBLISHED_METRICS = ("seen", "unseen", "hm", "zsl")
