@@ -50,7 +50,7 @@ from benchmark.settings.resolve import resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study
-from perf.training_step import LIKE_UCF
+from perf.sizes import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {
     "val_seen_samples": 12,
