@@ -1,4 +1,4 @@
-"""Training and testing a method needs torch, numpy, h5py, pydantic, filelock and PyYAML, and no other library.
+"""Training and testing a method needs torch, numpy, h5py, pydantic, filelock and PyYAML, and nothing else.
 
 A machine with a GPU often has torch and little else. A process of its own sees only these libraries and those
 that they require.
@@ -65,7 +65,7 @@ def link_libraries(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_both_stages_run_with_the_libraries_of_the_core_alone(tmp_path: Path) -> None:
-    """Takes as long as importing torch in a new process: this one has imported the other libraries already."""
+    """Takes as long as importing torch in a new process: this one has imported the others already."""
     libraries = tmp_path / "libraries"
     libraries.mkdir()
     link_libraries(libraries)
