@@ -176,16 +176,25 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     return {**found, "summary": dict(calibration.summary)} if calibration.summary else found
 
 
-def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
+def evaluation_set(
+    section: Section, seen_split: str, unseen_split: str, seed: int, resident_share: float = 0.0
+) -> EvaluationSet:
     """Samples of a seen and an unseen split, to be classified among the classes of both.
 
     Args:
         seed: fixes the order in which samples are embedded.
+        resident_share: fraction of the free memory of a CUDA device that their features may take.
     """
     seen, unseen = section.classes.splits[seen_split], section.classes.splits[unseen_split]
     text = section.classes.text(np.union1d(seen, unseen))
     return EvaluationSet(
-        section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed
+        section.samples,
+        section.samples.rows(seen_split, unseen_split),
+        seen,
+        unseen,
+        text,
+        seed,
+        resident_share,
     )
 
 
@@ -196,11 +205,14 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
     sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     samples = replace(section.samples, ids=())  # ids contain class names, and batches do not need them
-    batches = TrainingBatches(samples, sampler, classes, experiment.rules, experiment.method.needs_negatives)
+    share = experiment.settings.train.resident_share
+    batches = TrainingBatches(
+        samples, sampler, classes, experiment.rules, experiment.method.needs_negatives, share
+    )
 
     # Validation is the same in both stages; in stage 2 these samples are trained on too.
     data = evaluation_set(
-        experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed
+        experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed, share
     )
     unseen = partial(embeddings_of_unseen, experiment, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
     return TrainingData(

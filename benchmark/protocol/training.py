@@ -12,7 +12,7 @@ import os
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ from benchmark.protocol.border import checked_losses, checked_optimizer
 from benchmark.protocol.device import autocast_for, method_device, slow_precision
 from benchmark.protocol.finite import CHECK_EVERY, Checks, Deferred, Immediate, NotFinite, check_gradients
 from benchmark.protocol.randomness import random_states, restore_random_states
+from benchmark.protocol.sources import CopyStream
 from benchmark.settings.schema import TrainConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
 from benchmark.system.patience import disk_is_full, patiently
@@ -124,6 +125,10 @@ class Loop:
         if slow := slow_precision(self.train):
             self.listener.on_note(slow)
 
+        # Off the CPU batches are assembled on the device, from features that lie there if they fit.
+        if method_device(method).type != "cpu":
+            data = replace(data, batches=data.batches.on(method_device(method)))
+
         # Continue after the last finished epoch; the listener hears of the earlier ones again.
         state = self._resume(parts)
         for record in state.history:
@@ -207,9 +212,12 @@ class Loop:
                     self.listener.on_batch(epoch, i, values["total"])
 
         batches = data.batches.epoch(self.seed, epoch, size, self.train.batch_size)
-        for i, batch in enumerate(islice(ahead(batches), steps)):
+        stream = CopyStream(device) if device.type == "cuda" else None
+        coming = ahead(stream.assemble(batches) if stream else batches)
+        for i, batch in enumerate(islice(coming, steps)):
             try:
-                self._step(method, data, parts, checks, i, batch.to(device), classes)
+                batch = stream.arrived(batch) if stream else batch.to(device)
+                self._step(method, data, parts, checks, i, batch, classes)
             except JobError:
                 raise
             except Exception:
