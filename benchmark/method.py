@@ -124,6 +124,10 @@ class Batch:
     audio_mask: Tensor | None = None
     """``[B, T_a]`` bool, True where the time step is real and not padding."""
     video_mask: Tensor | None = None
+    audio_steps: Tensor | None = None
+    """``[M_a]`` indices of the real time steps among all ``B * T_a``, ascending. With them no method waits
+    for the device to count the mask."""
+    video_steps: Tensor | None = None
     audio_times: Tensor | None = None
     """``[B, T_a]`` position of each time step: seconds, or indices if the protocol asks for them."""
     video_times: Tensor | None = None
