@@ -14,6 +14,7 @@ import torch
 
 from benchmark import registry
 from benchmark.method import Classes, Method
+from benchmark.protocol.finite import Deferred
 from benchmark.protocol.stages import training_data
 from methods.blocks import Attention, Groups
 from methods.hspmoe import uniformity, uniformity_on_device
@@ -35,13 +36,16 @@ def test_a_step_reads_nothing_from_the_device(folder: Path, method: type[Method]
     store = generate(folder / f"{method.name}.h5", features, 60)
     experiment = experiment_on(store, method.name, batch_size=8, device="cpu")
     data, model = training_data(experiment, 1), experiment.build().train()
-    batch = next(data.batches.epoch(0, 0, 1, 8))
+    batch = next(data.batches.on(torch.device("meta")).epoch(0, 0, 1, 8))
+    assert batch.video.is_meta
 
-    there = model.to("meta")
-    losses = there.loss(batch.to("meta"), Classes(data.batches.classes.text.to("meta")))
+    there, checks = model.to("meta"), Deferred(0, every=100)
+    losses = there.loss(batch, Classes(data.batches.classes.text.to("meta")))
+    checks.losses(losses, 0)
     losses["total"].backward()  # type: ignore[no-untyped-call]
+    checks.gradients(there, 0, dict)
     with torch.no_grad():
-        there.after_step(data.batches.at_evaluation_times(batch).to("meta"))
+        there.after_step(data.batches.at_evaluation_times(batch))
 
     assert all(p.grad.is_meta for p in there.parameters() if p.grad is not None)
     assert any(p.grad is not None for p in there.parameters())
