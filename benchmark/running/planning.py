@@ -144,9 +144,11 @@ def _short_sequences(units: Sequence[Unit]) -> list[str]:
     for unit in units:
         if unit.method.inputs == "sequence" and unit.store.one_time_step:
             titles.setdefault(f"{unit.card.name}/{unit.features}", []).append(unit.method.title)
+    signs = any(unit.settings.protocol.video_norm == "paper" for unit in units)
+    effect = "; mode paper normalises it over time, which leaves the signs of video" if signs else ""
     return [
-        f"{data} has one time step per clip: sequence methods see one vector of each modality "
-        f"({', '.join(dict.fromkeys(names))})"
+        f"{data} has one time step per clip: {', '.join(dict.fromkeys(names))} see one vector of each "
+        f"modality{effect}"
         for data, names in titles.items()
     ]
 

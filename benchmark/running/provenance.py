@@ -168,11 +168,12 @@ def _git(*words: str) -> _Answer:
 
 
 def data_caption(store: FeatureStore, card: Card) -> str:
-    """The caption of the dataset config, and how many published samples the feature file lacks."""
+    """The caption of the dataset config, what its pre-training may have seen, and how many published samples
+    the feature file lacks."""
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)
-    parts = [card.caption] if card.caption else []
+    parts = [text for text in (card.caption, card.features[store.features].contamination) if text]
     if any(missing) and not store.generated:
         parts.append(f"{sum(missing):,} of {listed:,} listed samples missing")
     return ", ".join(parts)
