@@ -156,6 +156,18 @@ def test_the_example_card_describes_an_import(own_data: dict[str, Card]) -> None
     assert card.feature_set(None)[0] == "native"
 
 
+@pytest.mark.parametrize("of", ["def summarise(", "parts = {"])
+def test_other_snippets_of_the_example_run_too(bench: Bench, example: Path, of: str) -> None:
+    snippet = next(text for _, text in blocks(PROJECT / "docs" / PORT) if of in text and "# file" not in text)
+    head, tail = example.read_text().split("\n\ndef masked_mean", 1)
+    example.write_text(f"{head}\n{snippet}\n\ndef masked_mean{tail}")
+    parts = ["all"] if "parts" in of else None
+    call = bench.call("train.epochs=1", methods="pooled", plugins=[example], ablate_parts=parts)
+    result = bench.run(call)
+    assert not result.failed
+    assert len(result.entries) == (4 if parts else 2)
+
+
 def commands() -> list[str]:
     """All command lines of the pages, without comments."""
     lines = [line for page in PAGES for _, text in blocks(page) for line in text.splitlines()]
