@@ -9,8 +9,11 @@ import contextlib
 import copy
 import functools
 import gc
+import hashlib
+import inspect
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +23,7 @@ import hypothesis
 import pytest
 import torch
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.storage import _VersionManager
 from support.checkout import SHARED
 from support.tiny import Bench, need
 
@@ -70,24 +74,50 @@ def _same_methods() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SQLite files with the tables of MLflow and of Optuna, made once: MLflow's migrations take seconds."""
-    folder = tmp_path_factory.mktemp("tables")
+def empty_tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite files with the tables of MLflow and of Optuna.
+
+    Making them takes seconds, so pytest's cache keeps them.
+    """
     tracking._load_mlflow(server=False)  # or it prints what it does
+    import mlflow
+    import optuna
     from mlflow.store.db import utils
 
     # MLflow reads seventy files for it whenever a store is opened.
     utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+    code = hashlib.sha256(inspect.getsource(tracking).encode()).hexdigest()[:16]
+    cache = getattr(request.config, "cache", None)
+    kept = cache.mkdir(f"tables-{mlflow.__version__}-{optuna.__version__}-{code}") if cache else None
+    folder = tmp_path_factory.mktemp("tables")
+    if kept is not None and (kept / "whole").is_dir():
+        _copy_tables(kept / "whole", folder)
+    else:
+        _make_tables(folder)
+        if kept is not None:
+            new = Path(tempfile.mkdtemp(dir=kept))
+            _copy_tables(folder, new)
+            with contextlib.suppress(OSError):  # another process was faster
+                new.rename(kept / "whole")
+    # Optuna runs twelve files for it whenever a storage is opened.
+    newest = (folder / "optuna-version").read_text()
+    _VersionManager.get_head_version = lambda manager: newest
+    return folder
+
+
+def _copy_tables(source: Path, target: Path) -> None:
+    for name in ("mlflow.db", "optuna.db", "optuna-version"):
+        shutil.copy(source / name, target)
+
+
+def _make_tables(folder: Path) -> None:
     MAKE_TRACKING(sqlite_uri(folder / "mlflow.db"), "none", folder.as_uri(), {})
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("DELETE FROM experiments WHERE name = 'none'")
         connection.commit()
     storage = RDBStorage(sqlite_uri(folder / "optuna.db"))
     storage.engine.dispose()
-    # Optuna runs twelve files for it whenever a storage is opened.
-    newest = storage._version_manager.get_head_version()
-    type(storage._version_manager).get_head_version = lambda manager: newest
-    return folder
+    (folder / "optuna-version").write_text(storage._version_manager.get_head_version())
 
 
 @pytest.fixture(autouse=True)
