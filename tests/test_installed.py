@@ -114,7 +114,7 @@ def test_a_package_of_the_same_name_that_is_imported_already_is_named(
     assert said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path) -> None:
     """The whole wheel: only there does it show what setuptools takes along."""
     listed = subprocess.run(

@@ -196,7 +196,7 @@ NOT_RUN = {
 QUICK = ["--set", "train.epochs=1", "--set", "train.batches_per_epoch=2", "--set", "tuning.confirm=0"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_commands_of_the_guides_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as it is written, with less training, one after the other in one folder as a reader would."""
     todo = [line for line in commands() if not any(part in line for part in NOT_RUN)]
@@ -253,6 +253,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("site")
 def test_the_site_builds_and_fetches_nothing(site: Path) -> None:
     pages = {page.relative_to(site).as_posix(): page.read_text("utf-8") for page in site.rglob("*.html")}
     assert {"index.html", "faq.html", "development/contributing.html"} <= pages.keys()
@@ -264,6 +265,7 @@ def test_the_site_builds_and_fetches_nothing(site: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("site")
 def test_the_reference_has_every_command_setting_and_method(site: Path) -> None:
     reference = {page.stem: page.read_text("utf-8") for page in (site / "reference").glob("*.html")}
     group: Any = typer.main.get_command(app.app)

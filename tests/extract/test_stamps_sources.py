@@ -158,7 +158,7 @@ def with_groups(count: int, shipped: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
+@pytest.mark.slow(130)
 def test_the_shipped_features_are_computed_again_from_debians_package(tmp_path: Path) -> None:
     """All recordings are looked for.
 
