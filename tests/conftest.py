@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # --basetemp wins over it
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k have left out theirs
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have each of several processes begin with long tests: one that begins last has all wait for it."""
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
