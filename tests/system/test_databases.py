@@ -8,22 +8,20 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.db import utils as mlflow_tables
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from support.commands import PROJECT
+from support.copies import Copies
 from support.tiny import Bench, need
 
 from benchmark.cli.app import main
@@ -235,55 +233,23 @@ def test_the_first_command_on_a_full_disk_continues_once_there_is_room(tmp_path:
         subprocess.run(["umount", "-l", small], check=True)
 
 
-COPIES = """
-import os, signal, sys
-from pathlib import Path
-import mlflow.store.tracking.sqlalchemy_store
-from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.tracker import Tracker
-from benchmark.tuning.study import open_storage
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-for line in sys.stdin:
-    copy = os.fork()
-    if copy == 0:
-        runs = Path(line.strip())
-        Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts")
-        open_storage(sqlite_uri(runs / "optuna.db"))
-        sys.exit()
-    print(copy, flush=True)
-    print(os.waitpid(copy, 0)[1], flush=True)
-"""
-"""Imports the libraries once, which takes seconds. A copy of it opens new stores in each folder of its input;
-its id and then its exit status are printed."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_command_works(
     tmp_path: Path, stop: int
 ) -> None:
     """With processes that end at any moment, since only these show that no moment was forgotten."""
-    with subprocess.Popen(
-        [sys.executable, "-c", COPIES], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as copies:
-        assert copies.stdin is not None
-        assert copies.stdout is not None
+    with Copies() as copies:
         for i in range(3):
             runs = tmp_path / str(i)
-            print(runs, file=copies.stdin, flush=True)
-            copy = int(copies.stdout.readline())
-            while psutil.pid_exists(copy) and not list(runs.glob("*.new")):
+            copy = copies.start("open_stores", str(runs))
+            while copies.running(copy) and not list(runs.glob("*.new")):
                 time.sleep(0.005)
             time.sleep(0.4 * i)
-            with suppress(ProcessLookupError):
-                os.kill(copy, stop)
-            copies.stdout.readline()
-            print(runs, file=copies.stdin, flush=True)
-            copies.stdout.readline()
-            assert copies.stdout.readline() == "0\n"
+            os.kill(copy, stop)
+            copies.wait(copy)
+            assert copies.wait(copies.start("open_stores", str(runs))) == 0
             assert not list(runs.glob("*.new*"))
-        copies.stdin.close()
 
 
 def filled(runs: Path) -> tuple[Tracker, str]:
