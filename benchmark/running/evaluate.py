@@ -116,9 +116,10 @@ def evaluate(
 
 
 def _has_published_settings(weights: Weights, card: Card, features: str, space: SearchSpace) -> bool:
-    """Whether the weights have the published settings of the method, its training and its lengths."""
+    """Whether the weights have the published settings of the method, its training and its lengths. Weights
+    that are distributed without arguments have unknown ones."""
     published = space.settings_for(card.name, features)
-    if published is None or published.note:
+    if published is None or published.note or not weights.training:
         return False
     same_config = weights.config == weights.method.Config.model_validate(published.config)
     same_training = all(weights.training.get(name, value) == value for name, value in published.train.items())
