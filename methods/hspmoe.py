@@ -175,6 +175,12 @@ class HspMoe(ClipClap):
             raise ValueError(f"moe needs modality=both and embedding_dim={WIDTH}; or set moe=false")
         if config.moe and not config.sphere:
             raise ValueError("moe mixes directions: it needs sphere=true; or set moe=false")
+        one_text = config.modality == "both" and config.word_embeddings != "both"
+        if one_text and (config.far or config.dp):
+            raise ValueError(
+                "far and dp compare features with their own texts: they need word_embeddings=both; "
+                "or set far=false and dp=false"
+            )
         if config.moe:
             self.router = Router(spec.video_dim, spec.audio_dim, config.router_dropout)
 

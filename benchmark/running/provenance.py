@@ -173,7 +173,8 @@ def data_caption(store: FeatureStore, card: Card) -> str:
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)
-    parts = [text for text in (card.caption, card.features[store.features].contamination) if text]
+    texts = (card.caption, card.features[store.features].contamination)
+    parts = [text.rstrip(". ") for text in texts if text]
     if any(missing) and not store.generated:
         parts.append(f"{sum(missing):,} of {listed:,} listed samples missing")
     return ", ".join(parts)

@@ -110,7 +110,11 @@ def test_only_the_published_scale_of_far_is_transductive() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"modality": "audio"}, "moe needs modality=both"), ({"sphere": False}, "needs sphere=true")],
+    [
+        ({"modality": "audio"}, "moe needs modality=both"),
+        ({"sphere": False}, "needs sphere=true"),
+        ({"word_embeddings": "clip"}, "need word_embeddings=both"),
+    ],
 )
 def test_parts_that_do_not_fit_together_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
