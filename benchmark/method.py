@@ -204,6 +204,9 @@ class Batches(Protocol):
     def each(self, size: int) -> Iterator[Batch]:
         """Every training sample once, uncut, ``size`` at a time, for methods that need no random batches."""
 
+    def on(self, device: torch.device) -> Batches:
+        """The same batches, assembled on a device; called once per training, off the CPU only."""
+
     def at_evaluation_times(self, batch: Batch) -> Batch:
         """A training batch with the times that evaluation uses, for ``Method.after_step``."""
 

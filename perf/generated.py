@@ -17,7 +17,7 @@ from benchmark.data.cards import load_cards
 from benchmark.data.store import SPLITS, FeatureStore, ModalityContent, StoreContent, write_store
 from benchmark.protocol.stages import Experiment
 from benchmark.settings.resolve import resolve
-from perf.training_step import SIZES
+from perf.sizes import SIZES
 
 POOL = 4096
 """Time steps that are drawn and then repeated."""

@@ -39,7 +39,7 @@ from benchmark import registry
 from benchmark.cli.progress import LiveDisplay, Slot
 from benchmark.data.cards import load_cards
 from benchmark.method import Method
-from benchmark.protocol import seal, stages, training
+from benchmark.protocol import finite, seal, stages, training
 from benchmark.running import worker
 from benchmark.running.benchmark_run import BenchmarkRun
 from benchmark.running.jobs import Plan, Unit
@@ -50,7 +50,7 @@ from benchmark.settings.resolve import resolve
 from benchmark.system.databases import sqlite_uri
 from benchmark.tracking.tracker import Tracker
 from benchmark.tuning import study
-from perf.training_step import LIKE_UCF
+from perf.sizes import LIKE_UCF
 
 VALIDATED_LIKE_UCF = {
     "val_seen_samples": 12,
@@ -149,7 +149,7 @@ class Stopwatch:
             for owner, name, what, per in watched:
                 stack.enter_context(patch.object(owner, name, self.timed(getattr(owner, name), what, per)))
             for name in ("finite_losses", "check_gradients"):
-                stack.enter_context(patch.object(training, name, self.checked(getattr(training, name))))
+                stack.enter_context(patch.object(finite, name, self.checked(getattr(finite, name))))
             yield
 
 

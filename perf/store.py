@@ -28,7 +28,8 @@ from benchmark.data.importing.official_layout import import_official
 from benchmark.data.store import SPLITS, FeatureStore
 from benchmark.protocol.batching import make_batch
 from perf.generated import experiment_on, forget, generate
-from perf.training_step import SIZES, Bench
+from perf.sizes import SIZES
+from perf.training_step import Bench
 
 READERS = {"sequences": ("tcaf", 64), "means": ("avca", 256)}
 """A method that reads each form of features, and its published batch size."""

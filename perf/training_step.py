@@ -31,26 +31,8 @@ from benchmark.protocol.finite import check_gradients, finite_losses
 from benchmark.protocol.stages import Experiment, training_data
 from benchmark.settings.resolve import resolve
 from perf import flops
+from perf.sizes import SIZES
 
-LIKE_UCF = {
-    "train_classes": 30,
-    "val_unseen_classes": 12,
-    "test_unseen_classes": 6,
-    "audio_dim": 128,
-    "video_dim": 4096,
-    "text_dim": 300,
-    "audio_steps": (3, 11),
-    "video_steps": (5, 17),
-    "order_signal": 0.0,
-}
-LIKE_UCF_MAIN = {
-    **LIKE_UCF,
-    "audio_dim": 512,
-    "video_dim": 512,
-    "audio_steps": (3, 10),
-    "video_steps": (3, 10),
-}
-SIZES = {"cls": LIKE_UCF, "main": LIKE_UCF_MAIN}
 PARTS = ("data", "forward", "backward", "checks", "optimiser", "extra pass")
 
 

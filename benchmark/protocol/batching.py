@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data.cards import FeatureSetConfig
-from benchmark.data.store import ModalityData, Samples
+from benchmark.data.store import Samples
 from benchmark.method import Batch, Classes, Inputs
+from benchmark.protocol.sources import HOST, Cuts, Ints, Source, source_for
 from benchmark.settings.schema import LengthConfig, ProtocolConfig
 from benchmark.system.streams import Purpose, stream
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,6 @@ class FeatureRules:
         """Audio time step at the same time as the video time step ``video_start``, ``[B]``."""
         start: Ints = np.rint(video_start * (self.video_seconds / self.audio_seconds)).astype(np.int64)
         return start
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Which time steps are taken of each sample of a batch, and the common length after padding."""
-
-    start: Ints
-    """``[B]`` first time step."""
-    length: Ints
-    """``[B]`` number of time steps."""
-    padded: int
 
 
 def plan_cuts(
@@ -125,26 +112,16 @@ def plan_cuts(
     )
 
 
-def _padded(data: ModalityData, rows: Ints, cuts: Cuts) -> tuple[Tensor, Tensor]:
-    """Features ``[B, T, D]`` with zeros after the end, and the mask ``[B, T]``."""
-    if data.frames is None or data.offsets is None:
-        raise ValueError("no sequences")
-    mask = np.arange(cuts.padded) < cuts.length[:, None]
-    x = np.empty((len(rows), cuts.padded, data.dim), np.float32)
-    for sample, first, length in zip(x, data.offsets[rows] + cuts.start, cuts.length, strict=True):
-        sample[:length] = data.frames[first : first + length]
-        sample[length:] = 0
-    return torch.from_numpy(x), torch.from_numpy(mask)
-
-
 def _normalise(x: Tensor, *, over_time: bool) -> None:
     """Divide ``[B, T, D]`` by the Euclidean norm over time or over channels, in place.
 
-    Over time it does a sample at a time, to use the processor's cache; torch's norm is fast over channels
-    only.
+    Over time the CPU does a sample at a time, to use its cache; torch's norm is fast over channels only.
     """
     if not over_time:
         x /= torch.linalg.vector_norm(x, dim=2, keepdim=True).clamp_(min=1e-12)
+        return
+    if x.device.type != "cpu":
+        x /= x.square().sum(1, keepdim=True).sqrt_().clamp_(min=1e-12)
         return
     for sample in x:
         sample /= sample.square().sum(0).sqrt_().clamp_(min=1e-12)
@@ -164,25 +141,24 @@ def make_batch(
     *,
     training: bool,
     rng: np.random.Generator | None = None,
+    source: Source = HOST,
 ) -> Batch:
     """The features of ``rows`` as a method gets them, without labels.
 
     Args:
         training: whether to use the lengths and times of training, or those of evaluation.
         rng: draws the random cuts.
+        source: gives the features; the batch is on its device.
     """
     if rules.inputs == "mean":
-        return Batch(
-            torch.from_numpy(np.asarray(samples.audio.means[rows], np.float32)),
-            torch.from_numpy(np.asarray(samples.video.means[rows], np.float32)),
-        )
+        return Batch(source.means(samples, "audio", rows), source.means(samples, "video", rows))
 
     # Cut and pad.
     audio_cuts, video_cuts = plan_cuts(
         rules, samples.audio.lengths[rows], samples.video.lengths[rows], training=training, rng=rng
     )
-    audio, audio_mask = _padded(samples.audio, rows, audio_cuts)
-    video, video_mask = _padded(samples.video, rows, video_cuts)
+    audio, audio_mask = source.sequences(samples, "audio", rows, audio_cuts)
+    video, video_mask = source.sequences(samples, "video", rows, video_cuts)
 
     # Scale and normalise.
     for x, scale in ((audio, rules.audio_scale), (video, rules.video_scale)):
@@ -198,8 +174,8 @@ def make_batch(
         video=video,
         audio_mask=audio_mask,
         video_mask=video_mask,
-        audio_times=_times(audio_cuts, rules.audio_seconds, **times),
-        video_times=_times(video_cuts, rules.video_seconds, **times),
+        audio_times=source.put(_times(audio_cuts, rules.audio_seconds, **times)),
+        video_times=source.put(_times(video_cuts, rules.video_seconds, **times)),
         padding_in_statistics=rules.protocol.padding_in_bn == "paper",
     )
 
@@ -283,6 +259,14 @@ class TrainingBatches:
     classes: Classes
     rules: FeatureRules
     negatives: bool
+    resident_share: float = 0.0
+    """Fraction of the free memory of a CUDA device that the features may take (``train.resident_share``)."""
+    source: Source = HOST
+    """Where features come from, and the device of the batches."""
+
+    def on(self, device: torch.device) -> TrainingBatches:
+        """The same batches, assembled on a device."""
+        return replace(self, source=source_for(self.samples, self.rules.inputs, device, self.resident_share))
 
     def epoch(self, seed: int, epoch: int, batches: int, size: int) -> Iterator[Batch]:
         """The batches of an epoch. The same arguments always give the same batches."""
@@ -300,16 +284,18 @@ class TrainingBatches:
         labels = np.repeat(np.arange(len(self.sampler.class_ids)), self.sampler.counts)
         for start in range(0, len(labels), size):
             label = torch.from_numpy(labels[start : start + size])
-            batch = make_batch(
-                self.samples, self.sampler.rows[start : start + size], self.rules, training=False
-            )
-            yield replace(batch, label=label, text=self.classes.text[label])
+            rows = self.sampler.rows[start : start + size]
+            batch = make_batch(self.samples, rows, self.rules, training=False, source=self.source)
+            yield self._with_labels(batch, label)
 
     def at_evaluation_times(self, batch: Batch) -> Batch:
         """A batch with the times of evaluation, for the extra forward pass of the published code."""
         return with_evaluation_times(batch, self.rules)
 
     def _labelled(self, rows: Ints, labels: Ints, rng: np.random.Generator) -> Batch:
-        label = torch.from_numpy(labels)
-        batch = make_batch(self.samples, rows, self.rules, training=True, rng=rng)
-        return replace(batch, label=label, text=self.classes.text[label])
+        batch = make_batch(self.samples, rows, self.rules, training=True, rng=rng, source=self.source)
+        return self._with_labels(batch, torch.from_numpy(labels))
+
+    def _with_labels(self, batch: Batch, label: Tensor) -> Batch:
+        text = self.classes.text[label]
+        return replace(batch, label=self.source.put(label), text=self.source.put(text))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmark.data.store import Samples
 from benchmark.errors import JobError
-from benchmark.method import Embeddings, Method
+from benchmark.method import Embeddings, Inputs, Method
 from benchmark.protocol.batching import FeatureRules, make_batch
 from benchmark.protocol.border import (
     check_comparable,
@@ -31,6 +31,7 @@ from benchmark.protocol.border import (
     checked_summary,
     file_of,
 )
+from benchmark.protocol.sources import Source, source_for
 from benchmark.system.streams import Purpose, stream
 
 Ints = NDArray[np.int64]
@@ -310,6 +311,15 @@ class EvaluationSet:
     """Class embeddings ``[C, D_w]`` of ``class_ids``."""
     seed: int = 0
     """Fixes the order in which samples are embedded."""
+    resident_share: float = 0.0
+    """Fraction of the free memory of a CUDA device that the features may take; 0: copied each time."""
+    _sources: dict[torch.device, Source] = field(default_factory=dict, compare=False, repr=False)
+
+    def source(self, device: torch.device, inputs: Inputs) -> Source:
+        """Where the features of batches on a device come from, chosen when they are first needed."""
+        if device not in self._sources:
+            self._sources[device] = source_for(self.samples, inputs, device, self.resident_share)
+        return self._sources[device]
 
     @property
     def class_ids(self) -> Ints:
@@ -412,7 +422,8 @@ def _embedded(
     places: Ints,
 ) -> Embeddings:
     """Embeddings of samples, given by their indices ``[B]`` into ``data.rows``."""
-    batch = make_batch(data.samples, data.rows[places], rules, training=False).to(device)
+    source = data.source(device, rules.inputs)
+    batch = make_batch(data.samples, data.rows[places], rules, training=False, source=source).to(device)
     with autocast():
         embeddings = method.embed(batch)
     return checked_embeddings(method, embeddings, len(places))

@@ -24,7 +24,7 @@ from benchmark.method import Classes, FitResult, Listener, Method, Spec, Trainin
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
 from benchmark.protocol.dead_biases import keep_dead_biases
-from benchmark.protocol.device import autocast_for, choose_device
+from benchmark.protocol.device import autocast_for, choose_device, naming_memory, repeatable
 from benchmark.protocol.evaluation import (
     Calibration,
     Curve,
@@ -176,16 +176,25 @@ def calibration_dict(calibration: Calibration) -> dict[str, Any]:
     return {**found, "summary": dict(calibration.summary)} if calibration.summary else found
 
 
-def evaluation_set(section: Section, seen_split: str, unseen_split: str, seed: int) -> EvaluationSet:
+def evaluation_set(
+    section: Section, seen_split: str, unseen_split: str, seed: int, resident_share: float = 0.0
+) -> EvaluationSet:
     """Samples of a seen and an unseen split, to be classified among the classes of both.
 
     Args:
         seed: fixes the order in which samples are embedded.
+        resident_share: fraction of the free memory of a CUDA device that their features may take.
     """
     seen, unseen = section.classes.splits[seen_split], section.classes.splits[unseen_split]
     text = section.classes.text(np.union1d(seen, unseen))
     return EvaluationSet(
-        section.samples, section.samples.rows(seen_split, unseen_split), seen, unseen, text, seed
+        section.samples,
+        section.samples.rows(seen_split, unseen_split),
+        seen,
+        unseen,
+        text,
+        seed,
+        resident_share,
     )
 
 
@@ -196,11 +205,14 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
     sampler = ClassBalanced.over(section.samples, np.arange(len(section.samples.labels)))
     classes = Classes(torch.from_numpy(section.classes.text(sampler.class_ids)))
     samples = replace(section.samples, ids=())  # ids contain class names, and batches do not need them
-    batches = TrainingBatches(samples, sampler, classes, experiment.rules, experiment.method.needs_negatives)
+    share = experiment.settings.train.resident_share
+    batches = TrainingBatches(
+        samples, sampler, classes, experiment.rules, experiment.method.needs_negatives, share
+    )
 
     # Validation is the same in both stages; in stage 2 these samples are trained on too.
     data = evaluation_set(
-        experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed
+        experiment.development((VAL_SEEN, VAL_UNSEEN)), VAL_SEEN, VAL_UNSEEN, experiment.seed, share
     )
     unseen = partial(embeddings_of_unseen, experiment, VAL_UNSEEN if stage == 1 else TEST_UNSEEN)
     return TrainingData(
@@ -247,9 +259,10 @@ def embed_and_rank(
         options: ``check`` and ``summary`` of ``evaluation.nearest_classes``.
     """
     train = settings.train
-    return nearest_classes(
-        method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), **options
-    )
+    with naming_memory(train, "eval_batch_size"):
+        return nearest_classes(
+            method, data, rules, batch_size=train.eval_batch_size, autocast=autocast_for(train), **options
+        )
 
 
 def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener) -> StageOne:
@@ -264,7 +277,7 @@ def stage_one(experiment: Experiment, folder: Path, key: str, listener: Listener
         JobError: the method returned something wrong, or test data were opened during training.
     """
     options = {"keep_best": True, "extra_pass": experiment.protocol.extra_bn_pass == "paper"}
-    with counting_test_accesses(partial(count_access, folder)):
+    with repeatable(experiment.settings.train), counting_test_accesses(partial(count_access, folder)):
         _, result = _trained(experiment, 1, folder, listener, experiment.settings.train, key=key, **options)
     best = result.history[result.best_epoch]
     return StageOne(
@@ -294,7 +307,7 @@ def stage_two(
     }
 
     # The weights are safe on disk before the test data are opened.
-    with counting_test_accesses(partial(count_access, folder)):
+    with repeatable(train), counting_test_accesses(partial(count_access, folder)):
         method, _ = _trained(experiment, 2, folder, listener, train, key=key, **options)
         save_atomically(folder / "final.pt", {"key": key, "epoch": epochs - 1, "model": method.state_dict()})
         tested = test(experiment, method, first.calibration, epochs)
@@ -317,9 +330,10 @@ def _trained(
     # Everything that the method gets of validation and listener goes through a window (``seal.py``).
     with sealed(training_data(experiment, stage), listener) as (data, sealed_listener):
         loop = Loop(train, seed=experiment.seed, folder=folder, listener=sealed_listener, **options)
-        method = experiment.build()
-        trained = Trained(method)
-        result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
+        with naming_memory(train, "batch_size", "resident_share"):
+            method = experiment.build()
+            trained = Trained(method)
+            result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
         result = checked_fit(method, result, train.epochs)
         trained.check()
 
@@ -346,7 +360,7 @@ def evaluate_weights(
     """
     section = first.development((VAL_SEEN, VAL_UNSEEN))
     opened: list[None] = []
-    with counting_test_accesses(partial(opened.append, None)):
+    with repeatable(first.settings.train), counting_test_accesses(partial(opened.append, None)):
         found = validate(
             first.settings, first.rules, evaluation_set(section, VAL_SEEN, VAL_UNSEEN, first.seed), model_a
         )

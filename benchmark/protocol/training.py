@@ -5,14 +5,16 @@ The loop gets a function that scores the model. ``stages.py`` decides what is va
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from benchmark.errors import UsageError
+from benchmark.errors import JobError, UsageError
 from benchmark.method import (
     Batch,
     Classes,
@@ -34,8 +36,9 @@ from benchmark.method import (
 from benchmark.protocol.batching import ahead
 from benchmark.protocol.border import checked_losses, checked_optimizer
 from benchmark.protocol.device import autocast_for, method_device, slow_precision
-from benchmark.protocol.finite import check_gradients, finite_losses
+from benchmark.protocol.finite import CHECK_EVERY, Checks, Deferred, Immediate, NotFinite, check_gradients
 from benchmark.protocol.randomness import random_states, restore_random_states
+from benchmark.protocol.sources import CopyStream
 from benchmark.settings.schema import TrainConfig
 from benchmark.system.files import raise_outside, raise_unreadable, replacing
 from benchmark.system.patience import disk_is_full, patiently
@@ -70,6 +73,8 @@ class Loop:
         keep_best: whether to keep the weights of the best epoch as ``best.pt``.
         extra_pass: whether to call ``Method.after_step``.
         replay: learning rate of each epoch, instead of the plateau schedule.
+        check_every: steps between two checks that losses and gradients are finite. None: each step on the CPU
+            and with float16, whose scaler reads the device in each step anyway; otherwise ``CHECK_EVERY``.
     """
 
     def __init__(
@@ -83,9 +88,11 @@ class Loop:
         keep_best: bool,
         extra_pass: bool,
         replay: Sequence[float] | None = None,
+        check_every: int | None = None,
     ) -> None:
         self.train, self.seed, self.folder, self.key = train, seed, folder, key
         self.listener, self.keep_best, self.extra_pass, self.replay = listener, keep_best, extra_pass, replay
+        self.check_every = check_every
         self.autocast = autocast_for(train)
 
     @property
@@ -118,6 +125,10 @@ class Loop:
         if slow := slow_precision(self.train):
             self.listener.on_note(slow)
 
+        # Off the CPU batches are assembled on the device, from features that lie there if they fit.
+        if method_device(method).type != "cpu":
+            data = replace(data, batches=data.batches.on(method_device(method)))
+
         # Continue after the last finished epoch; the listener hears of the earlier ones again.
         state = self._resume(parts)
         for record in state.history:
@@ -133,7 +144,7 @@ class Loop:
             if rates is not None:
                 set_lr(optimizer, rates[epoch])
             lr = float(optimizer.param_groups[0]["lr"])
-            losses = self._epoch(method, data, optimizer, scaler, epoch)
+            losses = self._checked_epoch(method, data, parts, epoch)
             validation = data.validate(method)
             record = EpochRecord(epoch, losses, dict(validation.metrics), lr, time.perf_counter() - started)
             self._select(state, record, validation, method)
@@ -143,49 +154,113 @@ class Loop:
             self.listener.on_epoch(record)
         return FitResult(state.history, state.best_epoch, state.best_calibration)
 
+    def _checked_epoch(
+        self, method: Method, data: TrainingData, parts: Mapping[str, Any], epoch: int
+    ) -> dict[str, float]:
+        """Train one epoch; returns the mean of each loss.
+
+        Raises:
+            JobError: a loss or a gradient is not finite. If that was found after later steps, the epoch is
+                repeated up to the failing step, for the message of a check at once.
+        """
+        every = self._steps_between_checks(method, parts["scaler"])
+        if every == 1:
+            return self._epoch(method, data, parts, Immediate(epoch), self.train.batches_per_epoch)
+        before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+        random = random_states()
+        try:
+            return self._epoch(method, data, parts, Deferred(epoch, every), self.train.batches_per_epoch)
+        except NotFinite as found:
+            for name, part in parts.items():
+                part.load_state_dict(before[name])
+            restore_random_states(random)
+            self._epoch(method, data, parts, Immediate(epoch), found.batch + 1, report=False)
+            raise JobError(f"{found} (a repetition of the epoch did not fail there)") from None
+
+    def _steps_between_checks(self, method: Method, scaler: torch.amp.GradScaler) -> int:
+        if self.check_every is not None:
+            return self.check_every
+        return 1 if scaler.is_enabled() or method_device(method).type == "cpu" else CHECK_EVERY
+
     def _epoch(
         self,
         method: Method,
         data: TrainingData,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        epoch: int,
+        parts: Mapping[str, Any],
+        checks: Checks,
+        steps: int,
+        *,
+        report: bool = True,
     ) -> dict[str, float]:
-        """Train one epoch; returns the mean of each loss."""
+        """Train the first steps of an epoch; returns the mean of each loss.
+
+        Args:
+            parts: optimiser and scaler, among others.
+            report: whether the listener is called.
+        """
         method.train()
-        device = method_device(method)
+        device, size, epoch = method_device(method), self.train.batches_per_epoch, checks.epoch
         classes = type(data.batches.classes)(data.batches.classes.text.to(device))
         sums: dict[str, float] = {}
-        size = self.train.batches_per_epoch
-        for i, batch in enumerate(ahead(data.batches.epoch(self.seed, epoch, size, self.train.batch_size))):
-            # Forward pass.
-            batch = batch.to(device)
-            losses_of = partial(self._losses, method, batch, classes)
-            losses = losses_of()
-            values = finite_losses(losses, epoch, i)
 
-            # Backward pass. Gradients are checked, unless the scaler itself skips float16 overflows.
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
-            if scaler.is_enabled():
-                scaler.unscale_(optimizer)
-            else:
-                check_gradients(method, epoch, i, losses_of)
-            scaler.step(optimizer)
-            scaler.update()
-            if (
-                scaler.is_enabled() and scaler.get_scale() < 1
-            ):  # no scale is small enough: not float16's fault
-                check_gradients(method, epoch, i, losses_of)
+        def take(*, everything: bool) -> None:
+            """Add the losses that are known by now, and report them."""
+            for i, values in checks.finished(everything=everything):
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if report:
+                    self.listener.on_batch(epoch, i, values["total"])
 
-            # The published code passes the batch through the model again.
-            if self.extra_pass:
-                with torch.no_grad(), self.autocast():
-                    method.after_step(data.batches.at_evaluation_times(batch))
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-            self.listener.on_batch(epoch, i, values["total"])
+        batches = data.batches.epoch(self.seed, epoch, size, self.train.batch_size)
+        stream = CopyStream(device) if device.type == "cuda" else None
+        coming = ahead(stream.assemble(batches) if stream else batches)
+        for i, batch in enumerate(islice(coming, steps)):
+            try:
+                batch = stream.arrived(batch) if stream else batch.to(device)
+                self._step(method, data, parts, checks, i, batch, classes)
+            except JobError:
+                raise
+            except Exception:
+                take(everything=True)  # an earlier step may have caused it
+                raise
+            take(everything=False)
+        take(everything=True)
         return {name: total / size for name, total in sums.items()}
+
+    def _step(
+        self,
+        method: Method,
+        data: TrainingData,
+        parts: Mapping[str, Any],
+        checks: Checks,
+        i: int,
+        batch: Batch,
+        classes: Classes,
+    ) -> None:
+        """Train on a batch."""
+        optimizer, scaler = parts["optimizer"], parts["scaler"]
+
+        # Forward pass.
+        losses_of = partial(self._losses, method, batch, classes)
+        losses = losses_of()
+        checks.losses(losses, i)
+
+        # Backward pass. Gradients are checked, unless the scaler itself skips float16 overflows.
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(losses["total"]).backward()
+        if scaler.is_enabled():
+            scaler.unscale_(optimizer)
+        else:
+            checks.gradients(method, i, losses_of)
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.is_enabled() and scaler.get_scale() < 1:  # no scale is small enough: not float16's fault
+            check_gradients(method, checks.epoch, i, losses_of)
+
+        # The published code passes the batch through the model again.
+        if self.extra_pass:
+            with torch.no_grad(), self.autocast():
+                method.after_step(data.batches.at_evaluation_times(batch))
 
     def _losses(self, method: Method, batch: Batch, classes: Classes) -> dict[str, Tensor]:
         with self.autocast():

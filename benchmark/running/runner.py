@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Protocol
 
 from benchmark.errors import Unavailable
+from benchmark.protocol.device import overlooked_gpu
 from benchmark.running.descriptions import Means, method_metrics, method_note, run_name, run_note
 from benchmark.running.events import Said, Show, Skipped
 from benchmark.running.jobs import Job, Plan, Unit, trainings_that_confirm
@@ -131,6 +132,9 @@ class Runner:
         try:
             tasks = left(progress.first_tasks())
             if tasks:
+                notes = (overlooked_gpu(unit.settings.train) for unit in plan.units)
+                for note in dict.fromkeys(filter(None, notes)):
+                    self.show(Said(note))
                 (engine or Inline(worker)).run(tasks, lambda task, done: left(progress.then(task, done)))
         except Unavailable:  # the record stays open: perhaps its store is what is unavailable
             raise

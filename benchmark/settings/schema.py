@@ -58,6 +58,18 @@ class TrainConfig(Fields):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the networks; bfloat16 and float16 use autocast"
     )
+    deterministic: bool = Field(
+        False,
+        description="whether CUDA uses only algorithms that give the same bits each time, which are slower; "
+        "the CPU always does",
+    )
+    resident_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="features are kept on the CUDA device if they fit into this fraction of its free memory; "
+        "otherwise batches are copied while the step before runs. It changes no number",
+    )
     threads: int = Field(
         1,
         ge=1,
