@@ -410,6 +410,11 @@ class Method(nn.Module, ABC):
         )
 
     @classmethod
+    def is_published_as(cls, args: Mapping[str, Any]) -> bool:
+        """Whether stored arguments are of this method, if another one has the same ``published_class``."""
+        return True
+
+    @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
         """Hyperparameters from the arguments beside an authors' checkpoint (``args.pkl``).
 

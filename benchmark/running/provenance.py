@@ -37,7 +37,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         Tag.METHOD_NOTE: unit.note,
         Tag.METHOD_INPUTS: unit.method.inputs,
         Tag.CONTROL: unit.method.control,
-        Tag.METHOD_USES: words_of_uses(unit.method.uses_with(unit.settings.config)),
+        Tag.METHOD_USES: words_of_uses(unit.settings.uses),
         Tag.DATASET_TITLE: unit.card.title,
         Tag.DATASET_KIND: "generated" if unit.store.generated else unit.card.kind,
         Tag.DATASET_CAPTION: ", ".join(
