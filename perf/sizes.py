@@ -20,5 +20,13 @@ LIKE_UCF_MAIN = {
     "audio_steps": (3, 10),
     "video_steps": (3, 10),
 }
-SIZES = {"cls": LIKE_UCF, "main": LIKE_UCF_MAIN}
+LIKE_UCF_CLIP_CLAP = {
+    **LIKE_UCF,
+    "audio_dim": 1024,
+    "video_dim": 512,
+    "text_dim": 1536,
+    "audio_steps": (1, 1),
+    "video_steps": (1, 1),
+}
+SIZES = {"cls": LIKE_UCF, "main": LIKE_UCF_MAIN, "clip_clap": LIKE_UCF_CLIP_CLAP}
 """The settings of synthetic data by feature set."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmark.method import Listener
 from benchmark.protocol.stages import stage_one, stage_two
+import perf.cuda
 from perf.generated import experiment_on, generate
 
 class Silent(Listener):
