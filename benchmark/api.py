@@ -76,6 +76,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     controls: bool = False,
     ablate_protocol: str | Sequence[str] | None = None,
+    ablate_parts: str | Sequence[str] | None = None,
     plugins: Files = (),
     dataset_configs: Files = (),
     jobs: int = 1,
@@ -97,6 +98,7 @@ def run(
         controls: whether to add the controls, which should be at chance.
         ablate_protocol: flags of the protocol to correct one at a time, starting from mode ``paper``;
             ``"all"`` for all of them (``Result.ablation``).
+        ablate_parts: parts of the methods to leave out one at a time, or ``"all"``.
         plugins: Python files with more methods.
         dataset_configs: YAML files of more datasets.
         jobs: worker processes. With several, a script must start below ``if __name__ == "__main__"``.
@@ -124,6 +126,7 @@ def run(
         settings=settings,
         controls=controls,
         ablate_protocol=ablate_protocol,
+        ablate_parts=ablate_parts,
         plugins=plugins,
         dataset_configs=dataset_configs,
     )

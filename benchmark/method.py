@@ -16,8 +16,8 @@ and D_w the size of a class embedding as it is given:
       that selects the epoch. A method whose distances need numbers of all samples, such as a scale, computes
       them in ``summarise``.
 
-3. Stage 2 then tests its last model: the same calls as in validation, on the test splits. ``summarise`` is
-   not called there: the numbers are those of validation, as beta is.
+3. Stage 2 then tests its last model: the same calls as in validation, on the test splits. The numbers of
+   ``summarise`` are those of validation, as beta is, unless the method declares the use ``test_samples``.
 
 A method never learns which dataset, mode or search it runs in. It gets the class embeddings of its training
 classes and batches of features. Class names, the division into seen and unseen classes, and labels of other
@@ -412,6 +412,11 @@ class Method(nn.Module, ABC):
         return torch.optim.Adam(
             self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=fused
         )
+
+    @classmethod
+    def is_published_as(cls, args: Mapping[str, Any]) -> bool:
+        """Whether stored arguments are of this method, if another one has the same ``published_class``."""
+        return True
 
     @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:

@@ -219,8 +219,8 @@ class ClipClap(Method):
         self.class_projection(e)
 
     @classmethod
-    def published_blocks(cls) -> dict[str, str]:
-        """Published name -> our name of all tensors."""
+    def published_blocks(cls, state: Mapping[str, Tensor]) -> dict[str, str]:
+        """Published name -> our name of all tensors that weights must have."""
         names: dict[str, str] = {}
         for published, (ours, layers) in PUBLISHED_BLOCKS.items():
             names |= module_names(f"{published}.fc", ours, layers)
@@ -228,7 +228,7 @@ class ClipClap(Method):
 
     @classmethod
     def published_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return rename_published(current_names(state), cls.published_blocks())
+        return rename_published(current_names(state), cls.published_blocks(state))
 
     @classmethod
     def released_config(cls, state: Mapping[str, Tensor]) -> MethodConfig:
@@ -249,9 +249,11 @@ class ClipClap(Method):
         return cls.Config(**variants[features, text], **sizes)
 
     @classmethod
+    def is_published_as(cls, args: Mapping[str, Any]) -> bool:
+        return "semantic_hyperspherical" not in args
+
+    @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        if "semantic_hyperspherical" in args:
-            raise ValueError("these are arguments of HSP-MoE")
         return cls.Config(**published_settings(args, PUBLISHED_FIELDS, PUBLISHED_SWITCHES))
 
 

@@ -29,9 +29,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -162,19 +163,29 @@ class HspMoe(ClipClap):
         hup_weight: float = Field(2e-4, ge=0, description="weight of the uniformity term")
         router_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of experts and router")
 
+        @model_validator(mode="after")
+        def _parts_fit(self) -> Self:
+            if self.moe and (self.modality, self.embedding_dim) != ("both", WIDTH):
+                raise ValueError(f"moe needs modality=both and embedding_dim={WIDTH}; or set moe=false")
+            if self.moe and not self.sphere:
+                raise ValueError("moe mixes directions: it needs sphere=true; or set moe=false")
+            one_text = self.modality == "both" and self.word_embeddings != "both"
+            if one_text and (self.far or self.dp):
+                raise ValueError(
+                    "far and dp compare features with their own texts: they need word_embeddings=both; "
+                    "or set far=false and dp=false"
+                )
+            return self
+
     released_class = ""
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "sphere": {"sphere": False, "moe": False},
+        "sphere_and_moe": {"sphere": False, "moe": False},
         **{name: {name: False} for name in ("moe", "far", "dp", "rp", "hup")},
     }
     corrected_settings: ClassVar[Mapping[str, Any]] = {"far_scale": "validation"}
 
     def build_router(self) -> None:
         config, spec = self.config, self.spec
-        if config.moe and (config.modality, config.embedding_dim) != ("both", WIDTH):
-            raise ValueError(f"moe needs modality=both and embedding_dim={WIDTH}; or set moe=false")
-        if config.moe and not config.sphere:
-            raise ValueError("moe mixes directions: it needs sphere=true; or set moe=false")
         if config.moe:
             self.router = Router(spec.video_dim, spec.audio_dim, config.router_dropout)
 
@@ -251,9 +262,11 @@ class HspMoe(ClipClap):
             self.router(batch.video, batch.audio)  # draws of dropout, as published
 
     @classmethod
-    def published_blocks(cls) -> dict[str, str]:
+    def published_blocks(cls, state: Mapping[str, Tensor]) -> dict[str, str]:
         block, linears = "semantic_consensus", {"0": AFFINE, "1": AFFINE, "4": AFFINE}
-        names = super().published_blocks()
+        names = super().published_blocks(state)
+        if not any(name.startswith(f"{block}.") for name in state):  # trained without experts
+            return names
         for published, ours in {
             "multimodal_experts.0": "both_expert",
             "singlemodal_experts.0": "video_expert",
@@ -266,9 +279,11 @@ class HspMoe(ClipClap):
         return names
 
     @classmethod
+    def is_published_as(cls, args: Mapping[str, Any]) -> bool:
+        return "semantic_hyperspherical" in args
+
+    @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        if "semantic_hyperspherical" not in args:
-            raise ValueError("semantic_hyperspherical is missing: these are no arguments of HSP-MoE")
         settings = published_settings(args, FIELDS | SWITCHES, FIXED)
         settings |= {"dp": settings.get("dp_weight", 1) > 0, "rp": settings.get("rp_weight", 1) > 0}
         return cls.Config(**settings)

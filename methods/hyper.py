@@ -85,9 +85,11 @@ class Hyper(Avca):
         """L of encodings ``[B, dim]``, the mean over the curvatures."""
         similarities = SIMILARITIES[self.config.similarity]
         each = []
-        for c in self.curvatures(phi_v, phi_a).split(1, dim=1):  # type: ignore[no-untyped-call]
-            video, audio = (similarities(log_map(x, c)) for x in (phi_v, phi_a))
-            each.append(functional.mse_loss(video, audio))
+        # Near the border of the ball half precision has no numbers left.
+        with torch.autocast(phi_v.device.type, enabled=False):
+            for c in full(self.curvatures(full(phi_v), full(phi_a))).split(1, dim=1):  # type: ignore[no-untyped-call]
+                video, audio = (similarities(log_map(full(x), c)) for x in (phi_v, phi_a))
+                each.append(functional.mse_loss(video, audio))
         return torch.stack(each).mean()
 
     @classmethod
@@ -102,10 +104,11 @@ class Hyper(Avca):
         return super().published_state(others) | kept
 
     @classmethod
+    def is_published_as(cls, args: Mapping[str, Any]) -> bool:
+        return args.get("hyper_framework") == cls.framework
+
+    @classmethod
     def published_config(cls, args: Mapping[str, Any]) -> MethodConfig:
-        framework = args.get("hyper_framework")
-        if framework != cls.framework:
-            raise ValueError(f"hyper_framework={framework!r} is not {cls.framework}")
         names = {"curvature": "curvature", "similarity": "similarity", "curvature_count": "num_curvature"}
         known = {
             ours: args[name]
@@ -167,6 +170,11 @@ class HyperMultiple(LearntCurvature):
     def count(self) -> int:
         count: int = self.config.curvature_count
         return count
+
+
+def full(x: Tensor) -> Tensor:
+    """``x`` in float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def log_map(x: Tensor, curvature: Tensor) -> Tensor:

@@ -1,194 +1,70 @@
-"""Fixtures that several tests share: a tracking store, small generated data, calls that take a second."""
+"""What pytest does before and after it collects tests; shared fixtures are in ``support/fixtures.py``."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import functools
 import gc
 import os
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import hypothesis
 import pytest
-import torch
 from _pytest.unraisableexception import gc_collect_iterations_key
-from optuna.storages import RDBStorage
-from support.checkout import SHARED
-from support.tiny import Bench, need
-
-from benchmark import registry
-from benchmark.data.cards import load_cards
-from benchmark.data.locate import open_or_build
-from benchmark.figures import embedding_layout
-from benchmark.method import REGISTERED
-from benchmark.report import parallel, write
-from benchmark.report.sections import Image, ReportFigure
-from benchmark.running import records, studies
-from benchmark.system import reading
-from benchmark.system.databases import sqlite_file, sqlite_uri
-from benchmark.tracking import tracker as tracking
-from benchmark.tracking.tracker import Tracker
-from benchmark.tuning import study as tuning
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-torch.set_num_threads(1)  # two test processes with two threads each are many times slower
-hypothesis.settings.register_profile(
-    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("shared machine")
-registry.load()  # ours are there in every test
-_parsed = functools.cache(reading.parse_documents)  # parsing is a sixth of a tiny run's time
-reading.parse_documents = lambda text, place: copy.deepcopy(_parsed(text, place))
-# The collector would pass over a million objects of libraries again and again, for a sixth of all the time.
-gc.set_threshold(50_000, 10, 10)
-parallel.PROCESSES = 1  # another process imports matplotlib for a second, and draws for less
-
-MAKE_TRACKING, OPENING = tracking._make, tuning.opening
 MEMORY = Path("/dev/shm")
 ROOM = 8 * 2**30
 """Free bytes with which the tests' folders are put into memory, where writes need not wait for a disk."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the folders of fast tests into memory, unless the user has chosen a place."""
+    """Load the shared fixtures; put the folders of fast tests into memory, unless the user chose a place."""
+    # The process that gives tests to others needs no fixtures: without torch and MLflow it starts in no time.
+    if config.getoption("dist", "no") == "no":
+        config.pluginmanager.import_plugin("support.fixtures")
     config.stash[gc_collect_iterations_key] = 1  # of five, which take seconds at the end
     if "not slow" in config.option.markexpr and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # --basetemp wins over it
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k have left out theirs
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have each of several processes begin with long tests: one that begins last has all wait for it."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    if processes > 1:
+        items[:] = _dealt(items, processes)
+
+
+def _dealt(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Order tests so that equal shares of them take equal times; ``worksteal`` cuts the list like that.
+
+    ``slow(seconds)`` says how long a test takes. Tests of an ``xdist_group`` stay together, since they share
+    what takes long to make. Tests without a time follow in the usual order.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        marker = item.get_closest_marker("xdist_group")
+        groups.setdefault(f"group {marker.args[0]}" if marker else item.nodeid, []).append(item)
+    times = {name: sum(map(_seconds, group)) for name, group in groups.items()}
+    shares, seconds = [list[pytest.Item]() for _ in range(processes)], [0] * processes
+    for name in sorted((name for name in groups if times[name]), key=lambda name: -times[name]):
+        least = seconds.index(min(seconds))
+        shares[least] += groups[name]
+        seconds[least] += times[name]
+    rest = [item for name, group in groups.items() if not times[name] for item in group]
+    for i, share in enumerate(shares):
+        left = len(items) - sum(map(len, shares[:i]))
+        count = max(0, left // (processes - i) - len(share))
+        share += rest[:count]
+        del rest[:count]
+    return [item for share in shares for item in share] + rest
+
+
+def _seconds(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("slow")
+    return marker.args[0] if marker and marker.args else 0
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported by now out of the garbage collector's passes."""
     gc.freeze()
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference data; tests that need it are skipped where it is absent."""
-    if not SHARED.is_dir():
-        need(f"no reference data at {SHARED} (set GZSL_SHARED)")
-    return SHARED
-
-
-@pytest.fixture(autouse=True)
-def _same_methods() -> Iterator[None]:
-    """Methods that a test registers are gone after it."""
-    before = dict(REGISTERED)
-    yield
-    REGISTERED.clear()
-    REGISTERED.update(before)
-
-
-@pytest.fixture(scope="session")
-def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SQLite files with the tables of MLflow and of Optuna, made once: MLflow's migrations take seconds."""
-    folder = tmp_path_factory.mktemp("tables")
-    tracking._load_mlflow(server=False)  # or it prints what it does
-    from mlflow.store.db import utils
-
-    # MLflow reads seventy files for it whenever a store is opened.
-    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
-    MAKE_TRACKING(sqlite_uri(folder / "mlflow.db"), "none", folder.as_uri(), {})
-    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        connection.execute("DELETE FROM experiments WHERE name = 'none'")
-        connection.commit()
-    storage = RDBStorage(sqlite_uri(folder / "optuna.db"))
-    storage.engine.dispose()
-    # Optuna runs twelve files for it whenever a storage is opened.
-    newest = storage._version_manager.get_head_version()
-    type(storage._version_manager).get_head_version = lambda manager: newest
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def made_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that a test makes in its own process gets a copy of the tables.
-
-    The rest of making it stays as it is.
-    """
-
-    def copy(name: str, address: str) -> None:
-        shutil.copy(request.getfixturevalue("empty_tables") / name, sqlite_file(address) or address)
-
-    def make_tracking(address: str, *rest: Any) -> None:
-        copy("mlflow.db", address)
-        MAKE_TRACKING(address, *rest)
-
-    def open_tuning(uri: str, last: str, make: Callable[[str], None]) -> AbstractContextManager[None]:
-        return OPENING(uri, last, lambda address: copy("optuna.db", address))
-
-    monkeypatch.setattr(tracking, "_make", make_tracking)
-    monkeypatch.setattr(tuning, "opening", open_tuning)
-
-
-@pytest.fixture(scope="session")
-def templates(empty_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty databases and the synthetic data: making them takes seconds, copying them does not."""
-    folder = tmp_path_factory.mktemp("templates")
-    for name in ("mlflow.db", "optuna.db"):
-        shutil.copy(empty_tables / name, folder)
-    Tracker(sqlite_uri(folder / "mlflow.db"), folder / "artifacts")
-    open_or_build(load_cards()["synthetic"], None, folder / "data")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(templates: Path) -> Path:
-    """An empty tracking database."""
-    return templates / "mlflow.db"
-
-
-def runs_folder(templates: Path, folder: Path) -> Path:
-    """A runs folder with empty databases."""
-    folder.mkdir()
-    for name in ("mlflow.db", "optuna.db"):
-        shutil.copy(templates / name, folder)
-    return folder
-
-
-@pytest.fixture
-def runs(tmp_path: Path, templates: Path) -> Path:
-    """A runs folder with empty databases."""
-    return runs_folder(templates, tmp_path / "runs")
-
-
-@pytest.fixture
-def tracker(runs: Path) -> Tracker:
-    return Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts")
-
-
-@pytest.fixture(autouse=True)
-def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs and reports in the process of a test draw nothing: it takes longer than all the rest.
-
-    Jobs lay out no map; the numbers of a report's figures are written. Marker ``figures`` leaves jobs as they
-    are, marker ``painted`` reports.
-    """
-
-    def save(figure: ReportFigure, folder: Path) -> Image:
-        figure.data.to_csv(folder / f"{figure.stem}.csv", index=False)
-        return Image(b"<svg/>", 1, 1)
-
-    if request.node.get_closest_marker("painted") is None:
-        monkeypatch.setattr(write, "save_figure", save)
-    if request.node.get_closest_marker("figures") is None:
-        for module in (records, studies):
-            monkeypatch.setattr(module, "log_drawn", lambda tracker, run_id, draw, file: None)
-        monkeypatch.setattr(embedding_layout, "_tsne", lambda values: values[:, :2])
-
-
-@pytest.fixture
-def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path) -> Bench:
-    return Bench(tracker, runs, Path(shutil.copytree(templates / "data", tmp_path / "data")))
-
-
-@pytest.fixture
-def other(bench: Bench, tmp_path: Path, templates: Path) -> Bench:
-    """A bench with the same data and another record."""
-    runs = runs_folder(templates, tmp_path / "other")
-    return Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, bench.data)

@@ -114,7 +114,7 @@ def test_a_package_of_the_same_name_that_is_imported_already_is_named(
     assert said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path) -> None:
     """The whole wheel: only there does it show what setuptools takes along."""
     listed = subprocess.run(
@@ -152,12 +152,13 @@ def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path)
 
     # Installed in a separate environment, which borrows the libraries of this one.
     env = tmp_path / "env"
-    venv.create(env, with_pip=True)
+    venv.create(env)
     (site,) = (env / "lib").glob("python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     before = sorted(site.rglob("*"))
     python, command = env / "bin" / "python", env / "bin" / "gzsl-bench"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", wheel], check=True)
     work = tmp_path / "work"
     (work / "methods").mkdir(parents=True)
     (work / "methods" / "plain.py").write_text(METHOD, encoding="utf-8")
@@ -169,6 +170,6 @@ def test_a_wheel_has_all_that_a_checkout_has_and_works_elsewhere(tmp_path: Path)
     assert len(rows) == 2
     made = ["data", "methods", "out.json", "reports", "runs"]
     assert sorted(p.name for p in work.iterdir()) == made, "what is made goes to the working folder"
-    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "gzsl-bench"], check=True)
+    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "gzsl-bench"], check=True)
     assert sorted(site.rglob("*")) == before
     assert not command.exists()

@@ -21,7 +21,7 @@ from benchmark.tracking.tracker import Tracker
 CHANCE_UCF = 1 / 6
 """Test-unseen classes of UCF with the cls split."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(60)
 
 
 SWITCHES = {
@@ -121,6 +121,7 @@ TINY = [
 ]
 
 
+@pytest.mark.xdist_group("official cls")
 def test_all_methods_on_ucf_give_both_tables(trial: Trial, ucf_cls: Data) -> None:
     trial.command("run", "--methods", "all", "--dataset", "ucf", "--report", "ucf", *SMALL)
     for name in ("gzsl", "zsl"):
@@ -128,6 +129,7 @@ def test_all_methods_on_ucf_give_both_tables(trial: Trial, ucf_cls: Data) -> Non
         assert len(methods) == len(load().select("all")), methods
 
 
+@pytest.mark.xdist_group("official main")
 def test_both_modes_of_all_methods_stand_side_by_side(trial: Trial, ucf_main: Data) -> None:
     names = ["--dataset", "ucf", "--features", "main", "--report", "modes"]
     trial.command("run", "--methods", "all", *names, "--mode", "both", "--seeds", "2", *TINY)
@@ -145,6 +147,7 @@ def test_both_modes_of_all_methods_stand_side_by_side(trial: Trial, ucf_main: Da
         assert math.isfinite(float(row["zsl_difference_std"]))
 
 
+@pytest.mark.xdist_group("official main")
 @pytest.mark.parametrize("method", ["tcaf", "cjme"])
 def test_the_ablation_has_a_row_per_switch_from_runs_that_differ_in_it_alone(
     trial: Trial, ucf_main: Data, method: str
@@ -183,6 +186,7 @@ def test_several_data_sets_of_the_main_features_stand_in_one_table(trial: Trial,
     }
 
 
+@pytest.mark.xdist_group("official cls")
 def test_six_epochs_of_tcaf_recognise_unseen_classes_of_generated_ucf(trial: Trial, ucf_cls: Data) -> None:
     """Small sizes and a rate to match, so that it takes minutes; published sizes take an hour. The mean
     of two seeds: of six classes one seed says little."""

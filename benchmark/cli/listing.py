@@ -124,9 +124,15 @@ def settings_named(known: Registry, name: str) -> tuple[list[Setting], list[str]
         method = known.get(name)
         space = known.search_space(method)
         found = [*settings_of(name, method.Config, space.search), *switches_of(method)]
-        published = [f"{dataset} ({', '.join(sets)})" for dataset, sets in space.published.items()]
-        note = f"Published hyperparameters replace these defaults on {', '.join(published)}."
-        return found, [note] if published else []
+        notes = []
+        for kind, adapted in (("Published hyperparameters", False), ("Our adaptations", True)):
+            of = {
+                d: [f for f, s in sets.items() if bool(s.note) == adapted]
+                for d, sets in space.published.items()
+            }
+            places = [f"{dataset} ({', '.join(sets)})" for dataset, sets in of.items() if sets]
+            notes += [f"{kind} replace these defaults on {', '.join(places)}."] if places else []
+        return found, notes
     hint = near(name, [*SECTIONS, *known.methods])
     raise UsageError(f"--settings {name}: no method or section has this name: {hint}")
 

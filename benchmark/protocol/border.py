@@ -329,6 +329,8 @@ def checked_fit(method: Method, result: Any, epochs: int) -> FitResult:
             cls, f"{hook}: best_epoch", f"an epoch from 0 to {len(history) - 1}", shown(result.best_epoch)
         )
     chosen = result.best_calibration
+    if isinstance(chosen, Mapping):
+        checked_summary(method, chosen.get("summary", {}))
     if not _is_calibration(chosen, method.reported_output):
         raise _refuse(
             cls,

@@ -20,7 +20,7 @@ from benchmark.data.cards import Card, FeatureSetConfig
 from benchmark.data.groups import shares_group
 from benchmark.data.store import DEVELOPMENT_SPLITS, FeatureStore, Section, counting_test_accesses
 from benchmark.errors import JobError
-from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Use, Validation
+from benchmark.method import Classes, FitResult, Listener, Method, Spec, TrainingData, Validation
 from benchmark.protocol.batching import ClassBalanced, FeatureRules, TrainingBatches
 from benchmark.protocol.border import Trained, checked_fit, checked_model, file_of
 from benchmark.protocol.dead_biases import keep_dead_biases
@@ -68,11 +68,6 @@ class Experiment:
         return FeatureRules.of(
             self.method.inputs, self.feature_set, self.settings.lengths, self.settings.protocol
         )
-
-    @property
-    def uses(self) -> tuple[Use, ...]:
-        """What the method uses as a transductive one; empty for an inductive method."""
-        return self.method.uses_with(self.settings.config)
 
     @property
     def protocol(self) -> ProtocolConfig:
@@ -219,7 +214,7 @@ def training_data(experiment: Experiment, stage: Stage) -> TrainingData:
         experiment.method,
         batches,
         partial(validate, experiment.settings, experiment.rules, data),
-        unseen if "unseen_names" in experiment.uses else None,
+        unseen if "unseen_names" in experiment.settings.uses else None,
     )
 
 
@@ -244,7 +239,8 @@ def validate(settings: Settings, rules: FeatureRules, data: EvaluationSet, metho
         mean_of_outputs=protocol.beta_output == "paper",
         betas=grid(*protocol.grid),
     )
-    calibration = replace(calibration, summary=dict(method.summary))
+    # The numbers are kept with beta. A training never sees them, so it is the same after a resume.
+    calibration, method.summary = replace(calibration, summary=dict(method.summary)), {}
     best = nearest[output].at(calibration.per_output[output], exact=exact)
     metrics = {**best.as_dict(), "ausuc": nearest[output].curve().ausuc, "beta": best.beta}
     return Validation(metrics, calibration_dict(calibration))
@@ -336,6 +332,7 @@ def _trained(
             result = method.fit(replace(data, validate=trained.watching(data.validate)), loop)
         result = checked_fit(method, result, train.epochs)
         trained.check()
+        loop.keep(method, result)
 
     # A method that reads the feature file itself is found by the count of accesses.
     opened = test_accesses(folder) - before
@@ -397,7 +394,7 @@ def test(experiment: Experiment, method: Method, calibration: Calibration, epoch
     # Embed and rank all test samples once; ``check`` finds methods that mix the samples of a batch.
     section = open_test(experiment)
     data = evaluation_set(section, TEST_SEEN, TEST_UNSEEN, experiment.seed)
-    summary = None if "test_samples" in experiment.uses else calibration.summary
+    summary = None if "test_samples" in experiment.settings.uses else calibration.summary
     nearest = embed_and_rank(experiment.settings, experiment.rules, data, method, check=True, summary=summary)
 
     # Every result follows from the nearest classes, without another forward pass.

@@ -281,6 +281,12 @@ class Loop:
                     self.best, {"key": self.key, "epoch": record.epoch, "model": method.state_dict()}
                 )
 
+    def keep(self, method: Method, result: FitResult) -> None:
+        """Keep the weights of a method with its own ``fit`` if its last epoch is the best one."""
+        if self.keep_best and not self.best.exists() and result.best_epoch == len(result.history) - 1:
+            content = {"key": self.key, "epoch": result.best_epoch, "model": method.state_dict()}
+            save_atomically(self.best, content)
+
     def _save(self, parts: Mapping[str, Any], state: LoopState) -> None:
         """Write the checkpoint, and keep the one before it."""
         content = {

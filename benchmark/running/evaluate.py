@@ -14,7 +14,7 @@ from benchmark.method import Method
 from benchmark.protocol.stages import Experiment, StageTwo, evaluate_weights
 from benchmark.running.provenance import data_caption, environment, words_of_uses
 from benchmark.running.records import log_data, log_map, log_stage_two, prefixed
-from benchmark.settings.resolve import Settings, protocol_for
+from benchmark.settings.resolve import Settings, own_switches, protocol_for
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig
 from benchmark.settings.search_space import SearchSpace
 from benchmark.system.beside import Beside
@@ -39,6 +39,8 @@ class Evaluation:
     explained: Inspection
     notes: Sequence[str]
     """What a reader must know: other data than trained on, other arguments per stage."""
+    adapted: str
+    """What is ours in the settings for these features."""
     published_settings: bool
     """Whether the weights have the published settings for these data."""
     run_id: str = ""
@@ -110,15 +112,17 @@ def evaluate(
         validation=validation.metrics,
         result=result,
         explained=inspect(result, with_map=True),
-        notes=list(_notes(pair, store)),
+        notes=[*_notes(pair, store), *_protocol_notes(final.method, settings[1])],
+        adapted=published.note if (published := space.settings_for(card.name, features)) else "",
         published_settings=all(_has_published_settings(w, card, features, space) for w in pair),
     )
 
 
 def _has_published_settings(weights: Weights, card: Card, features: str, space: SearchSpace) -> bool:
-    """Whether the weights have the published settings of the method, its training and its lengths."""
+    """Whether the weights have the published settings of the method, its training and its lengths. Weights
+    that are distributed without arguments have unknown ones."""
     published = space.settings_for(card.name, features)
-    if published is None or published.note:
+    if published is None or published.note or not weights.training:
         return False
     same_config = weights.config == weights.method.Config.model_validate(published.config)
     same_training = all(weights.training.get(name, value) == value for name, value in published.train.items())
@@ -169,6 +173,16 @@ def _settings(
     return Settings.validated(weights.method, layers, str(weights.record), published=recorded is None)
 
 
+def _protocol_notes(method: type[Method], settings: Settings) -> Iterator[str]:
+    """What of the protocol belongs to the weights, and what the evaluation uses."""
+    mode, switches = settings.protocol.mode, settings.as_dict()["protocol"]
+    for name in own_switches(method):
+        if switches[name] != mode:
+            yield f"mode {mode}, but {name} = {switches[name]}, with which the weights were trained"
+    if settings.uses:
+        yield f"transductive: {method.title} uses {words_of_uses(settings.uses)}"
+
+
 def _notes(pair: tuple[Weights, Weights], store: FeatureStore) -> Iterator[str]:
     a, b = ({**w.config.model_dump(), **w.lengths.model_dump(), "seed": w.seed} for w in pair)
     differing = [name for name in a if a[name] != b.get(name)]
@@ -195,9 +209,9 @@ def log_evaluation(
         Tag.KIND: Kind.EVALUATION,
         Tag.METHOD: method.name,
         Tag.METHOD_TITLE: method.title,
-        Tag.METHOD_NOTE: method.note,
+        Tag.METHOD_NOTE: "; ".join(filter(None, [method.note, evaluation.adapted])),
         Tag.METHOD_INPUTS: str(method.inputs),
-        Tag.METHOD_USES: words_of_uses(method.uses_with(settings.config)),
+        Tag.METHOD_USES: words_of_uses(settings.uses),
         Tag.DATASET: card.name,
         Tag.DATASET_TITLE: card.title,
         Tag.DATASET_KIND: "generated" if store.generated else card.kind,

@@ -24,6 +24,7 @@ def asked_in_python(
     features: object,
     settings: object,
     ablate_protocol: object,
+    ablate_parts: object,
     plugins: object,
     dataset_configs: object,
     **others: object,
@@ -37,16 +38,18 @@ def asked_in_python(
     Raises:
         UsageError: an argument has another kind, is empty, or is out of its bounds.
     """
-    if ablate_protocol is not None:
-        wanted = "a flag, a list of flags, or 'all'"
-        ablate_protocol = arguments.several("run: ablate_protocol", ablate_protocol, str, wanted)
+    ablated = {}
+    for name, given, noun in (("protocol", ablate_protocol, "flag"), ("parts", ablate_parts, "part")):
+        wanted = f"a {noun}, a list of {noun}s, or 'all'"
+        option = f"ablate_{name}"
+        ablated[option] = None if given is None else arguments.several(f"run: {option}", given, str, wanted)
     options = {
         **others,
         "methods": _names(methods, known),
         "dataset": ",".join(arguments.several("run: dataset", dataset, str, "a name or a list of names")),
         "features": None if features is None else arguments.text("run: features", features),
         "set": _settings(settings),
-        "ablate_protocol": ablate_protocol,
+        **ablated,
         "plugin": arguments.paths("run: plugins", plugins),
         "dataset_config": arguments.paths("run: dataset_configs", dataset_configs),
     }

@@ -53,7 +53,7 @@ class Unit:
     mode: Mode
     settings: Settings
     user_set: bool
-    """Whether ``--set`` changed settings of the method or its sequence lengths."""
+    """Whether ``--set`` changed settings of the method, its sequence lengths or its calibration grid."""
     tuning: TuningConfig
     plugins: Sequence[Path]
     repetitions: Sequence[int]
@@ -102,13 +102,15 @@ class Unit:
 
     @property
     def variant(self) -> str:
-        """Kind of the untuned settings: of a paper, defaults for these data, or changed with ``--set``.
+        """Kind of the untuned settings: of a paper, adapted by us to these features, defaults for these data,
+        or changed with ``--set``.
 
         Epochs, batches and protocol flags are listed in captions and do not count as changed settings.
         """
         if self.user_set:
             return "user-set"
-        return "published" if self.settings.published else "default"
+        own = "adapted" if self.settings_note else "default"
+        return "published" if self.settings.published else own
 
     @property
     def confirming(self) -> list[int]:

@@ -43,12 +43,13 @@ def make_plan(run: BenchmarkRun, registry: Registry, data_root: Path, *, tune_on
     # An ablation compares protocols under one setting, so it never tunes.
     asked = run
     if run.ablates:
-        _check_ablation(run, methods)
+        _check_ablation(run, methods, overrides)
         asked = run.model_copy(update={"trials": 0, "mode": "paper", "studies": 1})
 
     units: list[Unit] = []
     left_out: list[str] = []
-    for opened in _open_stores(asked, data_root, overrides.get("data", {})):
+    named = methods if run.methods != ALL else ()
+    for opened in _open_stores(asked, data_root, overrides.get("data", {}), named):
         suited = methods
         if run.methods == ALL:
             suited, reasons = _suited(methods, opened)
@@ -84,12 +85,19 @@ def _suited(methods: Sequence[type[Method]], opened: Opened) -> tuple[list[type[
     return suited, listed
 
 
+def without_text_parts(method: type[Method], card: Card, features: str) -> str:
+    """Why the class embeddings of a feature set do not suit a method; empty if they do."""
+    if not method.needs_text_parts or card.features[features].text_parts:
+        return ""
+    known = [name for name, config in card.features.items() if config.text_parts]
+    fix = f"use --features {known[0]}" if known else "the dataset has no such features"
+    return f"needs class embeddings that are in the spaces of the features, as of CLIP and CLAP; {fix}"
+
+
 def unsuited(method: type[Method], card: Card, features: str, store: FeatureStore) -> str:
     """Why the features of a dataset do not suit a method; empty if they do."""
-    if method.needs_text_parts and not card.features[features].text_parts:
-        known = [name for name, config in card.features.items() if config.text_parts]
-        fix = f"use --features {known[0]}" if known else "the dataset has no such features"
-        return f"needs class embeddings that are in the spaces of the features, as of CLIP and CLAP; {fix}"
+    if reason := without_text_parts(method, card, features):
+        return reason
     return store.without_sequences() if method.inputs == "sequence" else ""
 
 
@@ -144,9 +152,11 @@ def _short_sequences(units: Sequence[Unit]) -> list[str]:
     for unit in units:
         if unit.method.inputs == "sequence" and unit.store.one_time_step:
             titles.setdefault(f"{unit.card.name}/{unit.features}", []).append(unit.method.title)
+    signs = any(unit.settings.protocol.video_norm == "paper" for unit in units)
+    effect = "; mode paper normalises it over time, which leaves the signs of video" if signs else ""
     return [
-        f"{data} has one time step per clip: sequence methods see one vector of each modality "
-        f"({', '.join(dict.fromkeys(names))})"
+        f"{data} has one time step per clip: {', '.join(dict.fromkeys(names))} see one vector of each "
+        f"modality{effect}"
         for data, names in titles.items()
     ]
 
@@ -174,7 +184,9 @@ def _unused_settings(method: str, space: SearchSpace, cards: Cards) -> Iterator[
                 yield f"{place}: no such feature set: {unknown}"
 
 
-def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
+def _check_ablation(
+    run: BenchmarkRun, methods: Sequence[type[Method]], overrides: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Refuse an ablation whose rows would differ in more than a flag or a part."""
     option = "--ablate-protocol" if run.ablate is not None else "--ablate-parts"
     if run.mode not in (None, "paper"):
@@ -187,6 +199,14 @@ def _check_ablation(run: BenchmarkRun, methods: Sequence[type[Method]]) -> None:
     if run.controls:
         raise UsageError(f"{option} compares protocols or parts, which controls do not: omit --controls")
     problems = []
+    if run.ablate_parts is not None and not any(method.parts for method in methods):
+        problems.append("--ablate-parts: none of the methods has parts to leave out; list --settings METHOD")
+    for method in methods if run.ablate_parts is not None else ():
+        changed = {name for fields in method.parts.values() for name in fields}
+        problems += [
+            f"--ablate-parts changes {name}: omit --set {method.name}.{name}"
+            for name in sorted(changed & overrides.get(method.name, {}).keys())
+        ]
     for option, asked, of, noun in (
         ("--ablate-protocol", run.ablate, switches, "flag"),
         ("--ablate-parts", run.ablate_parts, lambda method: method.parts, "part"),
@@ -228,11 +248,17 @@ def _ablations(
     return units
 
 
-def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any]) -> list[Opened]:
+def _open_stores(
+    run: BenchmarkRun, data_root: Path, data_settings: Mapping[str, Any], named: Sequence[type[Method]]
+) -> list[Opened]:
     """The datasets of a benchmark run with their feature files.
 
+    Args:
+        named: methods that must suit the features.
+
     Raises:
-        UsageError: a dataset is unknown or named twice, or features are missing; all missing ones are listed.
+        UsageError: a dataset is unknown or named twice, a named method needs other features, or features are
+            missing; all missing ones are listed.
     """
     cards = load_cards(files=run.dataset_configs)
     problems, opened = list[str](), list[Opened]()
@@ -241,6 +267,9 @@ def _open_stores(run: BenchmarkRun, data_root: Path, data_settings: Mapping[str,
         features, _ = card.feature_set(run.features)
         if twin := next((other for other, its_card, _, _, _ in opened if its_card.name == card.name), None):
             raise UsageError(f"--datasets: {twin!r} and {name!r} are one dataset; list only one of them")
+        for method in named:  # before missing features, which the method may not need
+            if reason := without_text_parts(method, card, features):
+                raise UsageError(f"{method.title} {reason}")
         try:
             store = open_or_build(card, features, data_root, in_memory=run.in_memory, overrides=data_settings)
         except UsageError as error:
@@ -313,7 +342,8 @@ def _unit(
         store=store,
         mode=mode,
         settings=settings,
-        user_set=bool(overrides.get(method.name) or overrides.get("lengths")),
+        user_set=bool(overrides.get(method.name) or overrides.get("lengths"))
+        or tuple(settings.protocol.grid) != method.published_grid,
         tuning=tuning,
         plugins=[path.resolve() for path in run.plugins],
         repetitions=run.repetitions if run.repetitions is not None else list(range(seeds)),

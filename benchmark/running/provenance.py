@@ -37,7 +37,7 @@ def unit_tags(unit: Unit) -> dict[str, str]:
         Tag.METHOD_NOTE: unit.note,
         Tag.METHOD_INPUTS: unit.method.inputs,
         Tag.CONTROL: unit.method.control,
-        Tag.METHOD_USES: words_of_uses(unit.method.uses_with(unit.settings.config)),
+        Tag.METHOD_USES: words_of_uses(unit.settings.uses),
         Tag.DATASET_TITLE: unit.card.title,
         Tag.DATASET_KIND: "generated" if unit.store.generated else unit.card.kind,
         Tag.DATASET_CAPTION: ", ".join(
@@ -168,11 +168,13 @@ def _git(*words: str) -> _Answer:
 
 
 def data_caption(store: FeatureStore, card: Card) -> str:
-    """The caption of the dataset config, and how many published samples the feature file lacks."""
+    """The caption of the dataset config, what its pre-training may have seen, and how many published samples
+    the feature file lacks."""
     wanted = card.features[store.features].samples
     missing = [max(0, wanted[split] - store.counts[split]) for split in SPLITS if split in wanted]
     listed = sum(wanted[split] for split in SPLITS if split in wanted)
-    parts = [card.caption] if card.caption else []
+    texts = (card.caption, card.features[store.features].contamination)
+    parts = [text.rstrip(". ") for text in texts if text]
     if any(missing) and not store.generated:
         parts.append(f"{sum(missing):,} of {listed:,} listed samples missing")
     return ", ".join(parts)

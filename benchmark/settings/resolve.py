@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from benchmark.data.built.synthetic import SyntheticConfig
 from benchmark.data.cards import Card, Preset
 from benchmark.errors import UsageError, near, validation_message
-from benchmark.method import Method, MethodConfig
+from benchmark.method import Method, MethodConfig, Use
 from benchmark.settings.schema import LengthConfig, Mode, ProtocolConfig, TrainConfig, TuningConfig
 from benchmark.settings.search_space import PublishedSettings, SearchSpace
 from benchmark.system.reading import parse_yaml
@@ -57,6 +57,8 @@ class Settings:
     """Whether published settings exist for the dataset and feature set."""
     corrections: Mapping[str, Any] = field(default_factory=dict)
     """``Method.corrected_settings``: fields of the Config that are switches, and their corrected values."""
+    uses: tuple[Use, ...] = ()
+    """What the method uses as a transductive one with these hyperparameters, out of what it declares."""
 
     @classmethod
     def validated(
@@ -73,9 +75,11 @@ class Settings:
         """
         own = own_switches(method)
         try:
+            config = method.Config.model_validate(layers.get(method.name, {}))
             return cls(
                 method=method.name,
-                config=method.Config.model_validate(layers.get(method.name, {})),
+                config=config,
+                uses=declared_uses(method, config),
                 train=TrainConfig.model_validate(layers.get("train", {})),
                 lengths=LengthConfig.model_validate(layers.get("lengths", {})),
                 protocol=ProtocolConfig.model_validate(
@@ -124,6 +128,21 @@ class Settings:
         )
 
 
+def declared_uses(method: type[Method], config: MethodConfig) -> tuple[Use, ...]:
+    """What a method uses with these hyperparameters.
+
+    Raises:
+        UsageError: it is not part of what the method declares.
+    """
+    uses = method.uses_with(config)
+    if not isinstance(uses, (tuple, list)) or not set(uses) <= set(method.uses):
+        raise UsageError(
+            f"{method.title} ({method.__module__}): uses_with must return some of the declared uses "
+            f"{method.uses!r}, got {uses!r}"
+        )
+    return tuple(uses)
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": SyntheticConfig,
     "train": TrainConfig,
@@ -164,7 +183,9 @@ def parse_overrides(texts: Sequence[str], methods: Mapping[str, type[Method]]) -
             elif value not in ("paper", "corrected"):
                 raise UsageError(f"--set {text}: {name} is paper or corrected")
         except ValidationError as error:
-            raise UsageError(validation_message(error, f"--set {text}")) from None
+            # Fields that do not fit together may fit with another --set: ``Settings.validated`` checks them.
+            if any(wrong["loc"] for wrong in error.errors()):
+                raise UsageError(validation_message(error, f"--set {text}")) from None
         parsed.setdefault(section, {})[name] = value
     return parsed
 

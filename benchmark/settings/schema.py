@@ -25,6 +25,12 @@ def _switch(description: str) -> Any:
     return Field("paper", description=description)
 
 
+def _two_values(grid: Any) -> Any:
+    if not isinstance(grid, (list, tuple)) or len(grid) != 2:
+        raise ValueError("must be the largest beta and the number of betas, such as [5, 76]")
+    return grid
+
+
 class TrainConfig(Fields):
     """How long and on which device a method trains."""
 
@@ -115,7 +121,10 @@ class ProtocolConfig(Fields):
         description="paper: mean of the outputs' betas; corrected: beta of the reported output",
     )
     calibration: Switch = _switch("paper: beta from a grid of values; corrected: exact optimum")
-    grid: tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[int, Field(ge=2, le=10_000)]] = Field(
+    grid: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[int, Field(ge=2, le=10_000)]],
+        BeforeValidator(_two_values),
+    ] = Field(
         (3.0, 16),
         description="grid of calibration=paper: the largest beta, and how many betas from 0 on; each method "
         "has that of its published code",

@@ -227,7 +227,7 @@ def _scored(
 ) -> tuple[type[Method], Path]:
     """The method and the selected weights of a published stage A.
 
-    Some methods share a published class. Then the first one is taken that accepts the stored arguments.
+    Some methods share a published class. Then the stored arguments decide.
     """
     known: dict[str, list[type[Method]]] = {}
     for method in methods.values():
@@ -243,15 +243,7 @@ def _scored(
     name = files[0].name.removesuffix(f"{SCORE}.pt")
     if name not in known:
         raise UsageError(f"{files[0]}: no method has published class {name!r}: {near(name, known)}")
-    return next((m for m in known[name] if _accepts(m, args)), known[name][0]), files[0]
-
-
-def _accepts(method: type[Method], args: Mapping[str, Any]) -> bool:
-    try:
-        method.published_config(args)
-    except (ValueError, TypeError, OverflowError):
-        return False
-    return True
+    return next((m for m in known[name] if m.is_published_as(args)), known[name][0]), files[0]
 
 
 def _published_weights(

@@ -21,6 +21,7 @@ from benchmark.tracking.tracker import Tracker
 SETS = [f"--set={s}" for s in TINY]
 
 
+@pytest.mark.slow
 def test_a_command_in_a_process_of_its_own_prints_and_exits_alike(shell: Shell) -> None:
     """The only one here: what ``main`` raises in this process is what the process of a command exits with."""
     command = [sys.executable, str(PROJECT / "run_benchmark.py"), "list", "--json"]

@@ -196,7 +196,7 @@ def test_an_ended_program_is_reported_with_its_last_lines() -> None:
         running.wait(lambda: False, until_ready=True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_mlflows_comparison_of_the_methods_of_a_call_shows_the_metrics_that_matter_first(
     bench: Bench,
 ) -> None:

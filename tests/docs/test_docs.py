@@ -111,16 +111,14 @@ def test_the_loop_of_the_example_trains_too(bench: Bench, example: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fixture", ["example", "first_method"])
-def test_the_methods_of_the_guides_pass_the_contract_tests(
-    fixture: str, request: pytest.FixtureRequest
-) -> None:
-    plugin = request.getfixturevalue(fixture)
-    env = {**os.environ, "GZSL_CONTRACT_PLUGINS": str(plugin), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "tests/contract", "-k", plugin.stem, "-p", "no:cacheprovider"]
+def test_the_methods_of_the_guides_pass_the_contract_tests(example: Path, first_method: Path) -> None:
+    plugins = os.pathsep.join(map(str, (example, first_method)))
+    env = {**os.environ, "GZSL_CONTRACT_PLUGINS": plugins, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "tests/contract", "-k", "pooled or mine", "-rp"]
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    assert "[pooled]" in done.stdout
+    assert "[mine]" in done.stdout
 
 
 @pytest.fixture
@@ -154,6 +152,18 @@ def test_the_example_card_describes_an_import(own_data: dict[str, Card]) -> None
     card = own_data["birds"]
     assert card.official is not None
     assert card.feature_set(None)[0] == "native"
+
+
+@pytest.mark.parametrize("of", ["def summarise(", "parts = {"])
+def test_other_snippets_of_the_example_run_too(bench: Bench, example: Path, of: str) -> None:
+    snippet = next(text for _, text in blocks(PROJECT / "docs" / PORT) if of in text and "# file" not in text)
+    head, tail = example.read_text().split("\n\ndef masked_mean", 1)
+    example.write_text(f"{head}\n{snippet}\n\ndef masked_mean{tail}")
+    parts = ["all"] if "parts" in of else None
+    call = bench.call("train.epochs=1", methods="pooled", plugins=[example], ablate_parts=parts)
+    result = bench.run(call)
+    assert not result.failed
+    assert len(result.entries) == (4 if parts else 2)
 
 
 def commands() -> list[str]:
@@ -196,7 +206,7 @@ NOT_RUN = {
 QUICK = ["--set", "train.epochs=1", "--set", "train.batches_per_epoch=2", "--set", "tuning.confirm=0"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_commands_of_the_guides_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as it is written, with less training, one after the other in one folder as a reader would."""
     todo = [line for line in commands() if not any(part in line for part in NOT_RUN)]
@@ -255,6 +265,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("site")
 def test_the_site_builds_and_fetches_nothing(site: Path) -> None:
     pages = {page.relative_to(site).as_posix(): page.read_text("utf-8") for page in site.rglob("*.html")}
     assert {"index.html", "faq.html", "development/contributing.html"} <= pages.keys()
@@ -266,6 +277,7 @@ def test_the_site_builds_and_fetches_nothing(site: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("site")
 def test_the_reference_has_every_command_setting_and_method(site: Path) -> None:
     reference = {page.stem: page.read_text("utf-8") for page in (site / "reference").glob("*.html")}
     group: Any = typer.main.get_command(app.app)

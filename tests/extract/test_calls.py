@@ -179,7 +179,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
+@pytest.mark.xdist_group("networks")
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_the_place_in_a_call_and_the_other_rows_change_no_bit(
     built: Extractor, modality: str, threads: int

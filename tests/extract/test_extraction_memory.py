@@ -63,7 +63,7 @@ def steps_and_peak(extractor: str, clip: Clip, folder: Path) -> tuple[int, int, 
     return audio, video, peak / 1024
 
 
-@pytest.mark.slow
+@pytest.mark.slow(70)
 def test_a_video_of_ten_minutes_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     peaks = []
     for seconds in (20, 600):
@@ -76,7 +76,7 @@ def test_a_video_of_ten_minutes_takes_no_more_memory_than_a_short_one(tmp_path: 
     assert peaks[1] < peaks[0] + 25  # its audio is 38 MB as floats, its frames at 25 a second 3,456 MB
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_nor_does_it_with_real_networks(tmp_path: Path) -> None:
     encoders()
     peaks = []

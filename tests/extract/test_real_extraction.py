@@ -26,7 +26,7 @@ def give(words: list[object]) -> int:
     return int(ended.value.code or 0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 @pytest.mark.parametrize("features", ["cls", "main"])
 def test_videos_are_extracted_trained_on_and_reported(
     features: str,

@@ -12,6 +12,7 @@ from benchmark.method import Batch, Classes, Method, Spec
 from methods.avca import Avca
 from methods.avgzslnet import AvgzslNet
 from methods.cjme import Cjme
+from methods.clipclap import ClipClap
 from methods.frozen import Frozen
 from methods.hspmoe import HspMoe, relation, uniformity
 from methods.hyper import HyperSingle
@@ -72,6 +73,32 @@ def test_a_text_layer_stands_in_place_of_the_word_vector(cls: Any) -> None:
     assert not [name for name in plain.state_dict() if name.startswith("text_layer")]
 
 
+def test_hyper_trains_in_half_precision() -> None:
+    batch, text = tensors()
+    method = HyperSingle(HyperSingle.Config(similarity="norm", curvature=0.19), SPEC).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = method.loss(batch, Classes(text))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["hyperbolic"].dtype == torch.float32
+
+
+def test_weights_of_hspmoe_that_was_trained_without_experts_are_read() -> None:
+    args = {"semantic_hyperspherical": True, "semantic_consensus_routing": False}
+    assert HspMoe.is_published_as(args)
+    assert not ClipClap.is_published_as(args)
+    config: Any = HspMoe.published_config(args)
+    method = HspMoe(config, SPEC)
+    published = {ours: name for name, ours in HspMoe.published_blocks({}).items()}
+    state = {published[name]: x for name, x in method.state_dict().items()}
+    assert HspMoe.published_state(state).keys() == method.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["semantic_radial_mode", "semantic_distill_weight"])
+def test_published_variants_of_hspmoe_that_we_do_not_have_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        HspMoe.published_config({"semantic_hyperspherical": True, name: "ce"})
+
+
 @pytest.mark.parametrize("part", ["dp", "rp", "hup"])
 def test_each_term_of_hspmoe_can_be_left_out(part: str) -> None:
     batch, text = tensors()
@@ -110,11 +137,15 @@ def test_only_the_published_scale_of_far_is_transductive() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"modality": "audio"}, "moe needs modality=both"), ({"sphere": False}, "needs sphere=true")],
+    [
+        ({"modality": "audio"}, "moe needs modality=both"),
+        ({"sphere": False}, "needs sphere=true"),
+        ({"word_embeddings": "clip"}, "need word_embeddings=both"),
+    ],
 )
 def test_parts_that_do_not_fit_together_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        HspMoe(HspMoe.Config(**changes), SPEC)
+        HspMoe.Config(**changes)
 
 
 def test_terms_of_degenerate_batches_are_finite() -> None:

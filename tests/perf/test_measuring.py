@@ -171,7 +171,7 @@ def test_the_bound_of_memory_is_3_gb_for_a_store_of_30() -> None:
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_training_on_a_store_of_1_gb_stays_within_the_bound(tmp_path: Path) -> None:
     path = tmp_path / "store.h5"
     resident.watched(memory.make, path, 1.0, "cls")

@@ -147,12 +147,31 @@ def test_parts_of_methods_are_left_out_and_frozen_features_stand_first(bench: Be
 
     assert list(table.cells["Changed"]) == [
         "frozen features, no training: mode paper",
-        "nothing: mode paper",
+        "nothing: mode paperᵗ",
         "hspmoe_far_scale corrected",
         "without far",
-        "without dp",
+        "without dpᵗ",
     ]
+    assert any(note.startswith("ᵗ Transductive") for note in table.notes)
     assert list(table.cells["Effect on HM"])[:2] == [NOTHING, NOTHING]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({"methods": "cjme"}, (), "none of the methods has parts"),
+        (
+            {"methods": "hyper_single"},
+            ("hyper_single.align_weight=0",),
+            "omit --set hyper_single.align_weight",
+        ),
+    ],
+)
+def test_an_ablation_of_parts_that_are_not_there_is_refused(
+    bench: Bench, options: dict[str, str], settings: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        bench.units(bench.call(*settings, ablate_parts=["all"], **options))
 
 
 @pytest.mark.parametrize(

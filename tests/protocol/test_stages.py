@@ -68,7 +68,7 @@ def noisy_copy(data: Path, seed: int) -> None:
 
 def decisions(bench: Bench, tracker: Tracker) -> dict[str, object]:
     """Everything that is decided before a test-set access: trials, epochs, betas, losses of all epochs."""
-    call = bench.call(methods="cjme,tcaf", trials=3, seeds=1)
+    call = bench.call(methods="cjme,tcaf", trials=2, seeds=1)
     result = bench.run(call)
     assert not result.failed
     found: dict[str, object] = {f"study {i}": vars(s) | {"study": ""} for i, s in enumerate(result.studies)}

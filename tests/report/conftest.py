@@ -51,6 +51,8 @@ class FakeUnit:
     """``samples``, ``classes``, ``seen`` and ``hm`` of the group-disjoint test."""
     processor: tuple[str, str] | None = None
     """``cpu_capability`` and ``blas`` of its jobs, if they recorded them."""
+    uses: str = ""
+    """What the method uses as a transductive one."""
     digest: str = ""
     """Of the data; ``digest-of-<dataset>`` where empty."""
 
@@ -64,6 +66,7 @@ class FakeUnit:
             "method_title": TITLES.get(self.method, self.method),
             "method_note": ADAPTED if self.method in ("perceiver", "attention_fusion") else "",
             "method_inputs": "sequence",
+            "method_uses": self.uses,
             "dataset_title": {"ucf": "UCF"}.get(self.dataset, self.dataset.title()),
             "dataset_kind": self.kind,
             "dataset_caption": self.caption,

@@ -114,8 +114,8 @@ def test_transductive_results_have_no_rank_on_the_leaderboard(store: Any, unit: 
     high = [(0.8, 0.6)] * 5
     store.call(
         [
-            unit(features="clip_clap", method=m, scores=s, **UCF)
-            for m, s in (("hspmoe", high), ("clipclap", SCORES))
+            unit(features="clip_clap", method=m, scores=s, uses=uses, **UCF)
+            for m, s, uses in (("hspmoe", high, "all test samples"), ("clipclap", SCORES, ""))
         ]
     )
     write_report(store.tracker, tmp_path / "report")

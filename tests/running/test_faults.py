@@ -450,7 +450,7 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         log.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(190)
 def test_a_tracking_server_that_goes_away_loses_nothing(
     bench: Bench, other: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

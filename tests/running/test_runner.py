@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from urllib.parse import urlparse
 import pytest
 import yaml
 from done_once import times_done
-from support.checkout import PROJECT
+from support.copies import Copies
 from support.tiny import TINY, Bench, results
 
 from benchmark.errors import UsageError
@@ -76,7 +74,7 @@ def test_a_call_leaves_nested_runs_with_everything_that_a_reader_wants(bench: Be
 
 
 def test_a_second_call_repeats_nothing(bench: Bench) -> None:
-    call = bench.call(methods="cjme,tcaf", seeds=2, trials=2)
+    call = bench.call(methods="cjme,linear", seeds=2, trials=2)
     first = bench.run(call)
     runs = len(bench.tracker.find(kind="job"))
     bench.display.outcomes.clear()
@@ -320,53 +318,37 @@ PRUNING = ["train.epochs=6", "train.batches_per_epoch=8", "tuning.startup_trials
 CONFIRMED = [*PRUNING, "tuning.confirm=3"]
 """Settings with which some trials are pruned."""
 
-CHILD = """
-import os, sys
-sys.path[:0] = [{project!r}, {tests!r}]
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from support.tiny import Bench
-from benchmark.system.databases import sqlite_uri
-from benchmark.tracking.tracker import Tracker
-runs = Path({runs!r})
-bench = Bench(Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts"), runs, Path({data!r}))
-call = bench.call(*{sets!r}, methods="cjme,tcaf", seeds=2, trials=4)
-print("ready", flush=True)
-bench.run(call)
-"""
+CALL = {"methods": "cjme,tcaf", "seeds": 2, "trials": 4}
 
 
-def start(runs: Path, data: Path) -> subprocess.Popen[str]:
+def start(copies: Copies, runs: Path, data: Path) -> int:
     """The run in its own process."""
-    places = {"project": str(PROJECT), "tests": str(PROJECT / "tests"), "runs": str(runs), "data": str(data)}
-    code = CHILD.format(**places, sets=CONFIRMED)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return copies.start("run_tiny", str(runs), str(data), CONFIRMED, CALL)
 
 
-def kill_at_checkpoint(runs: Path, data: Path, nth: int) -> None:
+def kill_at_checkpoint(copies: Copies, bench: Bench, nth: int) -> None:
     """Start the call and kill it when its nth job has written a checkpoint."""
     seen: set[Path] = set()
-    with start(runs, data) as process:
-        while len(seen) < nth:
-            assert process.poll() is None, "the call ended before it could be killed"
-            seen |= set(runs.glob("jobs/*/checkpoint.pt"))
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+    copy = start(copies, bench.runs, bench.data)
+    while len(seen) < nth:
+        assert copies.running(copy), "the call ended before it could be killed"
+        seen |= set(bench.runs.glob("jobs/*/checkpoint.pt"))
+        time.sleep(0.005)
+    os.kill(copy, signal.SIGKILL)
+    assert copies.wait(copy) == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@pytest.mark.slow(75)
 def test_kill_9_and_the_same_command_give_the_numbers_of_an_undisturbed_run(
-    bench: Bench, runs: Path, tmp_path: Path, mlflow_template: Path
+    bench: Bench, other: Bench
 ) -> None:
-    call = bench.call(*CONFIRMED, methods="cjme,tcaf", seeds=2, trials=4)
+    call = bench.call(*CONFIRMED, **CALL)
     bench.run(call)
-    killed = tmp_path / "killed"
-    other = Bench(Tracker(sqlite_uri(killed / "mlflow.db"), killed / "artifacts"), killed, bench.data)
-    kill_at_checkpoint(killed, bench.data, 2)
-    done = {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
-    for nth in (3, 6, 6, 6):  # in the searches, in the trainings that confirm them, in the tuned repetitions
-        kill_at_checkpoint(killed, bench.data, nth)
+    with Copies() as copies:
+        kill_at_checkpoint(copies, other, 2)
+        done = {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
+        for nth in (3, 6, 6, 6):  # in the searches, in their confirmations, in the tuned repetitions
+            kill_at_checkpoint(copies, other, nth)
     other.run(call)
     assert done
     assert done <= {r.run_id for r in other.tracker.find(kind="job", status="FINISHED")}
@@ -388,17 +370,13 @@ def searched(bench: Bench) -> list[dict[str, Any]]:
     return [bench.tracker.read_json(run.run_id, Artifact.TUNING) for run in methods]
 
 
-@pytest.mark.slow
-def test_two_calls_at_once_share_the_work(bench: Bench, runs: Path, tmp_path: Path) -> None:
-    bench.units(bench.call(methods="cjme"))  # the data are there
-    both = tmp_path / "both"
-    processes = [start(both, bench.data) for _ in range(2)]
-    assert [p.wait() for p in processes] == [0, 0]
-    for p in processes:
-        assert p.stdout is not None
-        p.stdout.close()
-    tracker = Tracker(sqlite_uri(both / "mlflow.db"), both / "artifacts")
-    jobs = tracker.find(kind="job")
+@pytest.mark.slow(75)
+def test_two_calls_at_once_share_the_work(bench: Bench, tmp_path: Path) -> None:
+    runs = tmp_path / "both"  # both make the stores, too
+    with Copies() as copies:
+        both = [start(copies, runs, bench.data) for _ in range(2)]
+        assert [copies.wait(copy) for copy in both] == [0, 0]
+    jobs = Tracker(sqlite_uri(runs / "mlflow.db"), runs / "artifacts").find(kind="job")
     assert set(times_done(jobs).values()) == {1}
     assert any(r.tags.get("outcome") == "pruned" for r in jobs), "no trial was pruned: choose another seed"
     assert {r.status for r in jobs if r.tags.get("outcome") != "pruned"} == {"FINISHED"}

@@ -22,6 +22,7 @@ def states(bench: Bench, plan: Plan) -> tuple[list[JobStatus], list[StudyState]]
     return [s for s in found if isinstance(s, JobStatus)], [s for s in found if isinstance(s, StudyState)]
 
 
+@pytest.mark.slow
 def test_all_that_a_call_does_is_told_before_and_after_it(bench: Bench) -> None:
     call = bench.call("tuning.seed=1", "tuning.confirm=3", methods="avca", seeds=2, trials=4)
     (bench.runs / "optuna.db").unlink()

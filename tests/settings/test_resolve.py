@@ -94,6 +94,9 @@ def test_the_calibration_grid_is_that_of_the_published_code() -> None:
     grids = {name: settings(name).protocol.grid for name in ("avca", "clipclap", "hspmoe", "hyper_single")}
     assert grids == {"avca": (3, 16), "clipclap": (5, 76), "hspmoe": (5, 76), "hyper_single": (3, 16)}
     assert settings("avca", "protocol.grid=[5, 76]").protocol.grid == (5, 76)
+    for wrong in ("3", "[5]"):
+        with pytest.raises(UsageError, match=r"grid: must be the largest beta and the number of betas"):
+            settings("avca", f"protocol.grid={wrong}")
 
 
 def test_settings_are_read_again_from_what_they_recorded() -> None:

@@ -39,6 +39,8 @@ TINY = [
 ]
 """Settings with which a job on the synthetic data takes well under a second. Tests of confirmed searches turn
 confirmation on."""
+LONGER = ("train.epochs=12", "train.batches_per_epoch=12")
+"""Lengths with which a job takes a second, so that something can happen meanwhile."""
 
 
 def need(missing: str) -> NoReturn:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.db import utils as mlflow_tables
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from support.commands import PROJECT
+from support.copies import Copies
 from support.tiny import Bench, need
 
 from benchmark.cli.app import main
@@ -240,30 +239,17 @@ def test_real_signals_in_the_first_second_leave_a_folder_in_which_the_next_comma
     tmp_path: Path, stop: int
 ) -> None:
     """With processes that end at any moment, since only these show that no moment was forgotten."""
-    program = (
-        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, "
-        "signal.default_int_handler)\n"
-        "from benchmark.system.databases import sqlite_uri; runs = Path(sys.argv[1])\n"
-        "from benchmark.tracking.tracker import Tracker; from benchmark.tuning.study import open_storage\n"
-        "import mlflow.store.tracking.sqlalchemy_store\n"
-        "print('ready', flush=True); Tracker(sqlite_uri(runs / 'mlflow.db'), runs / 'artifacts')\n"
-        "open_storage(sqlite_uri(runs / 'optuna.db')); print('made', flush=True)"
-    )
-    for i in range(3):
-        runs = tmp_path / str(i)
-        words = [sys.executable, "-c", program, str(runs)]
-        with subprocess.Popen(
-            words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            while child.poll() is None and not list(runs.glob("*.new")):
+    with Copies() as copies:
+        for i in range(3):
+            runs = tmp_path / str(i)
+            copy = copies.start("open_stores", str(runs))
+            while copies.running(copy) and not list(runs.glob("*.new")):
                 time.sleep(0.005)
             time.sleep(0.4 * i)
-            child.send_signal(stop)
-        again = subprocess.run(words, cwd=PROJECT, check=False, capture_output=True, text=True, timeout=200)
-        assert again.stdout.endswith("made\n"), again.stderr
-        assert not list(runs.glob("*.new*"))
+            os.kill(copy, stop)
+            copies.wait(copy)
+            assert copies.wait(copies.start("open_stores", str(runs))) == 0
+            assert not list(runs.glob("*.new*"))
 
 
 def filled(runs: Path) -> tuple[Tracker, str]:

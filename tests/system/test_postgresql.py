@@ -129,6 +129,7 @@ def test_a_database_that_was_left_half_made_is_completed_by_the_next_command(
     assert open_storage(postgresql.uri("optuna")).get_all_studies() == []
 
 
+@pytest.mark.slow(120)
 def test_both_storages_on_postgresql_carry_a_study_with_four_workers_and_outlive_a_stop_of_twenty_seconds(
     postgresql: Server, bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,7 +180,7 @@ class Results:
     validation: pd.DataFrame
     """The same for stage 1: metrics of the best epoch on the validation splits."""
     ablation: pd.DataFrame
-    """Stage-2 jobs of protocol ablations; ``ablation`` is the corrected switch, ``all``, or empty for mode
+    """Stage-2 jobs of ablations; ``ablation`` is the corrected switch, ``all``, or empty for mode
     paper."""
     units: Sequence[UnitFacts]
     problems: Sequence[Problem]
@@ -256,7 +256,7 @@ def collect(tracker: Tracker, call_ids: Sequence[str] | None = None, choice: Cho
         _frame([r for r in plain if r["split"] == split], settings) for split in ("test", "validation")
     )
     ablating = {r["benchmark_run"] for r in rows if r["ablation"]}
-    names = [*COLUMNS, "ablation"]
+    names = [*COLUMNS, "ablation", "uses"]
     ablation = pd.DataFrame(
         [r for r in rows if r["benchmark_run"] in ablating and r["stage"] == 2], columns=names
     ).astype(TYPES)
@@ -315,9 +315,9 @@ def _rows(
         switch = RENAMED_SWITCHES.get(switch, switch)
         unit = facts.get((call.run_id, entry["dataset"], entry["features"], entry["mode"], entry["method"]))
         row = _row(call, entry, runs.get(entry["job_key"]), None if switch else unit)
-        rows.append(
-            {**row, "split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch}
-        )
+        run = runs.get(entry["job_key"])
+        row |= {"split": "test" if tested else "validation", "stage": entry["stage"], "ablation": switch}
+        rows.append({**row, "uses": run.tags.get(Tag.METHOD_USES, "") if run else ""})
     return rows
 
 

@@ -25,6 +25,8 @@ from benchmark.report.tables.means import (
 )
 from benchmark.report.tables.studies import ONE_SEARCH
 from benchmark.report.tables.table import (
+    FLAG_MARKS,
+    FLAG_TEXTS,
     NOTHING,
     Column,
     Table,
@@ -35,7 +37,7 @@ from benchmark.report.tables.table import (
     spread_facts,
     spread_of,
 )
-from benchmark.tracking.schema import ablation_words
+from benchmark.tracking.schema import Tag, ablation_words
 
 
 def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table | None:
@@ -78,6 +80,12 @@ def modes_table(results: Results, frame: pd.DataFrame, features: str) -> Table |
     processors = processors_sentence(results, shown)
     facts = [*spread_facts(effects["seeds"]), *([processors] if processors else [])]
     facts += [ONE_SEARCH] if "tuned" in set(effects["slot"]) else []
+    mark, both = FLAG_MARKS["transductive"], {r["method"] for r in lines}
+    for method in distinct(u.method for u in results.units if u.method in both):
+        modes = {u.mode for u in results.units if u.method == method and u.tag(Tag.METHOD_USES)}
+        if modes and features in {u.features for u in results.units if u.method == method}:
+            name, listed = method_title(results, method), " and ".join(sorted(modes))
+            notes.append(f"{mark} {name} is transductive in mode {listed}.")
     notes += [
         f"{method_title(results, r['method'])} on {title}, {settings_text(r['variant'], r['settings'])}: "
         f"the modes also differ in other settings ({r['other_settings']})."
@@ -98,6 +106,8 @@ def ablation_tables(results: Results) -> list[Table]:
         place = rows.iloc[0][["benchmark_run", "dataset", "features"]]
         same = (effects[list(place.index)] == place).all(axis=1) & (effects["method"] == FROZEN)
         frozen = effects[same & (effects["ablation"] == "")].assign(ablation=FROZEN)
+        if rows.iloc[0]["method"] == FROZEN and len(rows) == 1:  # it is in the tables of the others
+            continue
         tables.append(_ablation_table(results, rows, frozen if rows.iloc[0]["method"] != FROZEN else None))
     return tables
 
@@ -114,7 +124,13 @@ def _ablation_table(results: Results, effects: pd.DataFrame, frozen: pd.DataFram
     lines = [*before, *(row for _, row in effects.iterrows())]
     names = {"": "nothing: mode paper", "all": "all flags corrected: mode corrected"}
     names[FROZEN] = "frozen features, no training: mode paper"
-    changed = [names.get(r["ablation"]) or ablation_words(r["ablation"]) for r in lines]
+    jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
+    uses = dict(zip(jobs["ablation"], jobs["uses"], strict=True))
+    mark = FLAG_MARKS["transductive"]
+    changed = [
+        (names.get(r["ablation"]) or ablation_words(r["ablation"])) + mark * bool(uses.get(r["ablation"]))
+        for r in lines
+    ]
     columns = [Column("Changed", "", changed)]
     for metric in PUBLISHED_METRICS:
         columns.append(Column(LABELS[metric], "all", [cell(r, metric) for r in lines]))
@@ -133,7 +149,8 @@ def _ablation_table(results: Results, effects: pd.DataFrame, frozen: pd.DataFram
         "Effect: difference to mode paper in percentage points, paired by seed. A row and its effect are "
         f"over the seeds that both have.{generated}"
     ]
-    jobs = results.ablation[(results.ablation[ABLATED] == first[ABLATED].tolist()).all(axis=1)]
+    notes += [f"{mark} {FLAG_TEXTS['transductive']}"] if any(uses.values()) else []
+    notes += distinct(f"{u.title}: {u.tag(Tag.METHOD_NOTE)}." for u in units if u.tag(Tag.METHOD_NOTE))
     processors = processors_sentence(results, jobs)
     facts = [*seeds_facts(effects), *([processors] if processors else [])]
     notes += [

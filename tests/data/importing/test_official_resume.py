@@ -223,7 +223,7 @@ def big_tmp(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.timeout(1800)
 def test_a_hundred_thousand_samples_import_in_two_gigabytes_killed_once(big_tmp: Path) -> None:
     tmp_path = big_tmp

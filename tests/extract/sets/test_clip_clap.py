@@ -19,7 +19,7 @@ from extract.networks.test_clip import openai_state
 from safetensors.torch import save_file
 from support.extracting import Command
 from support.needs import transformers
-from support.tiny import need
+from support.tiny import QuietListener, need
 from torch import Tensor, nn
 
 from benchmark.data.cards import load_cards
@@ -34,7 +34,11 @@ from benchmark.extract.networks import clip, wavcaps
 from benchmark.extract.networks.prompts import image_prompts, sound_prompts
 from benchmark.extract.sets.clip_clap import CLIP, CONTENT, WAVCAPS, ClipClap
 from benchmark.extract.weights_files import random_weights, read_file, read_weights
+from benchmark.protocol.stages import Experiment, stage_one, stage_two
+from benchmark.settings.resolve import resolve
+from benchmark.settings.search_space import SearchSpace
 from benchmark.untrusted.arrays import load_pickle
+from methods.clipclap import ClipClap as Method
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +56,9 @@ def norms(rows: Any) -> Any:
     return np.linalg.norm(np.asarray(rows, np.float64), axis=-1)
 
 
-def test_videos_become_a_feature_file_with_class_embeddings(command: Command) -> None:
+def test_videos_become_a_feature_file_with_class_embeddings_on_which_clipclap_trains(
+    command: Command, tmp_path: Path
+) -> None:
     said = command("--features", "clip_clap")
     assert (said["extracted"], said["resumed"], said["problems"]) == (9, 0, [])
     path = command.data / "sports-clip_clap.h5"
@@ -70,6 +76,17 @@ def test_videos_become_a_feature_file_with_class_embeddings(command: Command) ->
             assert set(np.diff(f[modality]["offsets"][:])) == {1}
             np.testing.assert_allclose(norms(f[modality]["frames"][:]), 1, rtol=1e-5)
             assert len(np.unique(f[modality]["frames"][:], axis=0)) == 9
+
+    # ClipClap trains an epoch on it, and is tested.
+    train = {"epochs": 1, "batches_per_epoch": 2, "batch_size": 4}
+    card, space = command.video_set.card(), SearchSpace(method="clipclap")
+    settings = resolve(Method, space, card, "clip_clap", "corrected", {"train": train})
+    experiment = Experiment(Method, settings, card.features["clip_clap"], store, 0, card)
+    listener = QuietListener()
+    first = stage_one(experiment, tmp_path, "key", listener)
+    assert np.isfinite(first.validation["hm"])
+    tested = stage_two(experiment, first, tmp_path, "key", listener)
+    assert 0 <= tested.metrics["zsl"] <= 1
 
     # The second time, results and class embeddings are there.
     (embeddings,) = (command.data / "sports-clip_clap.h5.extract").glob("class-embeddings-*.npy")

@@ -13,7 +13,7 @@ from support.tiny import need
 from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.write import write_report
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow(3), pytest.mark.xdist_group("browser")]
 PAPER, CORRECTED = {"mode": "paper", "alignment": "official"}, {"mode": "corrected", "alignment": "by_name"}
 VISIBLE = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent !== null).length"
 CONTRAST = """
