@@ -2,7 +2,8 @@
 
 Run ``python -m perf.cuda --minutes 8 --json cuda.json``; ``-h`` lists the options. It needs torch, numpy,
 h5py, pydantic, filelock and PyYAML. Features are synthetic, with the dimensions and lengths of UCF. Each part
-of the work has a share of the time, which decides how often a measurement is repeated. A part that fails is
+of the work has a share of the time, which decides how often a measurement is repeated, and does at least one
+measurement. When the time is over the rest is left out, and the output says so. A part that fails is
 reported, and the others continue. The file is written again after each part. The exit code is 1 if a check
 failed. With ``--device cpu`` the same code runs on the CPU, which shows that the command works and nothing
 about a GPU.
@@ -21,8 +22,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +38,7 @@ from perf.device_speed import PRECISIONS
 from perf.generated import experiment_on, generate
 from perf.trainer import Trainer
 
+T = TypeVar("T")
 UCF_SAMPLES = 6394
 SHARES = {
     "agreement": 0.06,
@@ -75,6 +78,7 @@ class Bench:
     few: int = 2
     """Methods of the parts that start processes."""
     stores: dict[tuple[str, int], FeatureStore] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
     def store(self, features: str, samples: int) -> FeatureStore:
         """A store with about this many samples."""
@@ -98,13 +102,20 @@ class Bench:
         """Time of a part."""
         return 60 * self.minutes * SHARES[part]
 
+    def while_time(self, part: str, items: Sequence[T], seconds: float) -> Iterator[T]:
+        """The first item, and the others as long as neither these seconds nor the whole time are over."""
+        started, end = time.monotonic(), self.started + 60 * self.minutes
+        for i, item in enumerate(items):
+            now = time.monotonic()
+            if i and (now - started > seconds or now > end):
+                print(f"{part}: no time left for {len(items) - i} of {len(items)} measurements")
+                return
+            yield item
+
     def each(self, part: str) -> Iterator[tuple[type[Method], float]]:
         """The methods with the time of each, until the part's time is over."""
-        seconds, started = self.seconds(part), time.monotonic()
-        for method in self.methods:
-            if time.monotonic() - started > seconds:
-                print(f"{part}: no time left for {method.name} and those after it")
-                return
+        seconds = self.seconds(part)
+        for method in self.while_time(part, self.methods, seconds):
             yield method, seconds / len(self.methods)
 
     @cached_property
@@ -147,7 +158,7 @@ def same_bits(bench: Bench) -> Iterator[Row]:
 
 def resume(bench: Bench) -> Iterator[Row]:
     """Trainings that are killed."""
-    for method in bench.methods[: bench.few]:
+    for method in bench.while_time("resume", bench.methods[: bench.few], bench.seconds("resume")):
         store = bench.store(bench.features_of(method), bench.samples[0])
         train = {"device": bench.device, "deterministic": True, **SHORT, "epochs": 6}
         folder = bench.folder / f"resume-{method.name}"
@@ -187,13 +198,14 @@ def company(bench: Bench) -> Iterator[Row]:
     """Jobs per hour alone and in company, and of the CPU with a process per core."""
     runs = [(bench.device, n) for n in bench.processes] + [("cpu", os.cpu_count() or 1)]
     chosen = bench.methods[: bench.few]
-    seconds = bench.seconds("company") / (len(runs) * len(chosen)) / 2
-    for method in chosen:
+    pairs = list(product(chosen, runs))
+    whole = bench.seconds("company")
+    for method, (device, count) in bench.while_time("company", pairs, whole):
         experiment, store = bench.experiment(method), bench.store(bench.features_of(method), bench.samples[0])
-        for device, count in runs:
-            folder = bench.folder / f"company-{method.name}-{device}-{count}-{time.monotonic_ns()}"
-            train = {"device": device, "threads": 1, "resident_share": 0.5 / count}
-            yield device_speed.company(store.path, experiment, train, folder, count, seconds)
+        folder = bench.folder / f"company-{method.name}-{device}-{count}-{time.monotonic_ns()}"
+        train = {"device": device, "threads": 1, "resident_share": 0.5 / count}
+        seconds = whole / len(pairs) / 2
+        yield device_speed.company(store.path, experiment, train, folder, count, seconds)
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {

@@ -46,11 +46,18 @@ def test_all_parts_without_processes_of_their_own_run_and_pass(tmp_path: Path, m
 
 @pytest.mark.slow  # six processes import torch: only processes can be killed
 def test_a_killed_process_resumes_and_jobs_run_in_company(tmp_path: Path) -> None:
-    found = run(tmp_path, list(PROCESSES))
+    found = run(tmp_path, list(PROCESSES), minutes="1")
 
     (resumed,) = found["resume"]["rows"]
     assert (resumed["killed"], resumed["same bits"]) == (True, True)
     assert all(row["jobs per hour"] > 0 for row in found["company"]["rows"])
+
+
+def test_what_no_time_is_left_for_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = cuda.Bench("cpu", [], [60], Path(), minutes=0.0, processes=[1])
+    assert list(bench.while_time("steps", [1, 2, 3], seconds=100)) == [1]
+    assert capsys.readouterr().out == "steps: no time left for 2 of 3 measurements\n"
+    assert list(replace(bench, minutes=1.0).while_time("steps", [1, 2, 3], seconds=100)) == [1, 2, 3]
 
 
 def test_every_part_has_a_share_of_the_time() -> None:
