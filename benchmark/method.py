@@ -135,6 +135,10 @@ class Batch:
     """One sample of another class for each sample, if the method has ``needs_negatives``."""
     padding_in_statistics: bool = True
     """Whether padded time steps enter BatchNorm statistics of per-step encoders, as published."""
+    audio_steps: Tensor | None = None
+    """``[M_a]`` indices of the real time steps among all ``B * T_a``, ascending. With them no method waits
+    for the device to count the mask."""
+    video_steps: Tensor | None = None
 
     def __len__(self) -> int:
         return self.audio.shape[0]

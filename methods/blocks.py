@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -127,39 +127,48 @@ class Groups:
     """``[B]`` indices of the batch's samples in ``firsts``."""
 
     @classmethod
-    def of(cls, *masks: Tensor, size: int | None = None) -> Groups:
+    def of(cls, *masks: Tensor, size: int | None = None, longest: int | None = None) -> Groups:
         """Groups of sequences with a first token and the real time steps of several modalities.
 
         Args:
             masks: ``[B, T]`` of each modality, True for real time steps.
             size: sequences per group. Default: few on the CPU, where attention to padded tokens is slow; all
                 elsewhere, where many small groups are slow.
+            longest: tokens per sequence of a single group, at least as many as there are. Default off the
+                CPU: as many as fit, so that the host does not wait for their count.
         """
         # The length of each sequence, and the index and kind of each of its tokens.
         batch, device = len(masks[0]), masks[0].device
         counts = [mask.sum(1) for mask in masks]
         length = 1 + torch.stack(counts).sum(0)
-        at = torch.arange(int(length.max()), device=device)
+        if longest is None and size is None and device.type != "cpu":
+            longest = 1 + sum(mask.shape[1] for mask in masks)
+        at = torch.arange(int(length.max()) if longest is None else longest, device=device)
         rows = torch.arange(batch, device=device)[:, None].expand(-1, len(at))
         kinds = torch.where(at == 0, 0, PADDED).expand(batch, -1)
-        begin, before = torch.ones_like(length), batch
+        begin, before = torch.ones_like(length), torch.full_like(length[0], batch)
         for kind, count in enumerate(counts, 1):
             step = at - begin[:, None]
             inside = (step >= 0) & (step < count[:, None])
             rows = torch.where(inside, before + (count.cumsum(0) - count)[:, None] + step, rows)
             kinds = torch.where(inside, kind, kinds)
-            begin, before = begin + count, before + int(count.sum())
-
-        # Sort by length and divide into groups.
+            begin, before = begin + count, before + count.sum()
         order = length.argsort(stable=True)
+
+        # All in one group.
+        if longest is not None:
+            shape, firsts = (batch, longest), torch.arange(batch, device=device) * longest
+            return cls(rows[order].flatten(), [shape], [kinds[order]], firsts, order.argsort())
+
+        # Divide into groups of similar length.
         groups = torch.split(order, size or (GROUP if device.type == "cpu" else batch))
-        longest = [int(length[group[-1]]) for group in groups]
-        shapes = [(len(group), n) for group, n in zip(groups, longest, strict=True)]
+        lengths = [int(length[group[-1]]) for group in groups]
+        shapes = [(len(group), n) for group, n in zip(groups, lengths, strict=True)]
 
         # The row at which each sequence starts.
         starts = torch.tensor([n for count, n in shapes for _ in range(count)]).cumsum(0)
         firsts = torch.cat([starts.new_zeros(1), starts[:-1]]).to(device)
-        pieces = [(group, n) for group, n in zip(groups, longest, strict=True)]
+        pieces = [(group, n) for group, n in zip(groups, lengths, strict=True)]
         return cls(
             torch.cat([rows[group, :n].flatten() for group, n in pieces]),
             shapes,
@@ -303,24 +312,46 @@ class Tokens:
     """``[M, dim]``: the real time steps of the first sample, then those of the second, and so on."""
     mask: Tensor
     """``[B, T]`` bool, True for real time steps."""
+    steps: Tensor | None = None
+    """``[M]`` indices of the real time steps among all ``B * T``; None: those of the mask."""
+
+    @property
+    def index(self) -> Tensor:
+        """``steps``, counted if they are not given."""
+        return real_steps(self.mask) if self.steps is None else self.steps
 
     def padded(self) -> Tensor:
         """``[B, T, dim]`` with zeros at padded time steps."""
-        return self.x.new_zeros(*self.mask.shape, self.x.shape[-1]).index_put((self.mask,), self.x)
+        zeros = self.x.new_zeros(self.mask.numel(), self.x.shape[-1])
+        return zeros.index_copy(0, self.index, self.x).view(*self.mask.shape, -1)
 
     def mean(self) -> Tensor:
         """Mean over the real time steps, ``[B, dim]``; zeros for a sample without any."""
         return self.padded().sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1).to(self.x.dtype)
 
 
-def encode_steps(encoder: Projection, x: Tensor, mask: Tensor, padding_in_statistics: bool) -> Tensor:
+def real_steps(mask: Tensor) -> Tensor:
+    """Indices ``[M]`` of the real time steps of a mask ``[B, T]``; the host waits for their count."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def encode_steps(
+    encoder: Projection,
+    x: Tensor,
+    mask: Tensor,
+    padding_in_statistics: bool,
+    steps: Tensor | None = None,
+) -> Tensor:
     """Apply a per-step network to the real time steps of ``[B, T, D]``; packed result ``[M, outputs]``.
 
     In training with ``padding_in_statistics``, the padded time steps pass through the network too and enter
     the BatchNorm statistics, as published. They are zeros, for which the first Linear returns its bias. So
     only the other layers compute them.
+
+    Args:
+        steps: ``[M]`` indices of the real time steps; None: those of the mask.
     """
-    index = mask.flatten().nonzero().squeeze(1)
+    index = real_steps(mask) if steps is None else steps
     real = x.flatten(0, 1).index_select(0, index)
     if not (padding_in_statistics and encoder.training):
         out: Tensor = encoder(real)
@@ -365,12 +396,13 @@ class TokenStage(nn.Module):
     def _tokens(self, steps: Tokens, times: Tensor, projection: nn.Module, modality: Tensor) -> Tokens:
         # Element-wise, not a matrix product: reduced precision in 2 pi t M would destroy the phases.
         frequencies = self.get_buffer("frequencies")
-        turns = (2 * math.pi * times[steps.mask].to(frequencies.dtype)).unsqueeze(-1)
+        real = times.flatten().index_select(0, steps.index)
+        turns = (2 * math.pi * real.to(frequencies.dtype)).unsqueeze(-1)
         phase = turns * frequencies[0] + turns * frequencies[1]
         position = self.position(torch.cat([phase.sin(), phase.cos()], dim=-1))
         # No real time step has the padding embedding; the product lets Adam decay it as published.
         extra = (position + modality + 0.0 * self.padding).to(steps.x.dtype)
-        return Tokens(self.dropout(projection(torch.cat([steps.x, extra], dim=-1))), steps.mask)
+        return replace(steps, x=self.dropout(projection(torch.cat([steps.x, extra], dim=-1))))
 
 
 class SequenceConfig(MethodConfig):
@@ -442,8 +474,14 @@ class SequenceMethod(Method):
                 f"{type(self).__name__} needs sequences with masks and times; this batch has temporal means"
             )
         everything = batch.padding_in_statistics
-        audio = Tokens(encode_steps(self.audio_encoder, batch.audio, masks[0], everything), masks[0])
-        video = Tokens(encode_steps(self.video_encoder, batch.video, masks[1], everything), masks[1])
+        encoded = (
+            Tokens(encode_steps(encoder, x, mask, everything, steps), mask, steps)
+            for encoder, x, mask, steps in (
+                (self.audio_encoder, batch.audio, masks[0], batch.audio_steps),
+                (self.video_encoder, batch.video, masks[1], batch.video_steps),
+            )
+        )
+        audio, video = encoded
         return self.fuse(*self.token_stage(audio, times[0], video, times[1]))
 
     def loss(self, batch: Batch, classes: Classes) -> dict[str, Tensor]:

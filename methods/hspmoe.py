@@ -303,15 +303,32 @@ def distribution(scores: Tensor, cosines: Tensor) -> Tensor:
 
 def relation(q: Tensor, raw: Tensor) -> Tensor:
     """RP: MSE of the cosines of q ``[B, d]`` and of raw features ``[B, D]``, without the diagonal."""
-    others = ~torch.eye(len(q), dtype=torch.bool, device=q.device)
-    return functional.mse_loss((q @ q.T)[others], (raw @ raw.T).detach()[others])
+    return functional.mse_loss(without_diagonal(q @ q.T), without_diagonal(raw @ raw.T).detach())
+
+
+def without_diagonal(x: Tensor) -> Tensor:
+    """The elements of ``[B, B]`` that are not on the diagonal, row by row, ``[B * (B - 1)]``."""
+    size = len(x)
+    return x.flatten()[1:].view(size - 1, size + 1)[:, :-1].flatten()
 
 
 def uniformity(q: Tensor, label: Tensor) -> Tensor:
     """HUP of q ``[B, d]`` and labels ``[B]``; 0 for a batch of one class."""
+    if q.device.type != "cpu":
+        return uniformity_on_device(q, label)
     pairs = label[:, None] != label[None, :]
     if not pairs.any():
         return q.sum() * 0
     squared = 2 - 2 * (q @ q.T)[pairs]
     mean = torch.logsumexp(-UNIFORMITY * squared, dim=0) - math.log(len(squared))
     return (mean + 4 * UNIFORMITY).clamp(min=0)
+
+
+def uniformity_on_device(q: Tensor, label: Tensor) -> Tensor:
+    """``uniformity`` without a choice by numbers of the device, for which the host would wait."""
+    pairs = label[:, None] != label[None, :]
+    count = pairs.sum()
+    closeness = -UNIFORMITY * (2 - 2 * (q @ q.T))
+    kept = closeness.masked_fill(~pairs & (count > 0), -math.inf)  # of one class: no infinite gradient
+    mean = torch.logsumexp(kept.flatten(), dim=0) - count.clamp(min=1).log()
+    return torch.where(count > 0, (mean + 4 * UNIFORMITY).clamp(min=0), q.sum() * 0)

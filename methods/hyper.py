@@ -129,8 +129,8 @@ class HyperAlignment(Hyper):
     framework = ALIGNMENT
 
     def curvatures(self, phi_v: Tensor, phi_a: Tensor) -> Tensor:
-        # Through float32, as published.
-        return torch.tensor([[self.config.curvature]], dtype=torch.float32).to(phi_v)
+        # Through float32, as published. Filled on the device: a copy would make the host wait.
+        return phi_v.new_full((1, 1), self.config.curvature, dtype=torch.float32).to(phi_v.dtype)
 
 
 class LearntCurvature(Hyper):

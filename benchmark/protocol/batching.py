@@ -174,6 +174,8 @@ def make_batch(
         video=video,
         audio_mask=audio_mask,
         video_mask=video_mask,
+        audio_steps=source.put(torch.from_numpy(np.flatnonzero(audio_cuts.mask))),
+        video_steps=source.put(torch.from_numpy(np.flatnonzero(video_cuts.mask))),
         audio_times=source.put(_times(audio_cuts, rules.audio_seconds, **times)),
         video_times=source.put(_times(video_cuts, rules.video_seconds, **times)),
         padding_in_statistics=rules.protocol.padding_in_bn == "paper",
