@@ -9,13 +9,9 @@ from typing import Any
 import pytest
 import torch
 from protocol.test_seal import plugin
-from support.clipclap import make_clipclap_layout
 from support.tiny import Bench
 
 from benchmark import registry
-from benchmark.data.cards import load_cards
-from benchmark.data.importing.official_layout import import_official
-from benchmark.data.locate import store_path
 from benchmark.errors import JobError, UsageError
 from benchmark.method import Embeddings, Method
 from benchmark.protocol.border import checked_summary
@@ -148,14 +144,6 @@ class _Summarised(Method):
 def test_wrong_numbers_are_refused(given: Any, message: str) -> None:
     with pytest.raises(JobError, match=message):
         checked_summary(_Summarised(), given)
-
-
-@pytest.fixture
-def clip_clap(bench: Bench, tmp_path: Path) -> Bench:
-    """A bench with small features in ClipClap's layout as UCF's."""
-    source = make_clipclap_layout(tmp_path / "source", "ucf", form="classes")
-    import_official(load_cards()["ucf"], "clip_clap", source, store_path(bench.data, "ucf", "clip_clap"))
-    return bench
 
 
 SMALL = ("clipclap.encoding_dim=16", "clipclap.projection_hidden=16", "hspmoe.encoding_dim=16")

@@ -25,11 +25,13 @@ import torch
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.storage import _VersionManager
 from support.checkout import SHARED
+from support.clipclap import make_clipclap_layout
 from support.tiny import Bench, need
 
 from benchmark import registry
 from benchmark.data.cards import load_cards
-from benchmark.data.locate import open_or_build
+from benchmark.data.importing.official_layout import import_official
+from benchmark.data.locate import open_or_build, store_path
 from benchmark.figures import embedding_layout
 from benchmark.method import REGISTERED
 from benchmark.report import parallel, write
@@ -200,6 +202,14 @@ def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def bench(tracker: Tracker, runs: Path, tmp_path: Path, templates: Path) -> Bench:
     return Bench(tracker, runs, Path(shutil.copytree(templates / "data", tmp_path / "data")))
+
+
+@pytest.fixture
+def clip_clap(bench: Bench, tmp_path: Path) -> Bench:
+    """A bench with small features in ClipClap's layout as UCF's."""
+    source = make_clipclap_layout(tmp_path / "source", "ucf", form="classes")
+    import_official(load_cards()["ucf"], "clip_clap", source, store_path(bench.data, "ucf", "clip_clap"))
+    return bench
 
 
 @pytest.fixture

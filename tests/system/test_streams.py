@@ -26,6 +26,7 @@ OTHER_GENERATORS = {
     "streams.py": "all others",
     "randomness.py": "what methods draw themselves",
     "building.py": "weights of networks without published ones",
+    "tables.py": "the same",
     "embedding_layout.py": "t-SNE of scikit-learn",
 }
 """Files that seed generators, with the reason."""
