@@ -81,7 +81,7 @@ def test_messages_tell_how_to_install_an_extra_in_the_way_of_the_program(
     monkeypatch.setattr(shipped_files, "INSTALLED", tmp_path)
     words = shlex.split(shipped_files.install("encoders"))  # contains the extra ``extract``
     assert [re.split("[<>]", word)[0] for word in words[2:]] == [
-        "av", "pillow", "ai-edge-litert", "sentence-transformers"
+        "av", "pillow", "ai-edge-litert", "sentence-transformers", "transformers"
     ]  # fmt: skip
 
 
