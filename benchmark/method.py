@@ -99,6 +99,12 @@ class Spec:
     """Modality -> how many numbers of a class embedding are in the space of its features, in their order in
     the class embedding (CLIP and CLAP). Empty if the class embeddings are of another model (word2vec)."""
 
+    def text_columns(self, modality: str) -> slice:
+        """The columns of a class embedding that are in the space of a modality's features."""
+        before = list(self.text_parts).index(modality)
+        start = sum(list(self.text_parts.values())[:before])
+        return slice(start, start + self.text_parts[modality])
+
 
 @dataclass(frozen=True)
 class Classes:

@@ -1,6 +1,6 @@
 """How methods that were made for word vectors take the longer class embeddings of CLIP and CLAP.
 
-One trainable layer on the class embedding stands in place of the word vector. Kurzendörfer et al. (CVPR
+One trainable layer on the class embedding replaces the word vector. Kurzendörfer et al. (CVPR
 workshops 2024) report such rows; width and code of their layer are not published, so ours is an adaptation:
 P(D_w, 300), 300 being the size of a word vector.
 """

@@ -138,7 +138,8 @@ class ClipClap(Method):
         encoder: dict[str, Any] = {"dropout": c.encoder_dropout}
         head: dict[str, Any] = {"hidden": c.projection_hidden, "dropout": c.projection_dropout}
         self.sample_encoder = Projection(width, c.encoding_dim, **encoder)
-        self.class_encoder = Projection(len(self.text_columns()), c.encoding_dim, **encoder)
+        text = self.text_columns()
+        self.class_encoder = Projection(text.stop - text.start, c.encoding_dim, **encoder)
         self.build_router()
         self.sample_projection = Projection(c.encoding_dim, c.embedding_dim, **head)
         self.sample_decoder = Projection(c.embedding_dim, c.encoding_dim, **head)
@@ -148,17 +149,11 @@ class ClipClap(Method):
     def build_router(self) -> None:
         """Build what HSP-MoE adds. It is here because the order decides the initial random numbers."""
 
-    def text_columns(self) -> range:
+    def text_columns(self) -> slice:
         """The columns of a class embedding that are used."""
-        whole = range(self.spec.text_dim)
         part = {"clip": "video", "wavcaps": "audio"}.get(self.config.word_embeddings, "both")
         part = part if self.config.modality == "both" else self.config.modality
-        start = 0
-        for modality, size in self.spec.text_parts.items():
-            if modality == part:
-                return whole[start : start + size]
-            start += size
-        return whole
+        return slice(0, self.spec.text_dim) if part == "both" else self.spec.text_columns(part)
 
     def features(self, batch: Batch) -> Tensor:
         """[v, a], or one of them, ``[B, D]``."""
@@ -168,8 +163,7 @@ class ClipClap(Method):
 
     def used_text(self, text: Tensor) -> Tensor:
         """w, the columns of class embeddings ``[C, D_w]`` that are used."""
-        columns = self.text_columns()
-        return text[:, columns.start : columns.stop]
+        return text[:, self.text_columns()]
 
     def forward_batch(self, batch: Batch) -> Forward:
         """Pass a training batch through the model, in the published order, which decides dropout's draws."""

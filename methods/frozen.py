@@ -81,11 +81,11 @@ class Frozen(Method):
 
     def embed_classes(self, text: Tensor) -> Tensor:
         """[t_v, t_a] of length 1 each, times their weights, ``[C, D_v + D_a]``."""
-        parts, start = {}, 0
-        for modality, size in self.spec.text_parts.items():
-            parts[modality] = functional.normalize(text[:, start : start + size], dim=1)
-            start += size
-        return torch.cat([self.weights[0] * parts["video"], self.weights[1] * parts["audio"]], dim=1)
+        video, audio = (
+            functional.normalize(text[:, self.spec.text_columns(modality)], dim=1)
+            for modality in ("video", "audio")
+        )
+        return torch.cat([self.weights[0] * video, self.weights[1] * audio], dim=1)
 
     def distances(self, embeddings: Embeddings, classes: Tensor) -> dict[str, Tensor]:
         """1 minus the weighted mean of the cosines."""
